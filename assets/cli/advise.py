@@ -66,7 +66,7 @@ def advise(
     from prunescope.assets.planning.steps import PROBE_TABLES
     from prunescope.assets.runs.study_run import run_study
     from prunescope.pipelines.reporting.advice import advise as judge
-    from prunescope.warehouse.catalogue.advised_verdicts import advised_verdicts, predicted_losses
+    from prunescope.warehouse.catalogue.queries import advised_verdicts, predicted_losses
     from prunescope.warehouse.storage.partition_store import Store
 
     format_name = chosen_format(format_, output)

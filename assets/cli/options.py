@@ -163,7 +163,7 @@ def variants_of(location: "Place", names: Sequence[str]) -> list[tuple[str, str]
     Raises:
         WarehouseError: the warehouse has no such variant, or several.
     """
-    from prunescope.warehouse.catalogue.variant_values import find_variant, stored_variants
+    from prunescope.warehouse.catalogue.queries import find_variant, stored_variants
 
     known = stored_variants(location) if names else []
     return [find_variant(name, known) for name in names]

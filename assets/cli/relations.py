@@ -104,19 +104,11 @@ def describe(
         log("\n".join([table.grain, f"key: {', '.join(table.key)}", *map(str, table.references)]), "dim")
     else:
         log(PROVENANCE_COMMENT if name == PROVENANCE else view_sql()[name].header, "dim")
-    stored = {other.name: [column.name for column in other.columns] for other in TABLES.values()}
-    table_keys = {other.name: other.key for other in TABLES.values()}
-    mart_keys = {view.name: view_header.parse(view.header).key for view in view_sql().values() if view.layer == "marts"}
-    for heading, joins in (
-        ("joins that add columns and never rows:", view_header.joins(name, list(columns), table_keys | mart_keys)),
-        ("tables with several rows for each:", view_header.finer(name, list(columns), table_keys)),
-    ):
-        lines = [
-            f"  LEFT JOIN {other} USING ({', '.join(using)}){view_header.forced(name, other, stored)}"
-            for other, using in joins.items()
-        ]
-        if lines:
-            log("\n".join([heading, *lines]), "dim")
+    keys = {other.name: other.key for other in TABLES.values()}
+    keys |= {view.name: view_header.parse(view.header).key for view in view_sql().values() if view.layer == "marts"}
+    if joins := view_header.joins(name, list(columns), keys):
+        lines = [f"  LEFT JOIN {other} USING ({', '.join(using)})" for other, using in joins.items()]
+        log("\n".join(["joins that add columns and never rows:", *lines]), "dim")
     if table and table.example:
         log(f"for example:\n{textwrap.indent(table.example, '  ')}", "dim")
     emit(pa.Table.from_pylist(rows), format_, output)

@@ -196,7 +196,7 @@ def _results(study: "Study", location: "Place", model: str) -> tuple[list[dict[s
     from prunescope.assets.planning.work_plan import unfinished_folder
     from prunescope.pipelines.core.progress import SILENT
     from prunescope.pipelines.evaluation.search.run import unfinished_targets
-    from prunescope.warehouse.catalogue.search_results import search_results
+    from prunescope.warehouse.catalogue.queries import search_results
     from prunescope.warehouse.storage.partition_store import Store
 
     if study.search is None:
@@ -251,7 +251,7 @@ def _judging(
 ) -> "StudyRequest":
     """Return the request of found recipes, and of published ones that remove as much, on the study's own data."""
     from prunescope.pipelines.evaluation.search.published import published_recipes
-    from prunescope.warehouse.catalogue.search_results import sublayer_milliseconds, sublayer_weights
+    from prunescope.warehouse.catalogue.queries import sublayer_milliseconds, sublayer_weights
 
     if study.search is None:
         raise ValueError("a search is requested")
@@ -273,7 +273,7 @@ def _judging(
 
 def _print_judgement(rows: Sequence[dict[str, Any]], location: "Place", model: str, output: Path | None) -> None:
     """Print what each own result does on the study's data beside the best published recipe, and a better control."""
-    from prunescope.warehouse.catalogue.search_results import best_published, better_controls
+    from prunescope.warehouse.catalogue.queries import best_published, better_controls
 
     for row in filter(_is_own, rows):
         best = {found["measure"]: found for found in best_published(location, model, row["recipe"]).to_pylist()}

@@ -63,7 +63,7 @@ def show_report(root: "Place", study: str | None, variant: str | None, prompt: s
         InputError, WarehouseError: an option names something unknown, or lacks the option that it needs.
     """
     from prunescope.assets.publishing.live_study import LiveStudy, studies
-    from prunescope.warehouse.catalogue.variant_values import find_variant
+    from prunescope.warehouse.catalogue.queries import find_variant
 
     if variant is None and (prompt is not None or forced):
         raise InputError(f"{'--forced' if prompt is None else '--prompt'}: add --variant")

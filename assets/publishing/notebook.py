@@ -10,8 +10,8 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from prunescope.warehouse.catalogue import view_header
+from prunescope.warehouse.catalogue.queries import find_variant, stored_variants, token_rows, variant_values
 from prunescope.warehouse.catalogue.question_query import RowFilter, ask, find_question, require
-from prunescope.warehouse.catalogue.variant_values import find_variant, stored_variants, token_rows, variant_values
 from prunescope.warehouse.storage.location import Place
 
 if TYPE_CHECKING:

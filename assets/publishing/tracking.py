@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import Progress
+from prunescope.warehouse.catalogue.queries import variant_origin, variant_scores, variant_states, variant_values
 from prunescope.warehouse.catalogue.question_query import RowFilter, require, rows_within
-from prunescope.warehouse.catalogue.variant_values import variant_origin, variant_scores, variant_states, variant_values
 from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
 

@@ -27,7 +27,7 @@ from prunescope.pipelines.core.progress import Progress
 from prunescope.pipelines.evaluation.retrieval.beir_data import is_there
 from prunescope.pipelines.evaluation.tasks.definition import find
 from prunescope.pipelines.models.sources import locate_config, shipped_outline
-from prunescope.pipelines.planning.cost_model import MemoryItem, RowCount, Work, peak
+from prunescope.pipelines.planning.cost_model import TYPICAL_SHARE, MemoryItem, RowCount, TaskSize, Work, peak
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.maintenance.verified_files import VerifiedFiles
 from prunescope.warehouse.schema.size_estimate import expected_bytes
@@ -36,7 +36,6 @@ from prunescope.warehouse.tables import TABLES
 
 # Torch is imported only where partitions are to be computed.
 if TYPE_CHECKING:
-    from prunescope.pipelines.planning.task_workload import TaskSize
     from prunescope.pipelines.planning.workload import Workload
 
 # Most partitions that a sentence names.
@@ -52,7 +51,6 @@ _SCHEMA = pl.Schema(
         "flop": pl.Float64,
         "bytes": pl.Int64,
         "rows": pl.Int64,
-        "logits": pl.Int64,
         "seconds": pl.Float64,
         "seconds_from": pl.String,
     }
@@ -134,7 +132,7 @@ def estimate_model(
 
     outline = load_meta_model(folder)
     local = [task for task in study.tasks if find(task).is_local and outline.tokenizer is not None]
-    tasks = list["TaskSize"]()
+    tasks = list[TaskSize]()
     if local:  # imports lm-eval, which takes seconds
         from prunescope.pipelines.evaluation.tasks.loading import load_tasks
         from prunescope.pipelines.planning.task_workload import task_sizes
@@ -241,8 +239,6 @@ def _work(steps: Sequence[StepWork], prediction: Forecast | None) -> Iterator[Ro
                 "item": f"{name}, dense model" if is_shared else name,
                 "when": "once" if is_shared else f"{len(own)} variant{'s' * (len(own) > 1)}",
                 "flop": work.layers + work.head,
-                "bytes": round(work.weights),
-                "logits": round(work.logits),
                 "seconds": prediction and sum(map(prediction.seconds, own)),
                 "seconds_from": prediction and ("earlier variants" if is_known else "sizes"),
             }
@@ -278,8 +274,7 @@ def _work_in_words(steps: Sequence[StepWork], prediction: Forecast | None) -> st
     work = sum((step.work for step in steps), Work())
     if prediction is None:
         return (
-            f"{(work.layers + work.head) / 1e15:,.1f} PFLOP in layers and head, {work.weights / 1e12:,.1f} TB of "
-            f"weights read to decode, and {work.logits / 1e9:,.0f} billion logits measured"
+            f"{work.layers / 1e15:,.1f} PFLOP in the layers, and as long as {work.head / 1e15:,.1f} PFLOP in the head"
         )
     machine, known = prediction.machine, [step for step in steps if step.step in prediction.known_steps]
     total = f"about {_minutes(prediction, steps)} of work"
@@ -288,14 +283,12 @@ def _work_in_words(steps: Sequence[StepWork], prediction: Forecast | None) -> st
     part = f", {_minutes(prediction, known)} of it as long as earlier variants took, the rest" if known else ""
     return (
         f"{total}{part} at this machine's measured speed (head {machine.head / 1e9:,.0f} and layers "
-        f"{machine.layers / 1e9:,.0f} GFLOP/s, weights {machine.weights / 1e9:.1f} GB/s)"
+        f"{machine.layers / 1e9:,.0f} GFLOP/s)"
     )
 
 
 def _answers_in_words(load: "Workload", works: Sequence[PartitionWork], prediction: Forecast | None) -> str:
     """Return how long answers to tasks are taken to be, and the time of all work if each reaches its limit."""
-    from prunescope.pipelines.planning.task_workload import TYPICAL_SHARE
-
     sources = {True: f"{TYPICAL_SHARE} of the limit", False: "as earlier variants wrote"}
     answers = ", ".join(
         f"{task.answer_tokens:.0f} tokens ({task.name}, {sources[task.written is None]})"

@@ -1,13 +1,12 @@
 """Regular expressions from studies and task definitions, which stop at a deadline. No torch here.
 
-Python's `re` cannot be stopped, and some patterns take years on a line of text. The package `regex` reads the same
-patterns and has a timeout.
+The package `regex` reads the patterns of Python's `re`, some of which take years on a line of text, and has a timeout.
 """
 
 import math
 import re
-from collections.abc import Callable
-from functools import lru_cache
+from contextlib import suppress
+from functools import lru_cache, partialmethod
 from typing import Any
 
 import regex
@@ -25,7 +24,7 @@ class SlowPatternError(InputError):
 
 
 class BoundedPattern:
-    """A compiled pattern whose searches stop at a deadline.
+    """A compiled pattern whose `search`, `findall` and `sub` stop at a deadline with `SlowPatternError`.
 
     Args:
         pattern: the pattern; `re` must accept it too, which has fewer escapes.
@@ -41,38 +40,21 @@ class BoundedPattern:
         try:
             self.groups = re.compile(pattern, flags).groups
             self._compiled: Any = regex.compile(pattern, int(flags))
-        except (re.error, regex.error, OverflowError) as error:
+        except (re.error, regex.error, OverflowError, RecursionError) as error:
             raise ValueError(f"not a regular expression: {error}") from error
-        except RecursionError as error:
-            raise ValueError("not a regular expression: nested too deep") from error
-        self._shown = pattern if len(pattern) <= 80 else f"{pattern[:80]}…"
 
-    def search(self, text: str) -> Any:  # noqa: ANN401 (the library's match)
-        """Return the first match, or None.
-
-        Raises:
-            SlowPatternError: it takes over `SECONDS`; the other methods raise it too.
-        """
-        return self._bounded(self._compiled.search, text)
-
-    def findall(self, text: str) -> Any:  # noqa: ANN401
-        """Return the texts, or tuples of groups, of all matches."""
-        return self._bounded(self._compiled.findall, text)
-
-    def sub(self, replacement: str, text: str, count: int = 0) -> Any:  # noqa: ANN401
-        """Return the text with matches replaced."""
-        return self._bounded(self._compiled.sub, replacement, text, count)
-
-    def _bounded(self, function: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401
-        try:
-            return function(*arguments, timeout=SECONDS)
-        except TimeoutError:
-            pass
-        # Outside of the handler, because a timeout among the causes of an error counts as one that may pass.
+    def _bounded(self, method: str, *arguments: Any, **more: Any) -> Any:  # noqa: ANN401 (the library's matches)
+        with suppress(TimeoutError):
+            return getattr(self._compiled, method)(*arguments, **more, timeout=SECONDS)
+        # A timeout among the causes of an error would count as one that may pass.
         raise SlowPatternError(
-            f"regular expression {self._shown!r}: over {SECONDS:g} seconds on one text; rewrite it without one "
-            "repetition inside another, or without alternatives that match the same"
+            f"regular expression {self._compiled.pattern[:80]!r}: over {SECONDS:g} seconds on one text; rewrite it "
+            "without one repetition inside another, or without alternatives that match the same"
         )
+
+    search = partialmethod(_bounded, "search")
+    findall = partialmethod(_bounded, "findall")
+    sub = partialmethod(_bounded, "sub")
 
 
 class BoundedRe:

@@ -6,7 +6,7 @@ Raise one when its numbers change: stored results of that step and of every step
 MODELS = "1"
 STATISTICS = "2"
 PRUNING = "3"
-EXTERNAL = "1"  # of checkpoints made elsewhere, beside that of pruning
+EXTERNAL = "1"  # of checkpoints made elsewhere, in addition to that of pruning
 MASKS = "1"
 TRACES = "8"
 SAMPLING = "2"

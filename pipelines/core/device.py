@@ -23,7 +23,7 @@ def resolve_device(device: str) -> str:
 def available_bytes(device: str) -> int | None:
     """Return the free memory of a GPU, or that of the system within the limit of this process's cgroup.
 
-    None where neither Linux nor CUDA reports it.
+    None if neither Linux nor CUDA reports it.
     """
     if device.startswith("cuda"):
         return int(torch.cuda.mem_get_info(device)[0])

@@ -44,8 +44,8 @@ MAX_STEPS = 10_000
 
 
 def name_from(source: str) -> str:
-    """Return a name from the last part of a source; empty where that has no letter and no digit."""
-    # Of a hub id without its revision; a path may hold an @.
+    """Return a name from the last part of a source; empty if that has no letter and no digit."""
+    # A hub id loses its revision; a path may hold an @.
     hub_id = re.sub(r"^((?:\w[\w.-]*/)?\w[\w.-]*)@(refs/.*|[^/]*)$", r"\1", source.removeprefix("embedded:"))
     last = Path(hub_id.rstrip("/")).name
     stem = re.sub(r"\.(gguf|ya?ml|txt|parquet|(csv|tsv|ndjson|jsonl?)(\.[gx]z)?)$", "", last.lower())
@@ -59,7 +59,7 @@ def with_name(fields: object, source: str, *, key: str = "name", default: str = 
         fields: a mapping, or the value of `source` alone; anything else is returned as it is, for pydantic to refuse.
         source: the key from whose value the name is made.
         key: the key of the name.
-        default: value of `source` where the mapping has none.
+        default: value of `source` if the mapping has none.
     """
     if isinstance(fields, str):
         fields = {source: fields}

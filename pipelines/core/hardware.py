@@ -18,7 +18,7 @@ def hardware() -> str:
 
 @cache
 def vendor() -> str:
-    """Return the processor's vendor id; empty where the system does not report it."""
+    """Return the processor's vendor id; empty if the system does not report it."""
     return proc_value(_PROCESSOR, "vendor_id")
 
 

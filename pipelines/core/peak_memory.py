@@ -16,10 +16,10 @@ def growth_bytes(work: Callable[[], object], device: torch.device) -> int | None
 
     On a GPU this counts torch's allocations without its cache. On Linux it counts resident memory of this process:
     freed memory is first returned to the system, because reusing it would not show, and the high-water mark is reset.
-    Call `work` once before, so that one-time allocations of libraries do not count.
+    Call `work` once before: one-time allocations of libraries then do not count.
 
     Returns:
-        None where the system does not report it.
+        None if the system does not report it.
     """
     gc.collect()
     if device.type == "cuda":

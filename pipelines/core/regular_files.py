@@ -1,4 +1,4 @@
-"""Opening of untrusted files: regular ones only, of bounded size. No torch here.
+"""Opening of files from elsewhere: regular ones only, of bounded size. No torch here.
 
 A FIFO blocks the process that opens it, and a device such as /dev/zero never ends.
 """
@@ -17,7 +17,7 @@ _KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a device", stat.S_IFBLK: "a dev
 
 
 def path_problem(name: str) -> str | None:
-    """Return why no file can have such a path, on any system; None where one can."""
+    """Return why no file can have such a path, on any system; None if one can."""
     if "\0" in name:
         return "holds a null character"
     if len(os.fsencode(name)) > _MAX_PATH or any(len(os.fsencode(part)) > _MAX_NAME for part in Path(name).parts):
@@ -53,7 +53,15 @@ def require_regular(path: Path, limit: int | None = None, what: str = "this kind
         InputError: it is a device, FIFO or socket, or larger than the limit.
         OSError: it does not exist, is a folder, or its path is not valid.
     """
-    return _checked(path, path.stat(), limit, what)
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no regular file")
+        raise InputError(f"{path}: is {kind} or a link to one; only regular files are read")
+    if limit is not None and status.st_size > limit:
+        raise InputError(f"{path}: {status.st_size:,} bytes, over the {limit:,} that {what} may have")
+    return status.st_size
 
 
 def require_regular_model(model: Path) -> None:
@@ -70,16 +78,8 @@ def require_regular_model(model: Path) -> None:
 
 def open_regular(path: Path, limit: int | None = None, what: str = "this kind of file") -> BufferedReader:
     """Open a regular file for reading; arguments and errors as in `require_regular`."""
-    _checked(path, path.stat(), limit, what)  # to open a device may already do something
-    # The file may have been replaced since. Without O_NONBLOCK the opening of a FIFO waits for a writer; on a regular
-    # file it has no effect.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        _checked(path, os.fstat(descriptor), limit, what)
-        return os.fdopen(descriptor, "rb")
-    except BaseException:
-        os.close(descriptor)
-        raise
+    require_regular(path, limit, what)
+    return path.open("rb")
 
 
 def read_regular(path: Path, limit: int, what: str = "this kind of file") -> str:
@@ -90,16 +90,4 @@ def read_regular(path: Path, limit: int, what: str = "this kind of file") -> str
         UnicodeDecodeError: it is not UTF-8.
     """
     with open_regular(path, limit, what) as stream:
-        # The file may grow while it is read; a read allocates all that it asks for.
-        return stream.read(min(limit, os.fstat(stream.fileno()).st_size)).decode("utf-8-sig")
-
-
-def _checked(path: Path, status: os.stat_result, limit: int | None, what: str) -> int:
-    if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if not stat.S_ISREG(status.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no regular file")
-        raise InputError(f"{path}: is {kind} or a link to one; only regular files are read")
-    if limit is not None and status.st_size > limit:
-        raise InputError(f"{path}: {status.st_size:,} bytes, over the {limit:,} that {what} may have")
-    return status.st_size
+        return stream.read().decode("utf-8-sig")

@@ -1,8 +1,9 @@
-"""Reader of untrusted YAML: plain data only, without repeated keys, with limits on size, values and depth.
+"""Reader of YAML: plain data only, without repeated keys, and with limits on size and values.
 
 No torch here.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,16 +14,13 @@ from typing import Any
 import yaml
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.regular_files import local_path, read_regular, require_regular
+from prunescope.pipelines.core.regular_files import local_path, read_regular
 
-# A study is a page of text; a larger file is a mistake or an attack on the parser.
+# A study is a page of text.
 MAX_BYTES = 1_000_000
 # An alias counts at every use: ten lines of nested aliases expand to a billion values.
 MAX_VALUES = 100_000
-MAX_DEPTH = 50
 _composed = lru_cache(maxsize=1)(yaml.compose)  # a study asks for the places of many keys
-
-
 # Numbers of YAML 1.1 that readers take for something else: 1:30 is 90, and 010 is 8.
 _BASE_60_OR_8 = re.compile(r"[-+]?(?:[0-9_]+(?::[0-5]?[0-9])+(?:\.[0-9_]*)?|0[0-7_]+)")
 
@@ -41,14 +39,12 @@ def read_yaml(path: Path, what: str = "", loader: type[PlainLoader] = PlainLoade
     """Return the content of a YAML file; `what` names its kind in messages.
 
     Raises:
-        InputError: it cannot be read, is no YAML, or exceeds a limit of `parse_yaml`; names file, line and fix.
+        InputError: it cannot be read, or as in `parse_yaml`; names file, line and fix.
     """
     where = f"{what} {path}".strip()
     local_path(str(path), what or "file")
     try:
-        if require_regular(path) > MAX_BYTES:
-            raise InputError(f"{where}: larger than {MAX_BYTES:,} bytes; split it or leave out what is not needed")
-        text = read_regular(path, MAX_BYTES)
+        text = read_regular(path, MAX_BYTES, "a YAML file")
     except OSError as error:
         raise InputError(f"{where}: {error.strerror or error}; give the path of a readable YAML file") from error
     except UnicodeDecodeError as error:
@@ -66,8 +62,8 @@ def parse_yaml(text: str, where: str, loader: type[PlainLoader] = PlainLoader, *
         unique: whether to refuse a key that a mapping repeats; its last value would win otherwise.
 
     Raises:
-        InputError: it is no YAML, repeats a key, is longer than `MAX_BYTES` characters, holds more than `MAX_VALUES`
-            values with aliases expanded, or is nested deeper than `MAX_DEPTH`; names the line.
+        InputError: it is not YAML, repeats a key, is longer than `MAX_BYTES` characters, or holds more than
+            `MAX_VALUES` values with aliases expanded; names the line.
     """
     if len(text) > MAX_BYTES:
         raise InputError(f"{where}: larger than {MAX_BYTES:,} bytes; split it or leave out what is not needed")
@@ -76,7 +72,8 @@ def parse_yaml(text: str, where: str, loader: type[PlainLoader] = PlainLoader, *
         node = parser.get_single_node()
         if node is None:
             return None
-        _NodeCheck(where, unique=unique).check(node)
+        if _values(node, where, {}, unique=unique) > MAX_VALUES:
+            raise InputError(f"{where}: more than {MAX_VALUES:,} values with aliases expanded; no setting needs that")
         content: object = parser.construct_document(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -85,19 +82,43 @@ def parse_yaml(text: str, where: str, loader: type[PlainLoader] = PlainLoader, *
         fix = "; indent by spaces" if "\\t" in problem else "; put texts with signs such as : ? # into quotes"
         raise InputError(f"{where}:{line} not valid YAML: {problem}{fix}") from error
     except RecursionError as error:
-        raise InputError(f"{where}: nested deeper than {MAX_DEPTH} levels; no setting needs that") from error
+        raise InputError(f"{where}: nested too deep; no setting needs that") from error
     except (ValueError, OverflowError) as error:  # an impossible date, or a number with too many digits
         raise InputError(f"{where}: not valid YAML: {error}; put texts into quotes") from error
     return content
 
 
+def _values(node: yaml.Node, where: str, known: dict[int, float], *, unique: bool) -> float:
+    """Return the number of a node's values with aliases expanded; infinite if the node contains itself.
+
+    Raises:
+        InputError: `unique` is set and a mapping repeats a key.
+    """
+    if id(node) in known:
+        return known[id(node)]
+    known[id(node)] = math.inf
+    children: list[yaml.Node] = node.value if isinstance(node, yaml.SequenceNode) else []
+    if isinstance(node, yaml.MappingNode):
+        children = [child for pair in node.value for child in pair]
+        lines: dict[tuple[str, str], int] = {}
+        for key in (key for key, _ in node.value if unique and isinstance(key, yaml.ScalarNode)):
+            line, name = key.start_mark.line + 1, (key.tag, key.value)
+            if name in lines:
+                raise InputError(
+                    f"{where}: line {line}: `{key.value[:80]}` is set on line {lines[name]} already; leave one out"
+                )
+            lines[name] = line
+    known[id(node)] = 1 + sum(_values(child, where, known, unique=unique) for child in children)
+    return known[id(node)]
+
+
 def key_place(path: Path | str, keys: Sequence[str | int], shown: Sequence[str | int] | None = None) -> str:
-    """Return the file, the line and the path of a key, for messages; without the line where no file has it.
+    """Return the file, the line and the path of a key, for messages; without the line if no file has it.
 
     Args:
         path: the file.
         keys: keys of mappings and positions in lists, from the outermost; the last ones may be missing in the file.
-        shown: the keys as the message has them, where that is another way.
+        shown: the keys as the message shows them, if they differ.
     """
     line = None
     with suppress(OSError, UnicodeDecodeError, yaml.YAMLError, InputError):
@@ -117,57 +138,3 @@ def key_place(path: Path | str, keys: Sequence[str | int], shown: Sequence[str |
     where = f"{path}: line {line}" if line is not None else str(path)
     dotted = ".".join(map(str, keys if shown is None else shown))
     return f"{where}: `{dotted}`" if dotted else where
-
-
-class _NodeCheck:
-    """Counter of the values below each node and of their depth, and a check of the keys of mappings."""
-
-    def __init__(self, where: str, *, unique: bool) -> None:
-        self._where, self._unique = where, unique
-        self._known: dict[int, tuple[int, int]] = {}
-        self._open: set[int] = set()
-
-    def check(self, node: yaml.Node) -> tuple[int, int]:
-        """Return the values and levels of a node.
-
-        Raises:
-            InputError: there are too many, the node contains itself, or a mapping repeats a key.
-        """
-        if (known := self._known.get(id(node))) is not None:
-            return known
-        if id(node) in self._open:
-            raise self._refusal(node, "an alias inside the value that it refers to")
-        self._open.add(id(node))
-        children: list[yaml.Node] = []
-        if isinstance(node, yaml.MappingNode):
-            if self._unique:
-                self._require_unique(node)
-            children = [child for pair in node.value for child in pair]
-        elif isinstance(node, yaml.SequenceNode):
-            children = node.value
-        values, depth = 1, 1
-        for child in children:
-            child_values, child_depth = self.check(child)
-            values, depth = values + child_values, max(depth, 1 + child_depth)
-            if values > MAX_VALUES:
-                raise self._refusal(node, f"more than {MAX_VALUES:,} values with aliases expanded")
-            if depth > MAX_DEPTH:
-                raise self._refusal(node, f"nested deeper than {MAX_DEPTH} levels")
-        self._open.discard(id(node))
-        self._known[id(node)] = values, depth
-        return values, depth
-
-    def _require_unique(self, mapping: yaml.MappingNode) -> None:
-        lines: dict[tuple[str, str], int] = {}
-        for key, _ in mapping.value:
-            if isinstance(key, yaml.ScalarNode):
-                line, name = key.start_mark.line + 1, (key.tag, key.value)
-                if name in lines:
-                    raise InputError(
-                        f"{self._where}: line {line}: `{key.value[:80]}` is set on line {lines[name]} already; leave "
-                        "one out"
-                    )
-                lines[name] = line
-
-    def _refusal(self, node: yaml.Node, reason: str) -> InputError:
-        return InputError(f"{self._where}: line {node.start_mark.line + 1}: {reason}; no setting needs that")

@@ -4,8 +4,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 _PREFIX = "prunescope-layers-"
@@ -42,38 +41,27 @@ def clean() -> None:
 
 def abandoned() -> list[Path]:
     """Return the folders that `clean` would remove."""
-    return [folder for folder in _folders() if _is_dead(folder)]
+    return [folder for folder in _folders() if remove_dead(folder, keep=True)]
 
 
 def _folders() -> list[Path]:
     return sorted(Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"))
 
 
-def _is_dead(folder: Path) -> bool:
-    with _locked(folder) as is_dead:
-        return is_dead
+def remove_dead(folder: Path, *, keep: bool = False) -> bool:
+    """Remove a folder that a process had locked which has ended; with `keep` only say whether it is such a folder.
 
-
-def remove_dead(folder: Path) -> None:
-    """Remove a folder that a process has locked, unless that process is running."""
-    with _locked(folder) as is_dead:
-        if is_dead:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Try to lock a folder, and yield whether it is locked now, because the process that locked it has ended.
-
-    A link and another user's folder cannot be opened and are not locked.
+    A link and another user's folder cannot be opened and are no such folders.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
-        yield False
-        return
+        return False
     try:
-        yield lock(descriptor) is True
+        is_dead = lock(descriptor) is True
+        if is_dead and not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+        return is_dead
     finally:
         os.close(descriptor)
 
@@ -82,7 +70,7 @@ def lock(descriptor: int) -> bool | None:
     """Lock a file or folder until this process closes it or ends.
 
     Returns:
-        Whether this process now has the lock; None where the file system has no locks.
+        Whether this process now has the lock; None if the file system has no locks.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

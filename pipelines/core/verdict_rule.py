@@ -2,5 +2,5 @@
 
 # Independent answers, prompts or questions below which no verdict rests on them.
 MIN_UNITS = 30
-# Share that may be lost where a verdict says that something holds.
+# Share that may be lost if a verdict says that something holds.
 TOLERANCE = 0.1

@@ -1,10 +1,13 @@
-"""Rendering of messages in a chat template, the model's own or another, with limits. No torch here."""
+"""Messages in a chat template, the model's own or another, rendered in transformers' sandbox. No torch here."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.template_renderer import TemplateFailedError, render
+
+
+class TemplateFailedError(Exception):
+    """A wrong template, such as one with an undefined function; the reason is one line."""
 
 
 def messages_in_chat_template(
@@ -21,7 +24,7 @@ def messages_in_chat_template(
         add_generation_prompt: whether to append the beginning of the answer.
 
     Raises:
-        InputError: the template is wrong, or exceeds a limit of time, memory or length.
+        InputError: the template is wrong.
     """
     where = str(getattr(tokenizer, "name_or_path", "") or "model")
     try:
@@ -35,7 +38,7 @@ def check_chat_template(tokenizer: Any) -> None:  # noqa: ANN401
     """Render a message in a tokenizer's chat template, if it has one.
 
     Raises:
-        InputError: the template is wrong, or exceeds a limit of time, memory or length.
+        InputError: the template is wrong.
     """
     if getattr(tokenizer, "chat_template", None):
         messages_in_chat_template(tokenizer, [{"role": "user", "content": "Why?"}], add_generation_prompt=True)
@@ -51,7 +54,7 @@ def messages_in_template(template: str, tokenizer: Any, messages: Sequence[dict[
         messages: in order; a system message comes first.
 
     Raises:
-        TemplateFailedError: the template is wrong, or exceeds a limit of time, memory or length.
+        TemplateFailedError: the template is wrong.
     """
     system = messages[0]["content"] if messages[0]["role"] == "system" else ""
     return _rendered(template, tokenizer, messages, True, text=messages[-1]["content"], system=system)
@@ -70,4 +73,13 @@ def _rendered(
         "add_generation_prompt": add_generation_prompt,
         **variables,
     }
-    return render("chat", template, arguments)
+    try:
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        text = str(render_jinja_template(chat_template=template, **arguments)[0][0])
+        text.encode()  # half a surrogate pair is not text
+    except RecursionError as error:
+        raise TemplateFailedError("it calls itself without end, or is nested too deep") from error
+    except Exception as error:  # a template raises what it likes
+        raise TemplateFailedError((str(error).strip() or type(error).__name__).splitlines()[0][:300]) from error
+    return text

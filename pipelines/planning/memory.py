@@ -41,7 +41,7 @@ def memory_items(
     masks = -(-shape.prunable // 8) * sum(map(changes_matrices, group))
     timed = () if noise else load.study.speed
     timed_tokens = (spec.batch * (spec.length + spec.new_tokens + ROOM) for spec in timed)
-    decoded = max(load.texts_a_prompt * len(load.prompts), load.sampled_texts)
+    decoded = max(load.texts_per_prompt * len(load.prompts), load.sampled_texts)
     steps_width = load.study.generation.new_tokens * shape.width
     batch = min(decoded, BATCH_TEXTS)
     cached = max([batch * (longest + ROOM), *timed_tokens]) * shape.cache_width * shape.layers
@@ -71,7 +71,7 @@ def memory_items(
         "dense calls of every sublayer": calls * (8 if load.is_exact else size),
         "dense passes of single swaps": full_pass,
         # In float64, teacher forced and free running; sampled ones in 4 bytes.
-        "final streams of the prompts": (8 * load.texts_a_prompt * len(load.prompts) + 4 * load.sampled_texts)
+        "final streams of the prompts": (8 * load.texts_per_prompt * len(load.prompts) + 4 * load.sampled_texts)
         * steps_width,
         "keys and values of the dense texts": load.kept_bytes,
         "final streams of the texts": text_states,
@@ -80,7 +80,7 @@ def memory_items(
     is_alone = is_gpu and load.resident_bytes is None
     free = (free_bytes or available_bytes(str(device)) or 0) - sum(always.values()) if is_alone else None
     weights = _applied_weights(load, recipe, noise, changed_limit(str(device), free))
-    applied = {"masks, a bit a weight": masks, **weights}
+    applied = {"masks, a bit per weight": masks, **weights}
     phases: dict[Phase, dict[str, int]] = {
         "always": always,
         "calibrated": {
@@ -91,7 +91,7 @@ def memory_items(
         "decoded": {
             **applied,
             # Sampled texts are read three times: two passes in 4 bytes, and the third as it is decoded.
-            "final streams of the variant": max(8 * load.texts_a_prompt * len(load.prompts), 20 * load.sampled_texts)
+            "final streams of the variant": max(8 * load.texts_per_prompt * len(load.prompts), 20 * load.sampled_texts)
             * steps_width,
             "logits of a batch of texts": 3 * batch * shape.vocabulary * FLOAT_BYTES,
             # The dense model's texts are decoded before, in its own type.
@@ -114,7 +114,7 @@ def memory_items(
             "shifts of the texts": text_states,
         },
         "measured": {
-            "masks, a bit a weight": masks,
+            "masks, a bit per weight": masks,
             "shifts of the stream": len(group) * load.positions * shape.width * load.sublayers * FLOAT_BYTES,
             "weights of single sublayers": load.workers * shape.largest_sublayer * own_size * is_replaced,
             # The swaps' own contributions, two sides in float64 of one prompt after the other, and the results.
@@ -126,7 +126,7 @@ def memory_items(
             "rows of the variants": 0 if is_gpu else len(group) * load.bytes_a_variant,
         },
         "compared": {
-            "masks, a bit a weight": masks,
+            "masks, a bit per weight": masks,
             "shifts of the texts": text_states,
             "logits of a block of texts": load.workers
             * _block_bytes(load, min(load.scored_tokens, PIECE_ROWS), is_moved=recipe.method != "dense"),

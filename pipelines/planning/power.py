@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 
 from prunescope.pipelines.core.verdict_rule import MIN_UNITS, TOLERANCE
-from prunescope.pipelines.planning.task_workload import TaskSize
+from prunescope.pipelines.planning.cost_model import TaskSize
 from prunescope.pipelines.studies import Study
 
 _Z = 1.959963984540054
-# Standard deviation over prompts of the share of changed tokens where a tenth changes, as measured on
+# Standard deviation over prompts of the share of changed tokens if a tenth changes, as measured on
 # SmolLM2-135M-Instruct with texts of 24 tokens (study `demo`, attn-drop-4).
 SPREAD_OF_PROMPTS = 0.1
 

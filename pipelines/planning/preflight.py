@@ -6,29 +6,30 @@ They need the tokenizer, the config and modules without weights; no weights are 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from prunescope.pipelines.core.device import resolve_device, workers_on
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.evaluation.retrieval.embedding import require_fits
+from prunescope.pipelines.evaluation.retrieval.beir_data import read_collection, texts_of
+from prunescope.pipelines.evaluation.retrieval.embedding import require_fits, tokens_of
 from prunescope.pipelines.evaluation.speed import check_speed
 from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt, tokenize_prompts
 from prunescope.pipelines.evaluation.tokenization.texts import TokenizedText, tokenize_texts
 from prunescope.pipelines.models.load import check_device
 from prunescope.pipelines.models.meta_model import MetaModel, load_meta_model, shape_of
-from prunescope.pipelines.planning.retrieval_workload import RetrievalSize, retrieval_size
+from prunescope.pipelines.planning.cost_model import RetrievalSize, TaskSize
 from prunescope.pipelines.planning.workload import Workload
 from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens, require_context
 from prunescope.pipelines.recipes import DepthRecipe, MaskingRecipe, MatrixRecipe, MixedRecipe, steps
 from prunescope.pipelines.recipes.mixed import part_of, sublayer_of
 from prunescope.pipelines.studies import Study
+from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec
 
-if TYPE_CHECKING:  # imports lm-eval, which takes seconds
-    from prunescope.pipelines.planning.task_workload import TaskSize
-
+# Texts of a data set that are tokenized to estimate the tokens of all.
+_SAMPLE = 500
 Checked = tuple[list[TokenizedPrompt], list[TokenizedText], list[RetrievalSize]]
 
 
@@ -46,7 +47,7 @@ def check_study(study: Study, folder: Path) -> Workload:
         InputError: names the prompt, text, key or recipe, and the fix.
     """
     outline = load_meta_model(folder)
-    checked, sizes = check_outline(study, outline), list["TaskSize"]()
+    checked, sizes = check_outline(study, outline), list[TaskSize]()
     # Loading tasks may download their samples, so `check_outline`, which `plan` uses, does not.
     if study.tasks:
         from prunescope.pipelines.evaluation.tasks.loading import load_tasks
@@ -62,7 +63,7 @@ def check_study(study: Study, folder: Path) -> Workload:
     return workload(study, outline, checked, sizes)
 
 
-def workload(study: Study, outline: MetaModel, checked: Checked | None, tasks: "Sequence[TaskSize]") -> Workload:
+def workload(study: Study, outline: MetaModel, checked: Checked | None, tasks: Sequence[TaskSize]) -> Workload:
     """Return the study on a model, in sizes.
 
     Args:
@@ -117,7 +118,20 @@ def check_outline(study: Study, outline: MetaModel) -> Checked:
         raise InputError(f"`search.length` {study.search.length} is over the model's {context} tokens; lower it")
     for data_set in study.retrieval:
         require_fits(data_set, context)
-    return prompts, texts, [retrieval_size(data_set, tokenizer) for data_set in study.retrieval]
+    return prompts, texts, [_retrieval_size(data_set, tokenizer) for data_set in study.retrieval]
+
+
+def _retrieval_size(spec: RetrievalSpec, tokenizer: Any) -> RetrievalSize:  # noqa: ANN401 (any tokenizer)
+    """Read and check a data set, count its texts and estimate their tokens."""
+    collection = read_collection(spec)
+    texts, queries = texts_of(spec, collection), len(collection.queries)
+
+    def tokens(part: list[str]) -> int:
+        sample = tokens_of(part[:_SAMPLE], tokenizer, spec.max_length, "mean" if spec.pooling == "mean" else "last")
+        return round(sum(map(len, sample)) / len(sample) * len(part))
+
+    total = tokens(texts[:queries]) + tokens(texts[queries:])
+    return RetrievalSize(queries, len(texts) - queries, total, spec.keep_embeddings)
 
 
 def unmatched(study: Study, outline: MetaModel) -> list[str]:

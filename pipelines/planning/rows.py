@@ -54,7 +54,7 @@ def _variant_rows(load: Workload, recipe: Recipe) -> list[RowCount]:
 
 def _evaluation_rows(load: Workload, recipe: Recipe) -> list[RowCount]:
     """Return the rows of a variant in the tables of tasks, retrieval and speed."""
-    options = sum(task.samples * task.options_a_sample for task in load.tasks)
+    options = sum(task.samples * task.options_per_sample for task in load.tasks)
     written = round(sum(task.samples * task.answer_tokens for task in load.tasks))
     stored = sum(size.texts for size in load.retrieval if size.keeps_embeddings)
     return [

@@ -3,20 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from prunescope.pipelines.core.device import resolve_device
 from prunescope.pipelines.evaluation.tasks.batched_generation import BATCH_CONTEXTS
 from prunescope.pipelines.evaluation.traces.decoding import BATCH_TEXTS, bytes_a_variant
 from prunescope.pipelines.evaluation.traces.greedy_texts import KEPT_BYTES
 from prunescope.pipelines.models.meta_model import Shape
-from prunescope.pipelines.planning.cost_model import Work
-from prunescope.pipelines.planning.retrieval_workload import RetrievalSize
+from prunescope.pipelines.planning.cost_model import (
+    BYTE_OPERATIONS,
+    LOGIT_OPERATIONS,
+    RetrievalSize,
+    TaskSize,
+    Work,
+)
 from prunescope.pipelines.recipes import DepthRecipe, LayerwiseRecipe, MixedRecipe, Recipe, changes_matrices, steps
 from prunescope.pipelines.studies import Study
-
-if TYPE_CHECKING:  # imports lm-eval, which takes seconds
-    from prunescope.pipelines.planning.task_workload import TaskSize
 
 FLOAT_BYTES = 4
 
@@ -31,7 +32,7 @@ class Workload:
         prompts: tokens of each prompt, answer not included.
         windows: number of windows of each text of the study.
         workers: sublayers measured in parallel.
-        resident_bytes: layer weights that stay on the device while the others are loaded for their turn; None where
+        resident_bytes: layer weights that stay on the device while the others are loaded for their turn; None if
             all stay.
         tasks: sizes of the tasks, one per way of scoring.
         retrieval: sizes of the retrieval data sets.
@@ -43,18 +44,13 @@ class Workload:
     windows: Sequence[int]
     workers: int
     resident_bytes: int | None = None
-    tasks: "Sequence[TaskSize]" = ()
+    tasks: Sequence[TaskSize] = ()
     retrieval: Sequence[RetrievalSize] = ()
 
     @property
     def item_size(self) -> int:
         """Bytes of a number in the study's dtype."""
         return 4 if self.study.dtype == "float32" else 2
-
-    def forward(self, tokens: int, sequences: int = 1) -> float:
-        """Return the floating-point operations below the head: 2 per weight and token, and attention over tokens²."""
-        attention = 4 * tokens**2 * self.shape.attention_width * self.shape.layers
-        return sequences * float(2 * tokens * self.shape.active + attention)
 
     @property
     def head_size(self) -> int:
@@ -65,11 +61,6 @@ class Workload:
     def layers_bytes(self) -> int:
         """Bytes of the layers' weights, counting learned positions and norms outside the layers with them."""
         return (self.shape.body - self.head_size) * self.item_size
-
-    @property
-    def bytes_per_token(self) -> int:
-        """Bytes of weights that decoding reads for each generated token."""
-        return self.shape.active * self.item_size + self.head_size * FLOAT_BYTES
 
     @property
     def activation_width(self) -> int:
@@ -132,6 +123,44 @@ class Workload:
             return 0
         return self.sublayers if scope == "propagated" else self.moved_sublayers(recipe)
 
+    @property
+    def is_exact(self) -> bool:
+        """Return whether these passes compute in float64: on a CPU, with float32 weights and all tokens at once."""
+        is_cpu = resolve_device(self.study.device) == "cpu"
+        return is_cpu and self.study.dtype == "float32" and not self.study.measure.cache
+
+    @property
+    def texts_per_prompt(self) -> int:
+        """Texts of a prompt: teacher forced, and its own if variants write."""
+        return 1 + self.study.measure.writes
+
+    @property
+    def text_steps(self) -> int:
+        """Steps of one text of every prompt."""
+        return len(self.prompts) * self.study.generation.new_tokens
+
+    def single_swaps(self, recipe: Recipe) -> int:
+        """Return how many sublayers of a recipe are swapped alone, in scope `isolated`."""
+        return self.moved_sublayers(recipe) if "isolated" in self.study.measure.scopes else 0
+
+    @property
+    def bytes_a_variant(self) -> int:
+        """Bytes that a traced variant keeps until it is written."""
+        measure, shape = self.study.measure, self.shape
+        points, decoded = self.positions * self.sublayers, self.text_steps * len(measure.trajectories)
+        return bytes_a_variant(measure, points, decoded, shape.width, shape.prunable)
+
+    def groups(self, recipes: Sequence[Recipe], max_size: int, max_bytes: int) -> list[Sequence[Recipe]]:
+        """Split recipes, in order, into the groups whose variants are traced together.
+
+        Args:
+            recipes: all recipes to trace.
+            max_size: most variants in a group.
+            max_bytes: most bytes of results that a group keeps in memory.
+        """
+        size = max(1, min(max_size, max_bytes // self.bytes_a_variant))
+        return [recipes[start : start + size] for start in range(0, len(recipes), size)]
+
     # -- work -----------------------------------------------------------------------------------------------------
 
     def work(self, step: str, recipe: Recipe | None, groups: int = 1) -> Work:
@@ -142,18 +171,42 @@ class Workload:
             recipe: the variant; None for the dense model.
             groups: number of groups of variants that are traced together; each computes the dense logits once.
         """
-        alone = {"variants": self._pruning, "traces": self._traces, "tasks": self._tasks, "speed": self._speed}
         both = {"sampling": self._sampling, "texts": self._texts, "retrieval": self._retrieval}
+        alone = {"variants": self._pruning, "traces": self._traces, "tasks": self._tasks, "speed": self._speed}
         if step in both:
             return both[step](recipe)
         if recipe is not None:
             return alone[step](recipe) if step in alone else Work()
-        if step == "calibration":
-            return Work(self._calibration_pass(self.study))
-        return self._dense_traces(groups) if step == "traces" else Work()
+        if step == "traces":
+            rows = groups * self.positions * self.sublayers * len(self.study.measure.lenses)
+            return self._decode(self.texts_per_prompt) + Work(self._exact_pass) + self._measure(rows)
+        return Work(self._calibration_pass(self.study)) if step == "calibration" else Work()
+
+    def forward(self, tokens: int, sequences: int = 1) -> float:
+        """Return the floating-point operations below the head: 2 per weight and token, and attention over tokens²."""
+        attention = 4 * tokens**2 * self.shape.attention_width * self.shape.layers
+        return sequences * float(2 * tokens * self.shape.active + attention)
 
     def _calibration_pass(self, study: Study) -> float:
         return self.forward(study.calibration.length, study.calibration.sequences)
+
+    def _measure(self, rows: int, products: int = 1, temperatures: int | None = None) -> Work:
+        """Return the head products of rows, and the measurement of their logits at every temperature of the study."""
+        measured = LOGIT_OPERATIONS * (len(self.study.measure.temperatures) if temperatures is None else temperatures)
+        return Work(head=float(rows * self.shape.vocabulary * (2 * products * self.shape.width + measured)))
+
+    def _write(self, tokens: float, rounds: float) -> Work:
+        """Return the work of writing tokens in rounds, each of which reads all weights."""
+        read = rounds * (self.shape.active * self.item_size + self.head_size * FLOAT_BYTES)
+        return Work(2.0 * tokens * self.shape.active, 2.0 * tokens * self.head_size + BYTE_OPERATIONS * read)
+
+    def _decode(self, copies: int) -> Work:
+        """Return the work of decoding so many texts of each prompt in batches: the prompts, then token by token."""
+        new_tokens = self.study.generation.new_tokens
+        texts = sorted(length for length in self.prompts for _ in range(copies))
+        batches = [texts[start : start + BATCH_TEXTS] for start in range(0, len(texts), BATCH_TEXTS)]
+        read = sum(self.forward(batch[-1], -(-len(batch) // copies)) for batch in batches)
+        return Work(read) + self._write(len(texts) * new_tokens, new_tokens * len(batches))
 
     def _pruning(self, recipe: Recipe) -> Work:
         """Return a recipe's work on the calibration tokens, without scores, masks and weight updates."""
@@ -187,44 +240,40 @@ class Workload:
             for layer in range(self.shape.layers)
         ]
 
-    def _dense_traces(self, groups: int) -> Work:
-        rows = groups * self.positions * self.sublayers * len(self.study.measure.lenses)
-        return self._decode(self.texts_a_prompt) + Work(self._exact_pass) + self._measure(rows)
-
     def _traces(self, recipe: Recipe) -> Work:
         """Return the trace work of one variant, counting dropped sublayers as if all layers ran."""
         measure, is_dense, is_noise = self.study.measure, recipe.method == "dense", recipe.method == "noise"
         # One pass of the variant, and one of its sublayers in the dense context.
         passes = (not is_dense) + ((changes_matrices(recipe) or is_noise) and "local" in measure.scopes)
         swaps = self.single_swaps(recipe)
-        # A swap runs the layers above it: half of all on average where every sublayer is swapped, else at most all.
+        # A swap runs the layers above it: half of all on average if every sublayer is swapped, else at most all.
         swapped = swaps * (0.5 if swaps == self.sublayers else 1.0)
         work = Work(passes * (self._layered_pass if is_noise else self._exact_pass) + swapped * self._layered_pass)
-        if self.texts_a_prompt > 1 or len(self.layered) < len(self.prompts):
-            work += self._decode(self.texts_a_prompt)
+        if self.texts_per_prompt > 1 or len(self.layered) < len(self.prompts):
+            work += self._decode(self.texts_per_prompt)
         again = len({"own_text", "fork"} & set(measure.trajectories))
         if again and not is_dense:  # the dense model after the variant, at most
             work += self._decode(again)
         shifted = sum(self.shifted_sublayers(recipe, scope) for scope in measure.scopes)
         # Logits of both sides for `decoding_steps`, and again for `top_tokens`.
-        return work + self._measure(len(measure.lenses) * self.positions * shifted + 4 * self.decoded_steps)
+        decoded = 4 * self.text_steps * len(measure.trajectories)
+        return work + self._measure(len(measure.lenses) * self.positions * shifted + decoded)
 
     def _sampling(self, recipe: Recipe | None) -> Work:
         """Return the work of sampled texts: that of a variant at most, as if all part from the dense ones at once."""
         texts = self._decode(self.study.decoding.samples if self.study.decoding else 0)
         if recipe is None:
             return texts
-        logits = 2.0 * self.sampled_texts * self.study.generation.new_tokens * self.shape.vocabulary
         # The variant samples and reads the dense texts, and the dense model reads the variant's. Then logits of both
         # sides for the measures, and again for what may be drawn.
-        return texts + texts + texts + Work(head=8 * logits * self.shape.width, logits=logits)
+        rows = 2 * self.sampled_texts * self.study.generation.new_tokens
+        return texts + texts + texts + self._measure(rows, products=4, temperatures=1)
 
     def _texts(self, recipe: Recipe | None) -> Work:
         """Return the work on texts: a pass, and for a variant the logits of both sides of every scored token."""
         pairs = zip(self.study.texts, self.windows, strict=True)
-        logits = 0.0 if recipe is None else 2.0 * self.scored_tokens * self.shape.vocabulary
-        read = sum(self.forward(text.context, count) for text, count in pairs)
-        return Work(read, head=2 * logits * self.shape.width, logits=logits)
+        read = Work(sum(self.forward(text.context, count) for text, count in pairs))
+        return read if recipe is None else read + self._measure(2 * self.scored_tokens, temperatures=1)
 
     def _tasks(self, recipe: Recipe) -> Work:
         """Return the work of the tasks of one variant: contexts, continuations, and a head product per token of these.
@@ -235,13 +284,10 @@ class Workload:
         work = Work()
         for task in self.tasks:
             texts = 2 if task.new_tokens and recipe.method != "dense" else 1
-            tokens = task.options + texts * len(task.contexts) * task.answer_tokens
             batches = texts * -(-len(task.contexts) // BATCH_CONTEXTS)
-            read = texts * sum(map(self.forward, task.contexts)) + batches * self.forward(task.shared)
-            rounds = batches * task.answer_tokens
-            work += Work(
-                read + 2.0 * tokens * self.shape.active, 2.0 * tokens * self.head_size, rounds * self.bytes_per_token
-            )
+            work += Work(texts * sum(map(self.forward, task.contexts)) + batches * self.forward(task.shared))
+            written = task.options + texts * len(task.contexts) * task.answer_tokens
+            work += self._write(written, batches * task.answer_tokens)
         return work
 
     def _retrieval(self, recipe: Recipe | None) -> Work:
@@ -254,10 +300,12 @@ class Workload:
 
     def _speed(self, recipe: Recipe) -> Work:
         """Return the work of timing one variant and the dense model in turn, as if dropped sublayers ran."""
-        runs = [(2 * (spec.repeats + 2), spec) for spec in self.study.speed if recipe.method != "noise"]
-        read = sum(count * self.forward(spec.length, spec.batch) for count, spec in runs)
-        written = sum(count * (spec.new_tokens - 1) * self.bytes_per_token for count, spec in runs)
-        return Work(read, weights=float(written))
+        work = Work()
+        for spec in () if recipe.method == "noise" else self.study.speed:
+            runs = 2 * (spec.repeats + 2)
+            written = runs * (spec.new_tokens - 1)
+            work += Work(runs * self.forward(spec.length, spec.batch)) + self._write(written * spec.batch, written)
+        return work
 
     @property
     def _layered_pass(self) -> float:
@@ -268,63 +316,3 @@ class Workload:
     def _exact_pass(self) -> float:
         """The same in float64, which takes twice as long as float32."""
         return self._layered_pass * (2 if self.is_exact else 1)
-
-    @property
-    def is_exact(self) -> bool:
-        """Return whether these passes compute in float64: on a CPU, with float32 weights and all tokens at once."""
-        is_cpu = resolve_device(self.study.device) == "cpu"
-        return is_cpu and self.study.dtype == "float32" and not self.study.measure.cache
-
-    @property
-    def texts_a_prompt(self) -> int:
-        """Texts of a prompt: teacher forced, and its own if variants write."""
-        return 1 + self.study.measure.writes
-
-    @property
-    def text_steps(self) -> int:
-        """Steps of one text of every prompt."""
-        return len(self.prompts) * self.study.generation.new_tokens
-
-    @property
-    def decoded_steps(self) -> int:
-        """Steps of all prompts and trajectories."""
-        return self.text_steps * len(self.study.measure.trajectories)
-
-    def single_swaps(self, recipe: Recipe) -> int:
-        """Return how many sublayers of a recipe are swapped alone, in scope `isolated`."""
-        return self.moved_sublayers(recipe) if "isolated" in self.study.measure.scopes else 0
-
-    def _measure(self, rows: int) -> Work:
-        """Return the head product of the rows, and the measurement of their logits at every temperature."""
-        logits = float(rows * self.shape.vocabulary)
-        return Work(head=2 * logits * self.shape.width, logits=len(self.study.measure.temperatures) * logits)
-
-    def _decode(self, copies: int) -> Work:
-        """Return the work of decoding so many texts of each prompt in batches: the prompts, then token by token."""
-        new_tokens = self.study.generation.new_tokens
-        texts = sorted(length for length in self.prompts for _ in range(copies))
-        batches = [texts[start : start + BATCH_TEXTS] for start in range(0, len(texts), BATCH_TEXTS)]
-        read = sum(self.forward(batch[-1], -(-len(batch) // copies)) for batch in batches)
-        tokens = len(texts) * new_tokens
-        return Work(
-            read + 2.0 * tokens * self.shape.active,
-            2.0 * tokens * self.head_size,
-            float(new_tokens * len(batches) * self.bytes_per_token),
-        )
-
-    @property
-    def bytes_a_variant(self) -> int:
-        """Bytes that a traced variant keeps until it is written."""
-        points, shape = self.positions * self.sublayers, self.shape
-        return bytes_a_variant(self.study.measure, points, self.decoded_steps, shape.width, shape.prunable)
-
-    def groups(self, recipes: Sequence[Recipe], max_size: int, max_bytes: int) -> list[Sequence[Recipe]]:
-        """Split recipes, in order, into the groups whose variants are traced together.
-
-        Args:
-            recipes: all recipes to trace.
-            max_size: most variants in a group.
-            max_bytes: most bytes of results that a group keeps in memory.
-        """
-        size = max(1, min(max_size, max_bytes // self.bytes_a_variant))
-        return [recipes[start : start + size] for start in range(0, len(recipes), size)]

@@ -92,13 +92,13 @@ FAULTS = (
     ),
     fault(
         "pipelines/core/scratch_directory.py",
-        "yield lock(descriptor) is True",
-        "yield True",
+        "is_dead = lock(descriptor) is True",
+        "is_dead = True",
         "pipelines/core/test_scratch_directory.py",
     ),
     fault(
         "pipelines/core/safe_yaml.py",
-        "        self._open.add(id(node))\n",
+        "    known[id(node)] = math.inf\n",
         "",
         "pipelines/core/test_safe_yaml.py",
     ),
@@ -339,9 +339,9 @@ FAULTS = (
         f"{ATTACKED}[explain_analyze_copy_select_1_to_warehouse_x_parquet]",
     ),
     fault(
-        "warehouse/core/formats.py",
-        "if abs(count) >= (1",
-        "if abs(count) > (1",
+        "warehouse/catalogue/sql_worker.py",
+        "(depth or not keeps_times)",
+        "depth > 0",
         "warehouse/core/test_formats.py::test_what_python_or_arrow_cannot_hold_is_text",
     ),
     fault(

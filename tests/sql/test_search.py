@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from prunescope.warehouse.catalogue.database import SQL
-from prunescope.warehouse.catalogue.search_results import better_controls
+from prunescope.warehouse.catalogue.queries import better_controls
 from tests.sql.built_searches import matrix, search_effect, search_trial, sizes, typical
 from tests.sql.built_texts import text_token
 from tests.sql.reference_intervals import of_paired_change, wilson
@@ -260,7 +260,7 @@ def test_a_control_is_better_where_its_kl_is_lower_on_texts_or_prompts_and_highe
     def opened(_: object) -> Iterator[object]:
         yield memory.connection
 
-    monkeypatch.setattr("prunescope.warehouse.catalogue.search_results.connected", opened)
+    monkeypatch.setattr("prunescope.warehouse.catalogue.queries.connected", opened)
 
     def found(recipe: str, *controls: str) -> list[tuple[str, str]]:
         rows = better_controls("", "tiny", recipe, controls).to_pylist()

@@ -43,7 +43,7 @@ def split_header(comment: Iterable[str], path: object) -> tuple[str, dict[str, C
     indented by two more blanks continues it.
 
     Raises:
-        CatalogueError: a line below `columns:` is no note, or a column has two notes.
+        CatalogueError: a line below `columns:` is not a note, or a column has two notes.
     """
     prose: list[str] = []
     notes: list[str] = []
@@ -63,7 +63,7 @@ def split_header(comment: Iterable[str], path: object) -> tuple[str, dict[str, C
     for note in notes:
         parts = _NOTE.fullmatch(note)
         if parts is None:
-            raise CatalogueError(f"{path}: {note.strip()!r} is no note; write `name: what it is [unit] = formula`")
+            raise CatalogueError(f"{path}: {note.strip()!r} is not a note; write `name: what it is [unit] = formula`")
         if parts["name"] in explained:
             raise CatalogueError(f"{path}: column {parts['name']} is explained twice")
         explained[parts["name"]] = ColumnDoc(parts["doc"], parts["unit"] or "", parts["formula"] or "")

@@ -4,34 +4,40 @@
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from prunescope.warehouse.catalogue.database import SQL, connected
-from prunescope.warehouse.catalogue.variant_values import find_variant
+from prunescope.warehouse.catalogue.queries import find_variant
 from prunescope.warehouse.core.errors import NothingSharedError, WarehouseError
 from prunescope.warehouse.storage.location import Place
 
 # Parameters of both files are the model, the pairs and their recipes.
 TOKENS, TASKS = (SQL / "comparisons" / f"compare_{of}.sql" for of in ("variants", "tasks"))
-_SIDES = """
-SELECT recipe, json_extract_string(inputs_json, '$.weight_hash') AS weights, dtype
+# What each recipe was measured on, with what must be equal on both sides: dense weights and their dtype; settings of a
+# text; text of a prompt and hash of its set.
+_MEASURED = """
+SELECT
+    'dense' AS kind, recipe,
+    coalesce(json_extract_string(inputs_json, '$.weight_hash'), 'None') || ' ' || dtype AS unit, NULL AS settings
 FROM provenance
 WHERE model = $1 AND list_contains($2, recipe) AND table_name IN ('text_tokens', 'decoding_steps', 'task_samples')
-GROUP BY ALL ORDER BY ALL
-"""
-_TEXTS = """
-SELECT DISTINCT recipe, text_id, text_hash, context, stride FROM text_tokens
-WHERE model = $1 AND list_contains($2, recipe) ORDER BY ALL
-"""
-_PROMPTS = """
-SELECT steps.recipe, steps.prompt_id, any_value(generations.prompt_text) AS text, any_value(made.prompts_hash) AS hash
+UNION
+SELECT 'text', recipe, text_id, [text_hash, CAST(context AS VARCHAR), CAST(stride AS VARCHAR)]
+FROM (
+    SELECT DISTINCT recipe, text_id, text_hash, context, stride FROM text_tokens
+    WHERE model = $1 AND list_contains($2, recipe)
+)
+UNION
+SELECT DISTINCT 'task', recipe, task, NULL FROM task_samples WHERE model = $1 AND list_contains($2, recipe)
+UNION
+SELECT 'prompt', steps.recipe, steps.prompt_id, [generations.prompt_text, made.prompts_hash]
 FROM (
     SELECT DISTINCT model, recipe, prompt_id FROM decoding_steps
     WHERE model = $1 AND list_contains($2, recipe) AND trajectory = 'teacher_forced'
@@ -41,11 +47,10 @@ LEFT JOIN (
     SELECT model, recipe, json_extract_string(inputs_json, '$.prompts_hash') AS prompts_hash
     FROM provenance WHERE table_name = 'decoding_steps'
 ) AS made USING (model, recipe)
-GROUP BY ALL ORDER BY ALL
+ORDER BY ALL
 """
-_TASKS = """
-SELECT DISTINCT recipe, task FROM task_samples WHERE model = $1 AND list_contains($2, recipe) ORDER BY ALL
-"""
+# By kind and recipe, the settings of each unit.
+_Measured: TypeAlias = Mapping[tuple[str, str], Mapping[str, Sequence[str | None]]]
 # Names that a message lists.
 _MAX_LISTED = 5
 
@@ -60,7 +65,7 @@ class Comparison:
         recipe_b: recipe of B.
         prompts: prompts on which both were measured, with the same text.
         rows: one row per text or set of prompts × temperature × statistic, then one per task × statistic, see the
-            SQL files; with columns of tasks where there is a task. Empty where nothing could be compared.
+            SQL files; with columns of tasks if there is a task. Empty if nothing could be compared.
         missing: sentences about what could not be compared, and why.
     """
 
@@ -107,7 +112,9 @@ def compare_pairs(
         One comparison per pair, in their order; `missing` explains one without rows.
     """
     recipes = sorted({recipe for pair in pairs for recipe in pair})
-    measured = _measured(connection, model, recipes)
+    measured: dict[tuple[str, str], dict[str, Sequence[str | None]]] = defaultdict(dict)
+    for kind, recipe, unit, settings in connection.execute(_MEASURED, [model, recipes]).fetchall():
+        measured[kind, recipe][unit] = settings
     refused = {pair: reason for pair in pairs if (reason := _other_dense_side(measured, *pair))}
     prompts = {pair: _same_prompts(measured, *pair) for pair in pairs if pair not in refused}
     parameter = [{"a": a, "b": b, "prompts": same} for (a, b), (same, _) in prompts.items()]
@@ -122,7 +129,7 @@ def compare_pairs(
         if (a, b) in refused:
             missing = [refused[a, b]]
         else:
-            missing = [*_missing_texts(measured, a, b, paired), *_missing_tasks(measured, a, b, paired), *reasons]
+            missing = [*_unpaired("text", measured, a, b, paired), *_unpaired("task", measured, a, b, paired), *reasons]
             if same and "prompts" not in paired:
                 missing.append(f"{_listed(same)}: other dense tokens, or no temperature in common")
         comparisons.append(Comparison(model, a, b, tuple(same), rows, tuple(missing)))
@@ -151,87 +158,40 @@ def _resolved(connection: duckdb.DuckDBPyConnection, variant_a: str, variant_b: 
     return model_a, recipe_a, recipe_b
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """Measurements of each recipe.
-
-    Attributes:
-        dense: recipe → hash of the dense weights and dtype of the dense side.
-        texts: recipe → text → hash, context and stride.
-        prompts: recipe → prompt → its text and the hash of its set of prompts; None where unknown.
-        tasks: recipe → tasks.
-    """
-
-    dense: Mapping[str, set[tuple[str | None, str]]]
-    texts: Mapping[str, dict[str, tuple[object, ...]]]
-    prompts: Mapping[str, dict[str, tuple[str | None, str | None]]]
-    tasks: Mapping[str, list[str]]
-
-
-def _measured(connection: duckdb.DuckDBPyConnection, model: str, recipes: Sequence[str]) -> _Measured:
-    def rows(query: str) -> list[tuple[Any, ...]]:
-        return connection.execute(query, [model, recipes]).fetchall()
-
-    measured = _Measured(defaultdict(set), defaultdict(dict), defaultdict(dict), defaultdict(list))
-    for recipe, *side in rows(_SIDES):
-        measured.dense[recipe].add(tuple(side))
-    for recipe, text, *settings in rows(_TEXTS):
-        measured.texts[recipe][text] = tuple(settings)
-    for recipe, prompt, *identity in rows(_PROMPTS):
-        measured.prompts[recipe][prompt] = tuple(identity)
-    for recipe, task in rows(_TASKS):
-        measured.tasks[recipe].append(task)
-    return measured
-
-
 def _other_dense_side(measured: _Measured, recipe_a: str, recipe_b: str) -> str | None:
-    """Return why two recipes cannot be compared; None where they were measured against the same dense weights."""
-    sides = measured.dense[recipe_a] | measured.dense[recipe_b]
+    """Return why two recipes cannot be compared; None if they were measured against the same dense weights."""
+    sides = {*measured["dense", recipe_a], *measured["dense", recipe_b]}
     if len(sides) < 2:
         return None
-    weights = " and ".join(f"{str(digest)[:12]}… in {dtype}" for digest, dtype in sorted(sides, key=str))
+    weights = " and ".join(f"{side[:12]}… in {side.rpartition(' ')[2]}" for side in sorted(sides))
     return f"{recipe_a} and {recipe_b} were measured against different dense weights ({weights}); run their study again"
 
 
-def _missing_texts(measured: _Measured, recipe_a: str, recipe_b: str, paired: set[str]) -> list[str]:
-    """Return why texts of either side are not compared."""
-    of_a, of_b = (measured.texts[recipe] for recipe in (recipe_a, recipe_b))
-    if not of_a and not of_b:
-        return ["neither was scored on a text"]
-    reasons = []
-    for text in dict.fromkeys([*of_a, *of_b]):
-        if f"text {text}" in paired:
+def _unpaired(kind: str, measured: _Measured, recipe_a: str, recipe_b: str, paired: set[str]) -> Iterator[str]:
+    """Yield why texts or tasks of either side are not compared."""
+    of_a, of_b = (measured[kind, recipe] for recipe in (recipe_a, recipe_b))
+    if kind == "text" and not of_a and not of_b:
+        yield "neither was scored on a text"
+    for unit in dict.fromkeys([*of_a, *of_b]):
+        if f"{kind} {unit}" in paired:
             continue
-        if text not in of_a or text not in of_b:
-            reasons.append(f"only {recipe_a if text in of_a else recipe_b} was scored on text {text}")
-            continue
-        differences = [
-            f"{what} {one} and {other}" if what != "text_hash" else "other contents (text_hash)"
-            for what, one, other in zip(("text_hash", "context", "stride"), of_a[text], of_b[text], strict=True)
-            if one != other
-        ]
-        reasons.append(f"text {text} was scored in two ways: {', '.join(differences) or 'no token in common'}")
-    return reasons
-
-
-def _missing_tasks(measured: _Measured, recipe_a: str, recipe_b: str, paired: set[str]) -> list[str]:
-    """Return why tasks of either side are not compared."""
-    of_a, of_b = (measured.tasks[recipe] for recipe in (recipe_a, recipe_b))
-    return [
-        f"task {task} has no sample that both were asked in the same way"
-        if task in of_a and task in of_b
-        else f"only {recipe_a if task in of_a else recipe_b} was scored on task {task}"
-        for task in dict.fromkeys([*of_a, *of_b])
-        if f"task {task}" not in paired
-    ]
+        if unit not in of_a or unit not in of_b:
+            yield f"only {recipe_a if unit in of_a else recipe_b} was scored on {kind} {unit}"
+        elif kind == "task":
+            yield f"task {unit} has no sample that both were asked in the same way"
+        else:
+            names = ("other contents (text_hash)", "context {} and {}", "stride {} and {}")
+            both = zip(names, of_a[unit], of_b[unit], strict=True)
+            differences = ", ".join(name.format(a, b) for name, a, b in both if a != b) or "no token in common"
+            yield f"text {unit} was scored in two ways: {differences}"
 
 
 def _same_prompts(measured: _Measured, recipe_a: str, recipe_b: str) -> tuple[list[str], list[str]]:
     """Return the prompts whose text is known to be the same on both sides, and why others are not compared.
 
-    The text is the same where both sides were measured with one set of prompts, or where their generations show it.
+    The text is the same if both sides were measured with one set of prompts, or if their generations show it.
     """
-    a, b = (measured.prompts[recipe] for recipe in (recipe_a, recipe_b))
+    a, b = (measured["prompt", recipe] for recipe in (recipe_a, recipe_b))
     if without := [recipe for recipe, prompts in ((recipe_a, a), (recipe_b, b)) if not prompts]:
         who = "neither has a" if len(without) > 1 else f"{without[0]} has no"
         return [], [f"{who} teacher-forced generation"]

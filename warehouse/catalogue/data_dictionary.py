@@ -1,14 +1,14 @@
-"""The data dictionary: every table, mart and question with its columns, as one Markdown file.
+"""The data dictionary: every table, view and statement with its columns, as one Markdown file.
 
 `python -m prunescope.warehouse.catalogue.data_dictionary` writes it from the definitions and headers.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import takewhile
 from pathlib import Path
 
 from prunescope.warehouse.catalogue.column_docs import PROVENANCE_COLUMNS, explain, split_header
-from prunescope.warehouse.catalogue.database import LAYERS, PROVENANCE, SQL, connect, sql_type, view_sql
+from prunescope.warehouse.catalogue.database import LAYERS, PROVENANCE, PROVENANCE_COMMENT, SQL, connect, view_sql
 from prunescope.warehouse.catalogue.view import ColumnDoc, View
 from prunescope.warehouse.catalogue.view_header import parse, split
 from prunescope.warehouse.schema.table import Column, Table
@@ -16,8 +16,8 @@ from prunescope.warehouse.tables import TABLES
 
 DICTIONARY = Path(__file__).parents[1] / "DICTIONARY.md"
 _TYPES = """
-    SELECT table_name, column_name, data_type FROM duckdb_columns()
-    WHERE schema_name = 'main' ORDER BY table_name, column_index
+    SELECT table_name, map_from_entries(list((column_name, data_type))) FROM duckdb_columns()
+    WHERE schema_name = 'main' GROUP BY table_name
 """
 _INTRODUCTION = """# Data dictionary
 
@@ -27,9 +27,10 @@ the headers in `sql/`.
 Tables are Parquet files of measurements, with one row per grain. Views read them: `stg_<table>` is the table with
 columns derived from each row, intermediate views prepare rows that several marts read, marts combine tables, and each
 question view answers one question. Query them with `prunescope sql`, or from Python with `prunescope.open()`. The same
-quantity has the same name everywhere; names end in their unit where there is one. A *variant* is `model@recipe`; the
+quantity has the same name everywhere, and a name ends in its unit if it has one. A *variant* is `model@recipe`; the
 recipe `dense` is the dense model. `h`, `z` and `p` are the hidden state, the logits and the probabilities; p is dense
-and q pruned, Δz = z_pruned − z_dense, T the temperature. At the end are the statements whose rows the figures and the
+and q pruned, Δz = z_pruned − z_dense, T the temperature. A column is explained by a sentence, then its [unit], its
+formula after =, its (source), and its legal values. At the end are the statements whose rows the figures and the
 explorer show.
 """
 
@@ -37,30 +38,26 @@ explorer show.
 def dictionary() -> str:
     """Return the whole dictionary as Markdown."""
     views = view_sql()
-    explained = explain(views.values())
-    lines = [_INTRODUCTION]
+    texts = {
+        name: {column: _text(doc) for column, doc in docs.items()}
+        for name, docs in (explain(views.values()) | {PROVENANCE: PROVENANCE_COLUMNS}).items()
+    }
     with connect(DICTIONARY.parent / "no such folder") as empty:
-        types: dict[str, dict[str, str]] = {}
-        for name, column, of in empty.execute(_TYPES).fetchall():
-            types.setdefault(name, {})[column] = of
-    lines += _contents(views.values())
-    lines.append("## Tables\n")
+        types: dict[str, dict[str, str]] = dict(empty.execute(_TYPES).fetchall())
+    lines = [_INTRODUCTION, *_contents(views.values()), "## Tables\n"]
     for table in TABLES.values():
-        lines += _table(table)
-    lines += [f"### {PROVENANCE}\n", "One row per Parquet file: what made it, from its footer.\n"]
-    lines += _columns(PROVENANCE_COLUMNS, types[PROVENANCE])
-    lines.append("## Staging\n")
-    lines.append("`stg_<table>` has all columns of its table, and these:\n")
-    staging = [view for view in views.values() if view.layer == "staging"]
-    lines += _columns(
-        {f"{view.name}.{column}": doc for view in staging for column, doc in view.notes.items()},
-        {f"{view.name}.{column}": types[view.name][column] for view in staging for column in view.notes},
-    )
+        own = {column.name: f"{texts[table.name][column.name]}{_legal(column)}" for column in table.columns}
+        lines += [*_table(table), *_columns(own, types[table.name])]
+    lines += [f"### {PROVENANCE}\n", f"{PROVENANCE_COMMENT}\n", *_columns(texts[PROVENANCE], types[PROVENANCE])]
+    lines += ["## Staging\n", "`stg_<table>` has all columns of its table, and these:\n"]
+    staged = [(view.name, column) for view in views.values() if view.layer == "staging" for column in view.notes]
+    computed, of = ({f"{name}.{column}": known[name][column] for name, column in staged} for known in (texts, types))
+    lines += _columns(computed, of)
     for layer in LAYERS[1:]:
         lines.append(f"## {layer.capitalize()}\n")
         for view in sorted(views.values(), key=lambda view: view.name):
             if view.layer == layer:
-                lines += [f"### {view.name}\n", *_header(view), *_columns(explained[view.name], types[view.name])]
+                lines += [f"### {view.name}\n", *_header(view), *_columns(texts[view.name], types[view.name])]
     for folder in ("figures", "explorer"):
         lines += [f"## {folder.capitalize()}\n", *_statements(folder)]
     return "\n".join(lines).rstrip() + "\n"
@@ -84,57 +81,30 @@ def _links(names: Iterable[str]) -> str:
 def _table(table: Table) -> Iterator[str]:
     yield f"### {table.name}\n"
     yield f"{table.grain}\n"
-    yield f"- Key: {', '.join(f'`{name}`' for name in table.key)}"
+    yield f"- Key: {', '.join(map(_code, table.key))}"
     for reference in table.references:
-        columns = ", ".join(f"`{name}`" for name in reference.columns)
-        yield f"- Refers to: [{reference.table}](#{reference.table}) by {columns}"
+        yield f"- Refers to: {_links([reference.table])} by {', '.join(map(_code, reference.columns))}"
     file = "model=M/part.parquet" if table.partitioning == "model" else "model=M/recipe=R/part.parquet"
-    yield f"- One file per {table.partitioning}: `{table.name}/{file}`"
-    yield f"- Version {table.version} of its columns" + _history(table)
+    yield f"- One file per {table.partitioning}: `{table.name}/{file}`, version {table.version} of its columns"
     for rule in table.invariants:
         yield f"- Always: `{rule.condition}`"
     yield ""
-    yield "| column | type | unit | what it is | formula | source | legal values |"
-    yield "|---|---|---|---|---|---|---|"
-    for column in table.columns:
-        cells = (column.unit, column.doc, _code(column.formula), column.source, _legal(column))
-        yield _row((f"`{column.name}`", sql_type(column.type), *cells))
-    yield ""
 
 
-def _history(table: Table) -> str:
-    """Return the columns that each version changed or added, for the line about the version."""
-    history = ""
-    for version in range(2, table.version + 1):
-        computed = {
-            name: expression
-            for migration in table.migrations
-            if migration.to == version
-            for name, expression in migration.computed.items()
-        }
-        changes = [f"`{expression}` became `{name}`" for name, expression in computed.items()]
-        added = [
-            f"`{column.name}`" for column in table.columns if column.since == version and column.name not in computed
-        ]
-        if added:
-            changes.append(f"{', '.join(added)} added (NULL in older files)")
-        history += f"; in version {version} {', '.join(changes)}"
-    return history
+def _text(column: ColumnDoc) -> str:
+    unit, formula = f" [{column.unit}]" if column.unit else "", f" = `{column.formula}`" if column.formula else ""
+    return f"{column.doc}{unit}{formula}{f' ({column.source})' if column.source else ''}"
 
 
 def _legal(column: Column) -> str:
-    parts = []
-    if column.values:
-        parts.append(", ".join(column.values))
+    parts = [", ".join(column.values)] if column.values else []
     if column.minimum is not None and column.maximum is not None:
         parts.append(f"{column.minimum:g} to {column.maximum:g}")
-    elif column.minimum is not None:
-        parts.append(f"at least {column.minimum:g}")
-    elif column.maximum is not None:
-        parts.append(f"at most {column.maximum:g}")
+    elif column.minimum is not None or column.maximum is not None:
+        parts.append(f"at least {column.minimum:g}" if column.minimum is not None else f"at most {column.maximum:g}")
     if column.nullable:
-        parts.append("NULL")
-    return "; ".join(parts)
+        parts.append("NULL" if column.since == 1 else f"NULL, and in files before version {column.since}")
+    return f" Values: {'; '.join(parts)}." if parts else ""
 
 
 def _header(view: View) -> Iterator[str]:
@@ -147,16 +117,16 @@ def _header(view: View) -> Iterator[str]:
     yield ""
 
 
-def _columns(explained: dict[str, ColumnDoc], types: dict[str, str]) -> Iterator[str]:
-    yield "| column | type | unit | what it is | formula | source |"
-    yield "|---|---|---|---|---|---|"
-    for name, column in explained.items():
-        yield _row((f"`{name}`", types[name], column.unit, column.doc, _code(column.formula), column.source))
+def _columns(texts: Mapping[str, str], types: Mapping[str, str]) -> Iterator[str]:
+    yield "| column | type | what it is |"
+    yield "|---|---|---|"
+    for name, text in texts.items():
+        yield _row((_code(name), types[name], text))
     yield ""
 
 
 def _statements(folder: str) -> Iterator[str]:
-    """Yield the table of the statements in a folder of `sql/`, which are no views."""
+    """Yield the table of the statements in a folder of `sql/`, which are not views."""
     yield f"Statements in `sql/{folder}/`; they are not views.\n"
     yield "| name | what it selects | inputs |"
     yield "|---|---|---|"

@@ -79,7 +79,7 @@ def connect(
         root: the warehouse, which may be empty or missing.
         safe: lock the connection: it reads only the partitions, writes no file and accepts no change of settings.
         gibibytes: memory limit of a locked connection, in GiB.
-        models: models whose partitions are visible; all where None.
+        models: models whose partitions are visible; all if None.
 
     Warns:
         DamagedFileWarning: for each partition whose footer cannot be read. A query that reads it fails and names it.
@@ -153,7 +153,7 @@ def build_file(root: Place | str, path: Place) -> None:
     files = [replace(file, source=str(file.partition.path)) for file in snapshot.files]
 
     def write(temporary: Path) -> None:
-        # Not in its place: DuckDB cuts a path at `?` to name the log beside the file.
+        # Not in its place: DuckDB cuts a path at `?` to name its log.
         with tempfile.TemporaryDirectory() as folder:
             shutil.copyfile(views_file(), copy := Path(folder) / "catalogue.duckdb")
             with duckdb.connect(copy) as connection:
@@ -168,7 +168,7 @@ def build_file(root: Place | str, path: Place) -> None:
 def views_file() -> Path:
     """Return a DuckDB file with all views over tables without files, from which connections copy them.
 
-    Binding and commenting the views takes a hundred times as long as copying them, so that the file is built once per
+    Binding and commenting the views takes a hundred times as long as copying them. The file is therefore built once per
     version of `sql/` and of the code, in the user's cache.
 
     Raises:
@@ -393,22 +393,19 @@ def _read(sources: Sequence[str], *options: str) -> str:
 
 def _provenance(files: Sequence[File]) -> str:
     """Return the SELECT over the footers of all files."""
-    columns = {
-        name: f"json_extract_string(footer, '$.{name}')"
-        for name in ("model", "recipe", "fingerprint", "study", "code_version", "device", "dtype")
-    } | {
+    computed = {
         "seed": "CAST(json_extract(footer, '$.seed') AS BIGINT)",
         "seconds": "CAST(json_extract(footer, '$.seconds') AS DOUBLE)",
         "created_at": "CAST(json_extract_string(footer, '$.created_at') AS TIMESTAMPTZ)",
         "inputs_json": "CAST(json_extract(footer, '$.inputs') AS VARCHAR)",
         "libraries_json": "CAST(json_extract(footer, '$.libraries') AS VARCHAR)",
         "violations": "CAST(json_extract(footer, '$.violations') AS VARCHAR[])",
-        "content_hash": "json_extract_string(footer, '$.content_hash')",
-        "provenance_hash": "json_extract_string(footer, '$.provenance_hash')",
         "rows": "num_rows",
         "bytes": "CAST(file_size_bytes AS BIGINT)",
     }
-    selected = ", ".join(f"{expression} AS {name}" for name, expression in columns.items())
+    names = [name for name in PROVENANCE_COLUMNS if name not in {"table_name", "path"}]
+    plain = {name: f"json_extract_string(footer, '$.{name}')" for name in names}
+    selected = ", ".join(f"{expression} AS {name}" for name, expression in (plain | computed).items())
     if not files:
         nothing = "SELECT '{}'::JSON AS footer, 0::BIGINT AS num_rows, 0::UBIGINT AS file_size_bytes"
         return f"SELECT '' AS table_name, '' AS path, '' AS source, {selected} FROM ({nothing}) WHERE false"  # noqa: S608

@@ -49,9 +49,9 @@ def dataset(name: str, root: Place | str) -> "datasets.Dataset":
 
 
 def _files(name: str, root: Place | str) -> list[str] | None:
-    """Return the files of a table that can be read directly; None where DuckDB has to assemble the rows.
+    """Return the files of a table that can be read directly; None if DuckDB has to assemble the rows.
 
-    DuckDB is needed for views, for a warehouse on an object store, and where a file has another version of its table.
+    DuckDB is needed for views, for a warehouse on an object store, and if a file has another version of its table.
 
     Raises:
         WarehouseError: there is no such table or view, or a footer is damaged.

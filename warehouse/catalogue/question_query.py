@@ -74,7 +74,7 @@ def statement(root: Place | str, view: View, row_filter: RowFilter) -> Statement
     A filter only selects rows: thresholds and comparisons are still computed over all that the question covers, and
     only the rounding of sums may differ. Files of other models are not opened,
     unless the view's header says that it relates models. The other filters are outside of the view; DuckDB pushes them
-    down to the files where the question groups by the filtered column, which does not change the rows.
+    down to the files if the question groups by the filtered column, which does not change the rows.
 
     Raises:
         WarehouseError: the view lacks a filtered column, or the warehouse has no such model, recipe or prompt.

@@ -46,8 +46,7 @@ _UNCOUNTED = 0.15
 _TYPES = {"SELECT", "EXPLAIN"}
 # Rows of a batch.
 _BATCH = 100_000
-# Types without an exact equivalent in Arrow and Parquet; and those of which Python cannot hold every value, which
-# `formats` converts where they are not nested.
+# Types without an exact equivalent in Arrow and Parquet; and those of which Python cannot hold every value.
 _TEXT_TYPES = {"union", "interval", "bit", "bignum", "variant", "geometry", "uhugeint", "time with time zone"}
 _TIMES = {"date", "time", "time_ns", "timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns"} | {
     "timestamp with time zone"
@@ -146,7 +145,8 @@ def _short(message: str) -> str:
 def _write(parent: Connection, connection: duckdb.DuckDBPyConnection, request: dict[str, Any]) -> int:
     """Send the rows as they come; return their number."""
     sink, count = _Messages(parent, request["query"]["size"]), 0
-    with answer(connection, **request["query"]) as (schema, batches):
+    keeps_times = request["to"] in {ARROW, "parquet"}
+    with answer(connection, **request["query"], keeps_times=keeps_times) as (schema, batches):
         if request["to"] != ARROW:
             return formats.write(schema, batches, request["to"], cast("BinaryIO", sink), **request["layout"])
         with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), schema) as writer:
@@ -164,10 +164,12 @@ def answer(
     *,
     rows: int | None = None,
     size: int = RESULT_BYTES,
+    keeps_times: bool = False,
 ) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
     """Give the rows of one statement that reads, on a connection from `database.connect(..., safe=True)`.
 
-    Columns of which Arrow, Parquet or Python cannot hold every value (see `_needs_text`) have DuckDB's texts.
+    Columns of which Arrow, Parquet or Python cannot hold every value (see `_needs_text`) have DuckDB's texts; dates and
+    times, too, unless `keeps_times` is set and they are not nested.
 
     Raises:
         SqlError: the statement is not a single SELECT, EXPLAIN, DESCRIBE, SUMMARIZE or SHOW, or its rows have more
@@ -179,7 +181,7 @@ def answer(
     # EXPLAIN ANALYZE executes also what writes; it must change nothing for the next statement.
     with damage_explained(connection), connection.cursor() as cursor:
         cursor.execute("BEGIN TRANSACTION READ ONLY")
-        relation = _with_texts(cursor.sql(statement, params=parameters))
+        relation = _with_texts(cursor.sql(statement, params=parameters), keeps_times)
         with (relation if rows is None else relation.limit(rows)).to_arrow_reader(_BATCH) as reader:
             yield reader.schema, _up_to(reader, size)
 
@@ -212,9 +214,9 @@ def _single(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement
     return statements[0]
 
 
-def _with_texts(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+def _with_texts(relation: duckdb.DuckDBPyRelation, keeps_times: bool) -> duckdb.DuckDBPyRelation:
     """Convert the columns to text of which Arrow, Parquet or Python cannot hold every value."""
-    needs_text = [_needs_text(of) for of in relation.types]
+    needs_text = [_needs_text(of, keeps_times) for of in relation.types]
     if not any(needs_text):
         return relation
     columns = zip(relation.columns, needs_text, strict=True)
@@ -226,11 +228,12 @@ def _with_texts(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
     )
 
 
-def _needs_text(of: duckdb.sqltypes.DuckDBPyType) -> bool:
+def _needs_text(of: duckdb.sqltypes.DuckDBPyType, keeps_times: bool) -> bool:
     pending = [(of, 0)]
     while pending:
         each, depth = pending.pop()
-        if each.id in _TEXT_TYPES or (depth and each.id in _TIMES) or depth > _MAX_NESTING:
+        is_odd_time = each.id in _TIMES and (depth or not keeps_times)
+        if each.id in _TEXT_TYPES or is_odd_time or depth > _MAX_NESTING:
             return True
         if each.id in {"list", "array", "map", "struct", "tuple"}:
             # The other child of an array is its size.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class ColumnDoc:
-    """Documentation of a column: one sentence, and its unit, formula and source where it has them."""
+    """Documentation of a column: one sentence, and its unit, formula and source if it has them."""
 
     doc: str
     unit: str = ""
@@ -46,5 +46,5 @@ class View:
 
     @property
     def subject(self) -> str:
-        """Return the name of the view's subfolder in its layer, empty where the file lies in the layer's own folder."""
+        """Return the name of the view's subfolder in its layer, empty if the file lies in the layer's own folder."""
         return "" if self.path.parent.name == self.layer else self.path.parent.name

@@ -1,6 +1,6 @@
 """Conversion of rows to a terminal table, CSV, JSON, Markdown, LaTeX or Parquet.
 
-Polars would refuse equal names and dates beyond the year 262142, and write NaN as null in JSON.
+Polars would refuse equal names, and write NaN as null in JSON.
 """
 
 import csv
@@ -29,7 +29,6 @@ from prunescope.warehouse.core.quoting import escape_control
 Format = Literal["table", "csv", "json", "markdown", "latex", "parquet"]
 FORMATS: tuple[str, ...] = get_args(Format)
 NULL = "–"
-_DIGITS = {"s": 0, "ms": 3, "us": 6, "ns": 9}
 _OUTER_BREAKS = re.compile(r"\A\n+|\n+\Z")
 
 
@@ -244,7 +243,7 @@ def shown_cell(value: object, digits: int = 4) -> str:
 
 
 def _values(column: pa.ChunkedArray) -> list[object]:
-    """Return Python values; times as text, a float32 as the shortest decimal that is read back as the same float32."""
+    """Return Python values; a float32 as the shortest decimal that is read back as the same float32."""
     of = column.type
     if pa.types.is_float32(of):
         column = column.cast(pa.string()).cast(pa.float64())
@@ -254,29 +253,7 @@ def _values(column: pa.ChunkedArray) -> list[object]:
         items = iter(_values(pc.list_flatten(column)))
         lengths = pc.list_value_length(column).to_pylist()
         return [None if length is None else [next(items) for _ in range(length)] for length in lengths]
-    elif pa.types.is_date32(of) or pa.types.is_time(of) or pa.types.is_timestamp(of):
-        counts = column.cast(pa.int32() if of.bit_width == 32 else pa.int64()).to_pylist()
-        return [None if count is None else _moment(count, of) for count in counts]
     return list(column.to_pylist())
-
-
-def _moment(count: int, of: pa.DataType) -> str:
-    """Return the text of a date or time from its number of days or units, without zeros at its end.
-
-    Python's own types end at the year 9999 and before 24:00. Years before 1 are −n, and DuckDB has `infinity`.
-    """
-    import numpy as np
-
-    if abs(count) >= (1 << (of.bit_width - 1)) - 1:
-        return "infinity" if count > 0 else "-infinity"
-    if pa.types.is_time(of):
-        seconds, rest = divmod(count, 10 ** _DIGITS[of.unit])
-        text = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}.{rest:0{_DIGITS[of.unit]}}"
-    else:
-        unit = "D" if pa.types.is_date(of) else of.unit
-        text = str(np.datetime64(count, unit)).replace("T", " ")  # type: ignore[arg-type]
-    text = text.rstrip("0").rstrip(".") if "." in text else text
-    return f"{text}+00:00" if pa.types.is_timestamp(of) and of.tz is not None else text
 
 
 def is_number(of: pa.DataType) -> bool:

@@ -1,13 +1,11 @@
 """Loading of a study's tasks as lm-eval's task objects, each with one scoring. Needs no model."""
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal, NoReturn, cast
 
 import datasets
@@ -26,8 +24,7 @@ from tqdm import tqdm
 
 from prunescope.pipelines.core.bounded_regex import BoundedRe
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.template_renderer import TemplateFailedError, render
-from prunescope.pipelines.evaluation.tasks.definition import LETTER, fields, find, harness, strings, unsafe_message
+from prunescope.pipelines.evaluation.tasks.definition import LETTER, find, harness, unsafe_message
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
 
 Scoring = Literal["letter", "full_text", "greedy", "rolling"]
@@ -137,53 +134,16 @@ def quiet() -> Iterator[None]:
 
 
 def _confine() -> None:
-    """Make lm-eval render templates in a sandbox, and stop regular expressions that take too long.
+    """Let lm-eval render templates in Jinja's sandbox, and stop regular expressions that take too long.
 
-    Its own environment lets templates reach Python objects.
+    In its own environment templates reach Python objects.
     """
-    for module in (lm_eval.filters.extraction, lm_eval.filters.transformation, lm_eval.api.metrics):
+    for module in (lm_eval.filters.extraction, lm_eval.filters.transformation, lm_eval.api.metrics, lm_eval.utils):
         cast(Any, module).re = BoundedRe()
-    if not isinstance(lm_eval.utils.env, _Environment):
-        confined = _Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    if not isinstance(lm_eval.utils.env, SandboxedEnvironment):
+        confined = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
         confined.filters |= lm_eval.utils.env.filters
         lm_eval.utils.env = confined
-
-
-class _Environment(SandboxedEnvironment):
-    """Sandbox of templates, which renders in another process once a user's definition was loaded.
-
-    Attributes:
-        foreign: strings of users' definitions.
-    """
-
-    def __init__(self, **settings: Any) -> None:  # noqa: ANN401 (Jinja's)
-        super().__init__(**settings)
-        self.foreign: set[str] = set()
-
-    def from_string(self, source: Any, *others: Any, **settings: Any) -> Any:  # noqa: ANN401
-        """Return a template. lm-eval joins strings of a definition, so all templates are bounded from then on."""
-        if not self.foreign:
-            return super().from_string(source, *others, **settings)
-        return SimpleNamespace(render=partial(self._render, source))
-
-    def _render(self, source: str, /, **variables: Any) -> str:  # noqa: ANN401
-        if not _is_plain(variables):
-            # Samples of lm-eval's own tasks may hold dates or images; their templates are an installed package's.
-            if source not in self.foreign:
-                return super().from_string(source).render(**variables)
-            raise jinja2.TemplateError("a sample holds a value that is not plain text, number, list or mapping")
-        try:
-            return render("task", source, variables)
-        except TemplateFailedError as error:
-            raise jinja2.TemplateError(str(error)) from error
-
-
-def _is_plain(variables: dict[str, Any]) -> bool:
-    """Return whether variables arrive in another process as they are."""
-    try:
-        return bool(json.loads(json.dumps(variables)) == variables)
-    except (TypeError, ValueError, RecursionError):
-        return False
 
 
 @contextmanager
@@ -225,8 +185,6 @@ def _load(spec: TaskSpec) -> list[LoadedTask]:
         # Only lm-eval's whole index knows the tasks of a group.
         tasks = _built(spec, TaskManager(), spec.source.partition(":")[2] or spec.source)
         return [_configured(spec, name, task) for name, task in tasks.items()]
-    if definition.is_foreign and not spec.allow_functions:
-        lm_eval.utils.env.foreign |= {text for file in definition.files for text in strings(fields(file))}
     loaded = []
     for file in definition.files:
         config = _config(spec, file)

@@ -5,8 +5,11 @@ from typing import Any
 
 from prunescope.pipelines.core.bounded_regex import BoundedRe, SlowPatternError
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.template_renderer import TemplateFailedError
-from prunescope.pipelines.models.chat_template import messages_in_chat_template, messages_in_template
+from prunescope.pipelines.models.chat_template import (
+    TemplateFailedError,
+    messages_in_chat_template,
+    messages_in_template,
+)
 from prunescope.pipelines.studies import Prompt, Study
 from prunescope.pipelines.studies.prompts import number_text
 

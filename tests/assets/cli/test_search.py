@@ -31,7 +31,7 @@ from prunescope.pipelines.evaluation.search.run import end_search, unfinished_ta
 from prunescope.pipelines.evaluation.search.whole import WholeMeasurement
 from prunescope.pipelines.recipes import MixedRecipe
 from prunescope.pipelines.studies import Study
-from prunescope.warehouse.catalogue.search_results import sublayer_milliseconds, sublayer_weights
+from prunescope.warehouse.catalogue.queries import sublayer_milliseconds, sublayer_weights
 from prunescope.warehouse.core.formats import render
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES

@@ -12,9 +12,8 @@ from prunescope.assets.planning.steps import MODEL_TABLES, STEPS
 from prunescope.assets.planning.work_plan import PartitionWork
 from prunescope.assets.runs.forecast import Forecast, StepWork, forecast, step_works, with_answer_lengths
 from prunescope.pipelines.core.progress import SILENT
-from prunescope.pipelines.planning.cost_model import Machine, Work
+from prunescope.pipelines.planning.cost_model import Machine, TaskSize, Work
 from prunescope.pipelines.planning.preflight import check_study
-from prunescope.pipelines.planning.task_workload import TaskSize
 from prunescope.pipelines.planning.workload import Workload
 from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies import load_study
@@ -24,7 +23,7 @@ from prunescope.warehouse.tables import TABLES
 from tests.assets.tiny_study import RECIPES, VARIANT_TABLES, StudyFile
 from tests.sql.warehouse_builder import Handmade, frame_of
 
-MACHINE = Machine(layers=1.0, head=1.0, weights=1.0)
+MACHINE = Machine(layers=1.0, head=1.0)
 WANDA, MAGNITUDE = parse_recipe("wanda-60"), parse_recipe("magnitude-30")
 
 
@@ -34,8 +33,8 @@ def earlier(step: str, recipe: str, size: float, seconds: float) -> tuple[StepWo
 
 
 def test_sizes_alone_are_divided_by_the_speed_of_the_machine() -> None:
-    fast = Forecast(Machine(layers=10.0, head=20.0, weights=40.0))
-    assert fast.seconds(StepWork("traces", Work(100.0, 100.0, 100.0), WANDA)) == 10 + 5 + 2.5
+    fast = Forecast(Machine(layers=10.0, head=20.0))
+    assert fast.seconds(StepWork("traces", Work(100.0, 100.0), WANDA)) == 10 + 5
     assert fast.known_steps == set()
 
 

@@ -1,4 +1,4 @@
-"""Tests that untrusted YAML is read as plain data, within limits of size, values and depth."""
+"""Tests that YAML is read as plain data, within limits of size and values."""
 
 import os
 from datetime import date
@@ -26,11 +26,10 @@ def test_plain_data_and_aliases_are_read() -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        (BILLION_LAUGHS, "x: line 5: more than 100,000 values with aliases expanded"),
-        (MERGED, "x: line 6: more than 100,000 values"),
-        ("a: &a [*a]", "x: line 1: an alias inside the value that it refers to"),
-        ("a: " + "[" * 51 + "]" * 51, "x: line 1: nested deeper than 50 levels"),
-        ("a: " + "[" * 100_000, "x: nested deeper than 50 levels"),
+        (BILLION_LAUGHS, "x: more than 100,000 values with aliases expanded"),
+        (MERGED, "x: more than 100,000 values"),
+        ("a: &a [*a]", "x: more than 100,000 values"),
+        ("a: " + "[" * 100_000, "x: nested too deep"),
         ("a: !!python/object/apply:os.system [id]", "x: line 1: not valid YAML: could not determine a constructor"),
         ("a: !!python/name:os.system", "x: line 1: not valid YAML: could not determine a constructor"),
         ("a: 2026-02-31", "x: not valid YAML: day is out of range"),
@@ -42,7 +41,7 @@ def test_plain_data_and_aliases_are_read() -> None:
         ("a: \0", "x: not valid YAML: .*special characters are not allowed"),
         ("a" * (MAX_BYTES + 1), "x: larger than 1,000,000 bytes"),
     ],
-    ids=range(15),
+    ids=range(14),
 )
 def test_other_or_excessive_data_is_refused_by_line(text: str, why: str) -> None:
     with pytest.raises(InputError, match=f"^{why}"):
@@ -68,7 +67,9 @@ def test_oversized_and_undecodable_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "large.yaml"
     path.touch()
     os.truncate(path, 2**40)
-    with pytest.raises(InputError, match=r"watch list .*large.yaml: larger than 1,000,000 bytes"):
+    with pytest.raises(
+        InputError, match=r"large.yaml: 1,099,511,627,776 bytes, over the 1,000,000 that a YAML file may have"
+    ):
         read_yaml(path, "watch list")
     path.write_bytes(b"a: \xff")
     with pytest.raises(InputError, match=r"large.yaml: not UTF-8 text at byte 3"):

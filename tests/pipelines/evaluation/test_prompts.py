@@ -134,7 +134,6 @@ def test_options_whose_first_tokens_do_not_tell_them_apart_are_named(
         ),
         ("{{ question }}", {"text": "Why?"}, "`template`: the Jinja file leaves the prompt out; write {{ text }}"),
         ("{{ text ", {"text": "Why?"}, "`template`: the Jinja file fails (unexpected end of template"),
-        ("{{ text }}{{ 'a' * 10**9 }}", {"text": "Why?"}, "`template`: the Jinja file fails (it needs too much memory"),
         (
             "{% if text == 'Why?' %}{{ raise_exception('no') }}{% endif %}{{ text }}",
             {"text": "Why?"},

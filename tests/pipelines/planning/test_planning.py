@@ -18,11 +18,11 @@ from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.meta_model import Shape, load_meta_model, shape_of
 from prunescope.pipelines.models.token_cache import ROOM
-from prunescope.pipelines.planning.cost_model import Machine, MemoryItem, Work, pace, peak
+from prunescope.pipelines.planning.cost_model import Machine, MemoryItem, TaskSize, Work, pace, peak
 from prunescope.pipelines.planning.machine_speed import measure_machine
 from prunescope.pipelines.planning.memory import memory_items
 from prunescope.pipelines.planning.rows import rows_of
-from prunescope.pipelines.planning.task_workload import TaskSize, task_sizes
+from prunescope.pipelines.planning.task_workload import task_sizes
 from prunescope.pipelines.planning.workload import Workload
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import Recipe, parse_recipe
@@ -47,8 +47,10 @@ SHAPE = Shape(
     cache_width=8,
 )
 STEPS = 3
-# A row times the head, one pass over both prompts, and the weights that are read for as many tokens as a text has.
-ONCE, WHOLE, WEIGHTS = 2 * 50 * 8, 2 * (8 + 10) * 960 + 64 * (8**2 + 10**2), STEPS * (960 * 4 + 50 * 8 * 4)
+# A row times the head; the same with the measurement of its logits at one temperature; one pass over both prompts.
+ONCE, ROW, WHOLE = 2 * 50 * 8, 50 * (2 * 8 + 750), 2 * (8 + 10) * 960 + 64 * (8**2 + 10**2)
+# Reading all weights for as many tokens as a text has: a byte takes as long as 12 operations.
+WEIGHTS = 12 * STEPS * (960 * 4 + 50 * 8 * 4)
 
 
 def study(dtype: str = "float32", **measure: object) -> Study:
@@ -137,15 +139,14 @@ def test_a_forward_pass_by_hand() -> None:
 def test_temperatures_add_logits_but_no_head_products() -> None:
     rows = 2 * (STEPS + 1) * 4  # positions of two prompts, four sublayers
     # Both sides, twice, of four trajectories of two prompts; and the tokens that the variant and the dense model write.
-    steps, written = 4 * 4 * 2 * STEPS, (4 + 4) * STEPS
+    steps, written = 4 * 4 * 2 * STEPS, (4 + 4) * STEPS * ONCE + 2 * WEIGHTS
     wanda, drop = parse_recipe("wanda-50"), parse_recipe("attn-drop-1")
     for temperatures in ((1.0,), (0.5, 1.0, 2.0)):
         work = load(temperatures=temperatures).work("traces", wanda)
         # Two lenses, two scopes.
-        assert work.head == (4 * rows + steps + written) * ONCE
-        assert work.logits == len(temperatures) * (4 * rows + steps) * 50
-    assert load(lenses=("normed",)).work("traces", drop).head == (rows / 4 + rows + steps + written) * ONCE
-    assert load(scopes=("local",)).work("traces", drop).head == (2 * rows / 4 + steps + written) * ONCE
+        assert work.head == (4 * rows + steps) * (ROW + (len(temperatures) - 1) * 50 * 750) + written
+    assert load(lenses=("normed",)).work("traces", drop).head == (rows / 4 + rows + steps) * ROW + written
+    assert load(scopes=("local",)).work("traces", drop).head == (2 * rows / 4 + steps) * ROW + written
 
 
 def test_the_dense_side_is_computed_once_for_all_that_are_traced_together() -> None:
@@ -154,12 +155,13 @@ def test_the_dense_side_is_computed_once_for_all_that_are_traced_together() -> N
     assert [len(group) for group in load().groups(recipes, 8, 100 * rows)] == [8, 8, 4]
     assert [len(group) for group in load().groups(recipes, 8, 5 * rows)] == [5] * 4
     assert len(load().groups(recipes, 8, rows // 2)) == 20
-    assert load().work("traces", None, 3).head == (3 * 2 * 32 + 4 * STEPS) * ONCE
+    written = 4 * STEPS * ONCE + WEIGHTS
+    assert load().work("traces", None, 3).head == 3 * 2 * 32 * ROW + written
     assert load().work("traces", None, 3).layers == 2 * WHOLE + load().forward(7, sequences=2) + 4 * STEPS * 2 * 960
-    assert load().work("traces", parse_recipe("dense")).head == (4 * STEPS + 4 * 4 * 2 * STEPS) * ONCE
+    assert load().work("traces", parse_recipe("dense")).head == written + 4 * 4 * 2 * STEPS * ROW
     one = memory_items(load(), recipes[0], recipes[:1], 0)
     five = memory_items(load(), recipes[0], recipes[:5], 0)
-    for item in ("masks, a bit a weight", "shifts of the stream", "rows of the variants"):
+    for item in ("masks, a bit per weight", "shifts of the stream", "rows of the variants"):
         sizes = [sum(each.bytes for each in held if each.item == item) for held in (one, five)]
         assert sizes[1] == 5 * sizes[0] > 0, item
 
@@ -176,7 +178,7 @@ def test_single_swaps_cost_the_layers_above_them() -> None:
         recipe, without = parse_recipe(name), load(scopes=("local", "propagated"))
         swapped = load(scopes=("local", "isolated", "propagated")).work("traces", recipe)
         assert swapped.layers - without.work("traces", recipe).layers == passes * WHOLE
-        assert swapped.head - without.work("traces", recipe).head == 2 * 2 * (STEPS + 1) * sublayers * ONCE
+        assert swapped.head - without.work("traces", recipe).head == 2 * 2 * (STEPS + 1) * sublayers * ROW
 
 
 def test_a_mixture_costs_the_sublayers_that_it_treats() -> None:
@@ -207,20 +209,18 @@ def test_a_mixture_costs_the_sublayers_that_it_treats() -> None:
     # A layer at a time, in float64 and float32.
     assert held["m"]["Gram matrices of a layer"] == 12 * (8**2 + 12**2)
     assert held["sparsegpt-30"]["Gram matrices of a layer"] == 12 * (3 * 8**2 + 12**2)
-    assert held["dropped"]["Gram matrices of a layer"] == held["dropped"]["masks, a bit a weight"] == 0
+    assert held["dropped"]["Gram matrices of a layer"] == held["dropped"]["masks, a bit per weight"] == 0
     swapped = load(scopes=("isolated",))
     assert swapped.work("traces", mixture(both)) == swapped.work("traces", all_alike)
     two = mixture("attn.0: drop, mlp.1: rtn-4bit")
-    assert swapped.work("traces", all_alike).head - swapped.work("traces", two).head == 2 * 2 * (STEPS + 1) * 2 * ONCE
+    assert swapped.work("traces", all_alike).head - swapped.work("traces", two).head == 2 * 2 * (STEPS + 1) * 2 * ROW
 
 
 def test_texts_cost_one_pass_and_one_head_product_per_side() -> None:
     # Three windows of 6 tokens, of which 4 are scored.
     read = load().forward(6, sequences=3)
     assert load().work("texts", None) == Work(read)
-    assert load(temperatures=(0.5, 1.0)).work("texts", parse_recipe("dense")) == Work(
-        read, head=2 * 12 * ONCE, logits=2 * 12 * 50
-    )
+    assert load(temperatures=(0.5, 1.0)).work("texts", parse_recipe("dense")) == Work(read, head=2 * 12 * ROW)
     (rows,) = [rows for rows in rows_of(load(), parse_recipe("wanda-50")) if rows.table == "text_tokens"]
     assert (rows.rows, rows.unmoved) == (12, 0)
 
@@ -229,7 +229,9 @@ def test_timing_costs_two_warm_ups_and_its_repeats_on_both_sides() -> None:
     timed = study().model_copy(update={"speed": (SpeedSpec(batch=4, length=30, new_tokens=10, repeats=3),)})
     work, (recipe, group) = Workload(timed, SHAPE, (5, 7), [3], workers=2), alone("magnitude-50")
     read = 2 * 5 * work.forward(30, sequences=4)
-    assert work.work("speed", recipe) == Work(read, weights=2 * 5 * 9 * (960 * 4 + 50 * 8 * 4))
+    rounds = 2 * 5 * 9
+    written = rounds * (4 * ONCE + 12 * (960 * 4 + 50 * 8 * 4))
+    assert work.work("speed", recipe) == Work(read + rounds * 4 * 2 * 960, written)
     held = {each.item: each.bytes for each in memory_items(work, recipe, group, 0) if each.phase == "decoded"}
     assert held["key-value cache"] == 4 * (30 + 10 + ROOM) * 8 * 2 * 4
     assert [rows.rows for rows in rows_of(work, recipe) if rows.table == "speed"] == [1]
@@ -246,10 +248,10 @@ def test_a_written_task_costs_texts_as_long_as_earlier_ones_and_as_many_forks(
     for recipe, texts in ((parse_recipe("dense"), 1), (pruned, 2)):
         found = work.work("tasks", recipe)
         # So many contexts are two batches, each of which runs what they share once.
-        assert found.weights == pytest.approx(texts * 2 * tokens * (960 * 4 + 50 * 8 * 4), rel=1e-12)
+        read = texts * 2 * tokens * 12 * (960 * 4 + 50 * 8 * 4)
         answers = texts * (65 * (work.forward(10) + tokens * 2 * 960) + 2 * work.forward(30))
         assert found.layers == pytest.approx(answers + 2 * work.forward(8) + 2 * 4 * 960, rel=1e-12)
-        assert found.head == pytest.approx((texts * 65 * tokens + 4) * ONCE, rel=1e-12)
+        assert found.head == pytest.approx((texts * 65 * tokens + 4) * ONCE + read, rel=1e-12)
     (rows,) = [rows for rows in rows_of(work, pruned) if rows.table == "task_samples"]
     assert (rows.rows, rows.listed) == (65 + 2, round(65 * tokens) + 2 * 2 * 2)
 
@@ -279,17 +281,14 @@ def test_keys_of_the_dense_texts_are_kept_up_to_a_limit(monkeypatch: pytest.Monk
     assert load(trajectories=("teacher_forced",)).kept_bytes == 0
 
 
-def test_decoding_reads_all_weights_for_every_token() -> None:
+def test_decoding_counts_the_texts_of_the_variant_and_of_the_dense_model_after_it() -> None:
     magnitude = parse_recipe("magnitude-50")
-    # The variant on the dense text and its own; then the dense model on that and after the flip.
-    assert load().work("traces", magnitude).weights == 2 * WEIGHTS
     # Two passes in float64, the prompts of either model, and the tokens of these eight texts.
     read = 2 * load().forward(7, sequences=2)
     assert load().work("traces", magnitude).layers == 4 * WHOLE + read + (4 + 4) * STEPS * 2 * 960
     fork = load(trajectories=("teacher_forced", "fork")).work("traces", magnitude)
     assert fork.layers == 4 * WHOLE + read + (4 + 2) * STEPS * 2 * 960
-    assert load().work("traces", parse_recipe("dense")).weights == WEIGHTS
-    assert load(trajectories=("teacher_forced",)).work("traces", magnitude).weights == 0
+    assert load(trajectories=("teacher_forced",)).work("traces", magnitude).layers == 4 * WHOLE
 
 
 def test_further_prompts_cost_no_layers_and_texts_decode_in_batches() -> None:
@@ -302,11 +301,11 @@ def test_further_prompts_cost_no_layers_and_texts_decode_in_batches() -> None:
     # Two passes in float64, which takes twice as long; 200 texts are four batches, greedy or sampled.
     passes, reads = 2 * 2 * 3 * work.forward(5 + STEPS), 2 * 100 * work.forward(5)
     assert work.work("traces", recipe).layers == passes + reads + (200 + 200) * STEPS * 2 * 960
-    assert work.work("traces", recipe).weights == (4 + 4) * WEIGHTS
-    assert work.work("sampling", None).weights == 4 * WEIGHTS
+    written = 200 * STEPS * ONCE + 4 * WEIGHTS
+    assert work.work("sampling", None).head == written
     # The variant writes texts and reads the dense ones, and the dense model reads the variant's.
-    assert work.work("sampling", recipe).weights == 3 * 4 * WEIGHTS
-    assert work.work("sampling", recipe).head == (3 * 200 * STEPS + 4 * 2 * 200 * STEPS) * ONCE
+    measured = 2 * 200 * STEPS * (4 * ONCE + 750 * 50)
+    assert work.work("sampling", recipe).head == 3 * written + measured
     held = {each.item: each.bytes for each in few}
     assert held["key-value cache"] == 64 * (5 + STEPS + ROOM) * 8 * 2 * 4
     assert held["final streams of the variant"] == 20 * 200 * STEPS * 8
@@ -318,12 +317,11 @@ def test_further_prompts_cost_no_layers_and_texts_decode_in_batches() -> None:
     assert load().work("sampling", recipe) == load().work("sampling", None) == Work()
 
 
-def test_each_kind_of_work_has_its_own_speed_and_a_logit_is_750_operations_of_the_head() -> None:
-    machine = Machine(layers=1e3, head=1e4, weights=1e5)
-    each = [Work(layers=2e6), Work(head=2e6), Work(weights=2e6), Work(logits=2e6)]
-    assert [work.seconds(machine) for work in each] == [2000, 200, 20, 150_000]
-    assert sum(each, Work()) == Work(2e6, 2e6, 2e6, 2e6)
-    assert sum(each, Work()).seconds(machine) == 152_220
+def test_layers_and_head_have_speeds_of_their_own() -> None:
+    machine, each = Machine(layers=1e3, head=1e4), [Work(layers=2e6), Work(head=2e6)]
+    assert [work.seconds(machine) for work in each] == [2000, 200]
+    assert sum(each, Work()) == Work(2e6, 2e6)
+    assert sum(each, Work()).seconds(machine) == 2200
 
 
 def test_a_pace_is_that_of_the_finished_work_beside_twenty_seconds_as_predicted() -> None:
@@ -352,7 +350,7 @@ def test_memory_of_weights_masks_and_head_by_hand() -> None:
     assert in_bfloat16["weights in bfloat16"] == 2 * SHAPE.parameters
     assert in_bfloat16["head in float32"] == 4 * 50 * 8
     applied = {each.item: each.bytes for each in memory_items(load(), *alone("wanda-50"), 0) if each.phase == "applied"}
-    assert (applied["pruned weights"], applied["masks, a bit a weight"]) == (4 * 960, 120)
+    assert (applied["pruned weights"], applied["masks, a bit per weight"]) == (4 * 960, 120)
     decoded = {each.item: each.bytes for each in memory_items(load(), *alone("wanda-50"), 0) if each.phase == "decoded"}
     assert decoded["key-value cache"] == 4 * (10 + ROOM) * 8 * 2 * 4
     assert decoded["pruned weights"] == applied["pruned weights"]
@@ -430,7 +428,8 @@ def test_other_models_than_decoders_are_refused(tmp_path: Path) -> None:
 def test_a_machine_is_measured_in_positive_numbers_and_its_threads_are_left_alone() -> None:
     threads = torch.get_num_threads()
     machine = measure_machine(SHAPE, torch.float32, "cpu", tokens=8)
-    assert min(machine.head, machine.layers, machine.weights) > 0
+    assert min(machine) > 0
+    assert min(measure_machine(SHAPE, torch.bfloat16, "cpu", tokens=8)) > 0
     assert torch.get_num_threads() == threads
     free = available_bytes("cpu")
     assert free is None or 2**20 < free < 2**50

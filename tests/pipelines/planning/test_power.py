@@ -3,8 +3,8 @@
 import pytest
 
 from prunescope.pipelines.core.verdict_rule import TOLERANCE
+from prunescope.pipelines.planning.cost_model import TaskSize
 from prunescope.pipelines.planning.power import SPREAD_OF_PROMPTS, verdict_power
-from prunescope.pipelines.planning.task_workload import TaskSize
 from prunescope.pipelines.studies import Study
 from prunescope.pipelines.studies.measure_specs import DecodingSpec, MeasureSpec
 from tests.sql.warehouse_builder import Handmade

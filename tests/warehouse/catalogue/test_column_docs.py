@@ -72,7 +72,7 @@ def test_a_new_column_without_a_note_stays_unexplained(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ("-- columns:\n--   no colon here", r"a\.sql: 'no colon here' is no note"),
+        ("-- columns:\n--   no colon here", r"a\.sql: 'no colon here' is not a note"),
         ("-- columns:\n--   n: Once\n--   n: Twice", r"a\.sql: column n is explained twice"),
     ],
 )

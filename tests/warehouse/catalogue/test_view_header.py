@@ -1,7 +1,7 @@
 """Headers of views, split into their parts, and joins that multiply no rows."""
 
 from prunescope.warehouse.catalogue.database import view_sql
-from prunescope.warehouse.catalogue.view_header import finer, joins, parse
+from prunescope.warehouse.catalogue.view_header import joins, parse
 from prunescope.warehouse.tables import TABLES
 
 
@@ -35,25 +35,3 @@ def test_a_table_joins_where_it_has_the_others_whole_key():
     assert joins("b", ["x", "y", "w"], keys) == {"a": ("x",)}
     assert joins("a", ["x"], keys) == {}
     assert "variants" in joins("generations", [c.name for c in TABLES["generations"].columns], {"variants": ("model",)})
-
-
-def test_a_table_with_more_rows_is_named_where_more_than_the_variant_is_shared():
-    keys = {
-        "steps": ("model", "recipe", "prompt_id", "step"),
-        "layers": ("model", "recipe", "prompt_id", "position", "layer"),
-        "variants": ("model", "recipe"),
-        "other": ("model", "recipe", "text_id"),
-    }
-    assert finer("steps", ["model", "recipe", "prompt_id", "step", "position"], keys) == {
-        "layers": ("model", "recipe", "prompt_id", "position")
-    }
-    assert finer("variants", ["model", "recipe"], keys) == {}
-
-
-def test_a_position_joins_only_within_its_own_sequence():
-    keys = {
-        "texts": ("model", "recipe", "text_id", "position"),
-        "tops": ("model", "recipe", "prompt_id", "step", "rank"),
-    }
-    columns = ["model", "recipe", "prompt_id", "step", "position"]
-    assert finer("steps", columns, keys) == {"tops": ("model", "recipe", "prompt_id", "step")}

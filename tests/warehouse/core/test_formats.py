@@ -286,6 +286,8 @@ def test_a_value_of_any_type_passes_through_every_format(expressions, has_null):
         connection.execute("SET GLOBAL TimeZone = 'UTC'")
         with answer(connection, f"SELECT {select}{nothing}") as (schema, batches):
             rows = pa.Table.from_batches(batches, schema)
+        with answer(connection, f"SELECT {select}{nothing}", keeps_times=True) as (schema, batches):
+            typed = pa.Table.from_batches(batches, schema)
     for to in FORMATS:
         assert render(rows, to)
     records = json.loads(render(rows, "json"))
@@ -293,18 +295,18 @@ def test_a_value_of_any_type_passes_through_every_format(expressions, has_null):
     plain = json.loads(render(rows, "plain"), parse_constant=pytest.fail)  # NaN and Infinity are no JSON
     assert plain["rows"] == [list(record.values()) for record in records]
     assert next(csv.reader(io.StringIO(render(rows, "csv")))) == rows.column_names
-    assert pq.read_table(io.BytesIO(render(rows, "parquet"))).num_rows == 1 + has_null
+    assert pq.read_table(io.BytesIO(render(typed, "parquet"))).num_rows == 1 + has_null
 
 
 @pytest.mark.parametrize(
     ("expression", "text"),
     [
         ("date '290000-01-01'", "290000-01-01"),
-        ("date '290308-12-22 (BC)'", "-290307-12-22"),
+        ("date '290308-12-22 (BC)'", "290308-12-22 (BC)"),
         ("'infinity'::DATE", "infinity"),
         ("'-infinity'::TIMESTAMP", "-infinity"),
         ("'infinity'::TIMESTAMPTZ", "infinity"),
-        ("'290000-01-01 12:00:00.25'::TIMESTAMPTZ", "290000-01-01 12:00:00.25+00:00"),
+        ("'290000-01-01 12:00:00.25'::TIMESTAMPTZ", "290000-01-01 12:00:00.25+00"),
         ("time '24:00:00'", "24:00:00"),
         ("'2026-01-02 03:04:05.250'::TIMESTAMP_NS", "2026-01-02 03:04:05.25"),
         ("'12:00:00.123456789'::TIME_NS", "12:00:00.123456789"),

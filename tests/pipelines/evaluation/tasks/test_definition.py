@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lm_eval.utils
 import pytest
 from lm_eval.filters.extraction import RegexFilter
 
@@ -20,7 +21,7 @@ from prunescope.pipelines.evaluation.tasks.definition import (
     runs_code,
     shipped,
 )
-from prunescope.pipelines.evaluation.tasks.loading import _is_plain, load_tasks
+from prunescope.pipelines.evaluation.tasks.loading import load_tasks
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
 from tests.assets.tiny_study import ROOT
 
@@ -266,23 +267,16 @@ def test_a_template_of_a_definition_reaches_no_python(tmp_path: Path) -> None:
     assert not ran.exists()
 
 
-def test_a_template_of_a_definition_has_limits(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="task mine: lm_eval .* cannot load it .*too much memory"):
-        load_tasks([over_a_file(tmp_path, text="{{ 'a' * 10**9 }}")])
-
-
-def test_only_values_that_reach_another_process_unchanged_are_plain() -> None:
-    assert _is_plain({"a": [1, 2.5, None, "é"], "b": {"c": True}})
-    for value in ((1, 2), {1: 2}, {3}, float("nan"), b"x"):
-        assert not _is_plain({"a": value})
-
-
 def test_a_regular_expression_of_a_definition_has_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     load_tasks([])
     monkeypatch.setattr("prunescope.pipelines.core.bounded_regex.SECONDS", 0.05)
     with pytest.raises(InputError, match=r"regular expression '\(a\|aa\)\+\$': over 0.05 seconds"):
         RegexFilter(regex_pattern="(a|aa)+$").apply([["a" * 100 + "b"]], [{}])
     assert RegexFilter(regex_pattern=r"= (\d+)").apply([["1 = 2"]], [{}]) == [["2"]]
+    template = lm_eval.utils.env.from_string("{{ q | regex_replace('(a|aa)+$', 'x') }}")
+    assert template.render(q="baa") == "bx"
+    with pytest.raises(InputError, match="over 0.05 seconds"):
+        template.render(q="a" * 100 + "b")
 
 
 def test_a_metric_from_a_script_is_refused(tmp_path: Path) -> None:

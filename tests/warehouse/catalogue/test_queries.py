@@ -2,7 +2,7 @@
 
 import pytest
 
-from prunescope.warehouse.catalogue.variant_values import find_variant
+from prunescope.warehouse.catalogue.queries import find_variant
 from prunescope.warehouse.core.errors import WarehouseError
 
 
