@@ -32,8 +32,7 @@ def open(root: "Place | str | None" = None) -> "duckdb.DuckDBPyConnection":  # n
         `prunescope.warehouse.catalogue.sql_process.run_safe(root, sql)`, which reads tables and views only.
 
     Warns:
-        DamagedFileWarning: of each file that cannot be read. A query that reads it fails with its name, all others
-            work.
+        DamagedFileWarning: names each file that cannot be read or belongs elsewhere; every answer leaves it out.
 
     Raises:
         WarehouseError: the root is a file.

@@ -145,7 +145,7 @@ def run(arguments: list[str], options: Globals) -> int:
 def _logged_warnings(options: Globals) -> Iterator[None]:
     """Log each warning once, in one line without its source code, which --debug adds.
 
-    A damaged file is always a warning: only a command that reads the file fails.
+    A damaged file is always a warning: every answer leaves it out.
     """
     logged: set[str] = set()
     default = warnings.showwarning

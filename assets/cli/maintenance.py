@@ -60,7 +60,7 @@ def verify(
     if counts["unreadable"]:
         log(f"{counts['unreadable']} files could not be read; check the disk or the store and verify again", "red")
     if counts["changed"]:
-        log("delete the changed files and run their studies again", "red")
+        log("move the changed files away and run their studies again", "red")
     if failed:
         raise typer.Exit(FAILED)
 

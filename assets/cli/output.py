@@ -87,13 +87,15 @@ def table_width(output: Path | None) -> int:
 
 
 def emit_bytes(content: bytes | bytearray, output: Path | None) -> None:
-    """Write data to standard output or to a file.
+    """Write data to standard output or to a file; on a terminal, escape its invisible characters.
 
     Raises:
         InputError: the path is wrong; nothing was written.
     """
     if output is not None:
         write_file(output, content)
+    elif sys.stdout.isatty():
+        put(content.decode().removesuffix("\n"))
     else:
         sys.stdout.flush()
         sys.stdout.buffer.write(content)

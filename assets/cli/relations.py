@@ -10,7 +10,6 @@ from prunescope.assets.cli.options import Format, Output, existing
 from prunescope.assets.cli.output import emit, log
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.suggestions import did_you_mean
-from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.core.quoting import quoted
 
 
@@ -25,19 +24,11 @@ def tables(
     from prunescope.warehouse.catalogue import view_header
     from prunescope.warehouse.catalogue.database import view_sql
     from prunescope.warehouse.storage.partition_store import Store
-    from prunescope.warehouse.storage.provenance import read_footer
     from prunescope.warehouse.tables import TABLES
 
     store, rows = Store(existing(context)), []
     for table in TABLES.values():
-        footers = []
-        for partition in store.partitions(table):
-            try:
-                footers.append(read_footer(partition.path))
-            except FileNotFoundError:  # removed after it was listed
-                continue
-            except WarehouseError as error:
-                log(f"warning: {error}; its rows are not counted", "yellow")
+        footers = [footer for _, footer in store.footers(table)]
         rows.append(
             {
                 "name": table.name,

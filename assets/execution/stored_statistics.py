@@ -12,7 +12,6 @@ from prunescope.assets.planning.fingerprints import inputs
 from prunescope.assets.planning.work_plan import unfinished_folder
 from prunescope.pipelines.recipes import DepthRecipe, Recipe
 from prunescope.warehouse.storage.partition_store import to_arrow
-from prunescope.warehouse.storage.provenance import read_footer
 from prunescope.warehouse.tables import TABLES
 
 if TYPE_CHECKING:
@@ -81,10 +80,8 @@ def _known_order(context: PartitionContext, recipe: Recipe) -> list[tuple[str, f
         return []
     own = _inputs_of_order(inputs("variants", context.study, context.dense.identity, recipe))
     orders = [list[tuple[str, float | None]]()]
-    for partition in context.store.partitions(TABLES["variants"]):
-        if partition.model != context.model or partition.recipe is None:
-            continue
-        if _inputs_of_order(read_footer(partition.path).provenance.inputs) != own:
+    for partition, footer in context.store.footers(TABLES["variants"]):
+        if partition.model != context.model or _inputs_of_order(footer.provenance.inputs) != own:
             continue
         row = context.store.read(TABLES["variants"], partition.model, partition.recipe).to_pylist()[0]
         parameters = json.loads(row["parameters_json"])

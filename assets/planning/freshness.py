@@ -14,6 +14,7 @@ from prunescope.pipelines.recipes import Recipe
 from prunescope.pipelines.reporting import charts, explorer
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.catalogue.database import SQL
+from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.storage.file_state import stamps
 from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
@@ -44,8 +45,7 @@ def answer_version(store: Store, reading: "Reading") -> str:
 def table_partitions(store: Store, tables: Iterable[str]) -> dict[str, str]:
     """Return the fingerprint of every partition of some tables, by its path in the warehouse.
 
-    Raises:
-        DamagedFileError: a partition is damaged.
+    That of a damaged one is empty, because answers leave it out.
     """
     return {
         str(partition.path.relative_to(store.root)): _stored_fingerprint(partition.path)
@@ -66,11 +66,14 @@ def study_partitions(store: Store, study: Study) -> dict[str, str]:
 
 
 def _stored_fingerprint(path: Place) -> str:
-    """Return the fingerprint in a footer; a local file that has not changed is read once per process."""
-    if not isinstance(path, Path):
-        return read_footer(path).provenance.fingerprint
-    status = path.stat()
-    return _read_fingerprint(path, (status.st_mtime_ns, status.st_size, status.st_ino))
+    """Return the fingerprint in a footer, or "" if it is damaged; an unchanged local file is read once per process."""
+    try:
+        if not isinstance(path, Path):
+            return read_footer(path).provenance.fingerprint
+        status = path.stat()
+        return _read_fingerprint(path, (status.st_mtime_ns, status.st_size, status.st_ino))
+    except WarehouseError:
+        return ""
 
 
 @lru_cache(maxsize=1 << 20)

@@ -5,7 +5,6 @@ Without torch and Dagster, so that a run with nothing to do ends fast.
 
 import dataclasses
 import json
-import warnings
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,9 +18,8 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import Progress
 from prunescope.pipelines.recipes import Recipe
 from prunescope.pipelines.studies import Study, load_study
-from prunescope.warehouse.core.errors import DamagedFileError, DamagedFileWarning
+from prunescope.warehouse.core.errors import DamagedFileError
 from prunescope.warehouse.maintenance.verified_files import VerifiedFiles
-from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.path_names import path_safe
 from prunescope.warehouse.tables import TABLES
@@ -203,7 +201,7 @@ def _work(
         if tables is not None and table not in tables:
             continue
         path = store.path(TABLES[table], dense.spec.name, recipe.name if recipe else None)
-        is_current = freshness.is_current(store, table, study, dense, recipe) and not _is_damaged(files, path)
+        is_current = freshness.is_current(store, table, study, dense, recipe) and not files.is_damaged(path)
         if table == "variants" and recipe is not None:
             is_current = is_current and (store.root / variant_file(study, dense, recipe)).is_file()
         if not is_current:
@@ -212,14 +210,6 @@ def _work(
                 _refuse_to_overwrite(study, store, table, dense, recipe)
             stale.append(table)
     return PartitionWork(dense.spec.name, recipe, tuple(stale))
-
-
-def _is_damaged(files: VerifiedFiles, path: Place) -> bool:
-    """Return whether a partition is damaged, with a warning."""
-    if not files.is_damaged(path):
-        return False
-    warnings.warn(f"{path}: a byte is not as it was written; a run computes it again", DamagedFileWarning, stacklevel=2)
-    return True
 
 
 def _refuse_to_overwrite(study: Study, store: Store, table: str, dense: DenseModel, recipe: Recipe | None) -> None:

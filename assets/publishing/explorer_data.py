@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import duckdb
@@ -68,8 +67,7 @@ def asking(connection: duckdb.DuckDBPyConnection) -> Ask:
     materialized = Materialized(connection)
 
     def ask(query: str) -> pl.DataFrame:
-        # A view that fails is not materialized: the query's filter may leave out the damaged file.
-        with suppress(duckdb.Error):
+        with damage_explained(connection):
             materialized.prepare(query)
         return rows(connection, query)
 

@@ -41,29 +41,45 @@ _KINDS = {
 _LONGEST = 60
 
 
-def first_problem(
+def first_problem(error: ValidationError, *about: Any) -> tuple[Location, str]:  # noqa: ANN401 - any annotation
+    """Return the first of `problems_of`."""
+    return problems_of(error, *about)[0]
+
+
+def problems_of(
     error: ValidationError,
     model: Any = None,  # noqa: ANN401 - any annotation
     data: object = None,
-) -> tuple[Location, str]:
-    """Return the location of the first problem and a message; unknown keys come before missing ones.
+) -> list[tuple[Location, str]]:
+    """Return the location of each problem and a message; unknown keys come first.
 
     Args:
-        error: one or more problems.
+        error: one or more problems. A key that is missing beside an unknown one is left out: it may be misspelt there.
         model: the validated model, for the keys that are allowed in place of an unknown one, and for examples.
         data: what was validated; labels that are not in it, such as those of a union's members, leave the location.
     """
-    problems = [(_cleaned(problem["loc"], problem["type"], data), problem) for problem in error.errors()]
-    location, _ = min(problems, key=lambda problem: problem[1]["type"] != "extra_forbidden")
-    # Every member of a union has a problem of its own with one value; the one that fits best has it the deepest.
-    location = max((other for other, _ in problems if other[: len(location)] == location), key=len)
-    members = [problem for other, problem in problems if other == location]
+    left = [(_cleaned(problem["loc"], problem["type"], data), problem) for problem in error.errors()]
+    left.sort(key=lambda problem: problem[1]["type"] != "extra_forbidden")
+    unknown = {location[:-1] for location, problem in left if problem["type"] == "extra_forbidden"}
+    left = [(at, problem) for at, problem in left if problem["type"] != "missing" or at[:-1] not in unknown]
+    found = []
+    while left:
+        above, _ = left[0]
+        # Every member of a union has a problem of its own with one value; the one that fits best has it the deepest.
+        location = max((other for other, _ in left if other[: len(above)] == above), key=len)
+        found.append((location, _worded([problem for other, problem in left if other == location], model)))
+        left = [(at, problem) for at, problem in left if location[: len(at)] != at]
+    return found
+
+
+def _worded(members: Sequence[Any], model: Any) -> str:  # noqa: ANN401 - pydantic's details, and any annotation
+    """Return the message about the problems of one value."""
     first = members[0]
     name, field, owners = _find(model, first["loc"])
     message = _message(first, members, [name for owner in owners for name in _keys(owner)] if len(owners) == 1 else [])
     if first["type"] in {"extra_forbidden", "value_error"} or "`" in message or message.endswith("?") or field is None:
-        return location, message
-    return location, f"{message}{_example(name, field)}"
+        return message
+    return f"{message}{_example(name, field)}"
 
 
 def _message(first: Any, members: Sequence[Any], known: Sequence[str]) -> str:  # noqa: ANN401 - pydantic's details

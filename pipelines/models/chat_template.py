@@ -38,10 +38,15 @@ def check_chat_template(tokenizer: Any) -> None:  # noqa: ANN401
     """Render a message in a tokenizer's chat template, if it has one.
 
     Raises:
-        InputError: the template is wrong.
+        InputError: the template is wrong, or leaves the message out.
     """
-    if getattr(tokenizer, "chat_template", None):
-        messages_in_chat_template(tokenizer, [{"role": "user", "content": "Why?"}], add_generation_prompt=True)
+    if not getattr(tokenizer, "chat_template", None):
+        return
+    message = "Why?"
+    text = messages_in_chat_template(tokenizer, [{"role": "user", "content": message}], add_generation_prompt=True)
+    if message not in text:
+        where = str(getattr(tokenizer, "name_or_path", "") or "model")
+        raise InputError(f"{where}: the model's chat template leaves the message out; fix or remove it")
 
 
 def messages_in_template(template: str, tokenizer: Any, messages: Sequence[dict[str, str]]) -> str:  # noqa: ANN401

@@ -14,7 +14,7 @@ from prunescope.pipelines.core.errors import InputError, masked
 from prunescope.pipelines.core.frozen_model import NAME, FrozenModel, name_from
 from prunescope.pipelines.core.safe_yaml import key_place, read_yaml
 from prunescope.pipelines.core.suggestions import did_you_mean
-from prunescope.pipelines.core.validation_errors import Location, first_problem
+from prunescope.pipelines.core.validation_errors import Location, problems_of
 from prunescope.pipelines.recipes import NoiseKind, Recipe, WrittenRecipe, parse_recipe
 from prunescope.pipelines.recipes.calibration import CalibrationSpec as CalibrationSpec
 from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec, SpeedSpec, TaskSpec
@@ -330,23 +330,35 @@ def study_of(fields: object, path: Path) -> Study:
         raise InputError(
             f"{key_place(path, ['allow_code_execution'])} is not a key of a study; pass --allow-code-execution to `run`"
         )
-    if "prompts" in fields:
-        fields["prompts"] = resolve_prompts(fields["prompts"], str(path), is_shipped=path.parent == FOLDER)
-    if "template" in fields:
-        fields["template"] = read_template(fields["template"], str(path), ["template"])
-    return _validated(fields, path)
+    refused = []
+    for key, read in (
+        ("prompts", lambda value: resolve_prompts(value, str(path), is_shipped=path.parent == FOLDER)),
+        ("template", lambda value: read_template(value, str(path), ["template"])),
+    ):
+        try:
+            if key in fields:
+                fields[key] = read(fields[key])
+        except InputError as error:
+            refused.append(str(error))
+            del fields[key]
+    return _validated(fields, path, refused)
 
 
-def _validated(fields: dict[str, object], where: Path | str) -> Study:
-    """Validate a study's keys; `where` is its file, or a description of it for messages."""
+def _validated(fields: dict[str, object], where: Path | str, refused: Sequence[str] = ()) -> Study:
+    """Validate a study's keys; `where` is its file or a description of it, `refused` the errors of keys left out."""
+    told = [*refused]
     try:
-        return Study.model_validate(fields)
+        study = Study.model_validate(fields)
     except ValidationError as error:
-        location, message = first_problem(error, Study, fields)
-    # For checks of several keys, the location lacks the wrong key but the message names it.
-    named = _NAMED_KEY.search(message)
-    keys = [*location, *(named[1].split(".") if named else [])]
-    raise InputError(f"{key_place(where, keys, _with_recipe_name(location, fields))}: {message}")
+        for location, message in problems_of(error, Study, fields):
+            # Checks of several keys name the wrong one in the message.
+            named = _NAMED_KEY.search(message)
+            keys = [*location, *(named[1].split(".") if named else [])]
+            if location or not refused:  # a check of the whole study may miss a key that was left out
+                told.append(f"{key_place(where, keys, _with_recipe_name(location, fields))}: {message}")
+    if told:
+        raise InputError("\n".join(told))
+    return study
 
 
 def _with_recipe_name(location: Location, fields: Mapping[str, object]) -> Sequence[str | int]:

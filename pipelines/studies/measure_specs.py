@@ -15,6 +15,9 @@ from prunescope.pipelines.core.frozen_model import (
 )
 from prunescope.pipelines.corpora.hub_datasets import TEXT_SOURCE
 
+# Beyond these bounds float32 holds no useful softmax: one token has all of the probability, or all have the same.
+TEMPERATURES = (0.01, 100.0)
+
 
 class ModelSpec(FrozenModel):
     """A dense model; in YAML its source alone is enough.
@@ -112,7 +115,7 @@ class DecodingSpec(FrozenModel):
         seed: seed of the noise.
     """
 
-    temperature: float = Field(default=0.7, gt=0, le=100)
+    temperature: float = Field(default=0.7, ge=TEMPERATURES[0], le=TEMPERATURES[1])
     top_p: float = Field(default=1.0, gt=0, le=1)
     samples: int = Field(default=8, ge=2, le=1024)
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -155,8 +158,11 @@ class MeasureSpec(FrozenModel):
     @field_validator("temperatures")
     @classmethod
     def _has_a_softmax(cls, temperatures: tuple[float, ...]) -> tuple[float, ...]:
-        if any(t <= 0 for t in temperatures):
-            raise ValueError("a temperature must be above 0: at 0 decoding is greedy and there is no softmax")
+        coldest, hottest = TEMPERATURES
+        if any(not coldest <= t <= hottest for t in temperatures):
+            raise ValueError(
+                f"a temperature must be {coldest:g} to {hottest:g}: at 0 decoding is greedy and there is no softmax"
+            )
         return temperatures
 
     @field_validator("layer_prompts", mode="before")

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.regular_files import local_path, read_regular
 from prunescope.pipelines.core.safe_yaml import key_place
-from prunescope.pipelines.core.validation_errors import first_problem
+from prunescope.pipelines.core.validation_errors import problems_of
 from prunescope.pipelines.corpora.records import (
     SHIPPED,
     Record,
@@ -44,6 +44,7 @@ def resolve_prompts(entries: object, where: str, *, is_shipped: bool = False) ->
     if not isinstance(entries, list):
         raise InputError(f"{key_place(where, ['prompts'])}: not a list of prompts and sets; begin each entry with `- `")
     prompts: list[Prompt] = []
+    told: list[str] = []
     for index, entry in enumerate(entries):
         keys: list[str | int] = ["prompts", index]
         fields = {"source": entry} if isinstance(entry, str) else entry
@@ -57,10 +58,12 @@ def resolve_prompts(entries: object, where: str, *, is_shipped: bool = False) ->
                 prompts.append(Prompt.model_validate(named | fields if isinstance(fields, dict) else fields))
         except ValidationError as error:
             model = PromptSet if isinstance(fields, dict) and "source" in fields else Prompt
-            location, message = first_problem(error, model, fields)
-            raise InputError(f"{key_place(where, [*keys, *location])}: {message}") from error
+            problems = problems_of(error, model, fields)
+            told += [f"{key_place(where, [*keys, *location])}: {message}" for location, message in problems]
         if len(prompts) > MAX_PROMPTS:
             raise InputError(f"{key_place(where, keys)}: over {MAX_PROMPTS:,} prompts in the study; lower `samples`")
+    if told:
+        raise InputError("\n".join(told))
     _require_unique(prompts, where)
     return prompts
 

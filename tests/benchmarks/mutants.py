@@ -279,6 +279,18 @@ FAULTS = (
         "warehouse/storage/test_row_hash.py",
     ),
     fault(
+        "warehouse/storage/provenance.py",
+        "if path.parts[-1 - len(folders) : -1] != folders:",
+        "if not folders:",
+        "warehouse/storage/test_damage.py",
+    ),
+    fault(
+        "warehouse/storage/location.py",
+        "if not stat.S_ISREG(mode):",
+        "if not mode:",
+        "warehouse/storage/test_damage.py",
+    ),
+    fault(
         "warehouse/storage/path_names.py",
         'if encoded.endswith("."):',
         'if encoded.endswith(".."):',

@@ -11,7 +11,6 @@ import re
 import shutil
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -29,7 +28,7 @@ from prunescope.warehouse.catalogue.column_docs import PROVENANCE_COLUMNS, expla
 from prunescope.warehouse.catalogue.staging import staging_sql
 from prunescope.warehouse.catalogue.view import View
 from prunescope.warehouse.core.cache import cache_folder
-from prunescope.warehouse.core.errors import CatalogueError, DamagedFileWarning, WarehouseError
+from prunescope.warehouse.core.errors import CatalogueError, WarehouseError
 from prunescope.warehouse.core.limits import GIBIBYTES
 from prunescope.warehouse.core.quoting import literal, quoted
 from prunescope.warehouse.schema.migrations import relation
@@ -38,7 +37,7 @@ from prunescope.warehouse.storage.atomic_write import write_atomically
 from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import FOOTER_KEY
-from prunescope.warehouse.storage.snapshot import FOOTERS, LISTED, UNUSABLE, File, Snapshot, Unusable, damage_explained
+from prunescope.warehouse.storage.snapshot import FOOTERS, LISTED, SOURCES, File, Snapshot, damage_explained
 from prunescope.warehouse.tables import TABLES
 
 SQL = Path(__file__).parents[2] / "sql"
@@ -82,7 +81,7 @@ def connect(
         models: models whose partitions are visible; all if None.
 
     Warns:
-        DamagedFileWarning: for each partition whose footer cannot be read. A query that reads it fails and names it.
+        DamagedFileWarning: for each partition that cannot be read or belongs at another path; it is left out.
 
     Raises:
         WarehouseError: `root` is a file, or cannot be listed.
@@ -113,13 +112,12 @@ def _opened(
     *,
     safe: bool = False,
     gibibytes: float = GIBIBYTES,
+    is_thorough: bool = False,
 ) -> tuple[duckdb.DuckDBPyConnection, Snapshot]:
     with ThreadPoolExecutor(1) as pool:
         # DuckDB binds the views while Python lists the files.
         template = pool.submit(views_file)
-        snapshot = Snapshot(Store(root), models)
-    for unusable in snapshot.unusable:
-        warnings.warn(unusable.reason, DamagedFileWarning, stacklevel=3)
+        snapshot = Snapshot(Store(root), models, is_thorough=is_thorough)
     try:
         connection = duckdb.connect()
         give(snapshot, connection)
@@ -132,13 +130,16 @@ def _opened(
         files = snapshot.files
         if safe and isinstance(snapshot.root, Path):
             files = [replace(file, source=LISTED + file.source) for file in files]
-        _fill(connection, files, snapshot.unusable)
+        _fill(connection, files)
         if safe:
             _lock(connection, snapshot.root, gibibytes)
-    except BaseException:
+    except BaseException as error:
         connection.close()
         snapshot.close()
-        raise
+        if is_thorough or not isinstance(error, duckdb.Error):
+            raise
+        # DuckDB reads the first footer of each table, and it may be damaged.
+        return _opened(root, give, models, safe=safe, gibibytes=gibibytes, is_thorough=True)
     return connection, snapshot
 
 
@@ -159,7 +160,7 @@ def build_file(root: Place | str, path: Place) -> None:
             with duckdb.connect(copy) as connection:
                 snapshot.serve(connection)
                 _set_up(connection)
-                _fill(connection, files, snapshot.unusable)
+                _fill(connection, files)
             shutil.copyfile(copy, temporary)
 
     write_atomically(path.absolute(), write)
@@ -321,14 +322,17 @@ def _define(connection: duckdb.DuckDBPyConnection, sources: tuple[_Source, ...])
     connection.execute("COMMIT")
 
 
-def _fill(connection: duckdb.DuckDBPyConnection, files: Sequence[File], unusable: Sequence[Unusable] = ()) -> None:
-    """Define what each table reads: its files, and an error for each unusable file."""
+def _fill(connection: duckdb.DuckDBPyConnection, files: Sequence[File]) -> None:
+    """Define the files that each table reads."""
+    columns = ("source", "path", "table_name")
+    rows = [(file.source, str(file.partition.path), file.partition.table) for file in files]
+    sources = literal(json.dumps([dict(zip(columns, row, strict=True)) for row in rows]))
+    typed = f"{sources}::JSON::STRUCT({', '.join(f'{name} VARCHAR' for name in columns)})[]"
+    connection.execute(f"CREATE OR REPLACE VIEW {SOURCES} AS SELECT unnest({typed}, max_depth := 2)")
     for name in (*TABLES, PROVENANCE):
         of_table = [file for file in files if name in {file.partition.table, PROVENANCE}]
-        failing = [_failing(TABLES[name], file) for file in unusable if file.partition.table == name]
-        if of_table or failing or not files:
+        if of_table or not files:
             select = _provenance(of_table) if name == PROVENANCE else _relation(TABLES[name], of_table)
-            select = " UNION ALL ".join([select, *failing])
             connection.execute(f"CREATE OR REPLACE VIEW {_files_of(name)} AS {select}")
 
 
@@ -375,17 +379,6 @@ def _relation(table: Table, files: Sequence[File]) -> str:
     return relation(table, typed, sources)
 
 
-def _failing(table: Table, unusable: Unusable) -> str:
-    """Return a SELECT that stands for an unusable file: it fails unless a filter excludes its model or recipe."""
-    fails = f"error({literal(UNUSABLE + unusable.reason)})"
-    names = {"model": unusable.partition.model, "recipe": unusable.partition.recipe}
-    columns = ", ".join(
-        literal(known) if (known := names.get(column.name)) else f"CAST({fails} AS {sql_type(column.type)})"
-        for column in table.columns
-    )
-    return f"SELECT {columns} WHERE {fails} IS NULL"
-
-
 def _read(sources: Sequence[str], *options: str) -> str:
     """Return the call that reads the files."""
     return f"read_parquet({', '.join([_list(sources), 'hive_partitioning = false', *options])})"
@@ -410,16 +403,14 @@ def _provenance(files: Sequence[File]) -> str:
         nothing = "SELECT '{}'::JSON AS footer, 0::BIGINT AS num_rows, 0::UBIGINT AS file_size_bytes"
         return f"SELECT '' AS table_name, '' AS path, '' AS source, {selected} FROM ({nothing}) WHERE false"  # noqa: S608
     sources = _list([file.source for file in files])
-    paths, tables = (_list([str(getattr(file.partition, name)) for file in files]) for name in ("path", "table"))
     footers = (
         f"SELECT file_name AS source, decode(value)::JSON AS footer FROM parquet_kv_metadata({sources}) "  # noqa: S608
         f"WHERE key = {literal(FOOTER_KEY.decode())}::BLOB"
     )
-    places = f"SELECT unnest({sources}) AS source, unnest({paths}) AS path, unnest({tables}) AS table_name"
     sizes = f"SELECT file_name AS source, num_rows, file_size_bytes FROM parquet_file_metadata({sources})"  # noqa: S608
     return (
         f"SELECT table_name, path, source, {selected} FROM ({footers}) "  # noqa: S608
-        f"JOIN ({sizes}) USING (source) JOIN ({places}) USING (source) ORDER BY path"
+        f"JOIN ({sizes}) USING (source) JOIN {SOURCES} USING (source) ORDER BY path"
     )
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.dataset
 
 from prunescope.warehouse.catalogue.database import PROVENANCE, connected, view_sql
-from prunescope.warehouse.core.errors import DamagedFileError, WarehouseError
+from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.core.quoting import quoted
 from prunescope.warehouse.schema.table import Table
 from prunescope.warehouse.storage.location import Place
@@ -54,7 +54,7 @@ def _files(name: str, root: Place | str) -> list[str] | None:
     DuckDB is needed for views, for a warehouse on an object store, and if a file has another version of its table.
 
     Raises:
-        WarehouseError: there is no such table or view, or a footer is damaged.
+        WarehouseError: there is no such table or view.
     """
     _require(name)
     store = Store(root)
@@ -62,9 +62,6 @@ def _files(name: str, root: Place | str) -> list[str] | None:
         return None
     snapshot = Snapshot(store)
     snapshot.close()
-    for unusable in snapshot.unusable:
-        if unusable.partition.table == name:
-            raise DamagedFileError(unusable.reason)
     files = [file for file in snapshot.files if file.partition.table == name]
     is_current = all(file.version == TABLES[name].version for file in files)
     return [str(file.partition.path) for file in files] if is_current else None

@@ -26,14 +26,13 @@ class Materialized:
         """Store the connection; compute nothing."""
         self._connection = connection
         self._views = view_sql()
-        self._failed: dict[str, duckdb.Error] = {}
         self._ready = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
 
     def prepare(self, query: str) -> None:
         """Compute the views that a SELECT reads.
 
         Raises:
-            duckdb.Error: a view fails; it stays a view, and later calls raise the same error without computing it.
+            duckdb.Error: a view fails; it stays a view.
         """
         for name in sorted(read_by(query)):
             self._compute(name)
@@ -42,19 +41,13 @@ class Materialized:
         view = self._views.get(name)
         if view is None or name in self._ready:
             return
-        if name in self._failed:
-            raise self._failed[name].with_traceback(None)
-        try:
-            for below in view.depends_on:
-                self._compute(below)
-            if _is_aggregate(view):
-                own, table, renamed = (quoted(text) for text in (name, f"{name} table", f"{name} view"))
-                self._connection.execute(f"CREATE TABLE {table} AS FROM {own}")
-                self._connection.execute(f"ALTER VIEW {own} RENAME TO {renamed}")
-                self._connection.execute(f"ALTER TABLE {table} RENAME TO {own}")
-        except duckdb.Error as error:
-            self._failed[name] = error
-            raise
+        for below in view.depends_on:
+            self._compute(below)
+        if _is_aggregate(view):
+            own, table, renamed = (quoted(text) for text in (name, f"{name} table", f"{name} view"))
+            self._connection.execute(f"CREATE TABLE {table} AS FROM {own}")
+            self._connection.execute(f"ALTER VIEW {own} RENAME TO {renamed}")
+            self._connection.execute(f"ALTER TABLE {table} RENAME TO {own}")
         self._ready.add(name)
 
 

@@ -21,7 +21,7 @@ class DamagedFileError(WarehouseError):
 
 
 class DamagedFileWarning(UserWarning):
-    """A file cannot be read; the catalogue opens, and only queries that read the file fail."""
+    """A file cannot be read or belongs elsewhere; answers leave it out."""
 
 
 class CatalogueError(WarehouseError):

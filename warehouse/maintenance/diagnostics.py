@@ -14,8 +14,8 @@ from prunescope.warehouse.schema.migrations import lacks, version_of
 from prunescope.warehouse.schema.table import Table
 from prunescope.warehouse.storage.atomic_write import is_temporary, temporaries
 from prunescope.warehouse.storage.location import Place
-from prunescope.warehouse.storage.partition_store import PART, Store
-from prunescope.warehouse.storage.provenance import read_footer
+from prunescope.warehouse.storage.partition_store import Store
+from prunescope.warehouse.storage.provenance import REPAIR, read_footer
 from prunescope.warehouse.tables import TABLES
 
 LOW_SPACE = 1 << 30
@@ -63,29 +63,24 @@ def _location(root: Place) -> Iterator[Diagnosis]:
 
 
 def _table(store: Store, table: Table) -> Iterator[Diagnosis]:
+    places = [partition.path for partition in store.partitions(table)]
+    for path in places:
+        yield from _partition(store, table, path)
     for path in store.files(table.name):
-        if path.name == PART:
-            yield from _partition(store, table, path)
-        elif not is_temporary(path):
+        if path not in places and not is_temporary(path):
             yield Diagnosis("warning", str(path), "is no partition and is not read", "move it out of the warehouse")
 
 
 def _partition(store: Store, table: Table, path: Place) -> Iterator[Diagnosis]:
-    again = "delete it and run its study again"
     try:
         footer = read_footer(path)
-        model, recipe = footer.provenance.model, footer.provenance.recipe
-        if store.path(table, model, recipe) != path:
-            names = model if recipe is None else f"{model}@{recipe}"
-            yield Diagnosis("error", str(path), f"holds {names}, which belongs at another path", again)
-            return
-        store.read(table, model, recipe)
+        store.read(table, footer.provenance.model, footer.provenance.recipe)
     except FileNotFoundError:  # removed since it was listed
         return
     except WarehouseError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return
-        yield Diagnosis("error", str(path), str(error), again)
+        yield Diagnosis("error", str(path), str(error), REPAIR)
         return
     for violation in footer.violations:
         yield Diagnosis("error", str(path), f"violates a check: {violation}", "run its study again, then report it")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from prunescope.warehouse.core.errors import DamagedFileError
+from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.storage.atomic_write import STALE_SECONDS, temporaries, translate_os_errors
 from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Partition, Store
@@ -107,7 +107,7 @@ def _variants(store: Store, studies: Sequence[StudyScope], rows: Rows) -> Iterat
     """Yield files of variants that no study names, that have no row, or whose row has other parameters."""
     for path in store.files("_variants"):
         row = rows.get((path.parent.parent.name, path.parent.name))
-        with suppress(DamagedFileError, FileNotFoundError):
+        with suppress(WarehouseError, FileNotFoundError):
             provenance = read_footer(row.path).provenance if row else None
             if row is None or provenance is None or provenance.fingerprint[:16] != path.stem:
                 # Another machine may be about to write the row of a new file.
@@ -144,7 +144,7 @@ def _is_named(studies: Sequence[StudyScope], model: str | None, recipe: str | No
 def _study(path: Place) -> str:
     try:
         return read_footer(path).provenance.study
-    except (DamagedFileError, FileNotFoundError):
+    except (WarehouseError, FileNotFoundError):
         return ""
 
 

@@ -3,16 +3,18 @@
 import hashlib
 import json
 import os
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from prunescope.warehouse.core.errors import WarehouseError
+from prunescope.warehouse.core.errors import DamagedFileWarning, WarehouseError
 from prunescope.warehouse.maintenance.verification import verify_file
 from prunescope.warehouse.storage.atomic_write import write_atomically
 from prunescope.warehouse.storage.file_checksum import is_intact
 from prunescope.warehouse.storage.file_state import stamp_of
-from prunescope.warehouse.storage.location import Place
+from prunescope.warehouse.storage.location import Place, read_from
+from prunescope.warehouse.storage.provenance import read_footer
 
 
 class VerifiedFiles:
@@ -48,7 +50,10 @@ class VerifiedFiles:
                 write_atomically(self._file, lambda temporary: temporary.write_text(json.dumps(intact)))
 
     def is_damaged(self, path: Place) -> bool:
-        """Return whether a byte of a partition is not as it was written; it is read only if it has changed since."""
+        """Return whether a partition is not as it was written, with a warning; it is read only if it has changed since.
+
+        A file of another partition and a link, FIFO or device are damaged too.
+        """
         if not isinstance(path, Path):
             self.unread.add(path)
             return False
@@ -56,17 +61,21 @@ class VerifiedFiles:
         if stamp is None:
             return False
         if stamp not in {self._intact.get(name), self._before.get(name)}:
-            if not _is_whole(path):
+            if reason := _damage(path):
+                warnings.warn(f"{path} is damaged ({reason}); a run replaces it", DamagedFileWarning, stacklevel=2)
                 return True
             self._intact[name] = stamp
         return False
 
 
-def _is_whole(path: Path) -> bool:
-    with path.open("rb") as file:
-        intact = is_intact(file)
+def _damage(path: Path) -> str:
+    """Return how the partition is damaged; empty for an intact one."""
+    with suppress(OSError, WarehouseError):
+        if read_from(path, is_intact) and read_footer(path):
+            return ""
     # Without a seal the file is from an early version, or the seal itself is damaged.
-    return verify_file(path).state != "changed" if intact is None else intact
+    result = verify_file(path)
+    return result.reason if result.state == "changed" else ""
 
 
 def _read(file: Path) -> dict[str, str]:

@@ -7,6 +7,8 @@ from typing import BinaryIO
 
 import xxhash
 
+# The reason that messages give for a file that is not intact.
+ALTERED = "a byte is not as it was written"
 _KEY = b"prunescope_seal"
 _EMPTY = b"0" * 32
 # Metadata with which a file is written; `seal` then replaces the zeros by the hash.

@@ -20,28 +20,28 @@ _LENGTH_AND_MAGIC = 8
 _DECODER = json.JSONDecoder()
 
 
-def is_recognised(table: Table, tail: bytes) -> bool:
-    """Return whether the last `TAIL_BYTES` of a file end in an intact footer of the table, with provenance.
+def recognised(table: Table, tail: bytes) -> tuple[str, str | None] | None:
+    """Return model and recipe if the last `TAIL_BYTES` of a file end in a footer of the table, with provenance.
 
-    False leaves it open: the file may come from another version, be damaged, or have a longer footer.
+    None leaves it open: the file may come from another version, be damaged, or have a longer footer.
     """
     end = len(tail) - _LENGTH_AND_MAGIC
     start = end - int.from_bytes(tail[end : end + 4], "little")
     if not tail.endswith(_MAGIC) or start < 0 or not tail.startswith(_columns(table), start):
-        return False
+        return None
     version = str(table.version).encode()
     # Two versions may have the same columns with other meanings. After \x18 comes the value of a Thrift string.
     if tail.find(VERSION_KEY + b"\x18" + bytes([len(version)]) + version, start, end) < 0:
-        return False
+        return None
     key = tail.find(FOOTER_KEY + b"\x18", start, end)
     begin = tail.find(b"{", key, end)
     if key < 0 or begin < 0:
-        return False
+        return None
     try:
         provenance, _ = _DECODER.raw_decode(tail[begin:end].decode(errors="replace"))
-    except ValueError:
-        return False
-    return "fingerprint" in provenance
+        return provenance["model"], provenance["recipe"]
+    except (ValueError, KeyError):
+        return None
 
 
 @cache

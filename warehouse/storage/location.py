@@ -4,7 +4,9 @@ Credentials come from the environment (such as AWS_*) and are never part of a pa
 """
 
 import errno
+import os
 import re
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -77,19 +79,36 @@ def failures() -> tuple[type[Exception], ...]:
     return (OSError,) if botocore is None else (OSError, botocore.BotoCoreError)
 
 
+def open_regular(path: Path) -> int:
+    """Open a file of the warehouse and return its descriptor; follow no link, and wait for no writer of a FIFO.
+
+    Raises:
+        OSError: it cannot be opened. Without `errno`, as Arrow reports damaged bytes, it is a link, FIFO or device.
+    """
+    mode = os.lstat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError("it is a symbolic link" if stat.S_ISLNK(mode) else "it is not a regular file")
+    return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)  # it may have been replaced since
+
+
 def read_from(place: Place, read: Callable[[BinaryIO], Read]) -> Read:
     """Return the result of `read` on a file in one state; an object that is replaced meanwhile is read again.
 
     Raises:
-        OSError: it cannot be read; also the other exceptions of `failures`.
+        OSError: it cannot be read, or is a local one that is not regular; also the other exceptions of `failures`.
     """
+    if isinstance(place, Path):
+        with open(open_regular(place), "rb") as file:
+            return read(file)
     for _ in range(_TRIES - 1):
         try:
             with place.open("rb") as file:
                 return read(file)
         except OSError as error:
             # A store's file raises EBUSY when its object was replaced after it was opened.
-            if isinstance(place, Path) or error.errno != errno.EBUSY:
+            if error.errno != errno.EBUSY:
                 raise
     with place.open("rb") as file:
         return read(file)

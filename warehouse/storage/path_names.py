@@ -38,6 +38,16 @@ def path_safe(name: str) -> str:
     return encoded
 
 
+def partition_folders(model: str, recipe: str | None) -> tuple[str, ...]:
+    """Return the folders below that of the table in which a partition's file is.
+
+    Raises:
+        WarehouseError: as `path_safe`.
+    """
+    folder = f"model={path_safe(model)}"
+    return (folder,) if recipe is None else (folder, f"recipe={path_safe(recipe)}")
+
+
 def original(safe: str) -> str | None:
     """Return the text that `path_safe` encoded; None where it was shortened."""
     return None if SHORTENED in safe else unquote(safe)

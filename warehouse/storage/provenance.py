@@ -14,8 +14,11 @@ import pyarrow.parquet as pq
 
 from prunescope.warehouse.core.errors import DamagedFileError, WarehouseError
 from prunescope.warehouse.storage.location import Place, failures, read_from
+from prunescope.warehouse.storage.path_names import partition_folders
 
 FOOTER_KEY = b"prunescope"
+# The fix of a damaged file, in messages.
+REPAIR = "run its study again, or move it away"
 # Exceptions of Arrow for bytes that are no Parquet file; names of columns may no longer be text.
 BROKEN = (pa.ArrowException, UnicodeDecodeError)
 
@@ -115,11 +118,6 @@ def fingerprint(inputs: Mapping[str, object]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _facts(file: BinaryIO) -> tuple[pa.Schema, int]:
-    with pq.ParquetFile(file) as parquet:
-        return parquet.schema_arrow, parquet.metadata.num_rows
-
-
 def _object(text: str | bytes) -> dict[str, Any]:
     values = json.loads(text)
     if not isinstance(values, dict):
@@ -137,7 +135,7 @@ def footer_json(provenance: Provenance, violations: tuple[str, ...], content_has
 def damaged(path: Place, reason: object) -> DamagedFileError:
     """Return the error about a damaged file, with the fix."""
     first_line = str(reason).partition("\n")[0]
-    return DamagedFileError(f"{path} is damaged ({first_line}); delete it and run its study again")
+    return DamagedFileError(f"{path} is damaged ({first_line}); {REPAIR}")
 
 
 def unreadable(path: Place, error: Exception) -> WarehouseError:
@@ -145,26 +143,41 @@ def unreadable(path: Place, error: Exception) -> WarehouseError:
     if type(error) is OSError and error.errno is None:
         return damaged(path, error)
     reason = getattr(error, "strerror", None) or error
+    if isinstance(error, IsADirectoryError):
+        return WarehouseError(f"{path} cannot be read ({reason}); move it away")
     where = "permissions and the disk" if isinstance(path, Path) else "bucket, and the store's address and credentials"
     return WarehouseError(f"{path} cannot be read ({reason}); check its {where}")
 
 
-def read_footer(path: Place) -> Footer:
-    """Read the footer of one partition, without any row.
+def require_place(path: Place, model: str, recipe: str | None) -> None:
+    """Check that a partition's file is where the names in its footer belong.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        DamagedFileError: it is truncated, no Parquet file, or without provenance.
-        WarehouseError: it cannot be read.
+        DamagedFileError: it is elsewhere, or no file can have these names.
     """
     try:
-        schema, rows = read_from(path, _facts)
-    except FileNotFoundError:
-        raise
-    except BROKEN as error:
+        folders = partition_folders(model, recipe)
+    except (TypeError, WarehouseError) as error:
         raise damaged(path, error) from error
-    except failures() as error:
-        raise unreadable(path, error) from error
+    if path.parts[-1 - len(folders) : -1] != folders:
+        name = model if recipe is None else f"{model}@{recipe}"
+        raise damaged(path, f"it holds {name}, which belongs at another path")
+
+
+def footer_of(file: BinaryIO, path: Place, *, is_anywhere: bool = False) -> Footer:
+    """Read the footer of an open partition, without any row.
+
+    Args:
+        file: the partition.
+        path: its path in the warehouse.
+        is_anywhere: whether its names may differ from those of the path.
+
+    Raises:
+        DamagedFileError: it is without provenance, or belongs at another path.
+        OSError: it cannot be read; also the exceptions of `BROKEN` for one that is no Parquet file.
+    """
+    with pq.ParquetFile(file) as parquet:
+        schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
     stored = (schema.metadata or {}).get(FOOTER_KEY)
     if stored is None:
         raise damaged(path, "its footer has no provenance")
@@ -172,6 +185,27 @@ def read_footer(path: Place) -> Footer:
         facts = _object(stored)
         violations = tuple(facts.get("violations", []))
         hashes = facts.get("content_hash"), facts.get("provenance_hash")
-        return Footer(Provenance.from_json(stored.decode()), violations, schema, rows, *hashes)
+        footer = Footer(Provenance.from_json(stored.decode()), violations, schema, rows, *hashes)
     except ValueError as error:
         raise damaged(path, error) from error
+    if not is_anywhere:
+        require_place(path, footer.provenance.model, footer.provenance.recipe)
+    return footer
+
+
+def read_footer(path: Place, *, is_anywhere: bool = False) -> Footer:
+    """Read the footer of one partition as `footer_of` does.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DamagedFileError: it is truncated, no regular or no Parquet file, without provenance, or belongs elsewhere.
+        WarehouseError: it cannot be read.
+    """
+    try:
+        return read_from(path, lambda file: footer_of(file, path, is_anywhere=is_anywhere))
+    except FileNotFoundError:
+        raise
+    except BROKEN as error:
+        raise damaged(path, error) from error
+    except failures() as error:
+        raise unreadable(path, error) from error

@@ -2,7 +2,7 @@
 
 import os
 import re
-import stat
+import warnings
 import weakref
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,25 +13,30 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from prunescope.warehouse.core.errors import READ_ONLY, REPLACED, DamagedFileError, SqlError, WarehouseError
+from prunescope.warehouse.core.errors import (
+    READ_ONLY,
+    REPLACED,
+    DamagedFileError,
+    DamagedFileWarning,
+    SqlError,
+    WarehouseError,
+)
 from prunescope.warehouse.schema.migrations import version_of
-from prunescope.warehouse.storage.file_checksum import is_intact
-from prunescope.warehouse.storage.footer_probe import TAIL_BYTES, is_recognised
-from prunescope.warehouse.storage.location import failures
+from prunescope.warehouse.storage.file_checksum import ALTERED, is_intact
+from prunescope.warehouse.storage.footer_probe import TAIL_BYTES, recognised
+from prunescope.warehouse.storage.location import failures, open_regular
 from prunescope.warehouse.storage.partition_store import PART, Partition, Store
-from prunescope.warehouse.storage.provenance import damaged, read_footer, unreadable
+from prunescope.warehouse.storage.provenance import BROKEN, damaged, footer_of, read_footer, require_place, unreadable
 from prunescope.warehouse.tables import TABLES
 
 # Here an open file keeps its name until it is closed, also after another file was renamed to its path.
 _DESCRIPTORS = Path("/proc/self/fd")
 # Begins what a locked connection opens: it reaches files only through `object_store.OpenFiles`.
 LISTED = "warehouse://"
-# View of the catalogue with one row per file: what DuckDB opens, the partition's path, and its footer.
-FOOTERS = "files.provenance_files"
+# Views of the catalogue with one row per file: what DuckDB opens and the partition's path; these and its footer.
+SOURCES, FOOTERS = "files.sources", "files.provenance_files"
 # Descriptors left for the rest of the process; DuckDB opens a file again in each thread that reads it.
 _RESERVED = 200
-# Beginning of the error of a query that reads an unusable partition; the message about the partition follows.
-UNUSABLE = "a file that this reads cannot be used: "
 # Concurrent requests for footers of an object store.
 _REQUESTS = 16
 _REMOVED = " (deleted)"
@@ -54,14 +59,6 @@ class File:
     version: int | None
 
 
-@dataclass(frozen=True)
-class Unusable:
-    """One partition that cannot be read, and why; its names are empty where only its footer has them."""
-
-    partition: Partition
-    reason: str
-
-
 class Snapshot:
     """The files of a warehouse at one moment.
 
@@ -72,17 +69,20 @@ class Snapshot:
 
     Attributes:
         root: the warehouse.
-        files: its partitions, table by table, in the order of their paths.
-        unusable: those whose footer is damaged or that cannot be read.
+        files: its partitions, table by table, in the order of their paths, without those that cannot be used.
         is_held: whether the files are held open; otherwise they are opened by path when read.
     """
 
-    def __init__(self, store: Store, models: Collection[str] | None = None) -> None:
+    def __init__(self, store: Store, models: Collection[str] | None = None, *, is_thorough: bool = False) -> None:
         """Open the partitions that exist now.
 
         Args:
             store: the warehouse.
             models: only the partitions of these models, and those of no study; all where None.
+            is_thorough: whether to compare every byte of large files with their seal, and not only of small ones.
+
+        Warns:
+            DamagedFileWarning: for each partition that is left out, because it cannot be read or belongs elsewhere.
 
         Raises:
             WarehouseError: the location is a file, or cannot be listed.
@@ -97,7 +97,7 @@ class Snapshot:
             for partition in store.partitions(table)
             if models is None or partition.model in models or not (partition.model and table.is_study_output)
         ]
-        self.unusable: list[Unusable] = []
+        self._is_thorough, self._unusable = is_thorough, list[str]()
         self.is_held = isinstance(store.root, Path) and _DESCRIPTORS.is_dir() and _has_room(len(partitions))
         try:
             if isinstance(store.root, Path):
@@ -105,6 +105,8 @@ class Snapshot:
             else:
                 with ThreadPoolExecutor(_REQUESTS) as pool:
                     files = list(pool.map(self._file, partitions))
+            for reason in self._unusable:
+                warnings.warn(reason, DamagedFileWarning, stacklevel=4)
         except BaseException:
             self.close()
             raise
@@ -154,35 +156,37 @@ class Snapshot:
             for descriptor in self._descriptors[before:]:
                 os.close(descriptor)
             del self._descriptors[before:]
-            self.unusable.append(Unusable(partition, str(error)))
+            self._unusable.append(str(error))
             return None
 
     def _opened(self, partition: Partition) -> File | None:
         path = partition.path
         if not isinstance(path, Path):
             return _remote_file(partition)
+        table = TABLES[partition.table]
         try:
-            # Without O_NONBLOCK the opening of a FIFO waits for a writer.
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            descriptor = open_regular(path)
+            self._descriptors.append(descriptor)
+            size = os.fstat(descriptor).st_size
+            tail = os.pread(descriptor, TAIL_BYTES, max(0, size - TAIL_BYTES))
+            with open(descriptor, "rb", closefd=False) as file:
+                if names := recognised(table, tail):
+                    require_place(path, *names)
+                    version: int | None = table.version
+                else:
+                    version = version_of(table, footer_of(file, path).schema)
+                # A wrong bit in a footer deceives DuckDB, or fails without the file's name. Most files are small.
+                if (self._is_thorough or size <= TAIL_BYTES) and is_intact(file) is False:
+                    raise damaged(path, ALTERED)
         except FileNotFoundError:
             return None
+        except BROKEN as error:
+            raise damaged(path, error) from error
         except OSError as error:
             raise unreadable(path, error) from error
-        source = str(_DESCRIPTORS / str(descriptor)) if self.is_held else str(path)
-        self._descriptors.append(descriptor)
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
-                raise damaged(path, "it is no regular file")
-            size = status.st_size
-            tail = os.pread(descriptor, TAIL_BYTES, max(0, size - TAIL_BYTES))
-        except OSError as error:
-            raise unreadable(path, error) from error
-        table = TABLES[partition.table]
-        version = table.version if is_recognised(table, tail) else version_of(table, _schema(source))
         if not self.is_held:
             os.close(self._descriptors.pop())
-        return File(partition, source, version)
+        return File(partition, str(_DESCRIPTORS / str(descriptor)) if self.is_held else str(path), version)
 
 
 def _remote_file(partition: Partition) -> File | None:
@@ -212,8 +216,6 @@ def damage_explained(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     except (duckdb.Error, pa.ArrowException, OSError) as error:  # rows read in batches fail with Arrow's errors
         message = str(error).strip().replace(LISTED, "")
         reason = message.rpartition("\n")[2]
-        if UNUSABLE in message:
-            raise DamagedFileError(reason.partition(UNUSABLE)[2]) from error
         if REPLACED in message:
             raise WarehouseError(reason.partition(": ")[2]) from error
         # Our file systems do not implement what only writers need.
@@ -235,20 +237,13 @@ def damage_explained(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
 
 def _broken(connection: duckdb.DuckDBPyConnection) -> Path | None:
     """Return the first file whose bytes contradict its seal; None where there is no such file."""
-    query = f"SELECT source, path FROM {FOOTERS} ORDER BY path"  # noqa: S608 - a name of ours
+    query = f"SELECT source, path FROM {SOURCES} ORDER BY path"  # noqa: S608 - a name of ours
     for source, path in connection.execute(query).fetchall():
         if (opened := Path(source.removeprefix(LISTED))).is_file():
             with opened.open("rb") as file:
                 if is_intact(file) is False:
                     return Path(path)
     return None
-
-
-def _schema(source: str) -> pa.Schema:
-    try:
-        return read_footer(Path(source)).schema
-    except WarehouseError as error:
-        raise type(error)(str(error).replace(source, str(_path_of(source)))) from error
 
 
 def _path_of(source: str) -> Path:

@@ -7,6 +7,7 @@ from prunescope.pipelines.core.bounded_regex import BoundedRe, SlowPatternError
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.models.chat_template import (
     TemplateFailedError,
+    check_chat_template,
     messages_in_chat_template,
     messages_in_template,
 )
@@ -45,6 +46,8 @@ def _check_template(template: str | None, study: Study, tokenizer: Any) -> None:
             f"study {study.name}: `template: chat`, but the model has no chat template; write `plain` or the path of a "
             "Jinja file"
         )
+    if template in {None, "chat"}:
+        check_chat_template(tokenizer)
     if template in {None, "chat", "plain"}:
         return
     try:

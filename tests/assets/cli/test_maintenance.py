@@ -61,7 +61,7 @@ def test_every_changed_file_is_named_and_the_exit_code_is_1(ask, warehouse):
     assert {row["path"] for row in json.loads(out)} == {str(path) for path in (table, footer, masks, about)}
     assert all(row["reason"] for row in json.loads(out))
     assert "4 have changed" in said
-    assert "delete the changed files and run their studies again" in said
+    assert "move the changed files away and run their studies again" in said
 
 
 def test_unreadable_variant_files_are_reported_and_hide_no_change(tmp_path, capsys, monkeypatch):

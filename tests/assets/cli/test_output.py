@@ -41,6 +41,13 @@ def test_invisible_characters_are_escaped_in_messages_and_lines_kept(capsys) -> 
     ]
 
 
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_rows_of_every_format_are_escaped_on_a_terminal_and_exact_elsewhere(capsys, monkeypatch, is_terminal) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: is_terminal, raising=False)
+    output.emit_bytes(f"text\n{HOSTILE}\n".encode(), None)
+    assert capsys.readouterr().out == f"text\n{SEEN if is_terminal else HOSTILE}\n"
+
+
 def test_a_progress_bar_escapes_a_task_and_ignores_its_markup() -> None:
     with RichProgress() as bars:
         bars.start(HOSTILE, 1)

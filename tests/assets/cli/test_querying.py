@@ -376,7 +376,12 @@ def test_doctor_refuses_a_model_with_the_module_and_the_reason(
 
 @pytest.mark.parametrize(
     ("template", "reason"),
-    [("{% if", "unexpected 'end of template'"), ("{{ 'a' * 10**9 }}", "too much memory"), ("{{ a.b }}", "undefined")],
+    [
+        ("{% if", "unexpected 'end of template'"),
+        ("{{ 'a' * 10**9 }}", "too much memory"),
+        ("{{ a.b }}", "undefined"),
+        ("Hello", "leaves the message out"),
+    ],
 )
 def test_doctor_and_plan_refuse_the_same_chat_templates(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], template: str, reason: str
@@ -391,7 +396,7 @@ def test_doctor_and_plan_refuse_the_same_chat_templates(
     for command in (["doctor", "--model", str(folder)], ["plan", str(study)]):
         assert run(command, Globals(warehouse=str(tmp_path / "w"))) == 2, command
         error = " ".join(capsys.readouterr().err.split())
-        assert "the model's chat template fails" in error
+        assert "the model's chat template" in error
         assert reason in error
 
 
@@ -486,7 +491,7 @@ def test_tables_counts_the_rest_after_a_file_is_removed_meanwhile(tmp_path, caps
     assert (told["models"]["partitions"], told["models"]["rows"]) == (1, 1)
 
 
-def test_a_damaged_file_is_reported_and_stops_only_its_readers(tmp_path, capsys):
+def test_a_damaged_file_is_reported_and_left_out_of_every_answer(tmp_path, capsys):
     store = Store(tmp_path)
     for recipe in ("a", "b"):
         for name in ("variants", "top_tokens"):
@@ -496,8 +501,8 @@ def test_a_damaged_file_is_reported_and_stops_only_its_readers(tmp_path, capsys)
     damaged = store.path(TABLES["top_tokens"], "tiny", "b")
     damaged.write_bytes(damaged.read_bytes()[:50])
 
-    def ask(*command, code=0):
-        assert run([*command, "--format", "json", "--warehouse", str(tmp_path)], Globals()) == code
+    def ask(*command):
+        assert run([*command, "--format", "json", "--warehouse", str(tmp_path)], Globals()) == 0
         shown = capsys.readouterr()
         assert f"{damaged} is damaged" in shown.err
         return shown.out
@@ -507,9 +512,4 @@ def test_a_damaged_file_is_reported_and_stops_only_its_readers(tmp_path, capsys)
     assert (told["top_tokens"]["partitions"], told["top_tokens"]["rows"]) == (1, 1)
     assert json.loads(ask("describe", "top_tokens"))
     assert len(json.loads(ask("sql", "FROM top_tokens WHERE recipe = 'a'"))) == 1
-    assert ask("sql", "FROM top_tokens", code=1) == ""
-    # A command that reads it by a query of its own says the same.
-    damaged = store.path(TABLES["variants"], "tiny", "b")
-    damaged.write_bytes(b"garbage" * 20)
-    assert run(["compare", "tiny@a", "tiny@b", "--warehouse", str(tmp_path)], Globals()) == 1
-    assert f"error: {damaged} is damaged" in capsys.readouterr().err
+    assert {row["recipe"] for row in json.loads(ask("sql", "FROM top_tokens"))} == {"a"}

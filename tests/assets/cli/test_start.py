@@ -57,6 +57,21 @@ for number, line in enumerate(sys.argv[1:]):
 """
 
 
+def test_a_locale_that_is_not_utf_8_does_not_reach_the_commands() -> None:
+    environment = os.environ | {
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONPATH": str(ROOT / ".src"),
+    }
+    code = "import sys; sys.argv[1:] = ['--version']; print(sys.getfilesystemencoding(), sys.stdout.encoding)"
+    code += "; from prunescope.assets.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    *_, encodings, version = done.stdout.splitlines()
+    assert encodings == "utf-8 utf-8"
+    assert version.startswith("prunescope ")
+
+
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write a warehouse with a dense model, one variant of it, and an empty report."""

@@ -1,5 +1,6 @@
 """The plan of a run, from the footers in the warehouse."""
 
+import re
 import warnings
 from pathlib import Path
 
@@ -62,7 +63,8 @@ def test_a_missing_table_is_computed_again(study: StudyFile, warehouse: Path, ca
 def test_a_damaged_partition_is_computed_again(study: StudyFile, warehouse: Path, cache: Path) -> None:
     damaged = warehouse / "generations/model=tiny-a/recipe=dense/part.parquet"
     damaged.write_bytes(damaged.read_bytes()[:100])
-    assert todo(plan(study, warehouse, cache)) == {"tiny-a@dense": ("generations",)}
+    with pytest.warns(DamagedFileWarning, match=f"{re.escape(str(damaged))} is damaged .*; a run replaces it"):
+        assert todo(plan(study, warehouse, cache)) == {"tiny-a@dense": ("generations",)}
 
 
 def test_one_altered_byte_anywhere_in_a_partition_is_found_and_the_partition_computed_again(
@@ -87,7 +89,8 @@ def test_altered_published_numbers_are_written_again(
     content = bytearray(damaged.read_bytes())
     content[place] ^= 1
     damaged.write_bytes(content)
-    assert plan(study, warehouse, cache).is_report_stale
+    with pytest.warns(DamagedFileWarning, match=re.escape(str(damaged))):
+        assert plan(study, warehouse, cache).is_report_stale
     write_published(Store(warehouse))
     assert plan(study, warehouse, cache).is_empty
 

@@ -1,6 +1,5 @@
 """The explorer's documents over a real catalogue: pairs of variants have the numbers of `prunescope compare`."""
 
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,6 @@ from prunescope.pipelines.reporting.charts.registry import FIGURES, Drawing, Fig
 from prunescope.pipelines.reporting.explorer import study_documents as module
 from prunescope.pipelines.reporting.explorer.page import embedded
 from prunescope.warehouse.catalogue.comparison import compare
-from prunescope.warehouse.catalogue.database import connect
-from prunescope.warehouse.core.errors import DamagedFileError, DamagedFileWarning
 from prunescope.warehouse.storage.partition_store import Store
 from tests.assets.tiny_study import StudyFile
 from tests.sql.built_whole import whole_warehouse
@@ -169,19 +166,6 @@ def test_a_run_draws_a_figure_once_until_tables_change(
     of_the_study = both - {"magnitude-50"} if others_are_there else both
     assert drawn == ([both, of_the_study] if others_are_there or is_written_meanwhile else [both])
     assert asked.count(FIGURE.query) == len(drawn)
-
-
-@pytest.mark.usefixtures("connection")
-def test_a_filter_spares_a_query_a_damaged_file_below_its_aggregate(root: Path, tmp_path: Path) -> None:
-    damaged = shutil.copytree(root, tmp_path / "damaged")
-    next((damaged / "decoding_steps").rglob("recipe=wanda-50/*.parquet")).write_bytes(b"no rows")
-    with pytest.warns(DamagedFileWarning):
-        connection = connect(damaged)
-    with connection:
-        ask = explorer_data.asking(connection)
-        assert ask("SELECT * FROM damage_probes WHERE recipe = 'attn-drop-1'").height
-        with pytest.raises(DamagedFileError, match="decoding_steps"):
-            ask("SELECT * FROM damage_probes")
 
 
 def test_a_run_may_open_the_catalogue_of_its_study_repeatedly(warehouse: Path, study: StudyFile) -> None:

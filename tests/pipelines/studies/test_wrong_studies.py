@@ -48,6 +48,28 @@ def test_a_wrong_study_is_refused_in_its_own_words(tmp_path: Path, monkeypatch: 
     assert not [case["says"] for case in told if FOREIGN.search(case["says"])]
 
 
+def test_every_wrong_key_is_named_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = STUDY.replace("source: ./tiny", "sorce: ./tiny").replace("wanda-50", "{name: w, method: wanda, sparsity: 7}")
+    text = (
+        text.replace("text: Why", "txt: Why") + "dtype: float8\nmeasure: {temperatures: [0], lense: [raw]}\nseed: 1\n"
+    )
+    told = refusal(text).split("\n")
+    found = [re.fullmatch(r"study.yaml: line (\d+): `([a-z.0]+)`: .+[;:].+", line) for line in told]
+    assert {(int(each[1]), each[2]) for each in found if each} == {
+        (5, "models.0.sorce"),
+        (8, "recipes.w.sparsity"),
+        (11, "prompts.0.txt"),
+        (12, "dtype"),
+        (13, "measure.temperatures"),
+        (13, "measure.lense"),
+        (14, "seed"),
+    }
+    assert len(told) == 7
+    # What is left out because it is wrong is not missed.
+    assert len(refusal(STUDY.replace("text: Why", "txt: Why")).split("\n")) == 1
+
+
 def test_what_was_found_is_shown_short_and_without_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     address = f"https://user:{'hunter2' * 12}@example.org/"

@@ -12,10 +12,9 @@ import pytest
 import prunescope
 from prunescope.warehouse.catalogue import database
 from prunescope.warehouse.catalogue.database import SQL, build_file, connect, sql_type, view_sql
-from prunescope.warehouse.core.errors import CatalogueError, DamagedFileError, DamagedFileWarning
+from prunescope.warehouse.core.errors import CatalogueError, DamagedFileWarning
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import read_footer
-from prunescope.warehouse.storage.snapshot import damage_explained
 from prunescope.warehouse.tables import TABLES
 from tests.warehouse.conftest import provenance_of, rows_of
 
@@ -115,52 +114,20 @@ LONG = "long" * 60
 
 
 @pytest.mark.parametrize("recipe", ["wanda-50", LONG])
-def test_a_damaged_file_is_named_at_opening_and_fails_only_its_readers(store, fill, recipe):
+def test_a_damaged_file_is_named_at_opening_and_left_out_of_every_answer(store, fill, recipe):
     fill(store, "tiny", "a")
     fill(store, "tiny", recipe)
     path = store.path(TABLES["generations"], "tiny", recipe)
     path.write_bytes(path.read_bytes()[:-20])
-    named = rf"^{re.escape(str(path))} is damaged \(.*\); delete it and run its study again$"
+    named = rf"^{re.escape(str(path))} is damaged \(.*\); run its study again, or move it away$"
     with pytest.warns(DamagedFileWarning, match=named):
         connection = connect(store.root)
     with connection:
-        for query in (
-            "FROM variants",
-            "FROM decoding_steps",
-            f"FROM decoding_steps WHERE recipe = '{recipe}'",
-            *(
-                ["FROM generations WHERE recipe = 'a'"]
-                if recipe != LONG else []
-            ),
-        ):  # fmt: skip
-            assert connection.sql(query).fetchall(), query
-        for query in (
-            "FROM generations",
-            "SELECT count(*) FROM generations",
-            "SELECT max(prompt_id) FROM generations",
-            "FROM generations WHERE kind = 'no such kind'",
-            "FROM generations WHERE kind IS NULL",
-            f"FROM generations WHERE recipe = '{recipe}'",
-            "FROM q11_first_flip",
-        ):
-            with pytest.raises(DamagedFileError, match=named), damage_explained(connection):
-                connection.sql(query).fetchall()
-        found = connection.execute("SELECT table_name, count(*) FROM provenance GROUP BY 1").fetchall()
-        assert {counts["generations"] for counts in [dict(found)]} == {1}
-        assert dict(found)["variants"] == 2
-
-
-def test_an_unreadable_file_fails_only_its_readers(store, fill):
-    fill(store, "tiny", "a")
-    path = store.path(TABLES["top_tokens"], "tiny", "b")
-    path.mkdir(parents=True)
-    named = f"^{re.escape(str(path))} cannot be read"
-    with pytest.warns(DamagedFileWarning, match=named):
-        connection = connect(store.root)
-    with connection:
-        assert connection.execute("SELECT count(*) FROM generations").fetchall() != [(0,)]
-        with pytest.raises(DamagedFileError, match=named), damage_explained(connection):
-            connection.execute("FROM top_tokens").fetchall()
+        for table in ("variants", "decoding_steps"):
+            assert connection.sql(f"SELECT DISTINCT recipe FROM {table} ORDER BY ALL").fetchall() == [("a",), (recipe,)]
+        for query in ("generations", "provenance WHERE table_name = 'generations'"):
+            assert connection.sql(f"SELECT DISTINCT recipe FROM {query}").fetchall() == [("a",)]
+        assert connection.sql("FROM q11_first_flip") is not None
 
 
 def test_a_view_does_not_see_variables_of_the_program(store):

@@ -1,6 +1,7 @@
 """The memory of files that were found intact."""
 
 import os
+import warnings
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,11 @@ def file(tmp_path: Path) -> Path:
 
 
 def is_damaged(file: Path, tmp_path: Path) -> bool:
-    with VerifiedFiles(tmp_path / "warehouse", tmp_path / "cache") as files:
-        return files.is_damaged(file)
+    with warnings.catch_warnings(record=True) as told, VerifiedFiles(file.parents[3], tmp_path / "cache") as files:
+        warnings.simplefilter("always")
+        found = files.is_damaged(file)
+    assert [str(file) in str(warning.message) for warning in told] == [True] * found
+    return found
 
 
 def test_every_altered_byte_is_found(file: Path, tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.maintenance.diagnostics import diagnose
 from prunescope.warehouse.schema.migrations import lacks, relation, upgraded, version_of
 from prunescope.warehouse.schema.table import Column, Migration, Table
-from prunescope.warehouse.storage.footer_probe import is_recognised
+from prunescope.warehouse.storage.file_checksum import UNSEALED
+from prunescope.warehouse.storage.footer_probe import recognised
 from prunescope.warehouse.storage.partition_store import Store, fits
+from prunescope.warehouse.storage.provenance import FOOTER_KEY
 from prunescope.warehouse.tables import TABLES
 from tests.warehouse.conftest import provenance_of, rows_of
 
@@ -32,11 +34,16 @@ def table_and_version(path: Path) -> tuple[Table, int]:
 
 
 def put(path: Path, store: Store, recipe: str = "wanda-50") -> Path:
-    """Store the old file as the partition of tiny@wanda-50."""
+    """Store the old file as the partition of a variant of tiny, with the variant's name in its footer."""
     table, _ = table_and_version(path)
     place = store.path(table, "tiny", recipe if table.partitioning == "variant" else None)
     place.parent.mkdir(parents=True)
     shutil.copy(path, place)
+    if recipe != "wanda-50":
+        rows = pq.read_table(path)
+        footer = rows.schema.metadata[FOOTER_KEY].replace(b'"wanda-50"', f'"{recipe}"'.encode())
+        kept = {key: value for key, value in rows.schema.metadata.items() if key not in UNSEALED}
+        pq.write_table(rows.replace_schema_metadata(kept | {FOOTER_KEY: footer}), place)
     return place
 
 
@@ -129,7 +136,7 @@ def test_the_same_columns_of_another_version_are_not_recognised_by_their_bytes(
     metadata = {key: value for key, value in rows.schema.metadata.items() if key != b"version"}
     told_rows = rows.replace_schema_metadata(metadata | ({} if told is None else {b"version": told}))
     pq.write_table(told_rows, tmp_path / "told.parquet")
-    assert is_recognised(VARIANTS, (tmp_path / "told.parquet").read_bytes()) == is_known
+    assert (recognised(VARIANTS, (tmp_path / "told.parquet").read_bytes()) is not None) == is_known
 
 
 THREE = Table(

@@ -125,9 +125,7 @@ def test_a_file_cut_anywhere_is_named_by_every_reader(store):
     for length in (*lengths, 1, 4, len(content) - 9, len(content) - 1):
         path.write_bytes(content[:length])
         for ask in (store.read, store.provenance):
-            with pytest.raises(
-                DamagedFileError, match=r"part\.parquet is damaged .*; delete it and run its study again"
-            ):
+            with pytest.raises(DamagedFileError, match=r"part\.parquet is damaged .*; run its study again"):
                 ask(TABLE, *VARIANT)
         assert not store.is_current(TABLE, *VARIANT, "f" * 64)
         assert verify_file(path).state == "changed"
@@ -215,18 +213,16 @@ def test_files_older_than_the_hashes_are_distinguished_from_changed_ones(store):
     assert [verdict.state for verdict in verify(store)] == ["changed", "intact"]
 
 
-@pytest.mark.parametrize("reader", ["is_intact", "read_footer"])
+@pytest.mark.parametrize("reader", ["is_intact", "footer_of"])
 def test_an_unreadable_file_is_reported_and_the_others_verified(store, monkeypatch, reader):
     first, second = write(store).path, store.path(TABLE, "tiny", "zzz")
     store.write(TABLE, rows_of(TABLE, "tiny", "zzz"), provenance_of("tiny", "zzz"), "tiny", "zzz")
-    error = OSError(errno.EIO, os.strerror(errno.EIO))
-    real, refused = getattr(verification, reader), WarehouseError("cannot be read")
-    refused.__cause__ = error
+    real = getattr(verification, reader)
 
-    def failing(file):
-        if (file if isinstance(file, Path) else Path(file.name)) == first:
-            raise error if reader == "is_intact" else refused
-        return real(file)
+    def failing(file, *arguments):
+        if os.path.samestat(os.fstat(file.fileno()), first.stat()):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(file, *arguments)
 
     monkeypatch.setattr(verification, reader, failing)
     told = {verdict.path: (verdict.state, verdict.reason) for verdict in verify(store)}

@@ -214,7 +214,7 @@ def test_a_folder_of_another_name_is_not_overwritten(store):
     (store.root / "models/model=Tiny").rename(store.root / "models/model=tiny")
     with pytest.raises(WarehouseError, match="holds Tiny, and this disk does not distinguish that name from tiny"):
         write(store, table=MODELS, model="tiny", recipe=None)
-    assert store.read(MODELS, "tiny", None)["model"].to_pylist() == ["Tiny"]
+    assert pq.read_table(store.path(MODELS, "tiny", None))["model"].to_pylist() == ["Tiny"]
 
 
 @pytest.mark.parametrize("place", ["/etc/x", "../x/y", "_a/../../x", "models/x", "_x", "", "_a/.."])
