@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
-from prunescope.warehouse.export.table_cells import RenderedTable, plain_text
+from prunescope.warehouse.export.table_cells import RenderedTable
 
 # Rows of a table on the page; its own files have all.
 SHOWN_ROWS = 20
@@ -21,7 +21,7 @@ _STYLE = (
 
 def table_preview(table: RenderedTable) -> str:
     """Return the first rows of a table as HTML."""
-    body = "\n".join(_row("td", map(plain_text, cells)) for cells in table.rows[:SHOWN_ROWS])
+    body = "\n".join(_row("td", (cell.text for cell in cells)) for cells in table.rows[:SHOWN_ROWS])
     return f'<div class="wide"><table>\n{_row("th", table.headings)}\n{body}\n</table></div>'
 
 

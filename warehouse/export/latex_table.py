@@ -1,8 +1,8 @@
 """LaTeX of a printed table, with booktabs, that fits the page for any number of columns and rows.
 
-It fits an article in one column and in two, where it spans both unless it is small. A table that is too wide gets broken
-headings, names columns of one value in a note, and is split into parts that repeat the key columns. Each part is a float
-of its own, and a part that is too long continues in further floats.
+It fits an article in one column and in two, where it spans both unless it is small. A table that is too wide gets
+broken headings, names columns of one value in a note, and is split into parts that repeat the key columns. Each part is
+a float of its own, and a part that is too long continues in further floats.
 """
 
 import re
@@ -10,13 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from prunescope.warehouse.core.latex import latex_escaped, row, tabular
-from prunescope.warehouse.core.quoting import escape_control
 from prunescope.warehouse.export.best_marks import BestMark
-from prunescope.warehouse.export.rounding import Number
-from prunescope.warehouse.export.table_cells import Cell, RenderedTable, number_text
+from prunescope.warehouse.export.table_cells import Cell, RenderedTable
 
-# Text of the class article at 10 pt is 345 pt wide, and 470 pt in two columns of 229 pt; the classes of conferences have
-# at least 450 pt. A character of \footnotesize takes 4.2 pt, and the gap between two columns 6 pt. In two columns
+# Text of the class article at 10 pt is 345 pt wide, and 470 pt in two columns of 229 pt; the classes of conferences
+# have at least 450 pt. A character of \footnotesize takes 4.2 pt, and the gap between two columns 6 pt. In two columns
 # `table*` spans both, and `longtable` is impossible.
 _WIDTH, _COLUMN_WIDTH, _GAP = 81.0, 51.0, 1.5
 # Lines of \footnotesize on a page below the first line of the caption, in a table of one column, and below long notes.
@@ -58,8 +56,8 @@ def to_latex(table: RenderedTable) -> str:
 def _without_constants(table: RenderedTable) -> RenderedTable:
     """Replace columns that have one value in all rows by a note."""
     indices = range(len(table.headings))
-    varying = [index for index in indices if len({cells[index].content for cells in table.rows}) > 1]
-    constants = [f"{table.headings[index]}: {_text(table.rows[0][index])}" for index in indices if index not in varying]
+    varying = [index for index in indices if len({cells[index].text for cells in table.rows}) > 1]
+    constants = [f"{table.headings[index]}: {table.rows[0][index].text}" for index in indices if index not in varying]
     if not varying or not constants:
         return table
     return replace(
@@ -174,12 +172,8 @@ def _heading_lines(heading: str, width: int) -> list[str]:
     return [line.strip() for line in lines]
 
 
-def _text(cell: Cell) -> str:
-    return number_text(cell.content) if isinstance(cell.content, Number) else escape_control(cell.content, "\n\t")
-
-
 def _characters(cell: Cell) -> int:
-    length = sum(map(_length, _text(cell)))
+    length = sum(map(_length, cell.text))
     return length * 7 // 6 + 1 if cell.mark is BestMark.BEST else length
 
 
@@ -189,28 +183,13 @@ def _length(letter: str) -> int:
 
 
 def _cell(cell: Cell) -> str:
-    text = _number(cell.content) if isinstance(cell.content, Number) else latex_escaped(_text(cell))
     form = {BestMark.BEST: r"\textbf{{\boldmath {}}}", BestMark.SECOND: r"\underline{{{}}}"}.get(cell.mark, "{}")
-    return form.format(text)
+    return form.format(latex_escaped(cell.text))
 
 
 def _paragraph(cell: Cell) -> str:
     """Return a cell of text in which lines may also end within long names."""
-    words = (re.findall(f".{{1,{_WORD}}}", word) for word in _text(cell).split())
+    words = (re.findall(f".{{1,{_WORD}}}", word) for word in cell.text.split())
     text = " ".join(r"\allowbreak{}".join(map(latex_escaped, pieces)) for pieces in words)
     text = text.replace("{]}{[}U+", r"{]}\allowbreak{}{[}U+")  # letters that the fonts lack
     return rf"{{\raggedright {text}\par}}"
-
-
-def _number(number: Number) -> str:
-    if number.value == "NaN":
-        return "NaN"
-    text = number.value
-    if number.error:
-        text += rf" \pm {number.error}".replace("NaN", r"\mathrm{NaN}")
-    if number.interval:
-        text += r"\;[" + r",\,".join(number.interval) + "]"
-    if number.exponent:
-        text = f"({text})" if number.error or number.interval else text
-        text += rf" \times 10^{{{number.exponent}}}"
-    return f"${text}$".replace("inf", r"\infty")
