@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunescope.assets import settings
+from prunescope.assets.cli.output import chosen_sink
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.regular_files import local_path
 from prunescope.warehouse.catalogue.sql_process import Setup, SqlProcess
@@ -243,15 +244,35 @@ Memory = Annotated[
 ]
 
 
-def with_globals(command: Callable[..., None]) -> Callable[..., None]:
-    """Return the command with `--debug`, and with `--warehouse` if it has a context, where the callbacks keep both."""
+# Shared by commands, with their defaults: the last two may also precede the command.
+_SHARED: dict[str, tuple[Any, Any]] = {
+    "format_": (Format, None),
+    "output": (Output, None),
+    "warehouse": (Warehouse, None),
+    "debug": (Debug, False),
+}
 
-    def called(*, warehouse: Warehouse = None, debug: Debug = False, **values: Any) -> None:  # noqa: ANN401, ARG001
-        command(**values)
 
-    own, added = inspect.signature(command).parameters, inspect.signature(called).parameters
-    names = ("warehouse", "debug") if "context" in own else ("debug",)
+def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Return the command with `--debug`, `--warehouse` if it has a context, and `--format` and `-o` if it has a sink.
+
+    Callbacks keep the values of `--warehouse` and `--debug`.
+    """
+    own = dict(inspect.signature(command).parameters)
+    has_sink = own.pop("sink", None) is not None
+    names = [*(["format_", "output"] if has_sink else []), *(["warehouse"] if "context" in own else []), "debug"]
+
+    def called(**values: Any) -> None:  # noqa: ANN401
+        shared = {name: values.pop(name) for name in names}
+        command(**values, **({"sink": chosen_sink(shared["format_"], shared["output"])} if has_sink else {}))
+
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=option)
+        for name, (option, default) in _SHARED.items()
+        if name in names
+    ]
+    functools.update_wrapper(called, command, ("__module__", "__name__", "__doc__"), ())
     # Typer reads both.
-    called.__signature__ = inspect.Signature([*own.values(), *(added[name] for name in names)])
-    called.__annotations__ |= command.__annotations__
-    return functools.update_wrapper(called, command, ("__module__", "__name__", "__doc__"))
+    called.__signature__ = inspect.Signature([*own.values(), *added])  # type: ignore[attr-defined]
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own.values(), *added)}
+    return called

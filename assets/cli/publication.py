@@ -8,8 +8,8 @@ import typer
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
 from prunescope.assets.cli.narrowing import study_option, variant_option
-from prunescope.assets.cli.options import Format, Output, existing, variants_of
-from prunescope.assets.cli.output import WRONG_INPUT, chosen_format, emit, log, put
+from prunescope.assets.cli.options import existing, variants_of
+from prunescope.assets.cli.output import WRONG_INPUT, Sink, emit, log, put
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.errors import WarehouseError
@@ -27,10 +27,9 @@ _Variant = Annotated[
 
 def compare(
     context: typer.Context,
+    sink: Sink,
     a: _Variant,
     b: _Variant,
-    format_: Format = None,
-    output: Output = None,
 ) -> None:
     """Compare two variants of one model, paired: perplexity, KL and top token of texts and prompts, answers to tasks.
 
@@ -45,12 +44,11 @@ def compare(
     """
     from prunescope.warehouse.catalogue.comparison import compare as compare_variants
 
-    chosen_format(format_, output)
     comparison = compare_variants(existing(context), a, b)
     for reason in comparison.missing:
         log(f"not compared: {reason}", "dim")
     log(f"A is {comparison.model}@{comparison.recipe_a}, B is {comparison.model}@{comparison.recipe_b}", "dim")
-    emit(comparison.rows, format_, output)
+    emit(comparison.rows, sink)
 
 
 def export(

@@ -8,8 +8,8 @@ import typer
 
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import Format, Output, absolute_model, absolute_study, root, writable
-from prunescope.assets.cli.output import chosen_format, emit, log, log_wait
+from prunescope.assets.cli.options import absolute_model, absolute_study, root, writable
+from prunescope.assets.cli.output import Sink, emit_list, log, log_wait
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core.errors import InputError
 
@@ -25,6 +25,7 @@ _CONFLICT_FIX = "give the recipes other names, use another --warehouse, or `prun
 
 def watch(
     context: typer.Context,
+    sink: Sink,
     studies: Annotated[
         list[str] | None,
         typer.Argument(
@@ -37,8 +38,6 @@ def watch(
             "--stop", metavar="STUDY", help="Stop watching this study. Repeatable.", autocompletion=completion.studies
         ),
     ] = None,
-    format_: Format = None,
-    output: Output = None,
 ) -> None:
     """Keep studies current: while `prunescope ui` runs, it computes their missing and outdated results.
 
@@ -51,25 +50,18 @@ def watch(
     - `prunescope watch demo my-study.yaml`
     - `prunescope watch --stop demo`
     """
-    import pyarrow as pa
-
     from prunescope.assets.watching.backlog import FreshnessScanner
     from prunescope.assets.watching.watch_list import make_models_folder
     from prunescope.warehouse.storage.partition_store import Store
 
-    chosen_format(format_, output)
     store = Store((writable if studies or stop else root)(context))
     if studies or stop:
         _change_studies(store, [absolute_study(name) for name in studies or []], stop or [])
         make_models_folder(store)
     backlog = FreshnessScanner().scan(store)
-    schema = pa.schema(
-        dict.fromkeys(("study", "model", "from", "source"), pa.string())
-        | dict.fromkeys(("missing", "outdated", "of_another_study"), pa.int64())
-    )
-    rows = pa.Table.from_pylist(_rows(backlog), schema)
-    if rows.num_rows or format_ or output:
-        emit(rows, format_, output)
+    if (rows := _rows(backlog)) or sink.is_chosen:
+        texts, counts = ("study", "model", "from", "source"), ("missing", "outdated", "of_another_study")
+        emit_list(rows, sink, **dict.fromkeys(texts, str), **dict.fromkeys(counts, int))
     _log_watched(backlog.watch, store)
     if backlog.stale_reports:
         log(f"questions, figures and report are older than their tables: {', '.join(backlog.stale_reports)}")
