@@ -14,6 +14,7 @@ from prunescope.assets.cli.output import emit, log, put, write_file
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.assets.cli.study import AllowCode, Models, Replace, StudyName, end, request_of
 from prunescope.pipelines.core.errors import InputError
+from prunescope.warehouse.export.rounding import rounded
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,13 +24,6 @@ if TYPE_CHECKING:
     from prunescope.warehouse.storage.location import Place
 
 _NONE = "--no-controls"
-# Measures of the view `search_judgement` and their words.
-_MEASURES = {
-    "kl_texts": "KL of texts, nats",
-    "kl_prompts": "KL of prompts, nats",
-    "same_steps": "steps as dense",
-    "same_options": "options as dense",
-}
 
 
 def search(
@@ -219,8 +213,8 @@ def _print_results(rows: Sequence[dict[str, Any]]) -> None:
         **{name: [row[name] for row in rows] for name in ("strategy", "recipe")},
         "target": [f"{row['remove']:.1%}" for row in rows],
         "removed": [f"{row['removed']:.2%}" for row in rows],
-        "predicted_nats": [_number(row["predicted_nats"]) for row in rows],
-        "measured_nats": [_interval(row, "measured_nats", "measured_low", "measured_high") for row in rows],
+        "predicted_nats": [_shown(row, "predicted_nats") for row in rows],
+        "measured_nats": [_shown(row, "measured_nats", "measured_low", "measured_high") for row in rows],
         "trials": [row["n_trials"] for row in rows],
     }
     emit(pa.table(columns))
@@ -276,73 +270,47 @@ def _print_judgement(rows: Sequence[dict[str, Any]], location: "Place", model: s
     from prunescope.warehouse.catalogue.search_results import best_published, better_controls
 
     for row in filter(_is_own, rows):
-        best = {found["measure"]: found for found in best_published(location, model, row["recipe"]).to_pylist()}
-        put(_heading(row, is_compared=bool(best)))
-        if best and row["budget"] != "milliseconds":
-            emit(_comparison([best[measure] for measure in _MEASURES if measure in best]))
-        controls = {other["recipe"]: other for other in rows if other["remove"] == row["remove"] and other is not row}
-        if better := better_controls(location, model, row["recipe"], [*controls]).to_pylist():
-            control = controls[better[0]["other_recipe"]]
-            put(_control_sentence(control["strategy"], better[0]))
+        others = {other["recipe"]: other for other in rows if other["remove"] == row["remove"] and other is not row}
+        # Recipes are not compared by time.
+        best = best_published(location, model, row["recipe"]).to_pylist() if row["budget"] != "milliseconds" else []
+        better = better_controls(location, model, row["recipe"], [*others]).to_pylist()[:1]
+        put(_heading(row, is_compared=bool(best or better)))
+        if best or better:
+            emit(_comparison([*best, *better]))
+        for found in better:
+            control = others[found["other_recipe"]]
+            put(f"{control['recipe']}, of the control {control['strategy']}, does less damage:")
             _print_recipes([_recipe(control)], output)
-
-
-def _control_sentence(strategy: str, found: dict[str, Any]) -> str:
-    where = {"kl_texts": "texts", "kl_prompts": "prompts"}[found["measure"]]
-    difference = _interval(found, "difference", "difference_low", "difference_high")
-    return (
-        f"{found['other_recipe']}, of the control {strategy}, does less damage: KL {_number(found['other_amount'])} "
-        f"nats on the study's {where} where {found['recipe']} has {_number(found['amount'])} (difference {difference})."
-    )
 
 
 def _heading(row: dict[str, Any], *, is_compared: bool) -> str:
     start = f"{row['recipe']} removes {row['removed']:.1%} of the layers' {row['budget']}"
-    if row["budget"] == "milliseconds":
-        return f"{start}; recipes are not compared by time, but `search_variants` has the KL of each."
     if not is_compared:
-        return f"{start}; no published recipe was measured beside it."
+        return f"{start}; no other recipe was compared with it, but `search_variants` has the KL of each."
     return f"{start}. On the study's own data, beside the published recipe that is best by each measure:"
 
 
-def _comparison(best: Sequence[dict[str, Any]]) -> "pa.Table":
-    """Return a row for each measure, with 95 % intervals; of questions numbers without them.
+def _comparison(found: Sequence[dict[str, Any]]) -> "pa.Table":
+    """Return a row for each measure and other recipe, with 95 % intervals.
 
     The verdict stands in front, because a narrow terminal leaves out columns at the end.
     """
     import pyarrow as pa
 
-    def verdict(found: dict[str, Any]) -> str:
-        if found["difference_low"] is None:
-            return "too little data"
-        return {True: "better", False: "worse", None: "not told apart"}[found["is_better"]]
-
-    def amount(found: dict[str, Any], mean: str, low: str, high: str) -> str:
-        if found["measure"] == "same_options":
-            return f"{found[mean] * found['n_units']:.0f} of {found['n_units']}"
-        return _interval(found, mean, low, high)
-
-    def difference(found: dict[str, Any]) -> str:
-        ends = ("difference", "difference_low", "difference_high")
-        units = found["n_units"] if found["measure"] == "same_options" else 1
-        return _interval({end: None if found[end] is None else found[end] * units for end in ends}, *ends)
-
+    words = {True: "better", False: "worse", None: "not told apart"}
     columns = {
-        "measure": [_MEASURES[found["measure"]] for found in best],
-        "verdict": list(map(verdict, best)),
-        "found": [amount(found, "amount", "amount_low", "amount_high") for found in best],
-        "published": [amount(found, "other_amount", "other_low", "other_high") for found in best],
-        "by": [found["other_recipe"] for found in best],
-        "difference": list(map(difference, best)),
+        "measure": [row["measure"] for row in found],
+        "verdict": ["too little data" if row["difference_low"] is None else words[row["is_better"]] for row in found],
+        "found": [_shown(row, "amount", "amount_low", "amount_high") for row in found],
+        "other": [_shown(row, "other_amount", "other_low", "other_high") for row in found],
+        "by": [row["other_recipe"] for row in found],
+        "difference": [_shown(row, "difference", "difference_low", "difference_high") for row in found],
+        "units": [row["n_units"] for row in found],
     }
     return pa.table(columns)
 
 
-def _interval(row: dict[str, Any], mean: str, low: str, high: str) -> str:
-    if row[low] is None or row[high] is None:
-        return _number(row[mean])
-    return f"{_number(row[mean])} [{_number(row[low])}, {_number(row[high])}]"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}".replace("-", "−").replace("e−", "e-")
+def _shown(row: dict[str, Any], name: str, *ends: str) -> str:
+    """Return a number with its interval, if both ends are known; empty for None."""
+    interval = [row[end] for end in ends]
+    return "" if row[name] is None else rounded(row[name], interval=() if None in interval else interval)

@@ -35,7 +35,8 @@ def search_results(root: Place, model: str, search: str, shares: Sequence[float]
 
 def best_published(root: Place, model: str, recipe: str) -> pa.Table:
     """Return the rows of `search_judgement` of a mixed recipe beside the best published one, by measure."""
-    return _rows(root, "from search_judgement where model = ? and recipe = ? and is_best_published", model, recipe)
+    query = "from search_judgement where model = ? and recipe = ? and is_best_published order by measure"
+    return _rows(root, query, model, recipe)
 
 
 def better_controls(root: Place, model: str, recipe: str, controls: Sequence[str]) -> pa.Table:
