@@ -28,6 +28,7 @@ from prunescope.warehouse.export.bundle import ExportFolder
 from prunescope.warehouse.export.index_page import index_page
 from prunescope.warehouse.export.methods_section import Calibration, ProvenanceFacts, methods
 from prunescope.warehouse.export.printed_tables import table_files
+from prunescope.warehouse.export.table_cells import RenderedTable
 from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.tables import TABLES
 
@@ -59,7 +60,7 @@ class _Contents:
     entries: dict[str, dict[str, Any]] = field(default_factory=dict)
     models: dict[str, set[str]] = field(default_factory=dict)
     used: set[tuple[str, str]] = field(default_factory=set)
-    previews: dict[str, str] = field(default_factory=dict)
+    previews: dict[str, RenderedTable | None] = field(default_factory=dict)
 
     def add(self, name: str, frame: pl.DataFrame, **fields: object) -> None:
         self.entries[name] = {"rows": frame.height, "columns": frame.columns, **fields}
