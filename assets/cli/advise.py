@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prunescope.assets import settings
-from prunescope.assets.cli.narrowing import study_option
-from prunescope.assets.cli.options import existing, root
+from prunescope.assets.cli.options import existing, root, study_option
 from prunescope.assets.cli.output import Sink, emit, log
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.assets.cli.study import Recipes, Replace, end, request_of

@@ -8,7 +8,7 @@ import typer
 
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import existing, inline_recipe, variants_of
+from prunescope.assets.cli.options import Variant, existing, inline_recipe, variants_of
 from prunescope.assets.cli.output import log
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core import calibration_defaults
@@ -50,12 +50,7 @@ Memory = Annotated[
 
 def checkpoint(
     context: typer.Context,
-    variant: Annotated[
-        str,
-        typer.Argument(
-            help="MODEL@RECIPE, or RECIPE if only one model has it.", autocompletion=completion.variants_or_recipes
-        ),
-    ],
+    variant: Variant,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output directory; must be new or empty.")],
     shrink: Shrink = False,
     model_source: Annotated[

@@ -8,8 +8,7 @@ import typer
 
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
-from prunescope.assets.cli.narrowing import OnlyModels, OnlyPrompts, OnlyRecipes
-from prunescope.assets.cli.options import Output, existing, require_named
+from prunescope.assets.cli.options import OnlyModels, OnlyPrompts, OnlyRecipes, Output, existing, require_named
 from prunescope.assets.cli.output import FAILED, chosen_sink, emit_list, log, write_file
 from prunescope.pipelines.core.errors import InputError
 

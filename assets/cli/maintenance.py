@@ -14,8 +14,7 @@ import typer
 
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
-from prunescope.assets.cli.narrowing import study_option
-from prunescope.assets.cli.options import existing
+from prunescope.assets.cli.options import existing, study_option
 from prunescope.assets.cli.output import FAILED, Sink, emit_list, log, log_wait
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.errors import WarehouseError

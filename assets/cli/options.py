@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunescope.assets import settings
+from prunescope.assets.cli import completion
 from prunescope.assets.cli.output import chosen_sink
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.regular_files import local_path
@@ -242,6 +243,31 @@ Seconds = Annotated[float, typer.Option(min=0.001, max=86_400, help="Query timeo
 Memory = Annotated[
     float, typer.Option(min=0.05, metavar="GIB", callback=_checked_memory, help="Memory limit of a query.")
 ]
+
+
+Variant = Annotated[
+    str,
+    typer.Argument(
+        help="MODEL@RECIPE, or RECIPE if only one model has it.", autocompletion=completion.variants_or_recipes
+    ),
+]
+OnlyModels = Annotated[
+    list[str] | None, typer.Option("--model", help="Only this model. Repeatable.", autocompletion=completion.models)
+]
+OnlyRecipes = Annotated[
+    list[str] | None, typer.Option("--recipe", help="Only this recipe. Repeatable.", autocompletion=completion.recipes)
+]
+OnlyPrompts = Annotated[list[str] | None, typer.Option("--prompt", metavar="ID", help="Only this prompt. Repeatable.")]
+
+
+def variant_option(text: str) -> Any:  # noqa: ANN401 - as Typer types it
+    """Return the option `--variant` with this help."""
+    return typer.Option("--variant", metavar="MODEL@RECIPE", help=text, autocompletion=completion.variants_or_recipes)
+
+
+def study_option(text: str, *names: str) -> Any:  # noqa: ANN401 - as Typer types it
+    """Return the option `--study` with this help, and with these further names."""
+    return typer.Option("--study", *names, metavar="STUDY", help=text, autocompletion=completion.studies)
 
 
 # Shared by commands, with their defaults: the last two may also precede the command.

@@ -7,8 +7,7 @@ import typer
 
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
-from prunescope.assets.cli.narrowing import study_option, variant_option
-from prunescope.assets.cli.options import existing, variants_of
+from prunescope.assets.cli.options import Variant, existing, study_option, variant_option, variants_of
 from prunescope.assets.cli.output import WRONG_INPUT, Sink, emit, log, put
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core.errors import InputError
@@ -17,19 +16,13 @@ from prunescope.warehouse.core.limits import MAX_ROWS
 
 # A larger file is none of results: those of all tasks of the harness have a few MB.
 _MAX_RESULTS_BYTES = 100_000_000
-_Variant = Annotated[
-    str,
-    typer.Argument(
-        help="MODEL@RECIPE, or RECIPE if only one model has it.", autocompletion=completion.variants_or_recipes
-    ),
-]
 
 
 def compare(
     context: typer.Context,
     sink: Sink,
-    a: _Variant,
-    b: _Variant,
+    a: Variant,
+    b: Variant,
 ) -> None:
     """Compare two variants of one model, paired: perplexity, KL and top token of texts and prompts, answers to tasks.
 

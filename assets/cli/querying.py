@@ -8,16 +8,19 @@ import typer
 
 from prunescope.assets.cli import completion
 from prunescope.assets.cli.figures import check_chart_path, require_data, show
-from prunescope.assets.cli.narrowing import OnlyModels, OnlyPrompts, OnlyRecipes, variant_option
 from prunescope.assets.cli.options import (
     Format,
     Memory,
+    OnlyModels,
+    OnlyPrompts,
+    OnlyRecipes,
     Output,
     Seconds,
     answer_bytes,
     existing,
     require_named,
     sql_process,
+    variant_option,
     variants_of,
 )
 from prunescope.assets.cli.output import Sink, chosen_sink, emit, emit_bytes, emit_list, log, put, write_file

@@ -248,16 +248,14 @@ def _provenance(
     connection: duckdb.DuckDBPyConnection, tables: Sequence[str], used: set[tuple[str, str]]
 ) -> list[dict[str, Any]]:
     """Return the provenance of every partition that the export depends on."""
-    columns = "table_name, model, recipe, fingerprint, study, code_version, device, dtype, seed"
-    rows = connection.execute(
-        f"SELECT {columns}, inputs_json, libraries_json FROM provenance ORDER BY ALL"  # noqa: S608 - the line above
-    ).fetchall()
-    names = [*columns.split(", "), "inputs_json", "libraries_json"]
+    partitions = connection.sql(
+        "SELECT table_name, model, recipe, fingerprint, study, code_version, device, dtype, seed, inputs_json, "
+        "libraries_json FROM provenance ORDER BY ALL"
+    ).to_arrow_table()
     models = {model for model, _ in used}
 
     def is_used(row: dict[str, Any]) -> bool:
         model, recipe = row["model"], row["recipe"]
         return not used or (model in models and (recipe is None or (model, recipe) in used))
 
-    partitions = [dict(zip(names, row, strict=True)) for row in rows]
-    return [row for row in partitions if row["table_name"] in tables and is_used(row)]
+    return [row for row in partitions.to_pylist() if row["table_name"] in tables and is_used(row)]

@@ -340,8 +340,8 @@ FAULTS = (
     ),
     fault(
         "warehouse/core/formats.py",
-        "if abs(count) >= (1",
-        "if abs(count) > (1",
+        'rstrip("0").rstrip(".")',
+        'rstrip("0")',
         "warehouse/core/test_formats.py::test_what_python_or_arrow_cannot_hold_is_text",
     ),
     fault(

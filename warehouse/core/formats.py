@@ -29,7 +29,6 @@ from prunescope.warehouse.core.quoting import escape_control
 Format = Literal["table", "csv", "json", "markdown", "latex", "parquet"]
 FORMATS: tuple[str, ...] = get_args(Format)
 NULL = "–"
-_DIGITS = {"s": 0, "ms": 3, "us": 6, "ns": 9}
 _OUTER_BREAKS = re.compile(r"\A\n+|\n+\Z")
 
 
@@ -255,28 +254,17 @@ def _values(column: pa.ChunkedArray) -> list[object]:
         lengths = pc.list_value_length(column).to_pylist()
         return [None if length is None else [next(items) for _ in range(length)] for length in lengths]
     elif pa.types.is_date32(of) or pa.types.is_time(of) or pa.types.is_timestamp(of):
-        counts = column.cast(pa.int32() if of.bit_width == 32 else pa.int64()).to_pylist()
-        return [None if count is None else _moment(count, of) for count in counts]
+        # Python's own types end at the year 9999 and before 24:00; Arrow says of later ones that they are out of range.
+        is_zoned = pa.types.is_timestamp(of) and of.tz is not None
+        texts = (column.cast(pa.timestamp(of.unit, "UTC")) if is_zoned else column).cast(pa.string()).to_pylist()
+        return [None if text is None else _moment(text) for text in texts]
     return list(column.to_pylist())
 
 
-def _moment(count: int, of: pa.DataType) -> str:
-    """Return the text of a date or time from its number of days or units, without zeros at its end.
-
-    Python's own types end at the year 9999 and before 24:00. Years before 1 are −n, and DuckDB has `infinity`.
-    """
-    import numpy as np
-
-    if abs(count) >= (1 << (of.bit_width - 1)) - 1:
-        return "infinity" if count > 0 else "-infinity"
-    if pa.types.is_time(of):
-        seconds, rest = divmod(count, 10 ** _DIGITS[of.unit])
-        text = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}.{rest:0{_DIGITS[of.unit]}}"
-    else:
-        unit = "D" if pa.types.is_date(of) else of.unit
-        text = str(np.datetime64(count, unit)).replace("T", " ")  # type: ignore[arg-type]
-    text = text.rstrip("0").rstrip(".") if "." in text else text
-    return f"{text}+00:00" if pa.types.is_timestamp(of) and of.tz is not None else text
+def _moment(text: str) -> str:
+    """Return Arrow's text of a date or time without zeros at its end."""
+    text, zone = (text[:-1], "+00:00") if text.endswith("Z") else (text, "")
+    return (text.rstrip("0").rstrip(".") if "." in text else text) + zone
 
 
 def is_number(of: pa.DataType) -> bool:
