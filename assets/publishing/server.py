@@ -171,7 +171,7 @@ class _Server:
 
     async def sql(self, request: Request) -> Response:
         """Return the rows of one SELECT over the study, or the reason for none as `error`."""
-        live, (sql, to) = await self._live(request), _statement(await _body(request))
+        live, (sql, to) = await self._live(request), await _statement(request)
 
         async def cancel_when_the_client_leaves() -> None:
             while (await request.receive())["type"] != "http.disconnect":
@@ -270,27 +270,21 @@ def _page_policy() -> str:
     return policy(live=True)
 
 
-async def _body(request: Request) -> bytes:
-    """Read a request's JSON. Other content types are refused: other websites' pages can send them without preflight."""
+async def _statement(request: Request) -> tuple[str, str]:
+    """Return the SQL of a request, and in which form it wants the rows: `rows`, one of `_DOWNLOADS`, or `chart`.
+
+    Content types other than JSON are refused: other websites' pages can send them without preflight.
+    """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise HTTPException(415, "send JSON, as Content-Type: application/json")
-    body = bytearray()
+    if int(request.headers.get("content-length", 0)) > _SQL_BYTES:
+        raise HTTPException(413, f"the SQL is longer than {_SQL_BYTES >> 10} KiB", {"Connection": "close"})
     try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > _SQL_BYTES:
-                raise HTTPException(413, f"the SQL is longer than {_SQL_BYTES >> 10} KiB", {"Connection": "close"})
+        fields = await request.json()
     except ClientDisconnect as error:
         raise HTTPException(400, "the request ended early") from error
-    return bytes(body)
-
-
-def _statement(body: bytes) -> tuple[str, str]:
-    """Return the SQL of a request, and in which form it wants the rows: `rows`, one of `_DOWNLOADS`, or `chart`."""
-    try:
-        fields = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise HTTPException(400, 'this is no JSON; send {"sql": "SELECT ..."}') from error
+        raise HTTPException(400, 'not valid JSON; send {"sql": "SELECT ..."}') from error
     if not isinstance(fields, dict) or not isinstance(fields.get("sql"), str):
         raise HTTPException(400, 'send {"sql": "SELECT ..."}')
     to = fields.get("to", "rows")
