@@ -171,7 +171,7 @@ def _log_error(message: str, code: int, error: BaseException, options: Globals) 
 
 
 def _log_bug(error: BaseException, options: Globals) -> int:
-    """Log an unexpected error in one line, or with its traceback where --debug is given."""
+    """Log an unexpected error in one line, or with its traceback if --debug is given."""
     message = f"{type(error).__name__}: {' '.join(str(error).split())}"
     if not options.debug:
         message += "\nThis is a bug; --debug shows where it happened."

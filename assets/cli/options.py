@@ -38,7 +38,7 @@ def answer_bytes(gibibytes: float) -> int:
 
 
 def sql_process(context: typer.Context, setup: Setup) -> SqlProcess:
-    """Return a process for SQL, the one that was started with the command line where there is one."""
+    """Return a process for SQL, the one that was started with the command line, if any."""
     globals_ = context.ensure_object(Globals)
     ahead, globals_.sql_process = globals_.sql_process, None
     return (ahead or SqlProcess()).open(setup)
@@ -57,7 +57,7 @@ def _store_debug(context: typer.Context, value: bool) -> bool:
 
 
 def _checked_file(value: Path | None) -> Path | None:
-    """Refuse a path where no file can be written, before anything is computed."""
+    """Refuse a path at which no file can be written, before anything is computed."""
     if value is None:
         return None
     path = value.expanduser()
@@ -160,7 +160,7 @@ def writable(context: typer.Context) -> "Place":
 
 
 def variants_of(location: "Place", names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return model and recipe of each variant, named MODEL@RECIPE or, where only one model has it, RECIPE.
+    """Return model and recipe of each variant, named MODEL@RECIPE, or RECIPE if only one model has it.
 
     Raises:
         WarehouseError: the warehouse has no such variant, or several.

@@ -130,7 +130,7 @@ def import_lm_eval(
         ),
     ] = None,
 ) -> None:
-    """Read scores that lm-evaluation-harness measured into the warehouse, beside ours and the KL of the variant.
+    """Read scores that lm-evaluation-harness measured into the warehouse, next to ours and the KL of the variant.
 
     They become rows of `imported_scores`, and the view `imported_comparisons` joins them with ours. A file that names a
     dense model of the warehouse, by source or path, or a folder that `prunescope checkpoint` wrote, on this machine,
@@ -164,7 +164,7 @@ def import_lm_eval(
         added = import_results(store, found)
     for (parsed, pair), rows in zip(found, added, strict=True):
         log(f"{parsed.file}: {rows} scores of {'@'.join(pair)}" if rows else f"{parsed.file}: is there already")
-    log("`prunescope sql 'from imported_comparisons'` shows them beside ours")
+    log("`prunescope sql 'from imported_comparisons'` shows them next to ours")
 
 
 def log_runs(

@@ -212,9 +212,7 @@ def report(
     context: typer.Context,
     study: Annotated[
         str | None,
-        typer.Argument(
-            help="Name of the study; optional where there is one report.", autocompletion=completion.studies
-        ),
+        typer.Argument(help="Name of the study; optional if there is one report.", autocompletion=completion.studies),
     ] = None,
     output: Output = None,
     terminal: Annotated[

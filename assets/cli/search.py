@@ -1,4 +1,4 @@
-"""`prunescope search`: which treatment each sublayer gets for a budget, judged beside published recipes."""
+"""`prunescope search`: which treatment each sublayer gets for a budget, compared with published recipes."""
 
 import json
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ def search(
         str | None,
         typer.Option(
             metavar="A,B,C",
-            help="Treatments of a sublayer beside keeping it: recipes of weights or bits, and drop, attn-drop or "
+            help="Treatments of a sublayer other than keeping it: recipes of weights or bits, and drop, attn-drop or "
             "mlp-drop (default: wanda, ria and sparsegpt from 4 to 70, drop).",
         ),
     ] = None,
@@ -97,8 +97,8 @@ def search(
 
     Measures which method does best with the same sparsity everywhere, then every matrix alone at one of its sparsities
     and the other treatments of every sublayer, solves for the best allocation, measures it and exchanges treatments.
-    Its data are windows of C4 (`source`) and prompts that the study does not ask. Then the found recipes run beside
-    published ones at the same share on the study's own prompts, texts and tasks. After an interruption, the same
+    Its data are windows of C4 (`source`) and prompts that the study does not ask. Then the found recipes, and
+    published ones at the same share, run on the study's own prompts, texts and tasks. After an interruption, the same
     command continues where the search stopped.
 
     The study's key `search` holds the same settings. `prunescope run STUDY --recipe FILE` runs a found recipe.
@@ -142,9 +142,9 @@ def search(
             continue
         _print_results(rows)
         if is_unfinished:
-            log("not all trials were made; the same command goes on, with more --minutes where the time was over")
+            log("not all trials were made; the same command goes on, with more --minutes if the time was over")
         _print_recipes([_recipe(row) for row in rows if _is_own(row)], output)
-        # The run below would search again where this one failed.
+        # The run below would search again if this one failed.
         if no_judge or f"{spec.name} search" in failed:
             log("`prunescope figure allocation` and `prunescope question q35` show the search")
             continue
@@ -184,7 +184,7 @@ def _names(text: str | None, flag: str) -> list[str] | None:
 def _results(study: "Study", location: "Place", model: str) -> tuple[list[dict[str, Any]], bool]:
     """Return the results of a study's search on a model, and whether it can go on at one of its targets.
 
-    There are no results where it failed.
+    There are no results if it failed.
     """
     from prunescope.assets.planning.fingerprints import find_model, search_id
     from prunescope.assets.planning.work_plan import unfinished_folder
@@ -266,7 +266,7 @@ def _judging(
 
 
 def _print_judgement(rows: Sequence[dict[str, Any]], location: "Place", model: str, output: Path | None) -> None:
-    """Print what each own result does on the study's data beside the best published recipe, and a better control."""
+    """Compare each own result with the best published recipe, and with a better control, on the study's data."""
     from prunescope.warehouse.catalogue.search_results import best_published, better_controls
 
     for row in filter(_is_own, rows):
@@ -287,7 +287,7 @@ def _heading(row: dict[str, Any], *, is_compared: bool) -> str:
     start = f"{row['recipe']} removes {row['removed']:.1%} of the layers' {row['budget']}"
     if not is_compared:
         return f"{start}; no other recipe was compared with it, but `search_variants` has the KL of each."
-    return f"{start}. On the study's own data, beside the published recipe that is best by each measure:"
+    return f"{start}. On the study's own data, compared with the published recipe that is best by each measure:"
 
 
 def _comparison(found: Sequence[dict[str, Any]]) -> "pa.Table":

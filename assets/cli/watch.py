@@ -124,7 +124,7 @@ def add_model(
     counts = Counter(recipe.name for study in studies for recipe in study.recipes)
     if shared := [recipe for recipe, count in counts.items() if count > 1]:
         log(
-            f"{', '.join(shared)}: where inputs differ, the first study to compute one keeps it; else {_CONFLICT_FIX}",
+            f"{', '.join(shared)}: if inputs differ, the first study to compute one keeps it; else {_CONFLICT_FIX}",
             "yellow",
         )
     log(_NEXT_STEP)

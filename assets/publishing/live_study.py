@@ -190,7 +190,7 @@ class LiveStudy:
         return {**state.build("index"), "version": state.version}  # type: ignore[typeddict-item]
 
     def _state(self, version: str | None) -> "_State":
-        """Return the state of that version, which is the newest one where a restarted server does not know it yet."""
+        """Return the state of that version, which is the newest one if a restarted server does not know it yet."""
         with self._lock:
             state = self._states.get(version) if version is not None else None
         state = state or self._now()

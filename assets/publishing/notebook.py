@@ -55,7 +55,7 @@ class TokenText:
     Attributes:
         title: variant, prompt and trajectory.
         prompt: its text.
-        rows: one row a token: `step`, the tokens of both sides, `kl_dense_pruned_nats`, `is_top1_same`.
+        rows: one row per token: `step`, the tokens of both sides, `kl_dense_pruned_nats`, `is_top1_same`.
         shown: `dense` or `pruned`, the side whose tokens make up the text.
     """
 

@@ -102,7 +102,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _earlier_files(directory: Path) -> set[str]:
-    """Return the names of an earlier export's files; raise WarehouseError where other files are in the folder."""
+    """Return the names of an earlier export's files; raise WarehouseError if other files are in the folder."""
     with _explained(directory):
         if not directory.exists() or all(path.name.startswith(".prunescope-") for path in directory.iterdir()):
             return set()

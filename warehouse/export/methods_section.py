@@ -129,7 +129,7 @@ def _models(query: _Query) -> tuple[list[tuple[dict[str, Any], str, bool]], dict
     models, entries = [], {}
     for row in query("FROM models SEMI JOIN exported_variants USING (model) ORDER BY model"):
         key = bibliography.of_model(row["model"], row["source"])
-        # The revision of a model that is no commit of a hub is the hash of its weights.
+        # A model without a commit of a hub has the hash of its weights as its revision.
         is_commit = row["revision"] != row["weight_hash"]
         if key is None:
             note = f"{'revision' if is_commit else 'SHA-256 of the weights'} {row['revision']}"

@@ -32,7 +32,7 @@ class TableFiles:
     """One view as files.
 
     Attributes:
-        contents: bytes by file name; empty where the view has no row.
+        contents: bytes by file name; empty if the view has no row.
         rows: the rows in the files.
         caption: of the typeset files.
         rows_of_view: number of rows of the view, of which `rows` are the first.
@@ -54,7 +54,7 @@ def table_files(connection: duckdb.DuckDBPyConnection, view: View, limit: int | 
     Args:
         connection: an open catalogue.
         view: one of its views.
-        limit: rows that are written; all where None.
+        limit: rows that are written; all if None.
     """
     query = f"SELECT * FROM {quoted(view.name)}"  # noqa: S608 - our own name
     key = view_header.parse(view.header).key

@@ -305,7 +305,11 @@ def test_a_row_names_the_hardest_published_recipe_by_each_measure() -> None:
 @pytest.mark.parametrize(
     ("budget", "is_compared", "rest"),
     [
-        ("parameters", True, ". On the study's own data, beside the published recipe that is best by each measure:"),
+        (
+            "parameters",
+            True,
+            ". On the study's own data, compared with the published recipe that is best by each measure:",
+        ),
         ("bytes", False, "; no other recipe was compared with it, but `search_variants` has the KL of each."),
     ],
 )
