@@ -138,7 +138,7 @@ def remove_model(
 
     For example: `prunescope remove-model my-model`
     """
-    from prunescope.assets.watching.watch_list import edit_watch_list, load_watch_state
+    from prunescope.assets.watching.watch_list import edit_watch_list, models_folder
     from prunescope.warehouse.storage.partition_store import Store
 
     store = Store(writable(context))
@@ -146,7 +146,11 @@ def remove_model(
         listed = versions[-1]
         others = tuple(model for model in listed.models if model.name != name)
         if len(others) == len(listed.models):
-            raise InputError(_removal_error(name, load_watch_state(store), store))
+            known = ", ".join(model.name for model in listed.models) or "none"
+            raise InputError(
+                f"no model {name!r} was added; added models: {known}; one of a study is removed from the study's file, "
+                f"one of {models_folder(store)} by moving it out"
+            )
         versions.append(listed.model_copy(update={"models": others}))
     log(f"{name} is no longer watched; `prunescope ui` stops its runs, its results remain")
 
@@ -215,19 +219,6 @@ def _check_model(added: "AddedModel", studies: "list[Study]", *, is_alone: bool)
         outline = load_meta_model(folder)
         for study in studies:
             check_outline(study, outline)
-
-
-def _removal_error(name: str, watch: "WatchState", store: "Store") -> str:
-    from prunescope.assets.watching.watch_list import models_folder, read_list
-
-    origins = {watched.origins[name]: watched for watched in watch.studies if name in watched.origins}
-    if "folder" in origins:
-        source = origins["folder"].study.model(name).source
-        return f"{name} is in the watched folder; move {source} out of {models_folder(store)} or delete it there"
-    if "study" in origins:
-        return f"{name} is in study {origins['study'].study.name} itself; remove it from the study's file"
-    known = ", ".join(model.name for model in read_list(store).models) or "none"
-    return f"no model {name!r} was added; added models: {known}"
 
 
 def _rows(backlog: "Backlog") -> list[dict[str, object]]:

@@ -113,12 +113,13 @@ def export(
         connection.execute("SET threads = 1")
         if study is not None:
             narrow(connection, [model.name for model in study.models], [recipe.name for recipe in study.recipes])
-            _require_any(connection, study)
+        of_study = "" if study is None else f" of study {study.name}"
         nothing = WarehouseError(
-            f"nothing to export: {root} has no row of {', '.join(only) or 'any table or figure'}; run a study that "
-            "gives some, such as `prunescope run demo`"
+            f"nothing to export: {root} has no row of {', '.join(only) or 'any table or figure'}{of_study}; run a "
+            "study that gives some, such as `prunescope run demo`"
         )
-        if not connection.execute(f"FROM {PROVENANCE} LIMIT 1").fetchall():
+        source = PROVENANCE if study is None else "variants"
+        if not connection.execute(f"FROM {source} LIMIT 1").fetchall():
             raise nothing
         progress.start("tables and figures", len(chosen))
         for name in chosen:
@@ -157,17 +158,6 @@ def export(
     return ExportResult(
         directory, tuple(name for name in chosen if name not in empty), files, empty, cut, folder.removed
     )
-
-
-def _require_any(connection: duckdb.DuckDBPyConnection, study: Study) -> None:
-    """Raise WarehouseError if the warehouse has no variant of the study, since all tables would be empty."""
-    if not connection.execute("SELECT 1 FROM variants LIMIT 1").fetchall():
-        known = connection.execute("SELECT DISTINCT model FROM all_variants ORDER BY model").fetchall()
-        listed = ", ".join(model for (model,) in known) or "nothing yet"
-        raise WarehouseError(
-            f"the warehouse has no variant of study {study.name}, of models "
-            f"{', '.join(model.name for model in study.models)}; it has {listed}: run the study first"
-        )
 
 
 def _chosen(only: Sequence[str], views: Mapping[str, View]) -> list[str]:
