@@ -166,9 +166,16 @@ def variant(name: str, root: "Place | str | None" = None) -> "Answer":
         >>> ps.variant("tiny-a@wanda-50").rows.columns
         ['quantity', 'value']
     """
-    from prunescope.assets.publishing import notebook
+    import polars as pl
 
-    return notebook.variant(name, _existing(root))
+    from prunescope.assets.publishing.notebook import Answer, written
+    from prunescope.warehouse.catalogue.queries import variant_values
+
+    place = _existing(root)
+    name = _full_name(name, place)
+    values = [(key, written(value)) for key, value in variant_values(place, name).items() if value is not None]
+    rows = pl.DataFrame(values, schema={"quantity": pl.String, "value": pl.String}, orient="row")
+    return Answer(name, "`prunescope describe variant_verdict` explains each quantity", rows)
 
 
 def question(
@@ -197,10 +204,16 @@ def question(
         >>> ps.question("q01").rows.columns[:2]
         ['model', 'recipe']
     """
-    from prunescope.assets.publishing import notebook
-    from prunescope.warehouse.catalogue.question_query import RowFilter
+    import polars as pl
 
-    return notebook.question(name, _existing(root), RowFilter(tuple(models), tuple(recipes), tuple(prompts)))
+    from prunescope.assets.publishing.notebook import Answer
+    from prunescope.warehouse.catalogue import view_header
+    from prunescope.warehouse.catalogue.question_query import RowFilter, ask, find_question
+
+    view = find_question(name)
+    header = view_header.parse(view.header)
+    rows = ask(_existing(root), view, RowFilter(tuple(models), tuple(recipes), tuple(prompts)))
+    return Answer(header.asks, header.how_to_read, pl.DataFrame(rows))
 
 
 def text(name: str, prompt: str, root: "Place | str | None" = None, *, is_own_text: bool = False) -> "TokenText":
@@ -220,9 +233,20 @@ def text(name: str, prompt: str, root: "Place | str | None" = None, *, is_own_te
         >>> ps.text("tiny-a@wanda-50", "open").shown
         'dense'
     """
-    from prunescope.assets.publishing import notebook
+    import polars as pl
 
-    return notebook.text(name, prompt, _existing(root), is_own_text=is_own_text)
+    from prunescope.assets.publishing.notebook import TokenText
+    from prunescope.warehouse.catalogue.question_query import RowFilter, require
+    from prunescope.warehouse.catalogue.queries import token_rows
+
+    place = _existing(root)
+    name = _full_name(name, place)
+    require(place, [name.partition("@")[0]], RowFilter(prompts=(prompt,)))
+    trajectory, shown = ("own_text", "pruned") if is_own_text else ("teacher_forced", "dense")
+    rows = pl.DataFrame(token_rows(place, name, prompt, trajectory))
+    asked = str(rows["prompt_text"][0]) if len(rows) else ""
+    title = f"{name}, {prompt}, {trajectory.replace('_', ' ')}"
+    return TokenText(title, asked, rows.drop("prompt_text"), shown)
 
 
 def run(
@@ -281,3 +305,9 @@ def _existing(root: "Place | str | None") -> "Path | Place | str":
     if is_local and not Path(str(found)).exists():
         raise InputError(f"there is no warehouse at {found}; name another, or fill it with `prunescope run demo`")
     return found
+
+
+def _full_name(variant: str, root: "Path | Place | str") -> str:
+    from prunescope.warehouse.catalogue.queries import find_variant, stored_variants
+
+    return "@".join(find_variant(variant, stored_variants(root)))

@@ -56,6 +56,7 @@ def test_the_wheel_contains_all_resources_and_no_data(installed: Path) -> None:
         ("pipelines/evaluation/retrieval", "*.*"),
         ("pipelines/reporting/published", "*.yaml"),
         ("pipelines/reporting/explorer", "*.j2"),
+        ("warehouse/export", "*.j2"),
         ("pipelines/reporting/explorer/static", "*"),
         ("pipelines/reporting/charts/vendor", "*"),
         ("pipelines/reporting/explorer/vendor", "*.js"),

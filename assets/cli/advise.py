@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prunescope.assets import settings
-from prunescope.assets.cli.narrowing import study_option
-from prunescope.assets.cli.options import Format, Output, existing, root
-from prunescope.assets.cli.output import chosen_format, emit, log
+from prunescope.assets.cli.options import existing, root, study_option
+from prunescope.assets.cli.output import Sink, emit, log
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.assets.cli.study import Recipes, Replace, end, request_of
 from prunescope.pipelines.core.errors import InputError
@@ -28,6 +27,7 @@ def _checked_share(value: float) -> float:
 
 def advise(
     context: typer.Context,
+    sink: Sink,
     model: Annotated[
         str,
         typer.Argument(
@@ -46,8 +46,6 @@ def advise(
             callback=_checked_share, help="Acceptable loss, as a share of the dense model's skill, from 0 to 1."
         ),
     ] = 0.1,
-    format_: Format = None,
-    output: Output = None,
 ) -> None:
     """Judge which recipes a model tolerates, before any task is run, as far as the evidence allows.
 
@@ -69,7 +67,6 @@ def advise(
     from prunescope.warehouse.catalogue.queries import advised_verdicts, predicted_losses
     from prunescope.warehouse.storage.partition_store import Store
 
-    format_name = chosen_format(format_, output)
     # A name of the warehouse needs one; another model's probes are computed, into a new one if need be.
     location = existing(context) if _is_name(model) else root(context)
     request, reason = _request(model, study, recipe or [], Store(location))
@@ -82,8 +79,8 @@ def advise(
     recipes = [recipe.name for recipe in outcome.study.recipes if recipe.method not in {"dense", "noise"}]
     verdicts = pl.DataFrame(advised_verdicts(home, name, recipes, tolerance))
     notes = judge(verdicts, pl.DataFrame(predicted_losses(location, name)), tolerance)
-    columns = [column.name for column in verdicts if format_name != "table" or column.null_count() < len(column)]
-    emit(verdicts.select(columns).to_arrow(), format_, output)
+    columns = [column.name for column in verdicts if sink.format != "table" or column.null_count() < len(column)]
+    emit(verdicts.select(columns).to_arrow(), sink)
     for line in notes:
         log(line)
     end(context, outcome.failures)

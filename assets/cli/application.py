@@ -29,7 +29,7 @@ from prunescope.assets.cli import (
     watch,
     writing,
 )
-from prunescope.assets.cli.options import Debug, Globals, Warehouse, with_globals
+from prunescope.assets.cli.options import Debug, Globals, Warehouse, with_shared_options
 from prunescope.assets.cli.output import DONE, FAILED, INTERRUPTED, WRONG_INPUT, log
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.warehouse.catalogue.sql_process import SqlProcess
@@ -93,7 +93,7 @@ GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
 }
 for group, commands in GROUPS.items():
     for command in commands:
-        app.command(_NAMES.get(command.__name__), rich_help_panel=group)(with_globals(command))
+        app.command(_NAMES.get(command.__name__), rich_help_panel=group)(with_shared_options(command))
 
 
 def main(ahead: SqlProcess | None = None) -> None:
@@ -171,7 +171,7 @@ def _log_error(message: str, code: int, error: BaseException, options: Globals) 
 
 
 def _log_bug(error: BaseException, options: Globals) -> int:
-    """Log an unexpected error in one line, or with its traceback where --debug is given."""
+    """Log an unexpected error in one line, or with its traceback if --debug is given."""
     message = f"{type(error).__name__}: {' '.join(str(error).split())}"
     if not options.debug:
         message += "\nThis is a bug; --debug shows where it happened."

@@ -8,13 +8,12 @@ import typer
 
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import existing, inline_recipe, variants_of
+from prunescope.assets.cli.options import Variant, existing, inline_recipe, variants_of
 from prunescope.assets.cli.output import log
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core import calibration_defaults
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.errors import DamagedFileError
-from prunescope.warehouse.core.quoting import literal
 
 if TYPE_CHECKING:
     from prunescope.pipelines.pruning.checkpoints.result import CheckpointResult
@@ -35,7 +34,7 @@ _ON_TEXTS = {
 }
 
 Shrink = Annotated[
-    bool, typer.Option("--shrink", help="Shrink matrices where whole neurons or heads are zero in every layer.")
+    bool, typer.Option("--shrink", help="Shrink matrices if whole neurons or heads are zero in every layer.")
 ]
 Memory = Annotated[
     list[str] | None,
@@ -50,12 +49,7 @@ Memory = Annotated[
 
 def checkpoint(
     context: typer.Context,
-    variant: Annotated[
-        str,
-        typer.Argument(
-            help="MODEL@RECIPE, or RECIPE if only one model has it.", autocompletion=completion.variants_or_recipes
-        ),
-    ],
+    variant: Variant,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output directory; must be new or empty.")],
     shrink: Shrink = False,
     model_source: Annotated[
@@ -297,19 +291,18 @@ def _scores(location: "Place", model: str, recipe: str) -> list[tuple[str, str]]
     """Return the verdict and the measured scores of a variant, as name and text."""
     from prunescope.pipelines.reporting.explorer.verdicts import reason
     from prunescope.warehouse.catalogue.database import connected
+    from prunescope.warehouse.catalogue.queries import variant_values
 
-    where = f"WHERE model = {literal(model)} AND recipe = {literal(recipe)}"
+    values = variant_values(location, f"{model}@{recipe}")
+    verdict = [("verdict", f"{values['verdict']}: {reason(values)}")] if values.get("verdict") else []
+    numbers = [(label, values.get(name)) for name, label in _ON_PROMPTS.items()]
+    query = (
+        f"SELECT text_id, {', '.join(_ON_TEXTS)} FROM kld_summary WHERE model = $model AND recipe = $recipe ORDER BY 1"  # noqa: S608 - ours
+    )
     with connected(location) as connection:
-        prompts = connection.sql(f"SELECT {', '.join(_ON_PROMPTS)} FROM variant_summary {where}")  # noqa: S608 - literals
-        rows = [zip(_ON_PROMPTS.values(), row, strict=True) for row in prompts.fetchall()]
-        verdicts = connection.sql(f"FROM variant_verdict {where}").to_arrow_table().to_pylist()
-        verdict = [("verdict", f"{row['verdict']}: {reason(row)}") for row in verdicts]
-        texts = connection.sql(f"SELECT text_id, {', '.join(_ON_TEXTS)} FROM kld_summary {where} ORDER BY text_id")  # noqa: S608
-        rows += [
-            zip((form.format(text=text) for form in _ON_TEXTS.values()), values, strict=True)
-            for text, *values in texts.fetchall()
-        ]
-    return verdict + [(name, f"{value:.4g}") for row in rows for name, value in row if value is not None]
+        for text, *row in connection.sql(query, params={"model": model, "recipe": recipe}).fetchall():
+            numbers += [(label.format(text=text), value) for label, value in zip(_ON_TEXTS.values(), row, strict=True)]
+    return verdict + [(name, f"{value:.4g}") for name, value in numbers if value is not None]
 
 
 def _log_result(result: "CheckpointResult") -> None:

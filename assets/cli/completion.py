@@ -15,7 +15,6 @@ from typing import get_args
 import typer
 
 from prunescope.assets import settings
-from prunescope.assets.cli.options import Globals
 from prunescope.pipelines.core.errors import InputError
 
 _ROOT = Path(__file__).parents[2]
@@ -101,7 +100,7 @@ def _partitions(context: typer.Context, pattern: str) -> list[list[str]]:
     from prunescope.warehouse.storage.path_names import original
 
     try:
-        folder = Path(settings.warehouse_root(context.ensure_object(Globals).warehouse))
+        folder = Path(settings.warehouse_root(getattr(context.obj, "warehouse", None)))
     except InputError:
         return []
     paths = sorted(path.relative_to(folder).parts[1:] for path in folder.glob(pattern))

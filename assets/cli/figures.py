@@ -8,9 +8,8 @@ import typer
 
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
-from prunescope.assets.cli.narrowing import OnlyModels, OnlyPrompts, OnlyRecipes
-from prunescope.assets.cli.options import Output, existing, require_named
-from prunescope.assets.cli.output import FAILED, emit, log, write_file
+from prunescope.assets.cli.options import OnlyModels, OnlyPrompts, OnlyRecipes, Output, existing, require_named
+from prunescope.assets.cli.output import FAILED, chosen_sink, emit_list, log, write_file
 from prunescope.pipelines.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,8 +52,6 @@ def figure(
     - `prunescope figure generation --recipe wanda-50 --recipe attn-drop-4 --columns 2 -o generation.pdf`
     - `prunescope figure hierarchy --dark -o slides.png`
     """
-    import pyarrow as pa
-
     from prunescope.pipelines.reporting.charts.files import print_files
     from prunescope.pipelines.reporting.charts.registry import FIGURES, find_figure
     from prunescope.warehouse.catalogue.question_query import RowFilter, rows_within
@@ -62,7 +59,7 @@ def figure(
     if name is None:
         require_named(context)
         rows = [{"figure": registered.name, "shows": registered.title} for registered in FIGURES.values()]
-        emit(pa.Table.from_pylist(rows), None, output)
+        emit_list(rows, chosen_sink(None, output), figure=str, shows=str)
         return
     chosen = find_figure(name)
     check_chart_path(output, option="")

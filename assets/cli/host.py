@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prunescope.assets import settings
-from prunescope.assets.cli.options import Format, Globals, Output, existing, writable
-from prunescope.assets.cli.output import FAILED, chosen_format, emit, log
+from prunescope.assets.cli.options import Globals, existing, writable
+from prunescope.assets.cli.output import FAILED, Sink, emit, emit_list, log
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.assets.cli.serve import LOCALHOST, listening_socket
 
@@ -51,6 +51,7 @@ def ui(
 
 def doctor(
     context: typer.Context,
+    sink: Sink,
     model: Annotated[
         str | None,
         typer.Option(
@@ -60,8 +61,6 @@ def doctor(
             help="Load this model and show its structure; a model as in a study, or `embedded:NAME`.",
         ),
     ] = None,
-    format_: Format = None,
-    output: Output = None,
 ) -> None:
     """Check the warehouse; exit code 1 if there is an error. With --model, check the structure of a model instead.
 
@@ -75,21 +74,17 @@ def doctor(
     - `prunescope doctor --model ./my-model`
     - `prunescope doctor --model ./my-model --format json`
     """
-    chosen_format(format_, output)
     if model is not None:
         log(f"cache: {settings.cache_folder()}")
-        emit(_examine(model), format_, output)
+        emit(_examine(model), sink)
         return
     from prunescope.warehouse.maintenance.diagnostics import Diagnosis, diagnose
 
     location = existing(context)
     log(f"warehouse: {location}\ncache: {settings.cache_folder()}")
     diagnoses = diagnose(location)
-    if diagnoses or format_ is not None or output is not None:
-        import pyarrow as pa
-
-        schema = pa.schema([(field.name, pa.string()) for field in fields(Diagnosis)])
-        emit(pa.Table.from_pylist([asdict(diagnosis) for diagnosis in diagnoses], schema), format_, output)
+    if diagnoses or sink.is_chosen:
+        emit_list(list(map(asdict, diagnoses)), sink, **{field.name: str for field in fields(Diagnosis)})
     if not diagnoses:
         log("no problem found in the warehouse")
     if any(diagnosis.level == "error" for diagnosis in diagnoses):

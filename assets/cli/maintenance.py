@@ -14,9 +14,8 @@ import typer
 
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
-from prunescope.assets.cli.narrowing import study_option
-from prunescope.assets.cli.options import Format, Output, existing
-from prunescope.assets.cli.output import FAILED, chosen_format, emit, log, log_wait
+from prunescope.assets.cli.options import existing, study_option
+from prunescope.assets.cli.output import FAILED, Sink, emit_list, log, log_wait
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.errors import WarehouseError
 
@@ -27,33 +26,25 @@ if TYPE_CHECKING:
     from prunescope.warehouse.storage.partition_store import Store
 
 
-def verify(
-    context: typer.Context,
-    format_: Format = None,
-    output: Output = None,
-) -> None:
+def verify(context: typer.Context, sink: Sink) -> None:
     """Read every file and compare it with its hashes; exit code 1 if one differs or cannot be read.
 
     A partition has hashes of its rows, of its provenance and of all its bytes, a variant file a hash of its changes to
-    the model. Files from before there were hashes are counted, but are no failure.
+    the model. Files from before there were hashes are counted and do not fail the check.
 
     For example: `prunescope verify --format json`
     """
-    import pyarrow as pa
-
     from prunescope.warehouse.maintenance.verification import verify as verify_tables
     from prunescope.warehouse.storage.partition_store import Store
 
-    chosen_format(format_, output)
     store, counts = Store(existing(context)), Counter[str]()
     failed: list[dict[str, object]] = []
     for result in chain(verify_tables(store), _verify_variants(store)):
         counts[result.state] += 1
         if result.state in {"changed", "unreadable"}:
             failed.append(asdict(result) | {"path": str(result.path)})
-    if failed or format_ or output:
-        schema = pa.schema({"path": pa.string(), "state": pa.string(), "reason": pa.string(), "bytes": pa.int64()})
-        emit(pa.Table.from_pylist(failed, schema), format_, output)
+    if failed or sink.is_chosen:
+        emit_list(failed, sink, path=str, state=str, reason=str, bytes=int)
     log(f"{counts['intact']} files are unchanged, {counts['changed']} have changed")
     if counts["unverifiable"]:
         log(f"{counts['unverifiable']} files are older than the hashes; the next run that computes them adds one")
@@ -90,6 +81,7 @@ def _verify_variants(store: "Store") -> "Iterator[VerificationResult]":
 
 def gc(
     context: typer.Context,
+    sink: Sink,
     study: Annotated[
         list[str] | None,
         study_option("Keep the results that this study names; a name or a YAML file. Repeatable.", "-s"),
@@ -104,8 +96,6 @@ def gc(
             help="With --yes: also remove the listed results that this study computed. Repeatable.",
         ),
     ] = None,
-    format_: Format = None,
-    output: Output = None,
 ) -> None:
     """List files that no study names: partitions, variant files, reports, unfinished layers, leftovers of killed runs.
 
@@ -122,14 +112,11 @@ def gc(
     - `prunescope gc --yes`
     - `prunescope gc --yes --study mine.yaml --computed-by demo`
     """
-    import pyarrow as pa
-
     from prunescope.assets.watching.watch_list import load_watch_state
     from prunescope.pipelines.studies import load_study, study_names
     from prunescope.warehouse.maintenance.garbage_collection import StudyScope, removable, waste
     from prunescope.warehouse.storage.partition_store import Store
 
-    chosen_format(format_, output)
     store = Store(existing(context))
     loaded = [load_study(name) for name in (*study_names(), *(study or []))]
     local = store.local(settings.cache_folder())
@@ -147,10 +134,9 @@ def gc(
             for study in (*loaded, *(watched.study for watched in watch.studies))
         ]
         orphans = [*waste(store, scopes, local), *_offloaded_layers()]
-        if orphans or format_ or output:
-            text = pa.string()
-            schema = pa.schema({"kind": text, "study": text, "removed_by": text, "bytes": pa.int64(), "path": text})
-            emit(pa.Table.from_pylist([_row(orphan, store) for orphan in orphans], schema), format_, output)
+        if orphans or sink.is_chosen:
+            rows = [_row(orphan, store) for orphan in orphans]
+            emit_list(rows, sink, kind=str, study=str, removed_by=str, bytes=int, path=str)
         selected = removable(orphans, computed_by or ())
         freed = _remove(store, selected) if yes else 0
     _log_summary(orphans, len(selected), freed, removed=yes)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunescope.assets import settings
+from prunescope.assets.cli import completion
+from prunescope.assets.cli.output import chosen_sink
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.regular_files import local_path
 from prunescope.warehouse.catalogue.sql_process import Setup, SqlProcess
@@ -36,7 +38,7 @@ def answer_bytes(gibibytes: float) -> int:
 
 
 def sql_process(context: typer.Context, setup: Setup) -> SqlProcess:
-    """Return a process for SQL, the one that was started with the command line where there is one."""
+    """Return a process for SQL, the one that was started with the command line, if any."""
     globals_ = context.ensure_object(Globals)
     ahead, globals_.sql_process = globals_.sql_process, None
     return (ahead or SqlProcess()).open(setup)
@@ -55,7 +57,7 @@ def _store_debug(context: typer.Context, value: bool) -> bool:
 
 
 def _checked_file(value: Path | None) -> Path | None:
-    """Refuse a path where no file can be written, before anything is computed."""
+    """Refuse a path at which no file can be written, before anything is computed."""
     if value is None:
         return None
     path = value.expanduser()
@@ -158,7 +160,7 @@ def writable(context: typer.Context) -> "Place":
 
 
 def variants_of(location: "Place", names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return model and recipe of each variant, named MODEL@RECIPE or, where only one model has it, RECIPE.
+    """Return model and recipe of each variant, named MODEL@RECIPE, or RECIPE if only one model has it.
 
     Raises:
         WarehouseError: the warehouse has no such variant, or several.
@@ -243,15 +245,60 @@ Memory = Annotated[
 ]
 
 
-def with_globals(command: Callable[..., None]) -> Callable[..., None]:
-    """Return the command with `--debug`, and with `--warehouse` if it has a context, where the callbacks keep both."""
+Variant = Annotated[
+    str,
+    typer.Argument(
+        help="MODEL@RECIPE, or RECIPE if only one model has it.", autocompletion=completion.variants_or_recipes
+    ),
+]
+OnlyModels = Annotated[
+    list[str] | None, typer.Option("--model", help="Only this model. Repeatable.", autocompletion=completion.models)
+]
+OnlyRecipes = Annotated[
+    list[str] | None, typer.Option("--recipe", help="Only this recipe. Repeatable.", autocompletion=completion.recipes)
+]
+OnlyPrompts = Annotated[list[str] | None, typer.Option("--prompt", metavar="ID", help="Only this prompt. Repeatable.")]
 
-    def called(*, warehouse: Warehouse = None, debug: Debug = False, **values: Any) -> None:  # noqa: ANN401, ARG001
-        command(**values)
 
-    own, added = inspect.signature(command).parameters, inspect.signature(called).parameters
-    names = ("warehouse", "debug") if "context" in own else ("debug",)
+def variant_option(text: str) -> Any:  # noqa: ANN401 - as Typer types it
+    """Return the option `--variant` with this help."""
+    return typer.Option("--variant", metavar="MODEL@RECIPE", help=text, autocompletion=completion.variants_or_recipes)
+
+
+def study_option(text: str, *names: str) -> Any:  # noqa: ANN401 - as Typer types it
+    """Return the option `--study` with this help, and with these further names."""
+    return typer.Option("--study", *names, metavar="STUDY", help=text, autocompletion=completion.studies)
+
+
+# Shared by commands, with their defaults: the last two may also precede the command.
+_SHARED: dict[str, tuple[Any, Any]] = {
+    "format_": (Format, None),
+    "output": (Output, None),
+    "warehouse": (Warehouse, None),
+    "debug": (Debug, False),
+}
+
+
+def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Return the command with `--debug`, `--warehouse` if it has a context, and `--format` and `-o` if it has a sink.
+
+    Callbacks keep the values of `--warehouse` and `--debug`.
+    """
+    own = dict(inspect.signature(command).parameters)
+    has_sink = own.pop("sink", None) is not None
+    names = [*(["format_", "output"] if has_sink else []), *(["warehouse"] if "context" in own else []), "debug"]
+
+    def called(**values: Any) -> None:  # noqa: ANN401
+        shared = {name: values.pop(name) for name in names}
+        command(**values, **({"sink": chosen_sink(shared["format_"], shared["output"])} if has_sink else {}))
+
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=option)
+        for name, (option, default) in _SHARED.items()
+        if name in names
+    ]
+    functools.update_wrapper(called, command, ("__module__", "__name__", "__doc__"), ())
     # Typer reads both.
-    called.__signature__ = inspect.Signature([*own.values(), *(added[name] for name in names)])
-    called.__annotations__ |= command.__annotations__
-    return functools.update_wrapper(called, command, ("__module__", "__name__", "__doc__"))
+    called.__signature__ = inspect.Signature([*own.values(), *added])  # type: ignore[attr-defined]
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own.values(), *added)}
+    return called

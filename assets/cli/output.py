@@ -1,6 +1,8 @@
 """Output of the commands: data to standard output or a file, messages to standard error; and the exit codes."""
 
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,43 +49,68 @@ def put(line: str) -> None:
     sys.stdout.write((escape_control(line, keep="\n") if sys.stdout.isatty() else line) + "\n")
 
 
-def chosen_format(format_: str | None, output: Path | None) -> str:
-    """Return the format of `--format`, else that of the file's suffix, else table.
+@dataclass(frozen=True)
+class Sink:
+    """The format of a command's rows, and the file that they go to, or None for standard output.
+
+    Attributes:
+        is_chosen: whether the user chose either of them; then an answer without a row is written, too.
+    """
+
+    format: str = "table"
+    path: Path | None = None
+    is_chosen: bool = False
+
+    @property
+    def width(self) -> int:
+        """Characters of a line: the terminal's, or what suits a pipe or file."""
+        return Console().width if sys.stdout.isatty() and self.path is None else _WIDTH
+
+
+def chosen_sink(format_: str | None, path: Path | None) -> Sink:
+    """Return the sink of `--format`, else that of the file's suffix, else a table on standard output.
 
     Raises:
         InputError: the format is unknown, the suffix is unknown or contradicts it, or Parquet would go to a terminal.
     """
-    suffix = output.suffix.lower() if output else ""
+    suffix = path.suffix.lower() if path else ""
     if format_ is None and suffix not in _SUFFIXES:
         raise InputError(
-            f"-o {output}: no format is called {suffix}; use {', '.join(filter(None, _SUFFIXES))}, or add --format"
+            f"-o {path}: no format is called {suffix}; use {', '.join(filter(None, _SUFFIXES))}, or add --format"
         )
     chosen = format_ or _SUFFIXES[suffix]
     if chosen not in _FORMATS:
         raise InputError(f"--format {chosen!r}: choose one of {', '.join(_FORMATS)}")
     contradicts = suffix in _PICTURES or _SUFFIXES.get(suffix, chosen) not in {chosen, "table"}
     if contradicts or (chosen == "parquet" and suffix == ".txt"):
-        raise InputError(f"-o {output} --format {chosen}: the name says another format; leave out one of the two")
-    if chosen == "parquet" and output is None and sys.stdout.isatty():
+        raise InputError(f"-o {path} --format {chosen}: the name says another format; leave out one of the two")
+    if chosen == "parquet" and path is None and sys.stdout.isatty():
         raise InputError("--format parquet: a terminal cannot show it; add -o FILE or a pipe")
-    return chosen
+    return Sink(chosen, path, is_chosen=(format_, path) != (None, None))
 
 
-def emit(rows: "pa.Table", format_: str | None = None, output: Path | None = None) -> None:
-    """Write rows to standard output or to a file.
+def emit(rows: "pa.Table", sink: Sink = Sink()) -> None:
+    """Write rows to a sink.
 
     Raises:
-        InputError: the format or the path is wrong; nothing was written.
+        InputError: the file cannot be written.
     """
     from prunescope.warehouse.core.formats import render
 
-    rendered = render(rows, chosen_format(format_, output), width=table_width(output))
-    emit_bytes(rendered if isinstance(rendered, bytes) else rendered.encode(), output)
+    rendered = render(rows, sink.format, width=sink.width)
+    emit_bytes(rendered if isinstance(rendered, bytes) else rendered.encode(), sink.path)
 
 
-def table_width(output: Path | None) -> int:
-    """Return the characters of a line: the terminal's, or what suits a pipe or file."""
-    return Console().width if sys.stdout.isatty() and output is None else _WIDTH
+def emit_list(rows: Sequence[Mapping[str, object]], sink: Sink, /, **columns: type) -> None:
+    """Write rows with these columns of `str` or `int` to a sink.
+
+    Raises:
+        InputError: as `emit`.
+    """
+    import pyarrow as pa
+
+    types = {name: pa.string() if of is str else pa.int64() for name, of in columns.items()}
+    emit(pa.Table.from_pylist(rows, pa.schema(types)), sink)
 
 
 def emit_bytes(content: bytes | bytearray, output: Path | None) -> None:

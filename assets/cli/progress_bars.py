@@ -19,41 +19,32 @@ if TYPE_CHECKING:
 SILENT_SECONDS, _MAX_SILENT_SECONDS = 15.0, 240.0
 # A stage that took less has no line.
 _MIN_STAGE_SECONDS = 1.0
-# A bar without a step for so long moves to and fro instead of standing still.
-_STILL_SECONDS = 10.0
-# A bar says how long its task takes only after this share of it.
+# The time of a task is known only after this share of it.
 _MIN_SHARE = 0.1
 # The end of an estimate that is used up while the work goes on is not announced.
 _MIN_LEFT_SECONDS = 0.5
 
 
 class RichProgress:
-    """A bar for all partitions, which follows the time that is left, and one for the current task.
+    """A bar for all partitions, and one for the current task, which moves to and fro if the task has a single step.
 
     In a pipe or a log, a line per finished stage and partition, and one about the current task after each long silence.
     """
 
     def __init__(self) -> None:
         from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn
-        from rich.progress_bar import ProgressBar
         from rich.text import Text
 
         progress = self
-
-        class Bar(BarColumn):
-            def render(self, task: "Task") -> ProgressBar:
-                share = progress.share(task)
-                return ProgressBar(1.0, share or 0.0, width=30, pulse=share is None, animation_time=task.get_time())
 
         class Amount(ProgressColumn):
             def render(self, task: "Task") -> Text:
                 return Text(progress.amount(task))
 
-        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), Bar(), Amount())
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(30), Amount())
         self._bars = Progress(*columns, console=STDERR, transient=True, disable=not STDERR.is_terminal)
         self._partitions: TaskID | None = None
         self._task: TaskID | None = None
-        self._stepped_at = 0.0
         self._time = RemainingTime(())
         self._is_over = threading.Event()
         self._has_logged = False
@@ -73,14 +64,12 @@ class RichProgress:
     def start(self, task: str, total: int, tokens: int = 0) -> None:
         """Show a bar for a task of `total` steps, in place of the previous task's."""
         self.done()
-        self._task = self._bars.add_task(escape_control(task), total=total, tokens=tokens)
-        self._stepped_at = self._bars.get_time()
+        self._task = self._bars.add_task(escape_control(task), total=total if total > 1 else None, tokens=tokens)
 
     def advance(self, amount: int = 1) -> None:
         """Advance the task's bar."""
         if self._task is not None:
             self._bars.advance(self._task, amount)
-            self._stepped_at = self._bars.get_time()
 
     def done(self) -> None:
         """Remove the task's bar."""
@@ -133,19 +122,9 @@ class RichProgress:
         self._time.fail(failure.name)
         self._step()
 
-    def share(self, task: "Task") -> float | None:
-        """Return the share of a bar that is done; None where it is not known or has not changed for long."""
-        if task.id == self._partitions and self._time.total:
-            return self._time.elapsed / max(self._time.elapsed + self._left(), 1e-9)
-        if task.id != self._partitions and (
-            not task.total or task.total == 1 or task.get_time() - self._stepped_at > _STILL_SECONDS
-        ):
-            return None
-        return task.completed / task.total if task.total else None
-
     def amount(self, task: "Task") -> str:
-        """Return what a bar has done: steps, tokens a second, the time since its start and the time left."""
-        parts = [f"{task.completed:.0f} of {task.total:.0f}"]
+        """Return what a bar has done: steps, tokens per second, the time since its start and the time left."""
+        parts = [f"{task.completed:.0f} of {task.total:.0f}"] if task.total is not None else []
         if task.id == self._partitions:
             parts[0] += " partitions"
         elapsed = task.elapsed or 0.0
@@ -190,8 +169,9 @@ class RichProgress:
             seconds = min(2 * seconds, _MAX_SILENT_SECONDS)
             shown = self._partitions if self._task is None else self._task
             task = next((task for task in self._bars.tasks if task.id == shown), None)
-            message = f"{task.description}, {task.completed:.0f} of {task.total:.0f}" if task else ""
-            log(": ".join(filter(None, ["still at work", ", ".join(filter(None, [message, self._left_in_words()]))])))
+            parts = [task.description] if task else []
+            parts += [f"{task.completed:.0f} of {task.total:.0f}"] if task and task.total is not None else []
+            log(": ".join(filter(None, ["still at work", ", ".join(filter(None, [*parts, self._left_in_words()]))])))
 
     def _step(self) -> None:
         if self._partitions is not None:

@@ -7,9 +7,8 @@ import typer
 
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
-from prunescope.assets.cli.narrowing import study_option, variant_option
-from prunescope.assets.cli.options import Format, Output, existing, variants_of
-from prunescope.assets.cli.output import WRONG_INPUT, chosen_format, emit, log, put
+from prunescope.assets.cli.options import Variant, existing, study_option, variant_option, variants_of
+from prunescope.assets.cli.output import WRONG_INPUT, Sink, emit, log, put
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.errors import WarehouseError
@@ -17,20 +16,13 @@ from prunescope.warehouse.core.limits import MAX_ROWS
 
 # A larger file is none of results: those of all tasks of the harness have a few MB.
 _MAX_RESULTS_BYTES = 100_000_000
-_Variant = Annotated[
-    str,
-    typer.Argument(
-        help="MODEL@RECIPE, or RECIPE if only one model has it.", autocompletion=completion.variants_or_recipes
-    ),
-]
 
 
 def compare(
     context: typer.Context,
-    a: _Variant,
-    b: _Variant,
-    format_: Format = None,
-    output: Output = None,
+    sink: Sink,
+    a: Variant,
+    b: Variant,
 ) -> None:
     """Compare two variants of one model, paired: perplexity, KL and top token of texts and prompts, answers to tasks.
 
@@ -45,12 +37,11 @@ def compare(
     """
     from prunescope.warehouse.catalogue.comparison import compare as compare_variants
 
-    chosen_format(format_, output)
     comparison = compare_variants(existing(context), a, b)
     for reason in comparison.missing:
         log(f"not compared: {reason}", "dim")
     log(f"A is {comparison.model}@{comparison.recipe_a}, B is {comparison.model}@{comparison.recipe_b}", "dim")
-    emit(comparison.rows, format_, output)
+    emit(comparison.rows, sink)
 
 
 def export(
@@ -139,7 +130,7 @@ def import_lm_eval(
         ),
     ] = None,
 ) -> None:
-    """Read scores that lm-evaluation-harness measured into the warehouse, beside ours and the KL of the variant.
+    """Read scores that lm-evaluation-harness measured into the warehouse, next to ours and the KL of the variant.
 
     They become rows of `imported_scores`, and the view `imported_comparisons` joins them with ours. A file that names a
     dense model of the warehouse, by source or path, or a folder that `prunescope checkpoint` wrote, on this machine,
@@ -173,7 +164,7 @@ def import_lm_eval(
         added = import_results(store, found)
     for (parsed, pair), rows in zip(found, added, strict=True):
         log(f"{parsed.file}: {rows} scores of {'@'.join(pair)}" if rows else f"{parsed.file}: is there already")
-    log("`prunescope sql 'from imported_comparisons'` shows them beside ours")
+    log("`prunescope sql 'from imported_comparisons'` shows them next to ours")
 
 
 def log_runs(

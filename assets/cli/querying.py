@@ -8,19 +8,22 @@ import typer
 
 from prunescope.assets.cli import completion
 from prunescope.assets.cli.figures import check_chart_path, require_data, show
-from prunescope.assets.cli.narrowing import OnlyModels, OnlyPrompts, OnlyRecipes, variant_option
 from prunescope.assets.cli.options import (
     Format,
     Memory,
+    OnlyModels,
+    OnlyPrompts,
+    OnlyRecipes,
     Output,
     Seconds,
     answer_bytes,
     existing,
     require_named,
     sql_process,
+    variant_option,
     variants_of,
 )
-from prunescope.assets.cli.output import chosen_format, emit, emit_bytes, log, put, table_width, write_file
+from prunescope.assets.cli.output import Sink, chosen_sink, emit, emit_bytes, emit_list, log, put, write_file
 from prunescope.assets.cli.relations import describe, tables
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.suggestions import did_you_mean
@@ -40,12 +43,11 @@ _LINES = 20
 
 
 def recipes(
+    sink: Sink,
     method: Annotated[
         str | None,
         typer.Argument(help="A method such as `wanda`, to list all its parameters.", autocompletion=completion.methods),
     ] = None,
-    format_: Format = None,
-    output: Output = None,
 ) -> None:
     """List the recipes. Their numbers may be changed; recipes joined by `+` are applied one after the other.
 
@@ -61,21 +63,19 @@ def recipes(
 
     from prunescope.pipelines.recipes.listing import recipe_forms, recipe_parameters, recipe_text
 
-    chosen_format(format_, output)
-    emit(pa.Table.from_pylist(recipe_forms() if method is None else recipe_parameters(method)), format_, output)
+    emit(pa.Table.from_pylist(recipe_forms() if method is None else recipe_parameters(method)), sink)
     if method is not None:
         log(recipe_text(method))
 
 
 def sql(
     context: typer.Context,
+    sink: Sink,
     query: Annotated[
         str, typer.Argument(help="One SELECT, `tables` or `describe NAME`; `-` reads it from standard input.")
     ],
     seconds: Seconds = SECONDS,
     memory: Memory = GIBIBYTES,
-    format_: Format = None,
-    output: Output = None,
 ) -> None:
     r"""Query the warehouse in SQL (DuckDB's dialect). Read-only: no files, no network, no settings.
 
@@ -87,34 +87,25 @@ def sql(
     - `prunescope sql "FROM layer_summary" -o layers.parquet`
     - `prunescope sql - --format csv < mine.sql`
     """
-    chosen = chosen_format(format_, output)
     text = sys.stdin.read() if query == "-" else query
     if shorthand := _SHORTHAND.fullmatch(text):
         if shorthand["name"]:
-            describe(context, shorthand["name"], format_, output)
+            describe(context, sink, shorthand["name"])
         else:
-            tables(context, format_, output)
+            tables(context, sink)
         return
     with sql_process(context, Setup(str(existing(context)), memory)) as process:
-        content, _ = process.render(
-            text, to=chosen, width=table_width(output), seconds=seconds, size=answer_bytes(memory)
-        )
-    emit_bytes(content, output)
+        content, _ = process.render(text, to=sink.format, width=sink.width, seconds=seconds, size=answer_bytes(memory))
+    emit_bytes(content, sink.path)
 
 
-def questions(
-    context: typer.Context,
-    format_: Format = None,
-    output: Output = None,
-) -> None:
+def questions(context: typer.Context, sink: Sink) -> None:
     """List the questions that the warehouse answers; `prunescope question q01` answers one."""
-    import pyarrow as pa
-
     from prunescope.warehouse.catalogue.lineage import questions as question_views
 
     require_named(context)
     rows = [{"question": name, "asks": view.header.partition("\n")[0]} for name, view in question_views().items()]
-    emit(pa.Table.from_pylist(rows, pa.schema({"question": pa.string(), "asks": pa.string()})), format_, output)
+    emit_list(rows, sink, question=str, asks=str)
 
 
 def question(
@@ -156,14 +147,14 @@ def question(
     from prunescope.warehouse.catalogue.question_query import RowFilter, find_question, statement
 
     if name is None:
-        questions(context, format_, output)
+        questions(context, chosen_sink(format_, output))
         return
     asked = find_question(name)
-    chosen = "plain"
     if chart:
         check_chart_path(output, format_)
+        sink = Sink(path=output)
     else:
-        chosen = chosen_format(format_, output)
+        sink = chosen_sink(format_, output)
     root = existing(context)
     pairs = tuple(variants_of(root, variant or ()))
     row_filter = RowFilter(tuple(model or ()), tuple(recipe or ()), tuple(prompt or ()), pairs)
@@ -173,11 +164,9 @@ def question(
             rows = process.ask(query.sql, query.parameters, seconds=seconds)
             count = rows.num_rows
         else:
-            width, lines = table_width(output), _LINES if output is None else TEXT_ROWS
-            size = answer_bytes(memory)
-            content, count = process.render(
-                query.sql, query.parameters, to=chosen, width=width, lines=lines, seconds=seconds, size=size
-            )
+            layout = {"to": sink.format, "width": sink.width, "lines": _LINES if output is None else TEXT_ROWS}
+            limits = {"seconds": seconds, "size": answer_bytes(memory)}
+            content, count = process.render(query.sql, query.parameters, **layout, **limits)
     header = view_header.parse(asked.header)
     log(asked.header if explain else f"{header.asks}\n{_reading(count, header)} (--explain shows more)", "dim")
     if not chart:
@@ -201,11 +190,7 @@ def _reading(rows: int, header: "Header") -> str:
     return f"{rows} row{'' if rows == 1 else 's'}, {header.grain}: {header.reading()}"
 
 
-def variants(
-    context: typer.Context,
-    format_: Format = None,
-    output: Output = None,
-) -> None:
+def variants(context: typer.Context, sink: Sink) -> None:
     """List the variants: what each recipe removed, which study computed it, and when."""
     from prunescope.warehouse.catalogue.database import connected
 
@@ -220,16 +205,14 @@ def variants(
     """
     with connected(existing(context)) as connection:
         rows = connection.sql(query).to_arrow_reader(1000).read_all()  # `to_arrow_table` would import pandas
-    emit(rows, format_, output)
+    emit(rows, sink)
 
 
 def report(
     context: typer.Context,
     study: Annotated[
         str | None,
-        typer.Argument(
-            help="Name of the study; optional where there is one report.", autocompletion=completion.studies
-        ),
+        typer.Argument(help="Name of the study; optional if there is one report.", autocompletion=completion.studies),
     ] = None,
     output: Output = None,
     terminal: Annotated[

@@ -6,21 +6,15 @@ from typing import Annotated
 import typer
 
 from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import Format, Output, existing
-from prunescope.assets.cli.output import emit, log
+from prunescope.assets.cli.options import existing
+from prunescope.assets.cli.output import Sink, emit_list, log
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.warehouse.core.quoting import quoted
 
 
-def tables(
-    context: typer.Context,
-    format_: Format = None,
-    output: Output = None,
-) -> None:
+def tables(context: typer.Context, sink: Sink) -> None:
     """List tables and views with their rows and keys; `prunescope describe NAME` lists the columns."""
-    import pyarrow as pa
-
     from prunescope.warehouse.catalogue import view_header
     from prunescope.warehouse.catalogue.database import view_sql
     from prunescope.warehouse.storage.partition_store import Store
@@ -45,25 +39,20 @@ def tables(
         if view.layer != "staging"
         for header in [view_header.parse(view.header)]
     ]
-    text, count = pa.string(), pa.int64()
-    schema = pa.schema({"name": text, "kind": text, "partitions": count, "rows": count, "about": text, "key": text})
-    emit(pa.Table.from_pylist(rows, schema), format_, output)
+    emit_list(rows, sink, name=str, kind=str, partitions=int, rows=int, about=str, key=str)
 
 
 def describe(
     context: typer.Context,
+    sink: Sink,
     name: Annotated[
         str, typer.Argument(help="A table or view, see `prunescope tables`.", autocompletion=completion.relations)
     ],
-    format_: Format = None,
-    output: Output = None,
 ) -> None:
     """Explain the columns of a table or view: type, unit, formula, source.
 
     For example: `prunescope describe layer_transitions`
     """
-    import pyarrow as pa
-
     from prunescope.warehouse.catalogue import view_header
     from prunescope.warehouse.catalogue.column_docs import PROVENANCE_COLUMNS, explain
     from prunescope.warehouse.catalogue.database import PROVENANCE, PROVENANCE_COMMENT, connected, view_sql
@@ -102,4 +91,4 @@ def describe(
         log("\n".join(["joins that add columns and never rows:", *lines]), "dim")
     if table and table.example:
         log(f"for example:\n{textwrap.indent(table.example, '  ')}", "dim")
-    emit(pa.Table.from_pylist(rows), format_, output)
+    emit_list(rows, sink, column=str, type=str, unit=str, formula=str, about=str, source=str)

@@ -1,4 +1,4 @@
-"""`prunescope search`: which treatment each sublayer gets for a budget, judged beside published recipes."""
+"""`prunescope search`: which treatment each sublayer gets for a budget, compared with published recipes."""
 
 import json
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from prunescope.assets.cli.output import emit, log, put, write_file
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.assets.cli.study import AllowCode, Models, Replace, StudyName, end, request_of
 from prunescope.pipelines.core.errors import InputError
+from prunescope.warehouse.export.rounding import rounded
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,13 +24,6 @@ if TYPE_CHECKING:
     from prunescope.warehouse.storage.location import Place
 
 _NONE = "--no-controls"
-# Measures of the view `search_judgement` and their words.
-_MEASURES = {
-    "kl_texts": "KL of texts, nats",
-    "kl_prompts": "KL of prompts, nats",
-    "same_steps": "steps as dense",
-    "same_options": "options as dense",
-}
 
 
 def search(
@@ -49,7 +43,7 @@ def search(
         str | None,
         typer.Option(
             metavar="A,B,C",
-            help="Treatments of a sublayer beside keeping it: recipes of weights or bits, and drop, attn-drop or "
+            help="Treatments of a sublayer other than keeping it: recipes of weights or bits, and drop, attn-drop or "
             "mlp-drop (default: wanda, ria and sparsegpt from 4 to 70, drop).",
         ),
     ] = None,
@@ -103,8 +97,8 @@ def search(
 
     Measures which method does best with the same sparsity everywhere, then every matrix alone at one of its sparsities
     and the other treatments of every sublayer, solves for the best allocation, measures it and exchanges treatments.
-    Its data are windows of C4 (`source`) and prompts that the study does not ask. Then the found recipes run beside
-    published ones at the same share on the study's own prompts, texts and tasks. After an interruption, the same
+    Its data are windows of C4 (`source`) and prompts that the study does not ask. Then the found recipes, and
+    published ones at the same share, run on the study's own prompts, texts and tasks. After an interruption, the same
     command continues where the search stopped.
 
     The study's key `search` holds the same settings. `prunescope run STUDY --recipe FILE` runs a found recipe.
@@ -148,9 +142,9 @@ def search(
             continue
         _print_results(rows)
         if is_unfinished:
-            log("not all trials were made; the same command goes on, with more --minutes where the time was over")
+            log("not all trials were made; the same command goes on, with more --minutes if the time was over")
         _print_recipes([_recipe(row) for row in rows if _is_own(row)], output)
-        # The run below would search again where this one failed.
+        # The run below would search again if this one failed.
         if no_judge or f"{spec.name} search" in failed:
             log("`prunescope figure allocation` and `prunescope question q35` show the search")
             continue
@@ -190,7 +184,7 @@ def _names(text: str | None, flag: str) -> list[str] | None:
 def _results(study: "Study", location: "Place", model: str) -> tuple[list[dict[str, Any]], bool]:
     """Return the results of a study's search on a model, and whether it can go on at one of its targets.
 
-    There are no results where it failed.
+    There are no results if it failed.
     """
     from prunescope.assets.planning.fingerprints import find_model, search_id
     from prunescope.assets.planning.work_plan import unfinished_folder
@@ -219,8 +213,8 @@ def _print_results(rows: Sequence[dict[str, Any]]) -> None:
         **{name: [row[name] for row in rows] for name in ("strategy", "recipe")},
         "target": [f"{row['remove']:.1%}" for row in rows],
         "removed": [f"{row['removed']:.2%}" for row in rows],
-        "predicted_nats": [_number(row["predicted_nats"]) for row in rows],
-        "measured_nats": [_interval(row, "measured_nats", "measured_low", "measured_high") for row in rows],
+        "predicted_nats": [_shown(row, "predicted_nats") for row in rows],
+        "measured_nats": [_shown(row, "measured_nats", "measured_low", "measured_high") for row in rows],
         "trials": [row["n_trials"] for row in rows],
     }
     emit(pa.table(columns))
@@ -272,77 +266,51 @@ def _judging(
 
 
 def _print_judgement(rows: Sequence[dict[str, Any]], location: "Place", model: str, output: Path | None) -> None:
-    """Print what each own result does on the study's data beside the best published recipe, and a better control."""
+    """Compare each own result with the best published recipe, and with a better control, on the study's data."""
     from prunescope.warehouse.catalogue.queries import best_published, better_controls
 
     for row in filter(_is_own, rows):
-        best = {found["measure"]: found for found in best_published(location, model, row["recipe"]).to_pylist()}
-        put(_heading(row, is_compared=bool(best)))
-        if best and row["budget"] != "milliseconds":
-            emit(_comparison([best[measure] for measure in _MEASURES if measure in best]))
-        controls = {other["recipe"]: other for other in rows if other["remove"] == row["remove"] and other is not row}
-        if better := better_controls(location, model, row["recipe"], [*controls]).to_pylist():
-            control = controls[better[0]["other_recipe"]]
-            put(_control_sentence(control["strategy"], better[0]))
+        others = {other["recipe"]: other for other in rows if other["remove"] == row["remove"] and other is not row}
+        # Recipes are not compared by time.
+        best = best_published(location, model, row["recipe"]).to_pylist() if row["budget"] != "milliseconds" else []
+        better = better_controls(location, model, row["recipe"], [*others]).to_pylist()[:1]
+        put(_heading(row, is_compared=bool(best or better)))
+        if best or better:
+            emit(_comparison([*best, *better]))
+        for found in better:
+            control = others[found["other_recipe"]]
+            put(f"{control['recipe']}, of the control {control['strategy']}, does less damage:")
             _print_recipes([_recipe(control)], output)
-
-
-def _control_sentence(strategy: str, found: dict[str, Any]) -> str:
-    where = {"kl_texts": "texts", "kl_prompts": "prompts"}[found["measure"]]
-    difference = _interval(found, "difference", "difference_low", "difference_high")
-    return (
-        f"{found['other_recipe']}, of the control {strategy}, does less damage: KL {_number(found['other_amount'])} "
-        f"nats on the study's {where} where {found['recipe']} has {_number(found['amount'])} (difference {difference})."
-    )
 
 
 def _heading(row: dict[str, Any], *, is_compared: bool) -> str:
     start = f"{row['recipe']} removes {row['removed']:.1%} of the layers' {row['budget']}"
-    if row["budget"] == "milliseconds":
-        return f"{start}; recipes are not compared by time, but `search_variants` has the KL of each."
     if not is_compared:
-        return f"{start}; no published recipe was measured beside it."
-    return f"{start}. On the study's own data, beside the published recipe that is best by each measure:"
+        return f"{start}; no other recipe was compared with it, but `search_variants` has the KL of each."
+    return f"{start}. On the study's own data, compared with the published recipe that is best by each measure:"
 
 
-def _comparison(best: Sequence[dict[str, Any]]) -> "pa.Table":
-    """Return a row for each measure, with 95 % intervals; of questions numbers without them.
+def _comparison(found: Sequence[dict[str, Any]]) -> "pa.Table":
+    """Return a row for each measure and other recipe, with 95 % intervals.
 
     The verdict stands in front, because a narrow terminal leaves out columns at the end.
     """
     import pyarrow as pa
 
-    def verdict(found: dict[str, Any]) -> str:
-        if found["difference_low"] is None:
-            return "too little data"
-        return {True: "better", False: "worse", None: "not told apart"}[found["is_better"]]
-
-    def amount(found: dict[str, Any], mean: str, low: str, high: str) -> str:
-        if found["measure"] == "same_options":
-            return f"{found[mean] * found['n_units']:.0f} of {found['n_units']}"
-        return _interval(found, mean, low, high)
-
-    def difference(found: dict[str, Any]) -> str:
-        ends = ("difference", "difference_low", "difference_high")
-        units = found["n_units"] if found["measure"] == "same_options" else 1
-        return _interval({end: None if found[end] is None else found[end] * units for end in ends}, *ends)
-
+    words = {True: "better", False: "worse", None: "not told apart"}
     columns = {
-        "measure": [_MEASURES[found["measure"]] for found in best],
-        "verdict": list(map(verdict, best)),
-        "found": [amount(found, "amount", "amount_low", "amount_high") for found in best],
-        "published": [amount(found, "other_amount", "other_low", "other_high") for found in best],
-        "by": [found["other_recipe"] for found in best],
-        "difference": list(map(difference, best)),
+        "measure": [row["measure"] for row in found],
+        "verdict": ["too little data" if row["difference_low"] is None else words[row["is_better"]] for row in found],
+        "found": [_shown(row, "amount", "amount_low", "amount_high") for row in found],
+        "other": [_shown(row, "other_amount", "other_low", "other_high") for row in found],
+        "by": [row["other_recipe"] for row in found],
+        "difference": [_shown(row, "difference", "difference_low", "difference_high") for row in found],
+        "units": [row["n_units"] for row in found],
     }
     return pa.table(columns)
 
 
-def _interval(row: dict[str, Any], mean: str, low: str, high: str) -> str:
-    if row[low] is None or row[high] is None:
-        return _number(row[mean])
-    return f"{_number(row[mean])} [{_number(row[low])}, {_number(row[high])}]"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}".replace("-", "−").replace("e−", "e-")
+def _shown(row: dict[str, Any], name: str, *ends: str) -> str:
+    """Return a number with its interval, if both ends are known; empty for None."""
+    interval = [row[end] for end in ends]
+    return "" if row[name] is None else rounded(row[name], interval=() if None in interval else interval)

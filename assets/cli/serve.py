@@ -64,7 +64,7 @@ def serve(
 
 
 def _names(host: str) -> set[str]:
-    """Return the names in the Host header of browsers, beside those of localhost.
+    """Return the names in the Host header of browsers, in addition to those of localhost.
 
     Raises:
         InputError: the address is a wildcard, and no setting gives the machine's names.

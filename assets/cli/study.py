@@ -10,8 +10,8 @@ import typer
 
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import Format, Globals, Output, absolute_model, absolute_study, inline_recipe, root
-from prunescope.assets.cli.output import FAILED, WRONG_INPUT, chosen_format, emit, log
+from prunescope.assets.cli.options import Globals, absolute_model, absolute_study, inline_recipe, root
+from prunescope.assets.cli.output import FAILED, WRONG_INPUT, Sink, emit, log
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.assets.execution.error_transport import error_line
 from prunescope.assets.execution.ray.config import RayClusterConfig
@@ -147,6 +147,7 @@ def run(
 
 def plan(
     context: typer.Context,
+    sink: Sink,
     study: StudyName,
     model: Models = None,
     recipe: Recipes = None,
@@ -156,8 +157,6 @@ def plan(
     details: Annotated[
         bool, typer.Option("--details", help="Show every partition, item of work and item of memory, too.")
     ] = False,
-    format_: Format = None,
-    output: Output = None,
 ) -> None:
     """Estimate what a run of the study would compute, reuse and cost on this machine; compute nothing.
 
@@ -174,7 +173,6 @@ def plan(
     - `prunescope plan my-study.yaml --model ./my-7b-model --format json`
     - `prunescope plan paper-qwen7b --gpu 80`
     """
-    chosen_format(format_, output)
     location, gpu_bytes = root(context), _gpu_bytes(gpu)
     with RichProgress() as bars:
         from prunescope.assets.runs import estimate
@@ -193,8 +191,8 @@ def plan(
     for model_estimate in estimates:
         for message, is_warning in model_estimate.lines:
             log(message, "yellow" if is_warning else None)
-    if output is not None or chosen_format(format_, output) != "table":
-        emit(rows.to_arrow(), format_, output)
+    if sink.path is not None or sink.format != "table":
+        emit(rows.to_arrow(), sink)
     elif details:
         for section in estimate.SECTIONS:
             section_rows = rows.filter(section=section).drop("section")

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from prunescope.assets.publishing.notebook import KL_BOUNDS
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.suggestions import similar_names
+from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.pipelines.reporting.charts.display_text import label, prose, visible
 from prunescope.pipelines.reporting.explorer.document_types import Index, Number, Steps, Trace, VariantEntry
 
@@ -93,14 +93,11 @@ def find_prompt(index: Index, variant: int, prompt: str | None) -> int:
     measured = {index["prompts"][m]["prompt_id"]: m for m in entry["traces"]}
     if prompt in measured:
         return measured[prompt]
-    if prompt is not None and (similar := similar_names(prompt, measured)):
-        fix = f"did you mean {label(similar[0], 80)}?"
-    else:
-        names = ", ".join(label(name, 80) for name in [*measured][:20])
-        fix = f"there are {names}{', …' if len(measured) > 20 else ''}" if measured else "it has no steps of any prompt"
+    known = f"there are {', '.join([*measured][:20])}{', …' if len(measured) > 20 else ''}"
     if prompt is None:
-        raise InputError(f"--variant: add --prompt; {fix}")
-    raise InputError(f"--prompt {prompt}: no steps of it were measured for {label(entry['id'], 80)}; {fix}")
+        raise InputError(f"--variant: add --prompt; {known}")
+    hint = did_you_mean(prompt, measured).strip() or known
+    raise InputError(f"--prompt {prompt}: no steps of it were measured for {entry['id']}; {hint}")
 
 
 def show_overview(console: Console, index: Index) -> None:

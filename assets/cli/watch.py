@@ -8,8 +8,8 @@ import typer
 
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import Format, Output, absolute_model, absolute_study, root, writable
-from prunescope.assets.cli.output import chosen_format, emit, log, log_wait
+from prunescope.assets.cli.options import absolute_model, absolute_study, root, writable
+from prunescope.assets.cli.output import Sink, emit_list, log, log_wait
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core.errors import InputError
 
@@ -25,6 +25,7 @@ _CONFLICT_FIX = "give the recipes other names, use another --warehouse, or `prun
 
 def watch(
     context: typer.Context,
+    sink: Sink,
     studies: Annotated[
         list[str] | None,
         typer.Argument(
@@ -37,8 +38,6 @@ def watch(
             "--stop", metavar="STUDY", help="Stop watching this study. Repeatable.", autocompletion=completion.studies
         ),
     ] = None,
-    format_: Format = None,
-    output: Output = None,
 ) -> None:
     """Keep studies current: while `prunescope ui` runs, it computes their missing and outdated results.
 
@@ -51,25 +50,18 @@ def watch(
     - `prunescope watch demo my-study.yaml`
     - `prunescope watch --stop demo`
     """
-    import pyarrow as pa
-
     from prunescope.assets.watching.backlog import FreshnessScanner
     from prunescope.assets.watching.watch_list import make_models_folder
     from prunescope.warehouse.storage.partition_store import Store
 
-    chosen_format(format_, output)
     store = Store((writable if studies or stop else root)(context))
     if studies or stop:
         _change_studies(store, [absolute_study(name) for name in studies or []], stop or [])
         make_models_folder(store)
     backlog = FreshnessScanner().scan(store)
-    schema = pa.schema(
-        dict.fromkeys(("study", "model", "from", "source"), pa.string())
-        | dict.fromkeys(("missing", "outdated", "of_another_study"), pa.int64())
-    )
-    rows = pa.Table.from_pylist(_rows(backlog), schema)
-    if rows.num_rows or format_ or output:
-        emit(rows, format_, output)
+    if (rows := _rows(backlog)) or sink.is_chosen:
+        texts, counts = ("study", "model", "from", "source"), ("missing", "outdated", "of_another_study")
+        emit_list(rows, sink, **dict.fromkeys(texts, str), **dict.fromkeys(counts, int))
     _log_watched(backlog.watch, store)
     if backlog.stale_reports:
         log(f"questions, figures and report are older than their tables: {', '.join(backlog.stale_reports)}")
@@ -132,7 +124,7 @@ def add_model(
     counts = Counter(recipe.name for study in studies for recipe in study.recipes)
     if shared := [recipe for recipe, count in counts.items() if count > 1]:
         log(
-            f"{', '.join(shared)}: where inputs differ, the first study to compute one keeps it; else {_CONFLICT_FIX}",
+            f"{', '.join(shared)}: if inputs differ, the first study to compute one keeps it; else {_CONFLICT_FIX}",
             "yellow",
         )
     log(_NEXT_STEP)
@@ -146,7 +138,7 @@ def remove_model(
 
     For example: `prunescope remove-model my-model`
     """
-    from prunescope.assets.watching.watch_list import edit_watch_list, load_watch_state
+    from prunescope.assets.watching.watch_list import edit_watch_list, models_folder
     from prunescope.warehouse.storage.partition_store import Store
 
     store = Store(writable(context))
@@ -154,7 +146,11 @@ def remove_model(
         listed = versions[-1]
         others = tuple(model for model in listed.models if model.name != name)
         if len(others) == len(listed.models):
-            raise InputError(_removal_error(name, load_watch_state(store), store))
+            known = ", ".join(model.name for model in listed.models) or "none"
+            raise InputError(
+                f"no model {name!r} was added; added models: {known}; one of a study is removed from the study's file, "
+                f"one of {models_folder(store)} by moving it out"
+            )
         versions.append(listed.model_copy(update={"models": others}))
     log(f"{name} is no longer watched; `prunescope ui` stops its runs, its results remain")
 
@@ -223,19 +219,6 @@ def _check_model(added: "AddedModel", studies: "list[Study]", *, is_alone: bool)
         outline = load_meta_model(folder)
         for study in studies:
             check_outline(study, outline)
-
-
-def _removal_error(name: str, watch: "WatchState", store: "Store") -> str:
-    from prunescope.assets.watching.watch_list import models_folder, read_list
-
-    origins = {watched.origins[name]: watched for watched in watch.studies if name in watched.origins}
-    if "folder" in origins:
-        source = origins["folder"].study.model(name).source
-        return f"{name} is in the watched folder; move {source} out of {models_folder(store)} or delete it there"
-    if "study" in origins:
-        return f"{name} is in study {origins['study'].study.name} itself; remove it from the study's file"
-    known = ", ".join(model.name for model in read_list(store).models) or "none"
-    return f"no model {name!r} was added; added models: {known}"
 
 
 def _rows(backlog: "Backlog") -> list[dict[str, object]]:

@@ -6,7 +6,7 @@ from prunescope.pipelines.core.errors import ComputationError, InputError
 
 
 def require_access(name: str) -> None:
-    """Refuse a repository's name that is none, and a missing or wrong token, before anything is computed.
+    """Refuse an invalid name of a repository, and a missing or wrong token, before anything is computed.
 
     Raises:
         InputError: the name is wrong, or the hub does not know the user.

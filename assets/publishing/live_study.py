@@ -1,9 +1,8 @@
 """A study in the present state of the warehouse: its page, its documents, and what users' SQL may read."""
 
-import gzip
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any
@@ -28,10 +27,6 @@ from prunescope.warehouse.storage.snapshot import damage_explained
 # Older states serve pages that were loaded before the warehouse changed.
 _MAX_STATES = 3
 _MAX_ANSWERS = 64
-# Key of the page among the documents, none of which has this name.
-_PAGE = "\0page"
-# Bytes of packed documents of one state that stay in memory.
-_MAX_PACKED = 64 << 20
 
 
 def studies(root: Place, named: str | None = None) -> dict[str, Study | None]:
@@ -168,17 +163,16 @@ class LiveStudy:
         state = self._now()
         return Setup(str(self._root), gibibytes, scope=state.scope), state.version
 
-    def page(self) -> bytes:
-        """Return the page in the present state of the warehouse, packed by gzip.
+    def page(self) -> str:
+        """Return the page in the present state of the warehouse.
 
         Raises:
             WarehouseError: the warehouse cannot be read.
         """
-        state = self._now()
-        return state.packed(_PAGE, lambda: render({"index": self._index(state)}, live=True))
+        return render({"index": self.index()}, live=True)
 
-    def packed(self, name: str, version: str | None = None) -> bytes:
-        """Build a document, and return it as JSON packed by gzip.
+    def document(self, name: str, version: str | None = None) -> str:
+        """Build a document, and return it as JSON.
 
         Args:
             name: its name.
@@ -189,13 +183,14 @@ class LiveStudy:
             WarehouseError: the warehouse cannot be read.
         """
         state = self._state(version)
-        return state.packed(name, lambda: _json(self._index(state) if name == "index" else _build(state, name)))
+        document = self._index(state) if name == "index" else _build(state, name)
+        return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
     def _index(self, state: "_State") -> Index:
         return {**state.build("index"), "version": state.version}  # type: ignore[typeddict-item]
 
     def _state(self, version: str | None) -> "_State":
-        """Return the state of that version, which is the newest one where a restarted server does not know it yet."""
+        """Return the state of that version, which is the newest one if a restarted server does not know it yet."""
         with self._lock:
             state = self._states.get(version) if version is not None else None
         state = state or self._now()
@@ -227,23 +222,10 @@ class _State:
         ask = lru_cache(_MAX_ANSWERS)(asking(self._connection))
         self._documents = documents(study or name, self._connection, ask, is_live=True)
         self._lock = threading.Lock()
-        self._packing = threading.Lock()
-        self._packed: dict[str, bytes] = {}
 
     def build(self, name: str) -> Mapping[str, Any]:
         with self._lock:
             return self._documents.build(name)
-
-    def packed(self, name: str, build: Callable[[], str]) -> bytes:
-        """Return a text packed by gzip, built once while there is room for it."""
-        if (known := self._packed.get(name)) is not None:
-            return known
-        with self._packing:
-            if name not in self._packed:
-                self._packed[name] = gzip.compress(build().encode(), 6, mtime=0)
-                while len(self._packed) > 1 and sum(map(len, self._packed.values())) > _MAX_PACKED:
-                    del self._packed[next(iter(self._packed))]
-            return self._packed[name]
 
 
 def _build(state: _State, name: str) -> Mapping[str, Any]:
@@ -251,7 +233,3 @@ def _build(state: _State, name: str) -> Mapping[str, Any]:
         return state.build(name)
     except KeyError as error:
         raise InputError(f"there is no document {name!r}") from error
-
-
-def _json(document: Mapping[str, Any]) -> str:
-    return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))

@@ -9,11 +9,6 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from prunescope.warehouse.catalogue import view_header
-from prunescope.warehouse.catalogue.queries import find_variant, stored_variants, token_rows, variant_values
-from prunescope.warehouse.catalogue.question_query import RowFilter, ask, find_question, require
-from prunescope.warehouse.storage.location import Place
-
 if TYPE_CHECKING:
     import altair as alt
     import polars as pl
@@ -60,7 +55,7 @@ class TokenText:
     Attributes:
         title: variant, prompt and trajectory.
         prompt: its text.
-        rows: one row a token: `step`, the tokens of both sides, `kl_dense_pruned_nats`, `is_top1_same`.
+        rows: one row per token: `step`, the tokens of both sides, `kl_dense_pruned_nats`, `is_top1_same`.
         shown: `dense` or `pruned`, the side whose tokens make up the text.
     """
 
@@ -89,45 +84,10 @@ class TokenText:
         )
 
 
-def variant(name: str, root: Place | str) -> Answer:
-    """Return the verdict and the summary of a variant; arguments and errors as `prunescope.variant`."""
-    import polars as pl
-
-    name = _full_name(name, root)
-    found = [(column, _written(value)) for column, value in variant_values(root, name).items() if value is not None]
-    frame = pl.DataFrame(found, schema={"quantity": pl.String, "value": pl.String}, orient="row")
-    return Answer(name, "`prunescope describe variant_verdict` explains each quantity", frame)
-
-
-def question(name: str, root: Place | str, row_filter: RowFilter) -> Answer:
-    """Return the answer to a question; arguments and errors as `prunescope.question`."""
-    import polars as pl
-
-    view = find_question(name)
-    header = view_header.parse(view.header)
-    return Answer(header.asks, header.how_to_read, pl.DataFrame(ask(root, view, row_filter)))
-
-
-def text(name: str, prompt: str, root: Place | str, *, is_own_text: bool) -> TokenText:
-    """Return the text of a prompt; arguments and errors as `prunescope.text`."""
-    import polars as pl
-
-    name = _full_name(name, root)
-    require(root, [name.partition("@")[0]], RowFilter(prompts=(prompt,)))
-    trajectory = "own_text" if is_own_text else "teacher_forced"
-    rows = pl.DataFrame(token_rows(root, name, prompt, trajectory))
-    written = str(rows["prompt_text"][0]) if len(rows) else ""
-    title = f"{name}, {prompt}, {trajectory.replace('_', ' ')}"
-    return TokenText(title, written, rows.drop("prompt_text"), "pruned" if is_own_text else "dense")
-
-
-def _full_name(name: str, root: Place | str) -> str:
-    return "@".join(find_variant(name, stored_variants(root)))
-
-
 def _line(tag: str, cells: Iterable[object]) -> str:
-    return f"<tr>{''.join(f'<{tag}>{escape(_written(cell))}</{tag}>' for cell in cells)}</tr>"
+    return f"<tr>{''.join(f'<{tag}>{escape(written(cell))}</{tag}>' for cell in cells)}</tr>"
 
 
-def _written(value: object) -> str:
+def written(value: object) -> str:
+    """Return a value as text, a float with four significant digits."""
     return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -28,6 +28,7 @@ from prunescope.warehouse.export.bundle import ExportFolder
 from prunescope.warehouse.export.index_page import index_page
 from prunescope.warehouse.export.methods_section import Calibration, ProvenanceFacts, methods
 from prunescope.warehouse.export.printed_tables import table_files
+from prunescope.warehouse.export.table_cells import RenderedTable
 from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.tables import TABLES
 
@@ -59,7 +60,7 @@ class _Contents:
     entries: dict[str, dict[str, Any]] = field(default_factory=dict)
     models: dict[str, set[str]] = field(default_factory=dict)
     used: set[tuple[str, str]] = field(default_factory=set)
-    previews: dict[str, str] = field(default_factory=dict)
+    previews: dict[str, RenderedTable | None] = field(default_factory=dict)
 
     def add(self, name: str, frame: pl.DataFrame, **fields: object) -> None:
         self.entries[name] = {"rows": frame.height, "columns": frame.columns, **fields}
@@ -112,12 +113,13 @@ def export(
         connection.execute("SET threads = 1")
         if study is not None:
             narrow(connection, [model.name for model in study.models], [recipe.name for recipe in study.recipes])
-            _require_any(connection, study)
+        of_study = "" if study is None else f" of study {study.name}"
         nothing = WarehouseError(
-            f"nothing to export: {root} has no row of {', '.join(only) or 'any table or figure'}; run a study that "
-            "gives some, such as `prunescope run demo`"
+            f"nothing to export: {root} has no row of {', '.join(only) or 'any table or figure'}{of_study}; run a "
+            "study that gives some, such as `prunescope run demo`"
         )
-        if not connection.execute(f"FROM {PROVENANCE} LIMIT 1").fetchall():
+        source = PROVENANCE if study is None else "variants"
+        if not connection.execute(f"FROM {source} LIMIT 1").fetchall():
             raise nothing
         progress.start("tables and figures", len(chosen))
         for name in chosen:
@@ -156,17 +158,6 @@ def export(
     return ExportResult(
         directory, tuple(name for name in chosen if name not in empty), files, empty, cut, folder.removed
     )
-
-
-def _require_any(connection: duckdb.DuckDBPyConnection, study: Study) -> None:
-    """Raise WarehouseError if the warehouse has no variant of the study, since all tables would be empty."""
-    if not connection.execute("SELECT 1 FROM variants LIMIT 1").fetchall():
-        known = connection.execute("SELECT DISTINCT model FROM all_variants ORDER BY model").fetchall()
-        listed = ", ".join(model for (model,) in known) or "nothing yet"
-        raise WarehouseError(
-            f"the warehouse has no variant of study {study.name}, of models "
-            f"{', '.join(model.name for model in study.models)}; it has {listed}: run the study first"
-        )
 
 
 def _chosen(only: Sequence[str], views: Mapping[str, View]) -> list[str]:
@@ -247,16 +238,14 @@ def _provenance(
     connection: duckdb.DuckDBPyConnection, tables: Sequence[str], used: set[tuple[str, str]]
 ) -> list[dict[str, Any]]:
     """Return the provenance of every partition that the export depends on."""
-    columns = "table_name, model, recipe, fingerprint, study, code_version, device, dtype, seed"
-    rows = connection.execute(
-        f"SELECT {columns}, inputs_json, libraries_json FROM provenance ORDER BY ALL"  # noqa: S608 - the line above
-    ).fetchall()
-    names = [*columns.split(", "), "inputs_json", "libraries_json"]
+    partitions = connection.sql(
+        "SELECT table_name, model, recipe, fingerprint, study, code_version, device, dtype, seed, inputs_json, "
+        "libraries_json FROM provenance ORDER BY ALL"
+    ).to_arrow_table()
     models = {model for model, _ in used}
 
     def is_used(row: dict[str, Any]) -> bool:
         model, recipe = row["model"], row["recipe"]
         return not used or (model in models and (recipe is None or (model, recipe) in used))
 
-    partitions = [dict(zip(names, row, strict=True)) for row in rows]
-    return [row for row in partitions if row["table_name"] in tables and is_used(row)]
+    return [row for row in partitions.to_pylist() if row["table_name"] in tables and is_used(row)]

@@ -3,7 +3,6 @@
 It is made for its user's own programs. More readers come through a proxy, whose file `Caddyfile` has their limits.
 """
 
-import gzip
 import html
 import io
 import json
@@ -22,6 +21,7 @@ from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
@@ -100,7 +100,7 @@ def application(
             Route("/study/{study}/data/{document:path}.json", server.data),
             Route("/study/{study}/sql", server.sql, methods=["POST"]),
         ],
-        middleware=[Middleware(OwnPagesOnly, hosts=hosts)],
+        middleware=[Middleware(OwnPagesOnly, hosts=hosts), Middleware(GZipMiddleware, compresslevel=6)],
         exception_handlers=dict.fromkeys([HTTPException, *_EXPECTED, Exception], server.failure),
         lifespan=server.lifespan,
     )
@@ -155,10 +155,9 @@ class _Server:
         """Return the page of a study, whose script requests the documents."""
         live = await self._live(request)
         page = await anyio.to_thread.run_sync(self._page, live)
-        security = {"Content-Security-Policy": f"{_page_policy()}; {_NO_FRAME}"}
-        return _packed(request, page, "text/html; charset=utf-8", security)
+        return HTMLResponse(page, headers={"Content-Security-Policy": f"{_page_policy()}; {_NO_FRAME}"})
 
-    def _page(self, live: LiveStudy) -> bytes:
+    def _page(self, live: LiveStudy) -> str:
         """Build the page, and start the process for the SQL that its reader may ask."""
         page = live.page()
         self._processes.prepare(*live.sql_setup(self._gibibytes))
@@ -167,12 +166,12 @@ class _Server:
     async def data(self, request: Request) -> Response:
         """Return one document of a study."""
         live, name = await self._live(request), request.path_params["document"]
-        document = await anyio.to_thread.run_sync(live.packed, name, request.query_params.get("version"))
-        return _packed(request, document, "application/json")
+        document = await anyio.to_thread.run_sync(live.document, name, request.query_params.get("version"))
+        return Response(document, media_type="application/json")
 
     async def sql(self, request: Request) -> Response:
         """Return the rows of one SELECT over the study, or the reason for none as `error`."""
-        live, (sql, to) = await self._live(request), _statement(await _body(request))
+        live, (sql, to) = await self._live(request), await _statement(request)
 
         async def cancel_when_the_client_leaves() -> None:
             while (await request.receive())["type"] != "http.disconnect":
@@ -271,37 +270,21 @@ def _page_policy() -> str:
     return policy(live=True)
 
 
-def _packed(request: Request, content: bytes, kind: str, headers: dict[str, str] | None = None) -> Response:
-    """Return a response of a text that is packed by gzip."""
-    headers = {"Vary": "Accept-Encoding", **(headers or {})}
-    if "gzip" in request.headers.get("accept-encoding", ""):
-        headers["Content-Encoding"] = "gzip"
-    else:
-        content = gzip.decompress(content)
-    return Response(content, headers=headers, media_type=kind)
+async def _statement(request: Request) -> tuple[str, str]:
+    """Return the SQL of a request, and in which form it wants the rows: `rows`, one of `_DOWNLOADS`, or `chart`.
 
-
-async def _body(request: Request) -> bytes:
-    """Read a request's JSON. Other content types are refused: other websites' pages can send them without preflight."""
+    Content types other than JSON are refused: other websites' pages can send them without preflight.
+    """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise HTTPException(415, "send JSON, as Content-Type: application/json")
-    body = bytearray()
+    if int(request.headers.get("content-length", 0)) > _SQL_BYTES:
+        raise HTTPException(413, f"the SQL is longer than {_SQL_BYTES >> 10} KiB", {"Connection": "close"})
     try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > _SQL_BYTES:
-                raise HTTPException(413, f"the SQL is longer than {_SQL_BYTES >> 10} KiB", {"Connection": "close"})
+        fields = await request.json()
     except ClientDisconnect as error:
         raise HTTPException(400, "the request ended early") from error
-    return bytes(body)
-
-
-def _statement(body: bytes) -> tuple[str, str]:
-    """Return the SQL of a request, and in which form it wants the rows: `rows`, one of `_DOWNLOADS`, or `chart`."""
-    try:
-        fields = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise HTTPException(400, 'this is no JSON; send {"sql": "SELECT ..."}') from error
+        raise HTTPException(400, 'not valid JSON; send {"sql": "SELECT ..."}') from error
     if not isinstance(fields, dict) or not isinstance(fields.get("sql"), str):
         raise HTTPException(400, 'send {"sql": "SELECT ..."}')
     to = fields.get("to", "rows")

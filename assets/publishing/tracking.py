@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 VARIANT_TAG, STATE_TAG = "prunescope.variant", "prunescope.state"
 # Characters that MLflow takes in the name of a metric.
 _NOT_A_NAME = re.compile(r"[^\w\-. :/]")
-# Of the value of a parameter, in characters.
+# Longest value of a parameter, in characters.
 _LONGEST = 6_000
 # Ends the name of the report of a study's subset of models or recipes.
 _SUBSET = re.compile(r"-[0-9a-f]{8}$")
@@ -51,7 +51,7 @@ def log_variants(
         experiment: its name; it is created if it does not exist.
         variants: pairs of model and recipe; empty for all but noise.
         figures: names of figures to draw of each variant; one that has no rows is left out.
-        progress: one step a variant.
+        progress: one step per variant.
 
     Returns:
         The names of the variants that were logged, and of those that were there.

@@ -122,7 +122,8 @@ def search_results(root: Place, model: str, search: str, shares: Sequence[float]
 
 def best_published(root: Place, model: str, recipe: str) -> pa.Table:
     """Return the rows of `search_judgement` that compare a mixed recipe with the best published one, by measure."""
-    return _rows(root, "FROM search_judgement WHERE model = ? AND recipe = ? AND is_best_published", model, recipe)
+    query = "FROM search_judgement WHERE model = ? AND recipe = ? AND is_best_published ORDER BY measure"
+    return _rows(root, query, model, recipe)
 
 
 def better_controls(root: Place, model: str, recipe: str, controls: Sequence[str]) -> pa.Table:

@@ -31,7 +31,7 @@ def marks(values: Sequence[float | None], errors: Sequence[float | None], *, sma
         smaller_is_better: whether the smallest value is the best.
 
     Returns:
-        Only `NONE` where fewer than two values can be compared, or all would share the first mark.
+        Only `NONE` if fewer than two values can be compared, or all would share the first mark.
     """
     sign = 1 if smaller_is_better else -1
     remaining = {

@@ -7,14 +7,14 @@ import polars as pl
 from great_tables import GT, loc, style
 
 from prunescope.warehouse.export.best_marks import BestMark
-from prunescope.warehouse.export.table_cells import RenderedTable, plain_text
+from prunescope.warehouse.export.table_cells import RenderedTable
 
 
 def to_html(table: RenderedTable) -> str:
     """Return a page with the table; the same table gives the same bytes."""
     # Columns are numbered because two may have the same heading.
     keys = [f"column_{number}" for number, _ in enumerate(table.headings)]
-    texts = {key: [plain_text(row[index]) for row in table.rows] for index, key in enumerate(keys)}
+    texts = {key: [row[index].text for row in table.rows] for index, key in enumerate(keys)}
     frame = pl.DataFrame(texts, schema=dict.fromkeys(keys, pl.String))
     page = GT(frame, id="table").tab_header(title=table.caption)
     page = page.cols_label(dict(zip(keys, table.headings, strict=True)))

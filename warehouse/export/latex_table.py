@@ -1,8 +1,8 @@
 """LaTeX of a printed table, with booktabs, that fits the page for any number of columns and rows.
 
-It fits an article in one column and in two, where it spans both unless it is small. A table that is too wide is set in
-small type with broken headings, names columns of one value in a note, and is split into parts that repeat the key
-columns; one that is too long continues in further floats.
+It fits an article in one column and in two, where it spans both unless it is small. A table that is too wide gets
+broken headings, names columns of one value in a note, and is split into parts that repeat the key columns. Each part is
+a float of its own, and a part that is too long continues in further floats.
 """
 
 import re
@@ -10,85 +10,54 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from prunescope.warehouse.core.latex import latex_escaped, row, tabular
-from prunescope.warehouse.core.quoting import escape_control
 from prunescope.warehouse.export.best_marks import BestMark
-from prunescope.warehouse.export.rounding import Number
-from prunescope.warehouse.export.table_cells import Cell, RenderedTable, number_text
+from prunescope.warehouse.export.table_cells import Cell, RenderedTable
 
-# LaTeX's class article at 10 pt has text of 345 pt by 45 lines, of 470 pt in two columns of 229 pt; the classes of
-# conferences have at least 450 pt. In two columns `table*` spans both, and `longtable` is impossible.
-_WIDTH = 340.0
-_COLUMN, _COLUMN_ROWS = 215.0, 20
-# Fewest lines for rows, however long the notes are.
-_MIN_HEIGHT = 12
-# Characters of a line of caption or notes.
-_LINE = 80
+# Text of the class article at 10 pt is 345 pt wide, and 470 pt in two columns of 229 pt; the classes of conferences
+# have at least 450 pt. A character of \footnotesize takes 4.2 pt, and the gap between two columns 6 pt. In two columns
+# `table*` spans both, and `longtable` is impossible.
+_WIDTH, _COLUMN_WIDTH, _GAP = 81.0, 51.0, 1.5
+# Lines of \footnotesize on a page below the first line of the caption, in a table of one column, and below long notes.
+_LINES, _COLUMN_ROWS, _MIN_LINES = 46, 20, 12
+# Characters of a line of caption or notes, of a paragraph in a cell, of a heading, and of a part of a longer name.
+_LINE, _PARAGRAPH, _HEADING, _WORD = 80, 28, 12, 14
 # LaTeX holds at least 18 floats that wait for a page.
 _MAX_WAITING = 12
-# Characters of a line in a longer text, and in a heading.
-_PARAGRAPH, _HEADING = 28, 12
-# Characters of a name without blanks after which a line may end.
-_WORD = 14
 # Share of the width that repeated key columns may take; with wider ones the rows are numbered instead.
 _MAX_KEY = 0.6
 
 
 @dataclass(frozen=True)
-class _Type:
-    """A type size: points of a character and between two columns, lines of a page, and the commands that select it.
-
-    The lines are those beside the first line of the caption.
-    """
-
-    character: float
-    gap: float
-    lines: int
-    commands: tuple[str, ...] = ()
-
-
-_NORMAL = _Type(4.8, 12.0, 38)
-_SMALL = _Type(4.2, 6.0, 46, (r"\footnotesize", r"\setlength{\tabcolsep}{3pt}"))
-
-
-@dataclass(frozen=True)
 class _Column:
-    """One column in LaTeX, with the characters of its widest line and the number of lines of each cell."""
+    """One column in LaTeX: its width in characters, and the lines of its heading and of each cell."""
 
     letter: str
-    heading: tuple[str, ...]
+    heading: str
+    heading_lines: int
     cells: tuple[str, ...]
-    characters: int
+    width: float
     lines: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class _Block:
-    """The rows from `start` to before `stop` of some columns."""
-
-    part: Sequence[_Column]
-    start: int
-    stop: int
-
-
 def to_latex(table: RenderedTable) -> str:
-    """Return the table with caption and label; its first line names the packages that it needs."""
-    type_, parts = _NORMAL, [_columns(table, is_broken=False)]
-    if _points(parts[0], _NORMAL) > _WIDTH:
+    """Return the table with caption and label; its first line names the package that it needs."""
+    parts = [_columns(table, is_broken=False)]
+    if _width(parts[0]) > _WIDTH:
         table = _without_constants(table)
-        type_, parts = _SMALL, _parts(table, _columns(table, is_broken=True))
-    floats = _floats(table, type_, parts)
-    is_narrow = len(floats) == 1 and _points(parts[0], type_) <= _COLUMN and len(table.rows) <= _COLUMN_ROWS
+        parts = _parts(table, _columns(table, is_broken=True))
+    floats = [(part, rows) for part in parts for rows in _pages(part, table)]
+    is_narrow = len(floats) == 1 and _width(parts[0]) <= _COLUMN_WIDTH and len(table.rows) <= _COLUMN_ROWS
     lines = ["% needs \\usepackage{booktabs}"]
-    for number, blocks in enumerate(floats, start=1):
-        lines += _float(table, type_, blocks, number, len(floats), "table" if is_narrow else "table*")
+    for number, (part, rows) in enumerate(floats, start=1):
+        lines += _float(table, part, rows, (number, len(floats)), "table" if is_narrow else "table*")
     return "\n".join([*lines, ""])
 
 
 def _without_constants(table: RenderedTable) -> RenderedTable:
     """Replace columns that have one value in all rows by a note."""
     indices = range(len(table.headings))
-    varying = [index for index in indices if len({cells[index].content for cells in table.rows}) > 1]
-    constants = [f"{table.headings[index]}: {_text(table.rows[0][index])}" for index in indices if index not in varying]
+    varying = [index for index in indices if len({cells[index].text for cells in table.rows}) > 1]
+    constants = [f"{table.headings[index]}: {table.rows[0][index].text}" for index in indices if index not in varying]
     if not varying or not constants:
         return table
     return replace(
@@ -102,145 +71,109 @@ def _without_constants(table: RenderedTable) -> RenderedTable:
 
 
 def _columns(table: RenderedTable, *, is_broken: bool) -> list[_Column]:
-    return [_column(table, index, is_broken=is_broken) for index in range(len(table.headings))]
+    contents = list(zip(*table.rows, strict=True)) or [()] * len(table.headings)
+    return [
+        _column(heading, cells, is_number=is_number, is_broken=is_broken)
+        for heading, cells, is_number in zip(table.headings, contents, table.is_number, strict=True)
+    ]
 
 
-def _column(table: RenderedTable, index: int, *, is_broken: bool) -> _Column:
-    contents = [cells[index] for cells in table.rows]
-    lengths = [_characters(cell) for cell in contents]
-    widest = max(lengths, default=0)
-    is_paragraph = is_broken and not table.is_number[index] and widest > _PARAGRAPH
-    body = min(widest, _PARAGRAPH) if is_paragraph else widest
-    heading = _lines(table.headings[index], max(_HEADING, body)) if is_broken else (table.headings[index],)
+def _column(heading: str, cells: Sequence[Cell], *, is_number: bool, is_broken: bool) -> _Column:
+    lengths = list(map(_characters, cells))
+    body = max(lengths, default=0)
+    is_paragraph = is_broken and not is_number and body > _PARAGRAPH
+    body = _PARAGRAPH if is_paragraph else body
+    lines = _heading_lines(heading, max(_HEADING, body)) if is_broken else [heading]
+    stacked = r" \\ ".join(map(latex_escaped, lines))
     return _Column(
-        letter="r"
-        if table.is_number[index]
-        else f"p{{{_PARAGRAPH * _SMALL.character:.0f}pt}}"
-        if is_paragraph
-        else "l",
-        heading=tuple(map(latex_escaped, heading)),
-        cells=tuple(_paragraph(cell) if is_paragraph else _cell(cell) for cell in contents),
-        characters=max(_PARAGRAPH if is_paragraph else body, *map(len, heading)),
+        letter="r" if is_number else f"p{{{_PARAGRAPH * 4.2:.0f}pt}}" if is_paragraph else "l",
+        heading=stacked if len(lines) == 1 else rf"\shortstack[{'r' if is_number else 'l'}]{{{stacked}}}",
+        heading_lines=len(lines),
+        cells=tuple(map(_paragraph if is_paragraph else _cell, cells)),
+        width=max(body, *map(len, lines)) + _GAP,
         lines=tuple(-(-length // _PARAGRAPH) if is_paragraph else 1 for length in lengths),
     )
 
 
-def _parts(table: RenderedTable, columns: Sequence[_Column]) -> list[list[_Column]]:
+def _parts(table: RenderedTable, columns: list[_Column]) -> list[list[_Column]]:
     """Split the columns into parts that fit the width, each with the key columns or the numbers of the rows."""
-    if _points(columns, _SMALL) <= _WIDTH:
-        return [list(columns)]
+    if _width(columns) <= _WIDTH:
+        return [columns]
     repeated = [columns[index] for index in sorted(table.key)]
     others = [column for index, column in enumerate(columns) if index not in table.key]
-    if len(table.rows) == 1:  # a single row needs no key
-        repeated, others = [], list(columns)
-    elif not repeated or _points(repeated, _SMALL) > _MAX_KEY * _WIDTH:
-        cells = tuple(str(number) for number, _ in enumerate(table.rows, start=1))
-        numbers = _Column("r", ("row",), cells, max(3, len(str(len(cells)))), (1,) * len(cells))
-        repeated, others = [numbers], list(columns)
-    parts = [list(repeated)]
+    count = len(table.rows)
+    if count == 1:  # a single row needs no key
+        repeated, others = [], columns
+    elif not repeated or _width(repeated) > _MAX_KEY * _WIDTH:
+        cells = tuple(str(number + 1) for number in range(count))
+        repeated, others = [_Column("r", "row", 1, cells, len(str(count)) + 3, (1,) * count)], columns
+    parts = [[*repeated]]
     for column in others:
-        if _points([*parts[-1], column], _SMALL) > _WIDTH and len(parts[-1]) > len(repeated):
-            parts.append(list(repeated))
+        if _width([*parts[-1], column]) > _WIDTH and len(parts[-1]) > len(repeated):
+            parts.append([*repeated])
         parts[-1].append(column)
     return parts
 
 
-def _points(columns: Sequence[_Column], type_: _Type) -> float:
-    return sum(column.characters * type_.character + type_.gap for column in columns)
+def _width(columns: Sequence[_Column]) -> float:
+    return sum(column.width for column in columns)
 
 
-def _floats(table: RenderedTable, type_: _Type, parts: Sequence[Sequence[_Column]]) -> list[list[_Block]]:
-    """Spread the rows of the parts over floats, none higher than a page."""
-    notes = sum(2 + len(note) // _LINE for note in table.notes)
-    budget = max(_MIN_HEIGHT, type_.lines - len(table.caption) // _LINE - notes)
-    floats: list[list[_Block]] = [[]]
-    used = 0
-    for part in parts:
-        heading = max(len(column.heading) for column in part) + 2
-        heights = [max(lines) for lines in zip(*(column.lines for column in part), strict=True)]
-        start = 0
-        # A part that fits one page begins on a new one rather than be cut.
-        if floats[-1] and used + heading + sum(heights) > budget:
-            floats.append([])
-            used = 0
-        used += heading
-        for index, height in enumerate(heights):
-            if used + height > budget and index > start:
-                floats[-1].append(_Block(part, start, index))
-                floats.append([])
-                start, used = index, heading
-            used += height
-        floats[-1].append(_Block(part, start, len(heights)))
-    return floats
+def _pages(part: Sequence[_Column], table: RenderedTable) -> Iterator[range]:
+    """Split the rows of a part into floats that are not higher than a page."""
+    texts = len(table.caption) // _LINE + sum(2 + len(note) // _LINE for note in table.notes)
+    budget = max(_MIN_LINES, _LINES - texts) - max(column.heading_lines for column in part) - 2
+    start = used = 0
+    for index, lines in enumerate(zip(*(column.lines for column in part), strict=True)):
+        if used + max(lines) > budget and index > start:
+            yield range(start, index)
+            start, used = index, 0
+        used += max(lines)
+    yield range(start, len(table.rows))
 
 
 def _float(
-    table: RenderedTable, type_: _Type, blocks: Sequence[_Block], number: int, count: int, environment: str
+    table: RenderedTable, part: Sequence[_Column], rows: range, number_of: tuple[int, int], environment: str
 ) -> Iterator[str]:
     """Return one float; all floats of a table have one number."""
+    number, count = number_of
+    caption, label = latex_escaped(table.caption), re.sub("[^a-zA-Z0-9]+", "-", table.name)
     yield rf"\begin{{{environment}}}[tp]"
     yield r"\centering"
-    caption, label = _caption(table)
     if number == 1:
-        yield from (caption, label)
+        yield rf"\caption{{{caption}}}"
+        yield rf"\label{{tab:{label}}}"
     else:
         yield r"\addtocounter{table}{-1}"
-        yield rf"\caption[]{{{latex_escaped(table.caption)} (part {number} of {count})}}"
-    yield from type_.commands
-    for index, block in enumerate(blocks):
-        if index:
-            yield r"\par\medskip"
-        letters = "".join(column.letter for column in block.part)
-        yield from tabular(letters, map(_heading, block.part), _body(table, block))
-    if number == count:
-        yield from _notes(table)
+        yield rf"\caption[]{{{caption} (part {number} of {count})}}"
+    yield r"\footnotesize"
+    yield r"\setlength{\tabcolsep}{3pt}"
+    body = []
+    for index in rows:
+        body += [r"\midrule"] if index in table.breaks and index > rows.start else []
+        body.append(row(column.cells[index] for column in part))
+    yield from tabular("".join(column.letter for column in part), (column.heading for column in part), body)
+    for note in table.notes if number == count else ():
+        # Names of columns are long, and TeX does not break them by itself.
+        text = latex_escaped(note).replace(r"\_", r"\_\allowbreak{}")
+        yield rf"\par\smallskip{{\footnotesize\sloppy {text}\par}}"
     yield rf"\end{{{environment}}}"
     if number % _MAX_WAITING == 0:
         yield r"\clearpage"
 
 
-def _caption(table: RenderedTable) -> tuple[str, str]:
-    label = re.sub("[^a-zA-Z0-9]+", "-", table.name)
-    return rf"\caption{{{latex_escaped(table.caption)}}}", rf"\label{{tab:{label}}}"
-
-
-def _notes(table: RenderedTable) -> Iterator[str]:
-    for note in table.notes:
-        # Names of columns are long, and TeX does not break them by itself.
-        text = latex_escaped(note).replace(r"\_", r"\_\allowbreak{}")
-        yield rf"\par\smallskip{{\footnotesize\sloppy {text}\par}}"
-
-
-def _heading(column: _Column) -> str:
-    if len(column.heading) == 1:
-        return column.heading[0]
-    stacked = r" \\ ".join(column.heading)
-    return rf"\shortstack[{'r' if column.letter == 'r' else 'l'}]{{{stacked}}}"
-
-
-def _body(table: RenderedTable, block: _Block) -> Iterator[str]:
-    for index in range(block.start, block.stop):
-        if index in table.breaks and index > block.start:
-            yield r"\midrule"
-        yield row(column.cells[index] for column in block.part)
-
-
-def _lines(heading: str, width: int) -> tuple[str, ...]:
+def _heading_lines(heading: str, width: int) -> list[str]:
     """Break the heading after blanks and underscores into lines of about `width` characters."""
     lines = [""]
     for word in re.findall(r"[^ _]+[ _]*|[ _]+", heading):
         if lines[-1] and len(lines[-1]) + len(word.rstrip()) > width:
             lines.append("")
         lines[-1] += word
-    return tuple(line.strip() for line in lines)
-
-
-def _text(cell: Cell) -> str:
-    return number_text(cell.content) if isinstance(cell.content, Number) else escape_control(cell.content, "\n\t")
+    return [line.strip() for line in lines]
 
 
 def _characters(cell: Cell) -> int:
-    length: int = sum(map(_length, _text(cell)))
+    length = sum(map(_length, cell.text))
     return length * 7 // 6 + 1 if cell.mark is BestMark.BEST else length
 
 
@@ -250,47 +183,13 @@ def _length(letter: str) -> int:
 
 
 def _cell(cell: Cell) -> str:
-    text = (
-        _number(cell.content)
-        if isinstance(cell.content, Number)
-        else latex_escaped(escape_control(cell.content, "\n\t"))
-    )
-    match cell.mark:
-        case BestMark.BEST:
-            return rf"\textbf{{\boldmath {text}}}"
-        case BestMark.SECOND:
-            return rf"\underline{{{text}}}"
-        case _:
-            return text
+    form = {BestMark.BEST: r"\textbf{{\boldmath {}}}", BestMark.SECOND: r"\underline{{{}}}"}.get(cell.mark, "{}")
+    return form.format(latex_escaped(cell.text))
 
 
 def _paragraph(cell: Cell) -> str:
     """Return a cell of text in which lines may also end within long names."""
-    words = escape_control(str(cell.content), "\n\t").split()
-    text = " ".join(r"\allowbreak{}".join(map(latex_escaped, _pieces(word))) for word in words)
+    words = (re.findall(f".{{1,{_WORD}}}", word) for word in cell.text.split())
+    text = " ".join(r"\allowbreak{}".join(map(latex_escaped, pieces)) for pieces in words)
+    text = text.replace("{]}{[}U+", r"{]}\allowbreak{}{[}U+")  # letters that the fonts lack
     return rf"{{\raggedright {text}\par}}"
-
-
-def _pieces(word: str) -> list[str]:
-    pieces, length = [""], 0
-    for letter in word:
-        if length >= _WORD:
-            pieces.append("")
-            length = 0
-        pieces[-1] += letter
-        length += _length(letter)
-    return pieces
-
-
-def _number(number: Number) -> str:
-    if number.value == "NaN":
-        return "NaN"
-    text = number.value
-    if number.error:
-        text += rf" \pm {number.error}".replace("NaN", r"\mathrm{NaN}")
-    if number.interval:
-        text += r"\;[" + r",\,".join(number.interval) + "]"
-    if number.exponent:
-        text = f"({text})" if number.error or number.interval else text
-        text += rf" \times 10^{{{number.exponent}}}"
-    return f"${text}$".replace("inf", r"\infty")

@@ -41,7 +41,7 @@ class HarnessResults:
         file: its path, as the user gave it.
         hash: SHA-256 of its bytes.
         arguments: the harness's `model_args`, by name.
-        model_commit: commit of the evaluated model on the hub; empty where the file names none.
+        model_commit: commit of the evaluated model on the hub; empty if the file names none.
         rows: rows of `imported_scores` without model and recipe.
     """
 
@@ -60,7 +60,7 @@ def parse_results(file: str, content: bytes) -> HarnessResults:
         content: its bytes.
 
     Raises:
-        WarehouseError: it is not JSON or no results file, or a score or error in it is no finite number.
+        WarehouseError: it is not JSON or not a results file, or a score or error in it is not finite.
     """
     try:
         whole = json.loads(content)
@@ -72,7 +72,7 @@ def parse_results(file: str, content: bytes) -> HarnessResults:
             for task in whole["results"]
             for row in _task_rows(file, whole, task)
         ]
-        json.dumps(rows, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+        json.dumps(rows, ensure_ascii=False).encode()  # half of a surrogate pair is not text
     except (ValueError, RecursionError) as error:
         raise WarehouseError(f"{file}: is not JSON ({str(error).partition(chr(10))[0]}); {_FIX}") from error
     if not rows:
@@ -198,7 +198,7 @@ def _task_rows(file: str, whole: Any, task: str) -> Iterable[Row]:  # noqa: ANN4
             "filter": by,
             "metric": _metric(metric, by, list(scores), _at(whole, "configs", leaf)),
             "value": _number(value, f"{file}: `results.{task}.{key}`"),
-            # The harness writes N/A where it computes no error.
+            # The harness writes N/A if it computes no error.
             "standard_error": None
             if error is None or error == "N/A"
             else _number(error, f"{file}: `results.{task}.{metric}_stderr,{by}`", at_least=0),
@@ -238,7 +238,7 @@ def _count(value: Any) -> int | None:  # noqa: ANN401 - any JSON
 
 
 def _at(value: Any, *names: str) -> Any:  # noqa: ANN401 - any JSON
-    """Return the value under nested keys of JSON; None where one is missing."""
+    """Return the value under nested keys of JSON; None if one is missing."""
     for name in names:
         value = value.get(name) if isinstance(value, dict) else None
     return value

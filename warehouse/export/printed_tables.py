@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import duckdb
 import pyarrow as pa
@@ -13,15 +13,16 @@ from prunescope.warehouse.catalogue.view import View
 from prunescope.warehouse.core.formats import render
 from prunescope.warehouse.core.quoting import quoted
 from prunescope.warehouse.export.html_table import to_html
-from prunescope.warehouse.export.index_page import table_preview
 from prunescope.warehouse.export.latex_table import to_latex
 from prunescope.warehouse.export.paper_tables import PAPER_TABLES
-from prunescope.warehouse.export.table_cells import printed, to_markdown
+from prunescope.warehouse.export.table_cells import RenderedTable, printed, to_markdown
 from prunescope.warehouse.export.table_spec import derived
 from prunescope.warehouse.tables import TABLES
 
 # Longer tables are not typeset.
 TYPESET_ROWS = 1000
+# Rows of a table on the page of an export; its own files have all.
+PREVIEW_ROWS = 20
 _UNIT = re.compile(r"\[([^\]]+)\]")
 _UNITS = {column.name: column.unit for table in TABLES.values() for column in table.columns}
 
@@ -31,18 +32,18 @@ class TableFiles:
     """One view as files.
 
     Attributes:
-        contents: bytes by file name; empty where the view has no row.
+        contents: bytes by file name; empty if the view has no row.
         rows: the rows in the files.
         caption: of the typeset files.
         rows_of_view: number of rows of the view, of which `rows` are the first.
-        preview: the first rows as HTML for the export's page; empty where the view is not typeset.
+        preview: the first rows for the export's page; None if the view is not typeset.
     """
 
     contents: Mapping[str, bytes]
     rows: pa.Table
     caption: str
     rows_of_view: int
-    preview: str = ""
+    preview: RenderedTable | None = None
 
 
 def table_files(connection: duckdb.DuckDBPyConnection, view: View, limit: int | None) -> TableFiles:
@@ -53,7 +54,7 @@ def table_files(connection: duckdb.DuckDBPyConnection, view: View, limit: int | 
     Args:
         connection: an open catalogue.
         view: one of its views.
-        limit: rows that are written; all where None.
+        limit: rows that are written; all if None.
     """
     query = f"SELECT * FROM {quoted(view.name)}"  # noqa: S608 - our own name
     key = view_header.parse(view.header).key
@@ -67,11 +68,11 @@ def table_files(connection: duckdb.DuckDBPyConnection, view: View, limit: int | 
     layout = PAPER_TABLES.get(view.name) or derived(view.header, rows.schema, _units(connection, view.name))
     if not count:
         return TableFiles({}, rows, layout.caption, count)
-    preview = ""
+    preview = None
     contents = {f"{view.name}.{to}": render(rows, to) for to in ("parquet", "csv")}
     if rows.num_rows <= TYPESET_ROWS:
         table = printed(view.name, rows, layout, key)
-        preview = table_preview(table)
+        preview = replace(table, rows=table.rows[:PREVIEW_ROWS])
         contents |= {
             f"{view.name}.tex": to_latex(table),
             f"{view.name}.md": to_markdown(table),

@@ -2,36 +2,17 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal
 
 # Outside these bounds a power of ten is easier to read than zeros.
 _LARGE, _SMALL = Decimal(10) ** 6, Decimal(10) ** -3
 # Significant digits of a float64; a smaller error is rounding.
 _RESOLVED = 15
+_POWERS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-@dataclass(frozen=True)
-class Number:
-    """A rounded number.
-
-    Attributes:
-        value: digits with a sign where negative, or `NaN`, `inf`, `-inf`.
-        error: digits of the standard error; empty without one.
-        interval: digits of both ends; empty without one.
-        exponent: power of ten by which all of them are multiplied.
-    """
-
-    value: str
-    error: str = ""
-    interval: tuple[str, ...] = ()
-    exponent: int = 0
-
-
-def rounded(
-    value: float, error: float | None = None, interval: Sequence[float] | None = None, digits: int = 3
-) -> Number:
-    """Round a number with its uncertainty.
+def rounded(value: float, error: float | None = None, interval: Sequence[float] = (), digits: int = 3) -> str:
+    """Return a number with its uncertainty, such as `(6.9 ± 0.2) × 10⁻⁵` or `0.80 [0.55, 0.93]`.
 
     Args:
         value: any float.
@@ -41,21 +22,27 @@ def rounded(
         digits: significant digits of a value without uncertainty; digits before the point are never dropped.
     """
     if not math.isfinite(value):
-        return Number("NaN" if math.isnan(value) else str(value))
-    ends = [] if interval is None or not all(map(math.isfinite, interval)) else [_exact(end) for end in interval]
+        return "NaN" if math.isnan(value) else "∞" if value > 0 else "−∞"
+    ends = [_exact(end) for end in interval] if all(map(math.isfinite, interval)) else []
     whole = _exact(value)
-    spread = abs(ends[1] - ends[0]) / 2 if ends else _exact(error) if error and math.isfinite(error) else Decimal(0)
+    spread = (
+        abs(ends[1] - ends[0]) / 2 if ends else abs(_exact(error)) if error and math.isfinite(error) else Decimal(0)
+    )
     if whole and spread and spread.adjusted() < whole.adjusted() - _RESOLVED:
         spread = Decimal(0)
-    power = _second_digit(abs(spread)) if spread else _last_digit(whole, digits)
-    numbers = [_to_power(number, power) for number in (whole, *ends, *([] if ends or not spread else [abs(spread)]))]
-    largest = max(abs(number) for number in numbers)
+    power = _second_digit(spread) if spread else _last_digit(whole, digits)
+    numbers = [_to_power(number, power) for number in (whole, *(ends or [spread] * bool(spread)))]
+    largest = max(map(abs, numbers))
     exponent = largest.adjusted() if largest and (largest >= _LARGE or largest < _SMALL) else 0
-    texts = [_digits(number, power, exponent) for number in numbers]
-    if ends:
-        return Number(texts[0], interval=tuple(texts[1:]), exponent=exponent)
-    error_text = "NaN" if error is not None and not math.isfinite(error) else "".join(texts[1:])
-    return Number(texts[0], error=error_text, exponent=exponent)
+    text, *others = (_digits(number, power, exponent) for number in numbers)
+    if error is not None and not math.isfinite(error) and not ends:
+        others = ["NaN"]
+    if others:
+        text += f" [{', '.join(others)}]" if ends else f" ± {others[0]}"
+    if exponent:
+        text = f"({text})" if others else text
+        text += f" × 10{str(exponent).translate(_POWERS)}"
+    return text
 
 
 def _exact(number: float) -> Decimal:
@@ -89,4 +76,4 @@ def _to_power(number: Decimal, power: int) -> Decimal:
 
 def _digits(number: Decimal, power: int, exponent: int) -> str:
     text = f"{number.scaleb(-exponent):.{max(exponent - power, 0)}f}"
-    return text.removeprefix("-") if not number else text
+    return text.removeprefix("-") if not number else text.replace("-", "−")

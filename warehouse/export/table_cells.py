@@ -1,6 +1,6 @@
 """Cells of a printed table from rows and their format, and the table as Markdown."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -10,23 +10,16 @@ from prunescope.warehouse.core.formats import NULL, is_number, markdown_escaped,
 from prunescope.warehouse.core.quoting import escape_control
 from prunescope.warehouse.export import best_marks
 from prunescope.warehouse.export.best_marks import BestMark
-from prunescope.warehouse.export.rounding import Number, rounded
+from prunescope.warehouse.export.rounding import rounded
 from prunescope.warehouse.export.table_spec import ColumnFormat, TableSpec
-
-_POWERS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Content of a cell: a number, or text that is not yet escaped."""
+    """Text of a cell, without control characters and not escaped for any format."""
 
-    content: Number | str
+    text: str
     mark: BestMark = BestMark.NONE
-
-
-def plain_text(cell: Cell) -> str:
-    """Return a cell as text for a page, without control characters."""
-    return number_text(cell.content) if isinstance(cell.content, Number) else escape_control(cell.content, "\n")
 
 
 @dataclass(frozen=True)
@@ -63,7 +56,8 @@ def printed(name: str, rows: pa.Table, layout: TableSpec, key: Collection[str] =
     columns, notes = [], [layout.note] if layout.note else []
     for column in layout.columns:
         marks = _marks(column, values, groups, is_markable)
-        columns.append([Cell(_content(column, values, index), mark) for index, mark in enumerate(marks)])
+        texts = (escape_control(_text(column, values, index), "\n\t") for index in range(rows.num_rows))
+        columns.append(list(map(Cell, texts, marks)))
     if any(cell.mark is not BestMark.NONE for column in columns for cell in column):
         has_errors = any(column.best and column.error for column in layout.columns)
         notes.append(best_marks.NOTE if has_errors else best_marks.PLAIN_NOTE)
@@ -84,27 +78,13 @@ def to_markdown(table: RenderedTable) -> str:
     lines = [f"**{markdown_escaped(table.caption)}**", ""]
     lines.append(_piped(markdown_escaped(heading) for heading in table.headings))
     lines.append(_piped("--:" if number else ":--" for number in table.is_number))
-    lines += [_piped(_markdown_cell(cell) for cell in row) for row in table.rows]
+    lines += [_piped(map(_markdown_cell, row, table.is_number)) for row in table.rows]
     for note in table.notes:
         lines += ["", markdown_escaped(note)]
     return "\n".join(lines) + "\n"
 
 
-def number_text(number: Number) -> str:
-    """Return the number in Unicode, such as `(6.9 ± 0.2) × 10⁻⁵`."""
-    text = number.value
-    if number.error:
-        text += f" ± {number.error}"
-    if number.interval:
-        text += f" [{', '.join(number.interval)}]"
-    text = text.replace("-", "−")
-    if number.exponent:
-        text = f"({text})" if number.error or number.interval else text
-        text += f" × 10{str(number.exponent).translate(_POWERS)}"
-    return text.replace("inf", "∞")
-
-
-def _content(column: ColumnFormat, values: dict[str, list[object]], index: int) -> Number | str:
+def _text(column: ColumnFormat, values: dict[str, list[object]], index: int) -> str:
     value = values[column.name][index]
     if value is None:
         return NULL
@@ -119,7 +99,7 @@ def _content(column: ColumnFormat, values: dict[str, list[object]], index: int) 
     ends = [_float(values[end][index], column.scale) for end in column.interval]
     interval = [end for end in ends if end is not None]
     scaled = float(value) * column.scale
-    return rounded(scaled, error, interval if len(interval) == 2 else None)
+    return rounded(scaled, error, interval if len(interval) == 2 else ())
 
 
 def _float(value: object, scale: int) -> float | None:
@@ -146,16 +126,11 @@ def _marks(
     return marks
 
 
-def _piped(cells: Iterator[str] | Sequence[str]) -> str:
+def _piped(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _markdown_cell(cell: Cell) -> str:
-    text = number_text(cell.content) if isinstance(cell.content, Number) else markdown_escaped(cell.content)
-    match cell.mark:
-        case BestMark.BEST:
-            return f"**{text}**"
-        case BestMark.SECOND:
-            return f"<u>{text}</u>"
-        case _:
-            return text
+def _markdown_cell(cell: Cell, is_number: bool) -> str:
+    text = cell.text if is_number else markdown_escaped(cell.text)  # the brackets of an interval stay as they are
+    form = {BestMark.BEST: "**{}**", BestMark.SECOND: "<u>{}</u>"}.get(cell.mark, "{}")
+    return form.format(text)

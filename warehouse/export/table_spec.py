@@ -17,7 +17,7 @@ class ColumnFormat:
 
     Attributes:
         name: the view's column.
-        heading: its heading; the name where empty.
+        heading: its heading; the name if empty.
         unit: after the heading.
         error: column with its standard error.
         interval: columns with the lower and upper end of its interval.

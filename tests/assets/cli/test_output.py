@@ -62,9 +62,9 @@ def test_in_a_pipe_a_long_task_is_reported_while_it_runs(capsys, monkeypatch) ->
         bars.start("load the dense model", 7)
         bars.advance(3)
         said = ""
-        while not said:
-            said = capsys.readouterr().err
-    assert said.startswith("still at work: load the dense model, 3 of 7\n")
+        while "3 of 7" not in said:
+            said += capsys.readouterr().err
+    assert "still at work: load the dense model, 3 of 7\n" in said
 
 
 STAGES = [Stage("m", "calibration", 10.0, 1.0), Stage("m@a", "traces", 55.0, 1.0)]
@@ -89,7 +89,7 @@ def test_a_log_has_a_line_a_stage_with_the_time_left(capsys, monkeypatch) -> Non
     assert capsys.readouterr().err.splitlines() == lines
 
 
-def test_bars_show_tokens_a_second_and_the_end_and_do_not_stand_still(monkeypatch) -> None:
+def test_bars_show_tokens_per_second_and_the_time_left(monkeypatch) -> None:
     clock = Clock()
     monkeypatch.setattr(progress_bars, "RemainingTime", partial(RemainingTime, clock=clock))
     with RichProgress() as bars:
@@ -98,24 +98,20 @@ def test_bars_show_tokens_a_second_and_the_end_and_do_not_stand_still(monkeypatc
         bars.begins("m", "calibration")
         bars.start("calibrate", 4, 1000)
         whole, task = bars._bars.tasks
-        assert (whole.description, bars.share(whole)) == ("m: calibration", 0), "11 and 56 s to come"
+        assert whole.description == "m: calibration"
         clock.now = 5.0
         bars.advance(2)
-        assert (bars.amount(task), bars.share(task)) == ("2 of 4, 100 tokens/s, 0:00:05", 0.5)
+        assert bars.amount(task) == "2 of 4, 100 tokens/s, 0:00:05"
         clock.now = 20.0
-        assert bars.share(task) is None, "it moves to and fro"
         # The calibration was to end after 11 s; by its own bar it takes 20 s more, and then the traces 56.
         assert bars.amount(whole) == "0 of 2 partitions, 0:00:20, about 76 s left"
-        assert bars.share(whole) == pytest.approx(20 / (20 + 20 + 56))
         clock.now = 60.0
         assert re.fullmatch(
             r"0 of 2 partitions, 0:01:00, about 2 min left, until (\d{4}-\d\d-\d\d )?\d\d:\d\d", bars.amount(whole)
         )
         bars.start("load", 1)
-        assert bars.share(bars._bars.tasks[-1]) is None
-        bars.start("nothing", 0, 100)
         clock.now = 70.0
-        assert bars.amount(bars._bars.tasks[-1]) == "0 of 0, 0:00:10"
+        assert bars.amount(bars._bars.tasks[-1]) == "0:00:10"
 
 
 @pytest.mark.parametrize("is_debug", [False, True])

@@ -404,7 +404,7 @@ def test_the_response_to_a_bug_has_the_security_headers(warehouse: Path, monkeyp
         raise ZeroDivisionError
 
     with Served(warehouse) as server:
-        monkeypatch.setattr(LiveStudy, "packed", bug)
+        monkeypatch.setattr(LiveStudy, "document", bug)
         monkeypatch.setattr(LiveStudy, "sql_setup", bug)
         for status, headers, body in (server.ask(f"{server.home}/data/index.json"), _post(server, "select 1")):
             assert status == 500

@@ -57,7 +57,7 @@ def test_an_export_that_fails_leaves_the_earlier_one_whole(tmp_path: Path) -> No
     assert content(tmp_path) == before
 
 
-def test_the_new_folder_of_a_failed_export_is_removed(tmp_path: Path) -> None:
+def test_a_failed_export_makes_no_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot name"):
         export(tmp_path / "new", {"a.csv": "1", "../x": ""})
     assert not (tmp_path / "new").exists()
@@ -104,18 +104,6 @@ def test_a_file_in_the_place_of_the_folder_is_refused_with_a_fix_about_the_folde
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(WarehouseError, match="a part of the path is a file, not a folder: choose another DIR"):
             export(place, {})
-
-
-def test_files_of_a_dead_export_are_removed_and_those_of_a_living_one_kept(tmp_path: Path) -> None:
-    (tmp_path / ".prunescope-export-dead").mkdir()
-    (tmp_path / ".prunescope-export-dead" / "a.csv").touch()
-    with ExportFolder(tmp_path) as living:
-        living.add("a.csv", b"1")
-        with ExportFolder(tmp_path) as other:
-            other.add("b.csv", b"2")
-            other.finish({})
-        living.finish({})
-    assert set(content(tmp_path)) == {"a.csv", "b.csv", MANIFEST}
 
 
 def test_temporary_files_of_a_killed_export_are_removed_by_the_next(tmp_path: Path) -> None:

@@ -139,14 +139,17 @@ def test_texts_of_the_variant_that_both_models_read_cite_exposure_bias() -> None
     with duckdb.connect() as connection:
         connection.execute("CREATE TABLE exported_variants AS SELECT 'tiny' AS model, 'w' AS recipe")
         connection.execute("CREATE TABLE decoding_steps AS SELECT 'tiny' AS model, 'w' AS recipe, 'x' AS trajectory")
-        assert "exposure" not in _prior_art(connection, ("decoding_steps",))
+
+        def cited(*tables: str) -> str:
+            return str(_prior_art(lambda sql: connection.sql(sql).fetchall(), tables))
+
+        assert "exposure" not in cited("decoding_steps")
         connection.execute("INSERT INTO decoding_steps VALUES ('tiny', 'other', 'own_text')")
-        assert "exposure" not in _prior_art(connection, ("decoding_steps",))
+        assert "exposure" not in cited("decoding_steps")
         connection.execute("INSERT INTO decoding_steps VALUES ('tiny', 'w', 'own_text')")
-        said = _prior_art(connection, ("decoding_steps",))
         for key in ("agarwal2023onpolicy", "ranzato2016sequence", "arora2022exposure"):
-            assert key in said
-        assert _prior_art(connection, ()) == ""
+            assert key in cited("decoding_steps")
+        assert cited() == "[]"
 
 
 def test_unread_tables_are_not_described(warehouse: duckdb.DuckDBPyConnection) -> None:
