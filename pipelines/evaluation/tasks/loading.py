@@ -51,7 +51,7 @@ class LoadedTask:
 
     Attributes:
         spec: the study's entry.
-        name: in the tables; a group's tasks have their own names.
+        name: name in the tables; each task of a group has its own.
         scoring: what is compared.
         task: lm-eval's object, with its samples.
     """
@@ -63,12 +63,12 @@ class LoadedTask:
 
     @property
     def group(self) -> str | None:
-        """The study's name of the group that contains the task; None where the study names the task itself."""
+        """Name of the group in the study; None if the study names the task itself."""
         return self.spec.name if self.name != self.spec.name else None
 
     @property
     def docs(self) -> Sequence[dict[str, Any]]:
-        """The samples of the study."""
+        """Samples that the study uses."""
         docs: Any = self.task.eval_docs
         count = len(docs) if self.spec.samples is None else self.spec.samples
         return [docs[index] for index in range(count)]
@@ -85,12 +85,12 @@ class LoadedTask:
 
     @property
     def runs_code(self) -> bool:
-        """Return whether the generated programs must run to be scored."""
+        """Return whether scoring means running the generated programs."""
         return bool((self.task.config.metadata or {}).get("runs_code"))
 
     @property
     def version(self) -> str:
-        """Version in the definition; empty where there is none."""
+        """Version in the definition; empty if it has none."""
         return str((self.task.config.metadata or {}).get("version", ""))
 
 
@@ -139,7 +139,7 @@ def quiet() -> Iterator[None]:
 def _confine() -> None:
     """Make lm-eval render templates in a sandbox, and stop regular expressions that take too long.
 
-    Its own environment lets templates reach Python objects.
+    In lm-eval's own environment, templates can reach Python objects.
     """
     for module in (lm_eval.filters.extraction, lm_eval.filters.transformation, lm_eval.api.metrics):
         cast(Any, module).re = BoundedRe()
@@ -150,7 +150,7 @@ def _confine() -> None:
 
 
 class _Environment(SandboxedEnvironment):
-    """Sandbox of templates, which renders in another process once a user's definition was loaded.
+    """Sandbox for templates. After a user's definition is loaded, it renders in another process.
 
     Attributes:
         foreign: strings of users' definitions.
@@ -161,14 +161,14 @@ class _Environment(SandboxedEnvironment):
         self.foreign: set[str] = set()
 
     def from_string(self, source: Any, *others: Any, **settings: Any) -> Any:  # noqa: ANN401
-        """Return a template. lm-eval joins strings of a definition, so all templates are bounded from then on."""
+        """Return a template; lm-eval joins the strings of a definition, so one user's string bounds all later ones."""
         if not self.foreign:
             return super().from_string(source, *others, **settings)
         return SimpleNamespace(render=partial(self._render, source))
 
     def _render(self, source: str, /, **variables: Any) -> str:  # noqa: ANN401
         if not _is_plain(variables):
-            # Samples of lm-eval's own tasks may hold dates or images; their templates are an installed package's.
+            # Samples of lm-eval's own tasks may hold dates or images. Their templates come from an installed package.
             if source not in self.foreign:
                 return super().from_string(source).render(**variables)
             raise jinja2.TemplateError("a sample holds a value that is not plain text, number, list or mapping")
@@ -179,7 +179,7 @@ class _Environment(SandboxedEnvironment):
 
 
 def _is_plain(variables: dict[str, Any]) -> bool:
-    """Return whether variables arrive in another process as they are."""
+    """Return whether variables survive a transfer to another process unchanged."""
     try:
         return bool(json.loads(json.dumps(variables)) == variables)
     except (TypeError, ValueError, RecursionError):
@@ -193,7 +193,7 @@ def _no_foreign_metrics(spec: TaskSpec) -> Iterator[None]:
     Modules of lm-eval's own tasks also call `evaluate` when they are imported.
     """
     definition = find(spec)
-    is_ours = not definition.is_foreign and not definition.is_harness  # only lm-eval's own metrics
+    is_ours = not definition.is_foreign and not definition.is_harness  # such tasks use only lm-eval's own metrics
     if spec.allow_functions or is_ours:
         yield
         return
@@ -268,7 +268,7 @@ def _built(spec: TaskSpec, manager: Any, name_or_config: Any) -> dict[str, Any]:
 
 def _configured(spec: TaskSpec, name: str, task: Any) -> LoadedTask:  # noqa: ANN401
     if getattr(task, "UNSAFE_CODE", False):
-        raise InputError(unsafe_message(name))  # a group's own definition does not show it
+        raise InputError(unsafe_message(name))  # the definition of a group does not show it
     if task.OUTPUT_TYPE not in _SCORINGS:
         raise InputError(f"task {name}: tasks with `output_type` {task.OUTPUT_TYPE} cannot be scored here")
     scoring = _SCORINGS[task.OUTPUT_TYPE]
@@ -298,13 +298,12 @@ def _configured(spec: TaskSpec, name: str, task: Any) -> LoadedTask:  # noqa: AN
 
 
 def _examples(task: Any) -> int:  # noqa: ANN401
-    """Return how many examples a question can have: of its own split, all but itself."""
+    """Return how many examples a question can have; in its own split, all but itself."""
     docs: int = len(task.sampler.fewshot_docs())
     return docs - int(task.config.fewshot_split == task.config.test_split)
 
 
 def _is_lettered(task: Any) -> bool:  # noqa: ANN401
-    """Return whether the compared options are the letters A, B, C and so on."""
     options = [str(option).strip() for option in task.doc_to_choice(task.eval_docs[0])]
     return options == list(_LETTERS[: len(options)])
 
