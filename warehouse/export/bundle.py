@@ -1,7 +1,7 @@
-"""The folder of an export: files are written to a temporary folder, then replace the earlier export, manifest last.
+"""Folder of an export: files are written to a temporary folder, then replace the earlier export, manifest last.
 
-Killed while it writes, an export leaves the earlier one whole; killed while it replaces files, it leaves a manifest
-with `is_complete` false.
+If an export is killed while it writes, the earlier one stays whole. If it is killed while it replaces files, the
+manifest has `is_complete` false.
 """
 
 import fcntl
@@ -25,16 +25,16 @@ _TEMPORARY = f"{_OURS}export-"
 
 
 class ExportFolder:
-    """A context in which an export is written, until `finish`.
+    """Context in which an export is written, until `finish`.
 
-    `hashes` has the SHA-256 of each file by name, `removed` the names of the earlier export's files that are gone.
+    `hashes` has the SHA-256 of each file by name. `removed` has the names of the earlier export's files that are gone.
     """
 
     def __init__(self, directory: Path) -> None:
         """Read the manifest of an earlier export, without changing the folder.
 
         Raises:
-            WarehouseError: the folder holds anything but an earlier export, or cannot be read.
+            WarehouseError: the folder has files that are not from an earlier export, or cannot be read.
         """
         self.directory = directory
         self.hashes: dict[str, str] = {}
@@ -64,7 +64,7 @@ class ExportFolder:
 
         Raises:
             WarehouseError: the file cannot be written.
-            ValueError: the name is taken, or no plain file name.
+            ValueError: the name is taken, or is not a plain file name.
         """
         if name in {"", MANIFEST, *self.hashes} or Path(name).name != name or name.startswith("."):
             raise ValueError(f"{name!r} cannot name another file of the export")
@@ -97,7 +97,7 @@ class ExportFolder:
         return tuple(self.directory / name for name in (*names, MANIFEST))
 
     def __exit__(self, kind: object, *_: object) -> None:
-        """Remove the temporary folder, and a new folder whose export failed."""
+        """Remove the temporary folder, and the export's folder if it is new and the export failed."""
         shutil.rmtree(self._temporary, ignore_errors=True)
         os.close(self._lock)
         if kind is not None and self._is_new:
@@ -121,7 +121,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _earlier_files(directory: Path) -> set[str]:
-    """Return the names of an earlier export's files; raise WarehouseError where other files are in the folder."""
+    """Return the names of an earlier export's files; raise WarehouseError if other files are in the folder."""
     with _explained(directory):
         if not directory.exists() or all(path.name.startswith(_OURS) for path in directory.iterdir()):
             return set()

@@ -1,4 +1,4 @@
-"""Page of an export: figures, tables and methods section with links to all files; no script, nothing from elsewhere."""
+"""Page of an export: figures, tables and methods section with links to all files; no scripts, no external resources."""
 
 import base64
 import hashlib
@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from prunescope.warehouse.export.table_cells import RenderedTable, plain_text
 
-# Rows of a table on the page; its own files have all.
+# Maximum rows of a table on the page; the table's files have all.
 SHOWN_ROWS = 20
 _STYLE = (
     "body{max-width:70em;margin:2em auto;padding:0 1em;font:15px/1.5 system-ui,sans-serif;color:#222;background:#fff}"
@@ -26,17 +26,11 @@ def table_preview(table: RenderedTable) -> str:
 
 
 def index_page(contents: Mapping[str, Mapping[str, Any]], previews: Mapping[str, str], methods: str) -> bytes:
-    """Return the page.
-
-    Args:
-        contents: the manifest's entries by name.
-        previews: `table_preview` of each typeset table by name.
-        methods: the methods section in Markdown.
-    """
+    """Return the page of the manifest's entries, with `table_preview`s by name and the methods in Markdown."""
     figures = [name for name, entry in contents.items() if entry["kind"] == "figure" and entry["files"]]
     tables = [name for name, entry in contents.items() if entry["kind"] != "figure" and entry["files"]]
     digest = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
-    # A browser gives pages from a disk no origin, so that 'self' alone would block their pictures.
+    # Browsers give pages from a disk no origin, so 'self' alone would block their pictures.
     policy = (
         f"default-src 'none'; style-src 'sha256-{digest}'; img-src 'self' file:; base-uri 'none'; form-action 'none'"
     )

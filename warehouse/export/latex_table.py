@@ -1,8 +1,8 @@
 """LaTeX of a printed table, with booktabs, that fits the page for any number of columns and rows.
 
-It fits an article in one column and in two, where it spans both unless it is small. A table that is too wide is set in
-small type with broken headings, names columns of one value in a note, and is split into parts that repeat the key
-columns; one that is too long continues in further floats.
+It fits articles with one column and with two, in which only a small table stays within one column. A table that is too
+wide is set in small type with broken headings. Columns with one value move into a note. What is still too wide is split
+into parts that repeat the key columns. A table that is too long continues in further floats.
 """
 
 import re
@@ -15,29 +15,29 @@ from prunescope.warehouse.export.best_marks import BestMark
 from prunescope.warehouse.export.rounding import Number
 from prunescope.warehouse.export.table_cells import Cell, RenderedTable, number_text
 
-# LaTeX's class article at 10 pt has text of 345 pt by 45 lines, of 470 pt in two columns of 229 pt; the classes of
-# conferences have at least 450 pt. In two columns `table*` spans both, and `longtable` is impossible.
+# LaTeX's class article at 10 pt has text of 345 pt by 45 lines; with two columns, 470 pt and 229 pt per column. The
+# classes of conferences have at least 450 pt. With two columns `table*` spans both, and `longtable` is impossible.
 _WIDTH = 340.0
 _COLUMN, _COLUMN_ROWS = 215.0, 20
-# Fewest lines for rows, however long the notes are.
+# Minimum number of lines for rows, however long the notes are.
 _MIN_HEIGHT = 12
-# Characters of a line of caption or notes.
+# Characters per line of caption or notes.
 _LINE = 80
 # LaTeX holds at least 18 floats that wait for a page.
 _MAX_WAITING = 12
-# Characters of a line in a longer text, and in a heading.
+# Characters per line in a longer text, and in a heading.
 _PARAGRAPH, _HEADING = 28, 12
-# Characters of a name without blanks after which a line may end.
+# Number of characters of a name without blanks after which a line may end.
 _WORD = 14
-# Share of the width that repeated key columns may take; with wider ones the rows are numbered instead.
+# Share of the width that repeated key columns may take. If they are wider, the rows are numbered instead.
 _MAX_KEY = 0.6
 
 
 @dataclass(frozen=True)
 class _Type:
-    """A type size: points of a character and between two columns, lines of a page, and the commands that select it.
+    """Type size: points per character and between two columns, lines per page, and the commands that select it.
 
-    The lines are those beside the first line of the caption.
+    The lines do not include the first line of the caption.
     """
 
     character: float
@@ -63,7 +63,7 @@ class _Column:
 
 @dataclass(frozen=True)
 class _Block:
-    """The rows from `start` to before `stop` of some columns."""
+    """Rows from `start` to before `stop` of some columns."""
 
     part: Sequence[_Column]
     start: int
@@ -85,7 +85,7 @@ def to_latex(table: RenderedTable) -> str:
 
 
 def _without_constants(table: RenderedTable) -> RenderedTable:
-    """Replace columns that have one value in all rows by a note."""
+    """Replace columns that have the same value in all rows by a note."""
     indices = range(len(table.headings))
     varying = [index for index in indices if len({cells[index].content for cells in table.rows}) > 1]
     constants = [f"{table.headings[index]}: {_text(table.rows[0][index])}" for index in indices if index not in varying]
@@ -150,7 +150,7 @@ def _points(columns: Sequence[_Column], type_: _Type) -> float:
 
 
 def _floats(table: RenderedTable, type_: _Type, parts: Sequence[Sequence[_Column]]) -> list[list[_Block]]:
-    """Spread the rows of the parts over floats, none higher than a page."""
+    """Distribute the rows of the parts over floats that are no higher than a page."""
     notes = sum(2 + len(note) // _LINE for note in table.notes)
     budget = max(_MIN_HEIGHT, type_.lines - len(table.caption) // _LINE - notes)
     floats: list[list[_Block]] = [[]]
@@ -159,7 +159,7 @@ def _floats(table: RenderedTable, type_: _Type, parts: Sequence[Sequence[_Column
         heading = max(len(column.heading) for column in part) + 2
         heights = [max(lines) for lines in zip(*(column.lines for column in part), strict=True)]
         start = 0
-        # A part that fits one page begins on a new one rather than be cut.
+        # A part that fits one page starts on a new page instead of being cut.
         if floats[-1] and used + heading + sum(heights) > budget:
             floats.append([])
             used = 0
@@ -245,7 +245,7 @@ def _characters(cell: Cell) -> int:
 
 
 def _length(letter: str) -> int:
-    """Return the characters that a letter takes: one that the fonts lack is written as its number."""
+    """Return the width of a letter in characters; a letter that the fonts do not have is written as its code."""
     return len("[U+1F600]") if latex_escaped(letter).startswith("{[}U+") else 1
 
 
@@ -265,7 +265,7 @@ def _cell(cell: Cell) -> str:
 
 
 def _paragraph(cell: Cell) -> str:
-    """Return a cell of text in which lines may also end within long names."""
+    """Return a text cell in which lines may also end within long names."""
     words = escape_control(str(cell.content), "\n\t").split()
     text = " ".join(r"\allowbreak{}".join(map(latex_escaped, _pieces(word))) for word in words)
     return rf"{{\raggedright {text}\par}}"

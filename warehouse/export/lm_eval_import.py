@@ -1,6 +1,6 @@
 """Scores in the files `results_TIME.json` of lm-evaluation-harness, read into the table `imported_scores`.
 
-Files of versions before 0.4, which name no filters, are refused.
+Files of versions before 0.4 do not name filters and are refused.
 """
 
 import hashlib
@@ -21,14 +21,14 @@ from prunescope.warehouse.tables import TABLES
 from prunescope.warehouse.tables.columns import OTHER_METRICS, TASK_METRICS
 
 TABLE = TABLES["imported_scores"]
-# Groups within groups, as in mmlu, which a damaged file could make endless.
+# Groups contain groups, as in mmlu; a damaged file could make this endless.
 _MAX_DEPTH = 9
 _LARGEST = sys.float_info.max
 _FIX = "give a results_*.json that lm-evaluation-harness wrote"
-# The harness's metric → ours, for the answers themselves.
+# Our name of a metric of the harness that scores the answers themselves.
 _METRICS = {"acc": "accuracy", "acc_bytes": "accuracy_per_byte", "acc_norm": "accuracy_per_byte"}
 _LETTERS = list("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-# Arguments of the harness with which other weights than those of `pretrained` are evaluated.
+# Arguments with which the harness evaluates other weights than those of `pretrained`.
 _OTHER_WEIGHTS = ("peft", "delta", "gguf_file", "autogptq", "gptqmodel", "load_in_4bit", "load_in_8bit")
 Row = dict[str, Any]
 
@@ -41,7 +41,7 @@ class HarnessResults:
         file: its path, as the user gave it.
         hash: SHA-256 of its bytes.
         arguments: the harness's `model_args`, by name.
-        model_commit: commit of the evaluated model on the hub; empty where the file names none.
+        model_commit: commit of the evaluated model on the hub; empty if the file names none.
         rows: rows of `imported_scores` without model and recipe.
     """
 
@@ -53,14 +53,10 @@ class HarnessResults:
 
 
 def parse_results(file: str, content: bytes) -> HarnessResults:
-    """Read the scores of a results file.
-
-    Args:
-        file: its path, for messages and the column `source_file`.
-        content: its bytes.
+    """Read the scores of a results file from its bytes; `file` is its path.
 
     Raises:
-        WarehouseError: it is not JSON or no results file, or a score or error in it is no finite number.
+        WarehouseError: it is not JSON or not a results file, or a score or error in it is not a finite number.
     """
     try:
         whole = json.loads(content)
@@ -72,7 +68,7 @@ def parse_results(file: str, content: bytes) -> HarnessResults:
             for task in whole["results"]
             for row in _task_rows(file, whole, task)
         ]
-        json.dumps(rows, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+        json.dumps(rows, ensure_ascii=False).encode()  # half of a surrogate pair is not text
     except (ValueError, RecursionError) as error:
         raise WarehouseError(f"{file}: is not JSON ({str(error).partition(chr(10))[0]}); {_FIX}") from error
     if not rows:
@@ -89,7 +85,7 @@ def parse_results(file: str, content: bytes) -> HarnessResults:
 def evaluated_variant(results: HarnessResults, store: Store) -> tuple[str, str]:
     """Return model and recipe of the variant that a results file names.
 
-    `pretrained` is MODEL@RECIPE in our exports; elsewhere it is the source of a dense model, by name or path, or the
+    `pretrained` is MODEL@RECIPE in our exports. Otherwise it is the source of a dense model, by name or path, or the
     folder of `prunescope checkpoint`, which names the variant and its hash.
 
     Raises:
@@ -130,7 +126,7 @@ def _of_checkpoint(source: str, store: Store) -> tuple[str, str] | None:
 def import_results(store: Store, evaluated: Iterable[tuple[HarnessResults, tuple[str, str]]]) -> list[int]:
     """Write the scores of results files, each with its variant; return how many rows each file added.
 
-    A file whose scores are there already adds none.
+    A file that was imported before adds no rows.
 
     Raises:
         WarehouseError: a file was imported for another variant, or the warehouse cannot be written.
@@ -170,7 +166,7 @@ def _write(store: Store, pair: tuple[str, str], rows: Sequence[Row]) -> None:
 
 
 def _task_rows(file: str, whole: Any, task: str) -> Iterable[Row]:  # noqa: ANN401 - any JSON
-    """Yield a row for every metric and filter of a task or group."""
+    """Yield one row per metric and filter of a task or group."""
     scores, subtasks = whole["results"][task], _at(whole, "group_subtasks")
     if not isinstance(scores, dict):
         raise WarehouseError(f"{file}: `results.{task}` is no mapping of metrics to scores; {_FIX}")
@@ -184,7 +180,7 @@ def _task_rows(file: str, whole: Any, task: str) -> Iterable[Row]:  # noqa: ANN4
         "harness": f"lm_eval {_at(whole, 'lm_eval_version') or ''}".strip(),
     }
     leaf = task
-    for _ in range(_MAX_DEPTH):  # a group is scored as its tasks
+    for _ in range(_MAX_DEPTH):  # a group is scored like its tasks
         children = _at(subtasks, leaf)
         leaf = str(children[0]) if isinstance(children, list) and children else leaf
     for key, value in scores.items():
@@ -198,7 +194,7 @@ def _task_rows(file: str, whole: Any, task: str) -> Iterable[Row]:  # noqa: ANN4
             "filter": by,
             "metric": _metric(metric, by, list(scores), _at(whole, "configs", leaf)),
             "value": _number(value, f"{file}: `results.{task}.{key}`"),
-            # The harness writes N/A where it computes no error.
+            # The harness writes N/A if it computes no error.
             "standard_error": None
             if error is None or error == "N/A"
             else _number(error, f"{file}: `results.{task}.{metric}_stderr,{by}`", at_least=0),
@@ -238,16 +234,16 @@ def _count(value: Any) -> int | None:  # noqa: ANN401 - any JSON
 
 
 def _at(value: Any, *names: str) -> Any:  # noqa: ANN401 - any JSON
-    """Return the value under nested keys of JSON; None where one is missing."""
+    """Return the value under nested keys of JSON; None if a key is missing."""
     for name in names:
         value = value.get(name) if isinstance(value, dict) else None
     return value
 
 
 def _is_same_source(one: str, other: str) -> bool:
-    """Return whether two sources of a model are one hub id or one existing path."""
+    """Return whether two sources of a model are the same hub id or the same existing path."""
     if one == other or one == other.partition("@")[0] != "":
         return True
-    with suppress(OSError, RuntimeError, ValueError):  # no such file, or no path at all
+    with suppress(OSError, RuntimeError, ValueError):  # no such file, or not a path
         return Path(one).expanduser().samefile(Path(other).expanduser())
     return False

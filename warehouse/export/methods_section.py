@@ -1,4 +1,4 @@
-"""The methods section of an export: one page from provenance that cites what the exported rows used."""
+"""Methods section of an export: one page, written from provenance, that cites what the exported rows used."""
 
 import json
 import re
@@ -14,9 +14,9 @@ from prunescope.warehouse.core.latex import latex_escaped
 from prunescope.warehouse.export import bibliography
 
 _HASH = 12
-# In LaTeX a longer name, of a file above all, may be broken across lines.
+# LaTeX may break a longer name across lines; the longest are names of files.
 _MAX_UNBROKEN = 20
-# A name or a citation within a paragraph; its text is percent-encoded, so that it cannot contain the delimiter.
+# Name or citation within a paragraph. Its text is percent-encoded, so that it cannot contain the delimiter.
 _MARKED = re.compile("\x1b(code|cite):([^\x1b]*)\x1b")
 _OF_EXPORT = "SEMI JOIN exported_variants USING (model, recipe)"
 
@@ -26,10 +26,10 @@ class Calibration:
     """Origin of a calibration set.
 
     Attributes:
-        source: `embedded`, `c4`, `wikitext2`, a file's name, or a data set.
+        source: `embedded`, `c4`, `wikitext2`, the name of a file, or a data set.
         sequences: number of sequences.
-        length: tokens of each sequence.
-        seed: of the draw.
+        length: tokens per sequence.
+        seed: seed of the draw.
         documents: whether windows span documents (`joined`) or not (`single`).
     """
 
@@ -45,8 +45,8 @@ class ProvenanceFacts:
     """Sources of the hashes in the footers, as far as the caller could verify them.
 
     Attributes:
-        calibrations: by `calibration_hash` of the inputs.
-        corpora: name by `text_hash`.
+        calibrations: sources by `calibration_hash` of the inputs.
+        corpora: names by `text_hash`.
     """
 
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class ProvenanceFacts:
 
 @dataclass(frozen=True)
 class Methods:
-    """The section in Markdown and LaTeX, and its bibliography."""
+    """Section in Markdown and LaTeX, and its bibliography."""
 
     markdown: str
     latex: str
@@ -98,7 +98,7 @@ def methods(
     tex = "\n\n".join(_rendered(text, _latex_text, _latex_code, r"\cite{{{}}}") for text in texts)
     return Methods(
         f"## Methods\n\n{markdown}\n",
-        # TeX does not hyphenate names: lines may be loose instead of too long.
+        # TeX does not hyphenate names, so lines may be loose instead of too long.
         f"\\paragraph{{Methods.}}\n{{\\sloppy\n{tex}\\par}}\n",
         bibliography.bibtex(keys, others),
     )
@@ -125,7 +125,7 @@ def _models(connection: duckdb.DuckDBPyConnection, others: dict[str, str]) -> st
     sentences = []
     for row in _rows(connection, "FROM models SEMI JOIN exported_variants USING (model) ORDER BY model"):
         key = bibliography.of_model(row["model"], row["source"])
-        # The revision of a model that is no commit of a hub is the hash of its weights.
+        # If the revision is not a commit of a hub, it is the hash of the weights.
         is_commit = row["revision"] != row["weight_hash"]
         if key is None:
             note = f"{'revision' if is_commit else 'SHA-256 of the weights'} {row['revision']}"
@@ -243,7 +243,7 @@ def _measures(connection: duckdb.DuckDBPyConnection, tables: Sequence[str]) -> s
 
 
 def _prior_art(connection: duckdb.DuckDBPyConnection, tables: Sequence[str]) -> str:
-    """Return a sentence for every idea of others that the exported rows rest on."""
+    """Return one sentence per published idea that the exported rows depend on."""
     said = []
     for table, which, text, keys in bibliography.PRIOR_ART:
         columns = "model" if table == "search_trials" else "model, recipe"
@@ -299,7 +299,7 @@ def _software(connection: duckdb.DuckDBPyConnection, tables: Sequence[str], vers
 
 
 def _rendered(paragraph: str, prose: Callable[[str], str], code: Callable[[str], str], cite: str) -> str:
-    """Render a paragraph in one language: its prose, its names and its citations."""
+    """Render prose, names and citations of a paragraph in one language."""
     pieces = []
     position = 0
     for match in _MARKED.finditer(paragraph):

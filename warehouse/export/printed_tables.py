@@ -28,14 +28,14 @@ _UNITS = {column.name: column.unit for table in TABLES.values() for column in ta
 
 @dataclass(frozen=True)
 class TableFiles:
-    """One view as files.
+    """Files of one view.
 
     Attributes:
-        contents: bytes by file name; empty where the view has no row.
+        contents: bytes by file name; empty if the view has no rows.
         rows: the rows in the files.
-        caption: of the typeset files.
-        rows_of_view: number of rows of the view, of which `rows` are the first.
-        preview: the first rows as HTML for the export's page; empty where the view is not typeset.
+        caption: caption of the typeset files.
+        rows_of_view: number of rows of the view; `rows` are the first of them.
+        preview: the first rows as HTML for the export's page; empty if the view is not typeset.
     """
 
     contents: Mapping[str, bytes]
@@ -46,14 +46,9 @@ class TableFiles:
 
 
 def table_files(connection: duckdb.DuckDBPyConnection, view: View, limit: int | None) -> TableFiles:
-    """Query a view and render its rows in every format, typeset only up to 1,000 rows.
+    """Render at most `limit` rows of a view (None: all) in every format, typeset only up to 1,000 rows.
 
-    Rows have the view's order, else that of its key.
-
-    Args:
-        connection: an open catalogue.
-        view: one of its views.
-        limit: rows that are written; all where None.
+    Rows have the view's order; if it has none, the order of its key.
     """
     query = f"SELECT * FROM {quoted(view.name)}"  # noqa: S608 - our own name
     key = view_header.parse(view.header).key
@@ -82,7 +77,7 @@ def table_files(connection: duckdb.DuckDBPyConnection, view: View, limit: int | 
 
 
 def _units(connection: duckdb.DuckDBPyConnection, name: str) -> dict[str, str]:
-    """Return the unit of each column: from its comment, else from the tables' column of that name."""
+    """Return the unit of each column, from its comment or from a table's column of the same name."""
     query = "SELECT column_name, comment FROM duckdb_columns() WHERE table_name = ?"
     units = {}
     for column, comment in connection.execute(query, [name]).fetchall():

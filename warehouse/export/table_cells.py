@@ -18,7 +18,7 @@ _POWERS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 @dataclass(frozen=True)
 class Cell:
-    """Content of a cell: a number, or text that is not yet escaped."""
+    """Content of a cell: a number, or unescaped text."""
 
     content: Number | str
     mark: BestMark = BestMark.NONE
@@ -31,7 +31,7 @@ def plain_text(cell: Cell) -> str:
 
 @dataclass(frozen=True)
 class RenderedTable:
-    """A table ready to be written in any format.
+    """Table that is ready to be written in any format.
 
     Attributes:
         name: for labels and ids.
@@ -39,7 +39,7 @@ class RenderedTable:
         notes: below the table, one or more sentences each.
         headings: with units.
         is_number: which columns are aligned right.
-        rows: cells of each row.
+        rows: cells per row.
         breaks: rows before which a new group begins.
         key: indices of the key columns.
     """
