@@ -1,4 +1,4 @@
-"""Words for the verdicts that SQL gives (`sql/macros/verdict.sql`, `sql/comparisons/advise.sql`)."""
+"""Words for the verdicts that SQL computes (`sql/macros/verdict.sql`, `sql/comparisons/advise.sql`)."""
 
 import polars as pl
 
@@ -33,7 +33,7 @@ def advise(rows: pl.DataFrame, predictions: pl.DataFrame, tolerance: float) -> l
     Args:
         rows: rows of `sql/comparisons/advise.sql`.
         predictions: the model's rows of loss_predictions.
-        tolerance: share of the dense model's skill that may be lost where a verdict says that the skill is kept.
+        tolerance: share of the dense model's skill that may be lost if a verdict says that the skill is kept.
     """
     notes = [RULE.replace("10 %", f"{100 * tolerance:g} %")]
     known = predictions.filter(pl.col("predicted_loss_high").is_not_null())

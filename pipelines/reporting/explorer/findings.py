@@ -1,4 +1,4 @@
-"""Findings of a study as sentences, one per row of `FINDINGS`; each says where the paper's claim fails."""
+"""Findings of a study as sentences, one per row of `FINDINGS`. Each says whether the paper's claim fails here."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ def findings(frames: Mapping[str, pl.DataFrame], models: Sequence[str]) -> list[
     """Return all findings by model, then theme.
 
     Args:
-        frames: result of each statement in `FINDINGS`, by key; may lack rows of a model.
+        frames: result of each statement in `FINDINGS`, by key; a model may have no rows.
         models: names of the models, in display order.
     """
     return [
@@ -48,7 +48,7 @@ def number(value: float) -> str:
 
 
 def names(recipes: Sequence[str], singular: str = "", plural: str = "") -> str:
-    """List recipes, the first of many, with a verb if given: "a, b and 3 more are"."""
+    """List recipes, only the first ones of many, with a verb if given: "a, b and 3 more are"."""
     *first, last = [*map(label, recipes[:MAX_NAMES])]
     if len(recipes) > MAX_NAMES:
         first, last = [*first, last], f"{len(recipes) - MAX_NAMES} more"
@@ -175,7 +175,7 @@ def _fit(row: _Row) -> str:
         sentence += f" Where the truth is above 0.05 the median is {number(large)}"
         if theorem.startswith("T2"):
             paper = fact("estimates", "t2_ratio_median")
-            # At least half of the paper's excess counts as the same overshoot.
+            # An excess of at least half of the paper's counts as the same overshoot.
             sentence += (
                 f" (paper: {paper:g})"
                 if large > (1 + paper) / 2

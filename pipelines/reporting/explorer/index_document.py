@@ -29,14 +29,14 @@ from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, numb
 from prunescope.pipelines.reporting.explorer.searches import searches
 from prunescope.pipelines.reporting.explorer.verdicts import answers, basis, reason, source
 
-# Key of a curve → its trajectory.
+# Trajectory of each curve.
 _CURVES = {"forced": "teacher_forced", "own": "own_text", "fork": "fork"}
 _SPACES = {"kl": "kl_median"} | {space: f"one_minus_cos_{space}_median" for space in "hzp"}
 _LOSSES = ("loss_writing", "loss_choosing", "loss_alive")
 _MAX_CURVES = 6
-# Texts with a perplexity column, and tasks with a score's.
+# Maximum number of texts with a perplexity column, and of tasks with a score column.
 _MAX_TEXTS, _MAX_TASKS = 3, 8
-# The metric of a task's column is the first of these that it has.
+# The metric of a task's column is the first of these that the task has.
 _METRICS = ("accuracy", "exact_match", "pass_at_1", "accuracy_letter")
 
 
@@ -115,11 +115,11 @@ def index(
 
     Args:
         frames: results of the statements.
-        study: its name.
-        title: its title.
+        study: name of the study.
+        title: title of the study.
         facts: what a reader needs to repeat the study.
         order: display order of variants and prompts.
-        traces: model and recipe → positions of the prompts that have a trace.
+        traces: by model and recipe, the positions of the prompts that have a trace.
         without_data: names of figures without data.
         is_live: whether the page can request more documents.
     """
@@ -211,7 +211,7 @@ def _kind(row: Mapping[str, Any]) -> KindSummary:
 def _numbers(
     frames: QueryCache, rows: Sequence[Mapping[str, Any]]
 ) -> tuple[list[Column], dict[tuple[str, str], dict[str, float | None]]]:
-    """Return the columns with a number in some row, and each variant's numbers by column."""
+    """Return the columns that have a number in some row, and each variant's numbers by column."""
     values: dict[tuple[str, str], dict[str, Any]] = {(row["model"], row["recipe"]): dict(row) for row in rows}
     for row in frames.all("verdicts").iter_rows(named=True):
         values[row["model"], row["recipe"]] |= {name: row[name] for name in _LOSSES}
@@ -302,7 +302,7 @@ def _task_scores(frames: QueryCache) -> dict[str, pl.DataFrame]:
 
 
 def _intervals(frames: QueryCache) -> dict[tuple[str, str], dict[str, list[float | None]]]:
-    """Return the ends of the 95 % intervals of each variant's numbers by column; None where nothing bounds one."""
+    """Return the ends of the 95 % intervals of each variant's numbers by column; None if an end is not known."""
     found: dict[tuple[str, str], dict[str, list[float | None]]] = {}
 
     def add(row: Mapping[str, Any], column: str, name: str) -> None:
@@ -327,7 +327,7 @@ def _intervals(frames: QueryCache) -> dict[tuple[str, str], dict[str, list[float
 
 
 def _curves(frames: QueryCache, model: str) -> list[GenerationCurves]:
-    """Return the curves of a model's variants; of many, those of searches and some between the nearest and furthest."""
+    """Return the curves of a model's variants; if there are many, those that `told_apart` selects."""
     frame = frames.answer(FIGURES["generation"].query).filter(pl.col("model").cast(pl.String) == model)
     forced = pl.col("trajectory").cast(pl.String) == "teacher_forced"
     by_kl = frame.filter(forced).group_by("recipe").agg(pl.col("kl_median").mean()).sort("kl_median", "recipe")
@@ -349,7 +349,7 @@ def _curves(frames: QueryCache, model: str) -> list[GenerationCurves]:
 
 
 def told_apart(recipes: Sequence[str]) -> list[str]:
-    """Return at most `_MAX_CURVES` recipes, in their order by KL: those of searches, and others evenly spread."""
+    """Return at most `_MAX_CURVES` recipes in order of KL: those of searches, and evenly spread others."""
     found = [recipe for recipe in recipes if recipe.startswith("mixed-")][: _MAX_CURVES // 2]
     others = [recipe for recipe in recipes if recipe not in found]
     count = min(len(others), _MAX_CURVES - len(found))

@@ -1,4 +1,4 @@
-"""Section of the overview on searches: a sentence per result, and tables of what was done to matrices and sublayers."""
+"""Section of the overview on searches: a sentence per result, and tables of the treatments of matrices and layers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,7 +21,7 @@ _COLUMNS = {
     ],
 }
 _BUDGETS = {"parameters": "weights", "bytes": "bytes", "milliseconds": "time"}
-# Longest list of sublayers in a cell of the table.
+# Maximum length of a list of sublayers in a cell of the table.
 _CELL = 1_000
 
 
@@ -46,7 +46,7 @@ def searches(frames: QueryCache, models: Sequence[str]) -> list[SearchEntry]:
 
 
 def sentence(row: Mapping[str, Any]) -> str:
-    """Return what one result removes and costs: against the best published recipe, else on the search's items."""
+    """Return what one result removes and costs, against the best published recipe or else on the search's items."""
     what = f"{label(row['recipe'])} removes" if row["recipe"] else "The search removes"
     if row["kl_nats"] is None:
         return (
@@ -96,7 +96,7 @@ def _tables(frames: Mapping[str, pl.DataFrame], model: str) -> list[Table]:
     for name, frame in frames.items():
         own = frame.filter(pl.col("model").cast(pl.String) == model)
         if not own.is_empty():
-            # The searches of a model are told apart where there are several.
+            # If a model has several searches, a column distinguishes them.
             columns = [*(["search"] if own["search"].n_unique() > 1 else []), *_COLUMNS[name]]
             rows = table_rows(own, columns, lambda text: prose(text, _CELL))
             title = STATEMENTS[name].title
