@@ -50,29 +50,29 @@ def sentence(row: Mapping[str, Any]) -> str:
     what = f"{label(row['recipe'])} removes" if row["recipe"] else "The search removes"
     if row["kl_nats"] is None:
         return (
-            f"{what} {percent(row['removed'])} of the layers' {_BUDGETS.get(row['budget'], 'budget')}: its objective "
-            f"is {_bounded(row['measured_nats'], row['measured_low'], row['measured_high'])} nats on the "
-            f"{row['n_items']} items of the search. The study's own data do not compare it with a published recipe of "
-            "this budget."
+            f"{what} {percent(row['removed'])} of the layers' {_BUDGETS.get(row['budget'], 'budget')}. On the "
+            f"{row['n_items']} items of the search, its objective is "
+            f"{_bounded(row['measured_nats'], row['measured_low'], row['measured_high'])} nats. The study's own data "
+            "do not compare it with a published recipe of this budget."
         )
     other = label(row["other_recipe"])
     where = "the study's texts" if row["measure"] == "kl_texts" else "the study's prompts"
     text = (
-        f"{what} {percent(row['removed_share'])} of the layers' {_BUDGETS[row['budget']]}: KL "
-        f"{_bounded(row['kl_nats'], row['kl_low'], row['kl_high'])} nats on {where}, where the best published recipe, "
-        f"{other}, has {_bounded(row['other_kl_nats'], row['other_kl_low'], row['other_kl_high'])} at "
-        f"{percent(row['other_removed_share'])}; difference "
+        f"{what} {percent(row['removed_share'])} of the layers' {_BUDGETS[row['budget']]}. On {where}, its KL is "
+        f"{_bounded(row['kl_nats'], row['kl_low'], row['kl_high'])} nats. The best published recipe, {other}, removes "
+        f"{percent(row['other_removed_share'])} and has "
+        f"{_bounded(row['other_kl_nats'], row['other_kl_low'], row['other_kl_high'])} nats. The difference is "
         f"{_bounded(row['difference'], row['difference_low'], row['difference_high'])}, {_meaning(row)}."
     )
     if row["same_steps"] is not None:
         text += (
-            f" On average its text has {number(row['same_steps'])} steps in common with the dense one, that of {other} "
-            f"{number(row['other_same_steps'])}."
+            f" On average, its text has {number(row['same_steps'])} steps in common with the dense text; that of "
+            f"{other} has {number(row['other_same_steps'])}."
         )
     if row["same_options"] is not None:
         text += (
-            f" It chooses the dense model's option in {row['same_options']:.0f} of {row['n_questions']} questions, "
-            f"{other} in {row['other_same_options']:.0f}."
+            f" It chooses the dense model's option in {row['same_options']:.0f} of {row['n_questions']} questions; "
+            f"{other} does in {row['other_same_options']:.0f}."
         )
     return text
 

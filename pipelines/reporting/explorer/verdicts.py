@@ -209,10 +209,11 @@ def _nearest(frames: QueryCache, model: str) -> str:
     sentences = []
     for _, band in groupby(ranked, key=lambda row: row["band"]):
         nearest = list(band)
-        verb = "changes the fewest tokens" if len(nearest) == 1 else "change the fewest tokens and are not told apart"
+        alike = "" if len(nearest) == 1 else ", without a proven difference between them"
         sentences.append(
-            f"Of {nearest[0]['n_variants']} variants that remove about {_percent(nearest[0]['band_removed_share'])} % "
-            f"of the parameters, {_listed(nearest)} {verb} (paired tests, 95 % over the comparisons)."
+            f"Among {nearest[0]['n_variants']} variants that remove about {_percent(nearest[0]['band_removed_share'])} "
+            f"% of the parameters, {_listed(nearest, 'changes', 'change')} the fewest tokens{alike} (paired tests, "
+            "95 % over the comparisons)."
         )
     return " ".join(sentences)
 
@@ -264,16 +265,14 @@ def _layers(frames: QueryCache, model: str) -> Answer:
     if carriers:
         recipe = carriers[0]["recipe"]
         listed = ", ".join(f"the {_sublayer(row)} ({_percent(row['share_of_kl'])} %)" for row in carriers)
-        details.append(
-            f"In {label(recipe)} the KL, summed over sublayers changed alone, comes above all from {listed}."
-        )
+        details.append(f"In {label(recipe)} the KL, summed over sublayers changed alone, comes mostly from {listed}.")
         sources.append(source("answers/carriers", model=model))
         links.append(_link(model, recipe))
     if overall:
-        listed = ", ".join(f"the {_sublayer(row)} in {row['variants_top3']} of {row['variants']}" for row in overall)
+        listed = ", ".join(f"the {_sublayer(row)} ({row['variants_top3']} of {row['variants']})" for row in overall)
         details.append(
-            f"Among the three sublayers with the largest KL are {listed} variants that changed it and more than three "
-            "sublayers."
+            f"The sublayers that are most often among the three with the largest KL are {listed}, counted over the "
+            "variants that changed them and more than three sublayers."
         )
         sources.append(source("answers/sublayers", model=model))
     if parts is not None:
