@@ -100,7 +100,7 @@ TRAJECTORY = Column(
     "`teacher_forced`: both models read the dense model's text. `own_text`: both read the variant's text. `fork`: the "
     "dense model on its text is compared with the dense model on the text that it writes after taking the variant's "
     "token at the first flip. `free_running`: each model reads its own text, so that after the flip texts differ as "
-    "well as models; `fork` shows the share of the texts.",
+    "well as models; `fork` shows the effect of the texts alone.",
     source="exposure bias: 1511.06732, 2204.01171; texts of the changed model: 2306.13649",
     values=("teacher_forced", "own_text", "fork", "free_running"),
 )

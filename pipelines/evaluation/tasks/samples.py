@@ -77,7 +77,7 @@ def own(file: str, question: str | None, options: Sequence[str], answer: str | N
         answer: field of the right answer.
 
     Raises:
-        InputError: the file cannot be read, or a record lacks a field; names file, line and field.
+        InputError: the file cannot be read, or a record does not have a field; names file, line and field.
     """
     spec = own_fields(file, question, options, answer)
     records: list[dict[str, Any]] = []

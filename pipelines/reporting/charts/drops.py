@@ -1,4 +1,4 @@
-"""Score against the number of dropped sublayers or blocks, by kind of task, with published curves behind it."""
+"""Score against the number of dropped sublayers or blocks, by kind of task, with published curves."""
 
 import altair as alt
 import polars as pl

@@ -98,7 +98,7 @@ class VariantEntry(TypedDict):
     is_dense: bool
     verdict: str | None  # as in `variant_verdict`; None for the dense model
     verdict_reason: str | None
-    words: list[str]  # same tokens, right answers, alive: each holds, fails or too little evidence; else empty
+    words: list[str]  # same tokens, right answers, alive: each holds, fails or too little evidence; may be empty
     where: dict[str, str]  # raw model and recipe: the filter of its rows in any statement
     numbers: dict[str, Number]
     intervals: dict[str, list[Number]]  # ends of 95 % intervals; None if an end is not known
