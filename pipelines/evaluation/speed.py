@@ -1,6 +1,6 @@
-"""Speed and memory of variants, timed in turns with the dense model on random tokens.
+"""Speed and memory of variants, timed alternately with the dense model on random tokens.
 
-Masked and quantized weights are multiplied as dense matrices and cost the same; only dropped sublayers save time.
+Masked and quantized weights are multiplied as dense matrices and take the same time. Only dropped sublayers save time.
 """
 
 import time
@@ -48,7 +48,7 @@ SCHEMA = pl.Schema(
 
 
 class Run(NamedTuple):
-    """Seconds from the start of a run to the end of prefill, the first new token and the last one."""
+    """Seconds from the start of a run to the end of prefill, the first new token and the last new token."""
 
     prefill: float
     first: float
@@ -74,7 +74,7 @@ def check_speed(study: Study, context_length: int) -> None:
 def turns(repeats: int) -> Iterator[tuple[Side, int]]:
     """Yield the sides in the order of their timed runs, with the number of the repeat: A B, B A, A B, ….
 
-    A drift, such as of a processor that warms up, then affects both sides equally.
+    A drift, such as a processor that warms up, then affects both sides equally.
     """
     for repeat in range(repeats):
         sides: tuple[Side, Side] = ("dense", "variant") if repeat % 2 == 0 else ("variant", "dense")
@@ -90,21 +90,21 @@ def speed_rows(
     progress: Progress = SILENT,
     clock: Clock = time.perf_counter,
 ) -> pl.DataFrame:
-    """Time a variant in turns with the dense model.
+    """Time a variant alternately with the dense model.
 
-    Each side first runs twice untimed: as a warm-up, and to measure memory.
+    Each side first runs twice untimed: once to warm up, once to measure memory.
 
     Args:
         decoder: the dense model.
-        model: its name in the table.
+        model: name of the model in the table.
         recipe: the variant's name.
         variant: the changes to the model; a noise variant has no rows.
         specs: the runs.
-        progress: one step a run.
+        progress: advances once per run.
         clock: monotonic seconds.
 
     Returns:
-        Rows of `speed`; those of the dense model against itself show how far two equal sides differ.
+        Rows of `speed`; rows of the dense model against itself show how far two equal sides differ.
 
     Raises:
         InputError: the model cannot generate tokens through a cache.
@@ -119,7 +119,7 @@ def speed_rows(
     runs: defaultdict[tuple[SpeedSpec, Side], list[Run]] = defaultdict(list)
     memory: dict[tuple[SpeedSpec, Side], int | None] = {}
     order = [("dense", None), ("variant", None), *turns(max(spec.repeats for spec in specs))]
-    # Two turns of one side in a row share one change of weights.
+    # Two consecutive turns of one side share one change of weights.
     for side, group in groupby(order, key=lambda turn: cast(Side, turn[0])):
         # `maxsize`: all changed weights are computed before the clock starts.
         patch = nullcontext() if side == "dense" else apply_variant(decoder, variant, max_bytes=maxsize)
@@ -152,14 +152,7 @@ def speed_rows(
 
 @torch.inference_mode()
 def run(decoder: Decoder, prompts: Int[Tensor, "batch length"], new_tokens: int, clock: Clock) -> Run:
-    """Run the prompts at once and generate tokens one by one, with the model's own head and kernels.
-
-    Args:
-        decoder: dense, or with a variant applied.
-        prompts: token ids.
-        new_tokens: number of tokens to generate, past any end token.
-        clock: read four times.
-    """
+    """Run the prompts in one batch and generate tokens one by one, with the model's own head and kernels."""
     head = cast(Any, decoder.model).get_output_embeddings()
     cache = decoder.new_cache()
     start = now(clock, decoder.device)
@@ -188,7 +181,7 @@ def _prompts(decoder: Decoder, spec: SpeedSpec) -> Int[Tensor, "batch length"]:
 def _memory(
     decoder: Decoder, variant: Variant, side: Side, prompts: Tensor, new_tokens: int, clock: Clock
 ) -> int | None:
-    """Return the bytes of the weights in use and of a run's own memory; None where it cannot be measured."""
+    """Return the bytes of the weights in use and of a run's own memory; None if it cannot be measured."""
     growth = growth_bytes(lambda: run(decoder, prompts, new_tokens, clock), decoder.device)
     if growth is None:
         return None

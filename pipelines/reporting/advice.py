@@ -1,4 +1,4 @@
-"""Words for the verdicts that SQL gives (`sql/macros/verdict.sql`, `sql/comparisons/advise.sql`)."""
+"""Words for the verdicts that SQL computes (`sql/macros/verdict.sql`, `sql/comparisons/advise.sql`)."""
 
 import polars as pl
 
@@ -18,12 +18,12 @@ RULE = (
     "Three things are judged. Fidelity: the same tokens as the dense model on its text. Quality: right answers, in "
     "writing and in choosing. Alive: no loop, and no end of the text before half of the dense length and before an "
     "answer. Each holds if surely at most 10 % is lost beyond what rounding changes, and fails if surely more is "
-    f"lost: with the whole 95 % interval of one variant, over at least {MIN_UNITS} prompts, questions or answers. "
-    "All else is too little evidence. Safe: quality and alive hold. Chooses only: choosing holds, but writing or "
-    "alive fails. Not safe: else quality or alive fails. Writes other text: alive holds, fidelity fails, and "
-    "quality is not known. Quality is judged by the first of these that was measured on enough answers, whatever it"
-    " shows: right answers to tasks, right answers to the prompts, and, where no right answer is known, the dense "
-    "model's own answers, if they are not nearly always the same."
+    "lost. Surely means: the whole 95 % interval of one variant, over at least "
+    f"{MIN_UNITS} prompts, questions or answers. Otherwise there is too little evidence. Safe: quality and alive hold. "
+    "Chooses only: choosing holds, but writing or alive fails. Not safe: quality or alive fails in another way. Writes "
+    "other text: alive holds, fidelity fails, and quality is not known. Quality is judged by the first of these that "
+    "was measured on enough answers, regardless of its result: right answers to tasks, right answers to the prompts, "
+    "and, if no right answer is known, the dense model's own answers, if they are not nearly always the same."
 )
 
 
@@ -33,7 +33,7 @@ def advise(rows: pl.DataFrame, predictions: pl.DataFrame, tolerance: float) -> l
     Args:
         rows: rows of `sql/comparisons/advise.sql`.
         predictions: the model's rows of loss_predictions.
-        tolerance: share of the dense model's skill that may be lost where a verdict says that the skill is kept.
+        tolerance: share of the dense model's skill that may be lost if a verdict says that the skill is kept.
     """
     notes = [RULE.replace("10 %", f"{100 * tolerance:g} %")]
     known = predictions.filter(pl.col("predicted_loss_high").is_not_null())

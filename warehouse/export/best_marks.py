@@ -23,11 +23,11 @@ class BestMark(Enum):
 
 
 def marks(values: Sequence[float | None], errors: Sequence[float | None], *, smaller_is_better: bool) -> list[BestMark]:
-    """Return a mark for each value.
+    """Return a mark per value.
 
     Args:
         values: NULL and NaN are never marked.
-        errors: standard errors; NULL counts as 0, and the value then ties only with its equals.
+        errors: standard errors; NULL counts as 0, so that the value ties only with its equals.
         smaller_is_better: whether the smallest value is the best.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Citation keys of recipes, models and corpora; their entries are in `references.bib`."""
+"""Citation keys of recipes, models and corpora. Their entries are in `references.bib`."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ _IDEAS = {
     ("score", "flap"): "an2024flap",
     ("score", "wanda"): "sun2024wanda",
 }
-# Ideas that a table's rows rest on: the table, which of its rows, and the sentence with its citations.
+# Published ideas behind the rows of a table: the table, a condition on its rows, the sentence, and its citations.
 PRIOR_ART: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     (
         *("layer_transitions", "true", "Reading hidden states through the LM head is the logit lens {}."),
@@ -62,7 +62,7 @@ PRIOR_ART: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
         ("sieberling2025evopress",),
     ),
 )
-# The first pattern that a model's name or source matches.
+# The first pattern that matches a model's name or source decides.
 _MODELS = (
     (r"^embedded$|smollm2", "allal2025smollm2"),
     (r"gemma-?3", "gemma2025gemma3"),
@@ -74,7 +74,7 @@ _MODELS = (
     (r"e5-mistral", "wang2024e5mistral"),
     (r"mistral-7b", "jiang2023mistral"),
 )
-# Name in print and key.
+# Printed name and key.
 CORPORA = {"c4": ("C4", "raffel2020t5"), "wikitext2": ("WikiText-2", "merity2017pointer")}
 _ENTRY = re.compile(r"^@\w+\{([^,]+),\n.*?^\}\n", re.MULTILINE | re.DOTALL)
 
@@ -86,7 +86,7 @@ def entries() -> dict[str, str]:
 
 
 def of_recipe(method: str, parameters_json: str) -> tuple[str, ...]:
-    """Return the keys for a recipe: the paper of its method, and those that introduced the values of its parameters."""
+    """Return the keys for a recipe: the papers that introduced its method and the values of its parameters."""
     keys = []
     for step in ({"method": method}, *_objects(json.loads(parameters_json))):
         keys += [_METHODS.get(str(step.get("method")))]
@@ -95,7 +95,7 @@ def of_recipe(method: str, parameters_json: str) -> tuple[str, ...]:
 
 
 def of_model(model: str, source: str) -> str | None:
-    """Return the key for a model that its name or source identifies; None for any other."""
+    """Return the key for a model that its name or source identifies; None for other models."""
     for pattern, key in _MODELS:
         if any(re.search(pattern, text.lower()) for text in (source, model)):
             return key
@@ -103,7 +103,7 @@ def of_model(model: str, source: str) -> str | None:
 
 
 def misc(name: str, source: str, note: str) -> tuple[str, str]:
-    """Return key and entry for a source without a known paper, without authors."""
+    """Return key and entry, without authors, for a source without a known paper."""
     key = f"{re.sub('[^a-z0-9]+', '', name.lower())[:30]}-{hashlib.sha256(source.encode()).hexdigest()[:6]}"
     fields = {"title": f"{{{latex_escaped(name)}}}", "howpublished": latex_escaped(source), "note": latex_escaped(note)}
     lines = "".join(f"  {field} = {{{text}}},\n" for field, text in fields.items())

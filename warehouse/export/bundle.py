@@ -22,16 +22,16 @@ _MADE_BY = "prunescope export"
 
 
 class ExportFolder:
-    """A context in which an export is written, until `finish`.
+    """Context in which an export is written, until `finish`.
 
-    `hashes` has the SHA-256 of each file by name, `removed` the names of the earlier export's files that are gone.
+    `hashes` has the SHA-256 of each file by name. `removed` has the names of the earlier export's files that are gone.
     """
 
     def __init__(self, directory: Path) -> None:
         """Read the manifest of an earlier export, without changing the folder.
 
         Raises:
-            WarehouseError: the folder holds anything but an earlier export, or cannot be read.
+            WarehouseError: the folder has files that are not from an earlier export, or cannot be read.
         """
         self.directory = directory
         self.hashes: dict[str, str] = {}

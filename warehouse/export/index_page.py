@@ -1,4 +1,4 @@
-"""Page of an export: figures, tables and methods section with links to all files; no script, nothing from elsewhere."""
+"""Page of an export: figures, tables and methods section with links to all files; no scripts, no external resources."""
 
 import base64
 import hashlib
@@ -28,7 +28,7 @@ def index_page(
         methods: the methods section in Markdown.
     """
     digest = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
-    # A browser gives pages from a disk no origin, so that 'self' alone would block their pictures.
+    # Browsers give pages from a disk no origin, so 'self' alone would block their pictures.
     policy = (
         f"default-src 'none'; style-src 'sha256-{digest}'; img-src 'self' file:; base-uri 'none'; form-action 'none'"
     )

@@ -54,7 +54,7 @@ def to_latex(table: RenderedTable) -> str:
 
 
 def _without_constants(table: RenderedTable) -> RenderedTable:
-    """Replace columns that have one value in all rows by a note."""
+    """Replace columns that have the same value in all rows by a note."""
     indices = range(len(table.headings))
     varying = [index for index in indices if len({cells[index].text for cells in table.rows}) > 1]
     constants = [f"{table.headings[index]}: {table.rows[0][index].text}" for index in indices if index not in varying]
@@ -178,7 +178,7 @@ def _characters(cell: Cell) -> int:
 
 
 def _length(letter: str) -> int:
-    """Return the characters that a letter takes: one that the fonts lack is written as its number."""
+    """Return the width of a letter in characters; a letter that the fonts do not have is written as its code."""
     return len("[U+1F600]") if latex_escaped(letter).startswith("{[}U+") else 1
 
 

@@ -1,6 +1,6 @@
 """Scores in the files `results_TIME.json` of lm-evaluation-harness, read into the table `imported_scores`.
 
-Files of versions before 0.4, which name no filters, are refused.
+Files of versions before 0.4 do not name filters and are refused.
 """
 
 import hashlib
@@ -21,14 +21,14 @@ from prunescope.warehouse.tables import TABLES
 from prunescope.warehouse.tables.columns import OTHER_METRICS, TASK_METRICS
 
 TABLE = TABLES["imported_scores"]
-# Groups within groups, as in mmlu, which a damaged file could make endless.
+# Groups contain groups, as in mmlu; a damaged file could make this endless.
 _MAX_DEPTH = 9
 _LARGEST = sys.float_info.max
 _FIX = "give a results_*.json that lm-evaluation-harness wrote"
-# The harness's metric → ours, for the answers themselves.
+# Our name of a metric of the harness that scores the answers themselves.
 _METRICS = {"acc": "accuracy", "acc_bytes": "accuracy_per_byte", "acc_norm": "accuracy_per_byte"}
 _LETTERS = list("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-# Arguments of the harness with which other weights than those of `pretrained` are evaluated.
+# Arguments with which the harness evaluates other weights than those of `pretrained`.
 _OTHER_WEIGHTS = ("peft", "delta", "gguf_file", "autogptq", "gptqmodel", "load_in_4bit", "load_in_8bit")
 Row = dict[str, Any]
 
@@ -53,11 +53,7 @@ class HarnessResults:
 
 
 def parse_results(file: str, content: bytes) -> HarnessResults:
-    """Read the scores of a results file.
-
-    Args:
-        file: its path, for messages and the column `source_file`.
-        content: its bytes.
+    """Read the scores of a results file from its bytes; `file` is its path.
 
     Raises:
         WarehouseError: it is not JSON or not a results file, or a score or error in it is not finite.
@@ -89,7 +85,7 @@ def parse_results(file: str, content: bytes) -> HarnessResults:
 def evaluated_variant(results: HarnessResults, store: Store) -> tuple[str, str]:
     """Return model and recipe of the variant that a results file names.
 
-    `pretrained` is MODEL@RECIPE in our exports; elsewhere it is the source of a dense model, by name or path, or the
+    `pretrained` is MODEL@RECIPE in our exports. Otherwise it is the source of a dense model, by name or path, or the
     folder of `prunescope checkpoint`, which names the variant and its hash.
 
     Raises:
@@ -130,7 +126,7 @@ def _of_checkpoint(source: str, store: Store) -> tuple[str, str] | None:
 def import_results(store: Store, evaluated: Iterable[tuple[HarnessResults, tuple[str, str]]]) -> list[int]:
     """Write the scores of results files, each with its variant; return how many rows each file added.
 
-    A file whose scores are there already adds none.
+    A file that was imported before adds no rows.
 
     Raises:
         WarehouseError: a file was imported for another variant, or the warehouse cannot be written.
@@ -170,7 +166,7 @@ def _write(store: Store, pair: tuple[str, str], rows: Sequence[Row]) -> None:
 
 
 def _task_rows(file: str, whole: Any, task: str) -> Iterable[Row]:  # noqa: ANN401 - any JSON
-    """Yield a row for every metric and filter of a task or group."""
+    """Yield one row per metric and filter of a task or group."""
     scores, subtasks = whole["results"][task], _at(whole, "group_subtasks")
     if not isinstance(scores, dict):
         raise WarehouseError(f"{file}: `results.{task}` is no mapping of metrics to scores; {_FIX}")
@@ -184,7 +180,7 @@ def _task_rows(file: str, whole: Any, task: str) -> Iterable[Row]:  # noqa: ANN4
         "harness": f"lm_eval {_at(whole, 'lm_eval_version') or ''}".strip(),
     }
     leaf = task
-    for _ in range(_MAX_DEPTH):  # a group is scored as its tasks
+    for _ in range(_MAX_DEPTH):  # a group is scored like its tasks
         children = _at(subtasks, leaf)
         leaf = str(children[0]) if isinstance(children, list) and children else leaf
     for key, value in scores.items():
@@ -245,9 +241,9 @@ def _at(value: Any, *names: str) -> Any:  # noqa: ANN401 - any JSON
 
 
 def _is_same_source(one: str, other: str) -> bool:
-    """Return whether two sources of a model are one hub id or one existing path."""
+    """Return whether two sources of a model are the same hub id or the same existing path."""
     if one == other or one == other.partition("@")[0] != "":
         return True
-    with suppress(OSError, RuntimeError, ValueError):  # no such file, or no path at all
+    with suppress(OSError, RuntimeError, ValueError):  # no such file, or not a path
         return Path(one).expanduser().samefile(Path(other).expanduser())
     return False

@@ -1,6 +1,6 @@
 """Task scores as the files `results_TIME.json` that lm-evaluation-harness writes, for tools that read those.
 
-Metrics that the harness lacks keep our names; its readers show them like any other.
+Metrics that the harness does not have keep our names; its readers show them like any other.
 """
 
 import json
@@ -15,7 +15,8 @@ from prunescope.warehouse.storage.atomic_write import write_atomically
 from prunescope.warehouse.storage.path_names import path_safe
 from prunescope.warehouse.tables.columns import OTHER_METRICS
 
-# Our metric → the harness's metric and filter. Its acc_norm divides by characters, ours by bytes as its acc_bytes.
+# The harness's metric and filter of each of our metrics. Its acc_norm divides by characters; ours and acc_bytes divide
+# by bytes.
 _NAMES = {
     "accuracy": "acc,none",
     "accuracy_per_byte": "acc_bytes,none",
@@ -33,14 +34,9 @@ _QUERY = """
 
 
 def write_results(connection: duckdb.DuckDBPyConnection, directory: Path) -> list[Path]:
-    """Write `MODEL@RECIPE/results_TIME.json` for each variant with task scores; TIME is that of the measurement.
+    """Write `MODEL@RECIPE/results_TIME.json` for each variant with task scores, and return the files.
 
-    Args:
-        connection: the catalogue, narrowed to the variants to write.
-        directory: the folder, which is created.
-
-    Returns:
-        The files.
+    TIME is that of the measurement. The connection shows only the variants to write.
 
     Raises:
         WarehouseError: no variant has a task score, or the folder cannot be written.
@@ -60,7 +56,6 @@ def write_results(connection: duckdb.DuckDBPyConnection, directory: Path) -> lis
 
 
 def _results(name: str, scores: list[dict[str, object]]) -> dict[str, object]:
-    """Return the contents of one file."""
     results: dict[str, dict[str, object]] = {}
     higher: dict[str, dict[str, object]] = {}
     groups: dict[str, list[str]] = {}
@@ -74,7 +69,7 @@ def _results(name: str, scores: list[dict[str, object]]) -> dict[str, object]:
         higher.setdefault(task, {})[metric] = row["is_higher_better"]
         if row["task_group"]:
             groups.setdefault(str(row["task_group"]), []).append(task)
-        counts[task] = {"original": None, "effective": row["n"]}  # how many the task has is not kept
+        counts[task] = {"original": None, "effective": row["n"]}  # the full number of samples is not stored
         version = str(row["task_version"])
         versions[task] = float(version) if _IS_NUMBER.fullmatch(version) else version
         shots[task] = row["shots"]

@@ -28,10 +28,10 @@ class Calibration:
     """Origin of a calibration set.
 
     Attributes:
-        source: `embedded`, `c4`, `wikitext2`, a file's name, or a data set.
+        source: `embedded`, `c4`, `wikitext2`, the name of a file, or a data set.
         sequences: number of sequences.
-        length: tokens of each sequence.
-        seed: of the draw.
+        length: tokens per sequence.
+        seed: seed of the draw.
         documents: whether windows span documents (`joined`) or not (`single`).
     """
 
@@ -47,8 +47,8 @@ class ProvenanceFacts:
     """Sources of the hashes in the footers, as far as the caller could verify them.
 
     Attributes:
-        calibrations: by `calibration_hash` of the inputs.
-        corpora: name by `text_hash`.
+        calibrations: sources by `calibration_hash` of the inputs.
+        corpora: names by `text_hash`.
     """
 
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class ProvenanceFacts:
 
 @dataclass(frozen=True)
 class Methods:
-    """The section in Markdown and LaTeX, and its bibliography."""
+    """Section in Markdown and LaTeX, and its bibliography."""
 
     markdown: str
     latex: str

@@ -31,7 +31,7 @@ PAPER_TABLES: dict[str, TableSpec] = {
             ColumnFormat("options_argmax_kept", "choices kept", of="questions"),
             ColumnFormat("prompts_correct", "right answers", of="prompts_graded"),
         ),
-        _PROMPTS + " First flip: median step of the first token that differs, – where most texts never do.",
+        _PROMPTS + " First flip: median step of the first token that differs, – if most texts never do.",
         within=("model",),
     ),
     "paper_texts": TableSpec(
@@ -49,8 +49,8 @@ PAPER_TABLES: dict[str, TableSpec] = {
             ColumnFormat("kl_noise_p95_nats", "noise KL", "nats"),
         ),
         _KL + "± standard error over windows, which takes the tokens of a window as one unit. Δp: change of the true "
-        "token's probability. Noise KL: 95th percentile of what rounding alone makes of the dense model. Only "
-        "perplexities of one text, context and stride compare.",
+        "token's probability. Noise KL: 95th percentile of the dense model under rounding alone. Perplexities are "
+        "comparable only for the same text, context and stride.",
         within=("model", "text_id", "context", "stride"),
     ),
     "paper_patterns": TableSpec(
@@ -72,11 +72,11 @@ PAPER_TABLES: dict[str, TableSpec] = {
             _score("non_generative"),
             _score("generative"),
         ),
-        _PROMPTS + " Scores: mean over tasks ± standard error over samples, – where none was scored.",
+        _PROMPTS + " Scores: mean over tasks ± standard error over samples, – if none was scored.",
         within=("model", "dropped"),
     ),
     "paper_fits": TableSpec(
-        "How closely the second-order estimates of the theorems meet the truth",
+        "How closely the second-order estimates of the theorems match the truth",
         (
             *(_MODEL, ColumnFormat("theorem"), _METHOD, ColumnFormat("n"), ColumnFormat("prompts", "prompts")),
             ColumnFormat("pearson", "r", error="pearson_se", best="max"),
@@ -84,12 +84,12 @@ PAPER_TABLES: dict[str, TableSpec] = {
             ColumnFormat("ratio_median", "estimate / truth", interval=("ratio_median_low", "ratio_median_high")),
             ColumnFormat("share_within_10_percent", "within a tenth", "%", scale=100),
         ),
-        "Behind one swapped sublayer, after the final norm. r ± standard error over prompts (jackknife). Estimate / "
+        "After one swapped sublayer and the final norm. r ± standard error over prompts (jackknife). Estimate / "
         "truth: median [10th, 90th percentile of the points].",
         within=("model", "theorem"),
     ),
     "paper_claims": TableSpec(
-        "The paper's claims held against this model",
+        "The paper's claims, tested on this model",
         (
             *(_MODEL, ColumnFormat("claim"), ColumnFormat("measure"), ColumnFormat("says", "in words")),
             ColumnFormat("amount", "figure", interval=("amount_low", "amount_high")),
@@ -101,12 +101,12 @@ PAPER_TABLES: dict[str, TableSpec] = {
                 ColumnFormat("verdict"),
             ),
         ),
-        "Figure [95 % interval]. A claim holds, or does not, where the whole interval is on one side of the threshold; "
-        "an effect must also exceed that of rounding alone.",
+        "Figure [95 % interval]. A claim holds, or does not, if the whole interval is on one side of the threshold. An "
+        "effect must also exceed that of rounding alone.",
         within=("model", "claim"),
     ),
     "paper_published": TableSpec(
-        "Published numbers beside ours",
+        "Published numbers and ours",
         (
             *(_MODEL, ColumnFormat("model_published", "published model"), ColumnFormat("task"), ColumnFormat("metric")),
             *(_METHOD, ColumnFormat("dropped", "dropped"), ColumnFormat("layer"), _RECIPE),
@@ -117,9 +117,9 @@ PAPER_TABLES: dict[str, TableSpec] = {
             ColumnFormat("kept_ours", "ours kept"),
             *(ColumnFormat("n"), ColumnFormat("shots"), ColumnFormat("source", "published in")),
         ),
-        "Scores are shares, perplexities are in tokens; ± standard error over samples, which published numbers lack. "
-        "– as ours: not measured. Layer −1: the whole model. Kept: over the dense score of the same model; of another "
-        "model only that compares.",
+        "Scores are shares, perplexities are per token; ± standard error over samples, which published numbers do not "
+        "have. – as ours: not measured. Layer −1: the whole model. Kept: divided by the dense score of the same model; "
+        "only this is comparable between models.",
         within=("model", "model_published", "task", "metric"),
     ),
 }

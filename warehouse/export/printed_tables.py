@@ -29,7 +29,7 @@ _UNITS = {column.name: column.unit for table in TABLES.values() for column in ta
 
 @dataclass(frozen=True)
 class TableFiles:
-    """One view as files.
+    """Files of one view.
 
     Attributes:
         contents: bytes by file name; empty if the view has no row.
@@ -47,7 +47,7 @@ class TableFiles:
 
 
 def table_files(connection: duckdb.DuckDBPyConnection, view: View, limit: int | None) -> TableFiles:
-    """Query a view and render its rows in every format, typeset only up to 1,000 rows.
+    """Render at most `limit` rows of a view (None: all) in every format, typeset only up to 1,000 rows.
 
     Rows have the view's order, else that of its key.
 
@@ -83,7 +83,7 @@ def table_files(connection: duckdb.DuckDBPyConnection, view: View, limit: int | 
 
 
 def _units(connection: duckdb.DuckDBPyConnection, name: str) -> dict[str, str]:
-    """Return the unit of each column: from its comment, else from the tables' column of that name."""
+    """Return the unit of each column, from its comment or from a table's column of the same name."""
     query = "SELECT column_name, comment FROM duckdb_columns() WHERE table_name = ?"
     units = {}
     for column, comment in connection.execute(query, [name]).fetchall():

@@ -1,4 +1,4 @@
-"""Rounding of numbers for print: digits as their uncertainty allows, powers of ten only where needed."""
+"""Rounding of numbers for print: as many digits as the uncertainty allows, powers of ten only if needed."""
 
 import math
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ def rounded(value: float, error: float | None = None, interval: Sequence[float] 
 
     Args:
         value: any float.
-        error: its standard error: it keeps two significant digits, and the value as many decimal places. Without an
+        error: its standard error, which keeps two significant digits; the value gets as many decimal places. Without an
             error, or with 0, the value has `digits`.
-        interval: its lower and upper end; two significant digits of its half width decide the decimal places.
+        interval: its lower and upper end; two significant digits of the half width decide the decimal places.
         digits: significant digits of a value without uncertainty; digits before the point are never dropped.
     """
     if not math.isfinite(value):
@@ -57,7 +57,7 @@ def _second_digit(spread: Decimal) -> int:
 
 
 def _last_digit(whole: Decimal, digits: int) -> int:
-    """Return the power of ten of the last significant digit, between that of the ones and that of the value's last."""
+    """Return the power of ten of the last significant digit, between those of the ones and of the value's last."""
     if not whole:
         return 0
     power = whole.adjusted() - digits + 1

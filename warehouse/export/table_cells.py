@@ -24,7 +24,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class RenderedTable:
-    """A table ready to be written in any format.
+    """Table that is ready to be written in any format.
 
     Attributes:
         name: for labels and ids.
@@ -32,7 +32,7 @@ class RenderedTable:
         notes: below the table, one or more sentences each.
         headings: with units.
         is_number: which columns are aligned right.
-        rows: cells of each row.
+        rows: cells per row.
         breaks: rows before which a new group begins.
         key: indices of the key columns.
     """

@@ -1,6 +1,6 @@
 """Formats of printed tables: heading, unit, digits and uncertainty of each column, and which values are better.
 
-`paper_tables` declares those of a paper; for any other view `derived` reads the column names.
+`paper_tables` declares the formats of a paper's tables. For any other view `derived` reads the column names.
 """
 
 from collections.abc import Mapping
@@ -64,9 +64,9 @@ class TableSpec:
 
 
 def derived(header: str, schema: pa.Schema, units: Mapping[str, str]) -> TableSpec:
-    """Return the format of a view without a declared one: all columns, each with the uncertainty that others give.
+    """Return the format of a view without a declared one: all columns, each with its uncertainty.
 
-    `x_se` is the standard error of `x`, `x_low` and `x_high` are the ends of its interval.
+    `x_se` is the standard error of `x`; `x_low` and `x_high` are the ends of its interval.
     """
     names = [field.name for field in schema if pa.types.is_floating(field.type)]
     taken: set[str] = set()
@@ -77,7 +77,7 @@ def derived(header: str, schema: pa.Schema, units: Mapping[str, str]) -> TableSp
         interval = ends if not error and name in names and set(ends) <= set(names) else ()
         taken |= {error, *interval}
         unit = units.get(name, "")
-        # The name of `kl_nats` contains its unit.
+        # The name `kl_nats` already contains the unit.
         columns.append(ColumnFormat(name, unit="" if unit in name.split("_") else unit, error=error, interval=interval))
     parts = view_header.parse(header)
     return TableSpec(parts.asks, tuple(column for column in columns if column.name not in taken), parts.how_to_read)

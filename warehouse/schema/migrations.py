@@ -14,8 +14,8 @@ def version_of(table: Table, schema: pa.Schema) -> int | None:
 
     Args:
         table: the table.
-        schema: the file's Arrow schema. Without a version in it, as in the oldest files, the version is the newest one
-            with exactly these columns and types.
+        schema: the file's Arrow schema. The oldest files do not name their version: then it is the newest one with
+            exactly these columns and types.
     """
     columns = dict(zip(schema.names, schema.types, strict=True))
     stored = (schema.metadata or {}).get(VERSION_KEY)
@@ -32,7 +32,7 @@ def lacks(table: Table, version: int) -> list[str]:
 def upgraded(table: Table, rows: pa.Table) -> pa.Table:
     """Return the rows of a file with the table's present columns in their order; missing columns are NULL.
 
-    From a file that matches no version, only the columns shared with the table are read.
+    If the file matches no version, only the columns that it shares with the table are read.
 
     Raises:
         WarehouseError: a column of a file that matches no version does not fit its type.
@@ -62,7 +62,7 @@ def relation(table: Table, typed: Mapping[str, str], sources: Mapping[int | None
     Args:
         table: the table.
         typed: its present columns, quoted, with their SQL types.
-        sources: by version (None: of no version) the SQL after FROM that reads the files with all their columns.
+        sources: per version (None: no version) the SQL after FROM that reads the files with all their columns.
     """
     empty = f"SELECT {', '.join(f'NULL::{of} AS {name}' for name, of in typed.items())} WHERE false"
     names = ", ".join(typed)
@@ -81,7 +81,7 @@ def relation(table: Table, typed: Mapping[str, str], sources: Mapping[int | None
 
 
 def _later(table: Table, version: int | None) -> list[Migration]:
-    """Return the migrations for a file of a version, in order; none for a file of no version."""
+    """Return the migrations for a file of a version, in order; empty if the file matches no version."""
     return [] if version is None else [migration for migration in table.migrations if migration.to > version]
 
 

@@ -5,8 +5,8 @@ import pyarrow as pa
 from prunescope.warehouse.schema.table import Table
 
 # Measured on the 75 partitions of the demo study: the estimate of all (15.5 MB) is within 1 %, that of a table 0.6 to
-# 1.1 times its size. Bytes of a column's header, statistics and checksums; then the share that LZ4 leaves of a float32
-# with split bytes, of one in a row without a shift (mostly zeros), of one in a list, and of other values.
+# 1.1 times its size. First the bytes of a column's header, statistics and checksums; then the share that LZ4 leaves of
+# a float32 with split bytes, of one in a row without a shift (mostly zeros), of one in a list, and of other values.
 _PER_COLUMN = 570
 _FLOAT, _UNMOVED, _LISTED, _OTHER = 0.85, 0.135, 0.6, 0.03
 
@@ -17,7 +17,7 @@ def expected_bytes(table: Table, rows: int, unmoved: int = 0, listed: int = 0, p
     Args:
         table: the table.
         rows: number of rows.
-        unmoved: rows among them with a shift of exactly zero.
+        unmoved: number of rows with a shift of exactly zero.
         listed: numbers in list columns.
         packed: bytes in columns of bits, which do not compress.
     """
@@ -28,7 +28,7 @@ def expected_bytes(table: Table, rows: int, unmoved: int = 0, listed: int = 0, p
 
 
 def _width(of: pa.DataType) -> int:
-    """Return the bytes of a value: 0 for types that the caller counts, 4 for labels and texts, else its width."""
+    """Return the bytes per value: 0 for types that the caller counts, 4 for labels and texts, otherwise its width."""
     if pa.types.is_float32(of) or pa.types.is_list(of) or pa.types.is_binary(of):
         return 0
     return of.bit_width // 8 if pa.types.is_primitive(of) else 4

@@ -1,6 +1,6 @@
 """Definition of a table: its columns with unit, formula and source, its key and its grain.
 
-Arrow schema, DuckDB comments, checks and the data dictionary derive from it.
+Arrow schema, DuckDB comments, checks and the data dictionary are derived from it.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from typing import Literal
 import pyarrow as pa
 
 Partitioning = Literal["model", "variant"]
-# Key of the table's version in the metadata of the Arrow schema, and so of every file.
+# Key of the table's version in the metadata of the Arrow schema, and therefore of every file.
 VERSION_KEY = b"version"
 
 
@@ -21,18 +21,18 @@ class Column:
     Attributes:
         name: quantity and unit or form, the same in every table.
         type: Arrow type.
-        doc: meaning, one sentence.
+        doc: meaning in one or a few sentences.
         unit: physical or logical unit; empty for names and counts.
         formula: how it is computed.
         source: theorem, section or definition.
-        cost: computation on top of what other columns need anyway; empty for none.
+        cost: computation in addition to what other columns need; empty for none.
         nullable: whether NULL has a meaning, which `doc` then states.
         minimum: smallest legal value, checked.
         maximum: largest legal value, checked.
-        values: the legal values of a categorical column, checked.
+        values: legal values of a categorical column, checked.
         is_timing: whether it differs between two equal runs (seconds, memory) and is not compared.
-        since: version of the table that added the column; for files of earlier versions it is NULL, or computed by a
-            migration.
+        since: version of the table that added the column. In files of earlier versions the column is NULL, or computed
+            by a migration.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Invariant:
-    """A condition in SQL that holds in every row, and its name."""
+    """Named SQL condition that holds in every row."""
 
     name: str
     condition: str
@@ -71,7 +71,7 @@ class Invariant:
 
 @dataclass(frozen=True)
 class ForeignKey:
-    """A foreign key: every row refers to a row of another table, whose key has the same columns."""
+    """Foreign key: every row refers to a row of another table, whose key has the same columns."""
 
     table: str
     columns: tuple[str, ...]
@@ -84,7 +84,7 @@ class ForeignKey:
 
 @dataclass(frozen=True)
 class Migration:
-    """A conversion of one version of a table to the next, where columns were renamed or retyped.
+    """Conversion of one version of a table to the next, for renamed or retyped columns.
 
     Attributes:
         to: the later version.
@@ -110,11 +110,12 @@ class Table:
         invariants: identities between columns, checked on every row.
         may_be_empty: whether a partition without rows is legal.
         references: foreign keys.
-        version: rises by one whenever a column is added, removed or changes its name, type or meaning.
-        migrations: from earlier versions, in order; a version that only added columns needs none.
-        is_study_output: whether its rows are of studies' models and recipes; rows of other tables apply to all studies.
-        preview_columns: the most informative columns beside the key, for short previews.
-        example: a query for `prunescope sql` that shows how to choose and join its rows; empty without one.
+        version: rises by one whenever a column is added, removed, renamed, or changes its type or meaning.
+        migrations: migrations from earlier versions, in order; a version that only added columns needs none.
+        is_study_output: whether its rows belong to the models and recipes of studies; otherwise they apply to all
+            studies.
+        preview_columns: the most informative columns after the key, for short previews.
+        example: query for `prunescope sql` that shows how to choose and join its rows; may be empty.
     """
 
     name: str
@@ -132,7 +133,7 @@ class Table:
     example: str = ""
 
     def __post_init__(self) -> None:
-        """Check names, key, references and versions; raise ValueError where they contradict each other."""
+        """Check names, key, references and versions; raise ValueError if they contradict each other."""
         names = [column.name for column in self.columns]
         if len(set(names)) != len(names):
             raise ValueError(f"table {self.name}: a column name repeats")
@@ -154,14 +155,14 @@ class Table:
         return pa.schema([column.field() for column in self.columns], metadata=metadata)
 
     def stored(self, version: int) -> dict[str, pa.DataType]:
-        """Return the columns of files of one version; empty for a version that does not exist."""
+        """Return the columns of files of one version; empty if the version does not exist."""
         if not 1 <= version <= self.version:
             return {}
         replaced = [column for step in self.migrations if step.to > version for column in step.replaced]
         return {column.name: column.type for column in (*self.columns, *replaced) if column.since <= version}
 
     def column(self, name: str) -> Column:
-        """Return the column of that name; raise KeyError without one."""
+        """Return the column of that name; raise KeyError if there is none."""
         for column in self.columns:
             if column.name == name:
                 return column

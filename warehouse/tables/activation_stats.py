@@ -19,7 +19,7 @@ TABLE = Table(
         c.SUBLAYER,
         Column("in_features", pa.int32(), "Input channels.", minimum=1),
         Column("out_features", pa.int32(), "Output channels.", minimum=1),
-        Column("tokens", pa.int64(), "Calibration tokens seen.", "tokens", minimum=1),
+        Column("tokens", pa.int64(), "Number of calibration tokens.", "tokens", minimum=1),
         Column("mean", c.FLOATS, "Mean of each input channel.", "activation", "E[x_j]", since=2),
         Column(
             "second_moment",
@@ -40,7 +40,7 @@ TABLE = Table(
         Column(
             "outlier_channels",
             pa.int32(),
-            "Channels whose RMS is over six times the median channel's.",
+            "Channels whose RMS is more than six times that of the median channel.",
             "channels",
             minimum=0,
         ),

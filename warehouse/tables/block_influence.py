@@ -1,4 +1,4 @@
-"""Change of direction of the residual stream by each sublayer and block, which gives the order of drops.
+"""Change of direction of the residual stream by each sublayer and block, which decides the order of drops.
 
 Measured on the dense model and the calibration tokens.
 """
@@ -29,7 +29,7 @@ TABLE = Table(
             "ratio",
             "E[‖f(x)⊥‖/‖x‖]",
         ),
-        Column("tokens", pa.int64(), "Calibration tokens seen.", "tokens", minimum=1),
+        Column("tokens", pa.int64(), "Number of calibration tokens.", "tokens", minimum=1),
         Column("calibration_hash", pa.string(), "SHA-256 of the calibration tokens."),
     ),
     partitioning="model",

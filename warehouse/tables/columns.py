@@ -1,4 +1,4 @@
-"""Columns that more than one table has, so that one quantity has one name, unit and formula."""
+"""Columns that several tables share, so that one quantity has one name, unit and formula."""
 
 from dataclasses import replace
 
@@ -14,12 +14,12 @@ FLOATS = pa.list_(METRIC)
 def amount(
     name: str, doc: str, unit: str, formula: str = "", source: str = "", *, maximum: float | None = None, since: int = 1
 ) -> Column:
-    """Return a column of float32 numbers from 0."""
+    """Return a column of non-negative float32 numbers."""
     return Column(name, METRIC, doc, unit, formula, source, minimum=0, maximum=maximum, since=since)
 
 
 def signed(name: str, doc: str, unit: str, formula: str = "", source: str = "") -> Column:
-    """Return a column of float32 numbers of either sign."""
+    """Return a column of signed float32 numbers."""
     return Column(name, METRIC, doc, unit, formula, source)
 
 
@@ -39,12 +39,12 @@ def cosine_defect(name: str, doc: str, formula: str = "", source: str = "", *, s
 
 
 def interval(name: str, mean: str) -> tuple[Column, Column]:
-    """Return both ends of the 95 % interval of a mean over items, which is known from two items on."""
+    """Return both ends of the 95 % interval of a mean over items, which needs at least two items."""
     return tuple(
         Column(
             f"{name}_{end}",
             METRIC,
-            f"{side} end of the 95 % interval of {mean}, Student's t over items; NULL where it is not known.",
+            f"{side} end of the 95 % interval of {mean}, Student's t over items; NULL if it is not known.",
             "nats",
             nullable=True,
         )
@@ -64,7 +64,7 @@ POSITION = Column("position", pa.int32(), "Token index in the sequence, prompt i
 STEP = Column(
     "step",
     pa.int32(),
-    "Generated token that this position predicts, from 0: the last prompt token predicts step 0.",
+    "Generated token that this position predicts, from 0. The last prompt token predicts step 0.",
     minimum=0,
 )
 SAMPLE = Column("sample", pa.int32(), "Number of the sampled text, from 0.", minimum=0)
@@ -73,23 +73,23 @@ SUBLAYER = Column("sublayer", LABEL, "Part of the layer.", values=("attn", "mlp"
 SEARCH = Column(
     "search",
     LABEL,
-    "Id of the search: the first 8 hexadecimal digits of a hash of model, calibration, items, menu, objective, "
-    "budget, controls, number of trials and seed.",
+    "Id of the search: the first 8 hexadecimal digits of a hash of model, calibration, items, menu, objective, budget, "
+    "controls, number of trials and seed.",
 )
 SECONDS = Column("seconds", METRIC, "Time to compute the row.", "s", minimum=0, is_timing=True)
 SCOPE = Column(
     "scope",
     LABEL,
-    "`local`: one sublayer swapped in a dense context, measured right after it; `isolated`: one sublayer swapped, the "
-    "remaining dense layers run on top, measured at the output; `propagated`: the whole pruned model run on the same "
+    "`local`: one sublayer swapped in a dense context, measured right after it. `isolated`: one sublayer swapped, the "
+    "remaining dense layers run on top, measured at the output. `propagated`: the whole pruned model run on the same "
     "tokens.",
     values=("local", "isolated", "propagated"),
 )
 LENS = Column(
     "lens",
     LABEL,
-    "Input of the LM head: `raw` the residual stream, `normed` the residual stream after the final norm. "
-    "It applies to h, z and p of the row.",
+    "Input of the LM head: `raw` is the residual stream, `normed` the residual stream after the final norm. It applies "
+    "to h, z and p of the row.",
     source="nostalgebraist 2020, the logit lens; raw: 2603.24652 §3",
     values=("raw", "normed"),
 )
@@ -97,10 +97,10 @@ TEMPERATURE = Column("temperature", pa.float64(), "Temperature T of the softmax.
 TRAJECTORY = Column(
     "trajectory",
     LABEL,
-    "`teacher_forced`: both models read the dense model's text; `own_text`: both read the variant's; `fork`: the dense "
-    "model on its text against the dense model on the text that it writes after taking the variant's token at the "
-    "first flip; `free_running`: each reads its own, so that from the flip on two texts are compared as well as two "
-    "models, which only `fork` tells apart.",
+    "`teacher_forced`: both models read the dense model's text. `own_text`: both read the variant's text. `fork`: the "
+    "dense model on its text is compared with the dense model on the text that it writes after taking the variant's "
+    "token at the first flip. `free_running`: each model reads its own text, so that after the flip texts differ as "
+    "well as models; `fork` shows the effect of the texts alone.",
     source="exposure bias: 1511.06732, 2204.01171; texts of the changed model: 2306.13649",
     values=("teacher_forced", "own_text", "fork", "free_running"),
 )
@@ -111,21 +111,22 @@ OF_VARIANT = ForeignKey("variants", ("model", "recipe"))
 TASK = Column("task", LABEL, "Name of the task.")
 TASK_METRICS: dict[str, str] = {
     "accuracy": "the option whose whole text has the largest summed log-likelihood is correct",
-    "accuracy_per_byte": "the same with log-likelihoods divided by the options' bytes (by their characters "
-    "where the harness's task has acc_norm alone)",
+    "accuracy_per_byte": "the same with log-likelihoods divided by the options' bytes (by their characters if the "
+    "harness's task has only acc_norm)",
     "accuracy_letter": "the most likely option label is correct",
     "exact_match": "the answer extracted from the text, strictly in the form of the examples, is correct",
     "exact_match_lenient": "the same with lenient extraction",
     "pass_at_1": "the generated program passes its tests",
     "f1": "overlap of the generated words with those of the correct answer",
-    "agreement": "the answer (by whole texts of options, by letters where a task has no other scoring, or leniently "
-    "extracted from generated text) equals the dense model's, over the samples that the dense model answers",
+    "agreement": "the answer equals the dense model's, over the samples that the dense model answers; compared are "
+    "whole texts of options, letters if a task has no other scoring, or leniently extracted answers of generated "
+    "text",
     "word_perplexity": "perplexity per word, as the harness counts words",
     "byte_perplexity": "perplexity per byte of UTF-8",
     "token_perplexity": "perplexity per token",
 }
 PERPLEXITIES = ("word_perplexity", "byte_perplexity", "token_perplexity")
-# Prefix of any other metric of the harness, which keeps its name there.
+# Prefix of any other metric of the harness, which keeps its name.
 OTHER_METRICS = "lm_eval/"
 TASK_METRIC = Column(
     "metric",
@@ -142,8 +143,8 @@ ONLY_COSINES_ARE_NEGATIVE = Invariant("only_a_cosine_is_negative", "metric = 'em
 DATA_HASH = Column(
     "data_hash",
     pa.string(),
-    "SHA-256 of corpus, queries and judgements, and of truncation, prefix and pooling: two scores compare only where "
-    "it is equal.",
+    "SHA-256 of corpus, queries and judgements, and of truncation, prefix and pooling. Two scores are comparable only "
+    "if it is equal.",
 )
 
 T1, T2, T3 = "2603.24652 Theorem 1", "2603.24652 Theorem 2", "2603.24652 Theorem 3"
@@ -185,7 +186,7 @@ def _t1(space: str) -> Column:
 
 # Measured against float64 on part of the demo.
 _NEAR_TIES = (
-    "A difference of float32 logits, right to about 4e-5: at near ties its relative error reaches 1.5e-3 under lens "
+    "A difference of float32 logits, exact to about 4e-5. At near ties its relative error reaches 1.5e-3 under lens "
     "raw and 1e-2 under normed."
 )
 _DIVERGENCE: tuple[Column, ...] = (
@@ -201,13 +202,13 @@ _DIVERGENCE: tuple[Column, ...] = (
     amount("t3_kl_nats", "Second-order estimate of kl_dense_pruned_nats.", "nats", "Var_p(Δz)/(2T²)", T3),
     amount(
         "var_rq_dz",
-        "Variance of the logit shift weighted by q²/‖q‖² of the pruned q, as the paper's published script logs it.",
+        "Variance of the logit shift weighted by q²/‖q‖² of the pruned q, as in the paper's published script.",
         "logit²",
         "Var_rq(Δz), rq = q²/‖q‖²",
     ),
     amount(
         "var_q_dz",
-        "Variance of the logit shift weighted by the pruned q, as the paper's published script logs it.",
+        "Variance of the logit shift weighted by the pruned q, as in the paper's published script.",
         "logit²",
         "Var_q(Δz)",
     ),
@@ -240,8 +241,8 @@ _DIVERGENCE: tuple[Column, ...] = (
     ),
     signed(
         "identity_residual_nats",
-        "Residual of the exact identity: KL summed token by token minus KL from the normalisers of both sides. Zero in "
-        "exact arithmetic, otherwise the rounding of float32 logits: a health check.",
+        "Health check: KL summed token by token minus KL from the normalisers of both sides. It is zero in exact "
+        "arithmetic, otherwise the rounding of float32 logits.",
         "nats",
         "Σp log(p/q) − (log E_p[exp(Δz/T)] − E_p[Δz/T])",
         T3,
@@ -262,25 +263,25 @@ _DIVERGENCE: tuple[Column, ...] = (
         "margin_pruned", f"Pruned logit of the output's first token minus that of its second. {_NEAR_TIES}", "logit"
     ),
 )
-# Cost of a column on top of the two head products (2·d·V operations a side), which take four fifths of a row's time on
-# a CPU. Columns of one cost come from the same pass; a pass reads V numbers in cache once.
+# Cost of a column in addition to the two head products (2·d·V operations per side), which take four fifths of a row's
+# time on a CPU. Columns with the same cost come from the same pass. A pass reads V numbers in cache once.
 _COSTS = {
     name: cost
     for cost, names in {
         "d numbers in float64": "norm_h norm_dh one_minus_cos_h par_rel_h orth_rel_h t1_h",
         "two passes over z and Δz": "norm_z norm_dz one_minus_cos_z par_rel_z orth_rel_z t1_z var_uniform_dz",
-        "one pass a temperature, shared by all moments": (
+        "one pass per temperature, shared by all moments": (
             "var_r_dz t2_p var_p_dz t3_kl_nats var_rq_dz var_q_dz kappa3_term_nats kappa4_term_nats"
         ),
-        "one exp and one logarithm a token and temperature, shared by all divergences": (
+        "one exp and one logarithm per token and temperature, shared by all divergences": (
             "norm_dp one_minus_cos_p par_rel_p orth_rel_p "
             "kl_dense_pruned_nats kl_pruned_dense_nats js_nats total_variation"
         ),
-        "one exp a token, side and temperature": (
+        "one exp per token, side and temperature": (
             "norm_p entropy_dense_nats entropy_pruned_nats identity_residual_nats "
             "p_dense_top1_dense p_dense_top1_pruned p_pruned_top1_dense p_pruned_top1_pruned"
         ),
-        "one pass over the logits a side, and one comparison a token for each rank": (
+        "one pass over the logits per side, and one comparison per token for each rank": (
             "is_top1_same topk5_overlap topk10_overlap rank_of_dense_top1 rank_of_pruned_top1 "
             "margin_dense margin_pruned"
         ),
@@ -289,7 +290,7 @@ _COSTS = {
 }
 
 DIVERGENCE: tuple[Column, ...] = tuple(replace(column, cost=_COSTS[column.name]) for column in _DIVERGENCE)
-# Versions of the tables of prompts that added columns.
+# Versions of the prompt tables that added columns.
 _SINCE = {
     **dict.fromkeys(("kappa3_term_nats", "kappa4_term_nats", "identity_residual_nats"), 2),
     **dict.fromkeys(("topk10_overlap", "p_pruned_top1_dense", "p_pruned_top1_pruned"), 2),
@@ -302,7 +303,7 @@ DIVERGENCE_BY_LENS: tuple[Column, ...] = tuple(
     replace(
         column,
         doc=f"{side} logit of the first token minus that of the second, as the lens reads the stream after this "
-        f"sublayer; the margin of the model's output is in decoding_steps. {_NEAR_TIES}",
+        f"sublayer. The margin of the model's output is in decoding_steps. {_NEAR_TIES}",
     )
     if (side := {"margin_dense": "Dense", "margin_pruned": "Pruned"}.get(column.name))
     else column
@@ -310,7 +311,7 @@ DIVERGENCE_BY_LENS: tuple[Column, ...] = tuple(
 )
 
 DIVERGENCE_INVARIANTS: tuple[Invariant, ...] = (
-    # Pinsker: either divergence bounds the total variation; the slack is float32 rounding.
+    # Pinsker: either divergence bounds the total variation; the tolerance is float32 rounding.
     Invariant("pinsker_dense_pruned", "total_variation <= sqrt(kl_dense_pruned_nats / 2) * 1.001 + 1e-6"),
     Invariant("pinsker_pruned_dense", "total_variation <= sqrt(kl_pruned_dense_nats / 2) * 1.001 + 1e-6"),
     Invariant("same_top1_ranks_first", "is_top1_same = (rank_of_dense_top1 = 1)"),

@@ -1,7 +1,7 @@
 """Shift of the model's output at every generated token, in every trajectory.
 
-h is the head's input (after the final norm), z the true logits. `own_text` and `fork` end with the text that they are
-named after, its end-of-text token included; `fork` has rows only for texts that flip, zero up to the flip.
+h is the head's input (after the final norm), z the true logits. `own_text` and `fork` end with their text, its
+end-of-text token included. `fork` has rows only for texts that flip; they are zero up to the flip.
 """
 
 import pyarrow as pa
@@ -30,8 +30,8 @@ TABLE = Table(
         Column(
             "token_id_pruned",
             pa.int32(),
-            "Token that the pruned model emits at this step, likewise; under `fork` the dense model's after the "
-            "variant's first different token.",
+            "Token that the pruned model emits at this step, likewise. Under `fork` it is the dense model's token in "
+            "the text after the variant's first different token.",
             minimum=0,
         ),
         Column("token_text_dense", pa.string(), "The dense token as text."),

@@ -1,4 +1,4 @@
-"""The residual stream, kept on request, so that a later measure needs no second run of the model.
+"""Residual stream, kept on request, so that a later measure does not need to run the model again.
 
 Logits follow from it as `W h` and are never stored.
 """
@@ -24,8 +24,8 @@ TABLE = Table(
             c.LABEL,
             "`dense`: the dense stream after the sublayer, in the recipe dense. The other scopes hold the shift of "
             "that stream, because the difference of two stored streams would lose digits. `local`: one sublayer "
-            "swapped in a dense context, kept where the recipe changed it and zero elsewhere; `isolated`: the same "
-            "swap, shift of the final stream; `propagated`: the whole pruned model run.",
+            "swapped in a dense context; stored if the recipe changed the sublayer, otherwise zero. `isolated`: the "
+            "same swap, shift of the final stream. `propagated`: the whole pruned model.",
             values=("dense", "local", "isolated", "propagated"),
         ),
         Column(
@@ -39,9 +39,9 @@ TABLE = Table(
         Column(
             "state",
             pa.list_(pa.float16()),
-            "The stream or its shift before the final norm, in units of `scale`: no entry overflows, and each that is "
-            "at least 2^-28 of the largest has a relative error of at most 2^-11. It has eight times the resolution of "
-            "bfloat16 in as many bytes, and with `scale` it needs no wider range.",
+            "The stream or its shift before the final norm, in units of `scale`. No entry overflows. An entry of at "
+            "least 2^-28 of the largest has a relative error of at most 2^-11, an eighth of bfloat16's in as many "
+            "bytes.",
             "scale",
             "h/scale or Δh/scale",
         ),

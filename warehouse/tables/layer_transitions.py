@@ -42,7 +42,7 @@ TABLE = Table(
             "is_changed",
             pa.bool_(),
             "Whether the recipe changed this sublayer's weights, dropped it, or (noise) computes it with other "
-            "rounding; otherwise the local shift is exactly zero and was not computed. Files of earlier releases hold "
+            "rounding; otherwise the local shift is exactly zero and is not computed. Files of earlier releases hold "
             "false and zeros for noise.",
         ),
         *c.DIVERGENCE_BY_LENS,

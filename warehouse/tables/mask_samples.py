@@ -1,6 +1,6 @@
 """Bits of each variant's masks at a fixed sample of positions, so that SQL can compare any two masks of a model.
 
-The variant's file beside the tables has the whole masks.
+The whole masks are in the variant's file, next to the tables.
 """
 
 import pyarrow as pa
@@ -19,13 +19,13 @@ TABLE = Table(
         c.RECIPE,
         c.LAYER,
         c.SUBLAYER,
-        Column("module", pa.string(), "Name of the matrix in the model; an expert's has its number in brackets."),
+        Column("module", pa.string(), "Name of the matrix in the model, with an expert's number in brackets."),
         Column("weights", pa.int64(), "Weights of the matrix.", "weights", minimum=1),
         Column(
             "sampled",
             pa.int32(),
-            "Sampled positions, the same for every variant of the model: all weights of a small matrix, else one in "
-            "each of 16384 intervals of equal length, drawn by a generator seeded with the matrix's name and shape.",
+            "Sampled positions, the same for every variant of the model: all weights of a small matrix, otherwise one "
+            "in each of 16384 intervals of equal length, drawn by a generator seeded with the matrix's name and shape.",
             "weights",
             "min(weights, 16384)",
             minimum=1,
@@ -34,9 +34,9 @@ TABLE = Table(
         Column(
             "kept_bits",
             pa.binary(),
-            "One bit per position, in ascending order, highest bit first, 1 where the weight is kept; the last byte is "
+            "One bit per position, in ascending order, highest bit first, 1 if the weight is kept; the last byte is "
             "padded with 0. A share s estimated from them has a standard error of at most √(s(1−s)/sampled), 0.0039 at "
-            "16384 positions, and none where all weights are sampled. The Jaccard overlap of two variants' kept "
+            "16384 positions; if all weights are sampled, it is exact. The Jaccard overlap of two variants' kept "
             "weights is bit_count(a::BIT & b::BIT) / bit_count(a::BIT | b::BIT).",
             "bits",
         ),

@@ -28,7 +28,7 @@ TABLE = Table(
         Column("architecture", pa.string(), "Class of the model in transformers."),
         _count("layers", "Decoder layers."),
         _count("hidden_size", "Width of the residual stream."),
-        _count("vocabulary", "Rows of the LM head, or of the embedding without a head."),
+        _count("vocabulary", "Rows of the LM head, or of the embedding if there is no head."),
         _count("context_length", "Longest sequence that the model supports.", "tokens"),
         _count("parameters", "All parameters, tied ones counted once."),
         _count("parameters_attn", "Parameters of all attention sublayers."),
@@ -38,7 +38,7 @@ TABLE = Table(
         Column(
             "final_norm",
             pa.string(),
-            "Verified kind of the final norm: rms or layer, each also with suffix _plus_one; or none.",
+            "Verified kind of the final norm: rms or layer, each also with the suffix _plus_one; or none.",
         ),
         Column("dtype", pa.string(), "Data type in which the model runs."),
         Column("weight_hash", pa.string(), "SHA-256 over the weight files."),
@@ -47,8 +47,8 @@ TABLE = Table(
         Column(
             "weight_format",
             pa.string(),
-            "Number formats of the stored weights with their shares, a GGUF file's name for its mixture first. This is "
-            "what `dense` means: recipes start from these numbers, so that `rtn-4bit` of a 4-bit file rounds twice.",
+            "Number formats of the stored weights with their shares; for a GGUF file the name of its mixture first. "
+            "These numbers are the recipe `dense`, so that `rtn-4bit` of a 4-bit file rounds twice.",
             nullable=True,
             since=2,
         ),

@@ -22,7 +22,7 @@ TABLE = Table(
         c.TEMPERATURE,
         Column("options", pa.list_(pa.string()), "Option labels."),
         Column("option_token_ids", RANKS, "First token of each label as the model would generate it."),
-        Column("gold", pa.string(), "Correct label; NULL where the study names none.", nullable=True),
+        Column("gold", pa.string(), "Correct label; NULL if the study names none.", nullable=True),
         Column("argmax_dense", pa.string(), "Most likely label of the dense model."),
         Column("argmax_pruned", pa.string(), "Most likely label of the pruned model."),
         Column("is_argmax_same", pa.bool_(), "Whether both sides choose the same label."),

@@ -17,22 +17,22 @@ TABLE = Table(
         Column(
             "method",
             c.LABEL,
-            "Method, named as a recipe without its count: dense, attn-drop, mlp-drop, block-drop, wanda-50, "
-            "sparsegpt-2of4; `unnamed` where the publication names none.",
+            "Method, named like a recipe without its count: dense, attn-drop, mlp-drop, block-drop, wanda-50, "
+            "sparsegpt-2of4; `unnamed` if the publication does not name it.",
         ),
-        Column("dropped", pa.int32(), "Sublayers or blocks dropped; 0 where the method drops none.", minimum=0),
+        Column("dropped", pa.int32(), "Number of dropped sublayers or blocks; 0 if the method drops none.", minimum=0),
         replace(
             c.TASK,
-            doc="Name of the task or group of tasks, of the retrieval data set, or of the text; `layerwise` for the "
-            "paper's comparison by layer, `generation` for one text by step, `options` for the options of a question, "
-            "`estimates` for the fit of the theorems.",
+            doc="Name of the task or group of tasks, of the retrieval data set, or of the text. `layerwise` is the "
+            "paper's comparison by layer, `generation` one text by step, `options` the options of a question, and "
+            "`estimates` the fit of the theorems.",
         ),
         Column(
             "metric",
             c.LABEL,
-            "Name of the metric as in `task_scores` or `retrieval_scores`; where the publication does not name it, "
-            "`source` says inferred. `cosine_h`, `cosine_z`, `cosine_p` by layer, with the step as suffix for a "
-            "generation; `mass` of all options, `p_option_a` and so on of one option.",
+            "Name of the metric as in `task_scores` or `retrieval_scores`; if the publication does not name it, "
+            "`source` says inferred. `cosine_h`, `cosine_z`, `cosine_p` are by layer, with the step as suffix for a "
+            "generation. `mass` is of all options, `p_option_a` and so on of one option.",
         ),
         Column("layer", pa.int16(), "Changed layer, from 0; −1 for a number of the whole model.", minimum=-1),
         Column(

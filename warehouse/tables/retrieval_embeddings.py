@@ -1,4 +1,4 @@
-"""Embeddings of data sets with `keep_embeddings`, so that a later question needs no second run of the model."""
+"""Embeddings of data sets with `keep_embeddings`, so that a later question does not need to run the model again."""
 
 import pyarrow as pa
 
@@ -26,9 +26,9 @@ TABLE = Table(
         Column(
             "embedding",
             pa.list_(pa.float16()),
-            "The embedding divided by its length: an entry has an error of at most 2^-12, and of 2^-11 of its size. "
-            "Scores are computed before this rounding. list_cosine_similarity of two recipes' embeddings of a text "
-            "says how far it moved.",
+            "The embedding divided by its length. An entry has an absolute error of at most 2^-12 and a relative error "
+            "of at most 2^-11. Scores are computed before this rounding. list_cosine_similarity of two recipes' "
+            "embeddings of a text shows how far it moved.",
             "norm",
             "e/‖e‖",
         ),

@@ -20,7 +20,7 @@ TABLE = Table(
         Column(
             "metric",
             c.LABEL,
-            "As in `retrieval_scores`; `embedding_cosine` compares the query's own embeddings.",
+            "As in `retrieval_scores`; `embedding_cosine` compares the two embeddings of the query.",
             values=c.RETRIEVAL_METRICS,
         ),
         c.RETRIEVAL_VALUE,

@@ -1,6 +1,6 @@
-"""Retrieval quality of a variant's embeddings, and their shift.
+"""Retrieval quality of each variant's embeddings, and their shift.
 
-Needs an embedding model; `task_scores` has the scores of generated text.
+Needs an embedding model. Scores of generated text are in `task_scores`.
 """
 
 import pyarrow as pa
@@ -19,8 +19,8 @@ TABLE = Table(
         Column(
             "metric",
             c.LABEL,
-            "`ndcg_at_10`, `recall_at_100`, `mrr_at_10` over queries; `embedding_cosine` the mean cosine between the "
-            "dense and the pruned embedding of a text.",
+            "`ndcg_at_10`, `recall_at_100` and `mrr_at_10` are means over queries; `embedding_cosine` is the mean "
+            "cosine between the dense and the pruned embedding of a text.",
             source="2603.24652 §5",
             values=c.RETRIEVAL_METRICS,
         ),
@@ -28,7 +28,7 @@ TABLE = Table(
         Column(
             "standard_error",
             pa.float64(),
-            "Standard error of `value` over queries or texts; NULL where there is only one.",
+            "Standard error of `value` over queries or texts; NULL if there is only one.",
             "share",
             nullable=True,
             minimum=0,
@@ -36,7 +36,7 @@ TABLE = Table(
         Column(
             "n",
             pa.int64(),
-            "Number of queries; for embedding_cosine of texts, queries and documents together.",
+            "Number of queries; for embedding_cosine, number of texts, both queries and documents.",
             minimum=1,
         ),
         c.DATA_HASH,

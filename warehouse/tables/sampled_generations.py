@@ -1,7 +1,7 @@
-"""Sampled texts of each variant, drawn with the noise of the dense model's.
+"""Sampled texts of each variant, drawn with the same noise as the dense model's.
 
-Token = argmax over the nucleus of ln p_T + Gumbel noise that depends on seed, prompt, sample, step and token alone:
-the two texts of a sample part only where the models' distributions do.
+Token = argmax over the nucleus of ln p_T + Gumbel noise. The noise depends only on seed, prompt, sample, step and
+token, so the two texts of a sample differ only if the models' distributions do.
 """
 
 import pyarrow as pa
@@ -25,7 +25,7 @@ TABLE = Table(
         Column(
             "top_p",
             pa.float64(),
-            "Tokens are drawn from the smallest set of most likely ones with at least this probability.",
+            "Tokens are drawn from the smallest set of most likely tokens with at least this probability.",
             "probability",
             minimum=0,
             maximum=1,
@@ -35,7 +35,7 @@ TABLE = Table(
         Column(
             "first_flip_step",
             pa.int32(),
-            "First step whose token differs from that of the dense model's same sample; NULL without one.",
+            "First step whose token differs from that of the dense model's same sample; NULL if none differs.",
             "step",
             nullable=True,
             minimum=0,

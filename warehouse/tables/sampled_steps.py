@@ -1,7 +1,7 @@
-"""Distributions of both models at every token of sampled texts, the dense model's and the variant's.
+"""Distributions of both models at every token of sampled texts, both the dense model's and the variant's.
 
-Both models read the same tokens, so that the two distributions of a row are of one context. The sum of a text's KL
-gives the KL of two distributions over texts by the chain rule.
+Both models read the same tokens, so the two distributions of a row have the same context. By the chain rule, the KL
+summed over a text gives the KL between two distributions over texts.
 """
 
 from dataclasses import replace
@@ -24,8 +24,8 @@ TABLE = Table(
         c.SAMPLE,
         replace(
             c.TRAJECTORY,
-            doc="`teacher_forced`: both models read the dense model's text; `own_text`: both read the variant's. Rows "
-            "up to the first flip are the same in both. Files of version 1 stop at the flip.",
+            doc="`teacher_forced`: both models read the dense model's text. `own_text`: both read the variant's text. "
+            "Rows up to the first flip are the same in both. Files of version 1 stop at the flip.",
             values=("teacher_forced", "own_text"),
             since=2,
         ),
@@ -35,8 +35,8 @@ TABLE = Table(
             Column(
                 f"token_id_{side}",
                 pa.int32(),
-                f"Token that the {side} model draws with the noise that both share; NULL behind the flip of a text "
-                "that is the other model's.",
+                f"Token that the {side} model draws with the shared noise; NULL after the flip, if the text is the "
+                "other model's.",
                 nullable=True,
                 minimum=0,
             )
@@ -46,7 +46,7 @@ TABLE = Table(
             "total_variation",
             pa.float64(),
             "Total variation of the two distributions that are drawn from: at the sampling temperature, within their "
-            "nuclei. No common noise gives different tokens less often.",
+            "nuclei. It is the lowest probability of different tokens under any common noise.",
             "probability",
             "Σ|p − q|/2",
             minimum=0,
@@ -55,8 +55,8 @@ TABLE = Table(
         Column(
             "flip_probability",
             pa.float64(),
-            "Probability that common Gumbel noise draws different tokens from them; from total variation t to "
-            "2t/(1 + t). NULL behind the flip.",
+            "Probability that common Gumbel noise draws different tokens from them, between t and 2t/(1 + t) for a "
+            "total variation t. NULL after the flip.",
             "probability",
             "1 − Σ_i 1/Σ_j max(p_j/p_i, q_j/q_i)",
             nullable=True,

@@ -1,8 +1,8 @@
 """Effect of each treatment of one sublayer or matrix alone, on the items of a search; everything else stays dense.
 
-A search adds these effects up to predict an allocation; `search_trials` has the allocations that it measured. A
-treatment is measured on the first 16 items, on fewer of these if its ratio to another treatment of its sublayer is then
-known well enough, or on none if its effect is computed from those of its matrices at another sparsity.
+A search adds these effects to predict an allocation; `search_trials` has the allocations that it measured. A treatment
+is measured on the first 16 items. It is measured on fewer if its ratio to another treatment of its sublayer is then
+known well enough. It is not measured if its effect is computed from those of its matrices at another sparsity.
 """
 
 import pyarrow as pa
@@ -22,52 +22,52 @@ TABLE = Table(
         Column(
             "matrix",
             c.LABEL,
-            "Last part of the name of the only matrix that is treated, such as `q_proj` (of all experts); `all` where "
-            "the whole sublayer is.",
+            "Last part of the name of the only treated matrix, such as `q_proj` (of all experts); `all` if the whole "
+            "sublayer is treated.",
             since=2,
         ),
         Column(
             "treatment",
             c.LABEL,
-            "Treatment: `drop`, or the name of a recipe of weights; `wanda-22-by-kl-3fa1c2` splits a sparsity of 22 % "
-            "between the sublayer's matrices by what each of them does alone; the end tells one split from another.",
+            "Treatment: `drop`, or the name of a recipe that changes weights. `wanda-22-by-kl-3fa1c2` splits a "
+            "sparsity of 22 % between the sublayer's matrices by the effect of each alone. The end of the name "
+            "identifies the split.",
         ),
         Column("parameters_removed", pa.int64(), "Weights that the treatment removes.", "weights", minimum=0),
         Column("bytes_removed", pa.int64(), "Bytes by which the treatment shrinks the stored sublayer.", "bytes"),
         Column(
             "milliseconds_removed",
             c.METRIC,
-            "Time that the treatment saves in the sublayer; NULL where it was not timed.",
+            "Time that the treatment saves in the sublayer; NULL if it was not timed.",
             "ms",
             nullable=True,
             is_timing=True,
         ),
         c.amount(
             "kl_dense_pruned_nats",
-            "KL divergence at the output, dense side first, with this treatment alone: geometric mean over items of "
-            "the mean over an item's tokens, each item raised by a thousandth of the items' mean so that zeros count. "
-            "Measured on fewer items than others of its search: its ratio to its sublayer's first treatment on these "
-            "items, times the mean of the latter over all 16. With n_items 0: computed from the effects of its "
-            "matrices alone, drawn towards those of their sublayer and kind: the sum of these, each times the third "
-            "power of what its sparsity is to the measured one.",
+            "KL divergence at the output, dense side first, with this treatment alone. It is the geometric mean over "
+            "items of the mean over an item's tokens; a thousandth of the items' mean is added to each item, so that "
+            "zeros count. If it was measured on fewer items than others: its ratio to its sublayer's first treatment "
+            "on these items, times the mean of the latter over all 16. If n_items is 0, it is computed from the "
+            "effects of its matrices alone, shrunk towards those of their sublayer and kind: their sum, each times the "
+            "third power of the ratio of its sparsity to the measured one.",
             "nats",
             "KL(p‖q)",
         ),
         *c.interval(
             "kl",
-            "kl_dense_pruned_nats (from logarithms by the delta method, with as many degrees of freedom as the "
-            "measured items give)",
+            "kl_dense_pruned_nats (from logarithms by the delta method, with the degrees of freedom of the measured "
+            "items)",
         ),
         c.cosine_defect(
             "one_minus_cos_h",
-            "Cosine defect of the head's input (after the final norm) with this treatment alone, by the same means, "
-            "ratios and sums as the KL.",
+            "Cosine defect of the head's input (after the final norm) with this treatment alone, computed like the KL.",
             "1 − cos(h, h+Δh)",
         ),
         Column(
             "n_items",
             pa.int32(),
-            "Items that it was measured on, the first ones of the search; 0 where its effect is computed.",
+            "Number of items that it was measured on, the first ones of the search; 0 if its effect is computed.",
             "items",
             minimum=0,
         ),

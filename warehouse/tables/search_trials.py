@@ -1,7 +1,7 @@
-"""Allocations that a search measured: which sublayer gets which treatment, as predicted and as measured.
+"""Allocations that a search measured: which sublayer gets which treatment, with predicted and measured effect.
 
-The objective is measured on the search's own items. `search_judgement` compares a found recipe, as an ordinary variant,
-with others on the study's own data.
+The objective is measured on the search's own items. `search_judgement` compares a resulting recipe with others on the
+study's own data.
 """
 
 import pyarrow as pa
@@ -25,51 +25,50 @@ TABLE = Table(
     columns=(
         c.MODEL,
         c.SEARCH,
-        Column("trial", pa.int32(), "Number of the trial in its search, from 0 in the order of time.", minimum=0),
-        Column(
-            "parent", pa.int32(), "Trial that this one is compared with; NULL without one.", nullable=True, minimum=0
-        ),
+        Column("trial", pa.int32(), "Number of the trial in its search, from 0, in order of time.", minimum=0),
+        Column("parent", pa.int32(), "Trial that this one is compared with, or NULL.", nullable=True, minimum=0),
         Column(
             "strategy",
             c.LABEL,
-            "Strategy that chose the allocation: `searched` by KL at the output, and the controls `hidden` in the same "
-            "way by 1 − cos h (but with the method that the KL chose), `random` by chance, and `greedy` step by step "
-            "by the smallest effects.",
+            "How the allocation was chosen: `searched` by KL at the output. The others are controls: `hidden` works in "
+            "the same way by 1 − cos h (but with the method that the KL chose), `random` at random, and `greedy` step "
+            "by step by the smallest effects.",
             values=("searched", "hidden", "random", "greedy"),
         ),
         Column(
             "move",
             c.LABEL,
-            "Origin of the allocation: `uniform`, one method at the same sparsity everywhere; `sum`, the smallest sum "
-            "of effects alone; `exchange`, changed treatments of the parent, or of the best one of the menu where the "
-            "parent is uniform; `random`; `greedy`; in older files `interaction`, the sum with fitted interactions.",
+            "Origin of the allocation. `uniform`: one method at the same sparsity everywhere. `sum`: the smallest sum "
+            "of effects alone. `exchange`: changed treatments of the parent, or of the best one of the menu if the "
+            "parent is uniform. `random` and `greedy`: as the strategy. In older files `interaction`: the sum with "
+            "fitted interactions.",
             values=("uniform", "sum", "exchange", "random", "greedy", "interaction"),
         ),
         Column(
             "objective",
             c.LABEL,
             "Minimised quantity, measured in every trial: KL on given tokens (`kl`) or at the answers to a task "
-            "(`task:NAME`); in older files `free-kl`, on tokens that each model writes.",
+            "(`task:NAME`). In older files `free-kl`: KL on tokens that each model writes.",
             source="KL as fitness of a non-uniform allocation: 2410.14649",
         ),
         Column("budget", c.LABEL, "Unit of the target.", values=("parameters", "bytes", "milliseconds")),
-        _share("remove", "Target: share to remove of the layers' weights, bytes or milliseconds."),
-        _share("removed", "Share that the allocation removes of the layers' weights, bytes or milliseconds."),
+        _share("remove", "Target: share of the layers' weights, bytes or milliseconds to remove."),
+        _share("removed", "Share of the layers' weights, bytes or milliseconds that the allocation removes."),
         Column(
             "treatments_json",
             pa.string(),
-            "The allocation as JSON with sorted keys: sublayer, such as `attn.3`, to treatment; without kept ones. "
-            "A treatment such as `wanda-22-by-kl-3fa1c2` has a sparsity of 22 %, split between the sublayer's matrices "
-            "by what each of them does alone: by KL at the output, or with `-by-cos` by 1 − cos h. The end of the name "
-            "tells one split from another.",
+            "The allocation as JSON with sorted keys: sublayer, such as `attn.3`, to treatment. Kept sublayers are "
+            "left out. A treatment such as `wanda-22-by-kl-3fa1c2` has a sparsity of 22 %, split between the "
+            "sublayer's matrices by the effect of each alone: by KL at the output, or with `-by-cos` by 1 − cos h. The "
+            "end of the name identifies the split.",
         ),
         Column(
             "exchange",
             pa.string(),
-            "Change of the parent, such as `mlp.3: sparsegpt-30 → drop`; NULL without one.",
+            "Change of the parent, such as `mlp.3: sparsegpt-30 → drop`; NULL if there is none.",
             nullable=True,
         ),
-        _nats("predicted_nats", "Predicted objective; NULL where nothing was predicted.", nullable=True),
+        _nats("predicted_nats", "Predicted objective; NULL if nothing was predicted.", nullable=True),
         _nats("measured_nats", "Measured objective, mean over items."),
         *c.interval("measured", "measured_nats"),
         _nats(
@@ -79,17 +78,17 @@ TABLE = Table(
             nullable=True,
         ),
         *c.interval("difference", "difference_nats"),
-        Column("n_items", pa.int32(), "Items that it was measured on.", "items", minimum=1),
+        Column("n_items", pa.int32(), "Number of items that it was measured on.", "items", minimum=1),
         Column("item_ids", pa.list_(pa.string()), "Names of these items, in order."),
         Column("item_nats", c.FLOATS, "Measured objective of each of these items, in order.", "nats"),
         Column(
             "is_accepted",
             pa.bool_(),
-            "Whether the allocation became the current best of its strategy and target: the first one; one whose "
-            "objective has a lower geometric mean than its parent's, of `hidden` in 1 − cos h; of `exchange` on the "
-            "items behind the first 16, on which effects were measured (of fewer items, behind the first eight, which "
-            "proposed it; without two of these, by the whole interval of the logarithms' difference); each one of "
-            "`greedy`.",
+            "Whether the allocation became the current best of its strategy and target. The first one does. Others do "
+            "if the geometric mean of their objective (`hidden`: of 1 − cos h) is below the parent's. An `exchange` is "
+            "judged on the items after the first 16, because effects were measured on those; with fewer items, on "
+            "those after the first 8, which proposed it; with fewer than two left, the interval of the difference of "
+            "logarithms must lie below zero. All steps of `greedy` do.",
         ),
         Column("is_result", pa.bool_(), "Whether the search returns the allocation for its strategy and target."),
         Column("recipe", c.LABEL, "Name of the mixed recipe of a result; NULL for other trials.", nullable=True),

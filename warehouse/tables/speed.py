@@ -1,6 +1,6 @@
-"""Speed of a variant and of the dense model, timed alternately in one run.
+"""Speed of each variant and of the dense model, timed alternately in one run.
 
-Only the times of one row compare; those of other runs or machines do not.
+Only times of the same row are comparable, not those of different runs or machines.
 """
 
 import pyarrow as pa
@@ -13,7 +13,7 @@ _MEASURES = (
     ("prefill_tokens_per_second", c.METRIC, "Prompt tokens read per second, in all sequences", "tokens/s"),
     ("decode_tokens_per_second", c.METRIC, "Tokens generated per second after the first, in all sequences", "tokens/s"),
     ("seconds_to_first_token", c.METRIC, "Time from the prompt to the first generated token", "s"),
-    ("peak_memory_bytes", pa.int64(), f"{_MEMORY}; NULL where the system does not report it", "bytes"),
+    ("peak_memory_bytes", pa.int64(), f"{_MEMORY}; NULL if the system does not report it", "bytes"),
 )
 
 TABLE = Table(
@@ -23,14 +23,14 @@ TABLE = Table(
     columns=(
         c.MODEL,
         c.RECIPE,
-        Column("batch", pa.int32(), "Sequences that run together.", "sequences", minimum=1),
+        Column("batch", pa.int32(), "Number of sequences that run together.", "sequences", minimum=1),
         Column("length", pa.int32(), "Length of every prompt.", "tokens", minimum=1),
         Column("new_tokens", pa.int32(), "Tokens that every sequence generates.", "tokens", minimum=1),
-        Column("repeats", pa.int32(), "Timings of each side, whose median counts.", minimum=1),
+        Column("repeats", pa.int32(), "Number of timings per side, whose median counts.", minimum=1),
         Column(
             "machine",
             c.LABEL,
-            "Processor and threads, or graphics card; times of two machines do not compare.",
+            "Processor and threads, or graphics card. Times of different machines are not comparable.",
             is_timing=True,
         ),
         Column("sublayers_skipped", pa.int32(), "Dropped sublayers that did not run.", "sublayers", minimum=0),

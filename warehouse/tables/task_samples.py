@@ -1,4 +1,4 @@
-"""Answer of a variant to each sample of each task, for paired statistics between variants.
+"""Answer of each variant to each sample of each task, for paired statistics between variants.
 
 Lists have the order of the options in the task.
 """
@@ -34,123 +34,116 @@ TABLE = Table(
             "sample_hash",
             pa.string(),
             "SHA-256 of the prompt, worked examples included, and of the options or the limits of the text. Samples of "
-            "two variants are a pair only where it is equal.",
+            "two variants are a pair only if it is equal.",
         ),
         Column(
             "scoring",
             c.LABEL,
-            "What is compared: `letter` the likelihoods of the option labels, `full_text` those of the options' whole "
-            "texts, `greedy` the generated text, `rolling` nothing: a text is read and counts as the only option.",
+            "What is compared: the likelihoods of the options' labels (`letter`) or whole texts (`full_text`), the "
+            "generated text (`greedy`), or nothing (`rolling`: a text is read and counts as the only option).",
             values=("letter", "full_text", "greedy", "rolling"),
         ),
         Column(
             "question",
             pa.string(),
-            "The sample as the variant reads it, without worked examples; under rolling the beginning of the text.",
+            "The sample as the variant reads it, without worked examples; under rolling, the beginning of the text.",
         ),
         _optional(
             "options", pa.list_(pa.string()), "Compared texts, in the task's order; NULL under greedy and rolling."
         ),
-        _optional("target", pa.string(), "Correct answer; NULL where the task names none."),
+        _optional("target", pa.string(), "Correct answer; NULL if the task names none."),
         _optional(
             "answer",
             pa.string(),
-            "The variant's answer: the option with the largest summed log-likelihood, the first of equal ones; or the "
-            "answer extracted strictly from its text, the program itself where that is run; NULL without one.",
+            "The variant's answer. With options: the one with the largest summed log-likelihood, the first one on "
+            "ties. Otherwise: the answer extracted strictly from its text, or the program. NULL if none was found.",
         ),
         _optional(
             "is_correct",
             pa.bool_(),
-            "Whether the answer is correct; false where none was found, NULL without a correct answer and where the "
-            "program was not run.",
+            "Whether the answer is correct; false if none was found; NULL without a target, or if no program ran.",
         ),
         _optional(
             "answer_lenient",
             pa.string(),
-            "Answer extracted leniently from the text; NULL without one, and always except under greedy.",
+            "Answer extracted leniently from the text; NULL if none was found, and always except under greedy.",
         ),
         _optional("is_correct_lenient", pa.bool_(), "`is_correct` of the lenient answer; NULL except under greedy."),
         _optional(
             "is_answer_same",
             pa.bool_(),
-            "Whether the answer (under greedy the lenient one) equals the dense model's; NULL where the dense model "
-            "gives none.",
+            "Whether the answer (under greedy the lenient one) equals the dense model's; NULL if that has none.",
         ),
         _optional(
             "option_log_likelihoods",
             c.FLOATS,
-            "Log-likelihood of each option after the question, summed over its tokens; under rolling that of the "
-            "text; NULL under greedy.",
+            "Log-likelihood of each option after the question, summed over its tokens; under rolling, of the text; "
+            "NULL under greedy.",
             "nats",
             "Σ ln p(token)",
         ),
         _optional(
             "option_log_likelihoods_per_byte",
             c.FLOATS,
-            "The same divided by the option's length in UTF-8, so that long options can win; NULL under greedy.",
+            "The same divided by the option's bytes in UTF-8, so that long options can win; NULL under greedy.",
             "nats per byte",
             "Σ ln p(token)/bytes",
         ),
         _count(
             "target_index",
-            "Index of the correct option, from 0; under rolling that of the text. NULL under greedy or without a "
-            "correct answer.",
+            "Index of the correct option, from 0; under rolling, of the text. NULL under greedy or without a target.",
         ),
-        _optional(
-            "text", pa.string(), "The generated text, up to the first stop string; NULL where none was generated."
-        ),
+        _optional("text", pa.string(), "The generated text, up to the first stop string; NULL if none was generated."),
         _count(
             "tokens_generated",
-            "Length of the generated text, its end included; NULL where none was generated.",
+            "Length of the generated text, its end included; NULL if none was generated.",
             "tokens",
         ),
         _optional(
-            "ended", pa.bool_(), "Whether the text ended by itself before the limit; NULL where none was generated."
+            "ended", pa.bool_(), "Whether the text ended by itself before the limit; NULL if none was generated."
         ),
         _count(
             "collapse_step",
-            "First step of the text that completes a loop: one n-gram (n ≤ 8) three times or more over 6 tokens; "
-            "NULL without one.",
+            "First step of the text that completes a loop: one n-gram (n ≤ 8) at least three times over 6 tokens; NULL "
+            "if it does not loop.",
             "step",
         ),
         c.share(
             "distinct_2",
-            "Share of distinct 2-grams in the text, up to its end; NULL where none was generated.",
+            "Share of distinct 2-grams in the text, up to its end; NULL if none was generated.",
             "distinct/all 2-grams",
             nullable=True,
         ),
         c.share(
             "repeat_rate",
-            "Share of repeated 3-grams in the text, up to its end; NULL where none was generated.",
+            "Share of repeated 3-grams in the text, up to its end; NULL if none was generated.",
             "1 − distinct/all 3-grams",
             nullable=True,
         ),
         Column(
             "verdict",
             c.LABEL,
-            "Result of running the generated program; NULL where the task asks for no program.",
+            "Result of running the generated program; NULL if the task asks for no program.",
             nullable=True,
             values=("passed", "failed", "timed_out", "memory", "refused", "not_run"),
         ),
-        _since_2(
-            "token_ids", pa.list_(pa.int32()), "Tokens of the generated text, its end included; NULL without a text."
-        ),
+        _since_2("token_ids", pa.list_(pa.int32()), "Tokens of the generated text, its end included; NULL if none."),
         _since_2(
             "first_flip_step",
             pa.int32(),
-            "First step whose token differs from the dense model's; NULL without one.",
+            "First step whose token differs from the dense model's; NULL if no token differs.",
             "step",
         ),
         _since_2(
             "text_fork",
             pa.string(),
-            "Text that the dense model writes by itself after it was made to take the variant's token at the first "
-            "flip, the tokens before included; NULL without a flip.",
+            "Text that the dense model writes after it was made to take the variant's token at the first flip, with "
+            "the tokens before the flip; NULL if no token differs.",
         ),
-        _since_2("answer_fork", pa.string(), "`answer` of that text."),
-        _since_2("is_correct_fork", pa.bool_(), "`is_correct` of that text."),
-        _since_2("answer_lenient_fork", pa.string(), "`answer_lenient` of that text."),
-        _since_2("is_correct_lenient_fork", pa.bool_(), "`is_correct_lenient` of that text."),
+        _since_2("answer_fork", pa.string(), "`answer` of the fork."),
+        _since_2("is_correct_fork", pa.bool_(), "`is_correct` of the fork."),
+        _since_2("answer_lenient_fork", pa.string(), "`answer_lenient` of the fork."),
+        _since_2("is_correct_lenient_fork", pa.bool_(), "`is_correct_lenient` of the fork."),
     ),
     version=2,
     partitioning="variant",

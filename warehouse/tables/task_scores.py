@@ -1,4 +1,4 @@
-"""Scores of a variant on a task: one number per metric, with its uncertainty.
+"""Scores of each variant on each task: one number per metric, with its uncertainty.
 
 The averaged samples are in `task_samples`.
 """
@@ -28,7 +28,7 @@ TABLE = Table(
         Column(
             "task_group",
             c.LABEL,
-            "Group of the harness, such as `mmlu`, by which the study named the task; NULL where it named the task "
+            "Group of the harness, such as `mmlu`, by which the study named the task; NULL if it named the task "
             "itself.",
             nullable=True,
             since=2,
@@ -45,14 +45,14 @@ TABLE = Table(
         Column(
             "value",
             pa.float64(),
-            "The score over all samples; perplexities are at least 1, every other score is a share except those under "
+            "The score over all samples. Perplexities are at least 1. Every other score is a share, except those under "
             "the harness's own name.",
             "share; units of text for perplexity",
         ),
         Column(
             "standard_error",
             pa.float64(),
-            "Standard error of `value` over samples; NULL where the metric has none or there is only one sample.",
+            "Standard error of `value` over samples; NULL if the metric has none or there is only one sample.",
             "unit of value",
             nullable=True,
             minimum=0,
@@ -63,10 +63,10 @@ TABLE = Table(
         Column(
             "fewshot_seed",
             pa.int64(),
-            "Seed that drew the worked examples; NULL where there are none or their list is fixed.",
+            "Seed that drew the worked examples; NULL if there are none or their list is fixed.",
             nullable=True,
         ),
-        Column("task_version", c.LABEL, "Version in the task's definition; empty without one."),
+        Column("task_version", c.LABEL, "Version in the task's definition; empty if there is none."),
         Column("harness", c.LABEL, "Program that asked and scored, with its version, such as `lm_eval 0.4.13`."),
         c.TASK_HASH,
     ),

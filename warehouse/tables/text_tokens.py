@@ -1,6 +1,6 @@
 """Shift of the model's output at every scored token of a text, and the likelihood of the true next token.
 
-Both sides read the text itself (teacher forced), T = 1; h is the head's input (after the final norm), z the true
+Both sides read the text itself (teacher forced), T = 1. h is the head's input (after the final norm), z the true
 logits. The mart `kld_summary` has statistics over tokens.
 """
 
@@ -9,7 +9,7 @@ import pyarrow as pa
 from prunescope.warehouse.schema.table import Column, Invariant, Table
 from prunescope.warehouse.tables import columns as c
 
-# The tables of the prompts have the whole geometry of h, z and p.
+# The prompt tables have the whole geometry of h, z and p.
 NAMES = (
     *("one_minus_cos_h", "one_minus_cos_z", "one_minus_cos_p", "var_p_dz", "t3_kl_nats"),
     *("kl_dense_pruned_nats", "kl_pruned_dense_nats", "js_nats", "total_variation"),
@@ -38,22 +38,20 @@ TABLE = Table(
         c.MODEL,
         c.RECIPE,
         Column("text_id", c.LABEL, "Name of the text in its study."),
-        Column(
-            "text_hash", c.LABEL, "SHA-256 of the whole text in UTF-8: different texts have different hashes.", since=2
-        ),
-        Column("context", pa.int32(), "Tokens in a window.", "tokens", minimum=2, since=2),
+        Column("text_hash", c.LABEL, "SHA-256 of the whole text in UTF-8.", since=2),
+        Column("context", pa.int32(), "Tokens per window.", "tokens", minimum=2, since=2),
         Column("stride", pa.int32(), "Tokens from one window to the next.", "tokens", minimum=1, since=2),
         Column(
             "window_id",
             pa.int32(),
-            "Window in which the token was scored, from 0; a window scores its last tokens, as many as the stride.",
+            "Window in which the token was scored, from 0. A window scores its last tokens, as many as the stride.",
             minimum=0,
         ),
         Column(
             "position",
             pa.int32(),
-            "Index of the target in the text's sequence of tokens, from 0; where the tokenizer adds a first token, "
-            "that token is 0.",
+            "Index of the target in the text's sequence of tokens, from 0; if the tokenizer adds a first token, that "
+            "token is 0.",
             minimum=1,
         ),
         Column("token_id", pa.int32(), "The target: the text's own token at this position.", minimum=0),

@@ -15,7 +15,7 @@ TABLE = Table(
         c.PROMPT_ID,
         c.TRAJECTORY,
         c.STEP,
-        Column("side", c.LABEL, "Side whose top list has the token.", values=("dense", "pruned")),
+        Column("side", c.LABEL, "Side whose list has the token.", values=("dense", "pruned")),
         Column("rank", pa.int16(), "Rank in that side's list; 1 is first.", "rank", minimum=1),
         Column("token_id", pa.int32(), "The token.", minimum=0),
         Column("token_text", pa.string(), "The token as text."),

@@ -1,6 +1,6 @@
 """Changes of each recipe to its model: how much it removed, where, and at what cost.
 
-The masks are in one small file per variant beside the tables.
+The masks are in one small file per variant, next to the tables.
 """
 
 import pyarrow as pa
@@ -18,17 +18,17 @@ TABLE = Table(
         Column(
             "method",
             c.LABEL,
-            "Family of the recipe, such as wanda, attn-drop, gptq, external or noise; composed for a sequence, mixed "
-            "for a recipe of its own for each sublayer.",
+            "Family of the recipe, such as wanda, attn-drop, gptq, external or noise. `composed` is a sequence of "
+            "recipes; `mixed` has one recipe per sublayer.",
         ),
         Column("parameters_json", pa.string(), "All parameters of the recipe, as JSON with sorted keys."),
         Column("recipe_hash", pa.string(), "SHA-256 of the parameters."),
         Column("weights_prunable", pa.int64(), "Weights of all linear modules inside the layers.", minimum=0),
-        Column("weights_masked", pa.int64(), "Weights of remaining sublayers that a mask sets to zero.", minimum=0),
+        Column("weights_masked", pa.int64(), "Weights of kept sublayers that a mask sets to zero.", minimum=0),
         Column(
             "weights_updated",
             pa.int64(),
-            "Remaining weights whose value differs from the dense one: updated by the method, or dequantized.",
+            "Weights of kept sublayers whose value differs from the dense one: updated by the method, or dequantized.",
             minimum=0,
             since=3,
         ),
@@ -38,7 +38,7 @@ TABLE = Table(
         Column(
             "bytes_removed",
             pa.int64(),
-            "Bytes that a 16-bit checkpoint with packed masks and codes saves in the layers' matrices; below 0 where "
+            "Bytes that a 16-bit checkpoint with packed masks and codes saves in the layers' matrices; negative if "
             "codes take more.",
             "bytes",
             since=4,
@@ -62,7 +62,7 @@ TABLE = Table(
         Column(
             "calibration_hash",
             pa.string(),
-            "SHA-256 of the calibration tokens; NULL where the recipe needs none.",
+            "SHA-256 of the calibration tokens; NULL if the recipe needs none.",
             nullable=True,
         ),
         Column("file_bytes", pa.int64(), "Size of the variant file.", "bytes", minimum=0),

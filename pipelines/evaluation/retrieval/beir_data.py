@@ -11,19 +11,19 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.regular_files import open_regular
 from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec
 
-# A document of BEIR has a few thousand characters; the limit stops the reading of a file without line feeds.
+# A document of BEIR has a few thousand characters. The limit stops the reading of a file without line feeds.
 MAX_LINE_BYTES = 10_000_000
 _FORMAT = "a folder in BEIR's format holds corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv"
 
 
 @dataclass(frozen=True)
 class Collection:
-    """A data set, cut to its specification's limits.
+    """Data set, cut to the limits of its specification.
 
     Attributes:
         documents: title and text by id, in the order of the file.
         queries: texts by id, in the order of the file; only those with a judgement.
-        relevance: by query and document id; above 0 is relevant, and unlisted documents are not.
+        relevance: judgements by query and document id; above 0 is relevant, and unlisted documents are not.
     """
 
     documents: Mapping[str, str]
@@ -63,8 +63,7 @@ def read_collection(spec: RetrievalSpec) -> Collection:
     """Read a data set.
 
     Raises:
-        InputError: a file cannot be read, or a line is malformed, repeats an id or names an unknown one; names file
-            and line.
+        InputError: a file cannot be read, or a line is malformed, repeats an id or names an unknown id.
     """
     require_files(spec)
     corpus_file, queries_file, judgements_file = files_of(spec)
@@ -104,7 +103,7 @@ def _limited(
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Yield the lines that are not blank, with their numbers; only a line feed ends a line, as in JSONL."""
+    """Yield the non-blank lines with their numbers; only a line feed ends a line, as in JSONL."""
     try:
         with open_regular(file) as stream:
             for number, line in enumerate(iter(partial(stream.readline, MAX_LINE_BYTES + 1), b""), start=1):

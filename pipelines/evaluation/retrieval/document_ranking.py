@@ -11,7 +11,7 @@ from torch import Tensor
 # Number of ranked documents: the deepest cutoff of a measure.
 DEPTH = 100
 MEASURES = {"ndcg_at_10": nDCG @ 10, "recall_at_100": R @ 100, "mrr_at_10": RR @ 10}
-# Similarities of one block, in float64.
+# Number of float64 similarities per block.
 _BLOCK = 2**25
 
 
@@ -23,12 +23,12 @@ def rank_documents(
 ) -> list[list[int]]:
     """Return the indices of the documents most similar to each query by inner product, the best first.
 
-    Similarities are summed in float64 and rounded to float32, so that equal documents tie for any order of the sums;
-    of tied documents the first in the corpus comes first.
+    Similarities are summed in float64 and rounded to float32, so that equal documents tie for any order of the sums.
+    Ties are broken by order in the corpus.
 
     Args:
-        queries: one a row.
-        documents: one a row.
+        queries: one per row.
+        documents: one per row.
         own: index of the document that is the query itself (as in ArguAna) and must not be ranked, or None.
         depth: number of ranked documents.
     """
@@ -53,20 +53,20 @@ def rank_documents(
 def score_rankings(
     relevance: Mapping[str, Mapping[str, int]], ranked: Mapping[str, Sequence[str]]
 ) -> dict[str, dict[str, float]]:
-    """Return each measure of each query.
+    """Return each measure per query.
 
-    nDCG@10 takes the judgements as gains with a discount of log₂(rank + 1) (Järvelin and Kekäläinen 2002, as in
-    trec_eval), recall@100 is the share of relevant documents in the first 100, and MRR@10 is one over the rank of the
-    first relevant document in the first 10.
+    nDCG@10 uses the judgements as gains with a discount of log₂(rank + 1) (Järvelin and Kekäläinen 2002, as in
+    trec_eval). Recall@100 is the share of relevant documents in the first 100. MRR@10 is one over the rank of the first
+    relevant document in the first 10.
 
     Args:
         relevance: judgements by query and document id.
         ranked: document ids by query, the best first.
 
     Returns:
-        By measure and query; 0 where a query finds no relevant document.
+        Values by measure and query; 0 if a query finds no relevant document.
     """
-    # trec_eval breaks ties in its own way; scores of −rank have none.
+    # trec_eval breaks ties in its own way; scores of −rank do not tie.
     run = {query: {name: float(-rank) for rank, name in enumerate(names)} for query, names in ranked.items()}
     judged = {query: dict(names) for query, names in relevance.items()}
     values = {name: dict.fromkeys(ranked, 0.0) for name in MEASURES}

@@ -14,14 +14,14 @@ from prunescope.pipelines.evaluation.retrieval.pooling import Pooling, pooled
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec
 
-# Maximum texts, and tokens including padding, of a batch.
+# Maximum texts and maximum tokens (padding included) per batch.
 BATCH_TEXTS, BATCH_TOKENS = 64, 4096
-# Texts of one call of the tokenizer.
+# Number of texts per call of the tokenizer.
 _TOKENIZER_TEXTS = 1000
 
 
 def require_fits(spec: RetrievalSpec, context_length: int) -> None:
-    """Refuse a `max_length` over the model's context.
+    """Refuse a `max_length` that exceeds the model's context.
 
     Raises:
         InputError: names the key.
@@ -42,9 +42,9 @@ def tokens_of(
     """Return the token ids of texts, cut to `max_length`, special tokens included.
 
     Args:
-        texts: with their prefixes.
+        texts: texts with their prefixes.
         tokenizer: the model's own.
-        max_length: maximum tokens of a text.
+        max_length: maximum tokens per text.
         pooling: with `last` every text ends with the tokenizer's end token, even a cut one; with `mean` only a text
             without any token gets it.
 
@@ -65,7 +65,7 @@ def tokens_of(
 
 
 def batches(lengths: Sequence[int], max_texts: int, max_tokens: int) -> Iterator[list[int]]:
-    """Yield batches of text indices in the order of length, which keeps padding small and batches reproducible."""
+    """Yield batches of text indices in order of length, which keeps padding small and batches reproducible."""
     return batched(
         sorted(range(len(lengths)), key=lengths.__getitem__),
         lambda batch, index: len(batch) < max_texts and (len(batch) + 1) * lengths[index] <= max_tokens,
@@ -82,9 +82,9 @@ def embed(
 
     Args:
         decoder: dense, or with a variant applied.
-        texts: token ids, at least one each.
+        texts: token ids, at least one per text.
         pooling: `last` or `mean`.
-        progress: one step a batch.
+        progress: advances once per batch.
 
     Raises:
         InputError: the model is bidirectional and does not ignore padding.

@@ -12,16 +12,16 @@ Pooling = Literal["last", "mean"]
 def pooled(
     states: Float[Tensor, "texts tokens width"], lengths: Int[Tensor, " texts"], pooling: Pooling
 ) -> Float[Tensor, "texts width"]:
-    """Return one vector a text, in float64: its last state, or the mean of its states, padding excluded.
+    """Return one vector per text, in float64: its last state, or the mean of its states, without padding.
 
     Args:
-        states: of texts padded on the right.
-        lengths: tokens of each.
+        states: states of texts padded on the right.
+        lengths: number of tokens per text.
         pooling: `last` or `mean`.
     """
     if pooling == "last":
         return states[torch.arange(len(states), device=states.device), lengths - 1].double()
     real = torch.arange(states.shape[1], device=states.device) < lengths[:, None]
-    # `where`, not a product with zero: states of padding may be infinite.
+    # `where` instead of a product with zero: states of padding may be infinite.
     whole = torch.where(real[..., None], states.double(), 0.0)
     return whole.sum(dim=1) / lengths[:, None]

@@ -46,8 +46,8 @@ class _Data:
     Attributes:
         spec: the study's entry.
         collection: its texts and judgements.
-        pooling: resolved for the model.
-        hash: of contents and settings.
+        pooling: pooling of this model's states.
+        hash: hash of contents and settings.
         ids: tokens of the queries, then of the documents.
         dense: their embeddings by the dense model.
     """
@@ -61,16 +61,16 @@ class _Data:
 
 
 class RetrievalSession:
-    """The dense side of retrieval, embedded once and shared by the variants of a model.
+    """Dense side of retrieval, embedded once and shared by the variants of a model.
 
     Args:
         decoder: the dense model.
-        model: its name in the tables.
+        model: name of the model in the tables.
         data_sets: the study's data sets.
-        progress: one step a batch of texts.
+        progress: advances once per batch of texts.
 
     Raises:
-        InputError: a data set is malformed, or its `max_length` is over the model's context.
+        InputError: a data set is malformed, or its `max_length` exceeds the model's context.
         ComputationError: an embedding is NaN, infinite or zero.
     """
 
@@ -157,7 +157,7 @@ def _scores(data: _Data, pruned: Float[Tensor, "texts width"]) -> dict[str, dict
 
 
 def _cosines(dense: Float[Tensor, "texts width"], pruned: Float[Tensor, "texts width"]) -> np.ndarray:
-    """Return the cosine of each text's two embeddings as 1 − ‖u − v‖²/2 of unit vectors, which is never above 1."""
+    """Return the cosine of each text's two embeddings as 1 − ‖u − v‖²/2 of unit vectors, which is at most 1."""
     one, other = (torch.nn.functional.normalize(vectors.double()) for vectors in (dense, pruned))
     return np.asarray((1 - (one - other).square().sum(dim=1) / 2).clamp(min=-1))
 

@@ -1,6 +1,6 @@
-"""Choice of one treatment a sublayer: the exact optimum of a sum of costs, and random and greedy ones.
+"""Choice of one treatment per sublayer: the exact optimum of a sum of costs, and random and greedy choices.
 
-The problem is a multiple-choice knapsack: one option of every sublayer, at least a target removed, at the lowest cost.
+The problem is a multiple-choice knapsack: one option per sublayer, at least a target removed, at the lowest cost.
 """
 
 from collections.abc import Iterator
@@ -15,9 +15,9 @@ from prunescope.pipelines.core.errors import ComputationError, InputError
 
 Numbers = NDArray[np.float64]
 Choice = NDArray[np.int64]
-# Relative distance of the target within which a removal counts as reached: sums of floats round.
+# Relative distance to the target within which it counts as reached, because sums of floats round.
 _ROUNDING = 1e-12
-# Partial choices that are kept to find a good choice, and to find the best one.
+# Partial choices kept, first to find a good choice, then to find the best one.
 _NARROW, _WIDE = 500, 20_000
 
 
@@ -40,13 +40,13 @@ class Problem:
 
     @property
     def most(self) -> float:
-        """The most that can be removed."""
+        """Largest possible removal."""
         largest = np.zeros(self.groups)
         np.maximum.at(largest, self.group, self.removed)
         return float(largest.sum())
 
     def total(self, choice: Choice) -> float:
-        """Return what a choice (one option a sublayer) removes."""
+        """Return what a choice removes; a choice has one option per sublayer."""
         return float(self.removed[choice].sum())
 
     def least(self, target: float) -> float:
@@ -54,16 +54,16 @@ class Problem:
         return (1 - _ROUNDING) * target
 
     def pairs(self, current: Choice, costs: Numbers, target: float, options: Choice) -> Iterator[Choice]:
-        """Yield the choices with one or two other options that cost less and remove a target, the cheapest first.
+        """Yield the choices with one or two other options that cost less and reach a target, the cheapest first.
 
         Args:
             current: the choice to change.
-            costs: of each option beyond that of the current one of its sublayer.
-            target: to be removed, in the budget's unit.
-            options: that may be chosen.
+            costs: cost of each option minus that of its sublayer's current option.
+            target: removal, in the budget's unit.
+            options: options that may be chosen.
         """
         others = options[~np.isin(options, current)]
-        # Options of one sublayer replace each other: of two the same option is a single change.
+        # Options of one sublayer exclude each other, so a pair of the same option stands for a single change.
         first, second = (own.ravel() for own in np.meshgrid(others, others))
         is_single, change = first == second, self.removed - self.removed[current][self.group]
         gain = np.where(is_single, costs[first], costs[first] + costs[second])
@@ -83,23 +83,23 @@ def cheapest(
     allowed: NDArray[np.bool_] | None = None,
     changes: tuple[Choice, int] | None = None,
 ) -> Choice:
-    """Return the option of each sublayer that removes the target at the lowest sum of costs.
+    """Return the option per sublayer that reaches the target at the lowest sum of costs.
 
-    Dynamic programming over the sublayers keeps the partial choices that no other one surpasses and whose bound, by
-    the Lagrangian relaxation of the target, is below the cost of a known choice. The result is exact as long as these
-    are at most `_WIDE`; else it is at most the gap between the best bound and its own cost away, which with tens of
-    sublayers is far below the error of measured costs. HiGHS's integer solver was slower on such problems (a minute
-    for 60 sublayers of 9 options) and its tolerances, 1e-6 of the target and of the largest cost, too wide.
+    Dynamic programming over the sublayers keeps a partial choice if no other one is better and its bound is below the
+    cost of a known choice. The bound is the Lagrangian relaxation of the target. The result is exact if at most `_WIDE`
+    partial choices remain. Otherwise its error is at most its distance to the best bound, which with tens of sublayers
+    is far below the error of measured costs. HiGHS's integer solver was slower on such problems (a minute for 60
+    sublayers with 9 options each), and its tolerances were too wide: 1e-6 of the target and of the largest cost.
 
     Args:
         problem: the options.
-        costs: of each option.
-        target: to be removed, in the budget's unit.
+        costs: cost of each option.
+        target: removal, in the budget's unit.
         allowed: options that may be chosen; None allows all.
         changes: a choice, and how many sublayers may differ from it.
 
     Raises:
-        InputError: the allowed options cannot remove so much.
+        InputError: the allowed options cannot reach the target.
     """
     is_open = np.ones(len(costs), dtype=bool) if allowed is None else allowed.copy()
     is_change = np.ones(len(costs), dtype=bool)
@@ -119,30 +119,30 @@ def cheapest(
 
 
 def uniform_choice(problem: Problem, sizes: Numbers, target: float, allowed: NDArray[np.bool_]) -> Choice:
-    """Return the choice that removes the target at nearly the same share of every sublayer.
+    """Return the choice that reaches the target with nearly the same share of every sublayer.
 
     Args:
         problem: the options.
-        sizes: of the sublayers.
-        target: to be removed, in the budget's unit.
+        sizes: sizes of the sublayers.
+        target: removal, in the budget's unit.
         allowed: options that may be chosen.
 
     Raises:
-        InputError: they cannot remove so much.
+        InputError: the allowed options cannot reach the target.
     """
-    # The cost of a weight grows with the share, so that equal shares cost least.
+    # The cost per weight grows with the share, so that equal shares cost least.
     return cheapest(problem, problem.removed**3 / sizes[problem.group] ** 2, target, allowed)
 
 
 @dataclass(frozen=True)
 class _Limits:
-    """Limits of a choice: what it removes at least, and how many sublayers it may change.
+    """Limits of a choice: how much it must remove, and how many sublayers it may change.
 
     Attributes:
         problem: the options.
         is_change: whether an option counts as a change.
-        changes: at most so many of them.
-        target: to be removed.
+        changes: maximum number of changes.
+        target: minimum removal.
     """
 
     problem: Problem
@@ -152,14 +152,14 @@ class _Limits:
 
     @property
     def least(self) -> float:
-        """The removal at which the target counts as reached."""
+        """Removal at which the target counts as reached."""
         return self.problem.least(self.target)
 
 
 def _relaxed(limits: _Limits, costs: Numbers, is_open: NDArray[np.bool_]) -> tuple[Numbers, float]:
     """Return what each option adds to a lower bound of all choices' costs, and that bound, by Lagrange multipliers.
 
-    Any multipliers that are not negative give a bound; those of the linear program give the highest.
+    Any non-negative multipliers give a bound; those of the linear program give the highest.
     """
     problem, options = limits.problem, np.flatnonzero(is_open)
     unit, scale = max(limits.target, 1.0), max(float(np.abs(costs[options]).max(initial=0)), np.finfo(float).tiny)
@@ -186,15 +186,15 @@ def _relaxed(limits: _Limits, costs: Numbers, is_open: NDArray[np.bool_]) -> tup
 def _walk(
     limits: _Limits, costs: Numbers, extra: Numbers, is_open: NDArray[np.bool_], gap: float, width: int
 ) -> Choice | None:
-    """Return the cheapest choice of those whose extras sum to the gap at most; None if there is none.
+    """Return the cheapest choice whose extras sum to at most the gap; None if there is none.
 
     Args:
-        limits: of the choice.
-        costs: of each option.
-        extra: what each adds to the bound.
+        limits: limits of the choice.
+        costs: cost of each option.
+        extra: what each option adds to the bound.
         is_open: options to choose from.
-        gap: between the bound and the cost of a known choice.
-        width: partial choices to keep, those with the lowest extras.
+        gap: gap between the bound and the cost of a known choice.
+        width: number of partial choices to keep, those with the lowest extras.
     """
     problem = limits.problem
     ladders = [np.flatnonzero(is_open & (problem.group == group)) for group in range(problem.groups)]
@@ -204,7 +204,7 @@ def _walk(
         problem.removed[own].max() for own in ladders
     ]
     removed, cost, extras, changes = np.zeros(1), np.zeros(1), np.zeros(1), np.zeros(1, dtype=int)
-    steps = list[tuple[Choice, Choice]]()  # the earlier partial choice and the option that each adds
+    steps = list[tuple[Choice, Choice]]()  # per sublayer: the earlier partial choice and the option that each one adds
     for own, most in zip(ladders, ahead, strict=True):
         before, option = (part.ravel() for part in np.meshgrid(np.arange(len(cost)), own, indexing="ij"))
         sums = (
@@ -230,29 +230,23 @@ def _walk(
 
 
 def _unsurpassed(removed: Numbers, cost: Numbers, changes: Choice) -> Choice:
-    """Return the numbers of the partial choices that cost less than all with as many changes that remove as much."""
+    """Return the indices of the partial choices that cost less than all that remove as much with as many changes."""
     order = np.lexsort((cost, -removed, changes))
-    # Lowered from one number of changes to the next, so that one running minimum serves all.
+    # Costs are lowered from one number of changes to the next, so that one running minimum serves all.
     lowered = cost[order] - changes[order] * (1 + np.ptp(cost) if len(cost) else 0)
     earlier = np.concatenate([[np.inf], np.minimum.accumulate(lowered)[:-1]]) if len(cost) else lowered
     return order[lowered < earlier]
 
 
 def random_choice(problem: Problem, target: float, generator: np.random.Generator) -> Choice:
-    """Return a random option of each sublayer, moved in random steps until the target is just reached.
-
-    Args:
-        problem: the options.
-        target: to be removed.
-        generator: of the draws.
-    """
+    """Return a random option per sublayer, moved in random steps until the target is just reached."""
     ladders = [np.flatnonzero(problem.group == group) for group in range(problem.groups)]
     ladders = [own[np.argsort(problem.removed[own], kind="stable")] for own in ladders]
     places = [int(generator.integers(len(own))) for own in ladders]
     removed = float(sum(problem.removed[own[place]] for own, place in zip(ladders, places, strict=True)))
     least = problem.least(target)
     for step in (1, -1):
-        # Up until the target is reached; then down by each sublayer's step that keeps it, in random order.
+        # Step up until the target is reached. Then step sublayers down in random order, as long as the target holds.
         while removed < least if step == 1 else True:
             movable = [g for g, own in enumerate(ladders) if 0 <= places[g] + step < len(own)]
             changes = [
@@ -270,13 +264,7 @@ def random_choice(problem: Problem, target: float, generator: np.random.Generato
 
 
 def greedy_choice(problem: Problem, costs: Numbers, target: float) -> Choice:
-    """Return the choice that always takes the option of the lowest further cost for each unit that it removes.
-
-    Args:
-        problem: the options.
-        costs: of each option alone.
-        target: to be removed.
-    """
+    """Return the choice that always takes the option with the lowest additional cost per unit that it removes."""
     choice = np.array(
         [
             np.flatnonzero(problem.group == g)[problem.removed[problem.group == g].argmin()]

@@ -32,12 +32,7 @@ Row = Mapping[str, object]
 
 
 def measured_rows(menu: Menu, effects: Effects) -> Iterator[Row]:
-    """Yield a row of each swap that was measured; all took the same time.
-
-    Args:
-        menu: with the treatments of the swaps.
-        effects: the measurements.
-    """
+    """Yield one row per swap that was measured; all swaps count the same time."""
     means, errors = effects.mean(effects.kl)
     cosines = effects.mean(effects.one_minus_cos)[0]
     seen = np.isfinite(effects.kl)
@@ -51,17 +46,11 @@ def measured_rows(menu: Menu, effects: Effects) -> Iterator[Row]:
 
 
 def computed_rows(menu: Menu, effects: Effects, treatments: Treatments) -> Iterator[Row]:
-    """Yield the rows of a menu's computed treatments: of each sublayer, and of each of its matrices alone.
-
-    Args:
-        menu: with these treatments.
-        effects: the measurements from which theirs are computed.
-        treatments: the rules by which they are.
-    """
+    """Yield the rows of a menu's computed treatments: of each sublayer, and of each of its matrices alone."""
     names, menu = ("kl_dense_pruned_nats", "one_minus_cos_h"), treatments.known(menu)
     alone = [treatments.alone(menu, effects, by) for by in ("kl", "cos")]
     predicted = [treatments.predicted(menu, effects, by) for by in ("kl", "cos")]
-    limits = (math.inf, 2.0)  # beyond which a growth that is far from the measurement would carry
+    limits = (math.inf, 2.0)  # bounds of an extrapolation far from the measurement
     unmeasured = {"n_items": 0, "item_kl": list[float](), "seconds": 0.0}
 
     def row(label: str, treatment: str, values: Sequence[float]) -> Row:
@@ -74,7 +63,7 @@ def computed_rows(menu: Menu, effects: Effects, treatments: Treatments) -> Itera
         yield row(option.sublayer, option.treatment, [float(values[index]) for values in predicted])
         probe = treatments.probe(option.treatment)
         for group, factor in factors.items():
-            if option.treatment != probe:  # which was measured
+            if option.treatment != probe:  # the probe was measured
                 values = [factor * own[group.swap(probe)] for own in alone]
                 yield row(*group.swap(option.treatment), values)
 

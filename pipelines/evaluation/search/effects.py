@@ -1,7 +1,7 @@
 """Effects of single treatments at the output, in the context of the dense model or of an allocation.
 
-All treatments of all sublayers share the passes of their context: a treatment costs its sublayer's output on the
-context's inputs, and the layers above.
+All treatments share the passes of their context. A treatment costs the output of its sublayer on the context's inputs,
+and the layers above.
 """
 
 import math
@@ -35,11 +35,11 @@ from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 
-# Items after which a treatment may stop, and the factor within which the 95 % interval of its ratio then is.
+# A treatment may stop after each BATCH_ITEMS items, if the 95 % interval of its ratio is within the factor _ENOUGH.
 BATCH_ITEMS = 4
 _ENOUGH = 1.25
-# Bytes of the shifts in memory: local ones of a batch's items, float32, and one item's in front of a layer, in it and
-# behind it, float64.
+# Maximum bytes of shifts in memory: float32 local shifts of a batch's items, and float64 shifts of one item before, in
+# and after a layer.
 _MAX_SHIFT_BYTES = 2**28
 Means = NDArray[np.float64]
 
@@ -50,11 +50,11 @@ class Effects:
 
     Attributes:
         swaps: sublayer and treatment.
-        kl: KL(dense ‖ pruned) in nats, mean over an item's positions, (items, swaps); NaN where a swap was not
-            measured because its ratio to its sublayer's reference was known well enough.
-        one_minus_cos: of the head's input, in the same form.
-        reference: for each swap the number of its sublayer's reference, which is measured on all items.
-        seconds: that the measurement took.
+        kl: KL(dense ‖ pruned) in nats, mean over an item's positions, (items, swaps); NaN if a swap was not measured
+            because its ratio to its sublayer's reference was known well enough.
+        one_minus_cos: 1 − cos of the head's input, in the same form.
+        reference: per swap, the index of its sublayer's reference, which is measured on all items.
+        seconds: duration of the measurement.
     """
 
     swaps: tuple[Swap, ...]
@@ -64,14 +64,11 @@ class Effects:
     seconds: float = 0.0
 
     def mean(self, values: Means) -> tuple[Means, Means]:
-        """Return geometric mean and standard error of each swap over all items, by `logarithms`.
+        """Return the geometric mean and the standard error of each swap over all items, computed with `logarithms`.
 
-        Of 16 texts the two that move most are a third of an arithmetic mean: halves of the items rank the matrices of
-        SmolLM2-135M alike with a correlation of 0.89 by these, and of 0.94 by geometric means. A swap that was not
-        measured on all items has its ratio to its reference on those that it was.
-
-        Args:
-            values: `kl` or `one_minus_cos`.
+        Two of 16 texts make up a third of an arithmetic mean. Halves of the items rank the matrices of SmolLM2-135M
+        with a correlation of 0.89 by arithmetic means and of 0.94 by geometric means. If a swap was measured on some
+        items only, its ratio to its reference is taken from these.
         """
         logs = logarithms(values)
         centres, errors = np.empty(len(self.swaps)), np.empty(len(self.swaps))
@@ -91,7 +88,7 @@ class Effects:
     def spread(self) -> float:
         """Ratio of the sum of the references' arithmetic means of the KL to the sum of their geometric means.
 
-        Times this ratio, a sum of effects predicts the arithmetic mean of an allocation.
+        A sum of effects times this ratio predicts the arithmetic mean of an allocation.
         """
         own = self.kl[:, np.unique(self.reference)]
         return float(own.mean(axis=0).sum() / np.exp(logarithms(own).mean(axis=0)).sum()) if own.any() else 1.0
@@ -104,7 +101,8 @@ class EffectEngine:
         decoder: the dense model.
         menu: treatments and their weights.
         items: the texts to measure on.
-        journal: keeps every measured batch of items, so that an interrupted measurement goes on; None keeps none.
+        journal: stores every measured batch of items, so that an interrupted measurement can continue; None stores
+            none.
     """
 
     def __init__(self, decoder: Decoder, menu: Menu, items: Sequence[Item], journal: Journal | None = None) -> None:
@@ -119,20 +117,20 @@ class EffectEngine:
         progress: Progress = SILENT,
         until: float = math.inf,
     ) -> Effects:
-        """Measure swaps one at a time: each replaces its sublayer's treatment, the rest stays as in the context.
+        """Measure swaps one at a time: each replaces its sublayer's treatment, and the rest stays as in the context.
 
-        A sublayer's first swap is its reference and is measured on all items. Another one stops at the batch after
-        which the 95 % interval of its ratio to the reference is within a factor of 1.25: treatments of a sublayer err
-        on the same tokens, so that few items tell how they compare. In a context all are measured on all items,
-        because their differences are small against the context's own effect.
+        The first swap of a sublayer is its reference and is measured on all items. Another swap stops as soon as the 95
+        % interval of its ratio to the reference is within a factor of 1.25: treatments of a sublayer err on the same
+        tokens, so few items suffice to compare them. In a context all swaps are measured on all items, because their
+        differences are small against the context's own effect.
 
         Args:
             swaps: sublayer and treatment, a sublayer's reference first.
-            context: the allocation around them; None is the dense model.
-            items: only the first so many.
-            progress: one step for each swap on each item.
-            until: time of `time.monotonic` after which no batch but the first is measured; fewer items have effects
-                then.
+            context: the allocation around the swaps; None is the dense model.
+            items: number of items to use, from the first; None uses all.
+            progress: advances once per swap and item.
+            until: value of `time.monotonic` after which no batch but the first is measured, so that fewer items have
+                effects.
 
         Returns:
             Effects against the dense model; in a context they include the context's own.
@@ -158,7 +156,7 @@ class EffectEngine:
             found = self._journal.remember(key, measure) if self._journal else measure()
             kl[start:stop, active], cosines[start:stop, active] = found["kl"], found["one_minus_cos"]
             seconds += float(found["seconds"])
-            # Those that stopped before count as done.
+            # Swaps that stopped before count as done.
             progress.advance((stop - start) * (len(swaps) if is_stored else len(swaps) - len(active)))
             if not context:
                 known = [
@@ -171,7 +169,7 @@ class EffectEngine:
     def _batch(self, part: slice, swaps: Sequence[Swap], context: Allocation, progress: Progress) -> Arrays:
         """Measure consecutive items; return `kl` and `one_minus_cos`, (items, swaps), and the seconds.
 
-        Items share a treatment's weights, which are read once, and as many swaps go together as memory allows.
+        Items share a treatment's weights, which are read once. As many swaps run together as fit into memory.
         """
         started, items = time.monotonic(), self._items[part]
         dense = around = [self._pass(item) for item in items]
@@ -205,10 +203,10 @@ class EffectEngine:
         return stream_after(self._decoder, capture, self._decoder.layers[-1].mlp)
 
     def _local_shifts(self, swap: Swap, around: Sequence[Capture], context: Allocation) -> list[Tensor]:
-        """Return the difference that a swap makes to its sublayer's contribution on the context's inputs."""
+        """Return the change of a sublayer's contribution by a swap, on the context's inputs."""
         label, treatment = swap
         sublayer = self._menu.sublayers[label]
-        before = [capture.whole[label] for capture in around]  # zero where the context drops it
+        before = [capture.whole[label] for capture in around]  # zero if the context drops it
         if treatment == context.get(label, KEEP):
             return [torch.zeros_like(own) for own in before]
         if treatment == DROP:
@@ -239,7 +237,7 @@ class EffectEngine:
 
 
 def _is_known(values: Means, reference: Means) -> bool:
-    """Return whether the ratio of a swap to its reference is known well enough, by two items with an effect."""
+    """Return whether the ratio of a swap to its reference is known well enough; this takes two items with an effect."""
     if len(values) < 2 or not reference.any():
         return False
     ratios = logarithms(values) - logarithms(reference)

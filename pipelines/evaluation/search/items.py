@@ -1,8 +1,8 @@
-"""Items of a search: the texts on which effects and allocations are measured; the study never measures these.
+"""Items of a search: the texts on which effects and allocations are measured, disjoint from what the study measures.
 
-Text windows come from the search's `source`, apart from the windows that calibrate recipes and the texts of the study;
-prompts from the shipped sets, apart from the study's, each with the dense model's greedy continuation; samples of
-a task, with their right answers, from those that the study does not score, where it leaves some.
+Text windows come from the search's `source`; they do not overlap the calibration windows or the study's texts. Prompts
+come from the package's sets without the study's prompts, each with the dense model's greedy continuation. Samples of a
+task, with their right answers, are those that the study does not score, if it leaves some.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from prunescope.pipelines.pruning.calibration.statistics import calibration_toke
 from prunescope.pipelines.studies import CalibrationSpec, Study
 from prunescope.pipelines.studies.search_spec import SearchSpec
 
-# Tokens at the start of a window that are read and not measured: they have next to no context.
+# Number of tokens at the start of a window that are read but not measured: they have almost no context.
 _UNMEASURED = 8
 
 
@@ -28,7 +28,7 @@ class Item:
 
     Attributes:
         id: name in the tables.
-        tokens: token ids, without those after the last measured position.
+        tokens: token ids up to the last measured position.
         first: first measured position; all later ones are measured.
     """
 
@@ -38,7 +38,7 @@ class Item:
 
     @property
     def measured(self) -> slice:
-        """The measured positions."""
+        """Measured positions."""
         return slice(self.first, len(self.tokens))
 
 
@@ -50,12 +50,12 @@ def search_items(
     Args:
         decoder: the dense model.
         study: the study.
-        unasked: the same with the prompts of the search in place of its own.
+        unasked: the study with the prompts of the search in place of its own.
         spec: objective and numbers of items.
-        progress: one step for the answers of a task.
+        progress: advances once for the answers of a task.
 
     Raises:
-        InputError: fewer than two items, or the objective names a task that the study lacks.
+        InputError: fewer than two items, or the objective names a task that the study does not have.
     """
     kind, _, task = spec.objective.partition(":")
     if kind == "task":
@@ -103,14 +103,14 @@ def text_items(decoder: Decoder, study: Study, spec: SearchSpec) -> list[Item]:
 
 
 def prompt_items(decoder: Decoder, study: Study) -> list[Item]:
-    """Return a study's prompts, each with the dense model's greedy continuation, measured at the continuation."""
+    """Return a study's prompts, each with the dense model's greedy continuation, which is measured."""
     prompts = tokenize_prompts(study, decoder.tokenizer, decoder.context_length)
     if not prompts:
         return []
     steps = study.generation.new_tokens
     decoded = decode(decoder, [each.ids for each in prompts], steps, lambda z, *_: z.argmax(dim=-1), [0] * len(prompts))
     return [
-        # The last token is predicted and not read.
+        # The last token is predicted but not read.
         Item(each.prompt.id, (*each.ids, *own.tokens[:-1]), len(each.ids) - 1)
         for each, own in zip(prompts, decoded, strict=True)
     ]
@@ -119,16 +119,16 @@ def prompt_items(decoder: Decoder, study: Study) -> list[Item]:
 def task_items(decoder: Decoder, study: Study, name: str, count: int, progress: Progress = SILENT) -> list[Item]:
     """Return samples of one of the study's tasks, measured at the tokens of their right answers.
 
-    They are samples behind those that the study scores. Where the study scores all of its data, they are of the last
-    half and **overlap** with what the study's own scores rest on; the progress says so, and the items are named
-    `TASK-SAMPLE` by the `sample_id` of `task_samples`.
+    They follow the samples that the study scores. If the study scores all of its data, they are from the last half and
+    **overlap** with the study's scores. The progress then says so. Items are named `TASK-SAMPLE`, with the `sample_id`
+    of `task_samples`.
 
     Args:
-        decoder: the dense model; its own greedy answers are the right ones of a task that generates text.
+        decoder: the dense model; in a task that generates text its greedy answers count as right.
         study: its tasks.
-        name: of the task.
+        name: name of the task.
         count: maximum number of samples.
-        progress: one step in all.
+        progress: advances once.
 
     Raises:
         InputError: the study has no such task, or it has no right answers.
@@ -137,7 +137,7 @@ def task_items(decoder: Decoder, study: Study, name: str, count: int, progress: 
     if spec is None:
         own = ", ".join(spec.name for spec in study.tasks) or "none"
         raise InputError(f"search: objective task:{name}: the study has no task {name!r}; its tasks are {own}")
-    # It imports lm-eval, which other objectives do not need.
+    # lm-eval is imported here because other objectives do not need it.
     from prunescope.pipelines.evaluation.tasks.right_answers import right_answers
 
     return [
@@ -147,6 +147,6 @@ def task_items(decoder: Decoder, study: Study, name: str, count: int, progress: 
 
 
 def interleaved(texts: Sequence[Item], prompts: Sequence[Item]) -> list[Item]:
-    """Return both kinds in turn, so that any first part of the list has both."""
+    """Return texts and prompts alternately, so that the beginning of the list has both."""
     both = [item for pair in zip(texts, prompts, strict=False) for item in pair]
     return [*both, *texts[len(prompts) :], *prompts[len(texts) :]]

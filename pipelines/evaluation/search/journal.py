@@ -1,4 +1,4 @@
-"""Journal of an unfinished search: every measurement is stored as it ends, so that a killed search goes on."""
+"""Journal of an unfinished search: every measurement is stored when it ends, so that an interrupted search resumes."""
 
 import hashlib
 import json
@@ -17,11 +17,11 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 class Journal:
-    """Arrays of finished measurements, one file each.
+    """Arrays of finished measurements, one file per measurement.
 
     Args:
         folder: created with the first measurement.
-        fingerprint: of everything that measurements depend on beside their keys.
+        fingerprint: hash of everything that measurements depend on in addition to their keys.
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
@@ -39,8 +39,8 @@ class Journal:
         """Return a measurement from the journal, or measure and store it.
 
         Args:
-            key: of the measurement, as JSON knows it.
-            measure: measures; its names and arrays are stored whole or not at all.
+            key: JSON key of the measurement.
+            measure: measures; its arrays are stored all or none.
 
         Raises:
             OSError: the folder cannot be read or written.

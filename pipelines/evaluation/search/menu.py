@@ -1,7 +1,7 @@
 """Menu of a search: the treatments of each sublayer, what each removes, and the variants of whole allocations.
 
-A treatment's weights come from one pass of the calibration tokens through the dense model, so that any allocation is
-put together without pruning again.
+The weights of a treatment come from one pass of the calibration tokens through the dense model, so that allocations are
+combined without pruning again.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -24,7 +24,7 @@ from prunescope.pipelines.recipes.mixed import part_of
 from prunescope.pipelines.studies.search_spec import DROPS
 
 KEEP, DROP = "keep", "drop"
-# Treatment of each sublayer, by label; sublayers that are not listed are kept.
+# Treatment of each sublayer, by label; sublayers without an entry are kept.
 Allocation = Mapping[str, str]
 
 
@@ -33,11 +33,11 @@ class Option:
     """One treatment of one sublayer.
 
     Attributes:
-        sublayer: its label.
+        sublayer: label of the sublayer.
         treatment: `keep`, `drop` or the name of a recipe.
-        parameters: weights that it removes.
+        parameters: number of weights that it removes.
         bytes: bytes that it saves in a file with packed masks and codes.
-        milliseconds: time of a decoding step that it saves; None where it was not measured.
+        milliseconds: time that it saves per decoding step; None if it was not measured.
     """
 
     sublayer: str
@@ -48,15 +48,16 @@ class Option:
 
 
 class Menu:
-    """The treatments of every sublayer of a model.
+    """Treatments of every sublayer of a model.
 
     Args:
         decoder: the dense model.
-        treatments: names of recipes that change matrices, `drop`, `attn-drop` and `mlp-drop`; `keep` is always there.
-        splits: treatments with a recipe for each matrix, each of all sublayers.
+        treatments: names of recipes that change matrices, `drop`, `attn-drop` and `mlp-drop`; `keep` is always
+            included.
+        splits: treatments of all sublayers with one recipe per matrix.
         statistics: calibration tokens, and where to store finished layers.
-        step_milliseconds: time that each sublayer takes in a decoding step, by label; None where it is not the budget.
-        progress: one step a layer.
+        step_milliseconds: time of each sublayer in a decoding step, by label; None if time is not the budget.
+        progress: advances once per layer.
 
     Raises:
         InputError: a recipe does not fit the model.
@@ -76,7 +77,7 @@ class Menu:
         self._step_milliseconds = step_milliseconds
         recipes: list[Recipe] = [*(_recipe(name) for name in treatments if name not in DROPS), *splits]
         self._variants: dict[str, Variant] = {}
-        # Weights and bytes that a treatment removes from a matrix: counted once, because it reads the changes.
+        # Weights and bytes that a treatment removes from a matrix; cached, because counting reads the changes.
         self._counts: dict[tuple[str, str], tuple[int, int]] = {}
         for name, pruned in prune_all(decoder, recipes, statistics, progress).items() if recipes else ():
             if not isinstance(pruned, Variant):
@@ -102,27 +103,27 @@ class Menu:
         return options
 
     def only(self, treatments: Collection[str]) -> "Menu":
-        """Return the menu without the recipes that are not listed; drops stay."""
+        """Return the menu with only some of its recipes; keeping and dropping stay."""
         own = copy(self)
         own.options = tuple(each for each in self.options if each.treatment in {KEEP, DROP, *treatments})
-        vars(own).pop("places", None)  # of all options
+        vars(own).pop("places", None)  # cached for all options
         return own
 
     @cached_property
     def places(self) -> dict[tuple[str, str], int]:
-        """The number of each option, by sublayer and treatment."""
+        """Index of each option, by sublayer and treatment."""
         return {(option.sublayer, option.treatment): index for index, option in enumerate(self.options)}
 
     def choice(self, allocation: Allocation) -> NDArray[np.int64]:
-        """Return the numbers of an allocation's options, one a sublayer."""
+        """Return the indices of an allocation's options, one per sublayer."""
         return np.array([self.places[label, allocation.get(label, KEEP)] for label in self.sublayers])
 
     def allocation(self, choice: NDArray[np.int64]) -> dict[str, str]:
-        """Return the allocation of some options' numbers."""
+        """Return the allocation of some options, by their indices."""
         return {self.options[index].sublayer: self.options[index].treatment for index in choice}
 
     def total(self, budget: str) -> float:
-        """Return the layers' weights, bytes or milliseconds of a decoding step, of which shares are removed."""
+        """Return the total of the budget: weights, bytes or milliseconds per decoding step."""
         if budget == "milliseconds":
             return sum((self._step_milliseconds or {}).values())
         size = sum(matrix.size for sublayer in self.sublayers.values() for matrix in sublayer.matrices.values())
@@ -132,8 +133,8 @@ class Menu:
         """Return the changes of a sublayer's matrices under a treatment other than `drop`, by name.
 
         Args:
-            sublayer: its label.
-            treatment: of all matrices, or of those with one name: `wanda-20 q_proj`.
+            sublayer: label of the sublayer.
+            treatment: a treatment of all matrices, or of those with one name: `wanda-20 q_proj`.
         """
         if treatment == KEEP:
             return {}
@@ -178,7 +179,7 @@ def _recipe(name: str) -> Recipe:
 
 
 def sparsities(treatments: Sequence[str]) -> dict[str, tuple[str, float]]:
-    """Return of each unstructured mask, by name, what it shares with others that differ in sparsity, and its own."""
+    """Return, per unstructured mask, what it shares with masks of other sparsities, and its sparsity."""
     recipes = {name: parse_recipe(name) for name in treatments if name not in DROPS}
     return {
         name: (recipe.model_copy(update={"sparsity": None}).parameters_json, recipe.sparsity)

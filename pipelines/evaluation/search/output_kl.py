@@ -1,6 +1,6 @@
-"""KL(dense ‖ pruned) at the output for many shifts of the same final streams; no other column is computed here.
+"""KL(dense ‖ pruned) at the output for many shifts of the same final streams.
 
-`prunescope.pipelines.metrics.divergence` computes all columns of a table; a search needs one number a token of
+`prunescope.pipelines.metrics.divergence` computes all columns of a table. A search needs one number per token for
 hundreds of shifts.
 """
 
@@ -10,20 +10,20 @@ from torch import Tensor
 
 from prunescope.pipelines.metrics.output_head import OutputHead
 
-# Logits of one block, 1 MiB: they stay in the cores' caches from the product to the last sum.
+# Logits per block, 1 MiB: they stay in the cores' caches from the product to the last sum.
 BLOCK_LOGITS = 2**18
-# Largest centred logit shift whose exponential stays finite in float32 when it is summed over a vocabulary.
+# Largest centred logit shift whose exponentials, summed over a vocabulary, stay finite in float32.
 _LARGEST = 60.0
 
 
 class DenseOutput:
-    """The dense model's softmax at some positions, against which shifts of the final stream are measured.
+    """Softmax of the dense model at some positions, against which shifts of the final stream are measured.
 
     Args:
         streams: final residual streams, before the final norm.
         head: final norm and LM head.
-        keeps_softmax: keep it for the next shift, rows × V × 4 bytes and with a cap twice as many; otherwise each
-            shift computes it again, which is a second product with the head.
+        keeps_softmax: keep it for the next shift, rows × V × 4 bytes, twice as many with a cap; otherwise each shift
+            computes it again, which is a second product with the head.
     """
 
     @torch.inference_mode()
@@ -35,19 +35,19 @@ class DenseOutput:
         self._log_sum = logits.logsumexp(dim=-1, keepdim=True)
         p = (logits - self._log_sum).exp_()
         slopes = p if head.cap is None else (1 - (logits / head.cap).square_()).mul_(p)
-        # E_p[w] of the rows w of W, with a cap times its slope: its product with a move is E_p[Δz] to first order.
+        # E_p[w] of the rows w of W, with a cap times its slope; its product with a move is E_p[Δz] to first order.
         self._mean_weight = head.scale * (slopes @ head.weight.detach().float())
         self._kept = (p, None if head.cap is None else raw) if keeps_softmax else None
 
     @torch.inference_mode()
     def kl(self, shift: Float[Tensor, "rows width"]) -> tuple[Float64[Tensor, " rows"], Float[Tensor, "rows width"]]:
-        """Return KL(dense ‖ pruned) in nats of every row for a shift of the streams, and the shift of the head's input.
+        """Return KL(dense ‖ pruned) in nats per row for a shift of the streams, and the shift of the head's input.
 
-        With d = Δz − c, KL = log E_p[e^Δz] − E_p[Δz] = log(1 + E_p[e^d − 1 − d] + E_p[d]) − E_p[d] for any c (with
-        c = E_p[Δz] the exact form of Theorem 3 in 2603.24652). With c close to E_p[Δz], which is known before any logit
-        is, one pass over blocks of the vocabulary sums both, and the terms of the first are not negative. Blocks are
-        summed in float32 and added in float64; an error of E_p[d] cancels to first order. Rows whose shift is too large
-        for this form take the log-softmax of both sides.
+        With d = Δz − c, KL = log E_p[e^Δz] − E_p[Δz] = log(1 + E_p[e^d − 1 − d] + E_p[d]) − E_p[d] for any c; c =
+        E_p[Δz] is the exact form of Theorem 3 in 2603.24652. A c close to E_p[Δz] is known before the logits are
+        computed. With it, one pass over blocks of the vocabulary computes both sums, and the terms of the first are not
+        negative. Blocks are summed in float32 and added in float64; an error of E_p[d] cancels to first order. Rows
+        whose shift is too large for this form take the log-softmax of both sides.
         """
         moves = self._head.lens(self.streams, shift, "normed")[1].float()
         centre = (self._mean_weight * moves).sum(dim=-1, keepdim=True)
@@ -74,7 +74,7 @@ class DenseOutput:
         return kl, moves
 
     def _dense(self, block: slice) -> tuple[Tensor, Tensor | None]:
-        """Return p of a block of tokens, and with a cap their logits before it."""
+        """Return p of a block of tokens, and with a cap the logits before it."""
         if self._kept is not None:
             p, raw = self._kept
             return p[:, block], None if raw is None else raw[:, block]

@@ -1,4 +1,4 @@
-"""Published recipes at the budget of a search, to judge its results by. No torch here."""
+"""Published recipes at the budget of a search, to compare its results with. Imports no torch."""
 
 import json
 import math
@@ -6,24 +6,24 @@ from collections.abc import Iterator, Mapping
 
 from prunescope.pipelines.recipes import MaskingRecipe
 
-# A mask takes a bit a weight, where a weight takes 16.
+# A mask takes one bit per weight; a weight takes 16.
 _MASK_SHARE = 1 / 16
-# Scale and zero point in 16 bits each for every 128 codes.
+# Scale and zero point take 16 bits each per 128 codes.
 _SCALE_BITS = 32 / 128
 _MAX_BITS = 8
 _OWL_LAMBDA = float(MaskingRecipe.model_fields["owl_lambda"].default)
 
 
 def published_recipes(sizes: Mapping[str, float], share: float, budget: str) -> list[str]:
-    """Return published recipes that remove at least a share, and next to no more where their form allows it.
+    """Return published recipes that remove at least a share, and hardly more if their form allows it.
 
-    Wanda, also with OWL's layer sparsities, RIA and SparseGPT in all layers; the smallest drop of attention, MLP or
-    whole blocks that suffices; and drops of attention for about half of the share with SparseGPT for the rest. By bytes
-    also GPTQ. Of milliseconds only drops.
+    They are: Wanda, also with OWL's layer sparsities, RIA and SparseGPT in all layers; the smallest sufficient drop of
+    attention, MLP or whole blocks; and drops of attention for about half of the share with SparseGPT for the rest. The
+    budget `bytes` adds GPTQ. The budget `milliseconds` has only drops.
 
     Args:
         sizes: weights or milliseconds of each sublayer, by label.
-        share: of their sum to remove.
+        share: share of their sum to remove.
         budget: `parameters`, `bytes` or `milliseconds`.
 
     Returns:
@@ -76,7 +76,7 @@ def _codes(share: float, budget: str) -> Iterator[str]:
 
 
 def _units(sizes: Mapping[str, float]) -> dict[str, list[float]]:
-    """Return the sizes of units that are dropped, the smallest first: which ones go depends on their influence."""
+    """Return the sizes of droppable units, the smallest first, because it is not known here which ones go."""
     layers: dict[str, dict[str, float]] = {"attn": {}, "mlp": {}, "block": {}}
     for label, size in sizes.items():
         kind, _, layer = label.partition(".")
@@ -86,7 +86,7 @@ def _units(sizes: Mapping[str, float]) -> dict[str, list[float]]:
 
 
 def sparsity_for(share: float, budget: str) -> float | None:
-    """Return the uniform sparsity in hundredths of a per cent that removes a share; None where none does."""
+    """Return the uniform sparsity, rounded up to 0.01 %, that removes a share; None if none does."""
     if budget == "milliseconds":
         return None
     sparsity = math.ceil(1e4 * (share + (_MASK_SHARE if budget == "bytes" else 0)) - 1e-6) / 1e4

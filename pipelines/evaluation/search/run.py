@@ -1,6 +1,6 @@
 """Assembly of a search on one model: its items, menu and journal, and the rows of its tables.
 
-The strategies are those of `search`; nothing is read from or written to the warehouse here.
+The strategies are in `search`. This module does not access the warehouse.
 """
 
 import json
@@ -33,17 +33,17 @@ from prunescope.pipelines.studies.prompt_sets import resolve_prompts
 from prunescope.pipelines.studies.prompts import KINDS, Prompt
 from prunescope.pipelines.studies.search_spec import SearchSpec
 
-# In the folder of a search, the targets at which it is.
+# File in the folder of a search with the targets that are not finished.
 _TARGETS = "targets.json"
 
 
 @dataclass(frozen=True)
 class SearchKey:
-    """The names of a search.
+    """Names of a search.
 
     Attributes:
-        model: in the tables.
-        search: hash of everything that its measurements depend on.
+        model: name of the model in the tables.
+        search: hash of everything that the measurements depend on.
         weight_hash: hash of the dense weights.
     """
 
@@ -67,16 +67,17 @@ def run_search(
         decoder: the dense model.
         study: its `search`, calibration, prompts and tasks.
         key: names for the rows.
-        statistics: of the dense model, with the calibration tokens.
-        folder: keeps finished measurements and layers; the same call after a kill continues from there.
-        earlier: rows of the model's searches so far, by table, without columns where there are none. Rows of other
-            searches stay, and so do those of this search at other targets; targets that it has are not searched again.
+        statistics: statistics of the dense model, with the calibration tokens.
+        folder: stores finished measurements and layers; the same call after an interruption continues from there.
+        earlier: rows of the model's earlier searches, by table; without columns if there are none. Rows of other
+            searches stay, and so do rows of this search at other targets. Targets that already have rows are not
+            searched again.
         progress: receives the progress of each measurement.
 
     Returns:
-        All rows of both tables, and the targets, these and those of earlier calls, at which the time was over before
-        every strategy ended. A call with more minutes goes on there, as long as the folder is there and `end_search`
-        has told it so.
+        All rows of both tables, and the targets, of this and of earlier calls, at which the time was over before every
+        strategy ended. A call with more minutes continues there, as long as the folder exists and `end_search` has
+        recorded these targets in it.
 
     Raises:
         InputError: the menu cannot reach a target, or items are missing.
@@ -90,7 +91,7 @@ def run_search(
     effects = earlier["search_effects"]
     own = {"search": key.search, "strategy": "searched", "is_result": True}
     is_known = not (known.is_empty() or effects.is_empty()) and key.search in effects["search"]
-    # A search that was killed or whose time was over goes on with its targets, also with those that have a result.
+    # An interrupted search continues with its targets, also with those that have a result.
     begun = unfinished_targets(folder)
     found = set(known.filter(**own)["remove"]) - begun if is_known else set()
     waiting = begun - {*spec.remove}
@@ -109,7 +110,7 @@ def run_search(
         times = _milliseconds(decoder, spec, journal)
         result = Search(decoder, spec, menu_of, items, journal, progress).run()
     except InputError:
-        # A target that is refused does not wait; what was measured for the others stays.
+        # A refused target does not wait. Measurements for the other targets stay.
         _write_targets(folder, begun)
         raise
     results = result.trials.filter(strategy="searched", is_result=True)
@@ -128,12 +129,7 @@ def run_search(
 
 
 def end_search(folder: Path, left: Collection[float]) -> None:
-    """Delete what a search keeps for its continuation, once its tables are written, unless there are targets left.
-
-    Args:
-        folder: as of `run_search`.
-        left: the targets that it returned.
-    """
+    """Delete what a search keeps to be continued, unless targets are left; call it after writing the tables."""
     if left:
         _write_targets(folder, left)
     else:
@@ -141,11 +137,7 @@ def end_search(folder: Path, left: Collection[float]) -> None:
 
 
 def unfinished_targets(folder: Path) -> set[float]:
-    """Return the targets of a search at which it was interrupted, or its time was over.
-
-    Args:
-        folder: as of `run_search`.
-    """
+    """Return the targets of a search at which it was interrupted or ran out of time."""
     file = folder / _TARGETS
     return set(json.loads(file.read_text())) if file.exists() else set()
 
@@ -155,15 +147,15 @@ def _write_targets(folder: Path, targets: Collection[float]) -> None:
 
 
 def unasked(decoder: Decoder, study: Study, spec: SearchSpec) -> Study:
-    """Return the study with prompts of the shipped sets that it does not ask in place of its own.
+    """Return the study with prompts that it does not use, drawn from the package's sets, in place of its own.
 
     Args:
-        decoder: the dense model, in whose context they fit.
+        decoder: the dense model; the prompts fit into its context.
         study: the study.
         spec: number of prompts, seed of their draw, and length of their answers.
     """
     asked = {prompt.text.strip() for prompt in study.prompts}
-    # The shipped sets have the names of the kinds.
+    # The package's sets have the names of the kinds.
     shipped = cast(list[Prompt], resolve_prompts(list(KINDS), "search", is_shipped=True))
     left = [prompt for prompt in shipped if prompt.text.strip() not in asked]
     random.Random(spec.seed).shuffle(left)  # noqa: S311 (no secret)
@@ -179,7 +171,7 @@ def unasked(decoder: Decoder, study: Study, spec: SearchSpec) -> Study:
 
 
 def _milliseconds(decoder: Decoder, spec: SearchSpec, journal: Journal) -> dict[str, float] | None:
-    """Return the time of each sublayer in a decoding step, measured once a search; None where it is not the budget."""
+    """Return the time of each sublayer in a decoding step, measured once per search; None if time is not the budget."""
     if spec.budget != "milliseconds":
         return None
 
@@ -195,13 +187,13 @@ def _named(rows: pl.DataFrame, key: SearchKey, columns: Mapping[str, str]) -> pl
 
 
 def _appended(earlier: pl.DataFrame, rows: pl.DataFrame, key: SearchKey, targets: tuple[float, ...]) -> pl.DataFrame:
-    """Return rows behind the earlier ones that they do not replace; trials are numbered on."""
+    """Return earlier rows that are not replaced, then the new rows; new trials continue the numbering."""
     if earlier.is_empty():
         return rows
     earlier, is_same = earlier.with_columns(pl.col(pl.Categorical).cast(pl.String)), pl.col("search") == key.search
-    if "trial" not in rows.columns:  # effects do not depend on targets, but which treatments are measured does
+    if "trial" not in rows.columns:  # targets do not change an effect, but select which effects are measured
         keys = ["search", "layer", "sublayer", "matrix", "treatment"]
-        # What was measured for other targets is not replaced by what is computed for these.
+        # A measurement for other targets is not replaced by a computed value for these.
         measured = earlier.filter(pl.col("n_items") > 0)
         again = rows.filter(n_items=0).join(measured, on=keys, how="semi", maintain_order="left").select(keys)
         rows = rows.join(again, on=keys, how="anti", maintain_order="left")

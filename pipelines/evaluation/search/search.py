@@ -1,4 +1,4 @@
-"""A whole search: effects of single treatments, trials of every strategy at every target, and their tables."""
+"""A whole search: effects of single treatments, then trials of every strategy at every target, and their tables."""
 
 import hashlib
 import time
@@ -33,8 +33,9 @@ from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.recipes import MixedRecipe
 from prunescope.pipelines.studies.search_spec import SearchSpec
 
-# First items on which effects are measured, and those of them on which exchanges are proposed. Whole allocations are
-# measured on all: a pass for each is cheap, and those that proposed an exchange make it look better than it is.
+# Effects are measured on the first EFFECT_ITEMS items; exchanges are proposed from the first CONTEXT_ITEMS. Whole
+# allocations are measured on all items: that costs one pass each, and the items that proposed an exchange make it look
+# better than it is.
 EFFECT_ITEMS, CONTEXT_ITEMS = 16, 8
 Menus = Callable[[Sequence[str], Sequence[MixedRecipe]], Menu]
 
@@ -44,9 +45,9 @@ class SearchResult:
     """Rows of `search_effects` and `search_trials`, without the columns that name model and search.
 
     Attributes:
-        effects: of single treatments.
-        trials: in order.
-        is_complete: whether every strategy ended before the time did.
+        effects: effects of single treatments.
+        trials: trials, in order.
+        is_complete: whether every strategy ended before the time was over.
     """
 
     effects: pl.DataFrame
@@ -55,12 +56,12 @@ class SearchResult:
 
 
 class Search:
-    """A search on one model.
+    """Search on one model.
 
     Args:
         decoder: the dense model.
         spec: targets, objective, budget and strategies.
-        menus: returns the menu of some treatments of `spec.menu`, and of some with a recipe for each matrix.
+        menus: returns the menu for some treatments of `spec.menu` and some mixed recipes.
         items: the texts to measure on.
         journal: stores finished measurements.
         progress: receives the progress of each measurement.
@@ -83,10 +84,10 @@ class Search:
         self._treatments = Treatments(spec)
 
     def run(self) -> SearchResult:
-        """Measure uniform allocations, the effects, then the trials of each strategy at each target.
+        """Measure uniform allocations, then the effects, then the trials of each strategy at each target.
 
-        When the time is over, the trials so far are the result: each strategy returns its best allocation, and those
-        that have none are left out.
+        When the time is over, the trials so far are the result. Each strategy returns its best allocation; a strategy
+        without one is left out.
 
         Raises:
             InputError: the menu cannot reach the largest target.
@@ -106,7 +107,7 @@ class Search:
             if strategy == "hidden" and time.monotonic() <= self._deadline:
                 names, splits = self._treatments.split(self._menu, effects, "cos")
                 self._use(self._pruned(names, splits))
-                # The unsplit treatments have their rows.
+                # The unsplit treatments already have rows.
                 own = self._menu.only([split.name for split in splits])
                 rows += computed_rows(own, effects, self._treatments)
             for share in sorted(self._spec.remove):
@@ -114,10 +115,10 @@ class Search:
         return SearchResult(pl.DataFrame(rows, schema=EFFECTS), self._rows(), is_complete)
 
     def _choose_methods(self) -> None:
-        """Choose at each target the method that does best with the same sparsity everywhere, by its geometric mean.
+        """Choose, per target, the method that does best with the same sparsity in every sublayer.
 
-        Which masks are better differs between models and calibration texts by more than an allocation can win. At a
-        target that none reaches alone all are allowed.
+        Which method makes the better masks depends on the model and the calibration texts, and matters more than the
+        allocation. If no method reaches a target alone, all are allowed.
 
         Raises:
             InputError: the menu cannot reach the largest target.
@@ -137,7 +138,7 @@ class Search:
             )
 
     def _uniform(self, share: float) -> str:
-        """Measure each method at the same sparsity everywhere; return the best, "" where none reaches the target."""
+        """Measure each method at the same sparsity everywhere; return the best, or "" if none reaches the target."""
         sizes = [sum(matrix.size for matrix in own.matrices.values()) for own in self._menu.sublayers.values()]
         methods, winner = self._treatments.methods, ""
         for method in dict.fromkeys(methods.values()):
@@ -154,7 +155,7 @@ class Search:
         return winner
 
     def _pruned(self, treatments: Sequence[str], splits: Sequence[MixedRecipe] = ()) -> Menu:
-        """Return a menu of some treatments; the time to prune does not count."""
+        """Return a menu of some treatments; the search time excludes the pruning."""
         started = time.monotonic()
         menu = self._menus(treatments, splits)
         self._deadline += time.monotonic() - started
@@ -174,13 +175,13 @@ class Search:
     def _effects(self, swaps: Sequence[Swap], context: Allocation, items: int) -> Effects:
         """Return effects, from the journal or measured now.
 
-        They take at most half of the time that is left, and then as many items as were measured.
+        They take at most half of the time that is left; then fewer items are measured.
         """
         until = (time.monotonic() + self._deadline) / 2
         return self._engine.measure(swaps, context, items, self._progress, until)
 
     def _run(self, name: str, share: float, effects: Effects) -> bool:
-        """Run one strategy at one target and mark its result; return whether it ended before the time did."""
+        """Run one strategy at one target and mark its result; return whether it ended before the time was over."""
         is_complete = True
         try:
             if name == "hidden" and (start := self._best("searched", share, "uniform")) is not None:
@@ -191,7 +192,7 @@ class Search:
                 self._baseline(name, share, effects)
         except Expired:
             is_complete = False
-        # The steps of a greedy removal before the last one remove less than the target.
+        # Before its last step, a greedy removal has removed less than the target.
         places = [
             place
             for place, trial in enumerate(self._trials)
@@ -223,11 +224,11 @@ class Search:
         )
 
     def _in_context(self, name: str, menu: Menu, allocation: Allocation, options: Sequence[int]) -> Numbers:
-        """Return the objective inside an allocation of some options less that of the allocation; NaN for the others."""
+        """Return how much each of some options changes the objective inside an allocation; NaN for all others."""
         self._require_time()
         others = [(menu.options[index].sublayer, menu.options[index].treatment) for index in options]
         first = others[0][0]
-        swaps = [(first, allocation.get(first, KEEP)), *others]  # the first one changes nothing
+        swaps = [(first, allocation.get(first, KEEP)), *others]  # the first swap changes nothing
         effects = self._effects(swaps, allocation, CONTEXT_ITEMS)
         values = effects.one_minus_cos if name == "hidden" else effects.kl
         gains = np.expm1(log_ratios(values[:, 1:], values[:, :1]).mean(axis=0))
@@ -236,7 +237,7 @@ class Search:
         return found
 
     def _baseline(self, name: str, share: float, effects: Effects) -> None:
-        """Spend as many trials as `searched` did on random allocations, or on the steps of a greedy removal."""
+        """Measure as many trials as `searched` had: random allocations, or the steps of a greedy removal."""
         target = share * self._total
         count = max(1, sum((trial.strategy, trial.remove) == ("searched", share) for trial in self._trials))
         menu = self._treatments.choosable(self._menu, share)
@@ -252,7 +253,7 @@ class Search:
             self._measure(name, share, name, menu.allocation(choice), expected, best)
 
     def _best(self, name: str, share: float, *moves: str) -> Trial | None:
-        """Return the last accepted trial of a strategy at a target, of some moves if any are given."""
+        """Return the last accepted trial of a strategy at a target; if moves are given, only of these moves."""
         own = (trial for trial in reversed(self._trials) if (trial.strategy, trial.remove) == (name, share))
         return next((trial for trial in own if trial.is_accepted and (not moves or trial.move in moves)), None)
 
@@ -261,9 +262,10 @@ class Search:
     ) -> Trial:
         """Measure an allocation on all items and append the trial.
 
-        A trial is accepted if the geometric mean of its objective is below its parent's, of an exchange on the items on
-        which no effect was measured; without two of these, on those that did not propose it; without two of those, if
-        the 95 % interval of the difference of logarithms is below zero. Every step of a greedy removal is accepted.
+        A trial is accepted if the geometric mean of its objective is below its parent's. An exchange is compared only
+        on items on which no effect was measured. If there are fewer than two, it is compared on the items that did not
+        propose it. If there are fewer than two of those, the 95 % interval of the difference of logarithms must lie
+        below zero. Every step of a greedy removal is accepted.
         """
         self._require_time()
         self._progress.start(f"{name} {share:.0%}: {move}", 1)

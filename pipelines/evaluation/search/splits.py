@@ -1,7 +1,7 @@
-"""Split of a sublayer's sparsity between its matrices, and effects of sparsities from those of one.
+"""Split of a sublayer's sparsity between its matrices, and prediction of effects at other sparsities.
 
-An effect grows with the third power of the sparsity, so that the matrices of one sublayer, each pruned alone at one
-sparsity, tell how to share any sparsity between them, and what it costs.
+An effect grows with the third power of the sparsity. Each matrix is pruned alone at one sparsity; from these effects
+follow the best split of any sparsity and its cost.
 """
 
 import hashlib
@@ -20,33 +20,35 @@ from prunescope.pipelines.recipes import MixedRecipe
 from prunescope.pipelines.recipes.mixed import part_of
 
 Numbers = NDArray[np.float64]
-# Sparsities of a method in a menu; of one with more they are split, of others each treatment is measured as it is.
+# A method with more sparsities than this in the menu is split. The treatments of other methods are measured as they
+# are.
 _FEW = 3
-# Power of the sparsity with which an effect grows: for sublayers of SmolLM2-135M 3.0 ± 0.3 between 10 and 26 %, and 3.3
-# ± 0.3 between 26 and 70 %.
+# Power of the sparsity with which an effect grows. Measured on sublayers of SmolLM2-135M: 3.0 ± 0.3 between 10 and 26
+# %, 3.3 ± 0.3 between 26 and 70 %.
 _POWER = 3.0
-# Power of the differences between measured effects that is kept; the rest counts as errors. Whole allocations of
-# SmolLM2-135M by 0.8 have 2, 2, 4 and 8 % less KL than those by 1 at 10, 20, 30 and 40 % on the texts and prompts of a
-# search, and on windows of WikiText-2 2 % more at 10 and 20 %, 1 and 4 % less at 30 and 40 %.
+# Power by which differences between measured effects are shrunk, because part of them is error. Compared with power 1
+# on SmolLM2-135M at 10, 20, 30 and 40 %, 0.8 changes the KL of whole allocations by -2, -2, -4 and -8 % on the texts
+# and prompts of a search, and by +2, +2, -1 and -4 % on windows of WikiText-2.
 _KEPT = 0.8
-# Sparsities up to this factor away from the measured one, or from a target, are taken: farther away the power need not
-# hold. On SmolLM2 95 % of the first layer's queries and keys, which do nothing at 20 %, doubled the KL of a whole.
+# Sparsities are used up to this factor away from the measured one or from a target; farther away the power need not
+# hold. On SmolLM2, 95 % in the first layer's queries and keys, which have no effect at 20 %, doubled the KL of an
+# allocation.
 _REACH = 3.0
 # Targets up to this factor above or below a measured sparsity share its measurement.
 _SAME_PROBE = 2.0
-# Limits of a matrix's sparsity, beside that of its sublayer, and of the ratio of the two.
+# Limits of a matrix's sparsity, and of the ratio of its sparsity to that of its sublayer.
 _LOWEST, _HIGHEST, _FARTHEST = 0.01, 0.7, 4.0
 
 
 def methods_of(treatments: Sequence[str]) -> dict[str, str]:
-    """Return the treatments of methods with more than three sparsities, by name, with their method."""
+    """Return the method of each treatment, for methods with more than three sparsities."""
     own = sparsities(treatments)
     counts = Counter(family for family, _ in own.values())
     return {name: family for name, (family, _) in own.items() if counts[family] > _FEW}
 
 
 def around(sparsity: float, methods: Mapping[str, str]) -> set[str]:
-    """Return the names of each method's treatments next to a sparsity, at most and above it."""
+    """Return, for each method, the names of the treatments next to a sparsity: at or below it, and above it."""
     own, found = sparsities([*methods]), set()
     for family in {*methods.values()}:
         values = {own[name][1]: name for name in methods if methods[name] == family}
@@ -61,7 +63,7 @@ def nearest(sparsity: float, names: Iterable[str]) -> str:
 
 
 def probes_of(targets: Sequence[float], methods: Mapping[str, str]) -> dict[float, str]:
-    """Return for each target the treatment of a method to measure: few of them, each within twice the target or half.
+    """Return which treatment of a method to measure per target: few in all, each within a factor of two of the target.
 
     Args:
         targets: in ascending order.
@@ -84,13 +86,13 @@ def within_reach(targets: Sequence[float], methods: Mapping[str, str]) -> list[s
 
 @dataclass(frozen=True)
 class MatrixGroup:
-    """The matrices of one sublayer whose names end in the same way: usually one, else those of its experts.
+    """Matrices of one sublayer whose names have the same end: usually one matrix, or one per expert.
 
     Attributes:
         sublayer: label of the sublayer.
-        name: the end of the names, such as `q_proj`.
-        size: weights.
-        inputs: of the narrowest of the matrices.
+        name: end of the names, such as `q_proj`.
+        size: number of weights.
+        inputs: number of inputs of the narrowest matrix.
     """
 
     sublayer: str
@@ -100,7 +102,7 @@ class MatrixGroup:
 
     @property
     def place(self) -> str:
-        """The name of the group in a mixed recipe."""
+        """Name of the group in a mixed recipe."""
         return f"{self.sublayer}.{self.name}"
 
     def swap(self, treatment: str) -> Swap:
@@ -120,14 +122,10 @@ def matrix_groups(sublayers: Mapping[str, Sublayer]) -> list[MatrixGroup]:
 
 
 def shrunk(groups: Sequence[MatrixGroup], effects: Numbers) -> Numbers:
-    """Return the effects of groups, each alone, drawn towards what they have in common; their sum stays.
+    """Return the effects of groups, shrunk towards what they have in common; their sum stays the same.
 
-    Effects measured on few texts are uncertain, so each weight's effect is the geometric mean of its own group's and
-    of what its sublayer and the kind of its matrix tell, and of the differences between these 0.8th powers are kept.
-
-    Args:
-        groups: of all sublayers.
-        effects: of each of them.
+    Effects measured on few texts are uncertain. The effect per weight becomes the geometric mean of the group's own and
+    of what its sublayer and the kind of its matrix predict, to the power 0.8.
     """
     size = np.array([float(group.size) for group in groups])
     total = float(np.maximum(effects, 0).sum())
@@ -143,18 +141,18 @@ def shrunk(groups: Sequence[MatrixGroup], effects: Numbers) -> Numbers:
 class Split:
     """Sparsities of all matrices for any sparsity of their sublayers.
 
-    Of effects that add up and grow with the third power of the sparsity, the sum is smallest where each matrix's
-    sparsity goes like (weights / effect)^½.
+    If effects add up and grow with the third power of the sparsity, their sum is smallest if each matrix's sparsity is
+    proportional to (weights / effect)^½.
 
     Args:
-        groups: of all sublayers.
-        effects: of each group alone.
-        probe: the treatment with which they were measured.
+        groups: groups of all sublayers.
+        effects: effect of each group alone.
+        probe: the treatment with which the effects were measured.
         by: `kl` or `cos`, the kind of effect, for the name.
 
     Attributes:
         probe: that treatment.
-        name: end of the names of split treatments; the same for the same split alone.
+        name: end of the names of split treatments; equal for equal splits only.
     """
 
     def __init__(self, groups: Sequence[MatrixGroup], effects: Numbers, probe: str, by: str = "kl") -> None:
@@ -168,10 +166,10 @@ class Split:
         self.name = f"-by-{by}-{digest[:6]}"
 
     def sparsities(self, sparsity: float) -> dict[MatrixGroup, float]:
-        """Return the sparsity of every group where each sublayer as a whole has a given one.
+        """Return the sparsity of every group if each sublayer as a whole has a given sparsity.
 
-        A matrix has at least two zeros a row, and at most three times the measured sparsity or 70 %, whichever is less;
-        it has more only where its sublayer has.
+        A matrix has at least two zeros per row. It has at most three times the measured sparsity and at most 70 %, or
+        the sparsity of its sublayer if that is more.
         """
         found = np.empty(len(self._groups))
         by_sublayer: defaultdict[str, list[int]] = defaultdict(list)
@@ -187,7 +185,7 @@ class Split:
                 values = np.clip(self._ratio[own] * middle, least, most)
                 low, high = (low, middle) if values @ sizes >= goal else (middle, high)
             found[own] = np.clip(self._ratio[own] * high, least, most)
-        # Rounded up, so that as much is removed as with one sparsity.
+        # Rounded up, so that at least as much is removed as with one sparsity.
         return dict(zip(self._groups, (np.ceil(1e4 * found - 1e-6) / 1e4).tolist(), strict=True))
 
     def recipe(self, treatment: str) -> MixedRecipe:
@@ -205,7 +203,7 @@ class Split:
         )
 
     def reference(self, treatment: str) -> "Reference":
-        """Return what the effects of a treatment are computed from, split as by `recipe`."""
+        """Return what the effects of a treatment that `recipe` splits are computed from."""
         return Reference(self.probe, self._measured, self.sparsities(sparsity_of(treatment)))
 
 
@@ -228,7 +226,7 @@ class Reference:
 
     Attributes:
         probe: the treatment that was measured for each group alone.
-        measured: its sparsity.
+        measured: sparsity of the probe.
         own: sparsities under the treatment itself.
     """
 
@@ -246,12 +244,12 @@ class Reference:
 
 
 def predicted_effects(menu: Menu, references: Mapping[str, Reference], effects: Mapping[Swap, float]) -> Numbers:
-    """Return the effect of every option: 0 where a sublayer is kept, and the sum over matrices where it is computed.
+    """Return the effect of every option: 0 if it keeps the sublayer, a sum over matrices if it is not measured.
 
     Args:
         menu: the options.
-        references: of the treatments that were not measured, by name.
-        effects: of the swaps that were measured.
+        references: sources of the treatments that were not measured, by name.
+        effects: effects of the swaps that were measured.
     """
 
     def effect(label: str, treatment: str) -> float:

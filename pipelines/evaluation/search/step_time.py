@@ -1,6 +1,6 @@
-"""Time that each sublayer takes in one decoding step, the budget `milliseconds` of a search.
+"""Time that each sublayer takes in one decoding step, for the budget `milliseconds` of a search.
 
-Whole variants are timed by `prunescope.pipelines.evaluation.speed`.
+`prunescope.pipelines.evaluation.speed` times whole variants.
 """
 
 import time
@@ -19,9 +19,9 @@ from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.module_calls import hooks
 from prunescope.pipelines.models.sublayer import Sublayer
 
-# Tokens before the first timed one, in the cache.
+# Number of tokens in the cache before the first timed one.
 _CONTEXT = 128
-# Steps that are timed, after some untimed ones.
+# Number of timed steps, and of untimed steps before them.
 _STEPS, _WARM_UPS = 31, 3
 
 
@@ -29,12 +29,8 @@ _STEPS, _WARM_UPS = 31, 3
 def step_milliseconds(decoder: Decoder, clock: Clock = time.perf_counter) -> dict[str, float]:
     """Return each sublayer's median time in decoding steps of one text of 128 tokens and more, by label.
 
-    All sublayers are timed in the same steps, so that a drift of the machine affects them alike. The
-    layer's own norms and sums are left out.
-
-    Args:
-        decoder: the dense model.
-        clock: monotonic seconds.
+    All sublayers are timed in the same steps, so that a drift of the machine affects them alike. The layer's own norms
+    and sums are left out.
 
     Raises:
         InputError: the model cannot decode through a cache, or its layers are offloaded.

@@ -1,7 +1,7 @@
 """Strategies of a search: how the next allocations are proposed, measured and accepted.
 
-`searched` minimises the KL at the output and `hidden`, its control, 1 − cos of the final hidden states, by the same
-steps from the same uniform allocation, whose method the KL chose; `random` and `greedy` spend the same number of
+`searched` minimises the KL at the output. Its control `hidden` minimises 1 − cos of the final hidden states, by the
+same steps from the same uniform allocation, whose method the KL chose. `random` and `greedy` spend as many
 measurements.
 """
 
@@ -16,37 +16,37 @@ from prunescope.pipelines.evaluation.search.allocation import Choice, Numbers, P
 from prunescope.pipelines.evaluation.search.menu import Allocation, Menu
 from prunescope.pipelines.evaluation.search.trials import Trial
 
-# Options that are measured inside an allocation, of those that remove more and of those that remove less.
+# Number of options to measure inside an allocation that remove more, and number of those that remove less.
 _CANDIDATES = 20
-# Divisor of the number of changes for the next try, after all of them together made it worse.
+# If all changes together make it worse, the next try has this many times fewer.
 _FEWER = 4
-# Changes of one or two sublayers that are tried at most inside one allocation.
+# Maximum number of changes of one or two sublayers to try inside one allocation.
 _PAIRS = 3
 
 
-class Expired(Exception):  # noqa: N818 (no error)
+class Expired(Exception):  # noqa: N818 (not an error)
     """The time of the search is over."""
 
 
-# Measures an allocation: move, allocation, predicted objective and parent.
+# Measures an allocation, given move, allocation, predicted objective and parent.
 MeasureTrial = Callable[[str, Allocation, float | None, Trial | None], Trial]
-# Objective inside an allocation of some options less that of the allocation; NaN for the others.
+# How much each of some options changes the objective inside an allocation; NaN for all others.
 MeasureContext = Callable[[Allocation, Sequence[int]], Numbers]
 
 
 @dataclass
 class Strategy:
-    """The steps of `searched` and `hidden` towards one target.
+    """Steps of `searched` and `hidden` towards one target.
 
     Attributes:
-        menu: options in the order of the numbers below.
-        problem: what each removes.
-        target: to be removed, in the budget's unit.
+        menu: the options, which are referred to by index.
+        problem: what each option removes.
+        target: removal, in the budget's unit.
         costs: objective of each option alone.
         measure: measures an allocation.
         in_context: measures single swaps.
-        measurements: trials beside the uniform ones and the first.
-        start: the best uniform allocation; None without one.
+        measurements: number of trials in addition to the uniform ones and the first.
+        start: the best uniform allocation; None if there is none.
     """
 
     menu: Menu
@@ -68,13 +68,13 @@ class Strategy:
         try:
             choice = cheapest(self.problem, self.costs, self.target)
         except InputError:
-            # Split sparsities round to less than unsplit ones, which just reach the target.
+            # Unsplit sparsities just reach the target; split ones can round to less.
             if self.start is None:
                 raise
             return
         first = self._measure("sum", choice, float(self.costs[choice].sum()), self.start)
         best = first if self.start is None or first.is_accepted else self.start
-        # The same sparsity everywhere is not on the menu and has no neighbours to exchange.
+        # The uniform allocation is not on the menu, so it has no neighbours to exchange.
         around, left = first, self.measurements
         while left > 0:
             better, spent = self._exchange(around, best, left)
@@ -84,13 +84,7 @@ class Strategy:
             best = around = better
 
     def _exchange(self, around: Trial, best: Trial, left: int) -> tuple[Trial | None, int]:
-        """Exchange treatments by their effects inside an allocation; return the trial that is better than the best.
-
-        Args:
-            around: has the allocation; it is the best trial, or the best of the menu's treatments.
-            best: the best trial.
-            left: trials that may be made.
-        """
+        """Exchange treatments by their effects inside an allocation; return a trial better than the best, if any."""
         current = self.menu.choice(around.allocation)
         options = self._neighbours(current)
         total = float(around.objective.mean())
@@ -102,7 +96,7 @@ class Strategy:
         for choice in self._proposals(current, costs, allowed):
             if spent == left:
                 break
-            # The gains of many swaps add up to more than there is to gain.
+            # The gains of many swaps can add up to more than the whole objective.
             expected = max(0.0, total + float(costs[choice].sum()))
             trial = self._measure("exchange", choice, expected, best)
             spent += 1
@@ -111,9 +105,9 @@ class Strategy:
         return None, spent
 
     def _proposals(self, current: Choice, costs: Numbers, allowed: NDArray[np.bool_]) -> Iterator[Choice]:
-        """Yield choices that were not tried and seem to be better: ever fewer changes at once, then the best of two.
+        """Yield untried choices that seem better: many changes at once, then fewer and fewer, then the best pairs.
 
-        Effects of single changes do not say how two of them act together, so that the second-best pair may be better.
+        The effects of single changes do not show how two of them interact, so the second-best pair may be better.
         """
         most = len(current)
         while most > 2:
@@ -137,10 +131,10 @@ class Strategy:
         return self.measure(move, self.menu.allocation(choice), expected, parent)
 
     def _neighbours(self, current: Choice) -> list[int]:
-        """Return the options next to the current ones in what they remove, those that seem to pay most.
+        """Return the most promising options among those that remove the next larger or smaller amount.
 
-        Half of them remove more, at the lowest cost for each unit, and half remove less, at the largest gain. Of
-        options that remove the same the cheapest is taken.
+        Half of them remove more, at the lowest cost per unit, and half remove less, at the largest gain per unit. The
+        cheapest represents options that remove the same.
         """
         more, less = list[tuple[float, int]](), list[tuple[float, int]]()
         for group, now in enumerate(current):

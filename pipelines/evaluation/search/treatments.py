@@ -28,16 +28,16 @@ from prunescope.pipelines.recipes import MixedRecipe
 from prunescope.pipelines.recipes.mixed import sublayer_of
 from prunescope.pipelines.studies.search_spec import DROPS, SearchSpec
 
-# Stands for the sparsity of a target that no sparsity reaches.
+# Sparsity of a target that no sparsity reaches.
 _NO_SPARSITY = 1.0
 
 
 class Treatments:
-    """The treatments of a search.
+    """Treatments of a search.
 
-    Methods are those with more than three sparsities on the menu. A few sparsities of each are measured in every matrix
-    alone, its probes: one for all targets up to twice as large or as small. Split treatments, such as
-    `wanda-22-by-kl-3fa1c2`, follow from these; the end of the name tells one split of the 22 % from another.
+    A method is one with more than three sparsities on the menu. A few of its sparsities, its probes, are measured in
+    every matrix alone: one probe serves all targets within a factor of two. Split treatments, such as
+    `wanda-22-by-kl-3fa1c2`, follow from the probes. The end of the name identifies the split.
 
     Args:
         spec: menu, targets and budget.
@@ -55,19 +55,20 @@ class Treatments:
         self.others = [name for name in menu if name not in self.methods]
         self._goals = {share: sparsity_for(share, spec.budget) or _NO_SPARSITY for share in sorted(spec.remove)}
         self.near = {share: around(goal, self.methods) for share, goal in self._goals.items()}
-        # By target the probe of each method that may be chosen.
+        # Per target, the probe of each method that may be chosen.
         self._probes: dict[float, list[str]] = {}
         self._references: dict[str, Reference] = {}
         self._splits: dict[str, MixedRecipe] = {}
         self._unsplit: dict[str, str] = {}
 
     def keep(self, winners: Mapping[float, str]) -> list[str]:
-        """Leave out the methods that are best at no target; return the treatments to prune before any is split.
+        """Remove the methods that are best at no target; return the treatments to prune before any is split.
 
-        They are the ones to measure and those with the highest sparsities, which tell whether targets can be reached.
+        These are the treatments to measure, and those with the highest sparsities, which decide whether targets can be
+        reached.
 
         Args:
-            winners: the best method at each target; "" where none reaches it alone, and all are kept.
+            winners: the best method at each target; "" if none reaches it alone, and all are kept.
         """
         every = list(dict.fromkeys(self.methods.values()))
         kept = [method for method in every if not all(winners.values()) or method in winners.values()]
@@ -82,7 +83,7 @@ class Treatments:
         return [*dict.fromkeys([*self._all_probes, *highest]), *self.others]
 
     def swaps(self, menu: Menu) -> list[Swap]:
-        """Return what to measure; a sublayer's first swap is the one in the middle of what they remove."""
+        """Return what to measure; the first swap of a sublayer is the median by what the swaps remove."""
         by_sublayer: dict[str, list[tuple[int, Swap]]] = {label: [] for label in menu.sublayers}
         for group in matrix_groups(menu.sublayers):
             for probe in self._all_probes:
@@ -104,11 +105,11 @@ class Treatments:
 
         Args:
             menu: any menu of the model.
-            effects: of `swaps`.
-            by: `kl` or `cos`, the effect that splits.
+            effects: effects of `swaps`.
+            by: `kl` or `cos`, the effect that decides the split.
         """
         groups, alone = matrix_groups(menu.sublayers), self.alone(menu, effects, by)
-        # The same sparsity everywhere is measured with the same menu.
+        # Uniform sparsities are measured with the same menu.
         uniform = {*self._all_probes}.union(*self.near.values()) & {*self.methods}
         recipes: dict[str, MixedRecipe] = {}
         for probe in self._all_probes:
@@ -122,7 +123,7 @@ class Treatments:
                 self._unsplit[recipe.name] = name
         self._splits |= recipes
         for name in uniform:
-            # Of the measured sparsities of its method the nearest tells its effect.
+            # The effect follows from the nearest measured sparsity of its method.
             own = self._of(self.methods[name])
             probe = nearest(sparsity_of(name), [each for each in self._all_probes if each in own])
             even = dict.fromkeys(groups, sparsity_of(name))
@@ -150,18 +151,13 @@ class Treatments:
                 yield option, self._references[option.treatment].terms(option.sublayer)
 
     def probe(self, treatment: str) -> str:
-        """Return the treatment from which a computed one's effects follow."""
+        """Return the treatment from which a computed treatment's effects follow."""
         return self._references[treatment].probe
 
     def alone(self, menu: Menu, effects: Effects, by: str) -> dict[Swap, float]:
-        """Return the effect of each measured swap, those of matrices drawn towards what they have in common.
+        """Return the effect of each measured swap; effects of matrices are shrunk towards what they have in common.
 
-        The other treatments of a sublayer change by as much as the sum of its matrices does.
-
-        Args:
-            menu: any menu of the model.
-            effects: of `swaps`.
-            by: `kl` or `cos`.
+        The other treatments of a sublayer change by the same factor as the sum of its matrices.
         """
         means = effects.mean(effects.kl if by == "kl" else effects.one_minus_cos)[0]
         found, groups = dict(zip(effects.swaps, means.tolist(), strict=True)), matrix_groups(menu.sublayers)
@@ -179,17 +175,11 @@ class Treatments:
         return found
 
     def predicted(self, menu: Menu, effects: Effects, by: str) -> Numbers:
-        """Return the effect of each option of a menu.
-
-        Args:
-            menu: the options.
-            effects: of `swaps`.
-            by: `kl` or `cos`.
-        """
+        """Return the effect of each option of a menu."""
         return predicted_effects(menu, self._references, self.alone(menu, effects, by))
 
     def in_full(self, allocation: Allocation) -> dict[str, str]:
-        """Return the treatments of an allocation by sublayer, or by matrix where they are split."""
+        """Return the treatments of an allocation by sublayer, or by matrix if they are split."""
         whole = dict[str, str]()
         for label, treatment in allocation.items():
             if treatment in self._splits:

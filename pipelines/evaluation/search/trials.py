@@ -45,21 +45,21 @@ class Trial:
     """One measured allocation.
 
     Attributes:
-        number: from 0, in order.
+        number: index in order, from 0.
         strategy: `searched`, `hidden`, `random` or `greedy`.
         move: how it was proposed: `uniform`, `sum`, `exchange`, `random` or `greedy`.
         remove: the target share.
         removed: the share that it removes.
-        allocation: what is done to each sublayer.
-        predicted: objective that the strategy predicted; None where it predicts none.
-        nats: KL of each item.
-        cosines: 1 − cos of the head's input of each item.
+        allocation: treatment of each sublayer.
+        predicted: objective that the strategy predicted; None if it predicts none.
+        nats: KL per item.
+        cosines: 1 − cos of the head's input per item.
         parent: the trial that it changes.
-        seconds: to prune and measure it.
+        seconds: time to prune and measure it.
         is_accepted: whether it was the best of its strategy and target so far.
         is_result: whether the search returns it for its strategy and target.
         recipe: name of its recipe.
-        recipe_treatments: of that recipe, by sublayer or matrix.
+        recipe_treatments: treatments of that recipe, by sublayer or matrix.
     """
 
     number: int
@@ -80,11 +80,11 @@ class Trial:
 
     @property
     def objective(self) -> Numbers:
-        """Objective of its strategy, by item."""
+        """Objective of its strategy, per item."""
         return self.cosines if self.strategy == "hidden" else self.nats
 
     def row(self, item_ids: list[str]) -> dict[str, object]:
-        """Return its row."""
+        """Return the row of `search_trials`."""
         low, mean, high = interval(self.nats)
         difference = (None, None, None) if self.parent is None else interval(self.nats - self.parent.nats)
         return {
@@ -121,24 +121,24 @@ def interval(values: Numbers) -> tuple[float, float, float]:
 
 
 def standard_error(values: Numbers) -> float:
-    """Return the standard error of the mean of two values or more."""
+    """Return the standard error of the mean of at least two values."""
     return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def half_width(error: float, items: int) -> float:
-    """Return half the width of a 95 % interval from a standard error over two items or more, by Student's t."""
+    """Return half the width of the 95 % interval that belongs to a standard error over items, by Student's t."""
     return float(stats.t.ppf(0.975, items - 1) * error)
 
 
 def logarithms(values: Numbers, scale: Numbers | None = None) -> Numbers:
-    """Return the logarithms of values that are not negative, after a thousandth of a mean is added; finite for zeros.
+    """Return log((values + c) / 1.001), with c a thousandth of the mean over items; finite for zeros.
 
-    A few texts decide a mean of values; that of these says what is larger on most, and no value next to zero decides.
-    They are divided by 1.001, so that equal values stay what they are.
+    The mean of logarithms says what is larger on most texts; a few texts decide an arithmetic mean. The constant c
+    keeps values close to zero from deciding, and the divisor leaves equal values unchanged.
 
     Args:
-        values: (items, …); NaN stays.
-        scale: of the same form, whose mean over the items is meant; None is the values themselves.
+        values: non-negative values, (items, …); NaN stays NaN.
+        scale: values of the same shape whose mean sets c; None is the values themselves.
     """
     least = 1e-3 * np.nanmean(values if scale is None else scale, axis=0)
     found: Numbers = np.log((values + np.maximum(least, np.finfo(float).tiny)) / 1.001)
@@ -146,7 +146,7 @@ def logarithms(values: Numbers, scale: Numbers | None = None) -> Numbers:
 
 
 def log_ratios(values: Numbers, reference: Numbers) -> Numbers:
-    """Return by item how much larger a value is than the reference, as the difference of their `logarithms`."""
+    """Return, per item, the difference of the `logarithms` of a value and its reference."""
     return logarithms(values, reference) - logarithms(reference)
 
 
@@ -156,7 +156,7 @@ def treatments_json(allocation: Allocation) -> str:
 
 
 def exchange(before: Allocation, after: Allocation) -> str | None:
-    """Return what differs, such as `mlp.3: sparsegpt-30 → drop`; None if nothing does."""
+    """Return the difference, such as `mlp.3: sparsegpt-30 → drop`; None if there is none."""
     labels = sorted({*before, *after}, key=lambda label: (int(label.rpartition(".")[2]), label))
     changes = [
         f"{label}: {before.get(label, KEEP)} → {after.get(label, KEEP)}"

@@ -17,13 +17,13 @@ from prunescope.pipelines.models.decoder import Decoder, padded_right
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 
-# Tokens of one pass.
+# Tokens per pass.
 _PASS_TOKENS = 2048
 Means = NDArray[np.float64]
 
 
 class WholeMeasurement:
-    """The dense side of a search's items, computed once; each variant costs one pass over them.
+    """Dense side of a search's items, computed once; each variant costs one pass over them.
 
     Args:
         decoder: the dense model.
@@ -38,7 +38,7 @@ class WholeMeasurement:
         self._dense = [DenseOutput(streams, decoder.head) for streams in self._streams()]
 
     def measure(self, variant: Variant) -> tuple[Means, Means]:
-        """Return KL(dense ‖ pruned) in nats and 1 − cos of the head's input, each the mean of an item's positions.
+        """Return KL(dense ‖ pruned) in nats and 1 − cos of the head's input, each the mean over an item's positions.
 
         Raises:
             ComputationError: the variant's states are NaN or infinite.
@@ -60,7 +60,6 @@ class WholeMeasurement:
 
 @torch.inference_mode()
 def _compared(items: Sequence[Item], dense: Sequence[DenseOutput], pruned: Sequence[Tensor]) -> tuple[Means, Means]:
-    """Return both means of each item from the dense outputs and the pruned streams, (positions, width), float64."""
     kl, cosines = np.empty(len(items)), np.empty(len(items))
     for index, (output, after) in enumerate(zip(dense, pruned, strict=True)):
         nats, move = output.kl(after - output.streams)

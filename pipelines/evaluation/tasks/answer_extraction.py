@@ -1,4 +1,4 @@
-"""Functions that the shipped task definitions name: an lm-eval filter, and a score that lm-eval would download."""
+"""Functions that our task definitions name: an lm-eval filter, and a score that lm-eval would download."""
 
 import re
 import string
@@ -8,15 +8,15 @@ from typing import Any
 
 from prunescope.pipelines.studies.prompts import number_text
 
-# Patterns that lm-eval's gsm8k removes from answers before it compares them, in this order: thousands separators,
-# the dollar sign, the final full stop.
+# Patterns that lm-eval's gsm8k removes from answers before it compares them, in this order: thousands separators, the
+# dollar sign, the final full stop.
 _IGNORED = (",", r"\$", r"\.$")
 
 
 def without_marks(responses: Iterable[Sequence[str]], docs: Sequence[dict[str, Any]]) -> list[list[str]]:  # noqa: ARG001
-    """Return the answers without marks that the task's comparison ignores: 1,000. and $1000 become one answer.
+    """Return the answers without marks that the task's comparison ignores: 1,000. and $1000 become equal.
 
-    No score changes; but the dense model's answer and a variant's are then equal texts where they are equal numbers.
+    No score changes, but equal numbers of the dense model and of a variant become equal texts.
 
     Args:
         responses: the answers extracted from each sample's texts.
@@ -32,14 +32,10 @@ def _without_marks(answer: str) -> str:
 
 
 def same_answer(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """Return whether what was written is the right answer: the same number, or the same words.
+    """Return whether the written answer is right: the same number, or the same words.
 
-    The comparison of words ignores case and punctuation, like lm-eval's exact_match with both of its options, but for
-    the marks of a number or between numbers (1/2, -5) and for answers of marks alone.
-
-    Args:
-        doc: the sample, with its right `answer`; a number is in its shortest form.
-        results: the answer extracted from the generated text.
+    Words are compared without case and punctuation, like lm-eval's exact_match with both of its options. Unlike there,
+    marks stay in a number, between numbers (1/2, -5), and in an answer of marks alone.
     """
     number = number_text(doc["answer"])
     if number is not None:
@@ -50,12 +46,8 @@ def same_answer(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]
 def f1_of_words(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
     """Return SQuAD's F1 (arXiv 1606.05250 §6.1): harmonic mean of the words' precision and recall.
 
-    Words are lower-cased and come without punctuation and articles; of several right answers the best one counts, as
-    in SCROLLS (2201.03533), which reports per cent.
-
-    Args:
-        doc: the sample, with its right `answers`.
-        results: the generated text.
+    Words are lower-cased, without punctuation and articles. If several answers are right, the best score counts, as in
+    SCROLLS (2201.03533), which reports per cent.
     """
     words = _words(results[0])
     return {"f1": max((_f1(words, _words(answer)) for answer in doc["answers"]), default=0.0)}

@@ -1,4 +1,4 @@
-"""Greedy generation of answers to many contexts at once, with the decoder's current weights."""
+"""Greedy generation of answers to many contexts in one batch, with the decoder's current weights."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -18,16 +18,16 @@ from prunescope.pipelines.models.known_text import WHOLE, KnownText, Pass
 from prunescope.pipelines.models.module_calls import quick_linears
 from prunescope.pipelines.models.token_cache import TokenCache
 
-# Most contexts of one batch: on a CPU, 64 rows of a product take half the time per row that 16 take. Beyond the first
-# few, a context joins only if its padding, which is read once, is at most half as long as an answer.
+# Maximum contexts per batch: on a CPU, a product of 64 rows takes half the time per row of a product of 16 rows. After
+# the first FEW_CONTEXTS, a context joins only if its padding is at most half as long as an answer.
 BATCH_CONTEXTS, FEW_CONTEXTS = 64, 16
-# Tokens of one batch, padding and answers included: bounds the cache and the activations.
+# Tokens per batch, padding and answers included; they bound the cache and the activations.
 MAX_TOKENS = 32_768
-# States whose logits are in memory at once: a batch with drafts has up to seventeen times its rows.
+# Number of states whose logits are in memory at the same time. Drafts make up to 17 states per row.
 BLOCK_ROWS = 64
-# A prefix that all contexts of a batch share, such as worked examples, runs once if it has at least so many tokens.
+# Minimum length of a prefix that all contexts of a batch share, such as worked examples, to run it once.
 MIN_SHARED_PREFIX = 64
-# RoPE variants that depend on the longest position of a pass, and so on the length of a draft.
+# RoPE variants that depend on the longest position of a pass, and therefore on the length of a draft.
 _LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
 
 
@@ -36,10 +36,10 @@ class Generation:
     """One answer.
 
     Attributes:
-        text: up to the first stop string, which is not part of it; special tokens are left out.
-        tokens: all generated ones, including the end token or stop string.
+        text: text before the first stop string, without special tokens.
+        tokens: all generated tokens, including the end token or stop string.
         ended: whether a stop string or an end token came before the limit.
-        kept: number of the tokens that form the text.
+        kept: number of tokens that form the text.
     """
 
     text: str
@@ -49,19 +49,19 @@ class Generation:
 
     @property
     def distinct_2(self) -> float:
-        """Share of distinct 2-grams among the text's tokens; 1 where there is none."""
+        """Share of distinct 2-grams among the text's tokens; 1 if there are none."""
         return distinct_n(self.tokens[: self.kept], 2)
 
     @property
     def repeat_rate(self) -> float:
-        """Share of repeated 3-grams among the text's tokens; 0 where there is none."""
+        """Share of repeated 3-grams among the text's tokens; 0 if there are none."""
         rates = repeat_rates(self.tokens[: self.kept])
         return float(rates[-1]) if len(rates) else 0.0
 
 
 @dataclass
 class _Row:
-    """A context and the answer generated so far."""
+    """Context and the answer generated so far."""
 
     context: tuple[int, ...]
     stops: tuple[str, ...]
@@ -123,9 +123,9 @@ def generate_greedy(
 ) -> list[Generation]:
     """Generate a greedy answer to every context, up to a stop string, an end token or the limit.
 
-    The text equals that of lm-eval's `hf` model: a context too long for the model loses tokens at its beginning, an
-    empty one becomes the token that begins a text, a stop string may begin and end inside tokens, and equal logits go
-    to the lower token id. Contexts are sorted by length and padded on the left; where padding changes the states
+    The text equals that of lm-eval's `hf` model. A context that is too long loses tokens at its beginning. An empty
+    context becomes the token that begins a text. A stop string may begin and end inside tokens. Equal logits go to the
+    lower token id. Contexts are sorted by length and padded on the left; if padding changes the states
     (`Decoder.can_pad`), each runs alone. Finished rows leave their batch.
 
     If `can_reuse_prefix` holds, a long prefix that a batch shares runs once, drafts (`speculative_decoding`) are
@@ -135,11 +135,11 @@ def generate_greedy(
     Args:
         decoder: dense, or with a variant applied.
         contexts: token ids.
-        until: the stop strings of each context; empty ones do not count.
+        until: stop strings per context; empty ones do not count.
         max_new_tokens: the limit.
-        batch: maximum number of rows in a batch; fewer where they would exceed MAX_TOKENS.
-        others: another model's tokens after each context, as drafts; they decide no token.
-        starts: tokens that each answer is made to begin with; they count towards the limit.
+        batch: maximum rows per batch; MAX_TOKENS may lower it.
+        others: another model's tokens after each context, used as drafts; they decide no token.
+        starts: tokens that each answer must begin with; they count towards the limit.
         reuses_prefix: the result of `can_reuse_prefix`, if it is known.
 
     Raises:
@@ -254,14 +254,7 @@ def _fill(decoder: Decoder, batch: _Batch, next_rows: Callable[[], list[_Row]]) 
 
 
 def _accept(decoder: Decoder, row: _Row, draft: Sequence[int], tokens: Sequence[int]) -> int:
-    """Append the tokens that the model writes, up to the text's end; return how many of the draft were right.
-
-    Args:
-        decoder: supplies end tokens and tokenizer.
-        row: the text.
-        draft: the tokens that the model read after the last one.
-        tokens: the likeliest token after the last one and after each of the draft.
-    """
+    """Append the tokens that the model writes, up to the end of the text; return how many draft tokens were right."""
     right = common_prefix_length(draft, tokens)
     row.proposer.observe(tokens[: right + 1])
     for token in tokens[: right + 1]:
@@ -282,7 +275,7 @@ def _prefill(
     decoder: Decoder, contexts: list[tuple[int, ...]], cache: TokenCache | None, *, reuses_prefix: bool
 ) -> tuple[Tensor, Tensor]:
     """Run a shared prefix into the cache; return the padded tokens that remain, and the mask of all tokens."""
-    common = common_prefix_length(min(contexts), max(contexts))  # in token order all others lie between these two
+    common = common_prefix_length(min(contexts), max(contexts))  # all others lie between these two in token order
     shared = min(common, min(map(len, contexts)) - 2)  # models treat a pass of one token as a decoding step
     if cache is None or len(contexts) == 1 or shared < MIN_SHARED_PREFIX or not reuses_prefix:
         return padded_left(contexts, decoder.device)
@@ -300,7 +293,7 @@ def _after_prefix(
 
 @torch.inference_mode()
 def can_reuse_prefix(decoder: Decoder) -> bool:
-    """Return whether texts of different lengths can continue one cached prefix, padded in between, by trying two."""
+    """Return whether texts of different lengths can continue one cached prefix, padded in between, by running two."""
     if decoder.cache_refusal is not None or depends_on_pass_length(cast(Any, decoder.model).config.to_dict()):
         return False
     cache = decoder.new_cache()
@@ -318,13 +311,13 @@ def can_reuse_prefix(decoder: Decoder) -> bool:
         text = KnownText(decoder, torch.tensor([prefix + shorter], device=decoder.device))
         return text.differing(passes()) is None
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError):
-        return False  # errors of architectures that do not support such a cache
+        return False  # raised by architectures that do not support such a cache
 
 
 def depends_on_pass_length(config: Any) -> bool:  # noqa: ANN401
-    """Return whether masks or rotations depend on a pass's length, which two short texts would not show.
+    """Return whether masks or rotations depend on the length of a pass, which two short texts would not show.
 
-    GPT-Neo's local attention masks by `window_size` inside its module, where the cache shows no window.
+    GPT-Neo's local attention masks by `window_size` inside its module; its cache does not show the window.
     """
     if isinstance(config, dict):
         return any(

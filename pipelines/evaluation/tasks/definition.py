@@ -1,4 +1,4 @@
-"""Task definitions in lm-eval's format: shipped ones, lm-eval's, and the user's YAML files. Imports no torch."""
+"""Task definitions in lm-eval's format: ours, lm-eval's, and the user's YAML files. Imports no torch."""
 
 import hashlib
 import importlib.util
@@ -24,26 +24,26 @@ from prunescope.pipelines.studies.prompts import PromptSet
 FOLDER = Path(__file__).parent / "definitions"
 DATA = Path(__file__).parent / "data"
 PREFIX = "lm_eval:"
-# Suffix of a definition that compares the letters of the options, on the same samples as the one without it.
+# Suffix of a definition that compares the letters of the options, on the same samples as the definition without it.
 LETTER = "_letter"
 _NAME = re.compile(r"^(?:task|group):[ \t]*[\"']?([^\s\"'\[\]{}:#-][^\s\"'#]*)", re.MULTILINE)
-# Definitions name our functions. They are hashed under the first names of these modules, so that moving a module makes
-# no score stale.
+# Definitions name our functions. Hashes use the original names of these modules, so that moving a module does not make
+# scores stale.
 _HASHED_NAMES = {
     b"!function prunescope.pipelines.evaluation.tasks.answer_extraction.": b"!function pipelines.tasks.extraction.",
     b"!function prunescope.pipelines.evaluation.tasks.": b"!function pipelines.tasks.",
 }
-# Files of samples are read as a whole.
+# Bytes per file of samples, which is read whole.
 MAX_SAMPLES = 2_000_000_000
 _MAX_INCLUDES = 20
 
 
 @dataclass(frozen=True)
 class Definition:
-    """The files of a task.
+    """Files of a task.
 
     Attributes:
-        files: its YAML, and that of its letters where there is one; for a group of lm-eval's the one file.
+        files: its YAML, and the YAML with letters if there is one; for a group of lm-eval's, one file.
         is_harness: whether it is lm-eval's own.
         is_group: whether it names several tasks.
     """
@@ -54,17 +54,17 @@ class Definition:
 
     @property
     def is_foreign(self) -> bool:
-        """Return whether it is a file of the user's, neither shipped nor lm-eval's own."""
+        """Return whether it is the user's file."""
         return not self.is_harness and not self.files[0].is_relative_to(FOLDER)
 
     @property
     def is_local(self) -> bool:
-        """Return whether its samples are in local files and need no download."""
+        """Return whether its samples are local files, which need no download."""
         return not self.is_group and ("custom_dataset" in fields(self.files[0]) or bool(self.named_files))
 
     @property
     def named_files(self) -> list[Path]:
-        """Existing files that `data_files` names for one of `datasets`' own loaders."""
+        """Existing files in `data_files`, which one of `datasets`' own loaders reads."""
         named = (fields(self.files[0]).get("dataset_kwargs") or {}).get("data_files")
         return [path for name in strings(named) if not path_problem(name) and (path := Path(name)).is_file()]
 
@@ -76,7 +76,7 @@ def harness() -> str:
 
 
 def shipped() -> list[str]:
-    """Return the names of the tasks whose definitions the package contains."""
+    """Return the names of the tasks that this package contains."""
     return sorted(
         path.stem for path in FOLDER.glob("*.yaml") if not path.stem.startswith("_") and not path.stem.endswith(LETTER)
     )
@@ -86,8 +86,8 @@ def find(spec: TaskSpec) -> Definition:
     """Return the definition of a study's task.
 
     Raises:
-        InputError: no task has that name; the file cannot be read; it is the user's group, whose tasks' files would
-            not be checked and hashed; it names Python functions that the study does not allow; or lm-eval would run
+        InputError: no task has that name; the file cannot be read; it is the user's group, whose tasks would not be
+            checked and hashed; it names Python functions that the study does not allow; or lm-eval would run
             model-written code in its own process.
     """
     definition = _find(spec)
@@ -97,7 +97,7 @@ def find(spec: TaskSpec) -> Definition:
 
 
 def unsafe_message(name: str) -> str:
-    """Return the error for a task that runs model-written programs outside of the sandbox."""
+    """Return the error for a task that runs model-written programs outside the sandbox."""
     return (
         f"task {name}: it runs model-written code without a sandbox; use `humaneval` or `mbpp`, without {PREFIX}, "
         "which run it in one"
@@ -111,7 +111,7 @@ def _find(spec: TaskSpec) -> Definition:
         if "group" in fields(path):
             raise InputError(f"task {spec.name}: {path} is a group; name its tasks in the study one by one")
         files = _with_letter(path)
-        # Each file is searched by itself, because lm-eval also imports functions that a later file overrides.
+        # Each file is searched separately, because lm-eval also imports functions that a later file overrides.
         texts = [text for file in files for part in _definitions(file) for text in strings(_own_fields(part))]
         called = [text for text in texts if isinstance(text, _Function)]
         if called and not spec.allow_functions:
@@ -141,13 +141,12 @@ def _find(spec: TaskSpec) -> Definition:
 
 
 def own_fields(data: str, question: str | None, options: Sequence[str], answer: str | None) -> PromptSet:
-    """Return the file and the named fields of a user's questions."""
+    """Return the file of the user's questions and the names of its fields."""
     path = local_path(data, "task data").absolute()
     return PromptSet(source=str(path), text=question, options=tuple(options), gold=answer)
 
 
 def _is_new(name: str) -> bool:
-    """Return whether no task has that name."""
     return name not in shipped() and name.removeprefix(PREFIX) not in harness_names()
 
 
@@ -188,13 +187,13 @@ def contents_hash(spec: TaskSpec) -> str:
 
 
 def data_file(name: str) -> Path:
-    """Return the path of a definition's `file`: a shipped data set's name, else a path."""
+    """Return the path of a definition's `file`, a path or the name of one of the package's data sets."""
     path = CORPORA.get(name, DATA / f"{name}.jsonl")
     return path if path.is_file() else local_path(name, "task data").absolute()
 
 
 def fields(path: Path) -> dict[str, Any]:
-    """Return the keys of a definition and of those that it includes; functions as names.
+    """Return the keys of a definition and of its includes, with functions as names.
 
     Raises:
         InputError: a file cannot be read, or is not a mapping.
@@ -244,7 +243,7 @@ def _parts(value: Any) -> Iterable[Any]:  # noqa: ANN401 (any YAML value)
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """Return modification time and size, the key of the caches below."""
+    """Return modification time and size, the keys of the caches below."""
     local_path(str(path), "task file")
     try:
         status = path.stat()
@@ -260,7 +259,7 @@ def _own_fields(path: Path) -> dict[str, Any]:
 
 @lru_cache(maxsize=1024)
 def _parsed(path: Path, modified: int, size: int) -> dict[str, Any]:  # noqa: ARG001
-    # Some of lm-eval's own definitions repeat a key; they come with an installed package.
+    # Some of lm-eval's own definitions repeat a key. They are trusted, because they come with an installed package.
     keys = read_yaml(path, "task definition", _Loader, unique=not path.is_relative_to(_harness_folder()))
     if not isinstance(keys, dict):
         raise InputError(f"task definition {path}: a definition is a mapping of keys (task, output_type, ...)")
@@ -340,7 +339,7 @@ def _unreadable(path: Path, error: OSError) -> InputError:
 
 
 def runs_code(spec: TaskSpec) -> bool:
-    """Return whether the programs that a variant writes for a task must run to be scored.
+    """Return whether scoring the task means running the programs that a variant writes.
 
     Raises:
         InputError: as `find`.

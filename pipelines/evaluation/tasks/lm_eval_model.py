@@ -1,6 +1,6 @@
 """lm-eval's `hf` model on a loaded decoder with its current weights: batched, with shared prefixes run once.
 
-Tokenization, windows and truncation are lm-eval's own code; only the arithmetic on token ids is replaced.
+Tokenization, windows and truncation are lm-eval's own code. Only the arithmetic on token ids is replaced.
 """
 
 import copy
@@ -31,27 +31,27 @@ from prunescope.pipelines.models.float64_pass import float64_norms, in_float64
 from prunescope.pipelines.models.known_text import WHOLE, KnownText, Pass
 from prunescope.pipelines.models.module_calls import quick_linears
 
-# Tokens of one forward pass, padding included: enough to fill the matrix products, little memory.
+# Tokens per forward pass, padding included: enough to fill the matrix products, but little memory.
 PASS_TOKENS = 2048
-# Rows whose logits are in memory at once.
+# Number of rows whose logits are in memory at the same time.
 BLOCK_ROWS = 256
-# Continuations of so many tokens are scored in float64, in twice the time: their rounding adds up, in float32 to 1.2e-4
-# nats at 150 tokens of SmolLM2-135M. Shorter ones lose too little, and the windows of texts are longer.
+# Lengths of continuations scored in float64, which takes twice the time. Float32 rounding adds up, on SmolLM2-135M to
+# 1.2e-4 nats at 150 tokens. Shorter continuations lose too little; longer ones are windows of a text.
 LONG = range(17, 257)
-# A continuation's log-likelihood, and whether greedy decoding would write it.
+# Log-likelihood of a continuation, and whether greedy decoding would write it.
 Likelihood = tuple[float, bool]
 Request = tuple[Any, list[int], list[int]]
-# Request, row and position of a state, and the token whose likelihood that state gives.
+# Request, row and position of a state, and the token whose likelihood the state gives.
 Read = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
 class _Row:
-    """Tokens that the model reads, and the continuations scored there.
+    """Tokens that the model reads, and the continuations scored in them.
 
     Attributes:
         fed: the tokens.
-        scored: request, position of the state that predicts the first token of its continuation, and continuation.
+        scored: per continuation, its request, the position of the state that predicts its first token, and its tokens.
     """
 
     fed: tuple[int, ...]
@@ -63,8 +63,8 @@ class _Group:
     """Rows with a common prefix, which runs once.
 
     Attributes:
-        rows: in the order of their tokens.
-        shared: tokens of the prefix; all tokens of a single row.
+        rows: in token order.
+        shared: length of the prefix; the full length for a single row.
     """
 
     rows: tuple[_Row, ...]
@@ -72,12 +72,12 @@ class _Group:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest row."""
+        """Length of the longest row."""
         return max(len(row.fed) for row in self.rows)
 
     @property
     def is_long(self) -> bool:
-        """Return whether the model scores continuations in float64."""
+        """Return whether a continuation needs float64."""
         return any(len(tokens) in LONG for row in self.rows for *_, tokens in row.scored)
 
     @property
@@ -89,29 +89,30 @@ class _Group:
 class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
     """Model for lm-eval's requests that runs one loaded decoder, dense or with a variant applied.
 
-    A prefix that several requests share, such as a question before its options, runs once; their ends continue from
-    its key-value cache, all of a batch together. Logits are computed only at scored tokens. Log-likelihoods equal
-    those of lm-eval's `hf` model in float32 up to the order of sums.
+    A prefix that several requests share, such as a question before its options, runs once. Their ends continue from its
+    key-value cache, all of a batch together. Logits are computed only at scored tokens. Log-likelihoods equal those of
+    lm-eval's `hf` model in float32 up to the order of sums.
 
     Args:
         decoder: the dense model, without a variant applied.
 
     Attributes:
-        progress: one step a request, or a window of a text.
+        progress: advances once per request, or per window of a text.
         task: name of the current task in the progress.
         written: generations by `sample_hash`, until the caller clears it.
-        others: another model's tokens by `sample_hash`, used as drafts; they decide no token.
-        starts: tokens that texts begin with, by `sample_hash`; other texts then stay empty. None writes all freely.
-        is_noise: whether the applied variant is a kind of rounding, which float64 would hide.
+        others: another model's tokens by `sample_hash`; they serve as drafts and decide no token.
+        starts: by `sample_hash`, the tokens that a text must begin with; other texts stay empty. None leaves all texts
+            free.
+        is_noise: whether the applied variant is rounding noise, which float64 would hide.
     """
 
     def __init__(self, decoder: Decoder) -> None:
-        # lm-eval gives its tokenizer a padding token, so it gets a copy.
-        # lm-eval batches the windows of a text itself: this batch size passes them on all together.
+        # Copy the tokenizer, because lm-eval adds a padding token to it. lm-eval batches the windows of a text itself;
+        # this batch size passes all of them on together.
         with quiet():
             super().__init__(pretrained=decoder.model, tokenizer=copy.deepcopy(decoder.tokenizer), batch_size=2**31)
         self.decoder = decoder
-        # Probed on the dense model: results must not depend on the variant that comes first.
+        # Probed on the dense model, so that results do not depend on which variant comes first.
         self._can_share, self._reuses_prefix = _can_share(decoder), can_reuse_prefix(decoder)
         self._norms = float64_norms(decoder)
         self.is_noise = False
@@ -122,7 +123,7 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
         self.starts: Mapping[str, Sequence[int]] | None = None
 
     def set_context(self, context: int | None) -> None:
-        """Set the tokens of a text's window; None is the model's context."""
+        """Set the number of tokens per window of a text; None is the model's context."""
         self._max_length = context
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[Likelihood]:  # noqa: ARG002
@@ -162,7 +163,7 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
             for is_long in (False, True):
                 own = [group for group in work if group.is_long == is_long]
                 precision = in_float64(self.decoder, norms) if is_long and norms is not None else nullcontext()
-                with precision, quick_linears(self.decoder.model):  # the products in float64 stay as they are
+                with precision, quick_linears(self.decoder.model):  # float64 products are unchanged
                     for batch in _batches(own, max_tokens, same_length=same_length):
                         for states, reads in run(batch):
                             values = self._likelihoods(states, [read[1:] for read in reads])
@@ -225,7 +226,7 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
         yield states, [read for index, row in enumerate(rows) for read in _reads(row, index)]
 
     def _run_shared(self, groups: Sequence[_Group]) -> Iterator[tuple[Tensor, list[Read]]]:
-        """Run the prefixes once, padded on the left; then the ends of all rows from the prefixes' cache."""
+        """Run the prefixes once, padded on the left, then the ends of all rows from the cache of the prefixes."""
         device, cache = self.decoder.device, self.decoder.new_cache()
         prefixes, mask = padded_left([group.rows[0].fed[: group.shared] for group in groups], device)
         padding = [prefixes.shape[1] - group.shared for group in groups]
@@ -245,7 +246,7 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
         def length(end: tuple[int, _Row]) -> int:
             return len(end[1].fed) - groups[end[0]].shared
 
-        # No end is padded to more than twice its length; each part has its own copy of the cache.
+        # No end is padded to more than twice its length. Each part has its own copy of the cache.
         by_length = sorted(unfinished, key=length, reverse=True)
         parts = list(batched(by_length, lambda part, end: 2 * length(end) >= length(part[0])))
         for part, ends in enumerate(parts, start=1):
@@ -253,7 +254,7 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
             sources = [index for index, _ in ends]
             own.keep(sources)
             tokens = padded_right([row.fed[groups[index].shared :] for index, row in ends])
-            # Padding on the right is never read, but it must not count as a position either.
+            # Padding on the right is never read, but it must not count as a position.
             lengths = torch.tensor([len(row.fed) - groups[index].shared for index, row in ends])
             is_real = torch.arange(tokens.shape[1]) < lengths[:, None]
             after = is_real if self.decoder.can_pad else torch.ones_like(tokens)
@@ -270,9 +271,9 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
     def _likelihoods(
         self, states: Float[Tensor, "rows tokens width"], reads: Sequence[tuple[int, int, int]]
     ) -> list[Likelihood]:
-        """Return the log-likelihood of tokens after states (row, position), and whether each is the likeliest."""
+        """Return the log-likelihood of tokens after states (row, position), and whether each token is the likeliest."""
         likelihoods, size = list[Likelihood](), self.decoder.at_once(BLOCK_ROWS)
-        # Continuations that begin alike read the same tokens.
+        # Continuations with the same beginning read the same tokens.
         different = dict.fromkeys(reads)
         for start in range(0, len(different), size):
             block: Int[Tensor, "reads three"] = torch.tensor([*different][start : start + size], device=states.device)
@@ -293,7 +294,7 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
 
 @torch.inference_mode()
 def _can_share(decoder: Decoder) -> bool:
-    """Return whether several continuations of many tokens can continue one cached context, by running two."""
+    """Return whether several continuations of many tokens can share one cached context, by running two."""
     tokens = probe_tokens(decoder, 24)
     split = tokens.shape[1] * 2 // 3
 
@@ -306,11 +307,11 @@ def _can_share(decoder: Decoder) -> bool:
     try:
         return KnownText(decoder, tokens).differing(passes()) is None
     except (InputError, RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError):
-        return False  # errors of architectures that do not support such a cache
+        return False  # raised by architectures that do not support such a cache
 
 
 def sample_hash(requests: Sequence[Sequence[Any]], scoring: str = "greedy") -> str:
-    """Return a hash of a sample's prompts with their continuations or generation arguments."""
+    """Return a hash of a sample's prompts and of their continuations or generation arguments."""
     return hashed([scoring, [list(arguments) for arguments in requests]])
 
 
@@ -332,7 +333,7 @@ def _summed(likelihoods: Sequence[Likelihood]) -> Likelihood:
 
 
 def _groups(rows: Sequence[_Row], max_tokens: int, *, can_share: bool) -> list[_Group]:
-    """Group neighbours in the order of their tokens as long as that lowers the number of tokens to run."""
+    """Group neighbours in token order, as long as that lowers the number of tokens to run."""
     groups: list[_Group] = []
     for row in sorted(rows, key=lambda row: row.fed):
         if groups and can_share:
@@ -347,13 +348,7 @@ def _groups(rows: Sequence[_Row], max_tokens: int, *, can_share: bool) -> list[_
 
 
 def _batches(groups: Sequence[_Group], max_tokens: int, *, same_length: bool) -> Iterator[list[_Group]]:
-    """Divide groups into batches, the longest prefixes first, so that memory runs out at once or never.
-
-    Args:
-        groups: all of them.
-        max_tokens: of a batch, padding included.
-        same_length: whether all prefixes of a batch must have one length.
-    """
+    """Divide groups into batches, the longest prefixes first: if memory runs out, it does so in the first batch."""
 
     def fits(batch: list[_Group], group: _Group) -> bool:
         rows = sum(len(other.rows) for other in (*batch, group))

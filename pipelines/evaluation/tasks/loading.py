@@ -48,7 +48,7 @@ class LoadedTask:
 
     Attributes:
         spec: the study's entry.
-        name: in the tables; a group's tasks have their own names.
+        name: name in the tables; each task of a group has its own.
         scoring: what is compared.
         task: lm-eval's object, with its samples.
     """
@@ -60,12 +60,12 @@ class LoadedTask:
 
     @property
     def group(self) -> str | None:
-        """The study's name of the group that contains the task; None where the study names the task itself."""
+        """Name of the group in the study; None if the study names the task itself."""
         return self.spec.name if self.name != self.spec.name else None
 
     @property
     def docs(self) -> Sequence[dict[str, Any]]:
-        """The samples of the study."""
+        """Samples that the study uses."""
         docs: Any = self.task.eval_docs
         count = len(docs) if self.spec.samples is None else self.spec.samples
         return [docs[index] for index in range(count)]
@@ -82,12 +82,12 @@ class LoadedTask:
 
     @property
     def runs_code(self) -> bool:
-        """Return whether the generated programs must run to be scored."""
+        """Return whether scoring means running the generated programs."""
         return bool((self.task.config.metadata or {}).get("runs_code"))
 
     @property
     def version(self) -> str:
-        """Version in the definition; empty where there is none."""
+        """Version in the definition; empty if it has none."""
         return str((self.task.config.metadata or {}).get("version", ""))
 
 
@@ -153,7 +153,7 @@ def _no_foreign_metrics(spec: TaskSpec) -> Iterator[None]:
     Modules of lm-eval's own tasks also call `evaluate` when they are imported.
     """
     definition = find(spec)
-    is_ours = not definition.is_foreign and not definition.is_harness  # only lm-eval's own metrics
+    is_ours = not definition.is_foreign and not definition.is_harness  # such tasks use only lm-eval's own metrics
     if spec.allow_functions or is_ours:
         yield
         return
@@ -226,7 +226,7 @@ def _built(spec: TaskSpec, manager: Any, name_or_config: Any) -> dict[str, Any]:
 
 def _configured(spec: TaskSpec, name: str, task: Any) -> LoadedTask:  # noqa: ANN401
     if getattr(task, "UNSAFE_CODE", False):
-        raise InputError(unsafe_message(name))  # a group's own definition does not show it
+        raise InputError(unsafe_message(name))  # the definition of a group does not show it
     if task.OUTPUT_TYPE not in _SCORINGS:
         raise InputError(f"task {name}: tasks with `output_type` {task.OUTPUT_TYPE} cannot be scored here")
     scoring = _SCORINGS[task.OUTPUT_TYPE]
@@ -256,13 +256,12 @@ def _configured(spec: TaskSpec, name: str, task: Any) -> LoadedTask:  # noqa: AN
 
 
 def _examples(task: Any) -> int:  # noqa: ANN401
-    """Return how many examples a question can have: of its own split, all but itself."""
+    """Return how many examples a question can have; in its own split, all but itself."""
     docs: int = len(task.sampler.fewshot_docs())
     return docs - int(task.config.fewshot_split == task.config.test_split)
 
 
 def _is_lettered(task: Any) -> bool:  # noqa: ANN401
-    """Return whether the compared options are the letters A, B, C and so on."""
     options = [str(option).strip() for option in task.doc_to_choice(task.eval_docs[0])]
     return options == list(_LETTERS[: len(options)])
 

@@ -1,4 +1,4 @@
-"""Token ids of a task's contexts with their right answers, as lm-eval's model reads them; nothing is scored here."""
+"""Token ids of a task's contexts with their right answers, as lm-eval's model reads them. Nothing is scored here."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ class RightAnswer:
     """One sample of a task.
 
     Attributes:
-        task: its name in the tables.
+        task: name of the task in the tables.
         sample_id: number of the sample, as in `task_samples`.
         tokens: context and answer without its last token, cut from the left to the model's context.
-        length: tokens of the answer; the last so many positions predict it.
+        length: number of tokens of the answer; as many last positions predict it.
     """
 
     task: str
@@ -32,7 +32,7 @@ class RightAnswer:
 
 
 class _Reader(VariantLM):
-    """A model that keeps the token ids of likelihood requests and runs nothing for them."""
+    """Model that records the token ids of likelihood requests instead of running them."""
 
     def __init__(self, decoder: Decoder) -> None:
         super().__init__(decoder)
@@ -49,18 +49,18 @@ class _Reader(VariantLM):
 
 
 def right_answers(decoder: Decoder, spec: TaskSpec, count: int, progress: Progress = SILENT) -> list[RightAnswer]:
-    """Return samples of a task with their right answers, those first that the study does not score.
+    """Return samples of a task with their right answers, samples first that the study does not score.
 
-    Samples after the first `samples` of the study are taken. Where there are none, those of the last half of the data
-    are, which the study scores too; the progress then says so. A group's tasks take turns. The right answer of a task
-    with options is the text of the right one (its letter only where the task compares nothing else), and that of a
-    task that generates text the dense model's own greedy answer.
+    Samples after the first `samples` of the study are taken. If there are none, samples from the last half of the data
+    are taken, which the study scores, too; the progress then says so. The tasks of a group take turns. In a task with
+    options the right answer is the text of the right option, or its letter if the task compares nothing else. In a task
+    that generates text it is the dense model's own greedy answer.
 
     Args:
         decoder: the dense model.
         spec: the study's entry.
         count: maximum number of samples.
-        progress: one step in all.
+        progress: advances once.
 
     Raises:
         InputError: the task cannot be loaded, scores whole texts, or has no right answers.

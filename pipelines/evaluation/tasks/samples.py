@@ -1,4 +1,4 @@
-"""Functions that the shipped task definitions name to read samples from files as `datasets` objects."""
+"""Readers of samples from files as `datasets` objects; our task definitions name them."""
 
 import gzip
 import json
@@ -18,11 +18,11 @@ from prunescope.pipelines.corpora.text_sources import CORPORA, read_text
 from prunescope.pipelines.evaluation.tasks.definition import data_file, own_fields
 from prunescope.pipelines.studies.prompt_records import question_of
 
-# Titles of articles in WikiText have one = on either side; those of sections have two or more.
+# Titles of articles in WikiText have one = on either side; titles of sections have two or more.
 _TITLE = re.compile(r"^ = [^=].*[^=] = $", re.MULTILINE)
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
-# Unpacked size: a file of a hundred kilobytes can unpack to gigabytes.
+# Maximum unpacked size: a file of a hundred kilobytes can unpack to gigabytes.
 MAX_BYTES = 256_000_000
 
 
@@ -30,8 +30,8 @@ def rows(file: str, keys: Sequence[str] = (), **_: Any) -> DatasetDict:  # noqa:
     """Return the records of a JSONL file.
 
     Args:
-        file: name of a shipped file, or a path; it may be packed (.gz, .xz).
-        keys: required keys of a record. With `choices` and `gold` among them, `choices` must be two or more texts and
+        file: name of one of the package's files, or a path; .gz and .xz are unpacked.
+        keys: required keys of a record. If `choices` and `gold` are among them, `choices` must be two or more texts and
             `gold` the index of one of them.
 
     Raises:
@@ -68,16 +68,16 @@ def rows(file: str, keys: Sequence[str] = (), **_: Any) -> DatasetDict:  # noqa:
 
 
 def own(file: str, question: str | None, options: Sequence[str], answer: str | None, **_: Any) -> DatasetDict:  # noqa: ANN401
-    """Return a user's questions, with `query`, `choices` and `gold` where they have options, else with `answer`.
+    """Return a user's questions, with `query`, `choices` and `gold` if they have options, otherwise with `answer`.
 
     Args:
-        file: a file as of a prompt set.
-        question: field of the question; found by its usual names where None, and so are the others.
-        options: field of the list of options, or one field for each.
+        file: a file of the same form as a prompt set.
+        question: field of the question; None finds it and the other fields by their usual names.
+        options: field with the list of options, or one field per option.
         answer: field of the right answer.
 
     Raises:
-        InputError: the file cannot be read, or a record lacks a field; names file, line and field.
+        InputError: the file cannot be read, or a record does not have a field; names file, line and field.
     """
     spec = own_fields(file, question, options, answer)
     records: list[dict[str, Any]] = []
@@ -95,7 +95,7 @@ def own(file: str, question: str | None, options: Sequence[str], answer: str | N
 
 
 def articles(file: str, **_: Any) -> DatasetDict:  # noqa: ANN401 (a definition's metadata)
-    """Return a text in WikiText's format as one record an article; a blank part before the first title is left out.
+    """Return a text in WikiText's format as one record per article, without a blank part before the first title.
 
     Raises:
         InputError: the text cannot be read, or is blank.
@@ -110,10 +110,10 @@ def articles(file: str, **_: Any) -> DatasetDict:  # noqa: ANN401 (a definition'
 
 
 def programs(docs: Dataset) -> Dataset:
-    """Return MBPP's problems with the columns that scoring needs: an empty `prompt`, and `entry_point`, the function.
+    """Return MBPP's problems with the columns that scoring needs: an empty `prompt`, and the function as `entry_point`.
 
-    The function is the first name that the first test calls and the reference solution defines, else the first that
-    the test calls.
+    The function is the first name that the first test calls and the reference solution defines; otherwise the first
+    name that the test calls.
 
     Raises:
         InputError: the first test calls no function; names the problem.
@@ -135,7 +135,6 @@ def _entry_point(doc: dict[str, Any]) -> str:
 
 
 def _problem(record: object, keys: Sequence[str]) -> str | None:
-    """Return what is wrong with a record, or None."""
     if not isinstance(record, dict):
         return "not an object"
     if missing := [key for key in keys if key not in record]:

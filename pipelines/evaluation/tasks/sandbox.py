@@ -1,10 +1,10 @@
-"""Tests of a model-written program inside of bubblewrap, run as a script by `sandbox_client.py`.
+"""Tests of a model-written program inside bubblewrap, run as a script by `sandbox_client.py`.
 
 It imports the standard library only, nothing of this package.
 
 There are two processes. The first runs the tests and calls the program's function through a pipe. The program runs in
-the second, which has only that pipe. Because the tests and the program share no process, the program cannot end the
-tests early, patch their objects or forge a verdict.
+the second, which has only that pipe. Because they share no process, the program cannot end the tests early, patch their
+objects or forge a verdict.
 """
 
 import ctypes
@@ -23,10 +23,10 @@ from typing import Any, ClassVar, NoReturn
 # Constants from the kernel's headers for prctl(2) and for user namespaces of clone(2).
 _DUMPABLE, _SECCOMP, _BY_FILTER, _NEW_USERS = 4, 22, 2, 0x10000000
 
-# System calls that return ENOSYS, by machine: its number for the filter; the numbers of socket, shmget, memfd_create
-# and memfd_secret (their memory counts towards no limit), ptrace, process_vm_readv and _writev, unshare, setns,
-# add_key, request_key, keyctl, bpf, perf_event_open, userfaultfd, io_uring_setup and clone3 (a filter cannot read its
-# flags; libraries fall back to clone); and the number of clone, which is refused only for new user namespaces.
+# System calls that return ENOSYS, per machine: its number for the filter, the numbers of refused calls, and clone.
+# Refused are socket; shmget, memfd_create and memfd_secret (no limit counts their memory); ptrace, process_vm_readv and
+# _writev, unshare, setns, add_key, request_key, keyctl, bpf, perf_event_open, userfaultfd, io_uring_setup; and clone3
+# (a filter cannot read its flags; libraries fall back to clone). clone is refused only for new user namespaces.
 _REFUSED_CALLS = {
     "x86_64": (0xC000003E, (41, 29, 319, 447, 101, 310, 311, 272, 308, 248, 249, 250, 321, 298, 323, 425, 435), 56),
     "aarch64": (0xC00000B7, (198, 194, 279, 447, 117, 270, 271, 97, 268, 217, 218, 219, 280, 241, 282, 425, 435), 220),
@@ -35,7 +35,7 @@ _LOAD, _EQUAL, _AT_LEAST, _HAS_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _NOT_IMPLEMENTED, _KILL = 0x7FFF0000, 0x00050000 | 38, 0x80000000
 _OTHER_INTERFACE = 0x40000000  # system calls from here on belong to x86's x32 interface
 
-# Types of a result's values, besides literals.
+# Types of values in a result, in addition to literals.
 _PLAIN_TYPES = {
     "builtins": ("set", "frozenset", "complex", "bytearray", "range", "slice", "list", "dict", "tuple", "int", "float"),
     "collections": ("Counter", "OrderedDict", "defaultdict", "deque"),
@@ -47,7 +47,7 @@ _MAX_REASON_LENGTH = 300
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Ending(BaseException):  # tests could catch an Exception
+class Ending(BaseException):  # a test could catch an Exception
     """End of the tests, with an outcome of `sandbox_client.ExecutionVerdict` and its reason."""
 
 
@@ -56,7 +56,7 @@ def confine(limits: dict[str, int], user: int) -> None:
 
     Args:
         limits: fields of `sandbox_client.Limits`.
-        user: replaces root, whom the limit on processes does not bind.
+        user: user that replaces root, because the limit on processes does not bind root.
     """
     if os.getuid() == 0:
         os.setgroups([])
@@ -133,7 +133,7 @@ def serve(task: dict[str, Any], calls: BufferedReader, answer: int) -> None:
 
 
 def _read_task() -> dict[str, Any]:
-    """Read the next line of JSON from standard input, and not a byte more."""
+    """Read one line of JSON from standard input, and no byte more."""
     with os.fdopen(0, "rb", buffering=0, closefd=False) as stream:
         return json.loads(stream.readline())  # type: ignore[no-any-return]
 
@@ -141,7 +141,7 @@ def _read_task() -> dict[str, Any]:
 def _is_exhausted(process: int, limits: dict[str, int]) -> bool:
     """Wait for a child; return whether it died of the limit on processor time."""
     _, ended, used = os.wait4(process, 0)
-    # The kernel counts clock ticks for the limit but reports exact times; the two differ by a few percent.
+    # The kernel counts clock ticks for the limit but reports exact times. The two differ by a few percent.
     spent = used.ru_utime + used.ru_stime >= limits["cpu_seconds"] / 2
     return spent and os.waitstatus_to_exitcode(ended) in (-signal.SIGXCPU, -signal.SIGKILL)
 
@@ -149,8 +149,8 @@ def _is_exhausted(process: int, limits: dict[str, int]) -> bool:
 class _PlainUnpickler(pickle._Unpickler):
     """Unpickler of plain values only, because the program's results are not trusted.
 
-    It lacks the instruction BUILD, which sets attributes and could so replace `__eq__` of a class that the tests share;
-    no plain value needs it. Only the unpickler written in Python lets an instruction be removed.
+    The instruction BUILD sets attributes, so it could replace `__eq__` of a class that the tests share. No plain value
+    needs it, so it is removed, which only the unpickler written in Python allows.
     """
 
     dispatch: ClassVar = {code: read for code, read in pickle._Unpickler.dispatch.items() if code != pickle.BUILD[0]}
@@ -219,20 +219,17 @@ def judge(task: dict[str, Any], calls: int, answers: BufferedReader, program: in
 
 
 def run(task: dict[str, Any]) -> NoReturn:
-    """Run the tests in this process and the program in a child; other output than the verdict is discarded.
-
-    Args:
-        task: the task without its tests.
+    """Run the tests in this process and the program in a child; discard all output but the verdict.
 
     Raises:
         Ending: always.
     """
-    # The caller's signal mask and handlers are inherited; the verdict must not depend on them. A signal from inside
-    # reaches the first process of a namespace only if it handles it, and Python handles SIGINT.
+    # Do not let the verdict depend on the caller's signal mask and handlers. A signal from inside a namespace reaches
+    # its first process only if that handles it, and Python handles SIGINT.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
-    # The client stops a late sandbox; this holds if the client is gone.
+    # The client stops a late sandbox. The alarm stops it if the client has ended.
     signal.signal(signal.SIGALRM, lambda *_: os._exit(1))
     signal.alarm(int(task["limits"]["seconds"]) + 2)
     silence = os.open(os.devnull, os.O_RDWR)

@@ -1,4 +1,4 @@
-"""Client of the sandbox that tests model-written code: it runs the script `sandbox.py` in bubblewrap."""
+"""Client of the sandbox for model-written code: it runs the script `sandbox.py` in bubblewrap."""
 
 import json
 import os
@@ -16,11 +16,11 @@ Outcome = Literal["passed", "failed", "timed_out", "memory", "refused"]
 
 # The only writable folder.
 _FOLDER = "/box"
-# A fixed hash seed fixes the order of sets; the caller's environment is not passed on.
+# A fixed hash seed fixes the order of sets. The caller's environment is not passed on.
 _ENVIRONMENT = {"HOME": _FOLDER, "TMPDIR": _FOLDER, "PYTHONHASHSEED": "0", "PYTHONUTF8": "1"}
-# Visible inside, read-only: what the interpreter loads.
+# What the interpreter loads; visible inside, read-only.
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/nix/store", "/etc/ld.so.cache")
-# The user inside in place of root: one per process, because the limit on processes counts all of a user's.
+# User inside that replaces root. Each process gets its own, because the limit on processes counts all of a user's.
 _FIRST_USER = 1_000_000
 
 
@@ -29,13 +29,13 @@ class Limits:
     """Resource limits of a program.
 
     Attributes:
-        seconds: until all its processes are killed, its tests included.
-        cpu_seconds: of one process.
+        seconds: time until all its processes are killed, its tests included.
+        cpu_seconds: processor time of one process.
         memory_bytes: address space of one process.
-        processes: maximum number at once, threads included.
-        file_bytes: of one file, and of all files together.
-        open_files: of one process.
-        result_bytes: of one result that the program returns to the tests.
+        processes: maximum number at the same time, threads included.
+        file_bytes: size of one file, and of all files together.
+        open_files: open files of one process.
+        result_bytes: size of one result that the program returns to the tests.
     """
 
     seconds: float = 15
@@ -60,16 +60,16 @@ def run_tests(
 ) -> ExecutionVerdict:
     """Run tests on a completed program in a new sandbox.
 
-    bubblewrap gives the program namespaces of its own without network, an empty folder, and the libraries of Python and
-    of the system, read-only: no home, no other process, no environment. `sandbox.py` adds resource limits and a filter
-    of system calls. The tests run in another process, which calls the program's function through a pipe and reads plain
-    values back: a program that exits early, patches objects or prints a verdict has not passed. Its output is
-    discarded.
+    bubblewrap gives the program its own namespaces without network, an empty folder, and Python's and the system's
+    libraries, read-only. It sees no home, no other process and no environment. `sandbox.py` adds resource limits and a
+    filter of system calls. The tests run in another process, which calls the program's function through a pipe and
+    reads plain values back. Thus a program that exits early, patches objects or prints a verdict does not pass. Its
+    output is discarded.
 
     Args:
-        problem: code that runs as it is, such as a function with a docstring only; the tests may use its definitions.
+        problem: code that runs as it is, such as a function with only a docstring; the tests may use its definitions.
         completion: the model's continuation of the problem.
-        tests: code that calls the function by name and raises where a result is wrong.
+        tests: code that calls the function by name and raises if a result is wrong.
         entry_point: the function's name.
         limits: resource limits; None takes the defaults.
 
@@ -87,7 +87,7 @@ def run_tests(
         "limits": asdict(limits),
         "user": _FIRST_USER + os.getpid(),
     }
-    # The tests are a second line, which the sandbox reads outside of the program's process.
+    # The tests are a second line, which the sandbox reads outside the program's process.
     request = f"{json.dumps(task)}\n{json.dumps({'tests': tests})}\n".encode()
     process = subprocess.Popen(
         [bubblewrap, *_isolation(limits), *_interpreter()],
@@ -102,7 +102,7 @@ def run_tests(
     except subprocess.TimeoutExpired:
         return ExecutionVerdict("timed_out", f"not done after {limits.seconds:g} s")
     finally:
-        # The first process of the namespace is in this group, and the kernel kills all others with it.
+        # The first process of the namespace is in this group. The kernel kills all others with it.
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
@@ -112,7 +112,7 @@ def run_tests(
         if lines[-1].startswith("bwrap: "):
             return ExecutionVerdict("refused", f"bubblewrap cannot isolate programs on this machine ({lines[-1]})")
         raise ComputationError(f"the sandbox for a program failed: {lines[-1]}")
-    # bubblewrap returns 128 and the number of the signal that ended its child; the limit sends one of these.
+    # bubblewrap returns 128 plus the number of the signal that ended its child; the limit sends one of these.
     if process.returncode in (128 + signal.SIGKILL, 128 + signal.SIGXCPU):
         return ExecutionVerdict("timed_out", "the tests used up their processor time")
     return ExecutionVerdict("failed", "the tests were ended before their verdict")
@@ -134,7 +134,7 @@ def _interpreter() -> list[str]:
     """Return bubblewrap's other options and the command: this interpreter with the script, in a read-only root."""
     python, script = str(Path(sys.executable).resolve()), str(Path(__file__).with_name("sandbox.py"))
     shown = [*_LIBRARIES, f"{sys.base_prefix}/lib", python]
-    # bubblewrap would make their parents for root alone.
+    # bubblewrap itself would create the parents for root only.
     parents = dict.fromkeys(str(parent) for path in shown for parent in reversed(Path(path).parents))
     options = [part for path in parents for part in ("--dir", path)]
     options += [part for path in shown for part in ("--ro-bind-try", path, path)]
@@ -143,6 +143,6 @@ def _interpreter() -> list[str]:
 
 
 def refusal() -> str | None:
-    """Return why this machine has no sandbox; None where it has one."""
+    """Return why this machine has no sandbox; None if it has one."""
     verdict = run_tests("def nothing():\n    pass\n", "", "nothing()", "nothing")
     return verdict.reason if verdict.outcome == "refused" else None

@@ -30,9 +30,9 @@ from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
 
 _SAMPLE_KEY = ["task", "sample_id", "scoring"]
-# Scorings whose answers are compared with the dense model's; so are letters, where a task has no other scoring.
+# Scorings whose answers are compared with the dense model's. Letters are compared if a task has no other scoring.
 _COMPARED = ("full_text", "greedy")
-# Columns of the text that the dense model writes from a variant's first different token on.
+# Columns of the dense model's text that continues a variant's first different token.
 _OF_FORK = {f"{name}_fork": name for name in ("text", "answer", "is_correct", "answer_lenient", "is_correct_lenient")}
 
 
@@ -41,8 +41,8 @@ class TaskScores:
     """Rows of one variant.
 
     Attributes:
-        scores: of `task_scores`.
-        samples: of `task_samples`.
+        scores: rows of `task_scores`.
+        samples: rows of `task_samples`.
     """
 
     scores: pl.DataFrame
@@ -54,18 +54,18 @@ class _UncomparedScores(TaskScores):
     """Rows of one variant before the comparison with the dense model.
 
     Attributes:
-        compared: a row of `task_scores` without a metric for each task whose answers are compared.
+        compared: one row of `task_scores` without a metric per task whose answers are compared.
     """
 
     compared: pl.DataFrame
 
 
 class TaskSession:
-    """A study's tasks on one model: loaded once, run with every variant.
+    """Tasks of a study on one model: loaded once, run with every variant.
 
     Args:
         decoder: the dense model.
-        model: its name in the tables.
+        model: name of the model in the tables.
         specs: the study's tasks.
         allows_code: whether programs that a variant writes may run, so that they can be scored.
 
@@ -82,13 +82,13 @@ class TaskSession:
     def score(
         self, recipe: str, variant: Variant, dense: pl.DataFrame | None = None, progress: Progress = SILENT
     ) -> TaskScores:
-        """Score a variant on all tasks, and the dense model's texts from each first token that differs from its own.
+        """Score a variant on all tasks, and the dense model's continuations of each first token that differs.
 
         Args:
             recipe: the variant's name.
             variant: the changes to the model.
-            dense: the dense model's rows of `task_samples`, if they are known; else the first call computes them.
-            progress: one step a request.
+            dense: the dense model's rows of `task_samples`, if they are known; otherwise the first call computes them.
+            progress: advances once per request.
 
         Raises:
             InputError: a question does not fit the model.
@@ -105,7 +105,7 @@ class TaskSession:
 
     @property
     def dense(self) -> pl.DataFrame:
-        """The dense model's rows of `task_samples`, known after the first call of `score`.
+        """Rows of `task_samples` of the dense model, known after the first call of `score`.
 
         Raises:
             ValueError: no variant was scored yet.
@@ -137,7 +137,8 @@ class TaskSession:
     def _with_forks(self, recipe: str, samples: pl.DataFrame, progress: Progress) -> pl.DataFrame:
         """Add the first step at which a text differs from the dense one, and the dense model's text from there.
 
-        All texts of a task are evaluated, so that worked examples are drawn as before; only the forks are written.
+        All texts of a task are evaluated, so that the same worked examples are drawn as before. Only the forks are
+        written.
         """
         own, dense = _tokens(samples), _tokens(self.dense)
         flips = {key: first_flip(dense.get(key, ()), tokens) for key, tokens in own.items()}
@@ -163,9 +164,9 @@ class TaskSession:
         others: Mapping[str, Sequence[int]],
         starts: Mapping[str, Sequence[int]] | None = None,
     ) -> Iterator[tuple[LoadedTask, TaskOutput]]:
-        """Run a task in all its scorings through lm-eval's evaluator at once, so that these share their prefixes.
+        """Run a task in all its scorings in one call of lm-eval's evaluator, so that they share their prefixes.
 
-        Few-shot examples are drawn anew from the study's seed. `others` serve as drafts.
+        Few-shot examples are drawn anew from the study's seed. `others` are used as drafts.
         """
         lm, spec = self._lm, together[0].spec
         lm.progress, lm.task = progress, f"{recipe}: {spec.name}"
@@ -191,7 +192,7 @@ class TaskSession:
             yield loaded, TaskOutput(results, samples, dict(lm.written), tokens, self._verdicts(loaded, samples))
 
     def _verdicts(self, loaded: LoadedTask, samples: Sequence[Mapping[str, Any]]) -> dict[int, ExecutionVerdict]:
-        """Run every generated program in the sandbox, of forks only those written; none where that is not allowed."""
+        """Run every program written in this pass in the sandbox; if that is not allowed, none."""
         if not (loaded.runs_code and self._allows_code):
             return {}
         return {
@@ -235,7 +236,7 @@ class TaskSession:
 
 
 def flips(samples: pl.DataFrame, dense: pl.DataFrame) -> pl.DataFrame:
-    """Count, by task and scoring, the samples, both sides' right answers, and the answers that flipped either way."""
+    """Count, per task and scoring, the samples, both sides' right answers, and the answers that changed either way."""
     pairs = samples.join(dense, on=_SAMPLE_KEY, suffix="_dense").filter(pl.col("is_correct").is_not_null())
     dense_right, right = pl.col("is_correct_dense"), pl.col("is_correct")
     return pairs.group_by("task", "scoring", maintain_order=True).agg(
@@ -248,12 +249,11 @@ def flips(samples: pl.DataFrame, dense: pl.DataFrame) -> pl.DataFrame:
 
 
 def _tokens(samples: pl.DataFrame) -> dict[str, list[int]]:
-    """Return the generated tokens by `sample_hash`."""
     return dict(samples.filter(pl.col("token_ids").is_not_null()).select("sample_hash", "token_ids").iter_rows())
 
 
 def _answer() -> pl.Expr:
-    """Return the expression of the compared answer: the lenient one of a generated text."""
+    """Return the expression of the compared answer; for a generated text, the lenient answer."""
     return pl.when(pl.col("scoring") == "greedy").then(pl.col("answer_lenient")).otherwise(pl.col("answer"))
 
 

@@ -49,10 +49,10 @@ _SAMPLE_TYPES: _Types = {
 }
 SCORE_SCHEMA, SAMPLE_SCHEMA = pl.Schema(_SCORE_TYPES), pl.Schema(_SAMPLE_TYPES)
 _KINDS = {"letter": "non_generative", "full_text": "non_generative", "greedy": "generative", "rolling": "perplexity"}
-# Our names of lm-eval's metrics, by scoring; all others keep their name after a prefix.
+# Our names of lm-eval's metrics, by scoring. All other metrics keep their name after a prefix.
 _METRICS = {
     "letter": {"acc": "accuracy_letter"},
-    # lm-eval's acc_norm counts characters: the same for options in ASCII.
+    # lm-eval's acc_norm counts characters, which are bytes if the options are ASCII.
     "full_text": {"acc": "accuracy", "acc_bytes": "accuracy_per_byte", "acc_norm": "accuracy_per_byte"},
     "greedy": {"exact_match": "exact_match", "f1": "f1"},
     "rolling": {"word_perplexity": "word_perplexity", "byte_perplexity": "byte_perplexity"},
@@ -60,9 +60,9 @@ _METRICS = {
 _OTHER = "lm_eval/"
 # Derived from byte_perplexity.
 _LEFT_OUT = {"bits_per_byte"}
-# Output of lm-eval's filters that find no answer.
+# Output of lm-eval's filters that do not find an answer.
 _NO_ANSWER = {"", "[invalid]"}
-# Characters of a text that are stored as its question.
+# Number of characters of a text that are stored as its question.
 _EXCERPT_LENGTH = 200
 Row = dict[str, Any]
 
@@ -75,8 +75,8 @@ class TaskOutput:
         results: aggregates by `metric,filter`.
         samples: lm-eval's log, one entry per sample and filter.
         written: generations by `sample_hash`.
-        tokens: number of tokens of each text of a rolling task; empty for the others.
-        verdicts: of the generated programs, by sample; empty where they did not run.
+        tokens: number of tokens per text of a rolling task; empty for other tasks.
+        verdicts: verdicts of the generated programs, by sample; empty if they did not run.
     """
 
     results: Mapping[str, Any]
@@ -101,7 +101,7 @@ def common_columns(loaded: LoadedTask, output: TaskOutput) -> Row:
 
 
 def score_rows(loaded: LoadedTask, output: TaskOutput) -> Iterator[Row]:
-    """Yield a row for every metric that lm-eval aggregated, for pass@1 and for token perplexity."""
+    """Yield one row per metric that lm-eval aggregated, and rows for pass@1 and token perplexity."""
     columns = common_columns(loaded, output)
 
     def row(name: str, metric: str, values: Sequence[Any], value: float, is_higher_better: bool) -> Row:
@@ -115,7 +115,7 @@ def score_rows(loaded: LoadedTask, output: TaskOutput) -> Iterator[Row]:
         if not by or metric.endswith("_stderr") or metric in _LEFT_OUT:
             continue
         if metric == "acc_norm" and (loaded.scoring == "letter" or f"acc_bytes,{by}" in output.results):
-            continue  # letters are equally long, and bytes are the same quantity
+            continue  # letters have equal lengths, and per byte is the same quantity
         values = [sample[metric] for sample in output.samples if sample["filter"] == by]
         is_higher_better = bool(loaded.task.higher_is_better().get(metric, True))
         yield row(_metric_name(loaded, metric, by, filters), metric, values, float(value), is_higher_better)
@@ -140,7 +140,7 @@ def _metric_name(loaded: LoadedTask, metric: str, by: str, filters: Sequence[str
 
 
 def _strict_and_lenient(filters: Sequence[str]) -> tuple[str, str]:
-    """Return the names of lm-eval's strict and lenient filter; the same name twice where there is only one."""
+    """Return the names of lm-eval's strict and lenient filter; the same name twice if there is only one."""
     strict = next((name for name in filters if "strict" in name), filters[0])
     lenient = next((name for name in filters if "flexible" in name or "lenient" in name), strict)
     return strict, lenient
@@ -149,8 +149,8 @@ def _strict_and_lenient(filters: Sequence[str]) -> tuple[str, str]:
 def _standard_error(metric: str, samples: Sequence[Any], value: float) -> tuple[float | None, int]:
     """Return the standard error of a mean or of a perplexity (delta method), and the number of averaged items.
 
-    A perplexity exp(−Σ l/Σ w) of texts with log-likelihoods l and sizes w has the error of its ratio times itself.
-    The error is None for fewer than two samples, and where the aggregate is not the samples' mean.
+    A perplexity exp(−Σ l/Σ w) of texts with log-likelihoods l and sizes w has the error of the ratio times the
+    perplexity. The error is None for fewer than two samples, or if the aggregate is not the mean of the samples.
     """
     if metric.endswith("perplexity") and all(isinstance(sample, (tuple, list)) for sample in samples):
         likelihoods, sizes = (np.array(side, dtype=np.float64) for side in zip(*samples, strict=True))
@@ -172,7 +172,7 @@ def _task_hash(loaded: LoadedTask, output: TaskOutput) -> str:
 
 
 def sample_rows(loaded: LoadedTask, output: TaskOutput) -> Iterator[Row]:
-    """Yield one row for every sample, with any number of filters."""
+    """Yield one row per sample, whatever its number of filters."""
     by_sample: dict[int, list[Mapping[str, Any]]] = {}
     for sample in output.samples:
         by_sample.setdefault(int(sample["doc_id"]), []).append(sample)
@@ -194,7 +194,7 @@ def _choice_row(loaded: LoadedTask, sample: Mapping[str, Any]) -> Row:
     task, doc = loaded.task, sample["doc"]
     options, target_index = options_of(loaded, doc)
     question = sample["arguments"][0][0] if task.multiple_input else task.doc_to_text(doc)
-    # The likelihoods without the question may follow the options' own.
+    # The likelihoods of the options may be followed by those without the question.
     likelihoods = [float(response[0]) for response in sample["filtered_resps"][: len(options)]]
     sizes = [max(1, len(option.encode())) for option in options]
     best = int(np.argmax(likelihoods))
@@ -212,7 +212,7 @@ def _choice_row(loaded: LoadedTask, sample: Mapping[str, Any]) -> Row:
 
 
 def options_of(loaded: LoadedTask, doc: Mapping[str, Any]) -> tuple[list[str], int | None]:
-    """Return the compared texts of a sample and the index of the right one, None where none is right."""
+    """Return the compared texts of a sample and the index of the right one; None if none is right."""
     task, target = loaded.task, loaded.task.doc_to_target(doc)
     if task.OUTPUT_TYPE == "loglikelihood":
         return [str(target)], 0
@@ -220,8 +220,8 @@ def options_of(loaded: LoadedTask, doc: Mapping[str, Any]) -> tuple[list[str], i
     return options, _option_index(task.doc_to_text(doc) if task.multiple_input else target, options)
 
 
-def _option_index(right: Any, options: Sequence[str]) -> int | None:  # noqa: ANN401 (of the task's own type)
-    """Return the index of the right option; the first of several."""
+def _option_index(right: Any, options: Sequence[str]) -> int | None:  # noqa: ANN401 (the task's own type)
+    """Return the index of the right option, of the first one if several are right."""
     first = right[0] if isinstance(right, list) and right else right
     if isinstance(first, int):
         return first if 0 <= first < len(options) else None

@@ -2,25 +2,24 @@
 
 from collections.abc import Sequence
 
-# Lengths of the n-grams whose last occurrence predicts the next tokens; the longest comes first.
+# Lengths of the n-grams whose last occurrence predicts the next tokens, the longest first.
 _NGRAMS = (3, 2)
-# From about 16 rows on, a matrix product takes time in proportion to its rows.
+# From about 16 rows on, the time of a matrix product is proportional to its rows.
 MAX_DRAFT = 16
 # Fixed cost of a pass, in rows; from the table in `prunescope.pipelines.metrics.cpu_matmul`.
 _PASS_IN_ROWS = 15
 
 
 class DraftProposer:
-    """Proposer of the next tokens of one text from another model's text, or from the text's own repetitions.
+    """Proposer of the next tokens of one text, from another model's text or from the text's own repetitions.
 
-    A draft is as long as the run of tokens that were guessed right just before it, so wrong guesses cost little.
-    Pruned models keep much of the dense model's text, and a collapsed model repeats itself.
-    Checking a draft in one pass is speculative decoding (arXiv 2211.17192) for greedy texts; drafts from the text
-    itself are prompt lookup.
+    A draft is as long as the preceding run of right guesses, so that wrong guesses cost little. Pruned models keep much
+    of the dense model's text, and a collapsed model repeats itself. Checking a draft in one pass is speculative
+    decoding (arXiv 2211.17192) for greedy texts; drafts from the text itself are prompt lookup.
 
     Args:
         context: the tokens that the text follows.
-        other: another model's text after the same context; empty where none is known.
+        other: another model's text after the same context; empty if none is known.
     """
 
     def __init__(self, context: Sequence[int], other: Sequence[int] = ()) -> None:
@@ -33,7 +32,7 @@ class DraftProposer:
         self._read([*other, *context])
 
     def propose(self, limit: int) -> list[int]:
-        """Return at most `limit` draft tokens, as many as were last guessed right in a row."""
+        """Return at most `limit` draft tokens, as many as the last guesses had right in a row."""
         trusted = min(self._right_in_a_row, MAX_DRAFT)
         self._guess = self._next(trusted + 1)
         return self._guess[: min(trusted, max(0, limit))]
@@ -54,7 +53,7 @@ class DraftProposer:
         start = next((self._next_index[key] for key in keys if key in self._next_index), None)
         if start is None:
             return []
-        repeated = seen[start : start + count]  # shorter than `count` where the text loops
+        repeated = seen[start : start + count]  # shorter than `count` if the text loops
         return [repeated[index % len(repeated)] for index in range(count)]
 
     def _read(self, tokens: Sequence[int]) -> None:

@@ -1,4 +1,4 @@
-"""Tokenization of prompts through their template, with option tokens and answer patterns; needs no weights."""
+"""Tokenization of prompts through their template, with option tokens and answer patterns. Needs no weights."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -31,9 +31,9 @@ def tokenize_prompts(study: Study, tokenizer: Any, context_length: int) -> list[
     """Tokenize every prompt of a study.
 
     Raises:
-        InputError: a prompt with its new tokens is longer than the context, has token ids beyond the vocabulary or a
-            template that the model does not have or that fails, an option that begins with no whole character of the
-            vocabulary, or two options that begin with the same token.
+        InputError: a prompt with its new tokens exceeds the context, has ids beyond the vocabulary, or names a template
+            that fails or that the model does not have; an option does not begin with a whole character of the
+            vocabulary; or two options begin with the same token.
     """
     for template in dict.fromkeys(prompt.template or study.template for prompt in study.prompts):
         _check_template(template, study, tokenizer)
@@ -86,7 +86,7 @@ def _tokenized(prompt: Prompt, study: Study, tokenizer: Any, context_length: int
             f"{where} has {len(ids)} tokens; with {study.generation.new_tokens} new ones it is over the model's "
             f"context of {context_length}; shorten it"
         )
-    # A label follows a template's header directly, but running text after a space.
+    # A label follows the header of a template directly, but running text after a space.
     is_header = is_header or text[-1:].isspace() or text.endswith(tuple(filter(None, tokenizer.all_special_tokens)))
     labels = [
         tokenizer(option, add_special_tokens=False).input_ids
@@ -114,7 +114,7 @@ def _continuation(
     ids: tuple[int, ...],
     adds_special_tokens: bool,
 ) -> list[int]:
-    """Return the tokens by which a longer text continues another one's `ids`.
+    """Return the tokens by which a longer text continues the `ids` of a shorter one.
 
     Some SentencePiece tokenizers put a space before every text, so that ` A` alone begins with the token of a space.
     """
@@ -129,9 +129,9 @@ def _has_template(tokenizer: Any) -> bool:  # noqa: ANN401
 
 
 def _in_template(prompt: Prompt, study: Study, tokenizer: Any) -> tuple[str, bool, bool]:  # noqa: ANN401
-    """Return a prompt's text in its template, whether special tokens are to be added, and if it ends with a header.
+    """Return a prompt's text in its template, whether to add special tokens, and whether it ends with a header.
 
-    A chat template contains its special tokens; a text without a template gets the tokenizer's, and so does one in a
+    A chat template contains its special tokens. A text without a template gets the tokenizer's; so does the text of a
     Jinja file that does not begin with the first of them.
     """
     template = prompt.template or study.template or ("chat" if _has_template(tokenizer) else "plain")
@@ -154,9 +154,9 @@ def _in_template(prompt: Prompt, study: Study, tokenizer: Any) -> tuple[str, boo
 
 
 def find_answer(prompt: Prompt, text: str) -> str | None:
-    """Return the first match of the prompt's answer pattern in a generated text; None without pattern or match.
+    """Return the first match of the prompt's answer pattern in a generated text; None if there is no pattern or match.
 
-    A number of a maths prompt is returned in its shortest form, as the prompt's gold is: $1,000.0 is 1000.
+    A number that answers a maths prompt is returned in its shortest form, as the prompt's gold is: $1,000.0 is 1000.
 
     Raises:
         InputError: the pattern takes too long.

@@ -1,4 +1,4 @@
-"""Tokenization of texts into windows with their scored tokens; needs no weights."""
+"""Tokenization of texts into windows with their scored tokens. Needs no weights."""
 
 import hashlib
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.corpora.text_sources import read_text
 from prunescope.pipelines.studies import Study, TextSpec
 
-# Only the needed beginning of a text is tokenized: first so many characters a token, then twice as many, and so on.
+# Only the needed beginning of a text is tokenized: first this many characters per token, then twice as many, and so on.
 _CHARACTERS_A_TOKEN = 8
 
 
 @dataclass(frozen=True)
 class TokenizedText:
-    """The windows of a text.
+    """Windows of a text.
 
     Attributes:
         text: the study's entry.
@@ -32,7 +32,7 @@ class TokenizedText:
 
     @property
     def targets(self) -> Int[Tensor, " tokens"]:
-        """The scored tokens, window by window."""
+        """Scored tokens, window by window."""
         return self.windows[:, -self.text.scored :].reshape(-1)
 
     @property
@@ -73,7 +73,7 @@ def _tokenized(text: TextSpec, tokenizer: Any, context_length: int) -> Tokenized
 def _first_tokens(text: str, count: int, tokenizer: Any) -> list[int]:  # noqa: ANN401
     """Return the first tokens of a text after the beginning-of-text token, or all tokens of a shorter text.
 
-    A cut may change the tokens next to it, so there must be twice as many tokens before it as needed.
+    A cut may change the tokens next to it, so the tokenized part must have twice as many tokens as needed.
     """
     start = _start_token(tokenizer)
     length = count * _CHARACTERS_A_TOKEN
@@ -85,6 +85,6 @@ def _first_tokens(text: str, count: int, tokenizer: Any) -> list[int]:  # noqa: 
 
 
 def _start_token(tokenizer: Any) -> list[int]:  # noqa: ANN401
-    """Return the beginning-of-text token if the tokenizer adds it to a text, else an empty list."""
+    """Return the beginning-of-text token if the tokenizer adds it to a text, otherwise an empty list."""
     begins = tokenizer("a").input_ids[:1]
     return begins if begins == [tokenizer.bos_token_id] else []

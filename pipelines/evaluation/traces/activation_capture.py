@@ -25,16 +25,16 @@ class Capture:
     """Record of one pass over a sequence.
 
     Attributes:
-        norms: of `float64_norms` where the layers computed in float64, else None.
+        norms: result of `float64_norms` if the layers computed in float64, otherwise None.
         streams: residual stream entering each layer, at the measured positions, by layer, float32.
-        added: contribution of each sublayer to the stream at the measured positions, by label; float64 where the layers
-            computed in it, so that a difference of two passes keeps its digits, else float32.
-        calls: arguments of each sublayer, one entry a chunk, by label; empty unless requested.
-        whole: contribution of each sublayer at every position, by label; kept with the calls. `added` is a view of it:
-            positions × width × sublayers × 4 or 8 bytes in all.
+        added: contribution of each sublayer to the stream at the measured positions, by label; float64 if the layers
+            computed in float64, so that a difference of two passes keeps its digits, otherwise float32.
+        calls: arguments of each sublayer, one entry per chunk, by label; empty unless requested.
+        whole: contribution of each sublayer at every position, by label; kept together with the calls. `added` is a
+            view of it. It takes positions × width × sublayers × 4 or 8 bytes.
         layer_calls: arguments of each layer, by layer; kept with the calls of a pass over all tokens at once in the
-            model's own type. After a pass through a cache the cache holds later tokens' keys, so that no layer could be
-            called again.
+            model's own type. After a pass through a cache no layer could be called again, because the cache holds the
+            keys of later tokens.
     """
 
     norms: Norms | None = None
@@ -65,16 +65,16 @@ def run_known(
 ) -> Capture:
     """Run the decoder with its current weights over given tokens.
 
-    A pass at once and one through a key-value cache give the same states.
+    A pass over all tokens and a pass through a key-value cache give the same states.
 
     Args:
         decoder: dense, or with a variant applied.
         tokens: (1, length).
         first: first measured position; all later ones are measured.
-        by_token_from: None runs all tokens at once; else the tokens before this index run at once and the others one
-            by one, through a key-value cache.
-        keep_calls: whether to keep arguments and whole contributions, for `replay` and for `isolated`.
-        norms: of `float64_norms`, to compute the layers in float64; None for the decoder's own type.
+        by_token_from: None runs all tokens at once; otherwise the tokens from this index on run one by one through a
+            key-value cache.
+        keep_calls: whether to keep arguments and whole contributions, for `replay` and for scope `isolated`.
+        norms: result of `float64_norms`, to compute the layers in float64; None for the decoder's own type.
     """
     capture = Capture(norms)
     streams: dict[int, list[Tensor]] = defaultdict(list)
@@ -134,12 +134,12 @@ def _run(decoder: Decoder, tokens: Int[Tensor, "1 tokens"], by_token_from: int |
 def _add_rounding(decoder: Decoder, capture: Capture) -> None:
     """Add to each MLP's contribution the rounding of the layer's own sums.
 
-    In float32 it is far below what is measured, and ignored on both sides. In bfloat16 it is most of the shift.
+    In float32 it is far below what is measured, and is ignored on both sides. In bfloat16 it is most of the shift.
     """
     after = capture.streams.pop(len(decoder.layers))
     for index, layer in reversed(list(enumerate(decoder.layers))):
         stream = capture.streams[index]
-        # All of these are multiples of one bfloat16 step or close to each other: float32 holds the differences.
+        # All terms are multiples of one bfloat16 step or close to each other, so float32 holds the differences exactly.
         capture.added[layer.mlp.label] = after - stream - capture.added[layer.attn.label]
         after = stream
 
@@ -155,19 +155,19 @@ def replay(
 ) -> States:
     """Return the contribution of a sublayer with other weights in the dense context, at the measured positions.
 
-    An attention that ran through a cache gets a new cache, filled by its own keys and values: with the dense one,
+    An attention that ran through a cache gets a new cache, filled with its own keys and values. With the dense cache,
     every step after the first would be wrong.
 
     Args:
         sublayer: the sublayer.
         calls: its calls in the dense pass.
-        weights: the other weights, as `swap_weights` takes them.
+        weights: the other weights, as for `swap_weights`.
         first: first position to return.
-        norms: those of the dense pass.
-        noise: that of a `Variant`; the sublayer then computes with this rounding, also after a float64 pass.
+        norms: norms of the dense pass.
+        noise: noise of a `Variant`; the sublayer then computes with this rounding, also after a float64 pass.
 
     Returns:
-        (positions, width), of the type of the dense pass's contributions; float32 with noise.
+        (positions, width), in the type of the dense pass's contributions; float32 with noise.
     """
     if noise is not None:
         norms, dtype = None, torch.bfloat16 if noise == "bfloat16" else torch.float32

@@ -1,4 +1,4 @@
-"""Decoding that records the final stream of every step, and the table rows from a dense and a pruned one."""
+"""Decoding that records the final residual stream per step, and table rows that compare a dense and a pruned model."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from prunescope.pipelines.models.module_calls import first_tensor, hooks, quick_
 from prunescope.pipelines.models.token_cache import KeyValues
 from prunescope.pipelines.studies import MeasureSpec
 
-# Explicit types, because these tables may have no row, or only nulls in a column.
+# Types are explicit because a table may have no row, or a column only nulls.
 _OPTION_LISTS = [f"{name}_{side}" for name in ("logits", "p_full", "p_options") for side in ("dense", "pruned")]
 _Types = dict[str, pl.DataType | type[pl.DataType]]
 _OPTION_TYPES: _Types = {
@@ -59,15 +59,15 @@ _GENERATION_TYPES: _Types = {
     "is_correct_fork": pl.Boolean,
 }
 OPTION_SCHEMA, GENERATION_SCHEMA = pl.Schema(_OPTION_TYPES), pl.Schema(_GENERATION_TYPES)
-# Steps whose logits are in memory at once.
+# Number of steps whose logits are in memory at the same time.
 STEPS_AT_ONCE = 64
-# Bytes of a row of `top_tokens`: short strings, and numbers in float64.
+# Bytes per row of `top_tokens`: short strings and float64 numbers.
 TOP_TOKEN_BYTES = 80
-# Bytes of a row of numbers: float32, and a quarter more for its keys.
+# Bytes per row of numbers: float32, plus a quarter for the keys.
 _ROW_BYTES = 5 * len(COLUMN_NAMES)
-# Texts that are decoded together: their key-value cache bounds the memory.
+# Number of texts decoded together; it bounds the memory of their key-value cache.
 BATCH_TEXTS = 64
-# Tokens of padding in a pass over prompts, above which a further pass is faster.
+# Padding tokens in a pass over prompts above which a second pass is faster.
 MAX_PADDING = 64
 
 
@@ -75,20 +75,20 @@ MAX_PADDING = 64
 class DecodingResult:
     """Generated tokens and the residual stream that predicted each.
 
-    The stream is the float64 sum of the embedding and all contributions, because two float32 streams would cancel
-    when they are subtracted: they are much longer than their difference. Where a model computes in bfloat16, whose
-    sums round by more than that, it is the stream that the head reads.
+    The stream is the float64 sum of the embedding and all contributions. Streams are much longer than the difference
+    between two of them, so subtracting float32 streams would cancel. A bfloat16 model rounds its sums by more than
+    that: there it is the stream that the head reads.
     """
 
     tokens: tuple[int, ...]
     streams: Float64[Tensor, "steps width"]
 
     def followed_by(self, other: "DecodingResult") -> "DecodingResult":
-        """Return the text that goes on with another one."""
+        """Return this text, continued by another one."""
         return DecodingResult(self.tokens + other.tokens, torch.cat([self.streams, other.streams]))
 
 
-# Chooses a token of every row from its logits, given the row's text and the step.
+# Chooses one token per row, given the logits, the number of each row's text, and the step.
 Choice = Callable[[Float[Tensor, "rows vocabulary"], Sequence[int], int], Int[Tensor, " rows"]]
 
 
@@ -103,22 +103,22 @@ def decode(
     known: Sequence[KeyValues] | None = None,
     keep: Callable[[int, KeyValues | None], None] | None = None,
 ) -> list[DecodingResult]:
-    """Decode texts in batches of `BATCH_TEXTS`, each batch through one key-value cache.
+    """Decode texts in batches of `BATCH_TEXTS`; each batch has one key-value cache.
 
-    A prompt runs once for all of its texts in a batch, and the tokens with which all prompts of a batch begin run once.
-    If the cache holds other states than keys and values, shorter prompts are padded on the left instead. Batches are
-    made by length. A text that has ended leaves its batch.
+    Batches are made by length. Per batch, each prompt runs once for all its texts, and a prefix that all prompts share
+    runs once. If the cache holds more than keys and values, shorter prompts are padded on the left instead. A finished
+    text leaves its batch.
 
     Args:
         decoder: dense, or with a variant applied.
         prompts: token ids.
-        steps: maximum number of tokens of a text; one number, or one per prompt.
+        steps: maximum number of tokens per text; one number, or one per prompt.
         choose: chooses the next tokens; texts are numbered prompt by prompt.
-        least: number of tokens of each text before which it does not end; from there on it ends with an end-of-text
-            token. None decodes `steps` tokens of every text, so that the steps of two models pair up.
-        copies: texts of each prompt.
-        known: keys and values of at least all tokens but the last of each prompt, which then do not run.
-        keep: receives the number of each text that ends, and views of keys and values of all its tokens but the last;
+        least: minimum number of tokens per text; after it, an end-of-text token ends the text. None decodes `steps`
+            tokens of every text, so that the steps of two models pair up.
+        copies: number of texts per prompt.
+        known: keys and values of each prompt, at least of all tokens but the last; these tokens then do not run.
+        keep: receives the number of each finished text and views of the keys and values of all its tokens but the last;
             None if the cache has other states.
 
     Returns:
@@ -140,12 +140,12 @@ def decode(
 
 
 def _read(decoder: Decoder, prompts: Sequence[tuple[int, ...]]) -> list[KeyValues] | None:
-    """Return keys and values of at least all tokens but the last of each prompt; None if the cache does not hold them.
+    """Return keys and values of each prompt, at least of all tokens but the last; None if the cache has other states.
 
-    Prompts of similar length run together, padded on the right, behind what all prompts begin with.
+    A prefix that all prompts share runs first; then prompts of similar length run together, padded on the right.
     """
     shared, flip = min(map(len, prompts)) - 2, first_flip(min(prompts), max(prompts))
-    shared = shared if flip is None else min(shared, flip)  # in token order all others lie between these two
+    shared = shared if flip is None else min(shared, flip)  # all other prompts lie between the two in token order
     if shared < 0 or decoder.cache_refusal is not None or not decoder.new_cache().has_keys_alone:
         return None
     config = cast(Any, decoder.model).config.to_dict()
@@ -169,9 +169,9 @@ def _read(decoder: Decoder, prompts: Sequence[tuple[int, ...]]) -> list[KeyValue
 
 
 def _batches(decoder: Decoder, lengths: Sequence[int], copies: int) -> list[list[int]]:
-    """Return the texts of each batch; each text is alone where padding or the rows of a cache change its states."""
+    """Return the texts of each batch; a text is alone if padding or the rows of a cache would change its states."""
     size = decoder.at_once(BATCH_TEXTS) if decoder.can_pad else 1
-    if copies < size:  # the texts of a prompt are in one batch: two of them may have to choose the same tokens
+    if copies < size:  # all texts of a prompt share a batch: some must choose the same tokens
         size -= size % copies
     prompts = sorted(range(len(lengths)), key=lambda prompt: lengths[prompt])
     texts = [prompt * copies + copy for prompt in prompts for copy in range(copies)]
@@ -189,13 +189,13 @@ def _decode_batch(
     known: Sequence[KeyValues] | None,
     keep: Callable[[int, KeyValues | None], None] | None,
 ) -> list[DecodingResult]:
-    """Decode one batch: per text `rows` has its prompt, `texts` its number, `most` its steps, `stops` its `least`."""
+    """Decode one batch; per text, `rows` is its prompt, `texts` its number, `most` its limit, `stops` its `least`."""
     cache = None if decoder.cache_refusal else decoder.new_cache()
-    last: dict[str, Tensor] = {}  # embedding, contributions and final stream of the current step's last position
+    last: dict[str, Tensor] = {}  # embedding, contributions and final stream at the last position
     streams: list[list[Tensor]] = [[] for _ in texts]
     generated: list[list[int]] = [[] for _ in texts]
     live = list(range(len(texts)))
-    kept = list(rows)  # rows of the pass to which the live texts belong
+    kept = list(rows)  # row of the pass that each live text belongs to
     tokens, mask = padded_left(prompts, decoder.device)
     if cache is not None and known is not None:
         cache.fill(known, [len(prompt) - 1 for prompt in prompts])
@@ -207,7 +207,7 @@ def _decode_batch(
             logits = decoder.head.logits(stream.float())
             rebuilt = torch.stack(list(last.values())).sum(dim=0, dtype=torch.float64)
             states = stream.double() if decoder.is_rounded else rebuilt
-            if kept != list(range(len(tokens))):  # only behind the prompts, which run once for several texts
+            if kept != list(range(len(tokens))):  # only after the prompts, each of which runs once for several texts
                 states, logits = states[kept], logits[kept]
             chosen = choose(logits, [texts[index] for index in live], step)
             for index, state, token in zip(live, states, chosen.tolist(), strict=True):
@@ -229,7 +229,7 @@ def _decode_batch(
                 live, chosen = [live[row] for row in going], chosen[going]
             kept = list(range(len(live)))
             mask = torch.nn.functional.pad(mask, (0, 1), value=1)
-            # Without a cache all tokens run again.
+            # Without a cache, all tokens run again.
             tokens = chosen[:, None] if cache is not None else torch.cat([tokens, chosen[:, None]], dim=1)
     return [DecodingResult(tuple(own), torch.stack(states)) for own, states in zip(generated, streams, strict=True)]
 
@@ -237,20 +237,20 @@ def _decode_batch(
 def _has_ended(
     decoder: Decoder, generated: Sequence[int], stops: Sequence[int] | None, most: Sequence[int], text: int
 ) -> bool:
-    """Return whether a text has all its tokens, or its end-of-text token and as many tokens as it must have."""
+    """Return whether a text reached its limit, or has an end-of-text token and its minimum of tokens."""
     can_end = stops is not None and len(generated) >= stops[text]
     return len(generated) == most[text] or (can_end and end_of(decoder, generated) is not None)
 
 
 def bytes_a_variant(measure: MeasureSpec, points: int, steps: int, width: int, weights: int) -> int:
-    """Return the bytes of a traced variant until it is written: `layer_transitions`, steps, kept states and masks.
+    """Return the bytes of a traced variant before it is written: `layer_transitions`, steps, kept states and masks.
 
     Args:
         measure: what is measured.
-        points: measured positions of all sublayers.
-        steps: decoded ones of all prompts and trajectories.
-        width: of the residual stream.
-        weights: number of prunable ones.
+        points: number of measured positions, summed over sublayers.
+        steps: number of decoded steps, summed over prompts and trajectories.
+        width: width of the residual stream.
+        weights: number of prunable weights.
     """
     settings = len(measure.scopes) * len(measure.lenses) * len(measure.temperatures)
     states = points * len(measure.scopes) * 2 * width if measure.keep_states else 0
@@ -259,20 +259,20 @@ def bytes_a_variant(measure: MeasureSpec, points: int, steps: int, width: int, w
 
 
 def end_of(decoder: Decoder, tokens: Sequence[int]) -> int | None:
-    """Return the step of the first end-of-text token; None without one."""
+    """Return the step of the first end-of-text token; None if there is none."""
     return next((step for step, token in enumerate(tokens) if token in decoder.end_ids), None)
 
 
 def up_to_end(decoder: Decoder, tokens: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the tokens up to the first end-of-text token, which is included."""
+    """Return the tokens up to and including the first end-of-text token."""
     end = end_of(decoder, tokens)
     return tokens if end is None else tokens[: end + 1]
 
 
 def _record_last_position(decoder: Decoder, last: dict[str, Tensor]) -> list[RemovableHandle]:
-    """Register hooks for the embedding, every contribution and the final stream, (batch, width) each.
+    """Register hooks for the embedding, every contribution and the final stream, each (batch, width).
 
-    Copies, because views would keep the states of all tokens of the prompts until the pass ends.
+    The hooks copy: a view would keep the states of all prompt tokens in memory until the pass ends.
     """
 
     def save_embedding(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
@@ -296,7 +296,7 @@ def _record_last_position(decoder: Decoder, last: dict[str, Tensor]) -> list[Rem
 
 @dataclass(frozen=True)
 class DensePrunedPair:
-    """Both sides of one prompt in one trajectory: the dense stream, its shift, and each side's tokens."""
+    """Both sides of one prompt in one trajectory: the dense stream, its shift, and the tokens of each side."""
 
     prompt: TokenizedPrompt
     trajectory: str
@@ -308,14 +308,14 @@ class DensePrunedPair:
 
 @torch.inference_mode()
 def logits_of(decoder: Decoder, streams: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both sides' logits at temperature 1, (steps, vocabulary) each; the pruned ones are dense + shift."""
+    """Return the dense and the pruned logits at temperature 1, each (steps, vocabulary); pruned is dense + shift."""
     states, moves = decoder.head.lens(streams, shifts, "normed")
     dense = decoder.head.logits_of_state(states)
     return dense, dense + decoder.head.shift(states, moves)
 
 
 def step_rows(decoder: Decoder, pairs: Sequence[DensePrunedPair], temperatures: tuple[float, ...]) -> pl.DataFrame:
-    """Return the rows of `decoding_steps` of all pairs: many rows together make the head's product faster."""
+    """Return the rows of `decoding_steps`; all pairs share one product with the head, which is faster."""
     streams, shifts = (torch.cat([getattr(pair, name) for pair in pairs]) for name in ("streams", "shifts"))
     measured = divergence(*decoder.head.lens(streams, shifts, "normed"), decoder.head, temperatures)
     texts = _Texts(decoder)
@@ -350,9 +350,9 @@ def step_rows(decoder: Decoder, pairs: Sequence[DensePrunedPair], temperatures: 
 
 
 def top_rows(decoder: Decoder, pairs: Sequence[DensePrunedPair], count: int) -> pl.DataFrame:
-    """Return the rows of `top_tokens` of all pairs: both sides' most likely tokens, each with both sides' values.
+    """Return the rows of `top_tokens`: the most likely tokens of each side, with the values of both sides.
 
-    The rows of a side and rank are in the order of the pairs and their steps.
+    Rows with the same side and rank follow the order of the pairs and their steps.
     """
     streams, shifts = (torch.cat([getattr(pair, name) for pair in pairs]) for name in ("streams", "shifts"))
     lengths = [len(pair.streams) for pair in pairs]
@@ -365,7 +365,7 @@ def top_rows(decoder: Decoder, pairs: Sequence[DensePrunedPair], count: int) -> 
     for first in range(0, len(streams), STEPS_AT_ONCE):
         part = slice(first, first + STEPS_AT_ONCE)
         logits = dict(zip(("dense", "pruned"), logits_of(decoder, streams[part], shifts[part]), strict=True))
-        # One row at a time, because a whole matrix in float64 would double the memory.
+        # One row at a time: a whole float64 matrix would double the memory.
         totals = {side: torch.stack([z.double().logsumexp(-1) for z in values]) for side, values in logits.items()}
         for side, values in logits.items():
             best = top_ids(values, count)
@@ -392,13 +392,13 @@ def top_rows(decoder: Decoder, pairs: Sequence[DensePrunedPair], count: int) -> 
 
 
 def first_tokens(pairs: Sequence[DensePrunedPair], tops: pl.DataFrame, side: str) -> list[tuple[int, ...]]:
-    """Return a side's most likely tokens of every pair, which their rows of `top_tokens` name."""
+    """Return the most likely tokens of one side per pair, read from their rows of `top_tokens`."""
     tokens = iter(tops.filter(side=side, rank=1)["token_id"].to_list())
     return [tuple(islice(tokens, len(pair.streams))) for pair in pairs]
 
 
 class _Texts:
-    """Texts of single tokens; each token is decoded once."""
+    """Decoded texts of single tokens, cached."""
 
     def __init__(self, decoder: Decoder) -> None:
         self._decode = lru_cache(maxsize=None)(lambda token: decoder.tokenizer.decode([token]))
@@ -408,7 +408,7 @@ class _Texts:
 
 
 def option_rows(decoder: Decoder, pair: DensePrunedPair, temperatures: tuple[float, ...]) -> list[dict[str, object]]:
-    """Return the rows of `option_subspace` of one prompt, after its last token; none where it has no options."""
+    """Return the rows of `option_subspace` of one prompt, measured after its last token; empty if it has no options."""
     prompt = pair.prompt
     if not prompt.option_ids:
         return []
@@ -444,7 +444,7 @@ def generation_row(
 def fork_columns(
     decoder: Decoder, prompt: TokenizedPrompt, fork: tuple[int, ...] | None, dense: tuple[int, ...]
 ) -> dict[str, object]:
-    """Return the columns of `generations` about the fork, all NULL without one."""
+    """Return the columns of `generations` about the fork; all are None if there is no fork."""
     names = ("text", "token_ids", "collapse_step", "end_step", "answer", "is_correct")
     judged = {} if fork is None else text_columns(decoder, prompt, fork, dense)
     return {f"{name}_fork": judged.get(name) for name in names}
@@ -453,7 +453,7 @@ def fork_columns(
 def text_columns(
     decoder: Decoder, prompt: TokenizedPrompt, tokens: tuple[int, ...], dense: tuple[int, ...]
 ) -> dict[str, object]:
-    """Return what is stored of every text, greedy or sampled. Behind the dense text's end there is no flip."""
+    """Return the columns stored for every text, greedy or sampled; flips after the dense text's end do not count."""
     end = end_of(decoder, tokens)
     written = tokens[:end]
     text = decoder.tokenizer.decode(list(written), skip_special_tokens=True)
@@ -478,7 +478,7 @@ def text_columns(
 def _answer_end(
     decoder: Decoder, prompt: TokenizedPrompt, written: tuple[int, ...], answer: str | None, end: int | None
 ) -> int | None:
-    """Return the first step after which the text contains the final answer; without an answer, the end of the text."""
+    """Return the first step at which the text contains the final answer; if it has no answer, the end of the text."""
     if answer is None:
         return end
     for step in range(len(written)):

@@ -1,4 +1,4 @@
-"""Final residual streams of whole passes, in float64; what is measured on them belongs to the callers."""
+"""Final residual streams of whole passes, in float64."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def final_streams(
     """Return the residual stream before the final norm at some positions, with the decoder's current weights.
 
     As in `DecodingResult`, it is the float64 sum of the embedding and all contributions, or the stream that the head
-    reads where the model computes in fewer bits.
+    reads if the model computes in fewer bits than float32.
 
     Args:
         decoder: dense, or with a variant applied.

@@ -1,4 +1,4 @@
-"""Greedy texts of both models in every trajectory; what is measured on them belongs to `trajectories`."""
+"""Greedy texts of both models in every trajectory. What is measured on them belongs in `trajectories`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,18 +15,18 @@ from prunescope.pipelines.models.token_cache import KeyValues
 from prunescope.pipelines.studies import Study
 
 Tokens = tuple[int, ...]
-# Bytes of keys and values of all dense texts, up to which they are kept for the texts of variants.
+# Maximum bytes of the keys and values of all dense texts that are kept for the texts of variants.
 KEPT_BYTES = 2**29
 
 
 @dataclass(frozen=True)
 class VariantTexts:
-    """A variant's texts of one prompt, and what the dense model makes of the variant's own text.
+    """A variant's texts of one prompt, and the dense model's response to the variant's own text.
 
     Attributes:
         forced: the variant on the dense text.
         own: its own text; None if variants write none.
-        flip: first step at which its own token differs from the dense one; None without such a step.
+        flip: first step at which its own token differs from the dense one; None if no step does.
         read: the dense model on the variant's text, up to its end; None without a flip or without `own_text`.
         fork: the dense model's text after the variant's token at the flip; None without a flip or without `fork`.
     """
@@ -74,8 +74,8 @@ class GreedyTexts:
 
         Args:
             name: the variant, for the progress.
-            dense: the dense text of every prompt; a text does not end before it.
-            progress: one step per token.
+            dense: dense text per prompt; it sets the minimum length of a text.
+            progress: advances once per token.
         """
         begun: list[tuple[Tokens, ...]] = [(tokens, ())[: self._copies] for tokens in dense]
         least = None if self._pads else [len(tokens) for tokens in dense]
@@ -85,15 +85,15 @@ class GreedyTexts:
     def with_dense(
         self, name: str, dense: Sequence[DecodingResult], texts: Sequence[VariantTexts], progress: Progress
     ) -> list[VariantTexts]:
-        """Add what the dense model makes of the texts that flip: it reads them, and it writes on after the flip.
+        """Let the dense model read each text that flips, and let it continue the text after the flip.
 
-        It begins with the token at the flip: everything up to there it has read and predicted in its own text.
+        It starts at the token of the flip, because it has read and predicted everything before it in its own text.
 
         Args:
             name: the variant, for the progress.
-            dense: the dense text of every prompt.
-            texts: the variant's texts of every prompt.
-            progress: one step per token.
+            dense: dense text per prompt.
+            texts: the variant's texts per prompt.
+            progress: advances once per token.
         """
         found, shared, begun = list(texts), dict[int, DecodingResult](), dict[int, tuple[Tokens, ...]]()
         for index, (known, text) in enumerate(zip(dense, texts, strict=True)):
@@ -129,10 +129,10 @@ class GreedyTexts:
         known: Sequence[KeyValues] | None = None,
         keep: Callable[[int, KeyValues | None], None] | None = None,
     ) -> list[tuple[DecodingResult, ...]]:
-        """Decode texts that begin with given tokens, as many of every context, and go on greedily.
+        """Decode texts that begin with given tokens, the same number per context, and continue them greedily.
 
-        `least` tokens of a context's texts come before an end, None lets no text end. Texts of a context that begin
-        alike take the token of the last one: equal rows of a batch may round differently.
+        `least` is the minimum number of tokens of a context's texts; with None no text ends. Texts of one context that
+        begin alike take the token of the last one, because equal rows of a batch may round differently.
         """
         copies, prefixes = len(begun[0]), [tokens for own in begun for tokens in own]
 

@@ -14,37 +14,36 @@ from prunescope.pipelines.models.decoder import Decoder, Layer
 from prunescope.pipelines.models.module_calls import Arguments, call_with_state, hooks, stream_of
 
 Batch = Float[Tensor, "entries positions width"]
-# The label of a sublayer, and the name of what replaces it: several swaps of one sublayer are entries of their own.
+# Label of a sublayer, and name of its replacement; several swaps of one sublayer are separate entries.
 Swap = tuple[str, str]
 
 
 class IsolatedEffect:
-    """Runner of the dense layers above single swapped sublayers, many of them in one batch.
+    """Runner of the dense layers above single swapped sublayers, many swaps per batch.
 
     The shift of the final stream is the local shift plus, for every later sublayer, its contribution on the moved
-    stream minus that on the dense stream, summed in float64. Two final streams are never subtracted, because they are
-    much longer than their difference. The dense stream is one entry of every batch, so that both contributions come
-    from one call: matrix products of different shapes may round differently (with MKL only those of fewer than 16
-    rows did). What remains is the rounding of the model's own type, about u(‖stream‖ + ‖contribution‖) a sublayer
-    with u = 6e-8 in float32 and 4e-3 in bfloat16. Measured on SmolLM2-135M in float32: local shifts of a tenth of the
-    contribution arrive with a relative error of 5e-5 (median) to 6e-3 (first token, whose stream is 1e4 times as long
-    as a contribution), the same as in a run of the whole pruned model.
+    stream minus its contribution on the dense stream, summed in float64. Final streams are never subtracted, because
+    they are much longer than their difference. Matrix products of different shapes may round differently (with MKL,
+    only those with fewer than 16 rows did). Therefore the dense stream is one entry of every batch, so that both
+    contributions come from one call. The remaining error is the rounding of the model's own type, about u(‖stream‖ +
+    ‖contribution‖) per sublayer with u = 6e-8 in float32 and 4e-3 in bfloat16. On SmolLM2-135M in float32, local shifts
+    of a tenth of the contribution arrive with a relative error between 5e-5 (median) and 6e-3 (first token, whose
+    stream is 1e4 times as long as a contribution). A run of the whole pruned model has the same error.
 
-    If every sublayer is changed, a prompt costs about half as many whole passes as there are sublayers. Memory:
-    positions × width × swaps × 24 bytes for the shifts in front of a layer, in it and behind it, and one layer's
-    activations of `rows` tokens.
+    If every sublayer is changed, a prompt costs about half as many passes as there are sublayers. The shifts before, in
+    and after a layer take positions × width × swaps × 24 bytes; one layer's activations of `rows` tokens are added.
 
     Not thread-safe: the decoder's modules have hooks during a run.
 
     Args:
         decoder: the dense model.
-        rows: tokens of one call of a layer, dense entry included; fewer need less memory, more are faster up to the
+        rows: tokens per call of a layer, dense entry included. Fewer need less memory; more are faster, up to the
             machine's best matrix product. At least one swapped entry runs, even if the sequence is longer.
     """
 
     def __init__(self, decoder: Decoder, rows: int = 1024) -> None:
         self._decoder, self._rows = decoder, rows
-        # By layer, whether a batch gives the same as its entries alone; tested at the first use.
+        # Per layer, whether a batch gives the same as its entries alone; tested at the first use.
         self._can_batch: dict[int, bool] = {}
 
     @torch.inference_mode()
@@ -54,13 +53,13 @@ class IsolatedEffect:
         Args:
             dense: a pass over all tokens at once that kept its calls.
             moved: local shift of each swapped sublayer at all positions: its contribution in the dense context minus
-                the dense one.
+                the dense contribution.
 
         Returns:
-            By swap, at all positions, before the final norm, float32; exactly zero where the local shift is.
+            Shift by swap at all positions, before the final norm, float32; exactly zero if the local shift is zero.
 
         Raises:
-            ValueError: the pass has no calls of layers, or a label is not one of the decoder's.
+            ValueError: the pass kept no calls of layers, or a label is not one of the decoder's.
             ComputationError: a layer called again on the dense stream gives another contribution.
         """
         unknown = sorted({label for label, _ in moved} - {sublayer.label for sublayer in self._decoder.sublayers})
@@ -74,7 +73,8 @@ class IsolatedEffect:
         for index, layer in enumerate(self._decoder.layers):
             labels = {sublayer.label for sublayer in layer.sublayers}
             swapped = [swap for swap in moved if swap[0] in labels and is_moved[swap]]
-            # A swapped attention of a sequential layer changes the MLP's input; all other swaps act after the layer.
+            # A swapped attention of a sequential layer changes the input of the MLP. All other swaps act after the
+            # layer.
             inside = [] if layer.is_parallel else [swap for swap in swapped if swap[0] == layer.attn.label]
             if order or inside:
                 stacked = [shifts] if order else []
@@ -89,7 +89,7 @@ class IsolatedEffect:
     def _through(
         self, index: int, dense: Capture, shifts: Float[Tensor, "entries positions width"], outside: int
     ) -> Float[Tensor, "entries positions width"]:
-        """Return the shifts after a layer; those from number `outside` on are of its own attention's contribution."""
+        """Return the shifts after a layer; those from index `outside` on belong to its own attention's contribution."""
         layer, call = self._decoder.layers[index], dense.layer_calls[index]
         if index not in self._can_batch:
             self._can_batch[index] = _can_batch(layer, call, dense)
@@ -98,7 +98,7 @@ class IsolatedEffect:
         after = torch.empty_like(shifts)
         for start in range(0, len(shifts), size):
             chunk = shifts[start : start + size]
-            before = max(0, min(outside - start, len(chunk)))  # entries whose stream in front of the layer is moved
+            before = max(0, min(outside - start, len(chunk)))  # entries whose stream is moved before the layer
             streams = torch.cat(
                 [
                     stream,
@@ -130,9 +130,9 @@ def _contributions(layer: Layer, call: Arguments, streams: Batch, swap: Mapping[
 
     Args:
         layer: the layer.
-        call: its arguments on the dense stream, in which `streams` replaces the state.
+        call: its arguments on the dense stream; `streams` replaces the state.
         streams: the new state.
-        swap: shift to add to the attention's contribution before the MLP reads it, by entry.
+        swap: per entry, the shift to add to the attention's contribution before the MLP reads it.
     """
     added: dict[str, Tensor] = {}
 
@@ -151,13 +151,13 @@ def _contributions(layer: Layer, call: Arguments, streams: Batch, swap: Mapping[
 
 
 def _can_batch(layer: Layer, call: Arguments, dense: Capture) -> bool:
-    """Return whether a batch with the arguments of one sequence gives the same as its entries alone, tried on two.
+    """Return whether a batch with the arguments of one sequence gives the same as its entries alone, tested on two.
 
-    Most arguments are broadcast over the batch, some (ALiBi biases by entry and head) are not.
+    Most arguments are broadcast over the batch; some (ALiBi biases by entry and head) are not.
     """
     stream = stream_of(*call)
     again = _contributions(layer, call, stream, {})
-    # That of this layer alone: what the layers before it round is in the stream.
+    # The rounding of this layer alone: the rounding of earlier layers is in the stream.
     with other_rounding(layer.module):
         rounding = max(map(distance, _contributions(layer, call, stream, {}), again))
     for sublayer, contribution in zip(layer.sublayers, again, strict=True):
@@ -172,7 +172,7 @@ def _can_batch(layer: Layer, call: Arguments, dense: Capture) -> bool:
         together = _contributions(layer, call, torch.cat([stream, other]), {})
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError, IndexError):  # errors of modules on shapes that do not match
+    except (RuntimeError, ValueError, IndexError):  # raised by modules if shapes do not match
         return False
     alone = map(torch.cat, zip(again, _contributions(layer, call, other, {}), strict=True))
     return all(is_close(*pair, rounding) for pair in zip(together, alone, strict=True))

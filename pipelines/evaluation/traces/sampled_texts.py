@@ -1,4 +1,4 @@
-"""Sampled texts of both models under common noise, and the two distributions of every token of either text."""
+"""Sampled texts of both models under common noise, and both distributions at every token of either text."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -46,13 +46,13 @@ _STEP_TYPES: _Types = {
     **dict.fromkeys(MEASURES, pl.Float32),
 }
 GENERATION_SCHEMA, STEP_SCHEMA = pl.Schema(_GENERATION_TYPES), pl.Schema(_STEP_TYPES)
-# Steps whose logits are in memory at once, on each thread.
+# Number of steps whose logits are in memory at the same time, per thread.
 PIECE_ROWS = 64
 
 
 @dataclass(frozen=True)
 class _Text:
-    """One text: its tokens, and the stream from which one of the models predicted each."""
+    """Text with its tokens, and the stream from which one of the models predicted each token."""
 
     tokens: tuple[int, ...]
     states: DenseTextStates
@@ -67,7 +67,7 @@ class _Piece:
         steps: the steps.
         dense: the text as the dense model read it.
         pruned: the text as the variant read it.
-        trajectories: whose rows these are: both up to the first flip, because both texts are the same before it.
+        trajectories: trajectories of these rows; up to the first flip both, because both texts are the same.
     """
 
     text: int
@@ -81,22 +81,22 @@ class _Piece:
         return text.states.rows(slice(self.steps.start, self.steps.stop))
 
     def tokens(self, text: _Text, trajectory: str) -> list[int | None]:
-        """Return the tokens of these steps; None behind the flip for the model that only reads the text."""
+        """Return the tokens of these steps; after the flip, None for the model that only reads the text."""
         is_its_own = trajectory in self.trajectories
         return [token if is_its_own else None for token in text.tokens[self.steps.start : self.steps.stop]]
 
 
 class SamplingSession:
-    """The dense model's sampled texts, computed once and shared by the variants of a model.
+    """Sampled texts of the dense model, computed once and shared by the variants of a model.
 
-    A text keeps four bytes per number of its final streams. Noise depends on seed, prompt, sample, step and token, so
-    that a variant's texts do not depend on other variants, nor on other prompts beyond rounding.
+    The final streams of a text take four bytes per number. Noise depends on seed, prompt, sample, step and token.
+    Therefore a variant's texts do not depend on other variants, and depend on other prompts only by rounding.
 
     Args:
         decoder: the dense model.
-        model: its name in the tables.
-        study: prompts and `decoding`; without it the settings are its defaults.
-        progress: one step.
+        model: name of the model in the tables.
+        study: prompts and `decoding`, or its defaults.
+        progress: advances once per token.
 
     Raises:
         InputError: a prompt does not fit the model.
@@ -116,20 +116,20 @@ class SamplingSession:
         progress.done()
 
     def _texts(self, name: str, task: str, progress: Progress, known: Sequence[_Text] | None = None) -> list[_Text]:
-        """Return texts as the model in its present state writes or reads them, prompt by prompt.
+        """Return texts that the model in its present state writes or reads, prompt by prompt.
 
         Args:
             name: the model or variant, for errors.
-            task: for the progress.
-            progress: one step per token.
-            known: texts that it reads, in the batches in which they were written, so that equal models have equal
-                streams; None samples new ones.
+            task: name of the task in the progress.
+            progress: advances once per token.
+            known: texts that the model reads, in the batches in which they were written, so that equal models have
+                equal streams; None samples new texts.
         """
         spec = self._spec
 
         def choose(logits: Float[Tensor, "rows vocabulary"], texts: Sequence[int], step: int) -> Int[Tensor, " rows"]:
             progress.advance(len(texts))
-            if not bool(torch.isfinite(logits.amax(-1)).all()):  # a NaN is the maximum, too
+            if not bool(torch.isfinite(logits.amax(-1)).all()):  # the maximum of a row with a NaN is NaN
                 raise ComputationError(f"{name}: NaN or infinite logits")
             if known is not None:
                 return torch.tensor([known[text].tokens[step] for text in texts], device=logits.device)
@@ -147,7 +147,7 @@ class SamplingSession:
     def trace(self, recipe: str, variant: Variant, progress: Progress = SILENT) -> dict[str, pl.DataFrame]:
         """Sample from one variant and compare it with the dense model on the texts of both.
 
-        Each model also reads the other one's texts, unless no text parts.
+        Each model also reads the other model's texts, unless all texts are the same.
 
         Returns:
             Rows of `sampled_generations` and `sampled_steps`.
@@ -161,7 +161,7 @@ class SamplingSession:
             texts = self._texts(name, f"sample {recipe}", progress)
             if has_flips := [text.tokens for text in texts] != [text.tokens for text in self._dense]:
                 read = self._texts(name, f"{recipe} reads the dense texts", progress, self._dense)
-        # After the variant is undone, because a head tied to changed weights must be the dense one.
+        # The variant is undone first: a head tied to changed weights must be the dense one.
         if has_flips:
             dense_read = self._texts(f"model {self.model}", f"dense model reads texts of {recipe}", progress, texts)
         pieces = self._blocks(self._pieces(texts, read, dense_read))
@@ -185,12 +185,12 @@ class SamplingSession:
         return self._prompts[text // self._spec.samples]
 
     def _pieces(self, texts: Sequence[_Text], read: Sequence[_Text], dense_read: Sequence[_Text]) -> Iterator[_Piece]:
-        """Yield the steps of all texts: up to the flip, and those of either text behind it.
+        """Yield the steps of all texts: the shared ones up to the flip, then those of each text.
 
         Args:
-            texts: the variant's own.
-            read: the dense model's, as the variant reads them.
-            dense_read: the variant's, as the dense model reads them.
+            texts: the variant's texts.
+            read: the dense model's texts, as the variant reads them.
+            dense_read: the variant's texts, as the dense model reads them.
         """
         for number, (dense, own) in enumerate(zip(self._dense, texts, strict=True)):
             flip = first_flip(dense.tokens, own.tokens)
@@ -206,7 +206,7 @@ class SamplingSession:
 
     @staticmethod
     def _blocks(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
-        """Yield the pieces, as many at a time as one block holds."""
+        """Yield as many pieces at a time as fit into one block."""
         block: list[_Piece] = []
         for piece in pieces:
             if block and sum(len(one.steps) for one in block) + len(piece.steps) > PIECE_ROWS:
@@ -244,7 +244,7 @@ class SamplingSession:
                 "token_id_dense": [token for piece in pieces for token in piece.tokens(piece.dense, "teacher_forced")],
                 "token_id_pruned": [token for piece in pieces for token in piece.tokens(piece.pruned, "own_text")],
                 "total_variation": [total_variation(p, q) for p, q in unions],
-                # Behind the flip the two texts differ, so that nothing can part any more.
+                # After the flip the two texts differ already.
                 "flip_probability": [
                     flip_probability(p, q) if len(piece.trajectories) > 1 else None
                     for (p, q), (piece, _) in zip(unions, about, strict=True)

@@ -1,4 +1,4 @@
-"""Conversion of residual streams and their shifts to rows of `hidden_states` and back: float16 with a scale a row."""
+"""Conversion between residual streams and rows of `hidden_states`, which are float16 with one scale per row."""
 
 from collections.abc import Mapping, Sequence
 
@@ -35,15 +35,15 @@ def state_rows(
 ) -> pl.DataFrame:
     """Return the rows of `hidden_states` of one sublayer, without model and recipe.
 
-    value = scale × float16, scale a power of two, so that scaling is exact and the only error is float16's rounding:
-    at most 2^-11 of every entry that is at least 2^-28 of its row's largest, 2^-39 of the largest for smaller ones.
+    A value is scale × float16. The scale is a power of two, so scaling is exact and only float16 rounds. The error is
+    at most 2^-11 of an entry that is at least 2^-28 of the row's largest, and 2^-39 of the largest for smaller entries.
 
     Args:
         prompt_ids: prompt of each row of the states.
-        positions: position of each.
+        positions: position of each row.
         layer: index of the layer.
         sublayer: attn or mlp.
-        states: by scope: the stream for `dense`, its shift for the others; None gives no rows.
+        states: by scope, the stream for `dense`, and its shift for the others; None gives no rows.
     """
     frames = [STATE_SCHEMA.to_frame()]
     for scope, values in states.items():
@@ -70,8 +70,8 @@ def read_states(frame: pl.DataFrame) -> tuple[pl.DataFrame, Float[Tensor, "rows 
         frame: rows of `hidden_states` of one model, including those of the recipe `dense`.
 
     Returns:
-        The rows of all other recipes without their vectors, the dense stream of each, and its shift. For an isolated
-        shift it is the final stream.
+        The rows of all other recipes without their vectors, the dense stream of each, and its shift. An isolated shift
+        is paired with the final stream.
 
     Raises:
         InputError: a shift has no dense stream.

@@ -1,4 +1,4 @@
-"""Teacher-forced measurement of texts: each token's shift of a variant's output and likelihood of the true token."""
+"""Teacher-forced measurement of texts: per token, the shift of the output and the likelihood of the true token."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ from prunescope.pipelines.studies import Study
 
 Columns = dict[str, np.ndarray[Any, Any]]
 
-# Tokens of one forward pass: enough to fill the matrix products, little memory.
+# Tokens per forward pass: enough to fill the matrix products, but little memory.
 PASS_TOKENS = 2048
-# Rows that one thread measures at a time.
+# Number of rows that one thread measures at a time.
 PIECE_ROWS = 256
 # Columns of `divergence` that the table has.
 MEASURES = (
@@ -64,14 +64,14 @@ SCHEMA = pl.Schema(
 
 @dataclass(frozen=True)
 class DenseTextStates:
-    """Final streams of the dense model in four bytes a number: multiples of one step a channel.
+    """Final streams of the dense model in four bytes per number: integer multiples of one step per channel.
 
-    The step is 2⁻³¹ of the channel's largest number, at least 128 times finer than float32's there. Both sides are
+    The step is 2⁻³¹ of the channel's largest number, at least 128 times finer than float32 there. Both sides are
     rounded to these multiples before they are subtracted, so that equal streams differ by exactly zero.
 
     Args:
         counts: multiples of the step.
-        step: one a channel.
+        step: one step per channel.
     """
 
     counts: Int32[Tensor, "rows width"]
@@ -89,7 +89,7 @@ class DenseTextStates:
         return DenseTextStates(self.counts[selection], self.step)
 
     def streams(self) -> Float64[Tensor, "rows width"]:
-        """Return the streams, to half a step."""
+        """Return the streams, exact to half a step."""
         return self.counts * self.step
 
     def shift_to(self, streams: Float64[Tensor, "rows width"]) -> Float[Tensor, "rows width"]:
@@ -98,17 +98,17 @@ class DenseTextStates:
 
 
 class TextSession:
-    """The dense side of a study's texts, computed once and shared by the variants of a model.
+    """Dense side of a study's texts, computed once and shared by the variants of a model.
 
-    Only the final stream of each scored token is stored, d numbers; logits are computed from it again, block by block,
-    for each variant. A variant then costs one pass of its own, half the cost of running both models, and memory holds
-    d numbers a token a side, never tokens × vocabulary.
+    Only the final stream of each scored token is stored (width numbers). Logits are computed from it again per variant,
+    block by block. A variant then costs one pass, half the cost of running both models, and memory never holds tokens ×
+    vocabulary.
 
     Args:
         decoder: the dense model.
-        model: its name in the tables.
-        study: texts.
-        progress: one step a window.
+        model: name of the model in the tables.
+        study: its texts.
+        progress: advances once per window.
 
     Raises:
         InputError: a text cannot be read or does not fit the model.
@@ -136,7 +136,7 @@ class TextSession:
         """Measure one variant.
 
         Returns:
-            Rows of `text_tokens`; none where the study has no texts.
+            Rows of `text_tokens`; none if the study has no texts.
 
         Raises:
             ComputationError: the variant's states or logits are NaN or infinite.
@@ -147,7 +147,7 @@ class TextSession:
             for text, batches in zip(self._texts, self._dense, strict=True):
                 streams = self._streams(text, f"{self.model}@{recipe}", progress)
                 shifts.append([dense.shift_to(pruned) for dense, pruned in zip(batches, streams, strict=True)])
-        # After the variant is undone, because a head tied to changed weights must be the dense one.
+        # The variant is undone first: a head tied to changed weights must be the dense one.
         frames = [SCHEMA.to_frame()]
         for text, batches, moves in zip(self._texts, self._dense, shifts, strict=True):
             frames.append(self._frame(text, recipe, self._measured(text, batches, moves)))
@@ -166,7 +166,7 @@ class TextSession:
             progress.advance(len(windows))
 
     def _measured(self, text: TokenizedText, batches: list[DenseTextStates], moves: list[Tensor]) -> Columns:
-        """Return the columns of all rows of a text, computed piece by piece on all cores."""
+        """Return the columns of all rows of a text, computed in parallel."""
         head, targets = self.decoder.head, text.targets.split([len(move) for move in moves])
 
         def measure(piece: tuple[DenseTextStates, Tensor, Tensor]) -> Columns:

@@ -1,4 +1,4 @@
-"""Measurement of variants against the dense model, layer by layer and step by step, as rows of the trace tables."""
+"""Comparison of variants with the dense model, per layer and per step, as rows of the trace tables."""
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -39,8 +39,8 @@ class _DensePrompt:
 
     Attributes:
         prompt: the prompt.
-        decoded: its greedy continuation.
-        forced: the same tokens, decoded in the rows in which a variant reads them.
+        decoded: greedy continuation of the prompt.
+        forced: the same tokens, decoded in batches of the shape in which a variant reads them.
         tokens: prompt and continuation, (1, length).
     """
 
@@ -51,19 +51,19 @@ class _DensePrompt:
 
     @property
     def streams(self) -> Tensor:
-        """The output at the positions that predict a token of the continuation, float32."""
+        """Final stream at the positions that predict a token of the continuation, float32."""
         return self.forced.streams.float()
 
 
 @dataclass(frozen=True)
 class _LayeredPrompt(_DensePrompt):
-    """Dense side of one prompt that is measured layer by layer.
+    """Dense side of one prompt that is measured at every layer.
 
     Attributes:
         decoder: the dense model.
         first: first measured position.
-        capture: the pass over the tokens, with every sublayer's calls.
-        full_pass: a pass over all tokens at once in the model's own type, for scope `isolated`; else `capture`.
+        capture: pass over the tokens, with the calls of every sublayer.
+        full_pass: pass over all tokens at once in the model's own type, for scope `isolated`; otherwise `capture`.
     """
 
     decoder: Decoder
@@ -73,28 +73,28 @@ class _LayeredPrompt(_DensePrompt):
 
     @property
     def predicting(self) -> slice:
-        """The measured positions that predict a token of the continuation."""
+        """Measured positions that predict a token of the continuation."""
         start = len(self.prompt.ids) - 1 - self.first
         return slice(start, start + len(self.decoded.tokens))
 
     @property
     def streams(self) -> Tensor:
-        """The output at the positions that predict a token of the continuation, float32."""
+        """Final stream at the positions that predict a token of the continuation, float32."""
         return stream_after(self.decoder, self.capture, self.decoder.layers[-1].mlp)[self.predicting]
 
     @property
     def positions(self) -> range:
-        """Measured positions."""
+        """Positions at which this prompt is measured."""
         return range(self.first, self.tokens.shape[1])
 
 
 @dataclass(frozen=True)
 class _VariantShifts:
-    """Shifts of one variant from the dense model, on the prompts that are measured layer by layer.
+    """Shifts of one variant from the dense model, on the prompts measured at every layer.
 
     Attributes:
-        shifts: of the stream after every sublayer, by label, one a prompt.
-        isolated: of the final stream by each changed sublayer alone, by label, one a prompt; empty where it is not
+        shifts: per prompt, the shift of the stream after each sublayer, by label.
+        isolated: per prompt, the shift of the final stream by each changed sublayer alone, by label; empty if it is not
             measured.
     """
 
@@ -103,15 +103,15 @@ class _VariantShifts:
 
 
 class TraceSession:
-    """The dense side of a study's prompts, computed once and shared by the variants of a model.
+    """Dense side of a study's prompts, computed once and shared by the variants of a model.
 
-    Only the prompts of `Study.layer_prompts` keep their sublayers' states; the others keep their final streams.
+    Only the prompts of `Study.layer_prompts` keep the states of their sublayers. The others keep their final streams.
 
     Args:
         decoder: the dense model.
-        model: its name in the tables.
+        model: name of the model in the tables.
         study: prompts and settings.
-        progress: one step a prompt.
+        progress: advances once per prompt.
 
     Raises:
         InputError: a prompt does not fit the model.
@@ -125,7 +125,7 @@ class TraceSession:
         self._texts = GreedyTexts(decoder, study, prompts)
         decoded = self._texts.of_dense(progress)
         progress.start("dense model on every prompt", len(prompts), sum(len(prompt.ids) for prompt in prompts))
-        # Token by token, float64 weights would be made anew for each token.
+        # Token by token, the float64 weights would have to be rebuilt for each token.
         self._norms = None if study.measure.cache else float64_norms(decoder)
         self._prompts = [self._dense(*pair, progress) for pair in zip(prompts, decoded, strict=True)]
         self._layered = [dense for dense in self._prompts if isinstance(dense, _LayeredPrompt)]
@@ -143,7 +143,7 @@ class TraceSession:
             first = 0 if measure.positions == "every" else start
             capture = self._run(tokens, len(prompt.ids), first, self._norms, keep_calls=True)
             full_pass = capture
-            # Its calls are made again in the model's own type, and compared with this pass.
+            # Scope `isolated` repeats the calls of this pass in the model's own type.
             if "isolated" in measure.scopes and (measure.cache or self._norms is not None):
                 full_pass = run_known(self.decoder, tokens, first, by_token_from=None, keep_calls=True)
             dense = _LayeredPrompt(prompt, free, forced, tokens, self.decoder, first, capture, full_pass)
@@ -159,7 +159,7 @@ class TraceSession:
 
     @property
     def bytes_a_variant(self) -> int:
-        """Bytes that one variant needs until its tables are written: `layer_transitions`, steps, states and masks."""
+        """Bytes that one variant needs until its tables are written."""
         measure = self.study.measure
         points = sum(len(dense.positions) for dense in self._layered) * 2 * len(self.decoder.layers)
         steps = sum(len(dense.decoded.tokens) for dense in self._prompts) * len(measure.trajectories)
@@ -173,12 +173,12 @@ class TraceSession:
     def trace_all(
         self, variants: Mapping[str, Variant], progress: Progress = SILENT
     ) -> dict[str, dict[str, pl.DataFrame]]:
-        """Measure several variants at once, so that they share the dense logits and softmax of every row.
+        """Measure several variants together; they share the dense logits and softmax of every row.
 
-        A variant's rows are bit-identical in every group of variants.
+        The rows of a variant are bit-identical, whichever variants are measured with it.
 
         Returns:
-            By recipe: rows of `layer_transitions`, `decoding_steps`, `top_tokens`, `option_subspace`,
+            Per recipe, the rows of `layer_transitions`, `decoding_steps`, `top_tokens`, `option_subspace`,
             `generations` and `hidden_states`.
 
         Raises:
@@ -235,7 +235,7 @@ class TraceSession:
         if not _all_finite(found):
             raise ComputationError(f"{self.model}@{recipe}: NaN or infinite states")
         dense_texts = [dense.decoded for dense in self._prompts]
-        # After the variant is undone: the dense model reads its texts and writes on from them.
+        # The variant is undone here: the dense model reads the variant's texts and continues them.
         texts = self._texts.with_dense(recipe, dense_texts, texts, progress) if texts else texts
         pairs = [
             DensePrunedPair(dense.prompt, "teacher_forced", dense.streams, shift, dense.decoded.tokens)
@@ -245,10 +245,10 @@ class TraceSession:
         return _VariantShifts(shifts, self._isolated(variant)), tables
 
     def _isolated(self, variant: Variant) -> list[dict[str, Tensor]]:
-        """Return the shift of the final stream by every changed sublayer alone, by label, one a prompt."""
+        """Return, per prompt, the shift of the final stream by each changed sublayer alone, by label."""
         if "isolated" not in self.study.measure.scopes:
             return []
-        # The rounding of noise is measured against the exact pass, as under scope `local`.
+        # Noise is rounding: it is compared with the exact pass, as under scope `local`.
         passes = [(dense.capture if variant.noise else dense.full_pass, 0) for dense in self._layered]
         changed = [sublayer for sublayer in self.decoder.sublayers if variant.moves(sublayer)]
         local = {sublayer.label: _local_shifts(sublayer, variant, passes) for sublayer in changed}
@@ -262,7 +262,7 @@ class TraceSession:
     def _transitions(
         self, sublayer: Sublayer, variants: Mapping[str, Variant], moved: Mapping[str, _VariantShifts]
     ) -> dict[str, tuple[list[pl.DataFrame], pl.DataFrame]]:
-        """Return one sublayer's rows of `layer_transitions` and of `hidden_states`, by recipe."""
+        """Return one sublayer's rows of `layer_transitions` and of `hidden_states`, per recipe."""
         measure = self.study.measure
         stream = torch.cat([stream_after(self.decoder, dense.capture, sublayer) for dense in self._layered])
         final = torch.cat(
@@ -280,7 +280,7 @@ class TraceSession:
             if "propagated" in moves:
                 moves["propagated"][recipe] = torch.cat([shift[sublayer.label] for shift in moved[recipe].shifts])
         frames: dict[str, list[pl.DataFrame]] = {recipe: [] for recipe in variants}
-        # An isolated swap is measured at the output, the other scopes after the sublayer.
+        # Scope `isolated` is measured at the output, the other scopes after the sublayer.
         for states, scopes in ((stream, ("local", "propagated")), (final, ("isolated",))):
             shifts = {(recipe, scope): move for scope in scopes for recipe, move in moves.get(scope, {}).items()}
             for (recipe, scope), by_lens in self._measured(states, shifts).items():
@@ -292,7 +292,7 @@ class TraceSession:
     def _states(
         self, sublayer: Sublayer, recipe: str, stream: Tensor, moves: Mapping[str, Mapping[str, Tensor | None]]
     ) -> pl.DataFrame:
-        """Return rows of `hidden_states`: the stream itself for the dense model, its shifts for a variant."""
+        """Return rows of `hidden_states`: the stream for the dense model, its shifts for a variant."""
         if not self.study.measure.keep_states:
             return STATE_SCHEMA.to_frame()
         states = {"dense": stream} if recipe == "dense" else {scope: own[recipe] for scope, own in moves.items()}
@@ -308,9 +308,9 @@ class TraceSession:
     def _measured(
         self, stream: Tensor, moves: Mapping[tuple[str, str], Tensor | None]
     ) -> dict[tuple[str, str], list[Columns]]:
-        """Compute the columns of every shift, one set a lens.
+        """Compute the columns of every shift, one set per lens.
 
-        Lenses share one matrix product if their rows fit into one block: more rows make a product faster.
+        Lenses share one matrix product if their rows fit into one block: a product with more rows is faster.
         """
         if not moves:
             return {}
@@ -327,7 +327,7 @@ class TraceSession:
     def _measured_together(
         self, lenses: Sequence[str], stream: Tensor, moves: Mapping[tuple[str, str], Tensor | None]
     ) -> dict[tuple[str, str], Columns]:
-        """Compute the columns of every shift, the rows of the lenses one after the other; zero shifts share a set."""
+        """Compute the columns of every shift; the lenses' rows are concatenated; all zero shifts share one set."""
         head = self.decoder.head
 
         def head_input(move: Tensor, side: int) -> Tensor:
@@ -376,10 +376,10 @@ class TraceSession:
 
 
 def _local_shifts(sublayer: Sublayer, variant: Variant, passes: Sequence[tuple[Capture, int]]) -> list[Tensor]:
-    """Return the moved sublayer's contribution in the dense context minus the dense one, for each pass.
+    """Return, per pass, the pruned contribution of a sublayer in the dense context minus the dense contribution.
 
     Args:
-        sublayer: a sublayer that the variant moves.
+        sublayer: a sublayer that the variant changes.
         variant: the variant.
         passes: dense passes, each with the first position to return.
 
@@ -401,9 +401,9 @@ def _local_shifts(sublayer: Sublayer, variant: Variant, passes: Sequence[tuple[C
 def _propagated_shifts(decoder: Decoder, dense: Capture, pruned: Capture) -> dict[str, Tensor]:
     """Return the shift of the stream after every sublayer when the whole pruned model runs on the same tokens.
 
-    It is the sum of the differences of the embeddings, which external checkpoints and rounding change, and of all
-    contributions so far, in float64: subtracting two residual streams would cancel, because they are much longer than
-    their difference.
+    The shift is the float64 sum of the differences of the embeddings and of all contributions so far. External
+    checkpoints and rounding change the embeddings, too. Subtracting two residual streams would cancel, because streams
+    are much longer than their difference.
     """
     shift = pruned.streams[0].double() - dense.streams[0].double()
     shifts = {}
@@ -416,11 +416,11 @@ def _propagated_shifts(decoder: Decoder, dense: Capture, pruned: Capture) -> dic
 
 
 def _step(dense: _DensePrompt, position: int) -> int | None:
-    """Return the step of the generated token that a position predicts; None where it predicts none."""
+    """Return the step of the generated token that a position predicts; None if it predicts none."""
     step = position - (len(dense.prompt.ids) - 1)
     return step if 0 <= step < len(dense.decoded.tokens) else None
 
 
 def _all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Return whether no tensor has a NaN or an infinite number; an accelerator is waited for once."""
+    """Return whether all numbers are finite; an accelerator is synchronized once."""
     return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())

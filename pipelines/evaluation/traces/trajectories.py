@@ -1,4 +1,4 @@
-"""Tables of the output in every trajectory, from the texts of both models; decoding belongs to `greedy_texts`."""
+"""Tables of the output in every trajectory, from the texts of both models. Decoding belongs in `greedy_texts`."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -37,9 +37,9 @@ def output_tables(
     Args:
         decoder: the dense model.
         measure: trajectories, temperatures and number of top tokens.
-        forced: both models on the dense text, of every prompt.
-        dense: the dense text of every prompt.
-        texts: the variant's texts of every prompt; none if it was measured on the dense text in one pass only.
+        forced: per prompt, both models on the dense text.
+        dense: per prompt, the dense text.
+        texts: per prompt, the variant's texts; none if it was measured only on the dense text, in one pass.
     """
     written = [(pair, own, text) for pair, own, text in zip(forced, dense, texts, strict=False) if text.own]
     tops = [top_rows(decoder, forced, measure.top_k)]
@@ -73,7 +73,7 @@ _Written = tuple[DensePrunedPair, DecodingResult, VariantTexts]
 
 
 def _own_text(decoder: Decoder, forced: DensePrunedPair, text: VariantTexts) -> DensePrunedPair:
-    """Pair both models on the variant's text, up to its end. Up to the flip the context is that of the dense text."""
+    """Pair both models on the variant's text, up to its end; up to the flip the context is the dense text."""
     own = cast(DecodingResult, text.own)
     tokens = up_to_end(decoder, own.tokens)
     shared = len(tokens) if text.read is None else cast(int, text.flip) + 1
@@ -86,14 +86,14 @@ def _own_text(decoder: Decoder, forced: DensePrunedPair, text: VariantTexts) -> 
 
 
 def _with_dense_tokens(pair: DensePrunedPair, written: _Written, firsts: tuple[int, ...]) -> DensePrunedPair:
-    """Name what the dense model would write: its own text up to the flip, then its most likely tokens."""
+    """Add what the dense model would write: its own text up to the flip, then its most likely tokens."""
     forced, _, text = written
     shared = len(firsts) if text.flip is None else text.flip + 1
     return replace(pair, dense_tokens=(*forced.dense_tokens[:shared], *firsts[shared:]))
 
 
 def _fork(decoder: Decoder, forced: DensePrunedPair, dense: DecodingResult, text: VariantTexts) -> DensePrunedPair:
-    """Pair the dense text with the fork step by step, up to the shorter one's end; equal up to the flip."""
+    """Pair the dense text with the fork step by step, up to the shorter one's end; both are equal up to the flip."""
     fork = cast(DecodingResult, text.fork)
     known, tokens = up_to_end(decoder, dense.tokens), up_to_end(decoder, fork.tokens)
     steps = min(len(known), len(tokens))
@@ -102,7 +102,7 @@ def _fork(decoder: Decoder, forced: DensePrunedPair, dense: DecodingResult, text
 
 
 def _free_running(forced: DensePrunedPair, dense: DecodingResult, text: VariantTexts) -> DensePrunedPair:
-    """Pair step t of the dense text with step t of the variant's own, which may be longer."""
+    """Pair step t of the dense text with step t of the variant's own text, which may be longer."""
     own, steps = cast(DecodingResult, text.own), len(dense.tokens)
     shifts = (own.streams[:steps] - dense.streams).float()
     return DensePrunedPair(

@@ -1,1 +1,1 @@
-"""Charts of the SQL marts: a figure holds its query, and draws the query's rows; `registry.FIGURES` lists them."""
+"""Charts of the SQL marts. A figure has its query and draws the query's rows; `registry.FIGURES` lists all."""

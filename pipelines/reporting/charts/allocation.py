@@ -1,4 +1,4 @@
-"""The treatment that each sublayer gets in each result of a search, as one map per result."""
+"""Treatment that each sublayer gets in each result of a search, as one map per result."""
 
 import altair as alt
 import polars as pl
@@ -8,12 +8,12 @@ from prunescope.pipelines.reporting.charts.display_text import label
 
 TITLE = "Which sublayer gets which treatment"
 CAPTION = (
-    "One map per result of a search: the strategy and the share of the budget that it was to remove. Columns are the "
-    "layers from the first on. Where sparsities are split between matrices, rows are the matrices, and a cell's colour "
-    "is the share of the matrix that is removed, in a sublayer with another treatment that of the sublayer; a dot "
-    "marks a treatment that removes no weight. Else every layer has two columns, attention left of its MLP, and rows "
-    "are the treatments, from those that remove least to those that remove most: a cell is filled where the sublayer "
-    "gets the treatment. Grey where the share is not known."
+    "One map per result of a search, named by the strategy and the share of the budget to remove. Columns are the "
+    "layers, from the first on. If sparsities are split between matrices, rows are the matrices. Then the colour of a "
+    "cell is the share of the matrix that is removed, or of the sublayer if it has another treatment. A dot marks a "
+    "treatment that removes no weight. If sparsities are not split, every layer has two columns, attention left of its "
+    "MLP, and rows are the treatments, from those that remove least to those that remove most. Then a cell is filled "
+    "if the sublayer gets the treatment. Grey: the share is not known."
 )
 _CELL = 13
 _REMOVES_NOTHING = (pl.col("removed_share") == 0) & (pl.col("treatment") != "keep")

@@ -1,4 +1,4 @@
-"""Factors by which the LM head and the softmax enlarge a shift, against layer."""
+"""Factors by which the LM head and the softmax enlarge a shift, by layer."""
 
 import altair as alt
 import polars as pl
@@ -7,17 +7,17 @@ from prunescope.pipelines.reporting.charts import hierarchy, layers, theme
 
 TITLE = "How many times larger the LM head and the softmax make a shift, by layer"
 CAPTION = (
-    "1 − cos in z over that in h, which is what the LM head makes of the shift, and 1 − cos in p over that in z, which "
-    "is what the softmax makes of it, behind each changed sublayer, in the dense context. Points are medians over "
-    "prompts and positions of the factor at each position. On the grey line at 1 the shift stays as it is, below it is "
-    "compressed; the figure `hierarchy` shows the shifts themselves."
+    "Two ratios after each changed sublayer, in the dense context: 1 − cos in z over that in h is the effect of the LM "
+    "head on the shift, and 1 − cos in p over that in z is the effect of the softmax. Points are medians of the ratio "
+    "over prompts and positions. On the grey line at 1 the shift keeps its size; below it the shift is compressed. The "
+    "figure `hierarchy` shows the shifts themselves."
 )
 
 FACTORS = {"h_to_z": "z over h: LM head", "z_to_p": "p over z: softmax"}
 
 
 def draw(frame: pl.DataFrame) -> theme.AnyChart:
-    """Draw factors of one lens: a row of panels per variant, attention beside MLP."""
+    """Draw factors of one lens: a row of panels per variant, attention left of MLP."""
     if frame.is_empty():
         return theme.no_data(TITLE, "no recipe changed a sublayer")
     long = layers.curves(frame, FACTORS, ("median",))
@@ -32,5 +32,5 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
 
 
 def _left_out(count: int) -> str:
-    """Return the subtitle about factors of shifts that are exactly zero; empty where there are none."""
+    """Return the subtitle about factors of shifts that are exactly zero; empty if there are none."""
     return f"without {count:,} factors of shifts that are exactly 0" if count else ""

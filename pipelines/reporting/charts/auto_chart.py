@@ -1,4 +1,4 @@
-"""A chart of any question's answer, with one mark per row and a form that follows from the key and the columns."""
+"""Chart of any question's answer, with one mark per row; its form follows from the key and the columns."""
 
 import re
 import textwrap
@@ -12,17 +12,17 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.reporting.charts import method_encoding, theme
 from prunescope.pipelines.reporting.charts.display_text import label
 
-# More marks are indistinguishable and slow in a browser.
+# More marks are indistinguishable, and slow in a browser.
 MAX_MARKS = 5000
 MAX_PANELS = 24
 MAX_COLORS = len(theme.CATEGORIES)
-# Ordered columns for the x axis; the first that varies is used.
+# Ordered columns for the x axis; the first one that varies is used.
 _ORDERED = ("step", "position", "layer", "decile", "temperature", "dropped", "k")
-# Types of columns that name things.
+# Types of columns that contain names.
 _NAMES = (pl.String, pl.Boolean, pl.Categorical, pl.Enum)
 # Suffixes of the columns that bound an interval.
 _BOUNDS = (("_low", "_high"), ("_p10", "_p90"))
-# The column to draw, where it is neither the one with an interval nor the first float.
+# The column to draw, if it is neither the one with an interval nor the first float.
 _VALUES = {
     "q11_first_flip": "first_flip_step",
     "q12_flip_to_collapse": "steps_to_collapse",
@@ -50,7 +50,7 @@ def draw(name: str, frame: pl.DataFrame, key: Sequence[str], asks: str) -> theme
         asks: the question in words, for the title.
 
     Returns:
-        A chart whose subtitle names the column, and what the chart leaves out.
+        A chart whose subtitle names the column and what the chart leaves out.
 
     Raises:
         InputError: the answer has more than MAX_MARKS rows, or no column of numbers.
@@ -79,7 +79,7 @@ def draw(name: str, frame: pl.DataFrame, key: Sequence[str], asks: str) -> theme
     along = next((column for column in _ORDERED if column in varying and frame[column].dtype.is_numeric()), None)
     along = along or ("recipe" if "recipe" in (varying or key) else (varying or key)[0])
     others = [column for column in varying if column != along]
-    # Colours go to recipes first, because answers are compared by recipe.
+    # Recipes get colours first, because answers are compared by recipe.
     by_recipe = sorted(others, key=lambda column: column != "recipe")
     color = next((column for column in by_recipe if frame[column].n_unique() <= MAX_COLORS), None)
     panels = [column for column in others if column != color]
@@ -97,7 +97,7 @@ def draw(name: str, frame: pl.DataFrame, key: Sequence[str], asks: str) -> theme
 
 
 def draw_rows(rows: pl.DataFrame) -> theme.AnyChart:
-    """Draw the rows of any query as `draw` does, over its columns of names and of steps, layers and their like.
+    """Draw the rows of any query as `draw` does, over its columns of names and its ordered columns.
 
     Raises:
         InputError: as `draw`, or there is no such column.
@@ -140,7 +140,7 @@ def _chart(
     is_whole: bool,
     title: alt.TitleParams,
 ) -> theme.AnyChart:
-    # Vega reads `max(kl)` as an aggregate and `kl.nats` as a path, so that such columns get other names in the data.
+    # Vega reads `max(kl)` as an aggregate and `kl.nats` as a path, so such columns get other names in the data.
     own = {f"column {n}" if _NO_FIELD.search(name) else name: name for n, name in enumerate(shown.columns)}
     field = {name: renamed for renamed, name in own.items()}
     shown = shown.rename(field)
@@ -174,7 +174,7 @@ def _chart(
         if not is_ordered:  # so that equal values do not overlap
             base = base.encode(xOffset=alt.XOffset(f"{color}:N", sort=theme.names(shown, color)))
     layers = [base.mark_rule(opacity=0.5).encode(y=alt.Y(f"{low}:Q"), y2=alt.Y2(f"{high}:Q"))] if bounds else []
-    if is_ordered and is_whole:  # where hidden columns vary, a line would join unrelated points
+    if is_ordered and is_whole:  # if hidden columns vary, a line would join unrelated points
         layers.append(base.mark_line(strokeWidth=1.2, opacity=0.6).encode(y=y, detail=alt.Detail("run:N")))
     points = base.mark_point(filled=True, size=35, opacity=0.85).encode(y=y)
     if size:
@@ -189,7 +189,7 @@ def _chart(
 
 
 def _scale(values: pl.DataFrame) -> tuple[alt.Scale, alt.Axis]:
-    """Return a logarithmic axis for positive values that span more than two powers of ten, else a linear one."""
+    """Return a logarithmic axis for positive values that span more than two powers of ten, otherwise a linear one."""
     finite = [column.drop_nulls().filter(column.drop_nulls().is_finite()) for column in values.iter_columns()]
     low, high = theme.extent(*finite)
     if low > 0 and high / low > 100:

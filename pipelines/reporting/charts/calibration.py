@@ -7,11 +7,11 @@ from prunescope.pipelines.reporting.charts import method_encoding, theme
 
 TITLE = "What another calibration changes"
 CAPTION = (
-    "Each row is a pair of variants whose recipes differ only in the calibration tokens or the seed. Left, the mean "
-    "teacher-forced KL of the second minus that of the first, paired by prompt and step, with its 95 % interval over "
-    "prompts where there are at least two. Right, the number of weights that both remove over the number that at "
-    "least one of them removes, and the expected value for two independent masks; the bar is the widest 95 % interval "
-    "that sampling the masks can cause (Wilson), mostly narrower than the point."
+    "Each row is a pair of variants whose recipes differ only in the calibration tokens or the seed. Left: the mean "
+    "teacher-forced KL of the second minus that of the first, paired by prompt and step. The 95 % interval is over "
+    "prompts, if there are at least two. Right: the number of weights that both remove, divided by the number that at "
+    "least one of them removes, and the expected value for two independent masks. The bar is the widest 95 % interval "
+    "that sampling the masks can cause (Wilson). It is mostly narrower than the point."
 )
 
 MASKS = {"jaccard_removed": "these two masks", "expected_jaccard_removed": "two independent masks"}

@@ -8,11 +8,11 @@ from prunescope.pipelines.reporting.charts.display_text import label
 
 TITLE = "Where in the network a logit shift foretells a KL spike"
 CAPTION = (
-    "Above, how well a sublayer's Var_p(Δz), measured alone, ranks KL spikes at the output before other positions "
-    "(area under the ROC curve; 0.5, the grey line, is chance), against the sublayer's place among the layers. Bands "
-    "are 95 % intervals over prompts, where every variant has one. Below, the Var_p(Δz) from which on a position is "
-    "among the tenth with the largest. Both are means over the variants that change every sublayer, of each model "
-    "those whose recipes most other models have too."
+    "Above: how well a sublayer's Var_p(Δz), measured alone, ranks KL spikes at the output before other positions, "
+    "against the sublayer's place among the layers. The measure is the area under the ROC curve; 0.5, the grey line, "
+    "is chance. Bands are 95 % intervals over prompts, if every variant has one. Below: the Var_p(Δz) above which a "
+    "position is among the tenth with the largest. Both are means over the variants that change every sublayer, per "
+    "model those whose recipes most other models also have."
 )
 
 _SHAPES = ["circle", "triangle-up", "square", "diamond"]

@@ -1,6 +1,6 @@
 """Safe display of text from models: invisible characters become visible, long texts are cut.
 
-Escaping for HTML and JSON is left to the code that writes them.
+The code that writes HTML and JSON does the escaping.
 """
 
 import unicodedata
@@ -22,7 +22,7 @@ def _show(character: str) -> str:
 
 
 def _show_space(character: str) -> str:
-    """Like `_show`, but show spaces other than U+0020 as their number too, because a cell of one would look empty."""
+    """Like `_show`, but also show spaces other than U+0020 as their number, because a cell of one would look empty."""
     return f"⟨{ord(character):X}⟩" if unicodedata.category(character) == "Zs" else _show(character)
 
 
@@ -31,7 +31,7 @@ def visible(token: str, limit: int) -> str:
 
     Args:
         token: any text, of any length.
-        limit: most columns of a fixed-width font; a longer text ends in an ellipsis.
+        limit: maximum columns of a fixed-width font; a longer text ends in an ellipsis.
     """
     # Cut before the cached call, so that the cache holds no long texts.
     return _visible(token[: limit + 1], limit)

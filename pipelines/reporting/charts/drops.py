@@ -1,4 +1,4 @@
-"""Score against the number of dropped sublayers or blocks, by kind of task, with published curves behind it."""
+"""Score against the number of dropped sublayers or blocks, by kind of task, with published curves."""
 
 import altair as alt
 import polars as pl
@@ -9,11 +9,11 @@ from prunescope.pipelines.reporting.charts.display_text import label
 TITLE = "Score against how much was dropped"
 CAPTION = (
     "Mean score over the tasks of a kind, and the share of written answers that equal the dense model's, right or "
-    "wrong, after dropping k sublayers or blocks, from the dense model at k = 0; bars are 95 % intervals (Wilson over "
-    "samples, of retrieval Student's t over queries; an unknown error shows none). Where several variants drop the "
-    "same number by the same rule, the line runs through their mean. Dashed and grey: published curves (means over "
-    "the tasks of that kind, of any publication with at least three values of k), which are of another model and "
-    "other tasks, so compare the shape and not the height; the box below the chart hides them."
+    "wrong, after dropping k sublayers or blocks; the dense model is k = 0. Bars are 95 % intervals: Wilson's over "
+    "samples, Student's t over queries for retrieval. Without a bar the error is unknown. If several variants drop the "
+    "same number by the same rule, the line runs through their mean. Dashed and grey: published curves, means over the "
+    "tasks of that kind, of any publication with at least three values of k. They are of another model and other "
+    "tasks, so compare the shape instead of the height. The box below the chart hides them."
 )
 
 KINDS = {

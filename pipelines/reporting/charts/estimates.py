@@ -7,13 +7,13 @@ from prunescope.pipelines.reporting.charts import hierarchy, method_encoding, th
 
 TITLE = "Second-order estimates against the truth"
 CAPTION = (
-    "Above, each point is one layer at one position: on the diagonal the estimate is exact, above it the estimate is "
-    "too large. A fixed sample of at most 500 points per theorem (the smallest MD5 values of the row's key); rows in "
-    "which estimate or truth is exactly 0 are left out, because logarithmic axes cannot show them; points below 1e-9 "
-    "are drawn on the edge. Below, the bias by decile of the truth, over all points and not the sample (of a model "
-    "with a million points or more over every second position, from 1.5 million over every third, and so on): the "
-    "median of estimate over truth at the middle of the decile, with bars from the 10th to the 90th percentile; ratios "
-    "beyond a factor of 30 are drawn on the edge."
+    "Above: each point is one layer at one position. On the diagonal the estimate is exact; above it, the estimate is "
+    "too large. The points are a fixed sample of at most 500 per theorem (the smallest MD5 values of the row's key). "
+    "Rows whose estimate or truth is exactly 0 are left out, because logarithmic axes cannot show them. Points below "
+    "1e-9 are drawn on the edge. Below: the bias by decile of the truth, over all points instead of the sample. It is "
+    "the median of estimate over truth at the middle of the decile, with bars from the 10th to the 90th percentile. A "
+    "model with a million points or more uses every second position, from 1.5 million on every third, and so on. "
+    "Ratios beyond a factor of 30 are drawn on the edge."
 )
 
 # A softmax of two logits hundreds apart gives shifts of 1e-40, which no generated text shows.
@@ -59,7 +59,7 @@ def _bias(
     y = alt.Y("ratio_median:Q", title="estimate / truth", scale=ratios, axis=ticks)
     line = theme.inline([{"truth": end, "ratio_median": 1} for end in ends])
     exact = theme.Chart(line).mark_line(style="quiet", strokeDash=[4, 3], strokeWidth=1).encode(x=x, y=y)
-    # Only the points have a shape: a rule with one is drawn with a symbol at its end.
+    # Only the points have a shape: a rule with a shape is drawn with a symbol at its end.
     base = theme.Chart(theme.rows(deciles)).encode(x=x, color=_COLOR)
     spread = base.mark_rule(opacity=0.5, strokeWidth=1.5).encode(
         y=alt.Y("ratio_p10:Q", scale=ratios, title="estimate / truth"), y2=alt.Y2("ratio_p90:Q")

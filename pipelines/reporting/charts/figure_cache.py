@@ -20,11 +20,7 @@ class FigureCache:
     """
 
     def __init__(self, ask: Callable[[str], pl.DataFrame]) -> None:
-        """Store the query function; run nothing.
-
-        Args:
-            ask: function that returns the rows of a SELECT, always over the same state of the tables.
-        """
+        """Store `ask`, which returns the rows of a SELECT over one unchanging state of the tables; run nothing."""
         self.answer: Callable[[str], pl.DataFrame] = functools.cache(ask)
         self._drawings: dict[str, Iterator[tuple[str, Specification]]] = {}
         self._svgs: dict[str, str] = {}

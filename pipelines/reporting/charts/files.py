@@ -11,9 +11,9 @@ from prunescope.pipelines.reporting.charts.publication_size import MIN_TYPE, Fit
 from prunescope.pipelines.reporting.charts.theme import vega_lite
 
 Format: TypeAlias = Literal["pdf", "png", "svg"]
-# Dots per pixel of a PNG for screens, and per point of one at the width of a paper's columns (300 dpi).
+# Dots per pixel of a PNG for screens, and per point of a PNG for a paper (300 dpi).
 _PNG_SCALE, _PRINT_SCALE = 2.0, 300 / 72
-# Of small JPEGs: a tenth of a PNG.
+# Quality of small JPEGs, which take a tenth of a PNG.
 _QUALITY = 66
 # The size in the head of a drawing by vl-convert.
 _SIZE = re.compile(r'width="([\d.]+)" height="([\d.]+)" viewBox="0 0 [\d.]+ [\d.]+"')
@@ -23,12 +23,9 @@ _ENTRIES = re.compile(rb"(?:^ *(?:/[\w+-]+ \d+ 0 R)\n){2,}", re.MULTILINE)
 
 
 def chart_files(specification: Specification) -> dict[str, bytes]:
-    """Return a chart's files for screens by suffix: the specification, SVG and PNG.
+    """Return a chart's files for screens by suffix: the specification (with its config), SVG and PNG.
 
     The SVG only names its fonts, with fallbacks that every system has.
-
-    Args:
-        specification: a chart with its config.
     """
     svg = vl_convert.vegalite_to_svg(specification)
     return {
@@ -43,8 +40,8 @@ def picture(svg: str, width: int, tallest: float) -> bytes:
 
     Args:
         svg: the drawing.
-        width: of the picture in pixels.
-        tallest: height over width at which it is cut.
+        width: width of the picture in pixels.
+        tallest: ratio of height to width at which it is cut.
     """
     across, down = map(float, _SIZE.search(svg).groups())  # type: ignore[union-attr]
     down = min(down, tallest * across)
@@ -53,12 +50,7 @@ def picture(svg: str, width: int, tallest: float) -> bytes:
 
 
 def preview(svg: str, max_bytes: int) -> bytes:
-    """Return a drawing as a small PNG, scaled down to half its size at most.
-
-    Args:
-        svg: the drawing, of any size.
-        max_bytes: size above which the PNG is scaled down.
-    """
+    """Return a drawing as a small PNG, scaled down by at most a half if it takes more than `max_bytes`."""
     small = vl_convert.svg_to_png(svg)
     # A scale of 0.75 saves less than a third of the bytes.
     for scale in (0.75, 0.5) if len(small) <= 1.5 * max_bytes else (0.5,):
@@ -68,12 +60,7 @@ def preview(svg: str, max_bytes: int) -> bytes:
 
 
 def chart_file(specification: Specification, format_: Format) -> bytes:
-    """Return one picture of a chart, of the size as drawn.
-
-    Args:
-        specification: a chart with its config.
-        format_: format of the file.
-    """
+    """Return one picture of a chart (a specification with its config), of the size as drawn."""
     return _converted(vl_convert.vegalite_to_svg(specification), format_, _PNG_SCALE)
 
 

@@ -1,4 +1,4 @@
-"""Number of right answers that one variant has and another lacks, for every two variants, as a matrix."""
+"""Number of right answers that one variant has and another does not have, for every two variants, as a matrix."""
 
 from typing import Any
 
@@ -8,17 +8,18 @@ import polars as pl
 from prunescope.pipelines.reporting.charts import theme
 from prunescope.pipelines.reporting.charts.display_text import label
 
-# With more variants cells have no numbers, so that 34 variants still fit one column of a paper.
+# Cells of more variants have no numbers, so that 34 variants still fit one column of a paper.
 MAX_NUMBERED = 16
 TITLE = "Right answers that one variant has and another has not"
 CAPTION = (
-    "Each cell counts the samples that the variant of its row answers right and the variant of its column wrong, of "
-    "those that both answered, over all tasks of the metric; the cell across the diagonal is the other way round, and "
-    "where both are dark the two are right on different questions. The dense model comes first, the others follow by "
-    "right answers (in per cent after the name). A dot marks pairs that differ: an exact McNemar test of the two cells "
-    "with Holm's correction over all pairs, p < 0.05. A pair without a dot is not proven to be equal. Of more than 50 "
-    "variants those with the most right answers and the dense model are shown; the tests are over all. With up to "
-    f"{MAX_NUMBERED} variants the cells show the counts. One chart per metric."
+    "Each cell counts the samples that the variant of its row answers right and the variant of its column wrong, "
+    "among those that both answered, over all tasks of the metric. The cell across the diagonal counts the opposite. "
+    "If both are dark, the two variants are right on different questions. The dense model comes first. The others "
+    "follow in order of their right answers (in per cent after the name). A dot marks pairs that differ at p < 0.05 "
+    "in an exact McNemar test of the two cells, with Holm's correction over all pairs. A pair without a dot is not "
+    "proven to be equal. If there are more than 50 variants, only the dense model and those with the most right "
+    f"answers are shown; the tests are over all. With up to {MAX_NUMBERED} variants the cells show the counts. One "
+    "chart per metric."
 )
 
 LEVEL = 0.05

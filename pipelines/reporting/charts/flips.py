@@ -7,10 +7,10 @@ from prunescope.pipelines.reporting.charts import method_encoding, theme
 
 TITLE = "Answers that pruning changed"
 CAPTION = (
-    "Each bar splits the share of samples whose answer differs from the dense model's: right answers lost, gained, and "
-    "one wrong answer for another. The accuracy changes only by the difference of the first two and hides the rest of "
-    "the bar. The line across the end of a bar is the 95 % Wilson interval of the whole share. One panel per task and "
-    "metric."
+    "Each bar splits the share of samples whose answer differs from the dense model's: right answers lost, right "
+    "answers gained, and other changes. The accuracy changes only by the difference of the first two and hides the "
+    "rest of the bar. The line across the end of a bar is the 95 % Wilson interval of the whole share. One panel per "
+    "task and metric."
 )
 
 DIRECTIONS = {

@@ -1,6 +1,6 @@
 """h, z, p and KL along the generation on the dense text, the own text and the fork, for every recipe.
 
-The paper's Figure 5 shows free running alone, without a null.
+The paper's Figure 5 shows only free running, without a null.
 """
 
 import altair as alt
@@ -10,15 +10,15 @@ from prunescope.pipelines.reporting.charts import theme
 
 TITLE = "From hidden state to KL along the generation"
 CAPTION = (
-    "How far each variant is from the dense model at each generated token, as 1 − cos in h, z and p and as "
-    "KL(dense ‖ pruned) in nats, on axes that are linear below 0.001 and logarithmic above, so that zeros show. Dense "
-    "text: both models read what the dense model wrote. Own text: both read what the variant wrote. Fork is the null: "
-    "the dense model alone, its text against the one that it writes after the variant's first other token. Free "
-    "running, each model reads its own text; that compares two texts, so that it means something only above the fork. "
-    "Lines are medians over prompts; the bands of the first two run from the 10th to the 90th percentile. Marks above "
-    "a panel say at which steps texts first differ, and at which the variant completes its answer. Neighbouring steps "
-    "of a model with more than 64 generated tokens share a point, so that at most 64 are drawn, or 16 for more than 12 "
-    "variants."
+    "Distance of each variant from the dense model at each generated token: 1 − cos in h, z and p, and KL(dense ‖ "
+    "pruned) in nats. The axes are linear below 0.001 and logarithmic above, so that zeros show. Dense text: both "
+    "models read what the dense model wrote. Own text: both read what the variant wrote. The fork is the null, the "
+    "dense model alone: its text is compared with the text that it writes after the variant's first different token. "
+    "Free running: each model reads its own text. This compares two texts, so only an excess over the fork has a "
+    "meaning. Lines are medians over prompts. The bands of the first two run from the 10th to the 90th percentile. "
+    "Marks above a panel show the steps at which texts first differ, and at which the variant completes its answer. "
+    "Neighbouring steps of a model with more than 64 generated tokens share a point: at most 64 are drawn, or 16 for "
+    "more than 12 variants."
 )
 
 TRAJECTORIES = {
@@ -46,14 +46,14 @@ def quantity_column(padding: int) -> alt.Column:
 
 
 def trajectory_color(curves: pl.DataFrame) -> alt.Color:
-    """Return the colour by trajectory, the same in every figure; the legend names those of the rows."""
+    """Return the colour by trajectory, the same in every figure; the legend names the trajectories of the rows."""
     legend = alt.Legend(symbolOpacity=1, symbolType="stroke", symbolStrokeWidth=2.5, symbolSize=200)
     drawn = _drawn(curves)
     return theme.nominal(alt.Color, "trajectory", drawn, [_COLORS[name] for name in drawn], legend=legend)
 
 
 def trajectory_dash(curves: pl.DataFrame) -> alt.StrokeDash:
-    """Return dashes by trajectory, which tell the trajectories apart without colour."""
+    """Return dashes by trajectory, which distinguish the trajectories without colour."""
     drawn = _drawn(curves)
     return theme.nominal(alt.StrokeDash, "trajectory", drawn, [_DASHES[name] for name in drawn])
 
@@ -90,7 +90,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     data = pl.concat([points, _events(curves)], how="diagonal_relaxed")
     x = theme.whole_axis("step", "step", curves["step"])
     scale, axis = distance_axis()
-    # Vega draws a missing value of a line as a gap but that of a band or point as 0, so each layer filters its rows.
+    # Vega draws a missing value of a line as a gap, but of a band or point as 0, so each layer filters its rows.
     base = theme.Chart().encode(x=x, color=trajectory_color(curves))
     banded = alt.FieldOneOfPredicate(field="trajectory", oneOf=_WITH_BAND)
     band = (
@@ -106,7 +106,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
             "variant:N", "quantity:N", "trajectory:N", "step:Q", "median:Q", "p10:Q", "p90:Q", "prompts:Q"
         ),
     )
-    # One row above the panel per event, because both can occur at one step.
+    # One row per event above the panel, because both can occur at one step.
     marks = [
         theme.Chart()
         .transform_filter(alt.datum.event == event)

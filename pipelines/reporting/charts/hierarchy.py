@@ -1,4 +1,4 @@
-"""Cosine in h, z and p against layer: the paper's Figure 4, for every recipe."""
+"""Cosine in h, z and p by layer: the paper's Figure 4, for every recipe."""
 
 import altair as alt
 import polars as pl
@@ -7,9 +7,9 @@ from prunescope.pipelines.reporting.charts import layers, theme
 
 TITLE = "Cosine between dense and pruned in h, z and p, by layer"
 CAPTION = (
-    "Cosine between dense and pruned in h, z and p behind each changed sublayer, in the dense context; the line is "
-    "the mean over prompts and positions, the band runs from the 10th to the 90th percentile. Attention is left, MLP "
-    "right; no curve crosses sublayers that a recipe left unchanged."
+    "Cosine between dense and pruned in h, z and p after each changed sublayer, in the dense context. The line is the "
+    "mean over prompts and positions; the band runs from the 10th to the 90th percentile. Attention is left, MLP "
+    "right. No curve crosses sublayers that a recipe left unchanged."
 )
 
 LENSES = {
@@ -25,7 +25,7 @@ def subtitle(frame: pl.DataFrame) -> str:
 
 
 def draw(frame: pl.DataFrame) -> theme.AnyChart:
-    """Draw rows of `layer_summary` of one lens: a row of panels per variant, attention beside MLP."""
+    """Draw rows of `layer_summary` of one lens: a row of panels per variant, attention left of MLP."""
     if frame.is_empty():
         return theme.no_data(TITLE, "no recipe changed a sublayer")
     titles = {f"cos_{space}": title for space, title in theme.SPACE_TITLES.items()}

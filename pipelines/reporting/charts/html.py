@@ -1,4 +1,4 @@
-"""A chart as an HTML page, and the parts of any page with charts: the Vega script, JSON inside HTML, CSP hashes."""
+"""Chart as an HTML page, and the parts of any page with charts: the Vega script, JSON inside HTML, CSP hashes."""
 
 import base64
 import functools

@@ -1,4 +1,4 @@
-"""The origin of a shift and its growth, by layer and step, as two heat maps per variant."""
+"""Origin and growth of a shift, by layer and step, as two heat maps per variant."""
 
 import math
 
@@ -9,27 +9,27 @@ from prunescope.pipelines.reporting.charts import method_encoding, theme
 
 TITLE = "Where a shift arises and where it shows: layer × step"
 CAPTION = (
-    "Left, Var_p(Δz) of each sublayer alone, in the dense context; right, KL(dense ‖ pruned) of the pruned model run "
-    "whole, read behind each sublayer, with the final norm where that lens was measured. Each layer is two rows, "
-    "attention below its MLP, the first layer at the bottom. A cell is the median over the prompts and generated steps "
-    "of its column, of which there are at most 24; teacher forced. Blank: exactly 0, because the sublayer is unchanged "
-    "or nothing has shifted yet; darkest: 0.001 and less. Of each method the variants with the smallest and the "
-    "largest mean KL are shown, at most twelve in all, sorted by KL."
+    "Left: Var_p(Δz) of each sublayer alone, in the dense context. Right: KL(dense ‖ pruned) of the whole pruned "
+    "model, read after each sublayer, with the final norm if that lens was measured. Each layer has two rows, "
+    "attention below its MLP; the first layer is at the bottom. A cell is the median over the prompts and generated "
+    "steps of its column, teacher forced. There are at most 24 columns. Blank cells are exactly 0: the sublayer is "
+    "unchanged, or nothing has shifted yet. The darkest cells are 0.001 or less. Per method, the variants with the "
+    "smallest and the largest mean KL are shown, at most twelve in all, sorted by KL."
 )
 
 QUANTITIES = {
     "var_p_dz": ("this sublayer alone: Var_p(Δz), logit²", "Var_p(Δz), logit²"),
     "kl_nats": ("the pruned model up to here: KL, nats", "KL, nats"),
 }
-# Smaller values change no generated text; a scale down to them would hide the differences above.
+# Smaller values change no generated text. A scale down to them would hide the differences above.
 FLOOR = 1e-3
 _WIDTH, _HEIGHT = 250, 180
 
 
 def _lines(frame: pl.DataFrame, quantity: str) -> pl.DataFrame:
-    """Return one row per sublayer with lists of steps and values, so that a cell takes 7 bytes of JSON and not 70."""
+    """Return one row per sublayer with lists of steps and values, so that a cell takes 7 bytes of JSON, not 70."""
     return (
-        # `theme.rows` does not look for NaN inside lists, and JSON has none.
+        # `theme.rows` does not look for NaN inside lists, and JSON does not have NaN.
         frame.filter(pl.col(quantity).is_finite())
         .sort("bin")
         .group_by("variant", "layer", "sublayer", maintain_order=True)
@@ -97,7 +97,7 @@ def _map(lines: pl.DataFrame, quantity: str, shape: tuple[int, list[int]], order
 
 
 def draw(frame: pl.DataFrame) -> theme.AnyChart:
-    """Draw rows of one model: a row of two maps for each variant, in order of KL."""
+    """Draw rows of one model: a row of two maps per variant, in order of KL."""
     if frame.is_empty():
         return theme.no_data(TITLE, "no variant was measured layer by layer at generated tokens")
     named = method_encoding.labelled(theme.with_variant(frame), "lens").with_columns(pl.col("sublayer").cast(pl.String))

@@ -1,4 +1,4 @@
-"""Rows and chart shared by `hierarchy` and `amplification`: curves against the layer, attention beside MLP."""
+"""Rows and chart shared by `hierarchy` and `amplification`: curves against the layer, attention left of MLP."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,14 +17,14 @@ def curves(frame: pl.DataFrame, titles: Mapping[str, str], parts: Sequence[str])
     """Return one row per layer and curve, from one row per layer.
 
     Args:
-        frame: rows of one per model × recipe × layer × sublayer × lens.
-        titles: prefix of the columns → title of the curve.
+        frame: one row per model × recipe × layer × sublayer × lens.
+        titles: title of each curve, by prefix of its columns.
         parts: suffixes of the columns.
 
     Returns:
-        The variant, the sublayer's title as `quantity`, layer, curve and parts. `run` numbers the series of
-        consecutive layers of a panel, so that no line crosses layers that the recipe left unchanged; `is_alone` marks
-        a series of one layer.
+        The variant, the sublayer's title as `quantity`, layer, curve and parts. `run` numbers the series of consecutive
+        layers of a panel, so that no line crosses layers that the recipe left unchanged. `is_alone` marks a series of
+        one layer.
     """
     key = ["model", "recipe", "sublayer", "lens"]
     named = (
@@ -55,8 +55,8 @@ def draw(
         long: rows of `curves`.
         y: title, scale and axis of the values.
         title: title of the chart.
-        colors: of the curves.
-        shapes: of the curves' points, which tell the curves apart without colour.
+        colors: colours of the curves.
+        shapes: shapes of the curves' points, which distinguish the curves without colour.
         above: further layers of every panel.
     """
     axis = {name: y[name] for name in ("scale", "axis", "title")}
@@ -79,7 +79,7 @@ def draw(
         alone = base.transform_filter("datum.is_alone").mark_rule(opacity=0.4, strokeWidth=2)
         bands = [base.mark_area(opacity=0.16).encode(**spread), alone.encode(**spread)]
     height = alt.Y(f"{middle}:Q", **axis)
-    # The second curve often coincides with the first, which the gaps between its dashes show.
+    # The second curve often coincides with the first; the gaps between its dashes show the first.
     dashes = theme.nominal(alt.StrokeDash, "curve", titles, [[1, 0], [5, 4], [1, 0]][: len(titles)], legend=_LEGEND)
     line = base.mark_line(strokeWidth=1.8).encode(y=height, strokeDash=dashes)
     fields = ("layer", middle, "p10", "p90", "positions")
@@ -90,7 +90,7 @@ def draw(
             "variant:N", "quantity:N", "curve:N", *(f"{name}:Q" for name in fields if name in long.columns)
         ),
     )
-    # Every variant has a panel per sublayer, so that attention stands below attention.
+    # Every variant has a panel per sublayer, so that attention is below attention.
     panels = long.select("variant").unique(maintain_order=True).join(pl.DataFrame({"quantity": sublayers}), how="cross")
     unchanged = panels.join(long, on=["variant", "quantity"], how="anti").with_columns(pl.lit(_UNCHANGED).alias("text"))
     note = (

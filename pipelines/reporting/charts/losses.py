@@ -7,12 +7,11 @@ from prunescope.pipelines.reporting.charts import method_encoding, theme
 
 TITLE = "Is more lost in writing than in choosing?"
 CAPTION = (
-    "One point per variant: the part of what the dense model scores above a guess that is lost, by right answers or by "
-    "the share of its own answers, as a mean over tasks "
-    "that are answered by choosing an option and over tasks that are answered by writing, with 95 % intervals that are "
-    "paired by answer. On the dashed diagonal both lose alike; above it writing loses more. At 100 % nothing above a "
-    "guess is left; below 0 the score rose. Tasks in which the dense model is not above a guess are left out. Labels "
-    "are left out if there is no room."
+    "One point per variant: its loss as a share of the dense model's score above a guess, by right answers or by the "
+    "dense model's own answers. The x axis is the mean over tasks that are answered by choosing an option, the y axis "
+    "over tasks that are answered by writing. Bars are 95 % intervals, paired by answer. On the dashed diagonal both "
+    "losses are equal; above it writing loses more. At 100 % nothing above a guess is left; below 0 the score rose. "
+    "Tasks in which the dense model is not above a guess are left out. A label is left out if there is no room."
 )
 
 # Labels closer than both of these, in losses, would overlap.

@@ -5,18 +5,18 @@ import polars as pl
 
 from prunescope.pipelines.reporting.charts import theme
 
-# With more variants, a cell has room for one number only.
+# With more variants, a cell has room for only one number.
 MAX_NUMBERED = 16
 # Smaller margins round to 0 in the two decimals of a cell.
 _MIN_MARGIN = 0.005
 TITLE = "Which variants remove the same weights"
 CAPTION = (
-    "Number of weights that both variants remove over the number that at least one removes (Jaccard), over all "
-    "matrices, each sample of a matrix weighted by the weights that it represents: 1 is the same mask, 0 a disjoint "
-    "one. The last number of a cell is the expected overlap of two independent masks of these sizes. Between them, "
-    "where it reaches the second decimal, is half the width of the widest 95 % interval that sampling can cause "
-    "(Wilson); the heading gives the largest. With more than 16 variants cells are small and show the overlap "
-    "alone; of more than 50 the first by name are shown. Variants that remove nothing are left out."
+    "Number of weights that both variants remove, divided by the number that at least one removes (Jaccard): 1 is the "
+    "same mask, 0 a disjoint one. It is over all matrices; each sample of a matrix is weighted by the weights that it "
+    "represents. The last number of a cell is the expected overlap of two independent masks of these sizes. Between "
+    "them, if it reaches the second decimal, is half the width of the widest 95 % interval that sampling can cause "
+    "(Wilson); the heading gives the largest. With more than 16 variants, cells are small and show only the overlap. "
+    "With more than 50, only the first by name are shown. Variants that remove nothing are left out."
 )
 
 

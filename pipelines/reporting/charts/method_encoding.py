@@ -17,15 +17,15 @@ SCORE_TITLES = {
     "top1": "same top token, teacher forced",
 }
 SCORE_CAPTION = (
-    "Scores are means over tasks; a task's score is the mean of its metrics without agreement with the dense model, "
-    "which has a panel of its own; the last panel is the share of teacher-forced steps with the dense model's most "
-    "likely token. Bars are 95 % intervals (Wilson, over samples or prompts); without a bar, the error is unknown or "
-    "0."
+    "Scores are means over tasks. The score of a task is the mean of its metrics without agreement with the dense "
+    "model, which has its own panel. The last panel is the share of teacher-forced steps with the dense model's most "
+    "likely token. Bars are 95 % intervals (Wilson, over samples or prompts); without a bar the error is unknown or 0."
 )
 
 _SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right"]
-# Slot i has colour i mod 8 and shape i mod 7, so that 56 slots differ in one or both. Methods that are compared most
-# often come first, each with a colour of its own. Append new methods at the end, so that the others keep their slots.
+# Slot i has colour i mod 8 and shape i mod 7, so that 56 slots differ in colour, shape or both. Methods that are
+# compared most often come first and have their own colours. Append new methods at the end, so that the others keep
+# their slots.
 KNOWN = (
     "attn-drop", "mlp-drop", "block-drop", "wanda", "magnitude", "sparsegpt", "attn+mlp-drop", "dense",
     "rtn", "gptq", "awq", "ria", "admm", "flap", "neurons", "heads", "external", "composed", "mixed",
@@ -34,10 +34,10 @@ _FREE = range(len(KNOWN), len(theme.CATEGORIES) * len(_SHAPES))
 
 
 def slots(methods: Iterable[str]) -> dict[str, int]:
-    """Map each method to the slot of its colour and shape, which is the same in every figure; sorted by slot.
+    """Map each method to the slot of its colour and shape, the same in every figure; sorted by slot.
 
-    An unknown method has one of the free slots, chosen by the checksum of its name; if two in one figure have the
-    same, the later name takes the next free slot.
+    An unknown method has one of the free slots, chosen by the checksum of its name. If two in one figure have the same
+    slot, the later name takes the next free one.
     """
     taken = {method: KNOWN.index(method) for method in set(methods) & set(KNOWN)}
     for method in sorted(set(methods) - set(KNOWN)):
@@ -48,7 +48,7 @@ def slots(methods: Iterable[str]) -> dict[str, int]:
 
 
 def encodings(methods: Iterable[str], columns: int | None = None) -> dict[str, Any]:
-    """Return colour and shape of the field `method`, whose legend has one row, or so many columns."""
+    """Return colour and shape of the field `method`, whose legend has one row, or the given number of columns."""
     legend = alt.Legend(symbolOpacity=1, symbolSize=70, columns=columns or alt.Undefined)
     return {
         "color": alt.Color("method:N", title=None, scale=scale(methods), legend=legend),

@@ -1,4 +1,4 @@
-"""The options of a multiple-choice question: their probabilities among each other, and in the whole vocabulary."""
+"""Options of a multiple-choice question: their probabilities among each other, and in the whole vocabulary."""
 
 import altair as alt
 import polars as pl
@@ -7,9 +7,9 @@ from prunescope.pipelines.reporting.charts import theme
 
 TITLE = "Options against the whole vocabulary"
 CAPTION = (
-    "Left, the probability of each option among the options alone, dense and pruned; right, the probability that all "
-    "options together have in the whole vocabulary. The choice can stay the same although the rest of the "
-    "distribution changes. At most six questions: those that break first."
+    "Left: the probability of each option among the options alone, dense and pruned. Right: the probability that all "
+    "options together have in the whole vocabulary. The choice can stay the same although the rest of the distribution "
+    "changes. At most six questions are shown, those that break first."
 )
 
 SIDES = ["dense", "pruned"]

@@ -8,9 +8,10 @@ from prunescope.pipelines.reporting.charts import method_encoding, theme
 TITLE = "What is left for what was removed"
 CAPTION = (
     "One point per variant that removes parameters. The stepped line joins the variants that no other beats in both "
-    "size and score (the dense model too, unless a smaller one scores more); they are named where there is room (+1: "
-    "one more variant at the same point). Masked weights count as removed; quantization removes nothing and is left "
-    f"out. Points that remove nearly the same share stand beside each other. {method_encoding.SCORE_CAPTION}"
+    "size and score. The dense model is on it, too, unless a smaller variant scores more. The variants on it are "
+    "named if there is room (+1: one more variant at the same point). Masked weights count as removed. Quantization "
+    "removes nothing and is left out. Points that remove nearly the same share are drawn next to each other. "
+    f"{method_encoding.SCORE_CAPTION}"
 )
 
 # Labels closer than both shares of the panel's width and height would overlap.
@@ -34,7 +35,7 @@ def frontier(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def beside_each_other(frame: pl.DataFrame) -> pl.DataFrame:
-    """Add `shown_share`: the share removed, moved by up to a point's width where points would cover each other."""
+    """Add `shown_share`: the share removed, moved by up to a point's width if points would cover each other."""
     width = _POINT * float(frame["parameters_removed_share"].max() or 1)  # type: ignore[arg-type]
     place = ["panel", (pl.col("parameters_removed_share") / width).round(), (pl.col("score") / _POINT).round()]
     # From −1 to 1 in the order of the rows, in a group of any size.
@@ -43,7 +44,7 @@ def beside_each_other(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def labels(frame: pl.DataFrame) -> pl.DataFrame:
-    """Return panel, point and `label` of the best variants, from the smallest on, where there is room."""
+    """Return panel, point and `label` of the best variants, from the smallest on, if there is room."""
     width = float(frame["parameters_removed_share"].max() or 1)  # type: ignore[arg-type]
     point = ["panel", "parameters_removed_share", "score"]
     rows = []
@@ -74,7 +75,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         "parameters_removed_share:Q",
         title="parameters removed",
         scale=alt.Scale(domain=[0, 1.7 * most], nice=False, padding=6),
-        # The scale ends beyond 1, so that names fit beside the last point, but has no ticks there.
+        # The scale ends beyond 1, so that names fit next to the last point, but it has no ticks there.
         axis=alt.Axis(labelExpr="datum.value > 1 ? '' : format(datum.value, '~%')", grid=False, tickCount=5),
     )
     y = alt.Y(
@@ -113,7 +114,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     return theme.themed(
         chart.properties(width=300, height=230)
         .facet(
-            # A heading has a line before its comma and one behind it, so that it fits a column of a paper.
+            # A heading has one line before its comma and one after it, so that it fits a column of a paper.
             facet=alt.Facet("panel:N", title=None, sort=order, header=alt.Header(labelExpr="split(datum.label, ', ')")),
             columns=3,
             bounds="flush",  # so that axes of different widths do not move the panels

@@ -13,15 +13,15 @@ from typing import Any, TypeAlias
 
 import vl_convert
 
-# The fonts of the theme, Arimo and DejaVu Sans Mono. vl-convert draws no letter of a font that it lacks, and measures
-# letters correctly only in fonts of 2,048 units per em, such as these.
+# The fonts of the theme, Arimo and DejaVu Sans Mono. vl-convert draws no letter of a font that it does not have, and
+# measures letters correctly only in fonts of 2,048 units per em, such as these.
 vl_convert.register_font_directory(str(Path(__file__).with_name("vendor")))
 
 Specification: TypeAlias = dict[str, Any]
 
 # Widths of one and of two columns in points, close to those of ICML, NeurIPS and ACL.
 WIDTHS = {1: 234.0, 2: 486.0}
-# Height in points: a caption of 80 fits below, on pages of ICML, NeurIPS and ACL, whose text is at least 640 high.
+# Height in points. A caption of 80 fits below, because the text of ICML, NeurIPS and ACL is at least 640 high.
 HEIGHT = 560.0
 # Widths in pixels at which the smallest type of 11 pixels is at least 7.5 points high.
 PIXELS = {1: 340, 2: 705}
@@ -40,7 +40,7 @@ _SIZE = re.compile(r'width="([\d.]+)" height="([\d.]+)"')
 
 @dataclass(frozen=True)
 class FittedChart:
-    """A chart for print.
+    """Chart for print.
 
     Attributes:
         svg: the picture, at most as wide as the columns and as high as a page, sized in points.
@@ -74,7 +74,7 @@ def fitted(specification: Specification, columns: int, *, has_title: bool = True
     if (width := _size(svg)[0]) > _MAX_EXCESS * max_width:
         _stack(chart, _MAX_EXCESS * max_width / width)
         svg = vl_convert.vegalite_to_svg(chart)
-    # Twice, because names and margins keep their width, so that the first step can leave the chart too wide.
+    # Twice: names and margins keep their width, so the first step can leave the chart too wide.
     for _ in range(2):
         width = _size(svg)[0]
         if width <= max_width or not _narrow(chart, (max_width - _MARGIN) / (width - _MARGIN)):
@@ -114,7 +114,7 @@ def _stack(chart: Specification, share: float) -> None:
         if "hconcat" in part:
             part["vconcat"] = part.pop("hconcat")
             for panel in _parts({"vconcat": part["vconcat"]}):
-                # Rows that shared the names of the chart on their left need names of their own.
+                # Rows that shared the names of the chart on their left now need their own names.
                 for layer in (panel, *panel.get("layer", [])):
                     layer.get("encoding", {}).get("y", {}).get("axis", {}).pop("labels", None)
 

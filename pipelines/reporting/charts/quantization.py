@@ -11,12 +11,12 @@ TITLE = "Pruning against quantization at equal KL"
 CAPTION = (
     "Each coloured point is a pruned variant, at its mean teacher-forced KL(dense ‖ pruned). The grey line is the "
     "damage by quantization at the same KL, interpolated between the dense model and the quantized variants (grey "
-    "points). The thin rule from it to the point is the damage that pruning adds or saves: solid where the 95 % "
-    "interval of that difference, paired by prompt or question, excludes 0, dotted where it includes 0 or where one "
-    "prompt or question gives no interval. Pale bars are 95 % intervals of a point alone: Wilson's for "
-    "shares of prompts and questions, Student's t over prompts for the KL at the first token. "
-    "Points without a rule are beyond the largest quantized KL, because nothing is extrapolated. Higher is "
-    "worse. The axis cannot show a KL of exactly 0."
+    "points). The thin rule from the line to the point is the damage that pruning adds or saves. It is solid if the 95 "
+    "% interval of the difference, paired by prompt or question, excludes 0. It is dotted if the interval includes 0, "
+    "or if there is only one prompt or question. Pale bars are 95 % intervals of a point alone: Wilson's for shares of "
+    "prompts and questions, Student's t over prompts for the KL at the first token. Points without a rule are beyond "
+    "the largest quantized KL, because nothing is extrapolated. Higher is worse. The axis cannot show a KL of exactly "
+    "0."
 )
 
 MEASURES = {

@@ -1,4 +1,4 @@
-"""h, z and p along the generation of a quantized variant beside a drop and a mask, where both read the same tokens."""
+"""h, z and p along the generation of a quantized variant, a drop and a mask, if both models read the same tokens."""
 
 import altair as alt
 import polars as pl
@@ -7,12 +7,12 @@ from prunescope.pipelines.reporting.charts import generation, theme
 
 TITLE = "Quantization beside pruning along the generation"
 CAPTION = (
-    "1 − cos between dense and changed model in h, z and p at each generated token, on axes that are linear below "
-    "0.001 and logarithmic above. One quantized variant stands beside one that drops attention sublayers and one with "
-    "masked weights: the nearest that the study has to AWQ in 4 bits, 8 dropped sublayers and Wanda at 4:8, which the "
-    "paper compares. Both models read the same tokens: the dense model's text in the upper row, the variant's own text "
-    "in the lower one, if that was measured. Lines are medians over prompts, bands run from the 10th to the 90th "
-    "percentile. Of a model with more than 64 generated tokens, neighbouring steps share a point."
+    "1 − cos between dense and changed model in h, z and p at each generated token. The axes are linear below 0.001 "
+    "and logarithmic above. The chart compares one quantized variant with one that drops attention sublayers and one "
+    "with masked weights. They are the study's nearest to AWQ in 4 bits, 8 dropped sublayers and Wanda at 4:8, which "
+    "the paper compares. Both models read the same tokens: the dense model's text in the upper row, the variant's own "
+    "text in the lower row, if that was measured. Lines are medians over prompts; bands run from the 10th to the 90th "
+    "percentile. Neighbouring steps of a model with more than 64 generated tokens share a point."
 )
 
 _TRAJECTORIES = {"teacher_forced": "on the dense text", "own_text": "on the variant's text"}

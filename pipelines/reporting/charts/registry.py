@@ -44,12 +44,12 @@ from prunescope.pipelines.reporting.charts.display_text import label
 from prunescope.pipelines.reporting.charts.publication_size import GOOD_TYPE, FittedChart, Specification, fitted
 from prunescope.pipelines.reporting.charts.theme import AnyChart, balanced, dressed, names, no_data, vega_lite
 
-# Larger charts (in bytes of JSON) slow a browser down.
+# Larger charts (in bytes of JSON) slow down a browser.
 MAX_BYTES = 2_000_000
 
 # Altair's debug mode is global to the process.
 _DRAWING = Lock()
-# Names of the parts of a figure in headings, by column of `per`; others are named by their value alone.
+# Names of the parts of a figure in headings, by column of `per`. Other parts are named by their value alone.
 _PARTS = {"lens": "lens {}", "prompt_id": "prompt {}", "search": "search {}"}
 # Names of the panels of a page in captions, by `page_by`.
 _PAGED = {
@@ -72,7 +72,7 @@ class Drawing:
         title: title and the part shown, for a heading.
         chart: the chart.
         specification: the chart as Vega-Lite; must not be modified.
-        rows: the query's rows that it shows.
+        rows: the rows of the query that it shows.
     """
 
     name: str
@@ -92,12 +92,12 @@ class Figure:
         caption: a few sentences on how to read it.
         query: SELECT over the marts, with deterministic samples and aggregates.
         draw: function from the query's rows to one chart.
-        per: columns of which `draw_all` draws each combination of values as a chart of its own.
-        page_by: column whose values `draw_all` spreads over pages; None where the query limits the size of the chart.
-        page_size: most values of `page_by` on a page; None: as many as `max_bytes` allows.
-        max_bytes: most bytes of a chart's JSON.
-        print_by: column whose values `printed` spreads over pages of a paper; None: `page_by`.
-        draw_narrow: like `draw`, for one column of a paper; None: `draw`.
+        per: columns; `draw_all` draws one chart per combination of their values.
+        page_by: column whose values `draw_all` spreads over pages; None if the query limits the size of the chart.
+        page_size: maximum number of values of `page_by` per page; None allows as many as `max_bytes`.
+        max_bytes: maximum bytes of a chart's JSON.
+        print_by: column whose values `printed` spreads over pages of a paper; None is `page_by`.
+        draw_narrow: like `draw`, for one column of a paper; None is `draw`.
     """
 
     name: str
@@ -115,7 +115,7 @@ class Figure:
     def draw_all(self, frame: pl.DataFrame) -> Iterator[Drawing]:
         """Draw one chart per combination of `per`, in the order of the rows; without rows, one chart that says so.
 
-        A chart larger than `max_bytes` is split into pages by `page_by`; if it cannot be split, a chart that says so
+        A chart larger than `max_bytes` is split into pages by `page_by`. If it cannot be split, a chart that says so
         replaces it.
         """
         if frame.is_empty():
@@ -123,14 +123,14 @@ class Figure:
             yield Drawing(self.name, self.title, chart, specification, frame)
             return
         parts = frame.partition_by(self.per, maintain_order=True, as_dict=True)
-        # Names and titles hold only the columns in which the charts differ.
+        # Names and titles contain only the columns in which the charts differ.
         varying = [index for index, _ in enumerate(self.per) if len({key[index] for key in parts}) > 1]
         pages = [(key, *page) for key, part in parts.items() for page in self._pages(part, self.page_size)]
         drawn = ((key, *page) for key, part, values in pages for page in self._draw_pages(part, values))
         for number, (key, chart, specification, values, rows) in enumerate(drawn, start=1):
             words = [re.sub(r"[^A-Za-z0-9._-]+", "_", str(key[index]))[:60] for index in varying]
             labels = [_PARTS.get(self.per[index], "{}").format(label(str(key[index]))) for index in varying] + values
-            # Numbers tell apart names that differ only in characters that a file name cannot have.
+            # Numbers distinguish names that differ only in characters that a file name cannot have.
             numbers = [f"{number:02d}"] if len(pages) > 1 or values else []
             title = f"{self.title}: {', '.join(labels)}" if labels else self.title
             yield Drawing("-".join([self.name, *numbers, *words]), title, chart, specification, rows)
@@ -143,7 +143,7 @@ class Figure:
         The values of `print_by` are spread evenly over as few pages as keep the type readable.
 
         Args:
-            drawing: one of `draw_all`.
+            drawing: a result of `draw_all`.
             columns: 1 or 2.
             is_dark: whether to use the dark look.
             has_title: whether to keep title and subtitle, which a caption can replace.
@@ -158,7 +158,7 @@ class Figure:
         pages = [picture(self._chart(drawing.rows, is_narrow=True)[1] if is_narrow else drawing.specification)]
         length = len(values)
         while any(page.is_too_tall for page in pages) and length > 1:
-            # A page of half of the panels is about half as high.
+            # A page with half of the panels is about half as high.
             length = max(1, min(length - 1, int(length * min(page.type_points for page in pages) / GOOD_TYPE)))
             parts = (part for part, _ in self._pages(drawing.rows, length, by))
             pages = [picture(self._chart(part, is_narrow=is_narrow)[1]) for part in parts]
@@ -173,7 +173,7 @@ class Figure:
     def _pages(
         self, part: pl.DataFrame, page_size: int | None, by: str | None = None
     ) -> Iterator[tuple[pl.DataFrame, list[str]]]:
-        """Yield the rows of each page, and the label of its values of `by`, which a single page has not."""
+        """Yield the rows of each page, and the label of its values of `by`, which a single page does not have."""
         by = by or self.page_by
         values = names(part, by) if by else []
         if page_size is None or len(values) <= page_size:

@@ -1,4 +1,4 @@
-"""Removed share against KL of searched and published recipes, and the results of a search beside its controls."""
+"""Removed share against KL of searched and published recipes, and the results of a search with its controls."""
 
 import math
 from typing import Any
@@ -10,19 +10,20 @@ from prunescope.pipelines.reporting.charts import method_encoding, theme
 
 TITLE = "Searched recipes against published ones at equal budget"
 CAPTION = (
-    "Left, mean KL(dense ‖ pruned) per token on the study's own data, against the share of the layers' weights that a "
-    "variant removes; lines join the variants of one method. mixed is an allocation of a search or of a study; if a "
-    "control chose it, the control's name follows. Right, the measured objective of what each strategy returns on the "
-    "search's own items: searched chooses by KL at the output, hidden by 1 − cos h, random by chance, greedy step by "
-    "step. Bars are 95 % intervals over windows or prompts on the left and over items on the right; without a bar, the "
-    "interval is not known. Differences of two points are paired and more certain than the bars: q34 and q35 have them."
+    "Left: mean KL(dense ‖ pruned) per token on the study's own data, against the share of the layers' weights that a "
+    "variant removes. Lines join the variants of one method. Method mixed is an allocation of a search or of a study; "
+    "if a control chose it, the name of the control follows. Right: the measured objective of the result of each "
+    "strategy, on the search's own items. Strategy searched chooses by KL at the output, hidden by 1 − cos h, random "
+    "at random, and greedy step by step. Bars are 95 % intervals, over windows or prompts on the left and over items "
+    "on the right; without a bar the interval is not known. Differences of two points are paired and more certain than "
+    "the bars; they are in q34 and q35."
 )
 
 _COLORS = {"searched": theme.BLUE, "hidden": theme.VERMILLION, "random": theme.GREY, "greedy": theme.ORANGE}
 _SHAPES = {"searched": "circle", "hidden": "triangle-up", "random": "cross", "greedy": "square"}
 _SIZE = {"width": 330, "height": 260}
 _HEADINGS = {"texts": "on the study's texts", "prompts": "on prompts, teacher forced"}
-# Named points of one series closer than both shares of the panel would overlap.
+# Minimum distances of named points of one series, in shares of the panel; closer names would overlap.
 _MIN_DISTANCE = (0.25, 0.05)
 
 
@@ -59,7 +60,7 @@ def _panel(frame: pl.DataFrame, x_title: str, heading: str, marks: dict[str, Any
         x=alt.X(
             "removed_share:Q",
             title=x_title,
-            # Room for the names beside the last points.
+            # Room for the names next to the last points.
             scale=alt.Scale(domain=[0, 1.25 * float(frame["removed_share"].max() or 1)], nice=False, padding=6),  # type: ignore[arg-type]
             axis=alt.Axis(labelExpr="datum.value > 1 ? '' : format(datum.value, '~%')", grid=False, tickCount=6),
         ),
@@ -89,7 +90,7 @@ def _panel(frame: pl.DataFrame, x_title: str, heading: str, marks: dict[str, Any
             .encode(y=nats("nats"), text=alt.Text("name:N"))
         )
     if frame.filter(theme.has_logarithm("low"), theme.has_logarithm("high")).is_empty():
-        # Vega warns about a layer in which no row is left.
+        # Vega warns about a layer without rows.
         del layers[1]
     return alt.layer(*layers, data=theme.rows(frame)).properties(
         **_SIZE, title=alt.TitleParams(heading, fontSize=12, anchor="start")
@@ -97,7 +98,7 @@ def _panel(frame: pl.DataFrame, x_title: str, heading: str, marks: dict[str, Any
 
 
 def draw(frame: pl.DataFrame) -> theme.AnyChart:
-    """Draw rows of one model: variants on other data, and results of its searches, as far as there are any."""
+    """Draw rows of one model: variants on other data, and results of its searches, if there are any."""
     shown = frame.filter(theme.has_logarithm("nats"))
     if shown.is_empty():
         return theme.no_data(TITLE, "no search has a result and no mixed recipe was measured")

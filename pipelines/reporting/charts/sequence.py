@@ -1,4 +1,4 @@
-"""The KL of the distributions over whole texts, dense against pruned and back, a row per variant."""
+"""KL of the distributions over whole texts, dense against pruned and pruned against dense, one row per variant."""
 
 import altair as alt
 import polars as pl
@@ -8,9 +8,9 @@ from prunescope.pipelines.reporting.charts import theme
 TITLE = "How far apart dense and pruned model are over whole texts"
 CAPTION = (
     "KL of the two distributions over sampled texts: the sum over the tokens of a text, averaged over texts of the "
-    "model that the KL starts from. A text that is cut counts with its first tokens. Bars are 95 % intervals over "
-    "prompts (Student's t of the logarithm); without one the interval is not known. Noise variants, which are the "
-    "dense model with other rounding, come last: they are what nothing pruned costs. A distance of 0 is not drawn."
+    "model on the left of the ‖. A text that is cut counts with its first tokens. Bars are 95 % intervals over prompts "
+    "(Student's t of the logarithm); without a bar the interval is not known. Noise variants are the dense model with "
+    "other rounding. They come last and show the distance without any pruning. A distance of 0 is not drawn."
 )
 
 DIRECTIONS = {"teacher_forced": "KL(dense‖pruned), on dense texts", "own_text": "KL(pruned‖dense), on pruned texts"}

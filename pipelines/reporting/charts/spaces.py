@@ -1,4 +1,4 @@
-"""One prompt in h, z and p side by side: the paper's Figure 2, for every recipe."""
+"""One prompt in h, z and p next to each other: the paper's Figure 2, for every recipe."""
 
 import altair as alt
 import polars as pl
@@ -7,10 +7,10 @@ from prunescope.pipelines.reporting.charts import theme
 
 TITLE = "The same tokens in hidden states, logits and probabilities"
 CAPTION = (
-    "How far the output of each variant lies from the dense one in h, z and p, as 1 − cos while both read the same "
-    "tokens (teacher forced): the point is the median over the generated tokens, the bar runs from the 10th to the "
-    "90th percentile, and the small tick is the first token. Variants are sorted by their shift in p; values below "
-    "1e-6 lie on the edge. At most four prompts: of each kind those that break first."
+    "Distance of each variant's output from the dense one in h, z and p, as 1 − cos, while both read the same tokens "
+    "(teacher forced). The point is the median over the generated tokens, the bar runs from the 10th to the 90th "
+    "percentile, and the small tick is the first token. Variants are sorted by their shift in p. Values below 1e-6 are "
+    "drawn on the edge. At most four prompts are shown, those of each kind that break first."
 )
 
 FLOOR = 1e-6

@@ -7,10 +7,10 @@ from prunescope.pipelines.reporting.charts import method_encoding, theme
 
 TITLE = "What is left for the speed that was won"
 CAPTION = (
-    "One point per variant: its speed as a multiple of the dense model's, timed in turn with it on one machine, at the "
-    "smallest batch that was timed and the longest prompt timed with it. The band shows how far the dense model timed "
-    "against itself is from 1: a speedup within it is noise. Masked and quantized weights are multiplied as dense ones "
-    f"here and save no time. {method_encoding.SCORE_CAPTION}"
+    "One point per variant: its speed as a multiple of the dense model's, timed alternately with it on one machine, "
+    "at the smallest timed batch and its longest prompt. The band shows how far the dense model, timed against "
+    "itself, is from 1: a speedup within it is noise. Masked and quantized weights are multiplied as dense ones here "
+    f"and save no time. {method_encoding.SCORE_CAPTION}"
 )
 
 WORK = {"prefill": "reading a prompt", "decode": "writing"}
@@ -19,7 +19,7 @@ _X_TITLE = ["times as fast as", "the dense model"]
 
 
 def draw(frame: pl.DataFrame) -> theme.AnyChart:
-    """Draw rows of one model: a row of panels per measure, reading beside writing."""
+    """Draw rows of one model: a row of panels per measure, reading left of writing."""
     if frame.is_empty():
         return theme.no_data(TITLE, "the study times no variant (key `speed`)")
     named = method_encoding.labelled(theme.with_variant(frame), "method").with_columns(

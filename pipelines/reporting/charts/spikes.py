@@ -7,11 +7,11 @@ from prunescope.pipelines.reporting.charts import theme
 
 TITLE = "Which layers' logit shifts foretell a KL spike at the output"
 CAPTION = (
-    "A spike is a position whose teacher-forced output KL is above the variant's own 90th percentile. Above, how well "
-    "each sublayer's Var_p(Δz), measured alone, ranks spikes before other positions (area under its ROC curve; 0.5, "
-    "the grey line, is chance), with the 95 % interval over prompts where at least three have spikes."
-    " Below, the ROC curves of the attention and the MLP sublayer with the largest area; selected as the best, "
-    "they look better than they are. A curve is drawn through at most about 60 of its thresholds."
+    "A spike is a position whose teacher-forced output KL is above the variant's own 90th percentile. Above: how well "
+    "each sublayer's Var_p(Δz), measured alone, ranks spikes before other positions. The measure is the area under its "
+    "ROC curve; 0.5, the grey line, is chance. Intervals are 95 % over prompts, if at least three prompts have spikes. "
+    "Below: the ROC curves of the attention and the MLP sublayer with the largest area. Because they are selected as "
+    "the best, they look better than they are. A curve has at most about 60 of its thresholds."
 )
 
 _TITLES = list(theme.SUBLAYER_TITLES.values())

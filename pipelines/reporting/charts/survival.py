@@ -1,4 +1,4 @@
-"""The share of texts that have not parted from the dense one, by step: sampled and greedy ones."""
+"""Share of texts that are still equal to the dense one, by step: sampled and greedy texts."""
 
 import altair as alt
 import polars as pl
@@ -8,13 +8,14 @@ from prunescope.pipelines.reporting.charts import theme
 TITLE = "Texts that are still the dense model's own"
 CAPTION = (
     "Share of texts that equal the dense model's text up to and including each step. Sampled texts share their random "
-    "numbers with the dense model's: the share as measured, and as expected from the two distributions of every step "
-    "(the chance that the same random number draws another token, which is at least their total variation). The "
-    "expected curve rests on the same texts, so that it differs from the measured one by chance alone; it ends when no "
-    "text is equal any more. Greedy texts flip at their first teacher-forced disagreement; texts that end leave the "
-    "risk set (Kaplan-Meier). Rounding alone is the lowest curve of the noise variants. Bands are 95 % intervals over "
-    "prompts (Student's t, Wilson if all texts or none are equal; of greedy texts Wilson's with Peto's number of "
-    "texts), without which there is no band. Of a model with more than 64 steps at most 64, and the last, are drawn."
+    "numbers with the dense model's. Their share is drawn as measured, and as expected from the two distributions of "
+    "every step, which give the chance that the same random number draws another token (at least their total "
+    "variation). The expected curve uses the same texts, so it differs from the measured one by chance alone. It ends "
+    "when no text is equal any more. Greedy texts flip at their first teacher-forced disagreement; texts that end "
+    "leave the risk set (Kaplan-Meier). Rounding alone is the lowest curve of the noise variants. Bands are 95 % "
+    "intervals over prompts: Student's t, Wilson's if all texts or none are equal, and for greedy texts Wilson's with "
+    "Peto's number of texts. If the interval is not known, there is no band. A model with more than 64 steps shows at "
+    "most 64, and the last."
 )
 
 # Title, colour and dash of each curve.

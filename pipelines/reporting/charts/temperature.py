@@ -1,4 +1,4 @@
-"""The shift of p at each temperature of the softmax: the paper's Figure 6, for every recipe."""
+"""Shift of p at each temperature of the softmax: the paper's Figure 6, for every recipe."""
 
 import altair as alt
 import polars as pl
@@ -7,10 +7,11 @@ from prunescope.pipelines.reporting.charts import generation, theme
 
 TITLE = "Divergence against the temperature of the softmax"
 CAPTION = (
-    "1 − cos between the dense and the pruned distribution, and KL(dense ‖ pruned), at each temperature T that was "
-    "measured: medians over all prompts and generated tokens, the bars from the 10th to the 90th percentile; q26 has "
-    "the means, which a few large values raise. A higher T flattens both distributions, so that every divergence "
-    "tends to 0. h and z do not depend on T. A study with one temperature shows its variants below each other."
+    "1 − cos between the dense and the pruned distribution, and KL(dense ‖ pruned), at each measured temperature T. "
+    "Points are medians over all prompts and generated tokens; bars run from the 10th to the 90th percentile. The "
+    "means, which a few large values raise, are in q26. A higher T flattens both distributions, so that every "
+    "divergence tends to 0. h and z do not depend on T. A study with one temperature shows its variants below each "
+    "other."
 )
 
 QUANTITIES = {name: generation.QUANTITIES[name] for name in ("one_minus_cos_p", "kl")}
@@ -37,7 +38,7 @@ def _curves(data: pl.DataFrame, frame: pl.DataFrame) -> theme.AnyChart:
         "temperature:Q",
         title="temperature T",
         scale=alt.Scale(zero=False, nice=False, padding=10),
-        # The axis's own format rounds 1.5 to 2 where only few ticks fit.
+        # The axis's own format rounds 1.5 to 2 if only few ticks fit.
         axis=alt.Axis(values=sorted(data["temperature"].unique()), labelExpr="format(datum.value, '~g')", grid=False),
     )
     base = theme.Chart().encode(x=x, color=generation.trajectory_color(data))

@@ -1,4 +1,4 @@
-"""The common look of all charts: colours, scales, axes, titles, the empty chart."""
+"""Common look of all charts: colours, scales, axes, titles, the empty chart."""
 
 import itertools
 import json
@@ -12,7 +12,7 @@ import polars as pl
 from prunescope.pipelines.reporting.charts.display_text import label
 from prunescope.pipelines.reporting.charts.publication_size import Specification
 
-# Okabe and Ito's palette, safe for all common kinds of colour blindness, and readable on dark screens and on paper.
+# Okabe and Ito's palette: safe for all common kinds of colour blindness, readable on dark screens and on paper.
 BLUE, GREEN, VERMILLION, ORANGE = "#0072B2", "#009E73", "#D55E00", "#E69F00"
 PURPLE, SKY, OLIVE, GREY, INK = "#CC79A7", "#56B4E9", "#8F8F2E", "#7F7F7F", "#222222"
 CATEGORIES = [BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, OLIVE, GREY]
@@ -25,8 +25,8 @@ SUBLAYER_TITLES = {"attn": "attention", "mlp": "MLP"}
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 # Key of `usermeta`, which Vega ignores, with the reason why a chart has no data.
 _MISSING = "no data"
-# The shipped font first (publication_size.py), so that a picture is the same on every machine; a browser without it
-# takes the next.
+# The package's font comes first (publication_size.py), so that a picture is the same on every machine. A browser
+# without it takes the next.
 _FONT = "Arimo, system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 MONOSPACE = "'DejaVu Sans Mono', ui-monospace, Menlo, Consolas, monospace"
 AnyChart: TypeAlias = (
@@ -36,17 +36,17 @@ _Channel = TypeVar("_Channel", alt.Color, alt.Shape, alt.StrokeDash)
 
 
 class _SharedRows(alt.InlineData):
-    """Data that all copies of a chart share, because Altair copies a chart some ten times while composing it."""
+    """Data that all copies of a chart share, because Altair copies a chart about ten times while composing it."""
 
     def __deepcopy__(self, memo: object) -> Self:
         return self
 
 
 class Chart(alt.Chart):
-    """A chart whose copies share its data, mark and encoding.
+    """Chart whose copies share its data, mark and encoding.
 
-    Layering, facets and concatenation make some sixty copies of each chart inside them. They replace properties of a
-    copy but never modify the values of properties, so that a shallow copy is safe.
+    Layering, facets and concatenation make about sixty copies of each chart inside them. They replace properties of a
+    copy but never modify the values of properties, so a shallow copy is safe.
     """
 
     def __deepcopy__(self, memo: object) -> Self:
@@ -63,7 +63,7 @@ def inline(values: list[dict[str, Any]]) -> alt.InlineData:
 
 
 def rows(frame: pl.DataFrame) -> alt.InlineData:
-    """Return the frame as inline data of a chart, without null, NaN and ∞, of which JSON lacks the latter two."""
+    """Return the frame as inline data of a chart, without null, and without NaN and ∞, which JSON does not have."""
     floats = pl.selectors.float()
     finite = frame.with_columns(pl.when(floats.is_finite()).then(floats).name.keep())
     return inline(
@@ -80,7 +80,7 @@ def stacked(
         frame: the rows.
         keep: columns to keep as they are.
         name: new column with the quantity's title.
-        titles: quantity → title.
+        titles: title by quantity.
         parts: new columns with the quantity's values.
     """
     return pl.concat(
@@ -99,7 +99,7 @@ def names(frame: pl.DataFrame, column: str) -> list[str]:
 
 
 def distinct_labels(texts: Iterable[str], limit: int = 40) -> dict[str, str]:
-    """Map each text to its label, numbering texts whose labels would be equal after shortening."""
+    """Map each text to its label; labels that would be equal after shortening get numbers."""
     labels: dict[str, str] = {}
     for text in texts:
         if text not in labels:
@@ -110,7 +110,7 @@ def distinct_labels(texts: Iterable[str], limit: int = 40) -> dict[str, str]:
 
 
 def with_variant(frame: pl.DataFrame) -> pl.DataFrame:
-    """Add the column `variant`: the recipe's label, after the model's where the frame has several models."""
+    """Add the column `variant`: the recipe's label, with the model's before it if the frame has several models."""
     named = frame.with_columns(pl.col("model", "recipe").cast(pl.String))
     variant = pl.col("recipe").replace_strict(distinct_labels(named["recipe"]), return_dtype=pl.String)
     if named["model"].n_unique() > 1:
@@ -144,7 +144,7 @@ def title(text: str, *subtitles: str) -> alt.TitleParams:
 
 
 def without_zeros(zeros: int) -> str:
-    """Return the subtitle about values that a logarithmic axis leaves out; empty where there are none."""
+    """Return the subtitle about values that a logarithmic axis leaves out; empty if there are none."""
     if not zeros:
         return ""
     values = "1 value" if zeros == 1 else f"{zeros:,} values"
@@ -168,7 +168,7 @@ def decades(low: float, high: float, ticks: int = 5) -> tuple[alt.Scale, alt.Axi
     Args:
         low: smallest value to show, positive.
         high: largest value to show.
-        ticks: most ticks, about.
+        ticks: approximate maximum number of ticks.
     """
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     last = max(last, first + 1)
@@ -181,7 +181,7 @@ def decades(low: float, high: float, ticks: int = 5) -> tuple[alt.Scale, alt.Axi
 
 
 def powers_of_ten(values: Sequence[float]) -> str:
-    """Return the expression that labels ticks or colours at 0 and at powers of ten, all in one notation: 10⁻³, 10⁰."""
+    """Return the expression that labels ticks or colours at 0 and at powers of ten in one notation: 10⁻³, 10⁰."""
     texts = ["10" + str(round(math.log10(value))).translate(_SUPERSCRIPTS) if value else "0" for value in values]
     return f"{json.dumps(texts, ensure_ascii=False)}[indexof({json.dumps(list(values))}, datum.value)]"
 
@@ -255,7 +255,7 @@ def no_data(text: str, needs: str) -> AnyChart:
 
 
 def missing(specification: Specification) -> str | None:
-    """Return the reason why a chart has no data; None where it has data."""
+    """Return the reason why a chart has no data; None if it has data."""
     reason: str | None = specification.get("usermeta", {}).get(_MISSING)
     return reason
 
@@ -263,8 +263,8 @@ def missing(specification: Specification) -> str | None:
 def config(dark: bool = False) -> dict[str, Any]:
     """Return the common look as a Vega-Lite config: on white for paper, or on near black for screens.
 
-    One specification serves both backgrounds, because marks whose colour depends on it have a style: `ink` for strong
-    contrast, `quiet` for faint lines, `gap` for the space between cells.
+    One specification serves both backgrounds, because marks whose colour depends on the background have a style: `ink`
+    for strong contrast, `quiet` for faint lines, `gap` for the space between cells.
     """
     ink, quiet, grid, ground = ("#e6e6e6", "#9a9a9a", "#33363b", "#1b1d21") if dark else (INK, GREY, "#ececec", "white")
     faint = "#b4b4b4" if dark else "#555555"

@@ -10,12 +10,13 @@ from prunescope.pipelines.reporting.charts.display_text import visible
 
 TITLE = "What each variant writes, token by token"
 CAPTION = (
-    "Each row is the text of one variant, the dense model's on top. The colour is KL(dense ‖ pruned) with both models "
-    "reading the variant's text. Bold tokens differ from the dense token, and the outline marks the first that does. ␣ "
-    "is a space, ↵ a line break. The first 64 tokens of at most four prompts: of each kind those that break first."
+    "Each row is the text of one variant, with the dense model's on top. The colour is KL(dense ‖ pruned) while both "
+    "models read the variant's text. Bold tokens differ from the dense token. The outline marks the first one that "
+    "differs. ␣ is a space, ↵ a line break. The first 64 tokens of at most four prompts are shown; they are the "
+    "prompts of each kind that break first."
 )
 
-CELLS = 12  # per line, so that a line fits a page beside the row names
+CELLS = 12  # per line, so that a line and the row names fit on a page
 _NARROW_CELLS = 4  # in one column of a paper
 BOUNDS = [0.01, 0.1, 1, 5, 20]
 CLASSES = ["dense model", "below 0.01", "0.01 to 0.1", "0.1 to 1", "1 to 5", "5 to 20", "20 and more"]
@@ -74,7 +75,7 @@ def draw_narrow(frame: pl.DataFrame) -> theme.AnyChart:
 
 
 def draw(frame: pl.DataFrame, per_line: int = CELLS) -> theme.AnyChart:
-    """Draw rows of `token_trace` of one model and one prompt, so many tokens per line."""
+    """Draw rows of `token_trace` of one model and one prompt, with `per_line` tokens per line."""
     if frame.is_empty():
         return theme.no_data(TITLE, "no variant generated a token")
     cells = _cells(frame, per_line)

@@ -1,4 +1,4 @@
-"""The most likely tokens of both models at one step, the first flip: the paper's Figure 8, for every recipe."""
+"""Most likely tokens of both models at one step, the first flip: the paper's Figure 8, for every recipe."""
 
 import altair as alt
 import polars as pl
@@ -8,16 +8,16 @@ from prunescope.pipelines.reporting.charts.display_text import visible
 
 TITLE = "Top tokens of both models at the first flip"
 CAPTION = (
-    "The tokens that either model ranks among its six most likely, with the probability that each gives them, while "
-    "both read the dense tokens: the square is the dense model, the circle the variant. The step is the first at which "
-    "the variant alone would write another token, or step 0 where it never does. ␣ is a space, ↵ a line break. At "
-    "most four prompts: of each kind those that break first."
+    "The tokens that either model ranks among its six most likely, with the probability that each model gives them "
+    "while both read the dense tokens. The square is the dense model, the circle the variant. The step is the first at "
+    "which the variant alone would write another token, or step 0 if there is no such step. ␣ is a space, ↵ a line "
+    "break. At most four prompts are shown, those of each kind that break first."
 )
 
 SIDES = {"dense": theme.BLUE, "pruned": theme.VERMILLION}
 COLUMNS = 3
-_LIMIT = 14  # columns of a token's text
-_TOKEN_WIDTH = 105  # pixels of a text of that length beside its panel
+_LIMIT = 14  # maximum columns of a token's text
+_TOKEN_WIDTH = 105  # pixels of a text of that length next to its panel
 
 
 def _tokens(named: pl.DataFrame) -> pl.DataFrame:
@@ -34,7 +34,7 @@ def _tokens(named: pl.DataFrame) -> pl.DataFrame:
     no_flip = pl.when(pl.col("first_flip_step").is_null()).then(pl.lit(", no flip")).otherwise(pl.lit(""))
     return named.select(
         pl.format("step {}{} · {}", "step", no_flip, "variant").alias("panel"),
-        # The order is that of `place`, because the texts of two tokens can look alike.
+        # Sorted by `place`, because the texts of two tokens can look alike.
         pl.int_range(pl.len()).over("variant").alias("place"),
         pl.col("token_text").map_elements(lambda text: visible(text, _LIMIT), return_dtype=pl.String).alias("token"),
         "token_id",

@@ -14,9 +14,9 @@ from prunescope.pipelines.reporting.charts.display_text import label, prose
 from prunescope.pipelines.reporting.explorer.document_types import FlipsDocument, PairDocument, Source, Table
 from prunescope.pipelines.reporting.explorer.query_cache import table_rows
 
-# Enough for all pairs of 45 variants; a document has a few kilobytes.
+# Enough for all pairs of 45 variants; a document takes a few kilobytes.
 MAX_PAIRS = 1000
-# Pairs that are compared at once: about all pairs of a dozen variants.
+# Number of pairs that are compared together: about all pairs of a dozen variants.
 BATCH_SIZE = 64
 TOKENS, TASKS = "compare/tokens", "compare/tasks"
 TITLES = {
@@ -28,7 +28,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     TOKENS: ("statistic", "measured_on", "temperature", *_SIDES, "noise_p95", "tokens", "clusters"),
     TASKS: ("statistic", "measured_on", *_SIDES, "only_a_right", "only_b_right", "mcnemar_p", "holm_p", "clusters"),
 }
-# Column of document `pairwise_flips`, named as in `COLUMNS` → column of the statement.
+# Column of the statement for each column of document `pairwise_flips`, which is named as in `COLUMNS`.
 _TURNS = {
     "statistic": "metric",
     "a": "right_share",
@@ -42,11 +42,11 @@ _TURNS = {
 
 @dataclass(frozen=True)
 class PairComparison:
-    """The comparison of two variants.
+    """Comparison of two variants.
 
     Attributes:
         rows: one row per text, set of prompts or task × statistic; `mcnemar_p` only if there are tasks.
-        prompts: ids of the prompts that both variants were measured on, with the same text.
+        prompts: ids of the prompts on which both variants were measured with the same text.
         missing: sentences on what could not be compared, and why.
     """
 
@@ -57,10 +57,10 @@ class PairComparison:
 
 @dataclass(frozen=True)
 class Pairs:
-    """The source of comparisons.
+    """Source of comparisons.
 
     Attributes:
-        compare: function of a model and pairs of its recipes, which returns a comparison per pair.
+        compare: function of a model and pairs of its recipes, which returns one comparison per pair.
         sql: text of the statements `TOKENS` and `TASKS`, with the parameters $1 model, $2 pairs, $3 their recipes.
     """
 
@@ -126,7 +126,7 @@ def nearest(variants: Sequence[tuple[str, float | None]], count: int) -> list[tu
     """Choose the pairs of a file: those with similar KL first, which a reader cannot order from the overview.
 
     Args:
-        variants: model and median KL of each variant; None for the dense one and for one without measurement.
+        variants: model and median KL of each variant; None for dense and unmeasured variants.
         count: maximum number of pairs.
 
     Returns:

@@ -1,6 +1,6 @@
 """Types of the explorer's documents, which the scripts of the page read.
 
-All displayed text went through `charts.display_text`; raw ids are for links only.
+All displayed text has passed through `charts.display_text`. Raw ids serve only for links.
 """
 
 from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
@@ -19,21 +19,21 @@ class Prompt(TypedDict):
     text: str
     gold: str | None
     steps: int  # generated tokens of the dense text
-    place: int  # in the order of what breaks first, in its model; 1 is first
+    place: int  # rank in its model by how early its texts break; 1 is first
     variants: int  # pruned variants with a text for it
-    flipped: int  # those whose text differs from the dense one
-    collapsed: int  # those whose text falls into a loop
-    graded: int  # those whose answer could be graded
-    correct: int  # those with the right answer
+    flipped: int  # variants whose text differs from the dense one
+    collapsed: int  # variants whose text falls into a loop
+    graded: int  # variants whose answer could be graded
+    correct: int  # variants with the right answer
     is_correct_dense: bool | None
     first_flip_min: int | None  # over the variants
-    first_flip_median: Number  # over the variants; None where most never flip
+    first_flip_median: Number  # over the variants; None if most never flip
     kl_step0: Number  # median over the variants, nats
-    has_layers: bool  # else it was measured at the output only
+    has_layers: bool  # otherwise only the output was measured
 
 
 class KindSummary(TypedDict):
-    """The texts of one variant to the prompts of one kind."""
+    """Texts of one variant to the prompts of one kind."""
 
     kind: str
     prompts: int
@@ -41,7 +41,7 @@ class KindSummary(TypedDict):
     collapsed: int
     graded: int
     correct: int
-    # Ends of the 95 % intervals of these shares; none without a graded prompt.
+    # Ends of the 95 % intervals of these shares; empty without a graded prompt.
     flipped_ends: list[Number]
     collapsed_ends: list[Number]
     correct_ends: list[Number]
@@ -58,25 +58,25 @@ class Column(TypedDict):
     form: Literal["percent", "number", "count"]  # percent: values are shares of 1
     sql: str
     of: str | None  # key of the total
-    is_detail: bool  # hidden until the reader asks for all columns
+    is_detail: bool  # hidden until the reader requests all columns
 
 
 class Sparkline(TypedDict):
-    """Mean KL over prompts at every step, in nats; `forced` on the dense text, `own` on the variant's."""
+    """Mean KL over prompts per step, in nats; `forced` on the dense text, `own` on the variant's."""
 
     forced: list[Number]
     own: list[Number]
 
 
 class GenerationCurves(TypedDict):
-    """Medians over prompts along the generation of one variant; 1 − cos in h, z and p, and KL in nats.
+    """Medians over prompts along the generation of one variant: 1 − cos in h, z and p, and KL in nats.
 
-    `own` and `fork` are empty where they were not measured.
+    `own` and `fork` are empty if they were not measured.
     """
 
     id: str  # raw model@recipe
     step: list[int]
-    forced: dict[str, list[Number]]  # h, z, p, kl → one entry a step
+    forced: dict[str, list[Number]]  # h, z, p, kl → one entry per step
     own: dict[str, list[Number]]
     fork: dict[str, list[Number]]
 
@@ -89,33 +89,33 @@ class Source(TypedDict):
 
 
 class VariantEntry(TypedDict):
-    """One line of the overview; n in `variant/<n>` is its position in the index."""
+    """One row of the overview; n in `variant/<n>` is its position in the index."""
 
     id: str  # raw model@recipe
     model: str
     recipe: str
     method: str
     is_dense: bool
-    verdict: str | None  # as of `variant_verdict`; None for the dense model
+    verdict: str | None  # as in `variant_verdict`; None for the dense model
     verdict_reason: str | None
-    words: list[str]  # for same tokens, right answers and alive: holds, fails or too little evidence; else empty
-    where: dict[str, str]  # raw model and recipe, the filter of its rows in any statement
+    words: list[str]  # same tokens, right answers, alive: each holds, fails or too little evidence; may be empty
+    where: dict[str, str]  # raw model and recipe: the filter of its rows in any statement
     numbers: dict[str, Number]
-    intervals: dict[str, list[Number]]  # ends of 95 % intervals; None where nothing bounds a number
+    intervals: dict[str, list[Number]]  # ends of 95 % intervals; None if an end is not known
     spark: Sparkline
     kinds: list[KindSummary]
     traces: list[int]  # positions m of prompts with a document trace/<n>/<m>
 
 
 class Link(TypedDict):
-    """A link into the page."""
+    """Link within the page."""
 
     text: str
     href: str
 
 
 class Answer(TypedDict):
-    """The answer to one of the main questions, for one model."""
+    """Answer to one of the main questions, for one model."""
 
     model: str
     question: str
@@ -135,7 +135,7 @@ class Claim(TypedDict):
     amount: Number
     low: Number
     high: Number
-    null: Number  # the same of rounding alone
+    null: Number  # the same under rounding alone
     n: int
     units: str
     sql: Source
@@ -147,7 +147,7 @@ class SharedClaim(TypedDict):
     says: str
     measure: str | None
     verdict: str  # holds on every model, holds on no model, differs, too little data
-    hold: str  # names of models, as are the next two
+    hold: str  # names of models, like the next two
     fail: str
     open: str
     sql: Source
@@ -163,7 +163,7 @@ class FindingEntry(TypedDict):
 
 
 class FigureEntry(TypedDict):
-    """A figure without its charts, which are in document `figures/<name>`."""
+    """Figure without its charts, which are in document `figures/<name>`."""
 
     name: str
     title: str
@@ -180,18 +180,18 @@ class Fact(TypedDict):
 
 
 class SearchResult(TypedDict):
-    """Result of a search for one budget, in a sentence."""
+    """Sentence with the result of a search for one budget."""
 
     text: str
     sql: Source
 
 
 class SearchEntry(TypedDict):
-    """The searches of one model."""
+    """Searches of one model."""
 
     model: str
     results: list[SearchResult]
-    tables: list["Table"]  # of each result: what each kind of matrix loses, where it is split; sublayers by treatment
+    tables: list["Table"]  # per result: the loss of each kind of matrix, if matrices are split; sublayers by treatment
 
 
 class Index(TypedDict):
@@ -205,14 +205,14 @@ class Index(TypedDict):
     prompts: list[Prompt]
     columns: list[Column]
     variants: list[VariantEntry]
-    curves: list[GenerationCurves]  # of the first model; empty where no text was written
+    curves: list[GenerationCurves]  # of the first model; empty if no text was written
     verdict_basis: str
     verdict_rule: str
     answers: list[Answer]
     claims: list[Claim]
-    claims_by_model: list[SharedClaim]  # empty where there is one model
+    claims_by_model: list[SharedClaim]  # empty if there is only one model
     findings: list[FindingEntry]
-    searches: list[SearchEntry]  # empty where no search has a result
+    searches: list[SearchEntry]  # empty if no search has a result
     figures: list[FigureEntry]  # figures without data last
     figures_without_data: list[str]  # names; empty on a live page, which draws figures on request
     facts: list[Fact]
@@ -236,7 +236,7 @@ class Statement(TypedDict):
     """One entry of document `sql`; the key of a view is "view/<name>".
 
     `narrow` lists the columns by which its rows may be filtered from outside (`select * from (…) where …`) without
-    changing them; `views` are the keys of the views that it reads.
+    changing them. `views` are the keys of the views that it reads.
     """
 
     title: str
@@ -246,7 +246,7 @@ class Statement(TypedDict):
 
 
 class TextOutcome(TypedDict):
-    """The text of one variant to one prompt, against the dense text."""
+    """Text of one variant to one prompt, compared with the dense text."""
 
     first_flip_step: int | None
     collapse_step: int | None
@@ -272,7 +272,7 @@ class PromptSummary(TextOutcome):
 
 
 class PromptVariant(PromptSummary):
-    """The text of one variant to the prompt of a PromptDocument."""
+    """Text of one variant to the prompt of a PromptDocument."""
 
     variant: int  # position n
 
@@ -296,10 +296,10 @@ class LayerCurves(TypedDict):
 
 
 class Carrier(TypedDict):
-    """A changed sublayer and its share of the KL."""
+    """Changed sublayer and its share of the KL."""
 
     place: str
-    scope: str  # isolated if measured, else local
+    scope: str  # isolated if measured, otherwise local
     kl: Number  # mean KL that this sublayer alone causes, nats
     share: Number  # of the sum over the variant's changed sublayers
     parted: int  # prompts whose most likely token at the first flip differs from here on
@@ -318,21 +318,21 @@ class VariantDocument(TypedDict):
     """Document `variant/<n>`."""
 
     facts: list[Fact]
-    prompts: list[PromptSummary]  # what breaks first comes first
+    prompts: list[PromptSummary]  # those that break first come first
     layers: dict[str, LayerCurves]  # scope → curves
     carriers: list[Carrier]  # largest share first
-    tables: list[Table]  # texts, tasks, comparisons with the dense model, flips, retrieval, speed; none empty
+    tables: list[Table]  # texts, tasks, comparisons with the dense model, flips, retrieval, speed; none is empty
 
 
 class PairDocument(TypedDict):
     """Document `pair/<n>/<m>`, n < m: two variants on their common measurements; differences are b − a."""
 
-    tables: list[Table]  # of tasks, of tokens; none empty
+    tables: list[Table]  # of tasks, of tokens; none is empty
     missing: list[str]
 
 
 class FlipsDocument(TypedDict):
-    """Document `turns`: the right answers of every two variants, also of pairs without a `pair` document."""
+    """Document `turns`: right answers of every two variants, also of pairs without a `pair` document."""
 
     columns: list[str]  # as in the tables of a PairDocument
     pairs: dict[str, list[list[Any]]]  # "<n>/<m>", n < m → one row per metric
@@ -341,7 +341,7 @@ class FlipsDocument(TypedDict):
 class PictureDocument(TypedDict):
     """Document `pictures/<name>`: the upper part of a figure's first drawing."""
 
-    jpeg: str | None  # in base64; None without data
+    jpeg: str | None  # base64; None without data
 
 
 class Steps(TypedDict):
@@ -354,7 +354,7 @@ class Steps(TypedDict):
     kl: list[Number]  # KL(dense ‖ pruned), nats
     entropy_dense: list[Number]
     entropy_pruned: list[Number]
-    margin_dense: list[Number]  # logit of the first minus that of the second
+    margin_dense: list[Number]  # first logit minus second
     margin_pruned: list[Number]
     rank_of_dense_top1: list[int | None]  # in the pruned distribution, 1 is first
     h: list[Number]  # 1 − cos
@@ -363,14 +363,14 @@ class Steps(TypedDict):
 
 
 class TopStep(TypedDict):
-    """The most likely tokens of both sides at one step: token, dense and pruned probability."""
+    """Most likely tokens of both sides at one step: token, dense and pruned probability."""
 
     dense: list[list[Any]]
     pruned: list[list[Any]]
 
 
 class Layers(TypedDict):
-    """Curves of the layers, teacher forced; matrices are sublayer × step."""
+    """Curves over the layers, teacher forced; matrices are sublayer × step."""
 
     places: list[str]
     is_changed: list[bool]
@@ -383,7 +383,7 @@ class Layers(TypedDict):
 
 
 class Options(TypedDict):
-    """The question's options at its first generated token; parallel lists, one entry per option."""
+    """Options of a question at its first generated token; parallel lists, one entry per option."""
 
     labels: list[str]
     p_dense: list[Number]  # renormalized over the options
@@ -401,7 +401,7 @@ class Options(TypedDict):
 
 
 class Trace(TextOutcome):
-    """Document `trace/<n>/<m>`: one answer token by token. Numbers have 4 significant digits."""
+    """Document `trace/<n>/<m>`: one answer, token by token. Numbers have 4 significant digits."""
 
     text_dense: str
     text_pruned: str

@@ -1,4 +1,4 @@
-"""Findings of a study as sentences, one per row of `FINDINGS`; each says where the paper's claim fails."""
+"""Findings of a study as sentences, one per row of `FINDINGS`. Each says whether the paper's claim fails here."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ def findings(frames: Mapping[str, pl.DataFrame], models: Sequence[str]) -> list[
     """Return all findings by model, then theme.
 
     Args:
-        frames: result of each statement in `FINDINGS`, by key; may lack rows of a model.
+        frames: result of each statement in `FINDINGS`, by key; a model may have no rows.
         models: names of the models, in display order.
     """
     return [
@@ -48,7 +48,7 @@ def number(value: float) -> str:
 
 
 def names(recipes: Sequence[str], singular: str = "", plural: str = "") -> str:
-    """List recipes, the first of many, with a verb if given: "a, b and 3 more are"."""
+    """List recipes, only the first ones of many, with a verb if given: "a, b and 3 more are"."""
     *first, last = [*map(label, recipes[:MAX_NAMES])]
     if len(recipes) > MAX_NAMES:
         first, last = [*first, last], f"{len(recipes) - MAX_NAMES} more"
@@ -64,75 +64,76 @@ def _flips(row: _Row) -> str | None:
     texts, collapsed = row["texts"], row["texts_collapsed"]
     if not texts:
         return None
-    sentence = f"{_of(row['texts_flipped'], texts).capitalize()} pruned generations differ from the dense text"
+    sentence = f"{_of(row['texts_flipped'], texts).capitalize()} pruned texts differ from the dense text."
     low, high = row["first_flip_step_min"], row["first_flip_step_max"]
     if low is not None:
         # Say that steps count from 0, because readers count tokens from 1.
-        where = f"{low:g}" if low == high else f"{low:g} to {high:g}"
-        sentence += f", in the median of a variant from step {where} on (the first token is step 0)"
-    loops = {0: "none falls", 1: "1 falls"}.get(collapsed, f"{collapsed} fall")
-    return f"{sentence}; {loops} into a loop."
+        where = f"at step {low:g}" if low == high else f"between steps {low:g} and {high:g}"
+        sentence += f" The median text of a variant first differs {where} (the first token is step 0)."
+    loops = {0: "None falls", 1: "1 falls"}.get(collapsed, f"{collapsed} fall")
+    return f"{sentence} {loops} into a loop."
 
 
 def _answers(row: _Row) -> str:
     correct, graded = row["correct_dense"], row["graded"]
     if not correct:
-        return f"The dense model answers none of its {graded} prompts that have a right answer correctly."
+        return f"The dense model is right in none of the {graded} prompts with a known answer."
     as_good = row["recipes_as_good"]
-    variants = f"as many or more: {names(as_good)}" if as_good else "no variant reaches that"
-    return f"The dense model answers {_of(correct, graded)} prompts that have a right answer correctly; {variants}."
+    variants = (
+        names(as_good, "is", "are") + " right in at least as many" if as_good else "No variant is right in as many"
+    )
+    return f"The dense model is right in {_of(correct, graded)} prompts with a known answer. {variants}."
 
 
 def _first_token(row: _Row) -> str:
     least, most = (f"{number(row[f'{end}_nats'])} nats ({label(row[f'{end}_recipe'])})" for end in ("least", "most"))
     if row["variants"] == 1:
-        return f"At the first generated token the KL from the dense model is {least}."
-    return f"At the first generated token the KL from the dense model runs from {least} to {most}."
+        return f"At the first generated token, the KL from the dense model is {least}."
+    return f"At the first generated token, the KL from the dense model ranges from {least} to {most}."
 
 
 def _feedback(row: _Row) -> str:
     total, more, noise = row["variants"], row["free_further"], row["noise_free_nats"]
     sentence = (
-        f"After the first token that differs, the median KL per token is {number(row['forced_nats'])} nats where both "
-        f"models read the dense text and {number(row['own_nats'])} where both read the variant's own (medians of "
+        f"After the first different token, the median KL per token is {number(row['forced_nats'])} nats if both models "
+        f"read the dense text. It is {number(row['own_nats'])} nats if both read the variant's own text (medians of "
         f"{total} variant{'' if total == 1 else 's'}). {own_text(row)}"
     )
     if not row["own_further"]:
-        sentence += " The KL shows no feedback; a loop is feedback that it does not show."
+        sentence += " The KL shows no feedback. A loop is feedback, too, but the KL does not show it."
     if row["fork_nats"] is None:
         return sentence
     return (
-        f"{sentence} Free running compares two different texts: {number(row['free_nats'])} nats"
-        f"{'' if noise is None else f', with nothing pruned {number(noise)}'}. After one other token, the dense model "
-        f"alone differs from its own text by {number(row['fork_nats'])} nats; "
-        f"{names(more, 'exceeds', 'exceed') if more else 'no variant is shown to exceed'} that."
+        f"{sentence} In free running each model reads its own text, and the KL is {number(row['free_nats'])} nats. "
+        f"{'' if noise is None else f'Without any pruning it is {number(noise)} nats. '}After one different token, the "
+        f"dense model alone differs from its own text by {number(row['fork_nats'])} nats. "
+        f"{names(more, 'exceeds', 'exceed') if more else 'No variant is shown to exceed'} that."
     )
 
 
 def own_text(row: _Row) -> str:
-    """Say how far the variants are from the dense model on own text, beside the dense one; of `findings/feedback`."""
+    """Say which variants are further from the dense model on their own text than on the dense text.
+
+    `row` is one of `findings/feedback`.
+    """
     further, nearer = row["own_further"], row["own_nearer"]
     which = names(further, "is", "are") if further else "no variant is shown to be"
-    others = f"; {names(nearer, 'is', 'are')} nearer" if nearer else ""
-    return f"On own text, {which} further from the dense model than on the dense text{others}."
+    others = f" {names(nearer, 'is', 'are')} nearer." if nearer else ""
+    owner = "their" if len(further or ()) > 1 else "its"
+    return f"On {owner} own text, {which} further from the dense model than on the dense text.{others}"
 
 
 def _attention_or_mlp(row: _Row) -> str:
     milder, numbers = row["numbers_attention_milder"], row["numbers"]
-    costs = "; ".join(
-        f"dropping {_sublayers(row[end], 'attention')} ({percent(row[f'{end}_share_attn'])} of the parameters) costs "
-        f"{number(row[f'{end}_kl_attn'])} nats at the first token, dropping {_sublayers(row[end], 'MLP')} "
-        f"({percent(row[f'{end}_share_mlp'])}) {number(row[f'{end}_kl_mlp'])}"
+    costs = " ".join(
+        f"Dropping {_sublayers(row[end], 'attention')} ({percent(row[f'{end}_share_attn'])} of the parameters) costs "
+        f"{number(row[f'{end}_kl_attn'])} nats at the first token. Dropping {_sublayers(row[end], 'MLP')} "
+        f"({percent(row[f'{end}_share_mlp'])}) costs {number(row[f'{end}_kl_mlp'])} nats."
         for end in ("fewest", "most")[: min(numbers, 2)]
     )
-    where = "" if numbers == 1 else f" at {_of(milder, numbers)} numbers of sublayers that were dropped both ways"
-    verdict = f"as in the paper, attention is the milder cut{where}"
-    if milder < numbers:
-        verdict = (
-            f"unlike in the paper, attention is {'the milder cut only' if milder else 'not the milder cut'}{where}"
-        )
-        verdict += "" if where else " here"
-    return f"{costs[0].upper()}{costs[1:]}: {verdict}."
+    where = "here" if numbers == 1 else f"at {_of(milder or numbers, numbers)} numbers of dropped sublayers"
+    paper, less = ("As", "less") if milder == numbers else ("Unlike", "less only" if milder else "no less")
+    return f"{costs} {paper} in the paper, dropping attention costs {less} {where}."
 
 
 def _sublayers(count: int, kind: str) -> str:
@@ -148,34 +149,36 @@ def _amplification(row: _Row) -> str:
     low, high, factor = row["share_amplified_low"], row["share_amplified_high"], row["z_to_p_median"]
     claim = {
         "holds": "The softmax amplifies most shifts.",
-        "does not hold": "The paper's claim that the softmax amplifies does not hold here.",
-        "as under rounding": "That is as under rounding, and no effect of pruning.",
-    }.get(row["verdict"], "Whether the softmax amplifies most shifts, these prompts do not tell.")
+        "does not hold": "The paper's claim that the softmax amplifies most shifts does not hold here.",
+        "as under rounding": "Rounding alone does the same, so this is not an effect of pruning.",
+    }.get(row["verdict"], "These prompts do not show whether the softmax amplifies most shifts.")
     share, null = row["share_amplified"], row["noise_share_amplified"]
     noise = (
-        "" if null is None else f"; under rounding alone {percent(null)}, {number(row['noise_z_to_p_median'])} times"
+        ""
+        if null is None
+        else f" Under rounding alone the share is {percent(null)}, the factor {number(row['noise_z_to_p_median'])}."
     )
     return (
-        f"Behind one changed sublayer, {LENSES[row['lens']]}, the median 1 − cos is {number(row['h'])} in h, "
+        f"After one changed sublayer, {LENSES[row['lens']]}, the median 1 − cos is {number(row['h'])} in h, "
         f"{number(row['z'])} in z and {number(row['p'])} in p. It is larger in p than in z at {percent(share)} of "
-        f"{row['positions']:,} positions (95 % interval {percent(low)} to {percent(high)}), by a median factor of "
-        f"{number(factor)}{noise}. {claim}"
+        f"{row['positions']:,} positions (95 % interval {percent(low)} to {percent(high)}). The median factor is "
+        f"{number(factor)}.{noise} {claim}"
     )
 
 
 def _fit(row: _Row) -> str:
     theorem = label(row["theorem"])
     sentence = (
-        f"{theorem}, behind one changed sublayer: the ratio of estimate to truth has the median "
-        f"{number(row['ratio_median'])}, 80 % are between {number(row['ratio_p10'])} and "
-        f"{number(row['ratio_p90'])} ({row['points']:,} points)."
+        f"{theorem}, after one changed sublayer: the median ratio of estimate to truth is "
+        f"{number(row['ratio_median'])}. 80 % of {row['points']:,} points are between {number(row['ratio_p10'])} and "
+        f"{number(row['ratio_p90'])}."
     )
     large = row["large_ratio_median"]
     if large is not None:
-        sentence += f" Where the truth is above 0.05 the median is {number(large)}"
+        sentence += f" If the truth is above 0.05, the median is {number(large)}"
         if theorem.startswith("T2"):
             paper = fact("estimates", "t2_ratio_median")
-            # At least half of the paper's excess counts as the same overshoot.
+            # An excess of at least half of the paper's counts as the same overshoot.
             sentence += (
                 f" (paper: {paper:g})"
                 if large > (1 + paper) / 2
@@ -186,40 +189,41 @@ def _fit(row: _Row) -> str:
     if theorem.startswith("T3") and correlation is not None:
         closeness = "as closely as" if correlation >= 0.99 else "less closely than"
         sentence += (
-            f" Within a variant estimate and truth correlate with r = {correlation:.3f} in the median "
-            f"({row['plain_correlation_min']:.3f} to {row['plain_correlation_max']:.3f}), {closeness} in the paper "
-            f"(r = {fact('estimates', 't3_correlation'):g}); their logarithms with {row['log_correlation']:.3f}."
+            f" Within a variant, estimate and truth correlate {closeness} in the paper "
+            f"(r = {fact('estimates', 't3_correlation'):g}): the median r is {correlation:.3f} "
+            f"({row['plain_correlation_min']:.3f} to {row['plain_correlation_max']:.3f}). For their logarithms it is "
+            f"{row['log_correlation']:.3f}."
         )
         if (propagated := row["plain_correlation_propagated"]) is not None:
-            sentence += f" Behind all pruned sublayers together r is {propagated:.3f}."
+            sentence += f" After all pruned sublayers together it is {propagated:.3f}."
     return sentence
 
 
 def _noise(row: _Row) -> str:
     below = row["recipes_below"]
     verdict = (
-        f"the median KL of {names(below)} is not above that, so that it shows no effect of pruning"
+        f"The median KL of {names(below)} is not above that, so it shows no effect of pruning"
         if below
-        else f"the median KL of {_of(row['variants'], row['variants'])} variants is above that"
+        else f"The median KL of {_of(row['variants'], row['variants'])} variants is above that"
     )
     return (
         f"Rounding alone, without any pruning, causes a KL of at most {number(row['kl_noise_p95_nats'])} nats at 95 % "
-        f"of the tokens; {verdict}."
+        f"of the tokens. {verdict}."
     )
 
 
 def _sampling(row: _Row) -> str:
     sentence = (
-        f"Drawn with the same random numbers as the dense ones, {_of(row['texts_flipped'], row['texts'])} sampled "
-        f"texts part from them; the distributions let {number(row['flips_expected'])} expect. Those of "
-        f"{names(row['last_recipes'])} stay together longest: "
+        f"{_of(row['texts_flipped'], row['texts']).capitalize()} sampled texts differ from the dense ones, which were "
+        f"drawn with the same random numbers. The number expected from the distributions is "
+        f"{number(row['flips_expected'])}. The texts of {names(row['last_recipes'])} stay the same longest: "
     )
     if row["last_step"] is None:
-        return f"{sentence}{percent(row['last_equal_share'])} never part."
-    # Where nothing is expected behind the last text that parts, the expected step is not known.
+        return f"{sentence}the share that never differs is {percent(row['last_equal_share'])}."
+    # If no text is expected to differ after the last one that does, the expected step is not known.
     expected = row["last_step_expected"]
-    beside = "" if expected is None else f" (expected {number(expected)})"
-    return f"{sentence}half have parted by step {number(row['last_step'])}{beside}."
+    in_theory = "" if expected is None else f" (expected {number(expected)})"
+    return f"{sentence}half of them differ by step {number(row['last_step'])}{in_theory}."
 
 
 def _texts(row: _Row) -> str:
@@ -229,29 +233,30 @@ def _texts(row: _Row) -> str:
     agreements = " to ".join(percent(row[f"{end}_top1_agreement"]) for end in ends)
     return (
         f"On {row['tokens']:,} tokens of the text {label(str(row['text_id']))}, the dense model has a perplexity of "
-        f"{number(row['ppl_dense'])} and the pruned ones of {perplexities}; their mean KL per token is {divergences} "
-        f"nats, and the most likely token stays the same at {agreements} of the tokens."
+        f"{number(row['ppl_dense'])}. The pruned models have {perplexities}. Their mean KL per token is {divergences} "
+        f"nats. Their most likely token is the dense model's at {agreements} of the tokens."
     )
 
 
 def _options(row: _Row) -> str:
     sentence = (
-        f"Among the options alone, {_of(row['argmax_kept'], row['choices'])} choices are those of the dense model; the "
-        f"whole ranking is the same in {row['ranking_kept']}. All options together have "
-        f"{number(row['mass_dense_median'])} of the dense and "
-        f"{number(row['mass_pruned_median'])} of the pruned probability (medians)."
+        f"Among the options alone, {_of(row['argmax_kept'], row['choices'])} choices are those of the dense model. The "
+        f"whole ranking is the same in {row['ranking_kept']}. The median probability of all options together is "
+        f"{number(row['mass_dense_median'])} in the dense and {number(row['mass_pruned_median'])} in the pruned model."
     )
     sentence += {
         "holds": " As in the paper, most questions keep their choice.",
         "does not hold": " Unlike in the paper, most questions do not keep their choice.",
     }.get(row["choice_is_kept"], "")
     if row["options_share"] is not None:
-        sentence += f" Among the options lies {percent(row['options_share'])} of the KL over the vocabulary (median)."
+        sentence += (
+            f" The median share of the options in the KL over the vocabulary is {percent(row['options_share'])}."
+        )
     if row["less_share"] is not None:
         null = row["noise_less_share"]
-        noise = "" if null is None else f"; with nothing pruned, at {percent(null)}"
+        noise = "" if null is None else f" Without any pruning this share is {percent(null)}."
         sentence += (
-            f" They move less than the rest of the vocabulary at {percent(row['less_share'])} of the questions{noise}."
+            f" They move less than the rest of the vocabulary at {percent(row['less_share'])} of the questions.{noise}"
         )
     if row["mass_dense_median"] > 0.01:
         sentence += (

@@ -29,14 +29,14 @@ from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, numb
 from prunescope.pipelines.reporting.explorer.searches import searches
 from prunescope.pipelines.reporting.explorer.verdicts import answers, basis, reason, source
 
-# Key of a curve → its trajectory.
+# Trajectory of each curve.
 _CURVES = {"forced": "teacher_forced", "own": "own_text", "fork": "fork"}
 _SPACES = {"kl": "kl_median"} | {space: f"one_minus_cos_{space}_median" for space in "hzp"}
 _LOSSES = ("loss_writing", "loss_choosing", "loss_alive")
 _MAX_CURVES = 6
-# Texts with a perplexity column, and tasks with a score's.
+# Maximum number of texts with a perplexity column, and of tasks with a score column.
 _MAX_TEXTS, _MAX_TASKS = 3, 8
-# The metric of a task's column is the first of these that it has.
+# The metric of a task's column is the first of these that the task has.
 _METRICS = ("accuracy", "exact_match", "pass_at_1", "accuracy_letter")
 
 
@@ -58,18 +58,20 @@ COLUMNS: tuple[Column, ...] = (
     _column("parameters_removed_share", "removed", "parameters removed over all parameters", "percent"),
     _column("sparsity", "sparsity", "share of the prunable weights that are zero", "percent", is_detail=True),
     _column("sublayers_dropped_count", "dropped", "sublayers dropped", "count", is_detail=True),
-    _column("loss_writing", "writing lost", "loss in writing that the verdict rests on", "percent", "verdicts"),
-    _column("loss_choosing", "choosing lost", "loss in choosing that the verdict rests on", "percent", "verdicts"),
-    _column("loss_alive", "looped", "texts that loop or end early, beyond the dense model's", "percent", "verdicts"),
-    _column("score_non_generative", "chosen right", "questions of tasks answered right, mean", "percent", "task_means"),
-    _column("score_generative", "written right", "tasks that write answered right, mean", "percent", "task_means"),
+    _column("loss_writing", "writing lost", "loss in writing that decides the verdict", "percent", "verdicts"),
+    _column("loss_choosing", "choosing lost", "loss in choosing that decides the verdict", "percent", "verdicts"),
+    _column("loss_alive", "looped", "texts that loop or end early, minus the dense model's", "percent", "verdicts"),
+    _column(
+        "score_non_generative", "chosen right", "mean score of tasks answered by choosing", "percent", "task_means"
+    ),
+    _column("score_generative", "written right", "mean score of tasks answered by writing", "percent", "task_means"),
     _column("kl_step0_nats", "KL, step 0, nats", f"{_KL} at the first generated token, mean", "number"),
     _column("kl_teacher_forced_median_nats", "KL, forced, nats", f"median {_KL}, on the dense tokens", "number"),
     _column("kl_own_text_median_nats", "KL, own text, nats", f"median {_KL}, on the variant's text", "number"),
     _column(
         "kl_growth_nats",
         "KL, own − forced, nats",
-        f"mean {_KL} that reading its own text adds after the first flip",
+        f"increase of the mean {_KL} by reading its own text, after the first flip",
         "number",
         "damage",
         is_detail=True,
@@ -115,11 +117,11 @@ def index(
 
     Args:
         frames: results of the statements.
-        study: its name.
-        title: its title.
+        study: name of the study.
+        title: title of the study.
         facts: what a reader needs to repeat the study.
         order: display order of variants and prompts.
-        traces: model and recipe → positions of the prompts that have a trace.
+        traces: by model and recipe, the positions of the prompts that have a trace.
         without_data: names of figures without data.
         is_live: whether the page can request more documents.
     """
@@ -211,7 +213,7 @@ def _kind(row: Mapping[str, Any]) -> KindSummary:
 def _numbers(
     frames: QueryCache, rows: Sequence[Mapping[str, Any]]
 ) -> tuple[list[Column], dict[tuple[str, str], dict[str, float | None]]]:
-    """Return the columns with a number in some row, and each variant's numbers by column."""
+    """Return the columns that have a number in some row, and each variant's numbers by column."""
     values: dict[tuple[str, str], dict[str, Any]] = {(row["model"], row["recipe"]): dict(row) for row in rows}
     for row in frames.all("verdicts").iter_rows(named=True):
         values[row["model"], row["recipe"]] |= {name: row[name] for name in _LOSSES}
@@ -302,7 +304,7 @@ def _task_scores(frames: QueryCache) -> dict[str, pl.DataFrame]:
 
 
 def _intervals(frames: QueryCache) -> dict[tuple[str, str], dict[str, list[float | None]]]:
-    """Return the ends of the 95 % intervals of each variant's numbers by column; None where nothing bounds one."""
+    """Return the ends of the 95 % intervals of each variant's numbers by column; None if an end is not known."""
     found: dict[tuple[str, str], dict[str, list[float | None]]] = {}
 
     def add(row: Mapping[str, Any], column: str, name: str) -> None:
@@ -327,7 +329,7 @@ def _intervals(frames: QueryCache) -> dict[tuple[str, str], dict[str, list[float
 
 
 def _curves(frames: QueryCache, model: str) -> list[GenerationCurves]:
-    """Return the curves of a model's variants; of many, those of searches and some between the nearest and furthest."""
+    """Return the curves of a model's variants; if there are many, those that `told_apart` selects."""
     frame = frames.answer(FIGURES["generation"].query).filter(pl.col("model").cast(pl.String) == model)
     forced = pl.col("trajectory").cast(pl.String) == "teacher_forced"
     by_kl = frame.filter(forced).group_by("recipe").agg(pl.col("kl_median").mean()).sort("kl_median", "recipe")
@@ -349,7 +351,7 @@ def _curves(frames: QueryCache, model: str) -> list[GenerationCurves]:
 
 
 def told_apart(recipes: Sequence[str]) -> list[str]:
-    """Return at most `_MAX_CURVES` recipes, in their order by KL: those of searches, and others evenly spread."""
+    """Return at most `_MAX_CURVES` recipes in order of KL: those of searches, and evenly spread others."""
     found = [recipe for recipe in recipes if recipe.startswith("mixed-")][: _MAX_CURVES // 2]
     others = [recipe for recipe in recipes if recipe not in found]
     count = min(len(others), _MAX_CURVES - len(found))

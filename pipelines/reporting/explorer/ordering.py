@@ -25,6 +25,6 @@ class DisplayOrder:
 
 
 def _sort_key(name: str, known: Sequence[str]) -> tuple[int, list[tuple[int, str]], str]:
-    """Return the sort key of a name, which compares numbers inside of names by value: `wanda-9` before `wanda-10`."""
+    """Return the sort key of a name; numbers inside it are compared by value, so `wanda-9` comes before `wanda-10`."""
     pieces = [(int(piece[:18]) if piece.isdecimal() else -1, piece) for piece in _DIGITS.split(name)[:20]]
     return (known.index(name) if name in known else len(known), pieces, name)

@@ -1,4 +1,4 @@
-"""The explorer's HTML page: its scripts, style and content security policy, and the documents inside it."""
+"""HTML page of the explorer: its scripts, style and content security policy, and the documents inside it."""
 
 import base64
 import functools
@@ -20,7 +20,7 @@ _SCRIPTS = "dom data plots heatmap table prompts overview variant compare tokens
 
 
 def render(documents: Mapping[str, Any], live: bool) -> str:
-    """Return the HTML of the page, which loads nothing from elsewhere but, if `live`, from its own server.
+    """Return the HTML of the page, which loads nothing from elsewhere, except from its own server if `live`.
 
     Args:
         documents: `index` and the other documents to embed; a live page needs only `index` and requests the others.
@@ -88,6 +88,6 @@ def packed(document: object) -> str:
 
 
 def _packed(text: str) -> str:
-    """Return the text as gzip in base64: a tenth of its size, and safe inside of an HTML element."""
+    """Return the text as gzip in base64: a tenth of its size, and safe inside an HTML element."""
     # Lone surrogates have no UTF-8. Without a time, the same documents give the same file.
     return base64.b64encode(gzip.compress(text.encode("utf-8", "replace"), 6, mtime=0)).decode()

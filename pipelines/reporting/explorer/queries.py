@@ -1,4 +1,4 @@
-"""Statements of every number, sentence and document but the figures, by the key that the page links to."""
+"""Statements of every number, sentence and document except the figures, by the key that the page links to."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class Query:
 
 
 def narrowed(query: Query, where: Mapping[str, str]) -> str:
-    """Return the statement with a filter by column values, spelled as the page spells it.
+    """Return the statement with a filter by column values, in the same spelling as the page's.
 
     Raises:
         ValueError: the rows may not be filtered by one of the columns.

@@ -13,16 +13,17 @@ from prunescope.pipelines.reporting.explorer.queries import PROMPT, STATEMENTS, 
 
 Ask = Callable[[str], pl.DataFrame]
 DIGITS = 4
-# One row per token and layer, or token and rank: all prompts of a study may exceed the memory.
+# Statements with one row per token and layer, or token and rank: all prompts of a study may exceed the memory.
 LARGE = ("layers", "top")
 Text: TypeAlias = tuple[str, str, str]  # model, recipe, prompt_id
 
 
 class QueryCache:
-    """Cached results of queries; of a `LARGE` statement, the cache holds the texts of the last `focus`.
+    """Cached results of queries; for a `LARGE` statement, only of the texts of the last `focus`.
 
     Attributes:
-        is_whole: whether a statement runs once for all variants and is partitioned here, else once per variant.
+        is_whole: whether a statement runs once for all variants and is partitioned here; otherwise it runs once per
+            variant.
         answer: function that returns all rows of a SELECT, such as that of a figure.
     """
 
@@ -42,8 +43,8 @@ class QueryCache:
         """Return the rows of one variant, or of one of its prompts.
 
         Args:
-            key: of a statement that may be narrowed.
-            where: model, recipe and perhaps prompt_id.
+            key: key of a statement that may be narrowed.
+            where: model, recipe and optionally prompt_id.
         """
         if not self.is_whole:
             return self.answer(narrowed(STATEMENTS[key], where))
@@ -61,7 +62,7 @@ class QueryCache:
         return self._parts[by].get(tuple(where.values()), self._parts[by][()])
 
     def focus(self, texts: Sequence[Text]) -> None:
-        """Query the `LARGE` statements for these texts at once from now on, and forget those of the last call."""
+        """Query the `LARGE` statements for all these texts together from now on, and forget those of the last call."""
         for key in LARGE if self._focused else ():
             self._parts.pop((among(STATEMENTS[key], self._focused), *PROMPT), None)
         self._focused = texts

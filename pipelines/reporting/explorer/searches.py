@@ -1,4 +1,4 @@
-"""Section of the overview on searches: a sentence per result, and tables of what was done to matrices and sublayers."""
+"""Section of the overview on searches: a sentence per result, and tables of the treatments of matrices and layers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,7 +21,7 @@ _COLUMNS = {
     ],
 }
 _BUDGETS = {"parameters": "weights", "bytes": "bytes", "milliseconds": "time"}
-# Longest list of sublayers in a cell of the table.
+# Maximum length of a list of sublayers in a cell of the table.
 _CELL = 1_000
 
 
@@ -46,33 +46,33 @@ def searches(frames: QueryCache, models: Sequence[str]) -> list[SearchEntry]:
 
 
 def sentence(row: Mapping[str, Any]) -> str:
-    """Return what one result removes and costs: against the best published recipe, else on the search's items."""
+    """Return what one result removes and costs, against the best published recipe or else on the search's items."""
     what = f"{label(row['recipe'])} removes" if row["recipe"] else "The search removes"
     if row["kl_nats"] is None:
         return (
-            f"{what} {percent(row['removed'])} of the layers' {_BUDGETS.get(row['budget'], 'budget')}: its objective "
-            f"is {_bounded(row['measured_nats'], row['measured_low'], row['measured_high'])} nats on the "
-            f"{row['n_items']} items of the search. The study's own data do not compare it with a published recipe of "
-            "this budget."
+            f"{what} {percent(row['removed'])} of the layers' {_BUDGETS.get(row['budget'], 'budget')}. On the "
+            f"{row['n_items']} items of the search, its objective is "
+            f"{_bounded(row['measured_nats'], row['measured_low'], row['measured_high'])} nats. The study's own data "
+            "do not compare it with a published recipe of this budget."
         )
     other = label(row["other_recipe"])
     where = "the study's texts" if row["measure"] == "kl_texts" else "the study's prompts"
     text = (
-        f"{what} {percent(row['removed_share'])} of the layers' {_BUDGETS[row['budget']]}: KL "
-        f"{_bounded(row['kl_nats'], row['kl_low'], row['kl_high'])} nats on {where}, where the best published recipe, "
-        f"{other}, has {_bounded(row['other_kl_nats'], row['other_kl_low'], row['other_kl_high'])} at "
-        f"{percent(row['other_removed_share'])}; difference "
+        f"{what} {percent(row['removed_share'])} of the layers' {_BUDGETS[row['budget']]}. On {where}, its KL is "
+        f"{_bounded(row['kl_nats'], row['kl_low'], row['kl_high'])} nats. The best published recipe, {other}, removes "
+        f"{percent(row['other_removed_share'])} and has "
+        f"{_bounded(row['other_kl_nats'], row['other_kl_low'], row['other_kl_high'])} nats. The difference is "
         f"{_bounded(row['difference'], row['difference_low'], row['difference_high'])}, {_meaning(row)}."
     )
     if row["same_steps"] is not None:
         text += (
-            f" On average its text has {number(row['same_steps'])} steps in common with the dense one, that of {other} "
-            f"{number(row['other_same_steps'])}."
+            f" On average, its text has {number(row['same_steps'])} steps in common with the dense text; that of "
+            f"{other} has {number(row['other_same_steps'])}."
         )
     if row["same_options"] is not None:
         text += (
-            f" It chooses the dense model's option in {row['same_options']:.0f} of {row['n_questions']} questions, "
-            f"{other} in {row['other_same_options']:.0f}."
+            f" It chooses the dense model's option in {row['same_options']:.0f} of {row['n_questions']} questions; "
+            f"{other} does in {row['other_same_options']:.0f}."
         )
     return text
 
@@ -96,7 +96,7 @@ def _tables(frames: Mapping[str, pl.DataFrame], model: str) -> list[Table]:
     for name, frame in frames.items():
         own = frame.filter(pl.col("model").cast(pl.String) == model)
         if not own.is_empty():
-            # The searches of a model are told apart where there are several.
+            # If a model has several searches, a column distinguishes them.
             columns = [*(["search"] if own["search"].n_unique() > 1 else []), *_COLUMNS[name]]
             rows = table_rows(own, columns, lambda text: prose(text, _CELL))
             title = STATEMENTS[name].title

@@ -1,4 +1,4 @@
-"""The documents of a study by name: for a file all that fit into its size, for a server one at a time."""
+"""Documents of a study by name: for a file all that fit into its size, for a server one at a time."""
 
 import base64
 import re
@@ -42,21 +42,21 @@ from prunescope.pipelines.reporting.explorer.variant_document import variant
 FILE_BYTES, OWN_BYTES = 15_000_000, 700_000
 DOCUMENT_BYTES = FILE_BYTES - OWN_BYTES
 _NOTES_BYTES, _ELEMENT_BYTES = 2_000, 100
-# Pairs get this share of the remaining size at most, because readers open texts more often.
+# Maximum share of the remaining size for pairs, because readers open texts more often.
 _PAIRS_SHARE = 0.25
-# Width in pixels of a figure's picture, and its largest height over width.
+# Width in pixels of a figure's picture, and its maximum ratio of height to width.
 _PICTURE_WIDTH, _PICTURE_TALLEST = 440, 0.6
-# Lists of the index, which are embedded as text; a list is cut at _LIST_BYTES.
+# Lists of the index, which are embedded as text; each is cut at _LIST_BYTES.
 _LISTS = ("variants", "prompts", "answers", "claims", "findings", "searches", "facts")
 _LIST_BYTES = 1_500_000
-# Token views that share one query each for their tokens and layers.
+# Number of token views that share one query each for their tokens and layers.
 TRACE_BATCH_SIZE = 96
 _Row = TypeVar("_Row")
 _RELATION = re.compile(r"\b(?:from|join)\s+([a-z_][a-z0-9_]*)")
 
 
 class Documents:
-    """The documents of one study."""
+    """Documents of one study."""
 
     def __init__(
         self,
@@ -74,16 +74,16 @@ class Documents:
         """Store the sources of the documents; run no query.
 
         Args:
-            ask: function that returns the rows of a SELECT, as if the warehouse held this study alone.
-            study: its name.
-            title: its title.
+            ask: function that returns the rows of a SELECT over this study only.
+            study: name of the study.
+            title: title of the study.
             facts: what a reader needs to repeat the study.
-            views: SQL of the views by name, which the statements read.
-            order: display order; names that it lacks come last, by name.
+            views: SQL of the views that the statements read, by name.
+            order: display order; other names come last, by name.
             pairs: source of comparisons; without it there are no pairs.
             drawn: cache of the study's figures, if the caller has one.
-            is_live: whether each document queries the current rows that it needs; else every statement runs once for
-                all documents.
+            is_live: whether each document queries the current rows that it needs; otherwise every statement runs once
+                for all documents.
         """
         self._study, self._title, self._facts = study, title, facts
         self._order = order or DisplayOrder()
@@ -130,7 +130,7 @@ class Documents:
         raise KeyError(name)
 
     def _of_prompt(self, frames: QueryCache, *places: str) -> PromptDocument | Trace | None:
-        """Return the document of a prompt, or of a prompt and a pruned variant before it; None if there is none."""
+        """Return the document of a prompt, or of a pruned variant and a prompt; None if there is none."""
         *of_variant, m = places
         variants = variant_names(frames, self._order)
         row = _at(prompt_rows(frames, self._order), m)
@@ -147,8 +147,8 @@ class Documents:
     def within(self, size: int = DOCUMENT_BYTES) -> dict[str, Mapping[str, Any]]:
         """Build the documents of a file: all that fit, and an index that says what is left out.
 
-        The index comes first, with its lists cut if they are too long; then variants, figures, the counts of right
-        answers of every two variants, prompts from the one that breaks first, paired comparisons by increasing
+        The index comes first, with its lists cut if they are too long. Then come variants, figures, the counts of right
+        answers of every two variants, prompts in the order in which they break, paired comparisons by increasing
         distance, and traces in the order of `_by_break`. A kind ends at its first document that does not fit, so that
         the choice does not depend on the sizes of later ones.
 
@@ -180,7 +180,7 @@ class Documents:
                 remaining -= document_size
                 documents[name] = document
 
-        # The index cuts variants and prompts apart, so that a page of one kind leaves out what the other lost.
+        # The index cuts variants and prompts separately. A page of one kind leaves out what was cut from the other.
         count = len(cut["variants"])
         lists = (("texts", "variant", count), ("prompts", "prompt", len(cut["prompts"])))
 
@@ -203,7 +203,7 @@ class Documents:
             add("paired comparisons", [f"pair/{n}/{m}" for n, m in pairs], lambda _: next(compared), share=_PAIRS_SHARE)
             if len(pairs) == MAX_PAIRS:
                 left_out.append("paired comparisons of variants far from each other by median KL")
-        # Only the index links to traces, so that variants and prompts cut from it have none.
+        # Only the index links to traces, so variants and prompts that were cut from it have none.
         reachable = [(m, n) for m, n in self._by_break(frames) if n < count and m < len(cut["prompts"])]
         built = self._built(frames, reachable)
         add("token views", [f"trace/{n}/{m}" for m, n in reachable], lambda _: next(built))
@@ -239,10 +239,10 @@ class Documents:
         )
 
     def _by_break(self, frames: QueryCache) -> list[tuple[int, int]]:
-        """Return `_traces` in the order in which a file takes them, until it is full.
+        """Return `_traces` in the order in which a file takes them until it is full.
 
-        In each round comes one text of every variant and kind of prompt, from the one that breaks first on; in the
-        first round also each variant's first one with layers, whose documents are ten times as large.
+        Each round has one text per variant and kind of prompt, the text that breaks first in the first round. The first
+        round also has each variant's first text with layers, whose document is ten times as large.
         """
         variants = {names: n for n, names in enumerate(variant_names(frames, self._order))}
         prompts = {(row["model"], row["prompt_id"]): (m, row) for m, row in enumerate(prompt_rows(frames, self._order))}
@@ -259,7 +259,7 @@ class Documents:
         return [(m, n) for _, m, n in sorted(rounds)]
 
     def _built(self, frames: QueryCache, traces: Sequence[tuple[int, int]]) -> Iterator[Trace]:
-        """Yield the documents of traces, queried batch by batch: a full file takes no more of them."""
+        """Yield the documents of traces, queried batch by batch, because a full file takes no more of them."""
         variants, prompts = variant_names(frames, self._order), prompt_rows(frames, self._order)
         texts = [(*variants[n], prompts[m]["prompt_id"]) for m, n in traces]
         for start in range(0, len(texts), TRACE_BATCH_SIZE):
@@ -295,7 +295,7 @@ def _figure(figure: Figure, drawn: FigureCache) -> FigureDocument:
 
 
 def _shortened(value: Any) -> Any:  # noqa: ANN401 (JSON)
-    """Return JSON with 5 significant digits a number, more than a drawing shows: four tenths of a figure's bytes."""
+    """Return JSON with 5 significant digits per number, more than a drawing shows; it saves 40 % of the bytes."""
     if isinstance(value, float):
         return float(f"{value:.5g}")
     if isinstance(value, dict):
@@ -313,7 +313,7 @@ def _picture(figure: Figure, drawn: FigureCache) -> PictureDocument:
 def _compared(
     pairs: Pairs, variants: Sequence[tuple[str, str]], positions: Sequence[tuple[int, int]]
 ) -> Iterator[PairDocument]:
-    """Yield the documents of pairs of variants, computed batch by batch: a full file takes no more of them."""
+    """Yield the documents of pairs of variants, computed batch by batch, because a full file takes no more of them."""
     for start in range(0, len(positions), BATCH_SIZE):
         batch = positions[start : start + BATCH_SIZE]
         documents: dict[tuple[int, int], PairDocument] = {}

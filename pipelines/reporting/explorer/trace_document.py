@@ -8,7 +8,7 @@ from prunescope.pipelines.reporting.charts.display_text import label, prose, vis
 from prunescope.pipelines.reporting.explorer.document_types import Layers, Options, Steps, TopStep, Trace
 from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, number, numbers, sublayer_name, text_outcome
 
-# Maximum display width of a token; most have a few characters, but a hostile vocabulary may have very long ones.
+# Maximum display width of a token. Most have a few characters, but a hostile vocabulary may have very long ones.
 TOKEN_COLUMNS = 60
 TRAJECTORIES = {"teacher_forced": "forced", "own_text": "own"}
 
@@ -91,7 +91,7 @@ def _layers(frame: pl.DataFrame) -> dict[str, Layers]:
     scopes: dict[str, Layers] = {}
     for scope, part in _by(frame, "scope").items():
         steps = part["step"].unique().sort().to_list()
-        # A sublayer without one of the steps would shift all rows behind it.
+        # A sublayer without one of the steps would shift all rows after it.
         grid = (
             part.select("layer", "sublayer")
             .unique(maintain_order=True)

@@ -19,7 +19,7 @@ from prunescope.pipelines.reporting.explorer.document_types import (
 from prunescope.pipelines.reporting.explorer.queries import STATEMENTS
 from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, number, numbers, table_rows, text_outcome
 
-# Statement → displayed columns.
+# Displayed columns of each statement.
 TABLES: dict[str, tuple[str, ...]] = {
     "losses": (
         *("measure", "kind", "n_tasks", "n_answers", "loss", "loss_low", "loss_high", "noise_loss"),
@@ -49,7 +49,7 @@ def variant(frames: QueryCache, model: str, recipe: str, prompts: Mapping[str, i
         frames: results of the statements.
         model: model of the variant.
         recipe: recipe of the variant.
-        prompts: id of each prompt of the model → its position in the index.
+        prompts: position in the index of each prompt of the model, by id.
     """
     where = {"model": model, "recipe": recipe}
     return {
@@ -81,7 +81,7 @@ def prompt(frames: QueryCache, row: Mapping[str, Any], m: int, variants: Mapping
         frames: results of the statements.
         row: the prompt's row of statement `prompts`.
         m: its position in the index.
-        variants: recipe of each variant of its model → position in the index.
+        variants: position in the index of each variant of its model, by recipe.
     """
     where = {"model": row["model"], "prompt_id": row["prompt_id"]}
     means, parts = (_by(frames.of(key, **where), "recipe") for key in ("text_means", "parts"))
@@ -116,7 +116,7 @@ def _fact(value: object) -> str:
 
 
 def _prompts(frames: QueryCache, where: Mapping[str, str], positions: Mapping[str, int]) -> list[PromptSummary]:
-    """Return the texts of a variant: what breaks first comes first, and those of the dense model as in the index."""
+    """Return the texts of a variant: texts that break first come first, those of the dense model as in the index."""
     means, parts = (_by(frames.of(key, **where), "prompt_id") for key in ("text_means", "parts"))
     places = _by(frames.of("written", **where), "prompt_id")
     texts = sorted(

@@ -22,7 +22,7 @@ _Row = Mapping[str, Any]
 
 
 def basis(verdicts: pl.DataFrame) -> str:
-    """Describe the evidence behind the losses of a study's verdicts, the rows of `variant_verdict`, in one line."""
+    """Describe in one line the evidence behind the losses of a study's verdicts, the rows of `variant_verdict`."""
     notes = []
     for kind in ("writing", "choosing"):
         kinds = set(verdicts[f"evidence_{kind}"].cast(pl.String).drop_nulls())
@@ -51,7 +51,7 @@ def reason(row: _Row) -> str:
 
 
 def _loss(row: _Row, kind: str) -> str:
-    # A variant that is worse than a guess has lost all that is above one.
+    # A variant that is worse than guessing has lost everything above a guess.
     loss, low, high = (end and min(end, 1) for end in (row[f"loss_{kind}{name}"] for name in ("", "_low", "_high")))
     return f"{_percent(loss)} %" + ("" if low is None else f" [{_percent(low)}, {_percent(high)}]")
 
@@ -162,7 +162,7 @@ def _alive(frames: QueryCache, model: str, rows: Sequence[_Row]) -> Answer:
     details = [f"{_listed(held, *verbs)} early in at most a tenth of the texts."] if held else []
     if loops := _rows(frames, "collapses", model):
         sources.append(source("collapses", model=model))
-        # Without teacher-forced steps no KL orders them, and the one that loops first stands for them.
+        # Without teacher-forced steps there is no KL to order them; then the one that loops first is named.
         mildest = min(loops, key=lambda row: math.inf if row["kl_step0_nats"] is None else row["kl_step0_nats"])
         details.append(
             f"The least damaged variant that loops is {label(mildest['recipe'])}: its text to prompt "
@@ -204,15 +204,16 @@ def _same(frames: QueryCache, model: str, rows: Sequence[_Row]) -> Answer:
 
 
 def _nearest(frames: QueryCache, model: str) -> str:
-    """Name the nearest variants of each band of about as many parameters removed, with more than one variant."""
+    """Name the nearest variants of each band that remove about as many parameters, if the band has several."""
     ranked = [row for row in _rows(frames, "ranking", model) if row["n_variants"] > 1 and row["is_nearest"]]
     sentences = []
     for _, band in groupby(ranked, key=lambda row: row["band"]):
         nearest = list(band)
-        verb = "changes the fewest tokens" if len(nearest) == 1 else "change the fewest tokens and are not told apart"
+        alike = "" if len(nearest) == 1 else ", without a proven difference between them"
         sentences.append(
-            f"Of {nearest[0]['n_variants']} variants that remove about {_percent(nearest[0]['band_removed_share'])} % "
-            f"of the parameters, {_listed(nearest)} {verb} (paired tests, 95 % over the comparisons)."
+            f"Among {nearest[0]['n_variants']} variants that remove about {_percent(nearest[0]['band_removed_share'])} "
+            f"% of the parameters, {_listed(nearest, 'changes', 'change')} the fewest tokens{alike} (paired tests, "
+            "95 % over the comparisons)."
         )
     return " ".join(sentences)
 
@@ -264,16 +265,14 @@ def _layers(frames: QueryCache, model: str) -> Answer:
     if carriers:
         recipe = carriers[0]["recipe"]
         listed = ", ".join(f"the {_sublayer(row)} ({_percent(row['share_of_kl'])} %)" for row in carriers)
-        details.append(
-            f"In {label(recipe)} the KL, summed over sublayers changed alone, comes above all from {listed}."
-        )
+        details.append(f"In {label(recipe)} the KL, summed over sublayers changed alone, comes mostly from {listed}.")
         sources.append(source("answers/carriers", model=model))
         links.append(_link(model, recipe))
     if overall:
-        listed = ", ".join(f"the {_sublayer(row)} in {row['variants_top3']} of {row['variants']}" for row in overall)
+        listed = ", ".join(f"the {_sublayer(row)} ({row['variants_top3']} of {row['variants']})" for row in overall)
         details.append(
-            f"Among the three sublayers with the largest KL are {listed} variants that changed it and more than three "
-            "sublayers."
+            f"The sublayers that are most often among the three with the largest KL are {listed}, counted over the "
+            "variants that changed them and more than three sublayers."
         )
         sources.append(source("answers/sublayers", model=model))
     if parts is not None:

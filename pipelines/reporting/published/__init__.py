@@ -1,6 +1,6 @@
-"""Numbers that others published, from `numbers.yaml` beside this file, as rows of the table `paper_reference`.
+"""Published numbers, from `numbers.yaml` in this folder, as rows of the table `paper_reference`.
 
-Only reads; which of our numbers they are held against is SQL's business.
+It only reads. SQL decides which of our numbers are compared with them.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ class _Strict(BaseModel):
 
 
 class _Curve(_Strict):
-    """One task's numbers by method, one a drop or a layer."""
+    """Numbers of one task by method, one per drop or layer."""
 
     task: str
     metric: str
@@ -30,7 +30,7 @@ class _Curve(_Strict):
 
 
 class _Row(_Strict):
-    """One task's numbers, one a method of its table."""
+    """Numbers of one task, one per method of its table."""
 
     task: str
     metric: str
@@ -43,10 +43,10 @@ class _Publication(_Strict):
     Attributes:
         model: name of the model.
         source: where it was published.
-        unit: of its numbers; percents become shares.
+        unit: unit of its numbers; percents become shares.
         over: what its curves run over.
         curves: a figure's curves.
-        methods: the columns of a table, each a method and the count of what it drops.
+        methods: the columns of a table, each a method and the number of what it drops.
         rows: a table's rows.
     """
 
@@ -84,11 +84,11 @@ class _Publication(_Strict):
 
 
 def published() -> pl.DataFrame:
-    """All published numbers, in the order of the file, with the columns of `paper_reference`."""
+    """Return all published numbers, in the order of the file, with the columns of `paper_reference`."""
     return _frame(NUMBERS.read_text(encoding="utf-8"))
 
 
-@lru_cache(1)  # a fifth of a second to parse, and a report leans on several facts
+@lru_cache(1)  # parsing takes a fifth of a second, and a report uses several facts
 def _frame(text: str) -> pl.DataFrame:
     publications = [_Publication(**given) for given in yaml.safe_load(text)]
     return pl.DataFrame([number for publication in publications for number in publication.numbers()])
@@ -96,7 +96,7 @@ def _frame(text: str) -> pl.DataFrame:
 
 @cache
 def fact(task: str, metric: str) -> float:
-    """The one number that was published under these names, for a rule or a sentence that leans on it.
+    """Return the only number that was published under these names, for a rule or a sentence that depends on it.
 
     Raises:
         ValueError: there is none, or more than one.
@@ -105,5 +105,5 @@ def fact(task: str, metric: str) -> float:
 
 
 def contents_hash() -> str:
-    """SHA-256 of the file and of how it is read."""
+    """Return the SHA-256 of the numbers and of the code that reads them."""
     return hashlib.sha256(NUMBERS.read_bytes() + Path(__file__).read_bytes()).hexdigest()

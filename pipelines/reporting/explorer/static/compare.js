@@ -1,4 +1,4 @@
-// The comparison of two variants: numbers, paired statistics, layers, texts.
+// Comparison of two variants: numbers, paired statistics, layers, texts.
 
 async function comparePage(first, second) {
   const pruned = index.variants.filter((variant) => !variant.is_dense);
@@ -90,7 +90,7 @@ function pairedTable(table, isTurned) {
   ];
 }
 
-// Which side a known difference favours, by the statistic's direction; empty where it has none.
+// Which side a known difference favours, by the statistic's direction; empty if the statistic has none.
 function better(statistic, difference) {
   const isLower = /ppl|perplexity|bits_per|^kl|rms/.test(statistic ?? "");
   const isHigher = /accuracy|acc|agreement|likelihood|margin|exact_match|pass_at|nearer|right|ndcg|recall/.test(statistic ?? "");
@@ -98,7 +98,7 @@ function better(statistic, difference) {
   return difference > 0 === isHigher ? "B better" : "A better";
 }
 
-// For a pair without statistics of its own: the counts that all pairs have, or null if both variants share no task.
+// For a pair without its own statistics: the counts that all pairs have, or null if both variants share no task.
 async function counted(a, b, isTurned) {
   const { columns, pairs } = await load("turns").catch(() => ({ pairs: {} }));
   const rows = pairs[isTurned ? `${b.place}/${a.place}` : `${a.place}/${b.place}`];

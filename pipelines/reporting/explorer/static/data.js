@@ -9,7 +9,7 @@ async function inflate(element) {
   return new Response(stream).text();
 }
 
-// The overview is shown before the browser has read the whole file, so wait for a document that is not there yet.
+// The overview is shown before the browser has read the whole file, so wait for a document that has not arrived yet.
 async function embedded(key) {
   const find = () => [...document.querySelectorAll("script[data-name]")].find((script) => script.dataset.name === key);
   if (!find() && document.readyState === "loading") {

@@ -44,7 +44,7 @@ function link(text, ...parts) {
   return el("a", { href: route(...parts) }, text);
 }
 
-// A link to a statement, by its key or by a source, which is a key with a filter. The address contains both.
+// A link to a statement, by its key or by a source (a key with a filter). The address contains both.
 function sqlLink(source, what, where = {}) {
   if (!source) return null;
   const { key, where: chosen } = typeof source === "string" ? { key: source, where } : source;
@@ -158,7 +158,7 @@ function heading(level, title, sql, where) {
   return el(`h${level}`, level === 1 ? { tabindex: -1 } : null, title, sqlLink(sql, typeof title === "string" ? title : "this", where));
 }
 
-// Links to several statements, as a menu that names what each of them computes.
+// Links to several statements, as a menu that says what each statement computes.
 function sqlMenu(entries, where) {
   if (entries.length < 2) return entries.map(([what, key]) => sqlLink(key, what, where));
   return el("details", { class: "menu" }, el("summary", { class: "sql" }, "SQL"), el("ul", null, entries.map(([what, key]) => {
@@ -168,13 +168,13 @@ function sqlMenu(entries, where) {
   })));
 }
 
-// A heading for numbers of several columns, with the statements of its columns.
+// A heading for numbers of several columns, with the statements of the columns.
 function headingOver(title, columns, where) {
   const keys = [...new Set(columns.map((column) => column.sql))];
   return el("div", { class: "headed" }, el("h2", null, title), sqlMenu(keys.map((key) => [columns.filter((column) => column.sql === key).map((column) => column.heading).join(", "), key]), where));
 }
 
-// A name of SQL in words: `n_samples` is “samples”, `accuracy_per_byte` “accuracy per byte”.
+// A name of SQL in words: `n_samples` is “samples”, `accuracy_per_byte` is “accuracy per byte”.
 function words(column) {
   return column.replace(/^(n|is)_/, "").replace(/_nats$/, ", nats").replace(/_se$/, " ± s.e.").replaceAll("_", " ").replace(/\bppl\b/, "perplexity").replace(/^kl\b/, "KL").replace("mcnemar", "McNemar").replace("holm", "Holm");
 }

@@ -35,7 +35,7 @@ function picture(figure) {
   const seen = new IntersectionObserver((entries) => {
     if (!entries.some((entry) => entry.isIntersecting)) return;
     seen.disconnect();
-    // One after the other, so that a server which draws them can answer a click between two.
+    // One after the other, so that a server that draws them can answer a click in between.
     drawing = drawing.then(() => image.isConnected && load(`pictures/${figure.name}`)).then((found) => {
       if (found?.jpeg) image.src = `data:image/jpeg;base64,${found.jpeg}`;
       else if (found) image.closest("li")?.remove(); // the figure has no data

@@ -71,7 +71,7 @@ async function show() {
 document.addEventListener("click", (event) => {
   if (!event.defaultPrevented && event.target.closest('a[href^="#"]')) isByLink = true;
 });
-// Otherwise the address of the skip link would be taken for a route.
+// Otherwise the address of the skip link would be read as a route.
 document.getElementById("skip").addEventListener("click", (event) => {
   event.preventDefault();
   land(main.querySelector("h1") ?? main);

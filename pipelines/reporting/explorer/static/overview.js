@@ -19,7 +19,7 @@ function overview() {
   ];
 }
 
-// How the shift grows from h over z and p to KL along the generation, where the study wrote texts.
+// How the shift grows from h over z and p to KL along the generation, if the study wrote texts.
 function leadPicture() {
   const { curves } = index;
   if (!curves.length) return null;
@@ -29,7 +29,7 @@ function leadPicture() {
   return el("figure", { class: "opening" }, generationCurves(curves), el("p", { class: "legend" }, names), el("figcaption", { class: "hint" }, `Medians over prompts at each generated token. forced: both models read the dense text. own text: both read the variant’s. fork: the dense model alone, its text against the one that it writes after the variant’s first other token. Logarithmic axes from 0.001 on; ${of > curves.length ? `${curves.length} of ${of} variants, from the nearest to the furthest; ` : ""}`, link("the whole figure", "figures", "generation"), "."));
 }
 
-// The results of one model's searches; the figures below are of all models.
+// The results of one model's searches. The figures below cover all models.
 function searchOf({ model, results, tables }) {
   return [
     index.models.length > 1 && el("h3", null, name(model)),
@@ -131,7 +131,7 @@ function claimsTable(claims) {
   });
 }
 
-// Several models: on which of them each claim holds.
+// For several models: on which of them each claim holds.
 function sharedClaimsTable(claims) {
   const models = (id, heading) => ({ id, heading, align: "wide", value: (claim) => claim[id], cell: (claim) => claim[id] || "–" });
   return dataTable({

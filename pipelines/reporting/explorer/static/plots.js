@@ -21,7 +21,7 @@ function pathOf(values, x, y, isShown = isNumber) {
   return path;
 }
 
-// KL by step, on the same scale in all rows so that rows are comparable; its square root, so that small values are visible.
+// Square root of the KL by step, on one scale for all rows: rows are comparable, and small values are visible.
 const sparkTop = Math.max(1, extremes(index.variants.flatMap(({ spark }) => [...spark.forced, ...spark.own]).filter(isNumber))[1]);
 
 function sparkline(spark) {
@@ -49,7 +49,7 @@ function marksOf(kind, values, x, y) {
   return svg("path", { class: "marks", d: pieces.join("") });
 }
 
-// True for values that a logarithmic axis can show: not for 0, nor below 1e-10, where a defect is only rounding.
+// True for values that a logarithmic axis can show: not for 0, nor below 1e-10, where 1 − cos is only rounding.
 function hasPlace(value) {
   return isNumber(value) && value > 1e-10;
 }
@@ -66,7 +66,7 @@ function powers(series) {
 const QUANTITIES = [["h", "1 − cos, hidden states h", 1], ["z", "1 − cos, logits z", 1], ["p", "1 − cos, probabilities p", 1], ["kl", "KL(dense ‖ pruned), nats", 30]];
 const LOWEST = 1e-3;
 
-// A picture per quantity: one panel per trajectory that was measured, one curve per variant. A narrow screen shows two pictures side by side.
+// A picture per quantity: one panel per measured trajectory, one curve per variant. A narrow screen shows two per row.
 function generationCurves(curves) {
   const [wide, high, x0, right, top, gap] = [236, 96, 56, 8, 26, 22];
   const trajectories = [["forced", "forced"], ["own", "own text"], ["fork", "fork"]].filter(([key]) => curves.some((one) => one[key].kl));
@@ -116,7 +116,7 @@ function layerCurves({ title, places, changed, series, markers = [] }) {
     if (layer !== last && layer % Math.max(1, Math.ceil(Number.parseInt(places.at(-1), 10) / 8)) === 0) grid.push(svg("text", { class: "tick", x: x(at), y: height - bottom + 16, "text-anchor": "middle" }, String(layer)));
     last = layer;
   });
-  // Names are at the ends of the curves, moved apart where they would overlap.
+  // Names are at the ends of the curves, moved apart if they would overlap.
   const labels = shown.map((one) => {
     const end = one.values.findLastIndex(hasPlace);
     return { one, end, at: y(one.values[end]) };

@@ -94,7 +94,7 @@ function promptsTable() {
   ];
 }
 
-// Columns of a text against the dense one, with a link to its tokens where this page has them.
+// Columns that compare a text with the dense one, with a link to its tokens if this page has them.
 const TEXT_COLUMNS = [
   { id: "first_flip", heading: "first flip, step", align: "number", value: (one) => one.first_flip_step, cell: (one) => number(one.first_flip_step) },
   { id: "collapse", heading: "loop, step", align: "number", value: (one) => one.collapse_step, cell: (one) => number(one.collapse_step) },
@@ -148,14 +148,14 @@ function kindsOf(variant) {
   });
 }
 
-// Says for which prompts the layers were measured, where it was not all of them.
+// Says for which prompts the layers were measured, if not for all.
 function layeredOf(model) {
   const all = index.prompts.filter((prompt) => prompt.model === model);
   const layered = all.filter((prompt) => prompt.has_layers).length;
   return layered < all.length ? `${layered} of ${all.length} prompts (the others were measured at the output only)` : "prompts";
 }
 
-// On the overview: one prompt's text by the dense model and by the variants nearest to it and furthest from it.
+// On the overview: one prompt's text by the dense model and by the nearest and furthest variants.
 function example() {
   const { model } = index.variants[0] ?? {};
   const kl = (variant) => variant.numbers.kl_teacher_forced_median_nats;
@@ -174,7 +174,7 @@ function example() {
       const step = one && (one.first_flip_step ?? 0);
       return one && el("div", null, textOf(variant.recipe, one.text_same, variant.is_dense ? one.text_dense : one.text_pruned, !variant.is_dense), variant.traces.includes(one.prompt) && el("p", { class: "hint" }, `first flip: step ${number(one.first_flip_step)} · `, tokensLink(variant, prompt, step)));
     }));
-  }).catch(() => section.remove()); // left out of a file that is full
+  }).catch(() => section.remove()); // a full file leaves it out
   return section;
 }
 

@@ -1,4 +1,4 @@
-// The SQL of every sentence and number, and, on a live page, a box that runs SQL on the safe connection.
+// The SQL of every sentence and number. A live page also has a box that runs SQL on the safe connection.
 
 // Name of the part of an address that holds the text of the box.
 const ASKED = "asked";
@@ -114,7 +114,7 @@ function post(sql, to, signal) {
   return fetch("sql", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ sql, to }), signal });
 }
 
-// Tables and views with their columns, as the box may read them.
+// Tables and views with their columns, as the box can read them.
 let schema = null;
 function relations() {
   schema ??= post("SELECT table_name, string_agg(column_name, ' ' ORDER BY column_index) FROM duckdb_columns() WHERE NOT internal AND NOT starts_with(table_name, 'stg_') GROUP BY table_name ORDER BY table_name", "rows")
@@ -150,7 +150,7 @@ function schemaOf(area) {
   return el("aside", { "aria-label": "tables" }, filter, list);
 }
 
-// Names that begin with the word before the cursor: of relations, and of columns of the relations in the text.
+// Names that begin with the word before the cursor: names of relations, and of columns of the relations in the text.
 const MOST_OFFERED = 8;
 function completion(area) {
   const offers = el("p", { class: "offers", "aria-live": "polite" });

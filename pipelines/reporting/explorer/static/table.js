@@ -88,7 +88,8 @@ function compare(a, b) {
   return typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
 }
 
-// A table of a query's rows, by default with six digits. say(text, place): a text as it is shown. markOf(row, place): a note on a number that is highlighted, or null.
+// A table of a query's rows, by default with six digits. say(text, place): a text as it is shown. markOf(row, place): a
+// note on a highlighted number, or null.
 function plainTable({ label, columns, rows, filter = false, limit, isCards, show = (value) => number(value, 6), say = (text) => text, markOf = () => null }) {
   const isNumeric = columns.map((_, place) => rows.some((row) => isNumber(row[place])));
   return dataTable({

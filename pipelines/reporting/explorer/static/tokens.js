@@ -60,7 +60,7 @@ function tokenAt(steps) {
   return new Map(steps?.step.map((step, at) => [step, steps.token_dense[at]]));
 }
 
-// The events of both texts, with links to their steps; a loop of the pruned text is on that text.
+// The events of both texts, with links to their steps; a loop of the pruned text links to that text.
 function outcome({ variant, prompt, trace }) {
   const at = (step, ...path) => el("a", { href: route("tokens", variant.id, prompt.prompt_id, step, ...path) }, `step ${step}`);
   const graded = (right) => (right === null ? "" : right ? " (right)" : " (wrong)");

@@ -338,9 +338,9 @@ def test_the_main_questions_have_answers_with_valid_links(file) -> None:
     assert alive["links"][0]["href"] == "#/tokens/smollm2-135m-instruct%40wanda-2of4/choice/0/own"
     assert same["short"].startswith("Half of the texts differ from the dense ones (the first token is step 0): ")
     assert layers["short"].endswith(
-        "comes above all from the MLP of layer 0 (54 %), the MLP of layer 29 (31 %), the MLP of layer 15 (6 %)."
+        "comes mostly from the MLP of layer 0 (54 %), the MLP of layer 29 (31 %), the MLP of layer 15 (6 %)."
     )
-    assert "the MLP of layer 0 in 3 of 3" in layers["text"]
+    assert "the MLP of layer 0 (3 of 3)" in layers["text"]
     assert all(answer["sql"] for answer in index["answers"])
 
 

@@ -47,63 +47,66 @@ def test_a_number_has_three_significant_digits(value, text):
 def test_flips_and_loops_are_counted_over_all_pruned_generations():
     sentence = the_one(sentences_of(), "differ from the dense text")
     assert sentence == (
-        "All 18 pruned generations differ from the dense text, in the median of a variant from step 4 on (the first "
-        "token is step 0); 6 fall into a loop."
+        "All 18 pruned texts differ from the dense text. The median text of a variant first differs at step 4 (the "
+        "first token is step 0). 6 fall into a loop."
     )
 
 
 def test_sampled_texts_part_where_the_distributions_say() -> None:
-    together = "Drawn with the same random numbers as the dense ones,"
+    together = "drawn with the same random numbers"
     assert the_one(sentences_of(), together) == (
-        f"{together} 28 of 32 sampled texts part from them; the distributions let 28.8 expect. Those of attn-drop-4 "
-        "stay together longest: half have parted by step 5.00 (expected 4.50)."
+        f"28 of 32 sampled texts differ from the dense ones, which were {together}. The number expected from the "
+        "distributions is 28.8. The texts of attn-drop-4 stay the same longest: half of them differ by step 5.00 "
+        "(expected 4.50)."
     )
     # Nothing is expected behind the step at which the last text has parted.
     unknown = frames.sampling_summary().with_columns(first_flip_step_median_expected=pl.lit(None, pl.Float64))
-    assert the_one(sentences_of(sampling_summary=unknown), together).endswith("half have parted by step 5.00.")
+    assert the_one(sentences_of(sampling_summary=unknown), together).endswith("half of them differ by step 5.00.")
     tied = frames.sampling_summary().with_columns(first_flip_step_median=5.0, equal_share=0.25)
-    assert "Those of attn-drop-4 and wanda-50 stay together longest" in the_one(
+    assert "The texts of attn-drop-4 and wanda-50 stay the same longest" in the_one(
         sentences_of(sampling_summary=tied), together
     )
     never = pl.when(pl.col("recipe") == "wanda-50").then("first_flip_step_median").alias("first_flip_step_median")
     summary = frames.sampling_summary().with_columns(never)
-    assert the_one(sentences_of(sampling_summary=summary), together).endswith("longest: 25.0 % never part.")
+    assert the_one(sentences_of(sampling_summary=summary), together).endswith(
+        "longest: the share that never differs is 25.0 %."
+    )
 
 
 def test_a_variant_keeps_the_answers_only_where_it_was_measured():
     unmeasured = pl.when(pl.col("recipe") == "dense").then("prompts").otherwise(0).alias("prompts")
     kept = pl.when(pl.col("recipe") == "wanda-50").then(2).otherwise("prompts_correct").alias("prompts_correct")
     summary = frames.variant_summary()
-    assert the_one(sentences_of(variant_summary=summary.with_columns(kept)), "right answer") == (
-        "The dense model answers all 2 prompts that have a right answer correctly; as many or more: wanda-50."
+    assert the_one(sentences_of(variant_summary=summary.with_columns(kept)), "known answer") == (
+        "The dense model is right in all 2 prompts with a known answer. wanda-50 is right in at least as many."
     )
     assert not any(
-        "right answer" in sentence for sentence in sentences_of(variant_summary=summary.with_columns(unmeasured))
+        "known answer" in sentence for sentence in sentences_of(variant_summary=summary.with_columns(unmeasured))
     )
 
 
 def test_feedback_is_what_the_own_text_adds_and_free_running_has_the_fork_beside_it():
     usual = frames.q13_own_text_against_forced()
-    assert the_one(sentences_of(), "first token that differs") == (
-        "After the first token that differs, the median KL per token is 3.00 nats where both models read the dense "
-        "text and 1.75 where both read the variant's own (medians of 6 variants). On own text, no variant is shown to "
-        "be further from the dense model than on the dense text; wanda-2of4 and wanda-50 are nearer. The KL shows no "
-        "feedback; a loop is feedback that it does not show. Free running compares two different texts: 12.5 nats, "
-        "with nothing pruned 16.0. After one other token, the dense model alone differs from its own text by 13.0 "
-        "nats; no variant is shown to exceed that."
+    assert the_one(sentences_of(), "first different token") == (
+        "After the first different token, the median KL per token is 3.00 nats if both models read the dense text. It "
+        "is 1.75 nats if both read the variant's own text (medians of 6 variants). On its own text, no variant is "
+        "shown to be further from the dense model than on the dense text. wanda-2of4 and wanda-50 are nearer. The KL "
+        "shows no feedback. A loop is feedback, too, but the KL does not show it. In free running each model reads its "
+        "own text, and the KL is 12.5 nats. Without any pruning it is 16.0 nats. After one different token, the dense "
+        "model alone differs from its own text by 13.0 nats. No variant is shown to exceed that."
     )
     one = pl.when(pl.col("recipe").is_in(["wanda-50", "noise-bfloat16"])).then(pl.lit("further"))
     further = usual.with_columns(
         own_text_is=one.otherwise("own_text_is"), free_running_is=one.otherwise("free_running_is")
     )
-    sentence = the_one(sentences_of(q13_own_text_against_forced=further), "first token that differs")
-    assert "On own text, wanda-50 is further from the dense model than on the dense text; wanda-2of4 is" in sentence
+    sentence = the_one(sentences_of(q13_own_text_against_forced=further), "first different token")
+    assert "On its own text, wanda-50 is further from the dense model than on the dense text. wanda-2of4 is" in sentence
     assert "shows no feedback" not in sentence
-    assert sentence.endswith("nats; wanda-50 exceeds that.")
+    assert sentence.endswith("nats. wanda-50 exceeds that.")
     old = usual.with_columns(kl_own_text_median_nats=pl.lit(None, pl.Float64))
-    assert not any("first token that differs" in one for one in sentences_of(q13_own_text_against_forced=old))
+    assert not any("first different token" in one for one in sentences_of(q13_own_text_against_forced=old))
     forked = usual.with_columns(kl_fork_median_nats=pl.lit(None, pl.Float64))
-    assert "Free running" not in the_one(sentences_of(q13_own_text_against_forced=forked), "first token that differs")
+    assert "free running" not in the_one(sentences_of(q13_own_text_against_forced=forked), "first different token")
 
 
 def test_amplification_is_told_by_the_share_of_positions_with_rounding_beside_it():
@@ -123,16 +126,17 @@ def test_amplification_is_told_by_the_share_of_positions_with_rounding_beside_it
 
     raw, normed = told("does not hold", "holds")
     assert raw == (
-        "Behind one changed sublayer, without the final norm (lens raw, as in the paper), the median 1 − cos is "
-        "0.00400 in h, 0.00200 in z and 0.00100 in p. It is larger in p than in z at 40.0 % of 1,200 positions (95 % "
-        "interval 30.0 % to 45.0 %), by a median factor of 0.500. The paper's claim that the softmax amplifies does "
+        "After one changed sublayer, without the final norm (lens raw, as in the paper), the median 1 − cos is 0.00400 "
+        "in h, 0.00200 in z and 0.00100 in p. It is larger in p than in z at 40.0 % of 1,200 positions (95 % interval "
+        "30.0 % to 45.0 %). The median factor is 0.500. The paper's claim that the softmax amplifies most shifts does "
         "not hold here."
     )
-    assert "by a median factor of 15.0; under rounding alone 85.0 %, 12.0 times. The softmax amplifies most" in normed
+    noise = "Under rounding alone the share is 85.0 %, the factor 12.0."
+    assert f"The median factor is 15.0. {noise} The softmax amplifies most shifts." in normed
     # The claim's verdict decides, not the interval alone: without a null it stays open.
     raw, normed = told("too little data", "as under rounding")
-    assert raw.endswith("these prompts do not tell.")
-    assert normed.endswith("That is as under rounding, and no effect of pruning.")
+    assert raw.endswith("These prompts do not show whether the softmax amplifies most shifts.")
+    assert normed.endswith("Rounding alone does the same, so this is not an effect of pruning.")
 
 
 def test_the_fit_of_each_theorem_has_its_spread_after_one_changed_sublayer():
@@ -142,12 +146,12 @@ def test_the_fit_of_each_theorem_has_its_spread_after_one_changed_sublayer():
     ).height
     sentences = sentences_of(estimate_points=points)
     assert the_one(sentences, "T1 h").startswith(
-        "T1 h, behind one changed sublayer: the ratio of estimate to truth has the median 2.00, 80 % are between 2.00 "
-        f"and 2.00 ({n} points)."
+        "T1 h, after one changed sublayer: the median ratio of estimate to truth is 2.00. 80 % of "
+        f"{n} points are between 2.00 and 2.00."
     )
     assert the_one(sentences, "T3 KL").endswith(
-        "Within a variant estimate and truth correlate with r = 1.000 in the median (1.000 to 1.000), as closely as in "
-        "the paper (r = 0.996); their logarithms with 1.000. Behind all pruned sublayers together r is 1.000."
+        "Within a variant, estimate and truth correlate as closely as in the paper (r = 0.996): the median r is 1.000 "
+        "(1.000 to 1.000). For their logarithms it is 1.000. After all pruned sublayers together it is 1.000."
     )
 
 
@@ -158,7 +162,7 @@ def test_correlation_is_computed_within_each_variant():
     apart = points.with_columns(estimate=pl.col("truth") * pl.col("recipe").replace_strict(factors))
     # Another lens, in which nothing fits, is not asked.
     raw = pl.when(pl.col("lens") == "raw").then(1 / pl.col("truth")).otherwise("estimate").alias("estimate")
-    assert "r = 1.000 in the median (1.000 to 1.000)" in the_one(
+    assert "the median r is 1.000 (1.000 to 1.000)" in the_one(
         sentences_of(estimate_points=apart.with_columns(raw)), "T3 KL"
     )
 
@@ -180,11 +184,11 @@ def test_a_missing_overshoot_is_named():
 def test_a_variant_below_the_noise_floor_is_named():
     summary = frames.variant_summary()
     assert the_one(sentences_of(variant_summary=summary), "Rounding alone") == (
-        "Rounding alone, without any pruning, causes a KL of at most 0.00200 nats at 95 % of the tokens; "
-        "the median KL of all 6 variants is above that."
+        "Rounding alone, without any pruning, causes a KL of at most 0.00200 nats at 95 % of the tokens. "
+        "The median KL of all 6 variants is above that."
     )
     below = summary.with_columns(is_below_noise=pl.col("recipe").is_in(["dense", "wanda-50"]))
-    assert "the median KL of wanda-50 is not above that" in the_one(
+    assert "The median KL of wanda-50 is not above that" in the_one(
         sentences_of(variant_summary=below), "Rounding alone"
     )
     silent = summary.with_columns(kl_noise_p95_nats=pl.lit(None, pl.Float64), is_below_noise=pl.lit(None, pl.Boolean))
@@ -192,7 +196,7 @@ def test_a_variant_below_the_noise_floor_is_named():
 
 
 def test_the_cost_of_dropping_attention_is_compared_with_the_paper():
-    for attention, verdict in ((0.5, "as in the paper"), (2.0, "unlike in the paper")):
+    for attention, verdict in ((0.5, "As in the paper"), (2.0, "Unlike in the paper")):
         kl = pl.when(pl.col("method") == "attn-drop").then(attention).otherwise(1.0)
         sentence = the_one(
             sentences_of(variant_summary=frames.variant_summary().with_columns(kl.alias("kl_step0_nats"))), "Dropping"
@@ -204,9 +208,9 @@ def test_the_cost_of_dropping_attention_is_compared_with_the_paper():
 @pytest.mark.parametrize(
     ("mlp", "verdict"),
     [
-        ((1.0, 3.0), "as in the paper, attention is the milder cut at all 2 numbers of sublayers"),
-        ((1.0, 0.1), "unlike in the paper, attention is the milder cut only at 1 of 2 numbers of sublayers"),
-        ((0.1, 0.1), "unlike in the paper, attention is not the milder cut at 0 of 2 numbers of sublayers"),
+        ((1.0, 3.0), "As in the paper, dropping attention costs less at all 2 numbers of dropped sublayers."),
+        ((1.0, 0.1), "Unlike in the paper, dropping attention costs less only at 1 of 2 numbers of dropped sublayers."),
+        ((0.1, 0.1), "Unlike in the paper, dropping attention costs no less at all 2 numbers of dropped sublayers."),
     ],
 )
 def test_several_drop_counts_give_one_sentence(mlp, verdict):
@@ -219,7 +223,7 @@ def test_several_drop_counts_give_one_sentence(mlp, verdict):
             rows.append(chosen.with_columns(recipe=name, sublayers_dropped_count=dropped, kl_step0_nats=pl.lit(kl)))
     sentence = the_one(sentences_of(variant_summary=pl.concat(rows)), "Dropping")
     assert sentence.startswith("Dropping 1 attention sublayer (")
-    assert "; dropping 8 attention sublayers (" in sentence
+    assert " Dropping 8 attention sublayers (" in sentence
     assert verdict in sentence
 
 
@@ -230,13 +234,12 @@ def test_changed_options_are_counted():
         sentences_of(option_shift=shift.with_columns(swapped.alias("p_options_pruned"))), "Among the options"
     )
     assert "1 of 2 choices are those of the dense model" in sentence
-    assert "the whole ranking is the same in 1" in sentence
+    assert "The whole ranking is the same in 1" in sentence
     assert "in the paper, most questions" not in sentence, "the claim has too little data"
     # The median over variants, and the share of questions beside that of rounding.
-    assert "Among the options lies 35.0 % of the KL over the vocabulary (median)." in sentence
-    assert (
-        "less than the rest of the vocabulary at 90.0 % of the questions; with nothing pruned, at 87.5 %." in sentence
-    )
+    assert "The median share of the options in the KL over the vocabulary is 35.0 %." in sentence
+    rest = "less than the rest of the vocabulary at 90.0 % of the questions. Without any pruning this share is 87.5 %."
+    assert rest in sentence
 
 
 @pytest.mark.parametrize(
@@ -256,12 +259,12 @@ def test_whether_the_choice_is_kept_is_the_verdict_of_the_claim(verdict: str, sa
 
 def test_perplexities_are_listed_in_ascending_order():
     assert the_one(sentences_of(), "perplexity") == (
-        "On 4,096 tokens of the text wikitext2, the dense model has a perplexity of 17.0 and the pruned ones of "
-        "20.0 (attn-drop-4) to 35.0 (wanda-50); their mean KL per token is 0.250 to 1.50 nats, and the most likely "
-        "token stays the same at 87.5 % to 25.0 % of the tokens."
+        "On 4,096 tokens of the text wikitext2, the dense model has a perplexity of 17.0. The pruned models have "
+        "20.0 (attn-drop-4) to 35.0 (wanda-50). Their mean KL per token is 0.250 to 1.50 nats. Their most likely token "
+        "is the dense model's at 87.5 % to 25.0 % of the tokens."
     )
     alone = frames.kld_summary(recipes=("wanda-50",))
-    assert "and the pruned ones of 20.0 (wanda-50); their" in the_one(sentences_of(kld_summary=alone), "perplexity")
+    assert "The pruned models have 20.0 (wanda-50). Their" in the_one(sentences_of(kld_summary=alone), "perplexity")
 
 
 def test_without_measurements_there_are_no_sentences():

@@ -40,17 +40,18 @@ ROW: dict[str, Any] = {
 
 def test_a_result_is_set_against_the_best_published_recipe_on_the_studys_data() -> None:
     assert sentence(ROW) == (
-        "mixed-20-1a2b3c removes 20.0 % of the layers' weights: KL 0.210 [0.190, 0.240] nats on the study's texts, "
-        "where the best published recipe, sparsegpt-20, has 0.380 [0.330, 0.430] at 20.5 %; difference −0.170 [−0.200, "
-        "−0.140], in favour of the search. On average its text has 12.0 steps in common with the dense one, that of "
-        "sparsegpt-20 4.25. It chooses the dense model's option in 86 of 100 questions, sparsegpt-20 in 81."
+        "mixed-20-1a2b3c removes 20.0 % of the layers' weights. On the study's texts, its KL is 0.210 [0.190, 0.240] "
+        "nats. The best published recipe, sparsegpt-20, removes 20.5 % and has 0.380 [0.330, 0.430] nats. The "
+        "difference is −0.170 [−0.200, −0.140], in favour of the search. On average, its text has 12.0 steps in common "
+        "with the dense text; that of sparsegpt-20 has 4.25. It chooses the dense model's option in 86 of 100 "
+        "questions; sparsegpt-20 does in 81."
     )
 
 
 def test_a_result_without_a_judgement_speaks_of_its_own_items() -> None:
     assert sentence(ROW | {"kl_nats": None, "budget": "bytes"}) == (
-        "mixed-20-1a2b3c removes 20.0 % of the layers' bytes: its objective is 0.150 [0.120, 0.180] nats on the 24 "
-        "items of the search. The study's own data do not compare it with a published recipe of this budget."
+        "mixed-20-1a2b3c removes 20.0 % of the layers' bytes. On the 24 items of the search, its objective is 0.150 "
+        "[0.120, 0.180] nats. The study's own data do not compare it with a published recipe of this budget."
     )
     assert sentence(ROW | {"kl_nats": None, "recipe": None}).startswith("The search removes 20.0 %")
 
@@ -71,7 +72,7 @@ def test_a_difference_is_called_one_only_beyond_its_interval(ends: tuple[Any, An
 def test_prompts_stand_in_where_no_text_was_measured() -> None:
     unmeasured = dict.fromkeys(("same_steps", "same_options", "kl_low", "kl_high"))
     said = sentence(ROW | {"measure": "kl_prompts"} | unmeasured)
-    assert "KL 0.210 nats on the study's prompts, where" in said
+    assert "On the study's prompts, its KL is 0.210 nats." in said
     assert "On average" not in said
     assert "questions" not in said
 

@@ -171,9 +171,9 @@ def test_half_of_the_texts_differ_by_a_step_that_counts_from_zero_and_texts_that
         "b by step 0."
     )
     assert answer["text"] == (
-        "Tokens of the dense text that change: c 1 % [0, 2], a 20 % [18, 22], b 20 % [18, 22], d 20 % [18, 22]. Of 3 "
-        "variants that remove about 39 % of the parameters, a and b change the fewest tokens and are not told apart "
-        "(paired tests, 95 % over the comparisons)."
+        "Tokens of the dense text that change: c 1 % [0, 2], a 20 % [18, 22], b 20 % [18, 22], d 20 % [18, 22]. Among "
+        "3 variants that remove about 39 % of the parameters, a and b change the fewest tokens, without a proven "
+        "difference between them (paired tests, 95 % over the comparisons)."
     )
 
 
@@ -181,11 +181,12 @@ def test_half_of_the_texts_differ_by_a_step_that_counts_from_zero_and_texts_that
     ("own", "said"),
     [
         ({"a": "nearer", "b": "no difference shown"},
-         "On own text, no variant is shown to be further from the dense model than on the dense text; a is nearer."),
+         "On its own text, no variant is shown to be further from the dense model than on the dense text. a is "
+         "nearer."),
         ({"a": "further", "b": "nearer", "c": "nearer"},
-         "On own text, a is further from the dense model than on the dense text; b and c are nearer."),
+         "On its own text, a is further from the dense model than on the dense text. b and c are nearer."),
         ({"a": "further", "b": "further"},
-         "On own text, a and b are further from the dense model than on the dense text."),
+         "On their own text, a and b are further from the dense model than on the dense text."),
     ],
 )  # fmt: skip
 def test_own_text_is_compared_with_the_dense_text(own: dict[str, str], said: str) -> None:
@@ -246,14 +247,15 @@ def test_without_a_loop_the_layers_are_those_of_the_mildest_variant():
         stg_generations=[("dense", "p", None, None), ("far", "p", 2, None), ("near", "p", None, None)],
     )
     assert found["layers"]["short"] == (
-        "In near the KL, summed over sublayers changed alone, comes above all from the attention of layer 3 (75 %), "
+        "In near the KL, summed over sublayers changed alone, comes mostly from the attention of layer 3 (75 %), "
         "the attention of layer 4 (25 %)."
     )
     text = found["layers"]["text"]
     # The three sublayers of `far` are all that it changed.
     assert text.startswith(
-        "Among the three sublayers with the largest KL are the attention of layer 3 in 1 of 1, the attention of layer "
-        "4 in 1 of 1, the attention of layer 5 in 1 of 1 variants that changed it and more than three sublayers."
+        "The sublayers that are most often among the three with the largest KL are the attention of layer 3 (1 of 1), "
+        "the attention of layer 4 (1 of 1), the attention of layer 5 (1 of 1), counted over the variants that changed "
+        "them and more than three sublayers."
     )
     assert "differs from layer 4 on, in the median of 10 texts (80 % between 0 and 8" in text
 
