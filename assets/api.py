@@ -236,8 +236,8 @@ def text(name: str, prompt: str, root: "Place | str | None" = None, *, is_own_te
     import polars as pl
 
     from prunescope.assets.publishing.notebook import TokenText
-    from prunescope.warehouse.catalogue.question_query import RowFilter, require
     from prunescope.warehouse.catalogue.queries import token_rows
+    from prunescope.warehouse.catalogue.question_query import RowFilter, require
 
     place = _existing(root)
     name = _full_name(name, place)
