@@ -98,7 +98,7 @@ means as (
         count(*) filter (where a > b) as only_a_right,
         count(*) filter (where b > a) as only_b_right
     from pairs
-    group by recipe_a, recipe_b, task, statistic
+    group by all
 ),
 
 errors as (
@@ -113,7 +113,7 @@ errors as (
         half_width_over_clusters(pairs.weight * (pairs.b - means.b - pairs.a + means.a) / means.weight) as half_width
     from means
     inner join pairs using (recipe_a, recipe_b, task, statistic)
-    group by means.recipe_a, means.recipe_b, means.task, means.statistic
+    group by all
 ),
 
 tested as (

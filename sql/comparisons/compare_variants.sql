@@ -142,7 +142,7 @@ means as (
         avg(a) as a,
         avg(b) as b
     from measures
-    group by recipe_a, recipe_b, measured_on, temperature, measure
+    group by all
 ),
 
 -- What each window or prompt adds to the mean beyond its expected part.
@@ -161,7 +161,7 @@ influences as (
         sum(measures.b - means.b) / any_value(means.tokens) as of_b
     from means
     inner join measures using (recipe_a, recipe_b, measured_on, temperature, measure)
-    group by means.recipe_a, means.recipe_b, means.measured_on, means.temperature, means.measure, measures.block
+    group by all
 ),
 
 -- A perplexity and a root mean square are functions of a mean: their influence is that of the mean times the slope.
@@ -220,7 +220,7 @@ with_errors as (
         error_over_clusters(of_b - of_a) as difference_se,
         half_width_over_clusters(of_b - of_a) as half_width
     from linearised
-    group by recipe_a, recipe_b, measured_on, temperature, statistic
+    group by all
 ),
 
 spreads as (
@@ -262,7 +262,7 @@ noise_on_texts as (
     inner join noise_variants using (model, recipe)
     inner join conditions using (text_id, text_hash, context, stride)
     where tokens.model = $1
-    group by tokens.recipe, conditions.recipe_a, tokens.text_id
+    group by all
 ),
 
 asked as (

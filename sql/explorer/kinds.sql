@@ -27,5 +27,5 @@ left join decoding_at_reference as steps
         and texts.prompt_id = steps.prompt_id
         and steps.trajectory = 'teacher_forced'
         and steps.step = 0
-group by texts.model, texts.recipe, texts.kind
+group by all
 order by texts.model, texts.recipe, texts.kind

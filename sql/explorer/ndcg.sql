@@ -7,5 +7,5 @@ select
     avg(value) as ndcg_at_10
 from stg_retrieval_scores
 where metric = 'ndcg_at_10'
-group by model, recipe
+group by all
 order by model, recipe

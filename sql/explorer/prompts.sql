@@ -10,7 +10,7 @@ texts as (
         any_value(prompt_text) as prompt_text,
         any_value(gold) as gold
     from stg_generations
-    group by model, prompt_id
+    group by all
 ),
 
 layered as (

@@ -9,5 +9,5 @@ select
     avg(kl_dense_pruned_nats) as kl_mean_nats
 from decoding_at_reference
 where recipe <> 'dense' and trajectory in ('teacher_forced', 'own_text')
-group by model, recipe, trajectory, step
+group by all
 order by model, recipe, trajectory, step

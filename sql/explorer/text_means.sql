@@ -10,5 +10,5 @@ select
     avg(kl_dense_pruned_nats) filter (where trajectory = 'own_text') as kl_own_mean_nats
 from decoding_at_reference
 where recipe <> 'dense'
-group by model, recipe, prompt_id
+group by all
 order by model, recipe, prompt_id

@@ -40,7 +40,7 @@ worded as (
         recipe,
         map_from_entries(list((measure, word_of(evidence, low, high, units, verdict_tolerance())))) as together
     from moved
-    group by model, recipe
+    group by all
 )
 
 select

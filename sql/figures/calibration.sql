@@ -14,7 +14,7 @@ sampled as (
             jaccard_removed_se, weights_of_either(weights, removed_share, other_removed_share, jaccard_removed)
         ) as se
     from mask_overlap
-    group by model, recipe, other_recipe
+    group by all
 )
 
 select

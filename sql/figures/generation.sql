@@ -11,7 +11,7 @@ strides as (
         model,
         max(step) // case when count(distinct recipe) > 12 then 16 else 64 end + 1 as stride
     from decoding_curve
-    group by model
+    group by all
 )
 
 select

@@ -61,5 +61,5 @@ select
     median(var_p_dz) filter (where cells.scope = 'local') as var_p_dz,
     median(cells.kl_dense_pruned_nats) filter (where cells.scope = 'propagated') as kl_nats
 from cells
-group by cells.model, cells.recipe, cells.lens, cells.temperature, cells.layer, cells.sublayer, cells.width, bin
+group by all
 order by cells.model, any_value(cells.kl_nats), cells.recipe, cells.layer, cells.sublayer, bin

@@ -16,7 +16,7 @@ losses as (
         max(loss_low) filter (where kind = 'generative') as writing_low,
         max(loss_high) filter (where kind = 'generative') as writing_high
     from task_losses
-    group by measure, model, recipe
+    group by all
 )
 
 select

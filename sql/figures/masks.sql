@@ -56,7 +56,7 @@ pairs as (
     semi join shown using (model, recipe)
     semi join shown as other_shown
         on counts.model = other_shown.model and counts.other_recipe = other_shown.recipe
-    group by counts.model, counts.recipe, counts.other_recipe
+    group by all
     having sum(counts.weights * counts.removed_share) > 0 and sum(counts.weights * counts.other_removed_share) > 0
 )
 

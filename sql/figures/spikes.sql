@@ -20,7 +20,7 @@ left_out as (
         string_agg(distinct recipe, ', ' order by recipe) as recipes
     from q01_spike_predictors
     anti join answers using (model, recipe, lens)
-    group by model, lens
+    group by all
 ),
 
 outputs as (
@@ -97,7 +97,7 @@ select
     answers.is_best,
     left_out.recipes as left_out
 from answers
-left join left_out on answers.model = left_out.model and answers.lens = left_out.lens
+left join left_out using (model, lens)
 
 union all by name
 

@@ -15,5 +15,5 @@ select
     count(*) as tokens
 from decoding_curve
 where recipe <> 'dense' and trajectory in ('teacher_forced', 'own_text')
-group by model, recipe, trajectory, temperature
+group by all
 order by model asc, recipe asc, trajectory desc, temperature asc

@@ -38,7 +38,7 @@ losses as (
         count(losses.noise_loss) = count(*) as has_null
     from task_losses as losses
     inner join claim_variants as variants using (model, recipe)
-    group by losses.model, losses.recipe, losses.measure
+    group by all
 ),
 
 -- Lists unnested in one select are expanded in parallel.
@@ -80,7 +80,7 @@ averaged as (
         if(bool_and(has_null), 0, null) as null_amount
     from by_variant
     where is_chosen
-    group by model, claim, measure
+    group by all
 ),
 
 task_claims as (
@@ -105,7 +105,7 @@ rounding as (
         model,
         bool_or(is_rounding) as is_rounding
     from claim_variants
-    group by model
+    group by all
 ),
 
 -- Lists unnested in one select are expanded in parallel.
@@ -134,7 +134,7 @@ fits as (
         any_value(null_amount) as null_amount
     from scales
     where amount is not null
-    group by model, measure
+    group by all
 ),
 
 fit_claims as (
@@ -152,8 +152,7 @@ fit_claims as (
         fits.null_amount,
         cast(null as double) as null_amount_high
     from fits
-    inner join rounding
-        on fits.model = rounding.model
+    inner join rounding using (model)
 ),
 
 -- The sublayers of one model are no sample of anything: the prompts are.
@@ -220,7 +219,7 @@ question_shares as (
         count_if(holds) / count(holds) as amount,
         wilson_interval(count_if(holds), count(holds)) as ends
     from counted
-    group by model, claim, is_noise
+    group by all
     having count(holds) > 0
 ),
 
@@ -286,7 +285,7 @@ gap_means as (
         max(variants) as variants,
         mean_over_units(gap) as gap
     from prompts
-    group by model, claim, measure, is_noise
+    group by all
 ),
 
 gap_claims as (

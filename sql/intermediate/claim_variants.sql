@@ -26,7 +26,7 @@ nulls as (
         arg_max(noise_variants.recipe, row(coalesce(at_output.kl_p95_nats, 0), noise_variants.recipe)) as recipe
     from noise_variants
     left join noise_at_output as at_output using (model, recipe)
-    group by noise_variants.model
+    group by all
 )
 
 select

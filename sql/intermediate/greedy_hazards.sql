@@ -65,8 +65,8 @@ lessons as (
         cast(sum(counts.n) as double) as n,
         cast(sum(counts.flips) as double) as flips
     from counts
-    inner join folds
-        on counts.model = folds.model and counts.fold <> folds.fold
+    inner join folds using (model)
+    where counts.fold <> folds.fold
     group by all
 ),
 

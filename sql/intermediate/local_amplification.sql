@@ -57,7 +57,7 @@ shares as (
         sum(amplified) / sum(positions) as share_amplified,
         wilson_interval_over_clusters(amplified, positions) as ends
     from prompts
-    group by model, lens, is_noise
+    group by all
 ),
 
 medians as (
@@ -74,7 +74,7 @@ medians as (
         median(z / h) as h_to_z_median,
         median(p / z) as z_to_p_median
     from moved
-    group by model, lens, is_noise
+    group by all
 )
 
 select

@@ -64,7 +64,7 @@ sums as (
         count(*) as n,
         sum(loss) as loss
     from lessons
-    group by measure, kind, probe, model, bin
+    group by all
 ),
 
 points as (
@@ -76,7 +76,7 @@ points as (
     from curves
     inner join sums using (measure, kind, probe)
     where sums.model not in (curves.out_a, curves.out_b)
-    group by curves.curve, sums.bin
+    group by all
 ),
 
 heaped as (
@@ -98,8 +98,8 @@ means as (
         (ends.loss_to - beginnings.loss_to + beginnings.loss)
         / (ends.n_to - beginnings.n_to + beginnings.n) as mean_loss
     from heaped as beginnings
-    inner join heaped as ends
-        on beginnings.curve = ends.curve and beginnings.bin <= ends.bin
+    inner join heaped as ends using (curve)
+    where beginnings.bin <= ends.bin
 ),
 
 smallest as (
@@ -119,7 +119,7 @@ fitted as (
         bin,
         max(mean_loss) as predicted_loss
     from smallest
-    group by curve, bin
+    group by all
 )
 
 select

@@ -20,7 +20,7 @@ fits as (
         fit_to_truth(t3_kl_nats, kl_dense_pruned_nats) as kl
     from local_transitions
     where is_noise and lens = 'normed'
-    group by model
+    group by all
 ),
 
 theorems as (

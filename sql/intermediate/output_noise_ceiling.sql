@@ -11,4 +11,4 @@ select
     temperature,
     max(kl_p95_nats) as kl_noise_p95_nats
 from noise_at_output
-group by model, temperature
+group by all

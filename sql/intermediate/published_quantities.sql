@@ -54,11 +54,8 @@ layers as (
         1 - avg(points.one_minus_cos_p) as cosine_p,
         count(*) as n
     from layer_points as points
-    inner join variants
-        on
-            points.model = variants.model
-            and points.recipe = variants.recipe
-            and list_contains(variants.sublayers_dropped, points.sublayer || '.' || points.layer)
+    inner join variants using (model, recipe)
+    where list_contains(variants.sublayers_dropped, points.sublayer || '.' || points.layer)
     group by points.model, points.recipe, variants.dropped, points.sublayer, points.layer
     -- Every drop that has the sublayer makes the same swap.
     qualify

@@ -9,4 +9,4 @@ select
     -- 'normed' sorts before 'raw'.
     min(lens) as lens
 from stg_layer_transitions
-group by model
+group by all

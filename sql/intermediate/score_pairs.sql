@@ -48,7 +48,7 @@ guesses as (
     from stg_task_samples as samples
     inner join groups using (model, task)
     where samples.recipe = 'dense' and samples.scoring in ('full_text', 'letter')
-    group by samples.model, groups.task_group
+    group by all
 ),
 
 scores as (
@@ -83,7 +83,7 @@ answers as (
     inner join graded_answers as dense using (model, task, metric, scoring, sample_id, sample_hash)
     inner join groups using (model, task)
     where other.recipe <> 'dense' and dense.recipe = 'dense'
-    group by other.model, other.recipe, groups.task_group, other.metric
+    group by all
 )
 
 select

@@ -64,7 +64,7 @@ select
 from decoding_at_reference as steps
 semi join search_candidates using (model, recipe)
 where steps.trajectory = 'teacher_forced'
-group by steps.model, steps.recipe, steps.prompt_id
+group by all
 
 union all
 

@@ -115,7 +115,7 @@ prompt_sums as (
         cast(count_if(is_largest and is_spike) as double) as largest_spikes,
         min(var_p_dz) filter (where is_largest) as largest_from
     from ranked
-    group by group_id, prompt_index
+    group by all
 )
 
 select

@@ -17,7 +17,7 @@ ends as (
         prompt_id,
         min(end_step) as end_step
     from trajectory_ends
-    group by model, recipe, prompt_id
+    group by all
 )
 
 select

@@ -66,4 +66,4 @@ select
     ) as delta_p_quantiles,
     min(delta_p_target) as delta_p_min
 from text_token_losses
-group by model, recipe, text_id
+group by all

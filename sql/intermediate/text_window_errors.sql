@@ -31,7 +31,7 @@ windows as (
         avg(kl) as kl,
         avg(is_top1_same) as is_top1_same
     from text_token_losses
-    group by model, recipe, text_id, window_id
+    group by all
 )
 
 select
@@ -48,4 +48,4 @@ select
     standard_error(kl) as kl_se,
     standard_error(is_top1_same) as is_top1_same_se
 from windows
-group by model, recipe, text_id
+group by all

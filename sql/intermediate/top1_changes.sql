@@ -20,7 +20,7 @@ prompts as (
         count_if(not is_top1_same) as changed
     from decoding_at_reference
     where trajectory = 'teacher_forced'
-    group by model, recipe, prompt_id
+    group by all
 ),
 
 totals as (
@@ -30,7 +30,7 @@ totals as (
         sum(changed) / sum(tokens) as top1_change,
         wilson_interval_over_clusters(changed, tokens) as ends
     from prompts
-    group by model, recipe
+    group by all
 )
 
 select

@@ -21,7 +21,7 @@ texts as (
         avg(kl_nats) filter (where trajectory = 'free_running') as free,
         avg(kl_nats) filter (where trajectory = 'fork') as fork
     from steps_after_flip
-    group by model, recipe, prompt_id
+    group by all
 )
 
 select

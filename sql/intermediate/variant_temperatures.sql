@@ -9,4 +9,4 @@ select
     recipe,
     arg_min(temperature, row(abs(temperature - 1), temperature)) as temperature
 from stg_decoding_steps
-group by model, recipe
+group by all

@@ -62,10 +62,10 @@ units as (
             cast(dense.is_correct as integer) - cast(texts.is_correct as integer)
         ]) as lost
     from stg_generations as texts
-    inner join stg_generations as dense
-        on texts.model = dense.model and texts.prompt_id = dense.prompt_id and dense.recipe = 'dense'
+    inner join stg_generations as dense using (model, prompt_id)
     left join stg_option_subspace as asked
         on dense.model = asked.model and dense.recipe = asked.recipe and dense.prompt_id = asked.prompt_id
+    where dense.recipe = 'dense'
 
     union all
 

@@ -27,7 +27,7 @@ models as (
         model,
         greatest(count(*) // 500000, 1) as stride
     from stg_layer_transitions
-    group by model
+    group by all
 ),
 
 -- A map instead of a table, because a join would take three times as long on the records.
@@ -77,7 +77,7 @@ cuts as (
         quantile_disc(truth, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]) as cuts
     from points
     where truth > 0
-    group by model, scope, lens, temperature, theorem
+    group by all
     -- Always true: the planner assumes that a filtered side is the smaller one of the join below.
     having count(*) > 0
 ),
@@ -100,7 +100,7 @@ deciles as (
     from points
     inner join cuts using (model, scope, lens, temperature, theorem)
     where points.truth > 0
-    group by points.model, points.scope, points.lens, points.temperature, points.theorem, decile
+    group by all
 )
 
 select

@@ -25,5 +25,5 @@ select
     avg(cast(orth_rel_h > 0.37 as integer)) as share_non_local,
     median(cast(orth_rel_h as float)) > 0.37 as is_non_local
 from representation_shifts
-group by model, recipe, layer, sublayer, scope, lens
+group by all
 order by model, recipe, scope, lens, layer, sublayer

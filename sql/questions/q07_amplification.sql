@@ -55,7 +55,7 @@ spread as (
         quantile_cont(z_to_p, [0.1, 0.5, 0.9]) as z_to_p,
         avg(cast(z_to_p > 1 as integer)) as share_amplified
     from ratios
-    group by model, recipe, layer, sublayer, scope, lens, temperature, is_noise
+    group by all
 )
 
 select

@@ -43,5 +43,5 @@ select
     median(cast(z_over_h as float)) as z_over_h_median,
     avg(cast(z_over_h < 1 as integer)) as share_compressed
 from positions
-group by model, recipe, layer, sublayer, scope, lens
+group by all
 order by model, recipe, scope, lens, layer, sublayer

@@ -24,7 +24,7 @@ models as (
         model,
         greatest(count(*) // 1500000, 1) as stride
     from stg_layer_transitions
-    group by model
+    group by all
 ),
 
 -- A map instead of a table, as in q05.
@@ -102,7 +102,7 @@ medians as (
         median(orth_p) as orth_p,
         median(share_p) as share_p
     from parts
-    group by model, recipe, layer, sublayer, scope, lens
+    group by all
 ),
 
 -- Lists unnested in one select are expanded in parallel.

@@ -91,5 +91,5 @@ select
     correlation(log_var_rq, log_one_minus_cos_p) as pearson_log10_var_rq_cos_p,
     correlation(log_var_uniform, log_one_minus_cos_p) as pearson_log10_var_uniform_cos_p
 from positions
-group by model, recipe, sublayer, scope, lens
+group by all
 order by model, recipe, scope, lens, sublayer

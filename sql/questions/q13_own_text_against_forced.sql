@@ -41,7 +41,7 @@ medians as (
         median(kl_nats) filter (where trajectory = 'free_running') as kl_free_running_median_nats,
         median(kl_nats) filter (where trajectory = 'fork') as kl_fork_median_nats
     from steps_after_flip
-    group by model, recipe
+    group by all
 ),
 
 gaps as (
@@ -52,7 +52,7 @@ gaps as (
         mean_over_units(own_over_forced_ln) as ratio,
         mean_over_units(free_minus_fork_nats) as free
     from trajectory_gaps
-    group by model, recipe
+    group by all
 ),
 
 counted as (

@@ -44,7 +44,7 @@ phases as (
         avg(kl_dense_pruned_nats) as kl_mean_nats,
         sum(kl_dense_pruned_nats) as kl_sum_nats
     from steps
-    group by model, recipe, trajectory, phase
+    group by all
 )
 
 select

@@ -50,7 +50,7 @@ prompt_sums as (
         coalesce(sum(kept_below) filter (where is_flip), 0) as kept_below_flips,
         coalesce(sum(steps_below - kept_below) filter (where not is_flip), 0) as flips_below_kept
     from ranked
-    group by model, recipe, predictor, prompt_id
+    group by all
 ),
 
 fits as (
@@ -68,7 +68,7 @@ fits as (
         sum(flips) as all_flips,
         sum(kept) as all_kept
     from prompt_sums
-    group by model, recipe, predictor
+    group by all
 ),
 
 spreads as (
@@ -90,7 +90,7 @@ spreads as (
     from fits
     inner join prompt_sums as sums using (model, recipe, predictor)
     where fits.auc is not null and fits.n_prompts_with_flips >= 3
-    group by fits.model, fits.recipe, fits.predictor
+    group by all
 )
 
 select

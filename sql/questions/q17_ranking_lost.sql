@@ -23,5 +23,5 @@ select
     min(options.kendall_tau) as kendall_tau_min
 from options_at_reference as options
 where options.recipe <> 'dense'
-group by options.model, options.recipe
+group by all
 order by options.model, options.recipe

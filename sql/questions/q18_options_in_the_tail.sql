@@ -37,5 +37,5 @@ from option_shift as shift
 inner join reference_temperature using (model, recipe, temperature)
 left join stg_models as models using (model)
 where shift.recipe <> 'dense'
-group by shift.model, shift.recipe, shift.prompt_id
+group by all
 order by shift.model, shift.recipe, shift.prompt_id

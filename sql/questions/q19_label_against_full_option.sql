@@ -64,7 +64,7 @@ counted as (
         count(*) filter (where is_letter_correct and not is_whole_correct) as only_letter_correct,
         count(*) filter (where is_whole_correct and not is_letter_correct) as only_full_text_correct
     from paired
-    group by model, recipe, task
+    group by all
 )
 
 select

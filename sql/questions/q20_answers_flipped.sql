@@ -40,7 +40,7 @@ counted as (
         count(*) filter (where is_flipped) as flipped
     from task_pairs
     where scoring <> 'rolling'
-    group by model, recipe, task, metric
+    group by all
 )
 
 select

@@ -43,7 +43,7 @@ probes as (
         max(critical_k) filter (where metric = 'kl_kept') as kl
     from critical
     where kind = 'probe'
-    group by model, method, chosen_by
+    group by all
 ),
 
 flips as (
@@ -59,7 +59,7 @@ flips as (
     inner join task_pairs as pairs using (model, recipe)
     inner join stg_task_scores as scores using (model, recipe, task, metric)
     where pairs.is_flipped
-    group by variants.model, variants.method, variants.chosen_by, scores.task_group, scores.kind, scores.metric
+    group by all
 ),
 
 maths_flips as (
@@ -70,10 +70,9 @@ maths_flips as (
         min(variants.k) as k
     from drop_variants as variants
     inner join stg_generations as pruned using (model, recipe)
-    inner join stg_generations as dense
-        on pruned.model = dense.model and pruned.prompt_id = dense.prompt_id and dense.recipe = 'dense'
-    where pruned.kind = 'maths' and pruned.answer is distinct from dense.answer
-    group by variants.model, variants.method, variants.chosen_by
+    inner join stg_generations as dense using (model, prompt_id)
+    where dense.recipe = 'dense' and pruned.kind = 'maths' and pruned.answer is distinct from dense.answer
+    group by all
 )
 
 select

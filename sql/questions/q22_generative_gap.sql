@@ -58,7 +58,7 @@ tasks as (
         avg(kept - ends[1]) as room_below,
         avg(ends[2] - kept) as room_above
     from metrics
-    group by model, recipe, measure, task_group, kind
+    group by all
 ),
 
 kinds as (
@@ -73,7 +73,7 @@ kinds as (
         avg(kept) - sqrt(sum(room_below ** 2)) / count(*) as kept_low,
         avg(kept) + sqrt(sum(room_above ** 2)) / count(*) as kept_high
     from tasks
-    group by model, recipe, measure, kind
+    group by all
 ),
 
 variants as (
@@ -98,7 +98,7 @@ variants as (
             0
         ) as gap_ends
     from kinds
-    group by model, recipe, measure
+    group by all
 )
 
 select

@@ -61,7 +61,7 @@ fits as (
             when count(*) >= 5 then kendall_tau_b(list(damage order by recipe), list(loss order by recipe))
         end as kendall_tau_b
     from ranked
-    group by model, probe, task_group, kind, metric
+    group by all
 )
 
 select

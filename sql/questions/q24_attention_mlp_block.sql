@@ -40,7 +40,7 @@ lines as (
         parameters_removed_share,
         avg(kl_nats) as kl_nats
     from drops
-    group by model, method, parameters_removed_share
+    group by all
 
     union all
 
@@ -57,8 +57,8 @@ pairs as (
         drops.*,
         methods.method as other_method
     from drops
-    inner join methods
-        on drops.model = methods.model and drops.method <> methods.method
+    inner join methods using (model)
+    where drops.method <> methods.method
 ),
 
 bracketed as (

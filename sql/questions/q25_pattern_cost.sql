@@ -34,7 +34,7 @@ baselines as (
         min(kl_nats) as baseline_kl_nats
     from masked
     where pattern = 'unstructured'
-    group by model, method, sparsity_percent
+    group by all
 )
 
 select

@@ -31,7 +31,7 @@ temperatures as (
         count(distinct steps.temperature) as n_temperatures
     from decoding_without_noise as steps
     where steps.recipe <> 'dense'
-    group by steps.model, steps.recipe, steps.trajectory
+    group by all
     having count(distinct steps.temperature) > 1
 ),
 
@@ -63,7 +63,7 @@ prompt_sums as (
         cast(count(*) as double) as steps,
         sum(cast(kl_nats as double)) as kl_sum_nats
     from complete
-    group by model, recipe, trajectory, prompt_id, temperature
+    group by all
 ),
 
 means as (
@@ -77,7 +77,7 @@ means as (
         cast(sum(steps) as bigint) as n,
         sum(kl_sum_nats) / sum(steps) as kl_nats
     from prompt_sums
-    group by model, recipe, trajectory, temperature
+    group by all
 ),
 
 lowest as (
@@ -94,7 +94,7 @@ lowest as (
         min(kl_nats) as kl_lowest_nats,
         max(kl_nats) as kl_highest_nats
     from means
-    group by model, recipe, trajectory
+    group by all
 ),
 
 -- Every other temperature against the lowest, paired by prompt.
@@ -125,7 +125,7 @@ p_values as (
             end
         ) as p_value
     from rivals
-    group by model, recipe, trajectory
+    group by all
 )
 
 select

@@ -83,7 +83,7 @@ by_unit as (
             terms.model = damage_influences.model
             and terms.term = damage_influences.recipe
             and terms.measure = damage_influences.measure
-    group by terms.model, terms.recipe, terms.quantization, terms.measure, damage_influences.unit
+    group by all
 ),
 
 spreads as (
@@ -94,7 +94,7 @@ spreads as (
         measure,
         half_width_over_clusters(influence) as half_width
     from by_unit
-    group by model, recipe, quantization, measure
+    group by all
 )
 
 select

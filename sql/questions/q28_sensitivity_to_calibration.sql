@@ -51,15 +51,13 @@ pairs as (
         one.calibration_hash,
         other.calibration_hash as other_calibration_hash
     from described as one
-    inner join described as other
-        on
-            one.model = other.model
-            and one.method = other.method
-            and one.seedless = other.seedless
-            and one.recipe < other.recipe
+    inner join described as other using (model, method, seedless)
     where
-        (one.uncalibrated = other.uncalibrated and one.calibration_hash <> other.calibration_hash)
-        or (one.uncalibrated <> other.uncalibrated and one.calibration_hash is not distinct from other.calibration_hash)
+        one.recipe < other.recipe
+        and case
+            when one.uncalibrated = other.uncalibrated then one.calibration_hash <> other.calibration_hash
+            else one.calibration_hash is not distinct from other.calibration_hash
+        end
 ),
 
 matrices as (
@@ -94,7 +92,7 @@ mask_sums as (
         sum(scale * (sampled - kept) * (sampled - other_kept) / sampled) as both_removed_expected,
         sum(scale * (sampled - kept * other_kept / sampled)) as either_removed_expected
     from matrices
-    group by model, recipe, other_recipe
+    group by all
 ),
 
 prompt_sums as (
@@ -110,7 +108,7 @@ prompt_sums as (
     inner join decoding_at_reference as one using (model, recipe)
     inner join decoding_at_reference as other using (model, prompt_id, trajectory, step, temperature)
     where pairs.other_recipe = other.recipe and one.trajectory = 'teacher_forced'
-    group by pairs.model, pairs.recipe, pairs.other_recipe, one.prompt_id
+    group by all
 ),
 
 divergences as (
@@ -124,7 +122,7 @@ divergences as (
         sum(other_kl_sum_nats) / sum(steps) as other_kl_nats,
         half_width_of_mean(other_kl_sum_nats - kl_sum_nats, steps) as half_width
     from prompt_sums
-    group by model, recipe, other_recipe
+    group by all
 )
 
 select

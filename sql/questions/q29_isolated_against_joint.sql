@@ -42,7 +42,7 @@ at_output as (
     from transitions_at_reference as transitions
     inner join stg_models as models using (model)
     where transitions.lens = 'normed' and transitions.scope in ('isolated', 'propagated')
-    group by transitions.model, transitions.recipe, transitions.prompt_id, transitions.position
+    group by all
 ),
 
 sums as (
@@ -55,7 +55,7 @@ sums as (
         quantile_cont(kl_sum_nats / nullif(kl_joint_nats, 0), [0.1, 0.5, 0.9]) as sum_over_joint
     from at_output
     where kl_sum_nats is not null
-    group by model, recipe
+    group by all
 ),
 
 ranked as (
@@ -80,7 +80,7 @@ sublayers as (
         correlation(rank_local, rank_isolated) as spearman_local_isolated,
         arg_max(row(layer, sublayer, isolated_share), row(kl_isolated_nats, -layer, sublayer)) as worst
     from ranked
-    group by model, recipe
+    group by all
 )
 
 select

@@ -68,7 +68,7 @@ query_spreads as (
         data_set,
         coalesce(half_width_over_clusters(influence), wilson_interval(0, count(*))[2]) as half_width
     from query_pairs
-    group by model, recipe, data_set
+    group by all
 ),
 
 ranked as (
@@ -92,7 +92,7 @@ data_set_sums as (
         sum(y * y) as yy,
         sum(x * y) as xy
     from ranked
-    group by model, data_set
+    group by all
 ),
 
 fits as (
@@ -107,7 +107,7 @@ fits as (
         sum(yy) - sum(y) ** 2 / sum(n) as all_yy,
         sum(xy) - sum(x) * sum(y) / sum(n) as all_xy
     from data_set_sums
-    group by model
+    group by all
 ),
 
 spreads as (
@@ -126,7 +126,7 @@ spreads as (
     from fits
     inner join data_set_sums as sums using (model)
     where fits.spearman is not null
-    group by fits.model
+    group by all
 )
 
 select

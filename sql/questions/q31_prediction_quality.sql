@@ -66,7 +66,7 @@ counted as (
         count(*) as n_scored,
         spearman_of_counts(damage_below, scored_below) as probe_spearman
     from ranked
-    group by model, measure, kind, probe
+    group by all
 ),
 
 bounded as (

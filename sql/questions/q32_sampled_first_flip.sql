@@ -18,7 +18,7 @@ floors as (
         min(equal_share) as equal_share_noise
     from sampling_summary
     where is_noise
-    group by model
+    group by all
 )
 
 select

@@ -58,7 +58,7 @@ listed as (
             where verdict not in ('holds', 'does not hold')
         ) as models_open
     from judged
-    group by claim, measure, says
+    group by all
 )
 
 select

@@ -57,7 +57,7 @@ compared as (
         half_width_of_mean(nats - control_nats, 1) as half_width,
         count(*) as n_items
     from paired
-    group by model, search, remove, control
+    group by all
 )
 
 select

@@ -27,5 +27,5 @@ select
     correlation(log10_positive(typical_nats), log10_positive(effects_sum_nats)) as log_correlation
 from search_interaction
 where n_treated >= 2 and ratio is not null
-group by model, search, strategy
+group by all
 order by model, search, strategy

@@ -18,7 +18,7 @@ floors as (
         max(sequence_kl_nats) as sequence_kl_noise_nats
     from sequence_kl
     where is_noise
-    group by model, trajectory
+    group by all
 )
 
 select

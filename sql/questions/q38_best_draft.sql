@@ -74,7 +74,7 @@ passes as (
         sum(tokens) / sum(n_starts) as tokens_per_pass,
         half_width_of_mean(tokens, n_starts) as half_width
     from prompts
-    group by model, recipe, decoding, draft_tokens
+    group by all
 ),
 
 costs as (
@@ -83,7 +83,7 @@ costs as (
         recipe,
         1 / arg_min(decode_speedup, row(batch, -length, -new_tokens)) as draft_cost
     from speed_summary
-    group by model, recipe
+    group by all
 )
 
 select

@@ -19,7 +19,7 @@ floors as (
         min(equal_tokens_95) as equal_tokens_95_noise
     from greedy_survival_summary
     where is_noise
-    group by model
+    group by all
 )
 
 select

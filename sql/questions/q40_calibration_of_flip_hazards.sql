@@ -43,5 +43,5 @@ select
     wilson_interval_over_clusters(flips, n)[1] as flip_share_low,
     wilson_interval_over_clusters(flips, n)[2] as flip_share_high
 from prompts
-group by model, recipe, decile
+group by all
 order by model, recipe, decile

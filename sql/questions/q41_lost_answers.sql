@@ -22,7 +22,7 @@ floors as (
         max(following_loss) as following_loss_noise
     from lost_answers
     where is_noise
-    group by model, text_source, metric
+    group by all
 )
 
 select

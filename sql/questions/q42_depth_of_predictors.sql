@@ -89,7 +89,7 @@ elsewhere as (
         sum(weight * cast(is_among_best as integer)) / sum(weight) as best,
         exp(sum(weight * ln(nullif(top_decile_var_p_dz, 0))) / sum(weight)) as var_p_dz
     from neighbours
-    group by own_model, lens, sublayer, own_layer
+    group by all
 )
 
 select

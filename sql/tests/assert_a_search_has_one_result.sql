@@ -10,5 +10,5 @@ select
     count(*) as results
 from stg_search_trials
 where is_result
-group by model, search, strategy, remove
+group by all
 having count(*) > 1

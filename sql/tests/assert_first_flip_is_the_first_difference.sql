@@ -18,8 +18,8 @@ differences as (
             where least(steps.margin_dense, steps.margin_pruned) <= tie_margin(models.dtype, steps.recipe)
         ) as first_tie_step
     from stg_decoding_steps as steps
-    left join stg_models as models on steps.model = models.model
-    group by steps.model, steps.recipe, steps.prompt_id, steps.trajectory
+    left join stg_models as models using (model)
+    group by all
 )
 
 select

@@ -16,7 +16,7 @@ top as (
         transitions.norm_dh,
         transitions.kl_dense_pruned_nats
     from stg_layer_transitions as transitions
-    inner join stg_models as models on transitions.model = models.model
+    inner join stg_models as models using (model)
     where
         transitions.layer = models.layers - 1
         and transitions.sublayer = 'mlp'
@@ -33,17 +33,9 @@ select
     locals.kl_dense_pruned_nats as kl_local_nats,
     isolated.kl_dense_pruned_nats as kl_isolated_nats
 from top as locals
-inner join top as isolated
-    on
-        locals.model = isolated.model
-        and locals.recipe = isolated.recipe
-        and locals.prompt_id = isolated.prompt_id
-        and locals.place = isolated.place
-        and locals.lens = isolated.lens
-        and locals.temperature = isolated.temperature
-        and isolated.scope = 'isolated'
+inner join top as isolated using (model, recipe, prompt_id, place, lens, temperature)
 where
-    locals.scope = 'local'
+    locals.scope = 'local' and isolated.scope = 'isolated'
     and (
         abs(locals.norm_dh - isolated.norm_dh) > 1e-3 * locals.norm_dh + 1e-6
         or abs(locals.kl_dense_pruned_nats - isolated.kl_dense_pruned_nats)

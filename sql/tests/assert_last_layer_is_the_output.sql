@@ -17,11 +17,10 @@ compared as (
         outputs.var_p_dz as var_p_dz_at_output
     from stg_layer_transitions as transitions
     inner join stg_decoding_steps as outputs using (model, recipe, prompt_id, position, temperature)
-    inner join stg_models as models
-        on transitions.model = models.model and transitions.layer = models.layers - 1
+    inner join stg_models as models using (model)
     where
-        transitions.scope = 'propagated' and transitions.lens = 'normed' and transitions.sublayer = 'mlp'
-        and outputs.trajectory = 'teacher_forced'
+        transitions.scope = 'propagated' and transitions.lens = 'normed'
+        and transitions.sublayer = 'mlp' and transitions.layer = models.layers - 1 and outputs.trajectory = 'teacher_forced'
 )
 
 select *

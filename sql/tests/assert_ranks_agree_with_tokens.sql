@@ -10,7 +10,7 @@ select
     steps.step,
     steps.temperature
 from stg_decoding_steps as steps
-left join stg_models as models on steps.model = models.model
+left join stg_models as models using (model)
 where
     -- Tokens come from decoding, ranks from dense logits plus shift: rounding may reverse a tie.
     (

@@ -42,7 +42,7 @@ sizes as (
         window_id,
         count(*) as tokens
     from stg_text_tokens
-    group by model, recipe, text_id, window_id
+    group by all
 ),
 
 uneven as (
@@ -53,7 +53,7 @@ uneven as (
         null as place,
         'windows of different sizes' as contradiction
     from sizes
-    group by model, recipe, text_id
+    group by all
     having min(tokens) <> max(tokens)
 ),
 
@@ -63,7 +63,7 @@ dense_scores as (
         text_id,
         count(*) as tokens
     from reference
-    group by model, text_id
+    group by all
 ),
 
 incomplete as (

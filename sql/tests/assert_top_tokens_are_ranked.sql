@@ -46,7 +46,7 @@ select
     lists.token_id
 from lists
 left join emitted using (model, recipe, prompt_id, trajectory, step)
-left join stg_models as models on lists.model = models.model
+left join stg_models as models using (model)
 where
     lists.rank <> lists.place
     or lists.own_logit > lists.own_logit_before

@@ -15,7 +15,7 @@ chosen as (
     from variant_summary as variants
     left join looping_texts using (model, recipe)
     where variants.recipe <> 'dense'
-    group by variants.model
+    group by all
 )
 
 select

@@ -19,7 +19,7 @@ sums as (
         avg(share_of_kl) as share_mean,
         count(*) filter (where place_in_order <= 3) as variants_top3
     from counted
-    group by model, layer, sublayer
+    group by all
 )
 
 select *

@@ -14,6 +14,6 @@ select
     list(recipe order by recipe) filter (where not is_noise and free_running_is = 'further') as free_further
 from q13_own_text_against_forced
 where kl_own_text_median_nats is not null
-group by model
+group by all
 having variants > 0
 order by model

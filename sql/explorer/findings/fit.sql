@@ -26,7 +26,7 @@ by_variant as (
         correlation(cast(estimate as double), cast(truth as double)) as plain_correlation,
         correlation(ln(estimate), ln(truth)) as log_correlation
     from points
-    group by model, theorem, scope, recipe
+    group by all
 ),
 
 correlations as (
@@ -40,7 +40,7 @@ correlations as (
         median(plain_correlation) filter (where scope = 'propagated') as plain_correlation_propagated
     from by_variant
     where log_correlation is not null
-    group by model, theorem
+    group by all
 )
 
 select
@@ -59,5 +59,5 @@ select
 from points
 left join correlations using (model, theorem)
 where points.scope = 'local'
-group by points.model, points.theorem
+group by all
 order by points.model, points.theorem

@@ -23,5 +23,5 @@ select
     max(first_flip_step_median_expected) filter (where place = 1) as last_step_expected,
     max(equal_share) filter (where place = 1) as last_equal_share
 from ranked
-group by model
+group by all
 order by model

@@ -18,5 +18,5 @@ select
 from kld_summary as texts
 semi join variant_summary as variants
     on texts.model = variants.model and texts.recipe = variants.recipe and variants.method <> 'dense'
-group by texts.model, texts.text_id
+group by all
 order by texts.model, texts.text_id

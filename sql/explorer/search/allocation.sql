@@ -11,5 +11,5 @@ select
     sum(effect_nats) as effects_sum_nats
 from search_allocation
 where strategy = 'searched'
-group by model, search, remove, treatment
+group by all
 order by model, search, remove, avg(removed_share), treatment

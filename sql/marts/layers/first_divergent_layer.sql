@@ -44,7 +44,7 @@ steps as (
         first(kl_dense_pruned_nats order by trajectory desc) as kl_output_nats
     from decoding_at_reference
     where recipe <> 'dense' and trajectory in ('teacher_forced', 'free_running')
-    group by model, recipe, prompt_id, step
+    group by all
 ),
 
 placed as (
@@ -63,7 +63,7 @@ prompts as (
         any_value(steps) as steps,
         min(step) filter (where is_flip) as step
     from placed
-    group by model, recipe, prompt_id
+    group by all
 ),
 
 flips as (
@@ -108,7 +108,7 @@ layers as (
         arg_min(sublayer, place) filter (where place > coalesce(last_same, -1)) as from_sublayer
     from parted
     where not is_top1_same
-    group by model, recipe, prompt_id
+    group by all
 )
 
 select

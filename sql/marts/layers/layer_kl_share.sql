@@ -32,7 +32,7 @@ alone as (
     from layer_summary as layers
     semi join reference_temperature using (model, recipe, temperature)
     where layers.is_changed and layers.lens = 'normed' and layers.scope in ('local', 'isolated')
-    group by layers.model, layers.recipe, layers.layer, layers.sublayer
+    group by all
 ),
 
 -- KLs behind a sublayer and at the output do not add up, so that one scope is used for the whole variant.
@@ -57,7 +57,7 @@ parted as (
         count(*) as prompts_parted
     from first_divergent_layer
     where from_layer is not null
-    group by model, recipe, from_layer, from_sublayer
+    group by all
 )
 
 select

@@ -67,7 +67,7 @@ fits as (
         sum(largest) as all_largest,
         sum(largest_spikes) as all_largest_spikes
     from sums
-    group by model, recipe, layer, sublayer, lens
+    group by all
 ),
 
 spreads as (
@@ -107,7 +107,7 @@ spreads as (
         ) as log_lift
     from fits
     inner join sums using (model, recipe, layer, sublayer, lens)
-    group by fits.model, fits.recipe, fits.layer, fits.sublayer, fits.lens
+    group by all
 ),
 
 intervals as (

@@ -33,7 +33,7 @@ alone as (
         median(transitions.kl_dense_pruned_nats) filter (where transitions.scope = 'isolated') as kl_isolated_nats
     from transitions_at_reference as transitions
     where transitions.is_changed and transitions.lens = 'normed' and transitions.scope in ('local', 'isolated')
-    group by transitions.model, transitions.recipe, transitions.layer, transitions.sublayer
+    group by all
 ),
 
 joint as (
@@ -42,10 +42,11 @@ joint as (
         transitions.recipe,
         median(transitions.kl_dense_pruned_nats) as kl_joint_nats
     from transitions_at_reference as transitions
-    inner join stg_models as models
-        on transitions.model = models.model and transitions.layer = models.layers - 1
-    where transitions.scope = 'propagated' and transitions.lens = 'normed' and transitions.sublayer = 'mlp'
-    group by transitions.model, transitions.recipe
+    inner join stg_models as models using (model)
+    where
+        transitions.scope = 'propagated' and transitions.lens = 'normed'
+        and transitions.sublayer = 'mlp' and transitions.layer = models.layers - 1
+    group by all
 )
 
 select

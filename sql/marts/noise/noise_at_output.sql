@@ -26,7 +26,7 @@ texts as (
         count(first_flip_step) as prompts_flipped,
         min(first_flip_step) as first_flip_step_min
     from stg_generations
-    group by model, recipe
+    group by all
 )
 
 select
@@ -47,4 +47,4 @@ left join texts using (model, recipe)
 anti join dense_ends
     on steps.model = dense_ends.model and steps.prompt_id = dense_ends.prompt_id and steps.step > dense_ends.end_step
 where steps.trajectory = 'teacher_forced'
-group by steps.model, steps.recipe, steps.temperature
+group by all

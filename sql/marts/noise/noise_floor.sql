@@ -72,4 +72,4 @@ select
     max(total_variation_p95) as total_variation_p95,
     max(total_variation_max) as total_variation_max
 from spread
-group by model, layer, sublayer, scope, lens, temperature
+group by all

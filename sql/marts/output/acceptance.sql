@@ -44,7 +44,7 @@ rates as (
         sum(accepted) / sum(tokens) as acceptance_rate,
         half_width_of_mean(accepted, tokens) as half_width
     from prompts
-    group by model, recipe, decoding, trajectory, temperature
+    group by all
 )
 
 select

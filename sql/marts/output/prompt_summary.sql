@@ -30,7 +30,7 @@ prompts as (
         max(coalesce(end_step + 1, len(token_ids))) filter (where recipe = 'dense') as steps,
         bool_or(is_correct) filter (where recipe = 'dense') as is_correct_dense
     from stg_generations
-    group by model, prompt_id
+    group by all
 ),
 
 texts as (
@@ -47,7 +47,7 @@ texts as (
         cast(count_if(is_correct) as bigint) as variants_correct
     from generations_without_noise
     where recipe <> 'dense'
-    group by model, prompt_id
+    group by all
 ),
 
 first_steps as (
@@ -57,7 +57,7 @@ first_steps as (
         median(kl_dense_pruned_nats) as kl_step0_median_nats
     from decoding_at_reference
     where recipe <> 'dense' and trajectory = 'teacher_forced' and step = 0
-    group by model, prompt_id
+    group by all
 ),
 
 ordered as (

@@ -46,7 +46,7 @@ parted as (
         count(*) as flips
     from stg_sampled_generations
     where first_flip_step is not null
-    group by model, recipe, prompt_id, first_flip_step
+    group by all
 ),
 
 hazards as (
@@ -58,7 +58,7 @@ hazards as (
         sum(flip_probability) as flips_expected
     from stg_sampled_steps
     where trajectory = 'teacher_forced'
-    group by model, recipe, prompt_id, step
+    group by all
 ),
 
 prompts as (
@@ -68,7 +68,7 @@ prompts as (
         prompt_id,
         count(*) as texts
     from stg_sampled_generations
-    group by model, recipe, prompt_id
+    group by all
 ),
 
 prompt_steps as (
@@ -102,7 +102,7 @@ sums as (
         sum(flips_expected) as flips_expected,
         sum(flips_expected) / nullif(sum(at_risk), 0) as hazard
     from prompt_steps
-    group by model, recipe, step
+    group by all
 ),
 
 curves as (
@@ -141,7 +141,7 @@ spreads as (
         half_width_over_clusters(on_measured) as half_width,
         half_width_over_clusters(on_expected) as half_width_expected
     from influences
-    group by model, recipe, step
+    group by all
 )
 
 select

@@ -57,7 +57,7 @@ means as (
         sum(kl_nats) / sum(tokens) as kl_per_token_nats,
         half_width_of_mean(kl_nats, tokens) as half_width_per_token
     from prompts
-    group by model, recipe, trajectory, temperature
+    group by all
 )
 
 select

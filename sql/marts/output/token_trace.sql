@@ -33,7 +33,7 @@ paired as (
         max(entropy_dense_nats) filter (where trajectory = 'teacher_forced') as entropy_dense_nats,
         max(margin_dense) filter (where trajectory = 'teacher_forced') as margin_dense
     from decoding_at_reference
-    group by model, recipe, prompt_id, step
+    group by all
 )
 
 select

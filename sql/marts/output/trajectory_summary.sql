@@ -55,7 +55,7 @@ correlations as (
                 then corr(kl_rank, lost_rank)
         end as rank_correlation
     from ranked
-    group by model, trajectory, answers
+    group by all
 ),
 
 bounded as (

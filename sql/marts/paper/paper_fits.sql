@@ -44,7 +44,7 @@ ratios as (
         quantile_cont(estimate / truth, [0.1, 0.5, 0.9]) as ratio_quantiles,
         avg(cast(abs(estimate / truth - 1) <= 0.1 as integer)) as share_within_10_percent
     from points
-    group by model, theorem, method
+    group by all
 ),
 
 -- Each point on both scales. Lists unnested in one select are expanded in parallel.
@@ -68,7 +68,7 @@ whole as (
         avg(y) as y_mean
     from scaled
     where x is not null
-    group by model, theorem, method, scale
+    group by all
 ),
 
 -- Moments around the common mean, prompt by prompt: their sums without one prompt give the correlation without it.
@@ -88,7 +88,7 @@ moments as (
     from scaled
     inner join whole using (model, theorem, method, scale)
     where scaled.x is not null
-    group by scaled.model, scaled.theorem, scaled.method, scaled.scale, scaled.prompt_id
+    group by all
 ),
 
 left_out as (
@@ -119,7 +119,7 @@ errors as (
             when count(pearson) = count(*) and count(*) >= 3 then sqrt((count(*) - 1.0) * var_pop(pearson))
         end as pearson_se
     from left_out
-    group by model, theorem, method, scale
+    group by all
 ),
 
 correlations as (
@@ -133,7 +133,7 @@ correlations as (
         max(errors.pearson_se) filter (where whole.scale = 'log10' and whole.pearson is not null) as pearson_log10_se
     from whole
     left join errors using (model, theorem, method, scale)
-    group by whole.model, whole.theorem, whole.method
+    group by all
 )
 
 select

@@ -66,7 +66,7 @@ patterns as (
         any_value(found) filter (where pattern = '4:8') as pattern_4of8,
         any_value(found) filter (where pattern = '2:4') as pattern_2of4
     from lowest
-    group by model, method, sparsity_percent, measured_on, measure
+    group by all
 )
 
 select

@@ -26,7 +26,7 @@ prompts as (
         sum(cast(kl_dense_pruned_nats as double)) as kl,
         sum(cast(is_top1_same as integer)) as top1
     from decoding_at_reference
-    group by model, recipe, trajectory, prompt_id
+    group by all
 ),
 
 sums as (
@@ -38,7 +38,7 @@ sums as (
         sum(kl) / sum(steps) as kl_mean,
         sum(top1) / sum(steps) as top1_mean
     from prompts
-    group by model, recipe, trajectory
+    group by all
 ),
 
 spreads as (
@@ -53,7 +53,7 @@ spreads as (
         error_over_clusters((prompts.top1 - prompts.steps * sums.top1_mean) / sums.steps) as top1_mean_se
     from sums
     inner join prompts using (model, recipe, trajectory)
-    group by sums.model, sums.recipe, sums.trajectory
+    group by all
 )
 
 select

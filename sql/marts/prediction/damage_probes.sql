@@ -56,4 +56,4 @@ select
 from dropped
 inner join stg_block_influence as influences
     on dropped.model = influences.model and dropped.sublayer = influences.unit || '.' || influences.layer
-group by dropped.model, dropped.recipe
+group by all

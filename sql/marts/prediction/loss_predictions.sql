@@ -54,7 +54,7 @@ known_models as (
         model,
         count(*) as n_variants
     from lessons
-    group by measure, kind, probe, model
+    group by all
 ),
 
 totals as (
@@ -65,7 +65,7 @@ totals as (
         count(*) as n_models,
         sum(n_variants) as n_variants
     from known_models
-    group by measure, kind, probe
+    group by all
 ),
 
 probed as (
@@ -124,7 +124,7 @@ errors as (
             and rehearsed.out_a = curves.out_a
             and rehearsed.out_b = curves.out_b
             and rehearsed.bin <= curves.bin
-    group by rehearsed.model, rehearsed.other, rehearsed.measure, rehearsed.kind, rehearsed.probe
+    group by all
 ),
 
 widths as (
@@ -135,7 +135,7 @@ widths as (
         probe,
         case when count(*) >= 2 then max(error) end as half_width
     from errors
-    group by model, measure, kind, probe
+    group by all
 ),
 
 targets as (

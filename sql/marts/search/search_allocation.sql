@@ -30,7 +30,7 @@ sizes as (
         sublayer,
         sum(cast(in_features as double) * out_features) as weights
     from stg_activation_stats
-    group by model, layer, sublayer
+    group by all
 )
 
 select

@@ -22,7 +22,7 @@ spent as (
         count(*) as n_trials,
         sum(seconds) as seconds
     from stg_search_trials
-    group by model, search, strategy, remove
+    group by all
 )
 
 select

@@ -22,7 +22,7 @@ sums as (
         sum(effect_nats) as effects_sum_nats,
         cast(count_if(n_items = 0) as integer) as n_computed
     from search_treatments
-    group by model, search, trial
+    group by all
     having count(effect_nats) = count(*)
 )
 

@@ -49,10 +49,10 @@ pairs as (
         case when mixed.budget = 'bytes' then other.bytes_share else other.removed_share end as other_removed_share,
         other.is_published
     from search_candidates as mixed
-    inner join search_candidates as other
-        on mixed.model = other.model and mixed.recipe <> other.recipe
+    inner join search_candidates as other using (model)
     where
-        not mixed.is_published
+        mixed.recipe <> other.recipe
+        and not mixed.is_published
         and mixed.budget is distinct from 'milliseconds'
         -- The last digits of a share are rounding.
         and case
@@ -98,7 +98,7 @@ spreads as (
         cast(count_if(total > other_total) as bigint) as n_higher,
         count(*) as n_units
     from paired
-    group by model, recipe, other_recipe, measure
+    group by all
 ),
 
 amounts as (

@@ -25,7 +25,7 @@ means as (
         count(*) as n_units
     from search_units
     where measure in ('kl_texts', 'kl_prompts')
-    group by model, recipe, measure
+    group by all
 )
 
 select

@@ -100,7 +100,7 @@ crossed as (
         min(crossing) filter (where curve = 'low') as critical_k_low,
         min(crossing) filter (where curve = 'high') as critical_k_high
     from crossings
-    group by model, method, chosen_by, task_group, kind, metric
+    group by all
 ),
 
 summaries as (
@@ -116,7 +116,7 @@ summaries as (
         max(k) as k_largest,
         arg_max(score, k) as score_at_largest
     from scores
-    group by model, method, chosen_by, task_group, kind, metric
+    group by all
 )
 
 select

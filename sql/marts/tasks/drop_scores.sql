@@ -94,4 +94,4 @@ select
     any_value(dense_ends)[1] as score_dense_low,
     any_value(dense_ends)[2] as score_dense_high
 from measured
-group by model, method, chosen_by, k, task_group, kind, metric
+group by all

@@ -65,10 +65,9 @@ answers as (
         unnest([pruned.is_correct_fork, dense.answer is not distinct from pruned.answer_fork]) as is_right_fork,
         unnest([pruned.is_correct, dense.answer is not distinct from pruned.answer]) as is_right_pruned
     from stg_generations as pruned
-    inner join stg_generations as dense
-        on pruned.model = dense.model and pruned.prompt_id = dense.prompt_id and dense.recipe = 'dense'
-    left join guesses on pruned.model = guesses.model and pruned.prompt_id = guesses.prompt_id
-    where pruned.recipe <> 'dense'
+    inner join stg_generations as dense using (model, prompt_id)
+    left join guesses using (model, prompt_id)
+    where pruned.recipe <> 'dense' and dense.recipe = 'dense'
 
     union all
 

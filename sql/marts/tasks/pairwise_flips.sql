@@ -45,7 +45,7 @@ counted as (
     from graded as one
     inner join graded as other using (model, task, metric, sample_id, sample_hash)
     where one.recipe < other.recipe
-    group by one.model, one.recipe, other.recipe, one.metric
+    group by all
 ),
 
 tested as (

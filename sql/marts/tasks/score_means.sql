@@ -59,7 +59,7 @@ means as (
         count(*) ** 2 / sum(1.0 / n) as answers,
         count(*) as n_tasks
     from tasks
-    group by model, recipe, measure
+    group by all
 )
 
 select

@@ -59,7 +59,7 @@ counted as (
             as log_likelihood_half_width,
         half_width_of_mean(margin_change, case when margin_change is not null then 1.0 end) as margin_half_width
     from task_pairs
-    group by model, recipe, task, metric
+    group by all
 ),
 
 tested as (

@@ -48,7 +48,7 @@ totals as (
         list(row(task_group, metric) order by task_group, metric) as scored,
         avg(loss) as loss
     from losses
-    group by model, recipe, is_noise, measure, kind
+    group by all
 ),
 
 floors as (
@@ -61,7 +61,7 @@ floors as (
     from totals as pruned
     inner join totals as noise using (model, measure, kind, scored)
     where noise.is_noise and not pruned.is_noise
-    group by pruned.model, pruned.recipe, pruned.measure, pruned.kind
+    group by all
 ),
 
 groups as (
@@ -99,7 +99,7 @@ noise_answers as (
     inner join graded_answers as noise using (model, task, metric, scoring, sample_id, sample_hash)
     inner join groups using (model, task)
     where noise_pairs.noise_recipe = noise.recipe
-    group by pruned.model, pruned.recipe, noise.recipe, groups.task_group, pruned.metric
+    group by all
 ),
 
 beside_noise as (
@@ -170,7 +170,7 @@ each_task as (
         avg(loss - coalesce(noise_loss, 0) - beyond[1]) as beyond_below,
         avg(beyond[2] - loss + coalesce(noise_loss, 0)) as beyond_above
     from set_against
-    group by model, recipe, measure, kind, task_group
+    group by all
 ),
 
 averaged as (
@@ -189,7 +189,7 @@ averaged as (
         avg(beyond) - sqrt(sum(beyond_below ** 2)) / count(*) as loss_beyond_noise_low,
         avg(beyond) + sqrt(sum(beyond_above ** 2)) / count(*) as loss_beyond_noise_high
     from each_task
-    group by model, recipe, measure, kind
+    group by all
 )
 
 select

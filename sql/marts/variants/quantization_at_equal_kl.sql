@@ -62,7 +62,7 @@ points as (
     from quantized
     left join measures as dense
         on quantized.model = dense.model and quantized.measure = dense.measure and dense.recipe = 'dense'
-    group by quantized.model, quantized.method, quantized.measure
+    group by all
 ),
 
 lines as (
@@ -76,7 +76,7 @@ lines as (
         list(recipe) as recipes,
         avg(amount) as amount
     from points
-    group by model, method, measure, kl_nats
+    group by all
 ),
 
 methods as (

@@ -63,7 +63,7 @@ medians as (
         min(step) filter (where equal_share_high <= 0.5) as first_flip_step_median_high,
         min(step) filter (where equal_share_expected <= 0.5) as first_flip_step_median_expected
     from curves
-    group by model, recipe
+    group by all
 ),
 
 distances as (
@@ -73,7 +73,7 @@ distances as (
         avg(total_variation) as total_variation_mean
     from stg_sampled_steps
     where trajectory = 'teacher_forced' and flip_probability is not null
-    group by model, recipe
+    group by all
 ),
 
 -- Each text beside the dense one of the same sample.
@@ -109,7 +109,7 @@ totals as (
         avg(collapsed) as collapsed_share,
         avg(collapsed_dense) as collapsed_share_dense
     from pairs
-    group by model, recipe
+    group by all
 ),
 
 -- What each prompt adds to a difference beyond its expected part.
@@ -124,7 +124,7 @@ influences as (
         / any_value(totals.texts) as on_collapsed
     from pairs
     inner join totals using (model, recipe)
-    group by pairs.model, pairs.recipe, pairs.prompt_id
+    group by all
 ),
 
 spreads as (
@@ -134,7 +134,7 @@ spreads as (
         half_width_over_clusters(on_correct) as half_width_correct,
         half_width_over_clusters(on_collapsed) as half_width_collapsed
     from influences
-    group by model, recipe
+    group by all
 )
 
 select

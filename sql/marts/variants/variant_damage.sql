@@ -61,7 +61,7 @@ spreads as (
         count(*) as n_units,
         half_width_over_clusters(influence) as half_width
     from damage_influences
-    group by model, recipe, measure
+    group by all
 ),
 
 ends as (
@@ -88,7 +88,7 @@ growths as (
         mean_over_units(gaps.own_minus_forced_nats) as growth
     from trajectory_gaps as gaps
     inner join reference_temperature using (model, recipe)
-    group by gaps.model, gaps.recipe
+    group by all
 ),
 
 first_flips as (
@@ -99,7 +99,7 @@ first_flips as (
         list_sort(list(coalesce(cast(first_flip_step as double), cast('inf' as double)))) as steps,
         place_of_median_low(count(*)) as place_low
     from generations_without_noise
-    group by model, recipe
+    group by all
 ),
 
 flip_intervals as (

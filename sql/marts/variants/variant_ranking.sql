@@ -38,9 +38,8 @@ banded as (
             order by round(50 * totals.parameters_removed_share), totals.parameters_removed_share > 0
         ) as band
     from variant_summary as totals
-    inner join variant_damage as damages
-        on totals.model = damages.model and totals.recipe = damages.recipe and damages.measure = 'top1_change'
-    where totals.recipe <> 'dense'
+    inner join variant_damage as damages using (model, recipe)
+    where totals.recipe <> 'dense' and damages.measure = 'top1_change'
 ),
 
 ranked as (
@@ -62,16 +61,10 @@ errors as (
         count(*) as units,
         error_over_clusters(own.influence - best.influence) as error
     from ranked
-    inner join damage_influences as own
-        on ranked.model = own.model and ranked.recipe = own.recipe and own.measure = 'top1_change'
-    inner join damage_influences as best
-        on
-            ranked.model = best.model
-            and ranked.best = best.recipe
-            and own.measure = best.measure
-            and own.unit = best.unit
-    where ranked.recipe <> ranked.best
-    group by ranked.model, ranked.recipe
+    inner join damage_influences as own using (model, recipe)
+    inner join damage_influences as best using (model, measure, unit)
+    where own.measure = 'top1_change' and ranked.best = best.recipe and ranked.recipe <> ranked.best
+    group by all
 ),
 
 compared as (

@@ -45,7 +45,7 @@ prompts_at_output as (
         median(kl_dense_pruned_nats) filter (where trajectory = 'own_text') as kl_own_text_median_nats,
         avg(cast(is_top1_same as integer)) filter (where trajectory = 'teacher_forced') as top1_agreement
     from decoding_at_reference
-    group by model, recipe
+    group by all
 ),
 
 sequences as (
@@ -55,7 +55,7 @@ sequences as (
         any_value(sequence_kl_nats) filter (where trajectory = 'teacher_forced') as sequence_kl_dense_pruned_nats,
         any_value(sequence_kl_nats) filter (where trajectory = 'own_text') as sequence_kl_pruned_dense_nats
     from sequence_kl
-    group by model, recipe
+    group by all
 ),
 
 texts as (
@@ -70,7 +70,7 @@ texts as (
         count(is_correct) as prompts_graded,
         cast(count_if(is_correct) as bigint) as prompts_correct
     from stg_generations
-    group by model, recipe
+    group by all
 ),
 
 choices as (
@@ -80,7 +80,7 @@ choices as (
         count(*) as questions,
         cast(count_if(options.is_argmax_same) as bigint) as options_argmax_kept
     from options_at_reference as options
-    group by options.model, options.recipe
+    group by all
 )
 
 select

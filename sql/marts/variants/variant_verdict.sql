@@ -49,7 +49,7 @@ declared as (
         declared_evidence(evidence, loss, loss_low, loss_high, lost, total, n_units) as it
     from verdict_evidence
     where evidence <> 'prediction'
-    group by model, recipe, measure
+    group by all
 ),
 
 worded as (
@@ -74,7 +74,7 @@ measures as (
             where word = 'too little evidence'
         ) as would_decide
     from worded
-    group by model, recipe
+    group by all
 )
 
 select
