@@ -1,7 +1,7 @@
 -- Every sample of every task with the dense model's answer to the same request.
 -- grain: one row per pruned variant × task × metric × sample.
 -- key: model, recipe, task, metric, sample_id
--- inputs: answers_without_noise, task_answers
+-- inputs: task_answers, noise_variants
 -- how to read: both answers of a pair are to the same request: task, metric, sample_id and sample_hash are equal. lost
 --   is a right answer that became wrong, gained a wrong one that became right; a sample that was not graded on both
 --   sides is neither. An answer is flipped where the two differ, also where only one side has an answer. The dense
@@ -43,6 +43,7 @@ select
     pruned.target_log_likelihood - dense.target_log_likelihood as log_likelihood_change,
     pruned.target_margin - dense.target_margin as margin_change,
     dense.weight
-from answers_without_noise as pruned
+from task_answers as pruned
+anti join noise_variants using (model, recipe)
 inner join task_answers as dense using (model, task, metric, sample_id, sample_hash)
 where pruned.recipe <> 'dense' and dense.recipe = 'dense'

@@ -1,7 +1,7 @@
 -- Each answer option of each question on both sides: logit, probability and rank.
 -- grain: one row per model × recipe × question × temperature × option.
 -- key: model, recipe, prompt_id, temperature, option_index
--- inputs: options_without_noise
+-- inputs: stg_option_subspace, noise_variants
 -- how to read: p_options_* are renormalised over the options, p_full_* are in the whole vocabulary; ranks are in the
 --   whole vocabulary, 1 is first. option_index counts from 0 in the question's order; is_gold is NULL where the study
 --   names no right option. Noise variants are excluded.
@@ -38,7 +38,8 @@ unnested as (
         unnest(questions.rank_pruned) as rank_pruned,
         unnest(questions.logits_dense) as logit_dense,
         unnest(questions.logits_pruned) as logit_pruned
-    from options_without_noise as questions
+    from stg_option_subspace as questions
+    anti join noise_variants using (model, recipe)
 )
 
 select

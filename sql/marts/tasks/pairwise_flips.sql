@@ -1,7 +1,7 @@
 -- For every two variants of a model, the number of answers that are right in one and wrong in the other.
 -- grain: one row per model × recipe × other recipe × metric, every pair in both orders, dense included.
 -- key: model, recipe, other_recipe, metric
--- inputs: answers_without_noise
+-- inputs: task_answers, noise_variants
 -- how to read: a pair of answers is to the same request of the same task, as the metric reads it, and graded on both
 --   sides; all tasks of a metric are counted together, each sample once. lost are right in recipe and wrong in
 --   other_recipe, gained the reverse; the row of the other order has them exchanged. mcnemar_p is the probability of a
@@ -25,9 +25,10 @@
 with
 
 graded as (
-    select *
-    from answers_without_noise
-    where is_correct is not null
+    select answers.*
+    from task_answers as answers
+    anti join noise_variants using (model, recipe)
+    where answers.is_correct is not null
 ),
 
 counted as (

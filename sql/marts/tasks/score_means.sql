@@ -1,7 +1,7 @@
 -- The mean score of each variant in tasks, by kind of task.
 -- grain: one row per model × recipe × measure, dense included, noise left out.
 -- key: model, recipe, measure
--- inputs: scores_without_noise
+-- inputs: task_group_scores, noise_variants
 -- how to read: means over tasks; the score of a task is the mean of those of its metrics that are shares and better
 --   when higher. The errors take tasks as independent and metrics of one task as fully correlated. measure
 --   non_generative are tasks answered by likelihood, generative those answered by writing. Agreement with the dense
@@ -27,7 +27,7 @@ scores as (
                 then (wilson_interval(score * n, n)[2] - wilson_interval(score * n, n)[1]) / 1.959963984540054
             else score_se
         end as error_at_edge
-    from scores_without_noise
+    from task_group_scores
 ),
 
 tasks as (
@@ -40,6 +40,7 @@ tasks as (
         case when count(scores.error_at_edge) = count(*) then avg(scores.error_at_edge) end as error,
         min(scores.n) as n
     from scores
+    anti join noise_variants using (model, recipe)
     where
         (scores.kind = 'generative' or (scores.kind = 'non_generative' and scores.metric <> 'agreement'))
         and scores.is_higher_better
