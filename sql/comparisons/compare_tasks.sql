@@ -10,8 +10,8 @@
 --   of a text; *_margin is its distance from the best other option. difference is b − a; its error is that of the
 --   paired differences. low and high are its 95 % interval, paired by sample and not corrected: of shares a square and
 --   add of Wilson's intervals that includes 0 wherever mcnemar_p is 0.05 or more, of the others Student's t (NULL below
---   two samples and where none deviates). only_a_right and only_b_right count the samples that only one side answers
---   right. mcnemar_p is the probability of a split between them at least as uneven if both were equally good, 1 where
+--   two samples and if none deviates). only_a_right and only_b_right count the samples that only one side answers
+--   right. mcnemar_p is the probability of a split between them at least as uneven if both were equally good, 1 if
 --   there is none; holm_p corrects it for all tests of the pair (tasks × metrics). clusters are samples.
 -- reason: two variants of equal accuracy need not answer the same questions right. The query is one file because its
 --   parameters must reach the scans of the files.

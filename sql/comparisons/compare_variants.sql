@@ -9,9 +9,9 @@
 --   models read the dense tokens) the same prompt text, dense tokens, step and temperature. difference is b − a. Errors
 --   take windows of a text, and prompts, as the independent units (cluster-robust); the error of the difference comes
 --   from the paired differences, so that what both have in common cancels. low and high are its 95 % interval by
---   Student's t; NULL below two units and where none deviates. Percentiles and extremes have no error. share_nearer is
---   the share of tokens with the smaller KL, ties counting half. noise_p95 is the 95th percentile of the KL that
---   rounding alone causes there, of a text under the same conditions; NULL where it was not measured.
+--   Student's t; NULL below two units and if none deviates. Percentiles and extremes have no error. share_nearer is the
+--   share of tokens with the smaller KL, ties counting half. noise_p95 is the 95th percentile of the KL that rounding
+--   alone causes there, of a text under the same conditions; NULL if it was not measured.
 -- reason: the errors of two figures say little about which variant is better; the error of their paired difference
 --   does. The query is one file because its parameters must reach the scans of the files.
 with

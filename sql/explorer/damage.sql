@@ -1,7 +1,7 @@
 -- Numbers of each variant with their 95 % intervals.
 -- grain: one row per model × recipe × number.
 -- inputs: variant_damage
--- how to read: top1_agreement is 1 − top1_change; an end is NULL where nothing bounds it. The dense variant has no
+-- how to read: top1_agreement is 1 − top1_change; an end is NULL if nothing bounds it. The dense variant has no
 --   intervals, because its damage is 0 by definition.
 with
 

@@ -1,8 +1,8 @@
 -- Texts of each variant by kind of prompt: how many differ, fall into a loop and answer right, and KL at step 0.
 -- grain: one row per model × recipe × kind, dense included.
 -- inputs: generations_without_noise, decoding_at_reference
--- how to read: first_flip_step_median counts a text that never flips as later than any step, and is NULL where that is
---   the median. Lists are the ends of 95 % intervals of shares of prompts, or of graded ones (wilson_interval).
+-- how to read: first_flip_step_median counts a text that never flips as later than any step, and is NULL if that is the
+--   median. Lists are the ends of 95 % intervals of shares of prompts, or of graded ones (wilson_interval).
 select
     texts.model,
     texts.recipe,

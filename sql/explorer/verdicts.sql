@@ -1,8 +1,8 @@
 -- Verdict on each pruned variant, what is sure of all variants of its model together, and the dense model's texts.
 -- grain: one row per pruned variant.
 -- inputs: variant_verdict, variant_summary
--- how to read: the columns of variant_verdict. Of all variants of a model, fidelity_together, quality_together and
---   alive_together are the words for intervals that hold for all of them together (held_together).
+-- how to read: the columns of variant_verdict. fidelity_together, quality_together and alive_together are the words for
+--   intervals that hold for all variants of a model together (held_together).
 with
 
 judged as (

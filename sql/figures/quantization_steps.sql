@@ -1,8 +1,8 @@
--- Shift in h, z and p along the generation, of a quantized variant beside a drop and a mask
+-- Shift in h, z and p along the generation, of a quantized variant, a drop and a mask
 -- grain: one row per model × variant × trajectory × step.
 -- inputs: decoding_at_reference, stg_variants
 -- how to read: one variant of each kind, the one nearest to the paper's: AWQ in 4 bits, 8 attention sublayers dropped,
---   Wanda at 4:8. Of a model with more than 64 steps, stride neighbouring steps share a row, so that at most 64 are
+--   Wanda at 4:8. If a model has more than 64 steps, stride neighbouring steps share a row, so that at most 64 are
 --   drawn.
 with
 

@@ -1,10 +1,10 @@
 -- The share of texts that are still the dense model's own, step by step: sampled ones as measured and expected, greedy
--- ones beside those of rounding alone.
+-- ones and those of rounding alone.
 -- grain: one row per model × recipe × step.
 -- inputs: sampling_survival, greedy_survival, noise_variants
 -- how to read: greedy_share_noise is the lowest share among the model's noise variants. Curves that were not measured,
---   or have ended, are NULL. Of a model with more than 64 steps, every n-th is drawn, so that at most 64 are, and the
---   last. Dense and noise variants have no rows of their own.
+--   or have ended, are NULL. If a model has more than 64 steps, every n-th is drawn, at most 64 of them, and the last.
+--   Dense and noise variants have no rows of their own.
 with
 
 measured as (

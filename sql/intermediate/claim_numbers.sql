@@ -7,16 +7,16 @@
 -- columns:
 --   claim: choosing_survives, writing_loses_more, second_order_fits, softmax_amplifies, choice_is_kept,
 --     options_move_less, options_in_the_tail, own_text_is_further or free_running_exceeds_fork [label]
---   measure: score or agreement of tasks, a theorem, a lens, a scale; all where there is one way to measure it [label]
+--   measure: score or agreement of tasks, a theorem, a lens, a scale; all if there is one way to measure it [label]
 --   n: Number of independent units that the number rests on [units]
 --   units: answers, prompts or questions [label]
 --   rests_on: Number of units, and of what was measured on all of them
 --   is_rounding: Whether no variant of the model moves further than rounding
 --   amount: The number [share, correlation, nats or ln ratio]
---   amount_low: Lower end of its 95 % interval; NULL where the uncertainty is not known [as amount]
---   amount_high: Upper end of its 95 % interval; NULL where the uncertainty is not known [as amount]
---   null_amount: The same number of the noise variant; NULL where it was not measured [as amount]
---   null_amount_high: Upper end of its 95 % interval; NULL where it has none of its own [as amount]
+--   amount_low: Lower end of its 95 % interval; NULL if the uncertainty is not known [as amount]
+--   amount_high: Upper end of its 95 % interval; NULL if the uncertainty is not known [as amount]
+--   null_amount: The same number of the noise variant; NULL if it was not measured [as amount]
+--   null_amount_high: Upper end of its 95 % interval; NULL if it has none of its own [as amount]
 with
 
 losses as (
@@ -74,7 +74,7 @@ averaged as (
         avg(amount - ends[1]) as answers_below,
         avg(ends[2] - amount) as answers_above,
         t_quantile_975(count(*) - 1) * standard_error(amount) as half_width,
-        -- The noise is taken off each loss.
+        -- The noise is subtracted from each loss.
         if(bool_and(has_null), 0, null) as null_amount
     from by_variant
     where is_chosen

@@ -1,4 +1,4 @@
--- The decoding steps at the reference temperature (T = 1 where measured), in every trajectory.
+-- The decoding steps at the reference temperature (T = 1 if measured), in every trajectory.
 -- grain: one row per model × recipe × prompt × trajectory × step.
 -- key: model, recipe, prompt_id, trajectory, step
 -- inputs: stg_decoding_steps, trajectory_ends, reference_temperature

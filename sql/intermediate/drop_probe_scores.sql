@@ -10,7 +10,7 @@
 --   score: The probe as a score [share]
 --   score_se: Its standard error over prompts; NULL below two [share]
 --   score_low: Lower end of its 95 % interval, clustered by prompt: Wilson's with an effective number of steps, or
---     Student's t on a logarithmic scale of the mean KL; NULL where not known [share]
+--     Student's t on a logarithmic scale of the mean KL; NULL if not known [share]
 --   score_high: Upper end of its 95 % interval, the same way [share]
 with
 

@@ -5,7 +5,7 @@
 -- how to read: units are attention or MLP sublayers, or whole blocks, as method says.
 -- reason: single place that reads the number of drops from the parameters of a recipe.
 -- columns:
---   chosen_by: Criterion that chose the units, such as influence; unknown where the recipe does not say [label]
+--   chosen_by: Criterion that chose the units, such as influence; unknown if the recipe does not say [label]
 --   k: Number of dropped units [units]
 select
     model,

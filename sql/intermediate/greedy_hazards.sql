@@ -6,7 +6,7 @@
 --   maximum likelihood on the first half of the steps of the model's longest text, without the fifth of the prompts
 --   that the row's prompt belongs to. flip_probability_constant is the share of flips in the same steps. Neither knows
 --   the prompt, the later steps or the variant's own text. Nothing is predicted for a single prompt, or a single step.
--- reason: a hazard is shown to be one by steps and prompts that it was not fitted to.
+-- reason: a hazard must predict steps and prompts that it was not fitted to.
 -- columns:
 --   is_flip: Whether the two models have different most likely tokens
 --   margin_over_shift: As in greedy_steps [ratio]

@@ -11,7 +11,7 @@
 --   is_rounding: Whether no pruned variant of the model moves further than rounding
 --   positions: Variants × prompts × positions × layers × sublayers whose h and z moved [positions]
 --   prompts: Prompts that they come from [prompts]
---   sublayers: Sublayers that they are behind [sublayers]
+--   sublayers: Sublayers that they follow [sublayers]
 --   one_minus_cos_h: Median over positions [1 - cosine]
 --   one_minus_cos_z: Median over positions [1 - cosine]
 --   one_minus_cos_p: Median over positions [1 - cosine]

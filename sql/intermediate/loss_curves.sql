@@ -7,8 +7,8 @@
 --   that was seen. A curve from which no model is left has no rows.
 -- reason: loss_predictions predicts each model from the others, and each other model in turn without both.
 -- columns:
---   out_a: First of the two models left out; empty where at most one is
---   out_b: Second of the two models left out; empty where none is
+--   out_a: First of the two models left out; empty if at most one is
+--   out_b: Second of the two models left out; empty if none is
 --   predicted_loss: Value of the curve [share]
 with
 
@@ -27,7 +27,7 @@ models as (
     from lessons
 ),
 
--- The models that a curve leaves out: none, one, or two in alphabetical order. '' is no model.
+-- The models that a curve leaves out: none, one, or two in alphabetical order. '' stands for no model.
 left_out_names as (
     select
         measure,
@@ -88,7 +88,7 @@ heaped as (
     window up_to_here as (partition by curve order by bin rows unbounded preceding)
 ),
 
--- Isotonic regression: at a bin, the largest over the beginnings before it of the smallest over the ends behind it of
+-- Isotonic regression: at a bin, the largest over the beginnings before it of the smallest over the ends after it of
 -- the mean from beginning to end.
 means as (
     select

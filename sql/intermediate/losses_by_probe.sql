@@ -1,4 +1,4 @@
--- The loss of each scored variant in tasks beside each of its probes.
+-- The loss of each scored variant in tasks, with each of its probes.
 -- grain: one row per scored variant × measure × kind of task × probe.
 -- key: model, recipe, measure, kind, probe
 -- inputs: damage_probes, task_losses

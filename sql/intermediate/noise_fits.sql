@@ -4,7 +4,7 @@
 -- inputs: local_transitions
 -- how to read: as in paper_fits, lens normed, positions whose truth is above 0. An estimate of second order is
 --   exact for a small shift, so that rounding fits better than pruning; a fit says something where the shift is large.
--- reason: paper_claims shows the null beside each number.
+-- reason: paper_claims shows the null next to each number.
 -- columns:
 --   theorem: T1 h, T1 z, T2 p or T3 KL [label]
 --   pearson: Correlation of estimate and truth

@@ -4,10 +4,10 @@
 -- inputs: stg_variants, task_group_scores, stg_retrieval_scores, kld_summary, trace_quantities
 -- how to read: `unnamed` is every pruned variant, since the publication names no method there. trace_quantities says how
 --   all but scores are measured.
--- reason: paper_published sets each published number beside one of these.
+-- reason: paper_published compares each published number with one of these.
 -- columns:
 --   method: dense, the method of a drop, `unnamed`, or the recipe [label]
---   dropped: Sublayers or blocks that are gone; 1 for a single layer [sublayers or blocks]
+--   dropped: Dropped sublayers or blocks; 1 for a single layer [sublayers or blocks]
 --   measured_on: task, retrieval or text with its name, or layerwise, generation, options or estimates [label]
 --   asked: Name of the task, data set or text, or what was measured [label]
 --   metric: Name of the metric

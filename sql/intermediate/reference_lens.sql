@@ -1,4 +1,4 @@
--- The lens at which the layers of each model are shown: normed where it was measured, else raw.
+-- The lens at which the layers of each model are shown: normed if it was measured, else raw.
 -- grain: one row per model with layers.
 -- key: model
 -- inputs: stg_layer_transitions

@@ -1,4 +1,4 @@
--- The temperature at which each variant is summarised: T = 1 where it was measured, else the nearest to 1.
+-- The temperature at which each variant is summarised: T = 1 if it was measured, else the nearest to 1.
 -- grain: one row per model × recipe, noise variants left out.
 -- key: model, recipe
 -- inputs: variant_temperatures, noise_variants

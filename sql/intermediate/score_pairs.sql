@@ -1,11 +1,11 @@
--- The score of each variant in each task beside the dense one, with both intervals and how the two vary together.
+-- The score of each variant in each task and the dense one, with both intervals and how the two vary together.
 -- grain: one row per pruned or noise variant × task group × kind × metric.
 -- key: model, recipe, task_group, kind, metric
 -- inputs: task_group_scores, graded_answers, stg_task_scores, stg_task_samples, noise_variants
 -- how to read: intervals are Wilson's over the samples. The covariance is of right answers to the same samples, from
---   the 2 × 2 table of both variants' answers; 0 where answers are not stored, so that both then count as independent,
+--   the 2 × 2 table of both variants' answers; 0 if answers are not stored, so that both then count as independent,
 --   which makes intervals of differences rather too wide. Under agreement the dense score is 1 without an error.
---   Perplexities are excluded, and intervals are NULL where a score is no share.
+--   Perplexities are excluded, and intervals are NULL if a score is not a share.
 -- reason: losses and gaps compare paired scores, and need both errors and what the two have in common.
 -- columns:
 --   metric: Name of the score within its task
@@ -17,10 +17,9 @@
 --   score_dense: The dense model's score [share]
 --   score_dense_low: Lower end of its 95 % interval, Wilson over samples [share]
 --   score_dense_high: Upper end of its 95 % interval, Wilson over samples [share]
---   guess: Score of a guess, the mean of 1/options; 0 for a written text or a single option; NULL where not known
---     [share]
+--   guess: Score of a guess, the mean of 1/options; 0 for a written text or a single option; NULL if not known [share]
 --   n_answers: Samples that both scores rest on; those graded on both sides where answers are stored [samples]
---   answers_covariance: Covariance of being right in one answer of each; 0 where answers are not stored [share²]
+--   answers_covariance: Covariance of being right in one answer of each; 0 if answers are not stored [share²]
 --   answers_variance: Variance of being right in the variant's answers [share²]
 --   answers_dense_variance: Variance of being right in the dense model's answers [share²]
 with

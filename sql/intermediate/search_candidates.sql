@@ -2,8 +2,8 @@
 -- grain: one row per model × recipe.
 -- key: model, recipe
 -- inputs: pruned_variants, stg_variants, stg_search_trials
--- how to read: a mixed recipe that was written by hand has no strategy and no budget. A drop also removes
---   parameters that are no weights of matrices, so that removed_share may exceed 1 a little.
+-- how to read: a mixed recipe that was written by hand has no strategy and no budget. A drop also removes parameters
+--   that are not weights of matrices, so that removed_share may exceed 1 a little.
 -- reason: single definition of the budget at which recipes are compared, and of what counts as published.
 -- columns:
 --   recipe: Name of the recipe
@@ -11,7 +11,7 @@
 --     parameters_removed/weights_prunable
 --   bytes_share: Saved bytes over those of the same modules in 16 bits; NULL for variants of earlier versions [share] =
 --     bytes_removed/(2·weights_prunable)
---   is_published: Whether the recipe is no mixed one
+--   is_published: Whether the recipe is not a mixed one
 --   strategy: Strategy that chose it, searched before a control; NULL for recipes of no search [label]
 --   budget: Unit of the target of that search, parameters before others; NULL likewise [label]
 with

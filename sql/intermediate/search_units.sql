@@ -10,8 +10,8 @@
 --   measure: kl_texts and perplexity over the tokens of texts; kl_prompts over teacher-forced steps; same_steps over
 --     free-running texts; same_options over the study's questions [label]
 --   unit: Window of a text under its conditions, prompt or question [label]
---   total: Sum over the unit: of KL(dense‖pruned), of the loss for perplexity; of same_steps the steps before the
---     first other token; of same_options 1 where the dense model's option is chosen, else 0 [nats, steps or choices]
+--   total: Sum over the unit: of KL(dense‖pruned), of the loss for perplexity; of same_steps the steps before the first
+--     other token; of same_options 1 if the dense model's option is chosen, else 0 [nats, steps or choices]
 --   size: Number of tokens or steps in the sum; 1, for the text or question, of same_steps and same_options
 --   largest_total: Largest possible total: the steps of the dense text under same_steps, 1 under same_options, NULL
 --     elsewhere [steps or choices]

@@ -8,16 +8,16 @@
 --   lenient answer (exact_match, exact_match_lenient), or a single row where a program is run (pass_at_1). A text that
 --   is only scored (byte_perplexity) has no answer; its log-likelihood is per byte as the model reads the text. In
 --   WikiText these are a few bytes fewer than in the page before detokenization, over which task_scores computes its
---   value. With a single option (lm_eval/acc) there is no choice: the answer is right where the model itself would
---   write that option.
+--   value. With a single option (lm_eval/acc) there is no choice: the answer is right if the model itself would write
+--   that option.
 -- reason: views that compare answers treat strict and lenient, summed and per-byte metrics alike.
 -- columns:
 --   metric: Name of the metric in task_scores that the row belongs to
---   answer: Answer as the metric finds it; NULL where it finds none
---   is_correct: Whether that is the right one; NULL where that is not known
+--   answer: Answer as the metric finds it; NULL if it finds none
+--   is_correct: Whether that is the right one; NULL if that is not known
 --   target_log_likelihood: Log-likelihood of the right option or of the text, under accuracy_per_byte over its bytes;
---     NULL where there is none [nats or nats per byte]
---   target_margin: That less the best other option's; NULL where there is none [nats or nats per byte]
+--     NULL if there is none [nats or nats per byte]
+--   target_margin: That less the best other option's; NULL if there is none [nats or nats per byte]
 --   weight: Weight of the log-likelihood: 1, or the bytes of a text
 with
 

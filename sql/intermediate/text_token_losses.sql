@@ -9,7 +9,7 @@
 --   nll_pruned: Loss of the variant on the token [nats] = −ln q(target)
 --   ln_ratio: How much more the variant loses [nats] = ln(p(target)/q(target))
 --   kl: KL(dense‖pruned) at the token in float64 [nats]
---   is_top1_same: 1 where both sides have the same most likely token, else 0
+--   is_top1_same: 1 if both sides have the same most likely token, else 0
 select
     model,
     recipe,

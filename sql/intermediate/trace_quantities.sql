@@ -8,7 +8,7 @@
 --   all steps. options: of questions with four, in the order of the dense probability, as in the published question.
 --   estimates: scope local, lens raw; ratios if 1 − cos of p is above 0.05, the correlation on the plain scale.
 --   Everything is at the reference temperature.
--- reason: published_quantities sets these beside the scores of tasks, data sets and texts.
+-- reason: published_quantities joins these to the scores of tasks, data sets and texts.
 -- columns:
 --   published_as: Method that the publication names: that of the drop, `unnamed`, or empty if it is the variant's own
 --     [label]

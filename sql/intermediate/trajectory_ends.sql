@@ -4,7 +4,7 @@
 -- inputs: stg_generations, dense_ends
 -- how to read: steps on the dense text end with it; free running ends with the shorter of both texts. Rows of own_text
 --   and fork are stored up to their ends only and have no row here. Noise variants are included.
--- reason: single place that says which steps lie behind an end; what a model would write there is in no mean.
+-- reason: single place that says which steps lie after an end; what a model would write there counts in no mean.
 -- columns:
 --   on_trajectory: `teacher_forced` or `free_running`
 --   end_step: Last step that counts, that of an end-of-text token [step]

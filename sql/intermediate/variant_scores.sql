@@ -4,7 +4,7 @@
 -- inputs: score_means, top1_changes
 -- how to read: top1 is the share of teacher-forced steps with the dense model's most likely token, as in
 --   top1_changes; the other measures are those of score_means.
--- reason: figures show both kinds of score beside each other.
+-- reason: figures show both kinds of score together.
 -- columns:
 --   measure: non_generative, generative or agreement, as in score_means, or top1 [label]
 --   score: Mean over tasks, or share of steps [share]

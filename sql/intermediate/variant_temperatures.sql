@@ -1,4 +1,4 @@
--- The temperature at which each variant is summarised: T = 1 where it was measured, else the nearest to 1.
+-- The temperature at which each variant is summarised: T = 1 if it was measured, else the nearest to 1.
 -- grain: one row per model × recipe, dense and noise variants included.
 -- key: model, recipe
 -- inputs: stg_decoding_steps

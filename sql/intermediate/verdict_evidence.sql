@@ -20,7 +20,7 @@
 --   measure: fidelity (same tokens), writing and choosing (right answers), alive (no loop and no early end) [label]
 --   evidence: tokens, score, graded, agreement, options, texts or prediction [label]
 --   loss: Loss beyond its null [share]
---   loss_low: Lower end of its 95 % interval; NULL where it is not known [share]
+--   loss_low: Lower end of its 95 % interval; NULL if it is not known [share]
 --   loss_high: Upper end of it [share]
 --   lost: Tokens, answers, choices or texts that are lost, those of the null included; NULL of tasks
 --   total: Those that could be lost; NULL of tasks
@@ -89,7 +89,7 @@ units as (
     qualify row_number() over (partition by model, recipe, prompt_id order by temperature) = 1
 ),
 
--- Weights above a guess among options are no whole numbers; what can be lost above it counts alike for all questions.
+-- Weights above a guess among options are not whole numbers; what can be lost above it counts alike for all questions.
 weighed as (
     select
         model,

@@ -4,7 +4,7 @@
 -- Index from 1 of the most likely option, the first of equal ones.
 create or replace macro likeliest(log_likelihoods) as list_position(log_likelihoods, list_max(log_likelihoods));
 
--- Log-likelihood of an option, index from 1, minus the best of the others; NULL where there is no other.
+-- Log-likelihood of an option, index from 1, minus the best of the others; NULL if there is no other.
 create or replace macro margin_of(log_likelihoods, place) as (
     cast(log_likelihoods[place] as double)
     - list_max(list_concat(log_likelihoods[1:place - 1], log_likelihoods[place + 1:]))
@@ -63,7 +63,7 @@ create or replace macro variance_of_outcomes(trials, successes) as (
     (successes + 1) * (trials - successes + 1) / (trials + 2) ** 2
 );
 
--- Correlation from a covariance and two variances; 0 where one is NULL or 0, as for what was not measured together.
+-- Correlation from a covariance and two variances; 0 if one is NULL or 0, as for what was not measured together.
 create or replace macro correlation_or_0(covariance, variance, other_variance) as case
     when abs(covariance) < sqrt(variance * other_variance) then covariance / sqrt(variance * other_variance)
     when variance * other_variance > 0 then coalesce(sign(covariance), 0)
@@ -78,7 +78,7 @@ create or replace macro interval_of_difference(a, a_low, a_high, b, b_low, b_hig
 ];
 
 -- 95 % interval of a / b for b > 0, the same way (Donner and Zou, doi 10.1177/0962280210383082): the ratios r for which
--- the interval of a − r b includes 0. The upper end is NULL where b may be 0, because nothing bounds it.
+-- the interval of a − r b includes 0. The upper end is NULL if b may be 0, because nothing bounds it.
 create or replace macro interval_of_ratio(a, a_low, a_high, b, b_low, b_high, correlation) as [
     end_of_ratio(a, a - a_low, b, case when a_low >= 0 then b_high - b else b - b_low end, correlation, -1),
     case
@@ -119,7 +119,7 @@ create or replace macro interval_of_paired_change(lost, gained, pairs) as list_t
 )[1];
 
 -- Two-sided exact McNemar test from the counts of the two discordant kinds: the probability of a split at least as
--- uneven if both were equally likely. NULL where no pair is discordant.
+-- uneven if both were equally likely. NULL if no pair is discordant.
 create or replace macro mcnemar_exact(one, other) as case
     when one + other > 0
         then

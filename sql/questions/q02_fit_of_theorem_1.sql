@@ -4,7 +4,7 @@
 -- inputs: estimate_fit, reference_temperature
 -- how to read: `T1 h` and `T1 z` do not depend on T, so that each point counts once and not once per temperature. ratio
 --   is estimate / truth: above 1 the estimate overshoots. Rows without a truth (dense, untouched sublayers in local
---   scope) are excluded; correlations are NULL below 10 points or where one side does not vary.
+--   scope) are excluded; correlations are NULL below 10 points or if one side does not vary.
 -- reason: T1 needs a small shift across the vector; worst_layer shows where that fails, as a rule first or last.
 select
     fit.model,

@@ -4,7 +4,7 @@
 -- inputs: estimate_fit
 -- how to read: the variance is weighted by r = p² / ‖p‖² of the dense model. ratio is estimate / truth: above 1 the
 --   estimate overshoots. Rows without a truth (dense, untouched sublayers in local scope) are excluded; correlations
---   are NULL below 10 points or where one side does not vary.
+--   are NULL below 10 points or if one side does not vary.
 -- reason: the paper's estimate overshoots where the truth is above 0.05; q05 shows from which deviation on.
 select
     fit.model,

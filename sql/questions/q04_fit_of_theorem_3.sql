@@ -4,8 +4,8 @@
 -- inputs: estimate_fit
 -- how to read: direction `dense_pruned` is KL(dense‖pruned), the theorem's own, `pruned_dense` the other one. ratio is
 --   estimate / truth: above 1 the estimate overshoots. Rows without a truth (dense, untouched sublayers in local scope)
---   are excluded; correlations are NULL below 10 points or where one side does not vary.
--- reason: one estimate serves both directions only where the shift is small; their gap shows where it is not.
+--   are excluded; correlations are NULL below 10 points or if one side does not vary.
+-- reason: one estimate serves both directions only if the shift is small; their gap shows where it is not.
 -- columns:
 --   direction: dense_pruned for KL(dense‖pruned), pruned_dense for KL(pruned‖dense)
 select

@@ -5,8 +5,8 @@
 -- how to read: all recipes and sublayers together, divided into tenths by the size of the truth (equal truths stay
 --   together, so that a tenth may be larger or missing); truth_min to truth_max is the range of the tenth. ratio is
 --   estimate / truth. `is_good` says that the median is within 10 % of 1: do not trust the estimate from the first
---   tenth on where it is false. Rows without a shift have no truth and are excluded, and so are noise variants. Of a
---   model with a million records or more every second position is used, from one and a half million on every third, and
+--   tenth on where it is false. Rows without a shift have no truth and are excluded, and so are noise variants. If a
+--   model has a million records or more, every second position is used, from one and a half million on every third, and
 --   so on, shifted by one position per layer: more points would change these tenths little.
 -- reason: a bias that grows with the deviation comes from the expansion, a constant one from something else.
 -- columns:

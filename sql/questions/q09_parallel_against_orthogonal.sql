@@ -4,10 +4,10 @@
 -- inputs: representation_shifts, stg_layer_transitions
 -- how to read: par_rel is signed (below 0 the vector shrinks), orth_rel is not; both are relative to the dense length.
 --   orthogonal_share is ‖Δ⊥‖² / ‖Δ‖², the share of the squared shift that is orthogonal; n counts the positions that
---   moved. Dense rows and untouched sublayers in local scope are excluded. Of a model with three million records or
---   more every second position is used, from four and a half million on every third, and so on, shifted by one position
---   per layer. A median over n of them has a rank among all positions within 100 / sqrt(n) percentage points of 50 in
---   95 of 100 cases, if positions were independent: within 5 for n = 400.
+--   moved. Dense rows and untouched sublayers in local scope are excluded. If a model has three million records or
+--   more, every second position is used, from four and a half million on every third, and so on, shifted by one
+--   position per layer. A median over n of them has a rank among all positions within 100 / sqrt(n) percentage points
+--   of 50 in 95 of 100 cases, if positions were independent: within 5 for n = 400.
 -- reason: only the orthogonal part turns a vector; a large parallel part explains a large ‖Δ‖ with a harmless cosine.
 --   The view is long because one pass over the shifts serves three spaces.
 -- columns:
@@ -57,7 +57,7 @@ squares as (
     where (position + layer) % (select strides.of_model from strides)[model] = 0
 ),
 
--- NULL where the space did not move, so that one pass over the shifts serves all three spaces.
+-- NULL if the space did not move, so that one pass over the shifts serves all three spaces.
 parts as (
     select
         model,

@@ -2,11 +2,11 @@
 -- grain: one row per model × recipe × predictor.
 -- key: model, recipe, predictor
 -- inputs: decoding_at_reference
--- how to read: a teacher-forced step is flipped where the pruned model would choose another token in the dense model's
+-- how to read: a teacher-forced step is flipped if the pruned model would choose another token in the dense model's
 --   text. auc is the probability that a flipped step has the smaller margin (predictor `margin`) or the larger entropy
 --   (`entropy`) than an unchanged one; 0.5 = useless. auc_low and auc_high are a 95 % interval with prompts as the
---   independent units, as in q01. NULL where there is too little data: auc below 3 flips or 3 unchanged steps, its
---   bounds below 3 prompts with a flip and for an auc of 0 or 1. The dense recipe is excluded.
+--   independent units, as in q01. NULL if there is too little data: auc below 3 flips or 3 unchanged steps, its bounds
+--   below 3 prompts with a flip and for an auc of 0 or 1. The dense recipe is excluded.
 -- reason: if the margin predicts flips, the dense model alone says which answers are at risk, before any pruning.
 -- columns:
 --   predictor: margin, the dense logit of the first token minus that of the second, or entropy of the dense p

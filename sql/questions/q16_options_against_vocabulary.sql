@@ -15,7 +15,7 @@
 --   argmax_kept: Questions whose most likely option is also the dense model's [questions]
 --   kl_options_mean_nats: Mean KL(dense‖pruned) over the options, renormalised [nats]
 --   kl_vocabulary_mean_nats: Mean KL(dense‖pruned) over the whole vocabulary [nats]
---   kl_rest_mean_nats: Mean KL(dense‖pruned) over the tokens that are no option, renormalised [nats]
+--   kl_rest_mean_nats: Mean KL(dense‖pruned) over the tokens that are not options, renormalised [nats]
 --   options_share: Part of the KL that lies among the options [share] = Σ mass_dense·kl_options/Σ kl_vocabulary
 --   one_minus_cos_z_options_mean: Mean cosine defect of the option logits [1 - cosine]
 --   one_minus_cos_p_options_mean: Mean cosine defect of the option probabilities, renormalised [1 - cosine]

@@ -19,7 +19,7 @@
 --   same_answer_high: Upper end of its 95 % Wilson interval [share]
 --   only_letter_correct: Samples that only the labels answer right [samples]
 --   only_full_text_correct: Samples that only the whole texts answer right [samples]
---   mcnemar_p: Exact two-sided McNemar test of the two; NULL where neither has one [probability]
+--   mcnemar_p: Exact two-sided McNemar test of the two; NULL if neither has one [probability]
 with
 
 chosen as (

@@ -3,15 +3,15 @@
 -- key: model, recipe, task, metric
 -- inputs: task_pairs
 -- how to read: every sample is paired with the dense model's answer to the same request, as the metric reads it. An
---   answer is flipped where the two differ, also where only one side has an answer; lost are right answers that became
---   wrong, gained the reverse. hidden_flips is what the change of accuracy does not show: flipped − |lost − gained|.
---   mcnemar_p is the probability of a split between lost and gained at least as uneven if pruning had no direction, 1
---   where no answer changed. Samples without a right answer count as flipped or not, but not in the accuracies. The
---   dense recipe and noise variants are excluded.
+--   answer is flipped if the two differ, also if only one side has an answer; lost are right answers that became wrong,
+--   gained the reverse. hidden_flips is what the change of accuracy does not show: flipped − |lost − gained|. mcnemar_p
+--   is the probability of a split between lost and gained at least as uneven if pruning had no direction, 1 if no
+--   answer changed. Samples without a right answer count as flipped or not, but not in the accuracies. The dense recipe
+--   and noise variants are excluded.
 -- reason: two models of equal accuracy need not agree on a single question, and users notice the flips (2407.09141).
 -- columns:
 --   n_samples: Samples that both models answered [samples]
---   n_graded: Of these, those with a right answer [samples]
+--   n_graded: Those with a right answer [samples]
 --   accuracy_dense: Share of the graded that the dense model answers right [share]
 --   accuracy_pruned: Share of the graded that the variant answers right [share]
 --   accuracy_change: Paired change of the accuracy [share] = accuracy_pruned − accuracy_dense
@@ -22,7 +22,7 @@
 --   flip_share_low: Lower end of its 95 % Wilson interval [share]
 --   flip_share_high: Upper end of its 95 % Wilson interval [share]
 --   hidden_flips: Changed answers that the accuracy does not show [samples] = flipped − |lost − gained|
---   mcnemar_p: Exact two-sided McNemar test of lost against gained; NULL where nothing is graded [probability]
+--   mcnemar_p: Exact two-sided McNemar test of lost against gained; NULL if nothing is graded [probability]
 with
 
 counted as (

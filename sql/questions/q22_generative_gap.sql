@@ -2,15 +2,15 @@
 -- grain: one row per model × recipe × measure.
 -- key: model, recipe, measure
 -- inputs: score_pairs, stg_variants
--- how to read: the loss of a task is the share of its dense score that is gone, 1 − score / dense score, negative where
+-- how to read: the loss of a task is the share of its dense score that is lost, 1 − score / dense score, negative if
 --   the score rose; the metrics of a task are averaged first, then the tasks, a group such as MMLU as one. loss_gap is
 --   non-generative minus generative: below 0 generation suffers more, as the paper claims. Its interval is paired by
 --   answer: of ratios of Wilson's intervals, tasks as independent (as in task_losses), not corrected for the number of
---   variants. NULL where one kind of task is missing. measure score uses every metric but agreement, measure agreement
+--   variants. NULL if one kind of task is missing. measure score uses every metric but agreement, measure agreement
 --   only that one: the share of the dense model's own answers that are unchanged, right or wrong, which a model too
---   weak for a task can lose too. Where options are given, guessing keeps a part of either, so that their loss stays
---   below 1; paper_claims corrects for that. Perplexities and dense scores of 0 are excluded, and so are the dense
---   recipe and noise variants.
+--   weak for a task can lose too. If options are given, guessing keeps a part of either, so that their loss stays below
+--   1; paper_claims corrects for that. Perplexities and dense scores of 0 are excluded, and so are the dense recipe and
+--   noise variants.
 -- reason: the paper's headline as one number per variant, comparable between methods.
 -- columns:
 --   measure: score, by right answers, or agreement, by the dense model's own ones

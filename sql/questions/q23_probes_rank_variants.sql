@@ -6,8 +6,8 @@
 --   probe is 0 for the dense model and larger for more damage. spearman and kendall_tau_b relate the probe, over the
 --   pruned variants, to how much worse the task's score is than the dense one: 1 is the same ranking, 0 none. The
 --   interval takes variants as independent (Bonett and Wright's, on Fisher's scale), and is NULL for a perfect ranking.
---   It is not corrected for the number of probes and tasks. NULL below 5 variants or where one side does not vary.
---   Noise variants are excluded. A group of tasks, such as MMLU, ranks as one (task_group_scores).
+--   It is not corrected for the number of probes and tasks. NULL below 5 variants or if one side does not vary. Noise
+--   variants are excluded. A group of tasks, such as MMLU, ranks as one (task_group_scores).
 -- reason: a probe that ranks as the tasks do replaces days of evaluation when recipes are compared.
 -- columns:
 --   probe: Name of the probe [label]

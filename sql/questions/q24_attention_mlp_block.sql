@@ -6,7 +6,7 @@
 --   share of parameters, interpolated linearly between its two nearest variants, where the dense model (nothing
 --   removed, KL 0) is the first point of every line; NULL beyond its largest variant, because nothing is extrapolated.
 --   kl_ratio is kl over kl_other: below 1 this kind of drop does less damage.
--- reason: an attention sublayer has far fewer parameters than an MLP, so that equal counts are no fair comparison.
+-- reason: an attention sublayer has far fewer parameters than an MLP, so that equal counts are not a fair comparison.
 -- columns:
 --   other_method: The kind of drop that it is compared with
 --   kl_nats: Mean teacher-forced KL(dense‖pruned) [nats]

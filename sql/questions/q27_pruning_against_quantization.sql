@@ -6,12 +6,11 @@
 --   measure on a straight line in KL between the two nearest quantized variants of the method, where the dense model
 --   (KL 0, nothing changed) is the first point of every line; NULL beyond the largest KL, because nothing is
 --   extrapolated. In every measure more is worse; difference above 0 says that pruning does more damage. A variant that
---   prunes and quantizes, such as a composition or a mixed recipe with a method of quantization, is on neither side.
---   An imported checkpoint (external) is on the pruned side where it drops sublayers or only sets weights to zero;
---   where it also changes other weights it is on neither, because rounding makes zeros too. A measure that was not
---   taken has no row. The interval of the difference is paired: both sides read the same prompts or questions, and what
---   these have in common cancels. It takes the KLs as exact, and is NULL below 2 prompts or questions and where none
---   deviates.
+--   prunes and quantizes, such as a composition or a mixed recipe with a method of quantization, is on neither side. An
+--   imported checkpoint (external) is on the pruned side if it drops sublayers or only sets weights to zero; if it also
+--   changes other weights it is on neither, because rounding makes zeros too. A measure that was not taken has no row.
+--   The interval of the difference is paired: both sides read the same prompts or questions, and what these have in
+--   common cancels. It takes the KLs as exact, and is NULL below 2 prompts or questions and if none deviates.
 -- reason: a mean KL is one number; two kinds of compression with the same one may break a text early or late.
 -- columns:
 --   quantization: Method of quantization that it is compared with, such as gptq [label]
@@ -20,8 +19,8 @@
 --   kl_nats: Mean teacher-forced KL(dense‖pruned) at which both are compared [nats]
 --   value_pruned: The measure of the pruned variant; more is worse [share or nats]
 --   value_quantized: The measure of quantization at the same KL, interpolated; NULL beyond its largest [share or nats]
---   recipe_below: The quantized recipe next below in KL; dense where there is none
---   recipe_above: The quantized recipe next above in KL; NULL where there is none
+--   recipe_below: The quantized recipe next below in KL; dense if there is none
+--   recipe_above: The quantized recipe next above in KL; NULL if there is none
 --   difference: Damage of pruning minus that of quantization [share or nats] = value_pruned − value_quantized
 --   difference_low: Lower end of its 95 % interval, paired by prompt or question [share or nats]
 --   difference_high: Upper end of it [share or nats]

@@ -7,8 +7,8 @@
 --   `seed`); every pair once. jaccard_kept and jaccard_removed are the overlap of the two masks, both over all
 --   matrices, each sample weighted with the weights it represents; expected_* is the overlap of independent masks of
 --   the same sizes. KL(dense‖pruned), teacher forced, at the reference temperature: the difference is paired by prompt
---   and step, its interval is Student's t over prompts (NULL below two, and where none deviates). Masks without samples
---   and steps that only one of the two has are excluded; NULL where nothing is left.
+--   and step, its interval is Student's t over prompts (NULL below two, and if none deviates). Masks without samples
+--   and steps that only one of the two has are excluded; NULL if nothing is left.
 -- reason: a result that changes with 128 random sequences is a result about these sequences. The view is long because
 --   it compares the same pairs by their masks and by their KL.
 -- columns:
@@ -19,7 +19,7 @@
 --   matrices: Matrices with samples of both masks [matrices]
 --   jaccard_kept: Weights that both keep over weights that at least one keeps [share]
 --   expected_jaccard_kept: The same of independent masks of these sizes, matrix by matrix [share]
---   jaccard_removed: Weights that both remove over weights that one of them removes; NULL where none is [share]
+--   jaccard_removed: Weights that both remove over weights that one of them removes; NULL if none is [share]
 --   expected_jaccard_removed: The same of independent masks of these sizes, matrix by matrix [share]
 --   n_steps: Steps that both were measured at [steps]
 --   n_prompts: Prompts that they come from [prompts]

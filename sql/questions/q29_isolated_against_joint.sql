@@ -15,7 +15,7 @@
 --   n_sublayers: Sublayers that the recipe changed [sublayers]
 --   kl_sum_median_nats: Median over positions of the isolated KLs of all sublayers, added up [nats]
 --   kl_joint_median_nats: Median KL(dense‖pruned) of the whole variant at the output [nats]
---   sum_over_joint: Median of the sum over the joint KL; 1 where damages add up [ratio] = Σ isolated/joint
+--   sum_over_joint: Median of the sum over the joint KL; 1 if damages add up [ratio] = Σ isolated/joint
 --   sum_over_joint_p10: 10th percentile of the sum over the joint KL [ratio]
 --   sum_over_joint_p90: 90th percentile of the sum over the joint KL [ratio]
 --   spearman_local_isolated: Rank correlation of t3_local_nats and kl_isolated_nats; NULL below 10 sublayers [-1 to 1]

@@ -6,12 +6,12 @@
 -- how to read: every scored variant of the model is predicted from the other models alone (loss_predictions). spearman
 --   is the rank correlation of predictions and measured losses within the model. coverage is the share of variants
 --   inside the stated interval, which is made for 0.9 of the variants of a model like the others; its own interval is
---   Wilson's and takes variants as independent, which those of one model are not. All are NULL where no other model has
---   5 scored variants, coverage with fewer than two, spearman below 5 predicted variants. Variants whose probe is
---   beyond every one seen are not predicted and are counted in n_beyond. probe_spearman needs no other model: it ranks
---   the model's own variants by the probe alone; 1 is the order of the measured losses, 0 none. Its interval is Bonett
---   and Wright's of 2000: tanh(atanh(r) ± 1.96 · sqrt((1 + r²/2) / (n − 3))), variants as independent. Its centre r is
---   at most the correlation after two neighbours change places, since complete agreement of few variants is not sure.
+--   Wilson's and takes variants as independent, which those of one model are not. All are NULL if no other model has 5
+--   scored variants, coverage with fewer than two, spearman below 5 predicted variants. Variants whose probe is beyond
+--   every one seen are not predicted and are counted in n_beyond. probe_spearman needs no other model: it ranks the
+--   model's own variants by the probe alone; 1 is the order of the measured losses, 0 none. Its interval is Bonett and
+--   Wright's of 2000: tanh(atanh(r) ± 1.96 · sqrt((1 + r²/2) / (n − 3))), variants as independent. Its centre r is at
+--   most the correlation after two neighbours change places, since complete agreement of few variants is not sure.
 -- reason: the value of advice is the error of its predictions on models that it has not seen.
 -- columns:
 --   measure: score, by right answers, or agreement, by the dense model's own ones

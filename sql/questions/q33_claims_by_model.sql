@@ -15,7 +15,7 @@
 --   models_hold: Names of the models on which it holds [labels]
 --   models_fail: Names of the models on which it does not hold [labels]
 --   models_open: Names of the models with too little data, none, or no more than rounding [labels]
---   verdict: holds on every model; holds on no model; differs, where it holds on one and does not on another; else too
+--   verdict: holds on every model; holds on no model; differs if it holds on one and does not on another; else too
 --     little data [label]
 with
 

@@ -3,10 +3,10 @@
 -- key: model, search, strategy
 -- inputs: search_interaction
 -- how to read: ratio is the measured KL of an allocation over the sum of its treatments' effects alone, of which some
---   are computed (search_interaction): 1 where they add up, above 1 where together they do more damage, below 1
---   where less. log_correlation is near 1 where the sum puts allocations in their measured order, even if the ratio is
---   not 1; NULL below 10 allocations. Allocations with at least two treatments count. Allocations of one strategy are
---   alike, so that an interval over them would be too narrow and none is given; random ones differ most.
+--   are computed (search_interaction): 1 if they add up, above 1 if together they do more damage, below 1 if less.
+--   log_correlation is near 1 if the sum puts allocations in their measured order, even if the ratio is not 1; NULL
+--   below 10 allocations. Allocations with at least two treatments count. Allocations of one strategy are alike, so
+--   that an interval over them would be too narrow and none is given; random ones differ most.
 -- reason: a search that minimises sums of effects relies on it; EvoPress (2410.14649) found that they need not add up.
 -- columns:
 --   n_allocations: Allocations with at least two treatments [trials]

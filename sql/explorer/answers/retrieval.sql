@@ -11,7 +11,7 @@ means as (
         recipe,
         avg(ndcg_dense) as ndcg_dense,
         avg(ndcg_loss_share) as loss,
-        -- NULL where a data set has no interval.
+        -- NULL if a data set has no interval.
         if(
             count(ndcg_loss_share_high) = count(*),
             sqrt(sum((ndcg_loss_share_high - ndcg_loss_share) ** 2)) / count(*),

@@ -3,7 +3,7 @@
 -- inputs: search_front, search_judgement
 with
 
--- KL on texts where any was measured, else on prompts.
+-- KL on texts if any was measured, else on prompts.
 judged as (
     select *
     from search_judgement

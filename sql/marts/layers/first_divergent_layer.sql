@@ -9,12 +9,12 @@
 --   that the two models may differ and agree again; from_layer and from_sublayer are where they start to differ up to
 --   the output. margin_dense is the margin of the dense model's output at the step, lens_margin_dense the margin behind
 --   the sublayer. is_margin_low says that less than a quarter of the prompt's steps have a smaller margin; it is NULL
---   below four steps. All columns are NULL where the prompt never flips, and the columns of the layers where the step
---   was not measured in scope propagated through lens normed. The dense recipe and noise variants are excluded.
+--   below four steps. All columns are NULL if the prompt never flips, and the columns of the layers where the step was
+--   not measured in scope propagated through lens normed. The dense recipe and noise variants are excluded.
 -- reason: one row says where a generation first differs, and whether the dense model was undecided there. The view is
 --   long because steps and layers must be joined before either is aggregated.
 -- columns:
---   step: First step whose token differs from the dense model's; NULL where none does [step]
+--   step: First step whose token differs from the dense model's; NULL if none does [step]
 --   layer: First layer behind whose sublayer the most likely token differs at that step
 --   sublayer: The sublayer of that layer
 --   lens_kl_nats: KL(dense‖pruned) behind that sublayer, through lens normed [nats]

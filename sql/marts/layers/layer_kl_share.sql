@@ -3,12 +3,12 @@
 -- key: model, recipe, layer, sublayer
 -- inputs: layer_summary, reference_temperature, first_divergent_layer
 -- how to read: kl_alone_nats is the mean KL that this sublayer alone causes at the reference temperature, lens normed:
---   at the model's output where scope isolated was measured for all changed sublayers, else directly behind the
---   sublayer (scope local). share_of_kl is its part of the sum over the variant's changed sublayers; place_in_order 1
---   is the largest. Effects of sublayers do not add up to the joint effect, so that a share says where the damage
---   arises and not how much would be saved by sparing the sublayer. prompts_parted counts the prompts whose most likely
---   token, at the first flip of the whole pruned model, differs from this sublayer up to the output; sublayers that the
---   recipe did not change can cause this too and have no row here. Noise variants are excluded.
+--   at the model's output if scope isolated was measured for all changed sublayers, else directly behind the sublayer
+--   (scope local). share_of_kl is its part of the sum over the variant's changed sublayers; place_in_order 1 is the
+--   largest. Effects of sublayers do not add up to the joint effect, so that a share says where the damage arises and
+--   not how much would be saved by sparing the sublayer. prompts_parted counts the prompts whose most likely token, at
+--   the first flip of the whole pruned model, differs from this sublayer up to the output; sublayers that the recipe
+--   did not change can cause this too and have no row here. Noise variants are excluded.
 -- reason: pruning becomes milder when the sublayers with the largest effect are spared; a list of all layers does not
 --   rank them.
 -- columns:

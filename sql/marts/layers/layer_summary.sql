@@ -6,8 +6,8 @@
 --   propagated the effect of all pruned sublayers up to this one. Where is_changed is false the local shift is exactly
 --   0 by construction and the propagated one comes from earlier layers. The cosines are 1 − one_minus_cos; for small
 --   shifts read one_minus_cos_*, which keep their digits. is_below_noise says that kl_median_nats is at most
---   kl_noise_p95_nats, the 95th percentile of noise_floor at the same sublayer and scope. Both are NULL where no noise
---   was measured. Noise variants are excluded.
+--   kl_noise_p95_nats, the 95th percentile of noise_floor at the same sublayer and scope. Both are NULL if no noise was
+--   measured. Noise variants are excluded.
 -- reason: a chart of a quantity against depth needs about a thousand rows, not one per token.
 -- columns:
 --   is_changed: Whether the recipe changed this sublayer's weights or dropped it

@@ -3,9 +3,9 @@
 -- grain: one row per model × recipe × prompt × position × layer × sublayer × scope × lens (reference temperature).
 -- key: model, recipe, prompt_id, position, layer, sublayer, scope, lens
 -- inputs: transitions_at_reference
--- how to read: h and z do not depend on T; p and the variances are those at T = 1 where it was measured. The dense
---   recipe is excluded, and so are sublayers that the recipe did not touch, except in scope propagated: their shifts
---   are 0 by construction. Noise variants are excluded.
+-- how to read: h and z do not depend on T; p and the variances are those at T = 1 if it was measured. The dense recipe
+--   is excluded, and so are sublayers that the recipe did not touch, except in scope propagated: their shifts are 0 by
+--   construction. Noise variants are excluded.
 -- reason: these zeros would pull every median of the questions about geometry towards 0.
 select
     transitions.model,

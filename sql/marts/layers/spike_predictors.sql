@@ -8,7 +8,7 @@
 --   its rank correlation with the output KL itself (ranked among all outputs of the variant). *_low and *_high are a
 --   95 % interval by Student's t with prompts as the independent units, because the positions of one prompt are not
 --   independent: to first order, with ranks and thresholds as they are over all prompts, of spearman and auc on
---   Fisher's scale and of the lift on a logarithmic one. Not corrected for the number of sublayers. NULL where there is
+--   Fisher's scale and of the lift on a logarithmic one. Not corrected for the number of sublayers. NULL if there is
 --   too little data: spearman below 10 positions, auc and lift below 3 spikes, bounds below 2 prompts (of auc and lift
 --   below 3 prompts with spikes), where no prompt deviates, and at an auc of 0 or 1 and a lift of 0. Excluded are the
 --   dense recipe and sublayers that the recipe did not touch.
@@ -98,7 +98,7 @@ spreads as (
                 fits.all_calm
             )
         ) as auc,
-        -- Of the logarithm of the ratio of two rates.
+        -- The logarithm of the ratio of two rates.
         half_width_over_clusters(
             sums.largest_spikes / nullif(fits.all_largest_spikes, 0)
             - sums.largest / nullif(fits.all_largest, 0)

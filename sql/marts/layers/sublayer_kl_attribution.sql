@@ -6,8 +6,8 @@
 --   Theorem 3 predicts from the local shift. kl_isolated_nats is the KL at the output when only this sublayer is pruned
 --   and the dense rest runs on top. kl_joint_nats is the KL at the output when all are pruned (scope propagated behind
 --   the last MLP, the same for every sublayer of a variant). isolated_over_local above 1 means that the layers above
---   amplify the shift. isolated_share is kl_isolated_nats over kl_joint_nats. NULL where a scope was not measured.
---   Noise variants change no sublayer and are excluded.
+--   amplify the shift. isolated_share is kl_isolated_nats over kl_joint_nats. NULL if a scope was not measured. Noise
+--   variants change no sublayer and are excluded.
 -- reason: local estimate, isolated effect and joint effect answer three different questions that are easily confused.
 -- columns:
 --   positions: Positions in scope isolated, all prompts together [positions]

@@ -4,8 +4,7 @@
 -- inputs: stg_decoding_steps, stg_generations, noise_variants, dense_ends
 -- how to read: KL is KL(dense‖noise), teacher forced, over prompts and steps up to the end of the dense text.
 --   first_flip_step_min is the earliest step at which rounding makes a free-running text differ from the dense one,
---   NULL where it never does; prompts_flipped counts those texts. A pruned text that flips as early may do
---   so by chance.
+--   NULL if it never does; prompts_flipped counts those texts. A pruned text that flips as early may do so by chance.
 -- reason: lower limit of what a measurement at the output can show.
 -- columns:
 --   steps: Teacher-forced steps, all prompts together [steps]
@@ -15,7 +14,7 @@
 --   top1_agreement: Share of steps with the same most likely token [share]
 --   prompts: Prompts with a free-running text [prompts]
 --   prompts_flipped: Those whose text differs from the dense one [prompts]
---   first_flip_step_min: Earliest step at which a text differs from the dense one; NULL where none does [step]
+--   first_flip_step_min: Earliest step at which a text differs from the dense one; NULL if none does [step]
 with
 
 texts as (

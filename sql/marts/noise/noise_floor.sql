@@ -1,12 +1,12 @@
--- How far rounding alone moves the stream behind each sublayer: smaller shifts are no evidence about pruning.
+-- How far rounding alone moves the stream behind each sublayer: smaller shifts are not evidence about pruning.
 -- grain: one row per model × layer × sublayer × scope × lens × temperature.
 -- key: model, layer, sublayer, scope, lens, temperature
 -- inputs: stg_layer_transitions, noise_variants, dense_ends
 -- how to read: the dense model is compared with itself in bfloat16 and with another order of summation: run whole on
 --   the same tokens (scope propagated), or in one sublayer alone (local, and isolated at the output). p95 and max are
---   over prompts and positions; of several noise variants the largest value counts. No rows where the study measured
---   no noise, and no local and isolated ones from releases that stored zeros there.
--- reason: a divergence is a finding only where it is larger than what another dtype or batch size causes with the same
+--   over prompts and positions; of several noise variants the largest value counts. No rows if the study measured no
+--   noise, and no local and isolated ones from releases that stored zeros there.
+-- reason: a divergence is a finding only if it is larger than what another dtype or batch size causes with the same
 --   weights.
 -- columns:
 --   noise_variants: Noise variants that the floor is the largest of [variants]

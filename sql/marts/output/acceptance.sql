@@ -7,7 +7,7 @@
 --   (token_acceptance): teacher_forced along the dense model's texts, which is where speculative sampling moves,
 --   because its texts are distributed as the dense model's; own_text along the variant's. It is computed from the two
 --   distributions; no speculative sampling is run. The interval is Student's t over prompts; NULL below 3 prompts and
---   where no prompt deviates. Noise variants are the null: what rounding alone rejects.
+--   if no prompt deviates. Noise variants are the null: what rounding alone rejects.
 -- reason: a rate from 0 to 1 that has a use, and the same unit for every model.
 -- columns:
 --   is_noise: Whether the variant is the dense model with other rounding

@@ -5,8 +5,8 @@
 -- how to read: at first_flip_step both models still read the same tokens, so that is_after_flip begins one step later;
 --   up to there all trajectories agree, and on fork the KL is 0. answer_end_step is the end of the answer that is read:
 --   the dense one under teacher_forced and fork, the variant's under own_text, the one that is complete first under
---   free_running; NULL where it never is complete. is_below_noise says that the KL is at most kl_noise_p95_nats of
---   output_noise_ceiling at the same temperature: such a step shows no damage. NULL where no noise was measured. Noise
+--   free_running; NULL if it never is complete. is_below_noise says that the KL is at most kl_noise_p95_nats of
+--   output_noise_ceiling at the same temperature: such a step shows no damage. NULL if no noise was measured. Noise
 --   variants are excluded.
 -- reason: divergence after the answer is complete must be distinguished from divergence inside it.
 -- columns:

@@ -10,9 +10,9 @@
 --   variant minus the dense one: below 0 the variant does worse. ln_ppl_ratio is ln(ppl_pruned / ppl_dense), paired
 --   token by token, so that its error is far below the errors of the two perplexities. Percentiles interpolate between
 --   neighbours. *_noise and kl_noise_* are the same figures of the dense model against itself, rounded or summed in
---   another way, with the same text_hash, context and stride (NULL where there is none); of several noise variants the
---   largest value counts. A figure within them is no evidence about pruning. is_below_noise says that the median KL is
---   at most kl_noise_p95_nats. Noise variants are excluded. Compare two perplexities only where text_hash, context and
+--   another way, with the same text_hash, context and stride (NULL if there is none); of several noise variants the
+--   largest value counts. A figure within them is not evidence about pruning. is_below_noise says that the median KL is
+--   at most kl_noise_p95_nats. Noise variants are excluded. Compare two perplexities only if text_hash, context and
 --   stride are the same; calibration_hash is that of the variant's tokens.
 -- reason: perplexity and these figures are the usual way to compare compressed models on a text. The view is long
 --   because llama.cpp prints that many figures.

@@ -3,7 +3,7 @@
 -- key: model, recipe, prompt_id, temperature, option_index
 -- inputs: stg_option_subspace, noise_variants
 -- how to read: p_options_* are renormalised over the options, p_full_* are in the whole vocabulary; ranks are in the
---   whole vocabulary, 1 is first. option_index counts from 0 in the question's order; is_gold is NULL where the study
+--   whole vocabulary, 1 is first. option_index counts from 0 in the question's order; is_gold is NULL if the study
 --   names no right option. Noise variants are excluded.
 -- reason: charts and joins need the lists of option_subspace with one option per row.
 -- columns:
@@ -17,7 +17,7 @@
 --   rank_pruned: Pruned rank of the option in the whole vocabulary; 1 is first [rank]
 --   logit_dense: Dense logit of the option [logit]
 --   logit_pruned: Pruned logit of the option [logit]
---   is_gold: Whether it is the right option; NULL where the study names none = option = gold
+--   is_gold: Whether it is the right option; NULL if the study names none = option = gold
 with
 
 unnested as (

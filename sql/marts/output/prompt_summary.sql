@@ -3,17 +3,17 @@
 -- key: model, prompt_id
 -- inputs: stg_generations, generations_without_noise, decoding_at_reference
 -- how to read: counts are of pruned variants with a text for the prompt. first_flip_step_median is over these variants,
---   where one that never flips counts as later than any step; it is NULL where that is the median. place_in_order is 1
---   for the prompt that breaks first: by first_flip_step_median, then by the shares of variants that flip and that
---   loop, then by kl_step0_median_nats, then by name. A measure that was not taken is NULL. Noise is excluded.
+--   where one that never flips counts as later than any step; it is NULL if that is the median. place_in_order is 1 for
+--   the prompt that breaks first: by first_flip_step_median, then by the shares of variants that flip and that loop,
+--   then by kl_step0_median_nats, then by name. A measure that was not taken is NULL. Noise is excluded.
 -- reason: with hundreds of prompts a reader starts from those that break first; the report lists them.
 -- columns:
 --   steps: Steps of the dense model's text up to its end [steps]
 --   variants: Pruned variants with a text for this prompt [variants]
 --   variants_flipped: Those whose text differs from the dense one [variants]
 --   variants_collapsed: Those whose text falls into a loop [variants]
---   first_flip_step_min: Earliest first flip of a variant; NULL where none flips [step]
---   first_flip_step_median: Median first flip over the variants; NULL where most never flip [step]
+--   first_flip_step_min: Earliest first flip of a variant; NULL if none flips [step]
+--   first_flip_step_median: Median first flip over the variants; NULL if most never flip [step]
 --   kl_step0_median_nats: Median KL(dense‖pruned) over variants at the first generated token [nats]
 --   variants_graded: Variants whose answer could be graded [variants]
 --   variants_correct: Variants with the right answer [variants]

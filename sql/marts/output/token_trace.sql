@@ -1,5 +1,5 @@
 -- The two texts token by token, with the divergence at every token: the data of the token heat map.
--- grain: one row per model × recipe × prompt × step, at the reference temperature (T = 1 where measured).
+-- grain: one row per model × recipe × prompt × step, at the reference temperature (T = 1 if measured).
 -- key: model, recipe, prompt_id, step
 -- inputs: decoding_at_reference, stg_generations
 -- how to read: step t of the dense text and step t of the variant's own text, which may be longer; is_same_token
@@ -7,12 +7,12 @@
 --   (own text), the fork against the dense text, or both models on their own texts (free running).
 -- reason: shows at which word an answer begins to differ, and how sure the dense model was there.
 -- columns:
---   token_text_dense: Token of the dense text; NULL behind its end
---   token_text_pruned: Token that the pruned model writes on its own tokens, as text; NULL behind its end
---   is_same_token: Whether both texts have the same token; NULL behind the end of one
+--   token_text_dense: Token of the dense text; NULL after its end
+--   token_text_pruned: Token that the pruned model writes on its own tokens, as text; NULL after its end
+--   is_same_token: Whether both texts have the same token; NULL after the end of one
 --   kl_teacher_forced_nats: KL(dense‖pruned) on the dense model's text [nats]
 --   kl_own_text_nats: KL(dense‖pruned) on the variant's own text [nats]
---   kl_fork_nats: KL of the dense model on its text and on the fork; NULL where the text never flips [nats]
+--   kl_fork_nats: KL of the dense model on its text and on the fork; NULL if the text never flips [nats]
 --   kl_free_running_nats: KL(dense‖pruned) with each model on its own tokens [nats]
 with
 

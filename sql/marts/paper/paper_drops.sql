@@ -3,7 +3,7 @@
 -- key: model, recipe
 -- inputs: paper_variants, score_means
 -- columns:
---   dropped: attention or MLP sublayers, or whole blocks, that are gone
+--   dropped: attention or MLP sublayers, or whole blocks, that are dropped
 --   non_generative_score: mean score over the tasks answered by likelihood [share]
 --   non_generative_score_se: its standard error over samples [share]
 --   non_generative_score_low: lower end of its 95 % interval, as in score_means [share]
@@ -12,7 +12,7 @@
 --   generative_score_se: its standard error over samples [share]
 --   generative_score_low: lower end of its 95 % interval, as in score_means [share]
 --   generative_score_high: upper end of it [share]
--- how to read: scores are those of score_means. NULL where no such task was scored, or a task has no error.
+-- how to read: scores are those of score_means. NULL if no such task was scored, or a task has no error.
 -- reason: the curves of score and divergence against the number of drops, as a table.
 select
     variants.model,

@@ -14,8 +14,8 @@
 --   ratio_median_high: 90th percentile of estimate / truth
 --   share_within_10_percent: points whose estimate is within 10 % of the truth [share]
 -- how to read: scope local, lens normed, at the reference temperature. ratio_median_low and _high span the middle 80 %
---   of the points: they are a spread, not an error. The correlations are NULL below 10 points or where one side
---   does not vary, their errors below three prompts. Estimates of exactly 0 have no logarithm and are excluded from the
+--   of the points: they are a spread, not an error. The correlations are NULL below 10 points or if one side does not
+--   vary, their errors below three prompts. Estimates of exactly 0 have no logarithm and are excluded from the
 --   correlation of logarithms only.
 -- reason: a paper prints the fit of the theorems with one row per method.
 with

@@ -10,7 +10,7 @@
 --   top1_agreement: steps with the same most likely token, teacher forced [share]
 --   top1_agreement_se: its standard error over prompts [share]
 --   steps: teacher-forced steps that were measured
--- how to read: means are over all steps of all prompts at the reference temperature (T = 1 where measured). Errors take
+-- how to read: means are over all steps of all prompts at the reference temperature (T = 1 if measured). Errors take
 --   prompts as the independent units (cluster-robust) and are NULL below two prompts. The other columns are those of
 --   variant_summary.
 -- reason: the first table of a paper about pruning: what was removed and what it cost.

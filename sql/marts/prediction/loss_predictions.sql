@@ -21,7 +21,7 @@
 --   half_width: Largest over the other models of the error that 9 of 10 of their variants stay within [share]
 --   predicted_loss_low: Lower end of the interval [share] = predicted_loss − half_width
 --   predicted_loss_high: Upper end of the interval, at most 1 [share]
---   loss: The loss as it was measured; NULL where it was not [share]
+--   loss: The loss as it was measured; NULL if it was not [share]
 with
 
 -- Views that are read several times below are computed once.
@@ -90,7 +90,7 @@ asked as (
     left join known_models using (model, measure, kind, probe)
 ),
 
--- Every other model, predicted without itself and without the one that is asked for.
+-- Every other model, predicted without itself and without the one that is predicted.
 rehearsed as (
     select
         asked.model,

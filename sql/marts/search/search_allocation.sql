@@ -2,15 +2,15 @@
 -- grain: one row per model × search × strategy × target × sublayer.
 -- key: model, search, strategy, remove, layer, sublayer
 -- inputs: search_front, search_treatments, stg_search_effects, stg_activation_stats
--- how to read: keep is no treatment, and its effect is 0 by definition. In an effect alone every other sublayer is
+-- how to read: keep means no treatment, and its effect is 0 by definition. In an effect alone every other sublayer is
 --   dense; search_interaction says how far effects add up. The sublayers are those with effects in search_effects.
---   removed_share is NULL where the sizes of the model's matrices are not known.
+--   removed_share is NULL if the sizes of the model's matrices are not known.
 -- reason: shows what a search does to a model, layer by layer.
 -- columns:
---   treatment: Treatment of the sublayer; keep where it has none [label]
+--   treatment: Treatment of the sublayer; keep if it has none [label]
 --   parameters_removed: Weights that the treatment removes [weights]
 --   removed_share: Share of the sublayer's weights that it removes [share] = parameters_removed/weights of the sublayer
---   effect_nats: KL divergence with this treatment alone, measured or computed; NULL where neither [nats]
+--   effect_nats: KL divergence with this treatment alone, measured or computed; NULL if neither [nats]
 with
 
 sublayers as (
@@ -42,7 +42,7 @@ select
     sublayers.sublayer,
     coalesce(treatments.treatment, 'keep') as treatment,
     case when treatments.place is null then 0 else treatments.parameters_removed end as parameters_removed,
-    -- A drop also removes biases, which are no weights of matrices.
+    -- A drop also removes biases, which are not weights of matrices.
     within_0_and_1(
         case when treatments.place is null then 0 else treatments.parameters_removed end / sizes.weights
     ) as removed_share,

@@ -7,8 +7,8 @@
 --   effects alone, which strategies share, are in search_effects. Compare measured_nats within one search only.
 -- reason: the results of a search in one place.
 -- columns:
---   share_to_match: Share for the published recipes beside it: the target, or what the allocation removes where a
---     recipe of the target would not count as of its budget (search_judgement) [share]
+--   share_to_match: Share at which published recipes are compared with it: the target, or what the allocation removes
+--     where a recipe of the target would not count as of its budget (search_judgement) [share]
 --   n_trials: Trials of the strategy for this target [trials]
 --   seconds: Time of these trials [s]
 with

@@ -3,26 +3,26 @@
 -- key: model, recipe, other_recipe, measure
 -- inputs: search_candidates, search_units
 -- how to read: the study that searched measures nothing that its search saw; another study may. Others remove at most
---   0.5 percentage points less of the layers' weights, or more; where the budget is bytes, of their bytes in 16 bits.
+--   0.5 percentage points less of the layers' weights, or more; if the budget is bytes, of their bytes in 16 bits.
 --   Variants for milliseconds are left out. Both sides are over the windows or prompts that both were measured on.
 --   difference is the mixed variant minus the other one, paired by window or prompt: below 0 the mixed variant does
---   less damage, but above 0 where measure is same_steps or same_options. Intervals are Student's t over windows or
+--   less damage, but above 0 if measure is same_steps or same_options. Intervals are Student's t over windows or
 --   prompts: of a mean on a logarithmic scale, of a perplexity that of its logarithm, of a difference on a linear one;
---   NULL below two units or where none deviates. Those of same_steps are on a linear scale between the fewest and most
+--   NULL below two units or if none deviates. Those of same_steps are on a linear scale between the fewest and most
 --   steps that the texts can have in common; NULL below three prompts, because two bound nothing. Those of same_options
 --   are Wilson's over questions, of the difference Newcombe's for pairs. They are not corrected for the number of
 --   others, of which the best published one is chosen by the same data, in its own favour.
 -- reason: the claim of a search is that its recipe beats published ones at the same budget.
 -- columns:
---   strategy: Strategy that chose the mixed variant: searched or a control; NULL where it was written by hand [label]
+--   strategy: Strategy that chose the mixed variant: searched or a control; NULL if it was written by hand [label]
 --   budget: Unit of the target that it was chosen for: parameters or bytes; NULL likewise [label]
 --   other_recipe: Name of the variant that it is compared with
 --   measure: kl_texts, mean KL(dense‖pruned) on texts; perplexity on texts; kl_prompts, the same KL on prompts, teacher
 --     forced; same_steps, mean number of steps that a free-running text has in common with the dense one; same_options,
 --     share of the study's questions in which the dense model's option is chosen [label]
---   removed_share: Share of the layers' weights, or of their bytes where that is the budget, that it removes [share]
+--   removed_share: Share of the layers' weights, or of their bytes if that is the budget, that it removes [share]
 --   other_removed_share: That of the other variant [share]
---   is_published: Whether the other variant is no mixed one
+--   is_published: Whether the other variant is not a mixed one
 --   amount: The measure of the mixed variant [nats, tokens, steps or share]
 --   amount_low: Lower end of its 95 % interval [nats, tokens, steps or share]
 --   amount_high: Upper end of it [nats, tokens, steps or share]
@@ -33,7 +33,7 @@
 --   difference_low: Lower end of its 95 % interval, paired by window or prompt [nats, tokens, steps or share]
 --   difference_high: Upper end of it [nats, tokens, steps or share]
 --   n_units: Windows, prompts or questions that both were measured on [units]
---   is_better: Whether the mixed variant does less damage, where the interval of the difference excludes 0; else NULL
+--   is_better: Whether the mixed variant does less damage, if the interval of the difference excludes 0; else NULL
 --   is_best_published: Whether the difference to this published variant is the least favourable to the mixed one of all
 --     to published ones; the first by name of equal ones
 with

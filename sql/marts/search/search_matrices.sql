@@ -6,10 +6,10 @@
 --   treatment, every matrix has its sublayer's. Matrices of experts with the same name are one.
 -- reason: shows what a search does inside the sublayers: which kinds of matrices lose most.
 -- columns:
---   treatment: Treatment of the sublayer; keep where it has none [label]
+--   treatment: Treatment of the sublayer; keep if it has none [label]
 --   weights: Weights of the matrix [weights]
 --   removed_share: Share of them that is removed [share] = parameters_removed/weights
---   effect_nats: KL divergence with this matrix alone treated; NULL where it is not its own [nats]
+--   effect_nats: KL divergence with this matrix alone treated; NULL if it is not its own [nats]
 with
 
 matrices as (

@@ -4,9 +4,9 @@
 -- inputs: search_candidates, search_units
 -- how to read: mean KL(dense‖pruned) per token, teacher forced: on texts at T = 1, on prompts at the reference
 --   temperature. The interval is Student's t over windows or prompts on a logarithmic scale; NULL below two of them or
---   where none deviates. The study that searched measures nothing that its search saw; another study may.
---   search_judgement has the paired differences.
--- reason: the front of a search beside those of the published recipes.
+--   if none deviates. The study that searched measures nothing that its search saw; another study may. search_judgement
+--   has the paired differences.
+-- reason: compares the front of a search with those of the published recipes.
 -- columns:
 --   measured_on: texts or prompts [label]
 --   kl_mean_nats: Mean KL(dense‖pruned) over tokens [nats]

@@ -8,13 +8,13 @@
 -- columns:
 --   method: Kind of drop, such as attn-drop [label]
 --   chosen_by: Criterion that chose the units, such as influence [label]
---   kind: How the task is answered, or probe where no task is asked [label]
+--   kind: How the task is answered, or probe if no task is asked [label]
 --   metric: Name of the score within its task, or of the probe
 --   score_dense: The dense model's score [share]
 --   n_points: Different numbers of drops that were scored, the dense model not counted
 --   k_largest: Largest number of drops that was scored [units]
 --   score_at_largest: Score there [share]
---   critical_k: Where the score is half the dense one, interpolated; NULL where it never is [units]
+--   critical_k: Where the score is half the dense one, interpolated; NULL if it never is [units]
 --   critical_k_low: Lower end of its 95 % interval, where the lower end of the score halves [units]
 --   critical_k_high: Upper end of its 95 % interval, where the upper end of the score halves [units]
 with

@@ -10,14 +10,14 @@
 -- columns:
 --   method: Kind of drop, such as attn-drop [label]
 --   task_group: Name of the task, of the group that the task belongs to, or probes [label]
---   kind: How the task is answered, or probe where no task is asked [label]
+--   kind: How the task is answered, or probe if no task is asked [label]
 --   metric: Name of the score within its task, or of the probe
 --   score: Score with k units dropped [share]
---   score_se: Its standard error; NULL where a score has none [share]
---   score_low: Lower end of its 95 % interval; NULL where not known [share]
---   score_high: Upper end of its 95 % interval; NULL where not known [share]
+--   score_se: Its standard error; NULL if a score has none [share]
+--   score_low: Lower end of its 95 % interval; NULL if not known [share]
+--   score_high: Upper end of its 95 % interval; NULL if not known [share]
 --   score_dense: The dense model's score [share]
---   score_dense_se: Its standard error; NULL where it has none [share]
+--   score_dense_se: Its standard error; NULL if it has none [share]
 --   score_dense_low: Lower end of its 95 % interval, Wilson's over samples [share]
 --   score_dense_high: Upper end of its 95 % interval, Wilson's over samples [share]
 with

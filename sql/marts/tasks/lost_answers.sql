@@ -21,16 +21,16 @@
 --   measure: score, by right answers, or agreement, by the dense model's own ones
 --   is_noise: Whether the variant is the dense model computed in another way
 --   n_answers: Questions with all three answers, right or wrong [answers]
---   n_flipped: Of these, texts in which a token differs from the dense model's [answers]
+--   n_flipped: Those whose text differs from the dense model's in a token [answers]
 --   n_right_dense: Right in the dense text [answers]
 --   n_right_fork: Right in the fork [answers]
 --   n_right_pruned: Right in the variant's text [answers]
 --   n_lost: Right in the dense text, wrong in the variant's [answers]
---   n_lost_by_first_token: Of the lost, those that the fork loses, too [answers]
---   n_lost_after: Of the lost, those that the fork keeps [answers] = n_lost − n_lost_by_first_token
+--   n_lost_by_first_token: Lost answers that the fork loses, too [answers]
+--   n_lost_after: Lost answers that the fork keeps [answers] = n_lost − n_lost_by_first_token
 --   n_recovered: Right in the dense text and the variant's, wrong in the fork [answers]
 --   n_gained: Wrong in the dense text, right in the variant's [answers]
---   n_gained_by_first_token: Of the gained, those that the fork gains, too [answers]
+--   n_gained_by_first_token: Gained answers that the fork gains, too [answers]
 --   first_token_share: Share of the lost answers that the first token loses by itself; NULL without a lost one [share]
 --     = n_lost_by_first_token/n_lost
 --   first_token_share_low: Lower end of its 95 % Wilson interval [share]

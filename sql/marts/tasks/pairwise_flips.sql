@@ -5,7 +5,7 @@
 -- how to read: a pair of answers is to the same request of the same task, as the metric reads it, and graded on both
 --   sides; all tasks of a metric are counted together, each sample once. lost are right in recipe and wrong in
 --   other_recipe, gained the reverse; the row of the other order has them exchanged. mcnemar_p is the probability of a
---   split between them at least as uneven if both variants were equally good, 1 where no answer differs. holm_p is
+--   split between them at least as uneven if both variants were equally good, 1 if no answer differs. holm_p is
 --   mcnemar_p after Holm's correction over all pairs of a model and metric, each counted once. Noise variants are
 --   excluded.
 -- reason: two variants of equal accuracy need not be right on the same questions, whatever the dense model says.
@@ -14,8 +14,8 @@
 --   other_recipe: The second variant of the pair
 --   n_tasks: Tasks in which both answered [tasks]
 --   n_samples: Samples with a right answer that both answered [samples]
---   n_right: Of these, answered right by recipe [samples]
---   other_n_right: Of these, answered right by other_recipe [samples]
+--   n_right: Those that recipe answers right [samples]
+--   other_n_right: Those that other_recipe answers right [samples]
 --   lost: Right in recipe, wrong in other_recipe [samples]
 --   gained: Wrong in recipe, right in other_recipe [samples]
 --   lost_share: Share of the samples that are right in recipe and wrong in other_recipe [share] = lost/n_samples

@@ -6,7 +6,7 @@
 --   when higher. The errors take tasks as independent and metrics of one task as fully correlated. measure
 --   non_generative are tasks answered by likelihood, generative those answered by writing. Agreement with the dense
 --   model's own answers does not say whether an answer is right, so that it is a measure of its own, over tasks
---   answered by writing. score_se is NULL where a task has no error. Where all of its answers are right, or none is, a
+--   answered by writing. score_se is NULL if a task has no error. If all of its answers are right, or none is, a
 --   standard error of 0 would be too small: its error is then the width of Wilson's interval over 1.96.
 -- reason: single view that keeps right answers apart from unchanged answers.
 -- columns:
@@ -56,7 +56,7 @@ means as (
         measure,
         avg(score) as score,
         case when count(error) = count(*) then sqrt(sum(error ** 2)) / count(*) end as score_se,
-        -- Of tasks that weigh alike, where all answers are right or none is.
+        -- The tasks weigh alike; it counts if all answers are right or none is.
         count(*) ** 2 / sum(1.0 / n) as answers,
         count(*) as n_tasks
     from tasks

@@ -2,8 +2,8 @@
 -- grain: one row per pruned variant × task × metric × sample whose answer changed.
 -- key: model, recipe, task, metric, sample_id
 -- inputs: task_pairs, stg_task_samples
--- how to read: direction is lost where a right answer became wrong, gained where a wrong one became right, other where
---   one wrong answer replaced another or the right answer is not known. NULL means no answer.
+-- how to read: direction is lost if a right answer became wrong, gained if a wrong one became right, other if one wrong
+--   answer replaced another or the right answer is not known. NULL means no answer.
 -- reason: which questions a variant loses says more than their number.
 -- columns:
 --   direction: lost, gained or other

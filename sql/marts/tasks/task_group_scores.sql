@@ -10,9 +10,9 @@
 -- columns:
 --   n_tasks: Tasks of the group that have the metric [tasks]
 --   score: Mean over the group's samples [share; units of text for perplexity]
---   score_se: Its standard error; NULL where a task has none [unit of score]
+--   score_se: Its standard error; NULL if a task has none [unit of score]
 --   n: Number of samples, or of the units of a perplexity [samples]
---   shots: Worked examples in front of every question; NULL where the tasks differ [examples]
+--   shots: Worked examples in front of every question; NULL if the tasks differ [examples]
 with
 
 weighted as (

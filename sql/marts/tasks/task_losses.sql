@@ -5,12 +5,12 @@
 -- how to read: the loss of a task is the lost part of what its dense score has above a guess; a guess among options is
 --   the mean of 1/options, for a written text or a single option 0. Tasks that the dense model does not solve beyond a
 --   guess, where the whole 95 % interval of its score (Wilson's) is not above it, have nothing to lose and are
---   excluded; where the right options are unevenly distributed, as in BoolQ, even that does not prove knowledge. A
---   group of tasks, such as MMLU, is one task (task_group_scores). The metrics of a task are averaged first, then the
---   tasks. measure score uses every metric but agreement, measure agreement only that one, which takes the dense
---   model's own answers as the right ones. Below 0 the score rose; above 1 choosing is worse than a guess. noise_loss
---   is the loss of the noise variant that loses most in the same tasks: the dense model in bfloat16 or with another
---   batch also changes answers, which is no effect of pruning. Intervals are at 95 %, paired by answer, of ratios and
+--   excluded; if the right options are unevenly distributed, as in BoolQ, even that does not prove knowledge. A group
+--   of tasks, such as MMLU, is one task (task_group_scores). The metrics of a task are averaged first, then the tasks.
+--   measure score uses every metric but agreement, measure agreement only that one, which takes the dense model's own
+--   answers as the right ones. Below 0 the score rose; above 1 choosing is worse than a guess. noise_loss is the loss
+--   of the noise variant that loses most in the same tasks: the dense model in bfloat16 or with another batch also
+--   changes answers, which is not an effect of pruning. Intervals are at 95 %, paired by answer, of ratios and
 --   differences of Wilson's intervals (macros interval_of_ratio and interval_of_difference); errors of metrics of one
 --   task are taken as fully correlated, those of tasks as independent. Where answers are not stored, variants count as
 --   independent, which makes intervals rather too wide. They describe these tasks, not others, and are not corrected
@@ -20,14 +20,13 @@
 --   measure: score, by right answers, or agreement, by the dense model's own ones
 --   n_tasks: Tasks that count, a group as one [tasks]
 --   n_answers: Answers that the loss rests on, each paired with the dense model's answer to the same question [answers]
---   loss: Mean over tasks of what is gone [share]
---   loss_se: Standard error that a normal interval of the same width has; NULL where a score is no share [share] =
+--   loss: Mean over tasks of what is lost [share]
+--   loss_se: Standard error that a normal interval of the same width has; NULL if a score is not a share [share] =
 --     (loss_high − loss_low)/(2 · 1.96)
 --   loss_low: Lower end of its 95 % interval, ratio of Wilson intervals, paired by answer [share]
 --   loss_high: Upper end of its 95 % interval, ratio of Wilson intervals, paired by answer [share]
---   noise_loss: Loss of the largest noise variant in the same tasks; NULL where none was scored in all of them [share]
---   loss_beyond_noise: Loss less that of the noise; the loss itself where no noise was scored [share] = loss −
---     noise_loss
+--   noise_loss: Loss of the largest noise variant in the same tasks; NULL if none was scored in all of them [share]
+--   loss_beyond_noise: Loss less that of the noise; the loss itself if no noise was scored [share] = loss − noise_loss
 --   loss_beyond_noise_low: Lower end of its 95 % interval, with both errors, paired by answer [share]
 --   loss_beyond_noise_high: Upper end of its 95 % interval, with both errors, paired by answer [share]
 with
@@ -108,7 +107,7 @@ beside_noise as (
         noise.loss as noise_loss,
         noise.loss_low as noise_loss_low,
         noise.loss_high as noise_loss_high,
-        -- Of one answer's contributions to both losses, (1 − loss)(dense right) − (right).
+        -- The correlation of one answer's contributions to both losses, (1 − loss)(dense right) − (right).
         correlation_or_0(
             noise_answers.covariance
             - (1 - noise.loss) * pruned.answers_covariance

@@ -10,8 +10,8 @@
 --   quantization: Method of quantization that the variant is compared with, such as gptq [label]
 --   kl_nats: Mean teacher-forced KL(dense‖pruned) of the pruned variant [nats]
 --   amount_quantized: The measure of quantization at the same KL, interpolated; NULL beyond its largest [share or nats]
---   recipe_below: The quantized recipe next below in KL; dense where there is none
---   recipe_above: The quantized recipe next above in KL; NULL where there is none
+--   recipe_below: The quantized recipe next below in KL; dense if there is none
+--   recipe_above: The quantized recipe next above in KL; NULL if there is none
 --   recipes_below: All quantized recipes at that KL; their mean counts
 --   recipes_above: All quantized recipes at that KL; their mean counts
 --   share_above: Weight of the point above [share]
@@ -137,7 +137,7 @@ bracketed as (
 ),
 
 weighed as (
-    -- The weight of the point above; NULL where there is none, because nothing is extrapolated.
+    -- The weight of the point above; NULL if there is none, because nothing is extrapolated.
     select
         *,
         case when kl_above = kl_below then 0 else (kl_nats - kl_below) / (kl_above - kl_below) end as share_above

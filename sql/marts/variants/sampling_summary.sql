@@ -4,10 +4,10 @@
 -- key: model, recipe
 -- inputs: sampling_survival, stg_sampled_generations, stg_sampled_steps, noise_variants
 -- how to read: every text has a dense partner drawn with the same noise. equal_share is the share of texts that never
---   part; the median first flips are the steps at which half of the texts have parted, NULL where half never do, their
+--   part; the median first flips are the steps at which half of the texts have parted, NULL if half never do, their
 --   bounds where the bounds of sampling_survival reach half. correct_share and collapsed_share are over texts, and
 --   their differences are variant minus dense, paired text by text, with intervals over prompts (Student's t; NULL
---   below 2 prompts or where no prompt deviates). is_noise marks rounding alone: what it parts is no damage.
+--   below 2 prompts or if no prompt deviates). is_noise marks rounding alone: what it parts is not damage.
 -- reason: a greedy text is one draw; sampled ones say how a model behaves in use, with intervals.
 -- columns:
 --   is_noise: Whether the variant is the dense model with other rounding
@@ -21,9 +21,9 @@
 --   equal_share_expected: The same, expected from the distributions [share]
 --   equal_share_expected_low: Lower end of its 95 % interval, Student's t over prompts [share]
 --   equal_share_expected_high: Upper end of it [share]
---   first_flip_step_median: Step at which half of the texts have parted; NULL where half never do [step]
+--   first_flip_step_median: Step at which half of the texts have parted; NULL if half never do [step]
 --   first_flip_step_median_low: Lower end of its 95 % interval, where the bounds of sampling_survival reach half [step]
---   first_flip_step_median_high: Upper end of it; NULL where it is beyond the last step [step]
+--   first_flip_step_median_high: Upper end of it; NULL if it is beyond the last step [step]
 --   first_flip_step_median_expected: The same, expected from the distributions [step]
 --   total_variation_mean: Mean total variation over the steps before texts part [probability]
 --   texts_graded: Texts with a known answer [texts]
@@ -76,7 +76,7 @@ distances as (
     group by all
 ),
 
--- Each text beside the dense one of the same sample.
+-- Each text with the dense one of the same sample.
 pairs as (
     select
         own.model,

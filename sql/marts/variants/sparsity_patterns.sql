@@ -5,7 +5,7 @@
 -- columns:
 --   pattern: kept:block, such as 2:4, or `unstructured`
 --   sparsity_percent: sparsity in whole per cent [%]
--- how to read: pruned neurons and heads are no pattern of weights and are excluded, and so are noise variants, mixed
+-- how to read: pruned neurons and heads are not patterns of weights and are excluded, and so are noise variants, mixed
 --   recipes, whose sublayers may have several patterns, and compositions, where it is not known which part made the
 --   zeros.
 -- reason: single definition of a sparsity pattern.

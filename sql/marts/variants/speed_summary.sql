@@ -4,9 +4,9 @@
 -- inputs: stg_speed, noise_variants
 -- how to read: both sides of a ratio were timed alternately, in one run on one machine; above 1 the variant is faster.
 --   equal_sides is the distance from 1 of the dense model timed against itself on the same machine: a speedup within it
---   is no speedup. Zeros in a matrix are multiplied like any number, and quantized weights are computed as dense ones,
---   so that masks and quantization show no speedup; dropped sublayers do, because they do not run (sublayers_skipped).
---   Noise variants are excluded.
+--   is not a speedup. Zeros in a matrix are multiplied like any number, and quantized weights are computed as dense
+--   ones, so that masks and quantization show no speedup; dropped sublayers do, because they do not run
+--   (sublayers_skipped). Noise variants are excluded.
 -- reason: times of two machines do not compare, ratios within one run do.
 -- columns:
 --   prefill_speedup: Prompt tokens per second relative to the dense model [ratio] =
@@ -15,9 +15,9 @@
 --     decode_tokens_per_second/decode_tokens_per_second_dense
 --   first_token_speedup: Dense time to the first token over the variant's [ratio] =
 --     seconds_to_first_token_dense/seconds_to_first_token
---   peak_memory_ratio: Peak memory relative to the dense model's; NULL where that is not known [ratio] =
+--   peak_memory_ratio: Peak memory relative to the dense model's; NULL if that is not known [ratio] =
 --     peak_memory_bytes/peak_memory_bytes_dense
---   equal_sides: Largest distance from 1 of the dense model's own three speedups; NULL where it was not timed [ratio]
+--   equal_sides: Largest distance from 1 of the dense model's own three speedups; NULL if it was not timed [ratio]
 with
 
 ratios as (

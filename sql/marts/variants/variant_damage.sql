@@ -5,16 +5,16 @@
 --   reference_temperature
 -- how to read: at the reference temperature, over the study's prompts and questions. The intervals are Wilson's for
 --   shares of prompts and of questions, and for tokens Wilson's with an effective number of tokens, clustered by
---   prompt; for nats at the first token Student's t over the prompts on a logarithmic scale, NULL below 2 prompts or
---   where none deviates; for the growth of the KL, which may be negative, the same on a linear scale. The
---   median first flip has the order statistics that the sign test does not reject (place_of_median_low), NULL below 6
---   prompts. A prompt that never flips counts as later than any step: where that is the median its amount is NULL, and
---   so is an end, and amount_low alone says until when at least half of the texts are surely equal. Intervals are not
---   corrected for the number of variants. Noise variants are excluded.
+--   prompt; for nats at the first token Student's t over the prompts on a logarithmic scale, NULL below 2 prompts or if
+--   none deviates; for the growth of the KL, which may be negative, the same on a linear scale. The median first flip
+--   has the order statistics that the sign test does not reject (place_of_median_low), NULL below 6 prompts. A prompt
+--   that never flips counts as later than any step: if that is the median, its amount is NULL, and so is an end, and
+--   amount_low alone says until when at least half of the texts are surely equal. Intervals are not corrected for the
+--   number of variants. Noise variants are excluded.
 -- reason: charts and comparisons of variants need one agreed list of measures and of how uncertain they are.
 -- columns:
 --   measure: top1_change, the share of steps with another most likely token; kl_step0_nats at the first token;
---     kl_growth_nats, the mean over prompts that flip of KL on its own text minus teacher forced, behind the flip;
+--     kl_growth_nats, the mean over prompts that flip of KL on its own text minus teacher forced, after the flip;
 --     flipped_share and collapsed_share of prompts; first_flip_step_median; options_changed_share of questions [label]
 --   amount: The measure [share, nats or step]
 --   amount_low: Lower end of its 95 % interval over the units [share, nats or step]

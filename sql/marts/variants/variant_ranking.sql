@@ -10,8 +10,7 @@
 --   interval: one-sided Student's t over prompts, at 5 % in all comparisons of the band together (Bonferroni), so that
 --   the truly nearest is among them in 95 of 100 studies; fewer than 5 prompts tell nothing apart. Equal amounts are
 --   never ordered by name: all of them are nearest.
--- reason: a report names the nearest variant only where it is compared with its like, and the measurements tell it
---   apart.
+-- reason: a report names the nearest variant only if it is compared with its like, and the measurements tell it apart.
 -- columns:
 --   band: Number of the band, from 1, the one that removes least [rank]
 --   band_removed_share: Mean share of the parameters that the band's variants remove [share]
@@ -20,8 +19,8 @@
 --   amount_high: Upper end of it [share]
 --   place: Rank in the band from 1, equal amounts sharing the least [rank]
 --   difference: Amount minus that of the variant with the least [share]
---   difference_low: Lower end of its simultaneous 95 % interval; NULL where it is not known [share]
---   is_nearest: Whether the difference may be 0; NULL where that is not known
+--   difference_low: Lower end of its simultaneous 95 % interval; NULL if it is not known [share]
+--   is_nearest: Whether the difference may be 0; NULL if that is not known
 --   n_variants: Pruned variants of the band that are compared [variants]
 with
 

@@ -3,9 +3,9 @@
 -- key: model, recipe
 -- inputs: stg_variants, stg_generations, options_at_reference, decoding_at_reference, reference_temperature,
 --   output_noise_ceiling, acceptance, sequence_kl
--- how to read: KL is KL(dense‖pruned) over the prompts' steps at `temperature`, which is 1 where T = 1 was measured and
+-- how to read: KL is KL(dense‖pruned) over the prompts' steps at `temperature`, which is 1 if T = 1 was measured and
 --   the nearest to 1 otherwise. first_flip_step_median is over all prompts, where one that never flips counts as later
---   than any step; it is NULL where that is the median. Compare prompts_correct with prompts_graded, the prompts with a
+--   than any step; it is NULL if that is the median. Compare prompts_correct with prompts_graded, the prompts with a
 --   known answer. A measure that was not taken is NULL, a count of what was not measured is 0. kl_noise_p95_nats is the
 --   95th percentile of the KL that rounding alone causes, teacher forced, of the largest noise variant at the same
 --   temperature; is_below_noise says that the median KL is not above it. Noise variants are excluded.

@@ -19,26 +19,26 @@
 --   choosing: Likewise [label]
 --   alive: Likewise [label]
 --   loss_fidelity: Share of teacher-forced tokens whose most likely token differs, beyond the null [share]
---   loss_fidelity_low: Lower end of its 95 % interval; NULL where it is not known [share]
+--   loss_fidelity_low: Lower end of its 95 % interval; NULL if it is not known [share]
 --   loss_fidelity_high: Upper end of it [share]
 --   n_fidelity: Prompts that it rests on [prompts]
 --   evidence_writing: score, graded or agreement; NULL without any [label]
 --   loss_writing: Share of the dense model's right answers in writing that is lost beyond the null [share]
---   loss_writing_low: Lower end of its 95 % interval; NULL where it is not known [share]
+--   loss_writing_low: Lower end of its 95 % interval; NULL if it is not known [share]
 --   loss_writing_high: Upper end of it [share]
 --   n_writing: Answers that it rests on [answers]
 --   evidence_choosing: score, graded, agreement or options; NULL without any [label]
 --   loss_choosing: Likewise in choosing among options, above a guess [share]
---   loss_choosing_low: Lower end of its 95 % interval; NULL where it is not known [share]
+--   loss_choosing_low: Lower end of its 95 % interval; NULL if it is not known [share]
 --   loss_choosing_high: Upper end of it [share]
 --   n_choosing: Answers that it rests on [answers]
 --   loss_alive: Share of the variant's own texts that loop or end early, beyond the null [share]
---   loss_alive_low: Lower end of its 95 % interval; NULL where it is not known [share]
+--   loss_alive_low: Lower end of its 95 % interval; NULL if it is not known [share]
 --   loss_alive_high: Upper end of it [share]
 --   prompts_lost: Texts that loop or end early [prompts]
 --   n_alive: Texts that it rests on [prompts]
---   would_decide: Of each measure without enough evidence the number of units that would decide, with the same loss
---     and spread; NULL where none is known
+--   would_decide: Number of units that would decide each measure without enough evidence, with the same loss and
+--     spread; NULL if none is known
 with
 
 declared as (
