@@ -84,7 +84,7 @@ select
     case
         when measured.published_as <> '' then measured.published_as
         when variants.sublayers_dropped_count > 0 then variants.method
-        else measured.recipe
+        else variants.recipe
     end as method,
     case measured.measured_on
         when 'layerwise' then 1
