@@ -15,9 +15,7 @@
 --   there is none; holm_p corrects it for all tests of the pair (tasks × metrics). clusters are samples.
 -- reason: two variants of equal accuracy need not answer the same questions right. The query is one file because its
 --   parameters must reach the scans of the files.
-with
-
-wanted as (
+with wanted as (
     select
         one.pair.a as recipe_a,
         one.pair.b as recipe_b
@@ -32,11 +30,9 @@ answers as (
     union all by name
 
     select
-        recipe,
-        task,
+        recipe, task,
         'agreement' as metric,
-        sample_id,
-        sample_hash,
+        sample_id, sample_hash,
         is_answer_same as is_correct,
         1.0 as weight
     from stg_task_samples
@@ -45,12 +41,7 @@ answers as (
 
 stacked as (
     select
-        wanted.recipe_a,
-        wanted.recipe_b,
-        a.task,
-        a.metric,
-        a.sample_id,
-        a.weight,
+        wanted.recipe_a, wanted.recipe_b, a.task, a.metric, a.sample_id, a.weight,
         unnest([
             {
                 'statistic': a.metric,
@@ -86,10 +77,7 @@ pairs as (
 
 means as (
     select
-        recipe_a,
-        recipe_b,
-        task,
-        statistic,
+        recipe_a, recipe_b, task, statistic,
         any_value(place) as place,
         count(*) as samples,
         sum(weight) as weight,
@@ -103,10 +91,7 @@ means as (
 
 errors as (
     select
-        means.recipe_a,
-        means.recipe_b,
-        means.task,
-        means.statistic,
+        means.recipe_a, means.recipe_b, means.task, means.statistic,
         error_over_clusters(pairs.weight * (pairs.a - means.a) / means.weight) as a_se,
         error_over_clusters(pairs.weight * (pairs.b - means.b) / means.weight) as b_se,
         error_over_clusters(pairs.weight * (pairs.b - means.b - pairs.a + means.a) / means.weight) as difference_se,
@@ -118,10 +103,7 @@ errors as (
 
 tested as (
     select
-        recipe_a,
-        recipe_b,
-        task,
-        statistic,
+        recipe_a, recipe_b, task, statistic,
         coalesce(mcnemar_exact(only_a_right, only_b_right), 1.0) as mcnemar_p
     from means
     where place = 1
@@ -143,12 +125,9 @@ corrected as (
 )
 
 select
-    means.recipe_a,
-    means.recipe_b,
+    means.recipe_a, means.recipe_b,
     'task ' || means.task as measured_on,
-    means.statistic,
-    means.a,
-    means.b,
+    means.statistic, means.a, means.b,
     means.b - means.a as difference,
     case
         when means.place = 1 then interval_of_paired_change(means.only_a_right, means.only_b_right, means.samples)[1]
@@ -158,14 +137,11 @@ select
         when means.place = 1 then interval_of_paired_change(means.only_a_right, means.only_b_right, means.samples)[2]
         else means.b - means.a + errors.half_width
     end as difference_high,
-    errors.a_se,
-    errors.b_se,
-    errors.difference_se,
+    errors.a_se, errors.b_se, errors.difference_se,
     means.samples as clusters,
     case when means.place = 1 then means.only_a_right end as only_a_right,
     case when means.place = 1 then means.only_b_right end as only_b_right,
-    corrected.mcnemar_p,
-    corrected.holm_p
+    corrected.mcnemar_p, corrected.holm_p
 from means
 inner join errors using (recipe_a, recipe_b, task, statistic)
 left join corrected using (recipe_a, recipe_b, task, statistic)

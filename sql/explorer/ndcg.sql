@@ -2,8 +2,7 @@
 -- grain: one row per model × recipe.
 -- inputs: stg_retrieval_scores
 select
-    model,
-    recipe,
+    model, recipe,
     avg(value) as ndcg_at_10
 from stg_retrieval_scores
 where metric = 'ndcg_at_10'

@@ -17,13 +17,9 @@
 --   amount_high: Upper end of its 95 % interval; NULL if the uncertainty is not known [as amount]
 --   null_amount: The same number of the noise variant; NULL if it was not measured [as amount]
 --   null_amount_high: Upper end of its 95 % interval; NULL if it has none of its own [as amount]
-with
-
-losses as (
+with losses as (
     select
-        losses.model,
-        losses.recipe,
-        losses.measure,
+        losses.model, losses.recipe, losses.measure,
         bool_or(variants.is_rounding) as is_rounding,
         max(losses.loss_beyond_noise) filter (where losses.kind = 'generative') as writing,
         max(losses.loss_beyond_noise_low) filter (where losses.kind = 'generative') as writing_low,
@@ -42,10 +38,7 @@ losses as (
 -- Lists unnested in one select are expanded in parallel.
 by_variant as (
     select
-        model,
-        measure,
-        is_rounding,
-        has_null,
+        model, measure, is_rounding, has_null,
         count(*) over (partition by model, measure) as measured,
         unnest(['choosing_survives', 'writing_loses_more']) as claim,
         unnest([writing >= 0.5, true]) as is_chosen,
@@ -63,9 +56,7 @@ by_variant as (
 -- Variants answer the same questions, so that the errors over answers do not average out between them.
 averaged as (
     select
-        model,
-        claim,
-        measure,
+        model, claim, measure,
         bool_or(is_rounding) as is_rounding,
         max(measured) as measured,
         min(n) as n,
@@ -92,9 +83,7 @@ rounding as (
 -- Lists unnested in one select are expanded in parallel.
 scales as (
     select
-        fits.model,
-        fits.theorem,
-        fits.prompts,
+        fits.model, fits.theorem, fits.prompts,
         unnest([fits.theorem, fits.theorem || ', logarithms']) as measure,
         unnest([fits.pearson, fits.pearson_log10]) as amount,
         unnest([fits.pearson_se, fits.pearson_log10_se]) as se,
@@ -106,8 +95,7 @@ scales as (
 -- Methods are measured on the same prompts, so that their errors do not average out.
 fits as (
     select
-        model,
-        measure,
+        model, measure,
         min(prompts) as n,
         count(*) as methods,
         avg(amount) as amount,
@@ -120,11 +108,7 @@ fits as (
 
 unit_means as (
     select
-        model,
-        claim,
-        measure,
-        is_noise,
-        units,
+        model, claim, measure, is_noise, units,
         bool_or(is_rounding) as is_rounding,
         max(variants) as variants,
         mean_over_units(amount) as found,
@@ -153,10 +137,7 @@ with_noise as (
     union all
 
     select
-        model,
-        claim,
-        measure,
-        is_noise,
+        model, claim, measure, is_noise,
         found['units'] as n,
         units,
         units || ': ' || found['units'] || ', variants: ' || variants as rests_on,
@@ -168,14 +149,10 @@ with_noise as (
 )
 
 select
-    model,
-    claim,
-    measure,
-    n,
+    model, claim, measure, n,
     'answers' as units,
     'answers: ' || n || ', variants: ' || variants || if(variants < measured, ' of ' || measured, '') as rests_on,
-    is_rounding,
-    amount,
+    is_rounding, amount,
     amount - sqrt(answers_below ** 2 + half_width ** 2) as amount_low,
     amount + sqrt(answers_above ** 2 + half_width ** 2) as amount_high,
     null_amount,
@@ -187,12 +164,10 @@ union all
 select
     fits.model,
     'second_order_fits' as claim,
-    fits.measure,
-    fits.n,
+    fits.measure, fits.n,
     'prompts' as units,
     'prompts: ' || fits.n || ', methods: ' || fits.methods as rests_on,
-    rounding.is_rounding,
-    fits.amount,
+    rounding.is_rounding, fits.amount,
     interval_of_correlation(fits.amount, fits.half_width)[1] as amount_low,
     interval_of_correlation(fits.amount, fits.half_width)[2] as amount_high,
     fits.null_amount,
@@ -203,25 +178,14 @@ inner join rounding using (model)
 union all
 
 select
-    pruned.model,
-    pruned.claim,
-    pruned.measure,
-    pruned.n,
-    pruned.units,
-    pruned.rests_on,
-    pruned.is_rounding,
-    pruned.amount,
-    pruned.amount_low,
-    pruned.amount_high,
+    pruned.model, pruned.claim, pruned.measure, pruned.n, pruned.units, pruned.rests_on, pruned.is_rounding,
+    pruned.amount, pruned.amount_low, pruned.amount_high,
     noise.amount as null_amount,
     noise.amount_high as null_amount_high
 from with_noise as pruned
 left join with_noise as noise
     on
-        pruned.model = noise.model
-        and pruned.claim = noise.claim
-        and pruned.measure = noise.measure
-        and noise.is_noise
+        pruned.model = noise.model and pruned.claim = noise.claim and pruned.measure = noise.measure and noise.is_noise
         -- Rounding makes few texts flip; a mean of fewer than 6 prompts is not used as a null.
         and (noise.n >= 6 or noise.claim not in ('own_text_is_further', 'free_running_exceeds_fork'))
 where not pruned.is_noise

@@ -12,22 +12,16 @@
 --   units: questions or prompts [label]
 --   variants: Variants that the row is over [variants]
 --   amount: 1 if the claim holds in more than half of the variants, else 0; of a prompt the mean gap [nats or ln ratio]
-with
-
-questions as (
+with questions as (
     select
-        options.model,
-        variants.is_noise,
-        options.prompt_id,
+        options.model, variants.is_noise, options.prompt_id,
         bool_or(variants.is_rounding) as is_rounding,
         count(*) as variants,
         avg(cast(options.is_argmax_same as integer)) > 0.5 as is_kept,
         avg(
             cast(
                 options.kl_options_dense_pruned_nats < kl_of_rest(
-                    options.kl_dense_pruned_nats,
-                    options.kl_options_dense_pruned_nats,
-                    options.mass_dense,
+                    options.kl_dense_pruned_nats, options.kl_options_dense_pruned_nats, options.mass_dense,
                     options.mass_pruned
                 ) as integer
             )
@@ -42,10 +36,7 @@ questions as (
 -- Lists unnested in one select are expanded in parallel.
 gaps as (
     select
-        gaps.model,
-        gaps.prompt_id,
-        variants.is_noise,
-        variants.is_rounding,
+        gaps.model, gaps.prompt_id, variants.is_noise, variants.is_rounding,
         unnest([
             'own_text_is_further', 'own_text_is_further', 'free_running_exceeds_fork', 'free_running_exceeds_fork'
         ]) as claim,
@@ -64,18 +55,14 @@ select
     is_noise,
     prompt_id as unit,
     'questions' as units,
-    is_rounding,
-    variants,
+    is_rounding, variants,
     unnest(cast([is_kept, is_less, is_tail] as double[])) as amount
 from questions
 
 union all
 
 select
-    model,
-    claim,
-    measure,
-    is_noise,
+    model, claim, measure, is_noise,
     prompt_id as unit,
     'prompts' as units,
     bool_or(is_rounding) as is_rounding,

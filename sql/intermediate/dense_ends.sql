@@ -9,9 +9,7 @@
 -- columns:
 --   end_position: Position that predicts the end-of-text token; later ones read it [token]
 select
-    model,
-    prompt_id,
-    end_step,
+    model, prompt_id, end_step,
     prompt_tokens - 1 + end_step as end_position
 from stg_generations
 where recipe = 'dense' and end_step is not null

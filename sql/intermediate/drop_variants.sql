@@ -8,9 +8,7 @@
 --   chosen_by: Criterion that chose the units, such as influence; unknown if the recipe does not say [label]
 --   k: Number of dropped units [units]
 select
-    model,
-    recipe,
-    method,
+    model, recipe, method,
     coalesce(json_extract_string(try_cast(parameters_json as json), '$.by'), 'unknown') as chosen_by,
     cast(json_extract_string(try_cast(parameters_json as json), '$.count') as integer) as k
 from stg_variants

@@ -10,29 +10,21 @@
 --   out_a: First of the two models left out; empty if at most one is
 --   out_b: Second of the two models left out; empty if none is
 --   predicted_loss: Value of the curve [share]
-with
-
-lessons as (
+with lessons as (
     select *
     from losses_by_probe
     where is_known
 ),
 
 models as (
-    select distinct
-        measure,
-        kind,
-        probe,
-        model
+    select distinct measure, kind, probe, model
     from lessons
 ),
 
 -- The models that a curve leaves out: none, one, or two in alphabetical order. '' stands for no model.
 left_out_names as (
     select
-        measure,
-        kind,
-        probe,
+        measure, kind, probe,
         unnest(list_append(list(model), '')) as left_out
     from models
     group by measure, kind, probe
@@ -44,9 +36,7 @@ curves as (
         row_number() over (
             order by first_out.measure, first_out.kind, first_out.probe, first_out.left_out, second_out.left_out
         ) as curve,
-        first_out.measure,
-        first_out.kind,
-        first_out.probe,
+        first_out.measure, first_out.kind, first_out.probe,
         first_out.left_out as out_a,
         second_out.left_out as out_b
     from left_out_names as first_out
@@ -56,11 +46,7 @@ curves as (
 
 sums as (
     select
-        measure,
-        kind,
-        probe,
-        model,
-        bin,
+        measure, kind, probe, model, bin,
         count(*) as n,
         sum(loss) as loss
     from lessons
@@ -69,8 +55,7 @@ sums as (
 
 points as (
     select
-        curves.curve,
-        sums.bin,
+        curves.curve, sums.bin,
         sum(sums.n) as n,
         sum(sums.loss) as loss
     from curves
@@ -115,20 +100,12 @@ smallest as (
 
 fitted as (
     select
-        curve,
-        bin,
+        curve, bin,
         max(mean_loss) as predicted_loss
     from smallest
     group by all
 )
 
-select
-    curves.measure,
-    curves.kind,
-    curves.probe,
-    curves.out_a,
-    curves.out_b,
-    fitted.bin,
-    fitted.predicted_loss
+select curves.measure, curves.kind, curves.probe, curves.out_a, curves.out_b, fitted.bin, fitted.predicted_loss
 from fitted
 inner join curves using (curve)

@@ -9,11 +9,7 @@
 --   bin: The probe in tenths of a decade [decade/10] = round(10 log10 max(damage, 1e-4))
 --   is_known: Whether the model has at least 5 such variants, enough to learn from
 select
-    probes.model,
-    probes.recipe,
-    losses.measure,
-    losses.kind,
-    probes.probe,
+    probes.model, probes.recipe, losses.measure, losses.kind, probes.probe,
     probe_bin(probes.damage) as bin,
     losses.loss,
     count(*) over (partition by losses.measure, losses.kind, probes.probe, probes.model) >= 5 as is_known

@@ -9,9 +9,7 @@
 --   theorem: T1 h, T1 z, T2 p or T3 KL [label]
 --   pearson: Correlation of estimate and truth
 --   pearson_log10: Correlation of their logarithms
-with
-
-fits as (
+with fits as (
     select
         model,
         fit_to_truth(t1_h, one_minus_cos_h) as h,
@@ -32,8 +30,7 @@ theorems as (
 )
 
 select
-    model,
-    theorem,
+    model, theorem,
     fit['pearson'] as pearson,
     fit['pearson_log10'] as pearson_log10
 from theorems

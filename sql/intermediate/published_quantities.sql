@@ -16,27 +16,19 @@
 --   score_se: Its standard error; NULL if none is known [unit of score]
 --   n: Samples, queries, tokens, positions, prompts or questions that it is over
 --   shots: Worked examples before each question; NULL if there are none [examples]
-with
-
-measured as (
+with measured as (
     select
-        model,
-        recipe,
+        model, recipe,
         '' as published_as,
         'task ' || task_group as measured_on,
         -1 as layer,
-        metric,
-        score,
-        score_se,
-        n,
-        shots
+        metric, score, score_se, n, shots
     from task_group_scores
 
     union all
 
     select
-        model,
-        recipe,
+        model, recipe,
         '' as published_as,
         'retrieval ' || data_set as measured_on,
         -1 as layer,
@@ -50,8 +42,7 @@ measured as (
     union all
 
     select
-        model,
-        recipe,
+        model, recipe,
         '' as published_as,
         'text ' || text_id as measured_on,
         -1 as layer,
@@ -65,22 +56,13 @@ measured as (
     union all
 
     select
-        model,
-        recipe,
-        published_as,
-        measured_on,
-        layer,
-        metric,
-        score,
-        score_se,
-        n,
+        model, recipe, published_as, measured_on, layer, metric, score, score_se, n,
         null as shots
     from trace_quantities
 )
 
 select
-    measured.model,
-    measured.recipe,
+    measured.model, measured.recipe,
     case
         when measured.published_as <> '' then measured.published_as
         when variants.sublayers_dropped_count > 0 then variants.method
@@ -96,14 +78,12 @@ select
     regexp_replace(measured.measured_on, '^(task|retrieval|text) ', '') as asked,
     measured.metric,
     cast(measured.layer as smallint) as layer,
-    measured.score,
-    measured.score_se,
+    measured.score, measured.score_se,
     cast(measured.n as bigint) as n,
     measured.shots
 from measured
 inner join stg_variants as variants using (model, recipe)
 where
-    not variants.is_noise
-    and measured.score is not null
+    not variants.is_noise and measured.score is not null
     -- Without a name it is pruning.
     and (measured.published_as <> 'unnamed' or variants.method not in ('rtn', 'gptq', 'awq'))

@@ -22,21 +22,15 @@
 --   answers_covariance: Covariance of being right in one answer of each; 0 if answers are not stored [share²]
 --   answers_variance: Variance of being right in the variant's answers [share²]
 --   answers_dense_variance: Variance of being right in the dense model's answers [share²]
-with
-
-groups as (
-    select distinct
-        model,
-        task,
-        task_group
+with groups as (
+    select distinct model, task, task_group
     from stg_task_scores
     where recipe = 'dense'
 ),
 
 guesses as (
     select
-        samples.model,
-        groups.task_group,
+        samples.model, groups.task_group,
         -- A single option, as in LAMBADA, cannot be guessed.
         avg(
             case
@@ -52,13 +46,7 @@ guesses as (
 
 scores as (
     select
-        model,
-        recipe,
-        task_group,
-        kind,
-        metric,
-        score,
-        n,
+        model, recipe, task_group, kind, metric, score, n,
         case
             when score between 0 and 1 and recipe = 'dense' and metric = 'agreement' then [1.0, 1.0]
             -- Scores are stored as quotients: rounding makes whole numbers of right answers whole again.
@@ -70,10 +58,7 @@ scores as (
 
 answers as (
     select
-        other.model,
-        other.recipe,
-        groups.task_group,
-        other.metric,
+        other.model, other.recipe, groups.task_group, other.metric,
         count(*) as n,
         count(*) filter (where dense.is_right) as dense_right,
         count(*) filter (where other.is_right) as other_right,
@@ -86,11 +71,7 @@ answers as (
 )
 
 select
-    other.model,
-    other.recipe,
-    other.task_group,
-    other.kind,
-    other.metric,
+    other.model, other.recipe, other.task_group, other.kind, other.metric,
     case when other.metric = 'agreement' then 'agreement' else 'score' end as measure,
     noise_variants.recipe is not null as is_noise,
     other.score,

@@ -14,14 +14,8 @@
 --   is_published: Whether the recipe is not a mixed one
 --   strategy: Strategy that chose it, searched before a control; NULL for recipes of no search [label]
 --   budget: Unit of the target of that search, parameters before others; NULL likewise [label]
-with
-
-found as (
-    select
-        model,
-        recipe,
-        strategy,
-        budget
+with found as (
+    select model, recipe, strategy, budget
     from stg_search_trials
     where recipe is not null
     -- Several searches and strategies may choose the same allocation.
@@ -39,14 +33,11 @@ searched_models as (
 )
 
 select
-    pruned.model,
-    pruned.recipe,
-    pruned.method,
+    pruned.model, pruned.recipe, pruned.method,
     variants.parameters_removed / variants.weights_prunable as removed_share,
     variants.bytes_removed / (2 * variants.weights_prunable) as bytes_share,
     pruned.method <> 'mixed' as is_published,
-    found.strategy,
-    found.budget
+    found.strategy, found.budget
 from pruned_variants as pruned
 semi join searched_models using (model)
 inner join stg_variants as variants using (model, recipe)

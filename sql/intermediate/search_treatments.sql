@@ -10,13 +10,9 @@
 --   place: Sublayer, such as attn.3 [label]
 --   effect_nats: KL divergence with this treatment alone [nats]
 --   n_items: Items that the effect was measured on; 0 if it is computed [items]
-with
-
-listed as (
+with listed as (
     select
-        model,
-        search,
-        trial,
+        model, search, trial,
         try_cast(treatments_json as json) as treatments,
         unnest(json_keys(try_cast(treatments_json as json))) as place
     from stg_search_trials
@@ -31,12 +27,7 @@ treated as (
 )
 
 select
-    treated.model,
-    treated.search,
-    treated.trial,
-    treated.place,
-    treated.treatment,
-    effects.parameters_removed,
+    treated.model, treated.search, treated.trial, treated.place, treated.treatment, effects.parameters_removed,
     effects.kl_dense_pruned_nats as effect_nats,
     effects.n_items
 from treated

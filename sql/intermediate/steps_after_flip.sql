@@ -8,24 +8,16 @@
 -- reason: q13 and the claims compare trajectories where they differ, on equal steps, and need the noise as their null.
 -- columns:
 --   kl_nats: KL(dense‖pruned); on fork of the dense model on its text and on the fork [nats]
-with
-
-ends as (
+with ends as (
     select
-        model,
-        recipe,
-        prompt_id,
+        model, recipe, prompt_id,
         min(end_step) as end_step
     from trajectory_ends
     group by all
 )
 
 select
-    steps.model,
-    steps.recipe,
-    steps.prompt_id,
-    steps.trajectory,
-    steps.step,
+    steps.model, steps.recipe, steps.prompt_id, steps.trajectory, steps.step,
     cast(steps.kl_dense_pruned_nats as double) as kl_nats
 from stg_decoding_steps as steps
 inner join variant_temperatures using (model, recipe, temperature)

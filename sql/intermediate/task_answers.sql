@@ -19,20 +19,9 @@
 --     NULL if there is none [nats or nats per byte]
 --   target_margin: That less the best other option's; NULL if there is none [nats or nats per byte]
 --   weight: Weight of the log-likelihood: 1, or the bytes of a text
-with
-
-by_options as (
+with by_options as (
     select
-        model,
-        recipe,
-        task,
-        scoring,
-        sample_id,
-        sample_hash,
-        options,
-        answer,
-        is_correct,
-        target_index,
+        model, recipe, task, scoring, sample_id, sample_hash, options, answer, is_correct, target_index,
         unnest(
             case
                 when scoring = 'letter' then ['accuracy_letter']
@@ -52,12 +41,7 @@ by_options as (
 
 by_text as (
     select
-        model,
-        recipe,
-        task,
-        scoring,
-        sample_id,
-        sample_hash,
+        model, recipe, task, scoring, sample_id, sample_hash,
         unnest(case when verdict is null then ['exact_match', 'exact_match_lenient'] else ['pass_at_1'] end) as metric,
         unnest(case when verdict is null then [answer, answer_lenient] else [answer] end) as answer,
         unnest(case when verdict is null then [is_correct, is_correct_lenient] else [is_correct] end) as is_correct
@@ -66,13 +50,7 @@ by_text as (
 )
 
 select
-    model,
-    recipe,
-    task,
-    metric,
-    scoring,
-    sample_id,
-    sample_hash,
+    model, recipe, task, metric, scoring, sample_id, sample_hash,
     case when metric = 'accuracy_per_byte' then options[likeliest(log_likelihoods)] else answer end as answer,
     case
         when metric = 'accuracy_per_byte' then likeliest(log_likelihoods) - 1 = target_index
@@ -86,15 +64,7 @@ from by_options
 union all
 
 select
-    model,
-    recipe,
-    task,
-    metric,
-    scoring,
-    sample_id,
-    sample_hash,
-    answer,
-    is_correct,
+    model, recipe, task, metric, scoring, sample_id, sample_hash, answer, is_correct,
     null as target_log_likelihood,
     null as target_margin,
     1.0 as weight
@@ -103,13 +73,9 @@ from by_text
 union all
 
 select
-    model,
-    recipe,
-    task,
+    model, recipe, task,
     'byte_perplexity' as metric,
-    scoring,
-    sample_id,
-    sample_hash,
+    scoring, sample_id, sample_hash,
     null as answer,
     null as is_correct,
     cast(option_log_likelihoods[1] as double) as target_log_likelihood,

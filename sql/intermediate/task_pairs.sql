@@ -20,12 +20,7 @@
 --   margin_change: Change of the target's margin over the best other option; NULL if there is none [nats or nats per
 --     byte]
 select
-    pruned.model,
-    pruned.recipe,
-    pruned.task,
-    pruned.metric,
-    pruned.scoring,
-    pruned.sample_id,
+    pruned.model, pruned.recipe, pruned.task, pruned.metric, pruned.scoring, pruned.sample_id,
     dense.answer as answer_dense,
     pruned.answer as answer_pruned,
     case when pruned.is_correct is not null then dense.is_correct end as is_correct_dense,

@@ -18,9 +18,7 @@
 --   score: Our value [share; nats for KL]
 --   score_se: Its standard error; NULL if none is known [unit of score]
 --   n: Positions, prompts or questions that it is over
-with
-
-layer_points as (
+with layer_points as (
     select *
     from transitions_at_reference
     where scope = 'local' and lens = 'raw' and is_changed
@@ -28,10 +26,7 @@ layer_points as (
 
 layers as (
     select
-        points.model,
-        points.recipe,
-        points.sublayer,
-        points.layer,
+        points.model, points.recipe, points.sublayer, points.layer,
         1 - avg(points.one_minus_cos_h) as cosine_h,
         1 - avg(points.one_minus_cos_z) as cosine_z,
         1 - avg(points.one_minus_cos_p) as cosine_p,
@@ -49,9 +44,7 @@ layers as (
 
 options as (
     select
-        shift.model,
-        shift.recipe,
-        shift.p_options_pruned,
+        shift.model, shift.recipe, shift.p_options_pruned,
         count(*) over question as n_options,
         row_number() over (question order by -shift.p_options_dense, shift.option_index) as place
     from option_shift as shift
@@ -61,8 +54,7 @@ options as (
 
 -- Lists unnested in one select are expanded in parallel.
 select
-    model,
-    recipe,
+    model, recipe,
     '' as published_as,
     'generation' as measured_on,
     -1 as layer,
@@ -86,8 +78,7 @@ group by model, recipe, step
 union all
 
 select
-    model,
-    recipe,
+    model, recipe,
     '' as published_as,
     'generation' as measured_on,
     -1 as layer,
@@ -102,8 +93,7 @@ group by all
 union all
 
 select
-    model,
-    recipe,
+    model, recipe,
     sublayer || '-drop' as published_as,
     'layerwise' as measured_on,
     layer,
@@ -116,8 +106,7 @@ from layers
 union all
 
 select
-    model,
-    recipe,
+    model, recipe,
     '' as published_as,
     'options' as measured_on,
     -1 as layer,
@@ -132,8 +121,7 @@ group by all
 union all
 
 select
-    model,
-    recipe,
+    model, recipe,
     if(recipe = 'dense', '', 'unnamed') as published_as,
     'options' as measured_on,
     -1 as layer,
@@ -148,8 +136,7 @@ group by model, recipe, place
 union all
 
 select
-    model,
-    recipe,
+    model, recipe,
     'unnamed' as published_as,
     'estimates' as measured_on,
     -1 as layer,

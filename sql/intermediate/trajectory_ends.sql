@@ -9,9 +9,7 @@
 --   on_trajectory: `teacher_forced` or `free_running`
 --   end_step: Last step that counts, that of an end-of-text token [step]
 select
-    texts.model,
-    texts.recipe,
-    texts.prompt_id,
+    texts.model, texts.recipe, texts.prompt_id,
     'teacher_forced' as on_trajectory,
     dense_ends.end_step
 from stg_generations as texts
@@ -20,9 +18,7 @@ inner join dense_ends using (model, prompt_id)
 union all
 
 select
-    texts.model,
-    texts.recipe,
-    texts.prompt_id,
+    texts.model, texts.recipe, texts.prompt_id,
     'free_running' as on_trajectory,
     -- least skips NULL.
     least(texts.end_step, dense_ends.end_step) as end_step

@@ -9,13 +9,9 @@
 --   own_over_forced_ln: The same as a factor [ln ratio] = ln(own_text/teacher_forced)
 --   free_minus_fork_nats: KL free running beyond that of the fork, the dense model alone [nats] = free_running − fork
 --   free_over_fork_ln: The same as a factor [ln ratio] = ln(free_running/fork)
-with
-
-texts as (
+with texts as (
     select
-        model,
-        recipe,
-        prompt_id,
+        model, recipe, prompt_id,
         avg(kl_nats) filter (where trajectory = 'teacher_forced') as forced,
         avg(kl_nats) filter (where trajectory = 'own_text') as own,
         avg(kl_nats) filter (where trajectory = 'free_running') as free,
@@ -25,9 +21,7 @@ texts as (
 )
 
 select
-    model,
-    recipe,
-    prompt_id,
+    model, recipe, prompt_id,
     own - forced as own_minus_forced_nats,
     case when own > 0 and forced > 0 then ln(own / forced) end as own_over_forced_ln,
     free - fork as free_minus_fork_nats,

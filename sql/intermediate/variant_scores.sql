@@ -11,21 +11,13 @@
 --   score_low: Lower end of its 95 % interval, Wilson's, over samples or prompts [share]
 --   score_high: Upper end of it [share]
 --   n_tasks: Tasks, a group of the harness as one; NULL for top1 [tasks]
-select
-    model,
-    recipe,
-    measure,
-    score,
-    score_low,
-    score_high,
-    n_tasks
+select model, recipe, measure, score, score_low, score_high, n_tasks
 from score_means
 
 union all
 
 select
-    model,
-    recipe,
+    model, recipe,
     'top1' as measure,
     1 - top1_change as score,
     -- That the dense model agrees with itself is certain.

@@ -5,8 +5,7 @@
 -- how to read: the lower one of two temperatures that are equally far from 1.
 -- reason: reference_temperature leaves the noise out; a claim needs it as its null.
 select
-    model,
-    recipe,
+    model, recipe,
     arg_min(temperature, row(abs(temperature - 1), temperature)) as temperature
 from stg_decoding_steps
 group by all

@@ -17,9 +17,7 @@
 --   par_rel_abs_median: Median of its size [ratio] = |⟨Δv, v⟩|/‖v‖²
 --   orth_rel_median: Median share of the shift across the dense vector [ratio] = ‖Δv⊥‖/‖v‖
 --   orthogonal_share_median: Median part of the squared shift that is orthogonal [share] = ‖Δv⊥‖²/‖Δv‖²
-with
-
-models as (
+with models as (
     select
         model,
         greatest(count(*) // 1500000, 1) as stride
@@ -35,12 +33,7 @@ strides as (
 
 squares as (
     select
-        model,
-        recipe,
-        layer,
-        sublayer,
-        scope,
-        lens,
+        model, recipe, layer, sublayer, scope, lens,
         cast(par_rel_h as float) as par_h,
         cast(orth_rel_h as float) as orth_h,
         orth_rel_h * orth_rel_h as across_h,
@@ -60,12 +53,7 @@ squares as (
 -- NULL if the space did not move, so that one pass over the shifts serves all three spaces.
 parts as (
     select
-        model,
-        recipe,
-        layer,
-        sublayer,
-        scope,
-        lens,
+        model, recipe, layer, sublayer, scope, lens,
         case when whole_h > 0 then par_h end as par_h,
         case when whole_h > 0 then orth_h end as orth_h,
         case when whole_h > 0 then cast(across_h / whole_h as float) end as share_h,
@@ -80,12 +68,7 @@ parts as (
 
 medians as (
     select
-        model,
-        recipe,
-        layer,
-        sublayer,
-        scope,
-        lens,
+        model, recipe, layer, sublayer, scope, lens,
         count(par_h) as n_h,
         median(par_h) as par_h,
         median(abs(par_h)) as par_abs_h,
@@ -108,12 +91,7 @@ medians as (
 -- Lists unnested in one select are expanded in parallel.
 spaces as (
     select
-        model,
-        recipe,
-        layer,
-        sublayer,
-        scope,
-        lens,
+        model, recipe, layer, sublayer, scope, lens,
         unnest(['h', 'z', 'p']) as space,
         unnest([n_h, n_z, n_p]) as n,
         unnest([par_h, par_z, par_p]) as par_rel_median,
@@ -124,17 +102,7 @@ spaces as (
 )
 
 select
-    model,
-    recipe,
-    layer,
-    sublayer,
-    scope,
-    lens,
-    space,
-    n,
-    par_rel_median,
-    par_rel_abs_median,
-    orth_rel_median,
+    model, recipe, layer, sublayer, scope, lens, space, n, par_rel_median, par_rel_abs_median, orth_rel_median,
     orthogonal_share_median
 from spaces
 where n > 0

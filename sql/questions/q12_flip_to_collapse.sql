@@ -14,18 +14,11 @@
 --   distinct_2_dense: Share of distinct 2-grams in the dense text [share]
 --   repeat_rate_dense: Share of repeated 3-grams in the dense text [share]
 select
-    pruned.model,
-    pruned.recipe,
-    pruned.prompt_id,
-    pruned.kind,
-    pruned.first_flip_step,
-    pruned.collapse_step,
+    pruned.model, pruned.recipe, pruned.prompt_id, pruned.kind, pruned.first_flip_step, pruned.collapse_step,
     case
         when pruned.collapse_step >= pruned.first_flip_step then pruned.collapse_step - pruned.first_flip_step
     end as steps_to_collapse,
-    pruned.distinct_1,
-    pruned.distinct_2,
-    pruned.repeat_rate,
+    pruned.distinct_1, pruned.distinct_2, pruned.repeat_rate,
     dense.collapse_step as collapse_step_dense,
     dense.distinct_1 as distinct_1_dense,
     dense.distinct_2 as distinct_2_dense,

@@ -29,12 +29,9 @@
 --   free_minus_fork_low_nats: Lower end of its 95 % interval [nats]
 --   free_minus_fork_high_nats: Upper end of it [nats]
 --   free_running_is: further, nearer, or no difference shown: free_minus_fork_nats against 0 [label]
-with
-
-medians as (
+with medians as (
     select
-        model,
-        recipe,
+        model, recipe,
         count(distinct prompt_id) as n_prompts,
         median(kl_nats) filter (where trajectory = 'teacher_forced') as kl_teacher_forced_median_nats,
         median(kl_nats) filter (where trajectory = 'own_text') as kl_own_text_median_nats,
@@ -46,8 +43,7 @@ medians as (
 
 gaps as (
     select
-        model,
-        recipe,
+        model, recipe,
         mean_over_units(own_minus_forced_nats) as own,
         mean_over_units(own_over_forced_ln) as ratio,
         mean_over_units(free_minus_fork_nats) as free
@@ -58,9 +54,7 @@ gaps as (
 counted as (
     select
         medians.*,
-        gaps.own,
-        gaps.ratio,
-        gaps.free,
+        gaps.own, gaps.ratio, gaps.free,
         noise_variants.recipe is not null as is_noise,
         count_if(noise_variants.recipe is null) over (partition by medians.model) as comparisons
     from medians
@@ -69,14 +63,8 @@ counted as (
 )
 
 select
-    model,
-    recipe,
-    is_noise,
-    n_prompts,
-    kl_teacher_forced_median_nats,
-    kl_own_text_median_nats,
-    kl_free_running_median_nats,
-    kl_fork_median_nats,
+    model, recipe, is_noise, n_prompts, kl_teacher_forced_median_nats, kl_own_text_median_nats,
+    kl_free_running_median_nats, kl_fork_median_nats,
     own['mean'] as own_minus_forced_nats,
     own['mean'] - own['half_width'] as own_minus_forced_low_nats,
     own['mean'] + own['half_width'] as own_minus_forced_high_nats,

@@ -13,15 +13,9 @@
 --   kl_median_nats: Median KL(dense‖pruned) [nats]
 --   kl_mean_nats: Mean KL(dense‖pruned) [nats]
 --   kl_share: Part of the trajectory's summed KL that falls into the phase [share]
-with
-
-steps as (
+with steps as (
     select
-        curve.model,
-        curve.recipe,
-        curve.prompt_id,
-        curve.trajectory,
-        curve.kl_dense_pruned_nats,
+        curve.model, curve.recipe, curve.prompt_id, curve.trajectory, curve.kl_dense_pruned_nats,
         case
             when curve.answer_end_step is null then 'no end'
             when curve.is_after_answer then 'after'
@@ -34,10 +28,7 @@ steps as (
 
 phases as (
     select
-        model,
-        recipe,
-        trajectory,
-        phase,
+        model, recipe, trajectory, phase,
         count(*) as n,
         count(distinct prompt_id) as n_prompts,
         median(kl_dense_pruned_nats) as kl_median_nats,
@@ -48,14 +39,7 @@ phases as (
 )
 
 select
-    model,
-    recipe,
-    trajectory,
-    phase,
-    n,
-    n_prompts,
-    kl_median_nats,
-    kl_mean_nats,
+    model, recipe, trajectory, phase, n, n_prompts, kl_median_nats, kl_mean_nats,
     kl_sum_nats / nullif(sum(kl_sum_nats) over (partition by model, recipe, trajectory), 0) as kl_share
 from phases
 order by model asc, recipe asc, trajectory asc, phase desc

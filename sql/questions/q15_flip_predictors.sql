@@ -21,9 +21,7 @@ with
 -- Lists unnested in one select are expanded in parallel.
 scored as (
     select
-        model,
-        recipe,
-        prompt_id,
+        model, recipe, prompt_id,
         unnest(['margin', 'entropy']) as predictor,
         unnest([-margin_dense, entropy_dense_nats]) as score,
         not is_same_token as is_flip
@@ -41,10 +39,7 @@ ranked as (
 
 prompt_sums as (
     select
-        model,
-        recipe,
-        predictor,
-        prompt_id,
+        model, recipe, predictor, prompt_id,
         cast(count_if(is_flip) as double) as flips,
         cast(count_if(not is_flip) as double) as kept,
         coalesce(sum(kept_below) filter (where is_flip), 0) as kept_below_flips,
@@ -55,9 +50,7 @@ prompt_sums as (
 
 fits as (
     select
-        model,
-        recipe,
-        predictor,
+        model, recipe, predictor,
         cast(sum(flips + kept) as bigint) as n,
         count(*) as n_prompts,
         cast(sum(flips) as bigint) as n_flips,
@@ -73,17 +66,10 @@ fits as (
 
 spreads as (
     select
-        fits.model,
-        fits.recipe,
-        fits.predictor,
+        fits.model, fits.recipe, fits.predictor,
         half_width_over_clusters(
             influence_on_auc(
-                sums.kept_below_flips,
-                sums.flips,
-                sums.flips_below_kept,
-                sums.kept,
-                fits.auc,
-                fits.all_flips,
+                sums.kept_below_flips, sums.flips, sums.flips_below_kept, sums.kept, fits.auc, fits.all_flips,
                 fits.all_kept
             )
         ) as half_width
@@ -94,13 +80,7 @@ spreads as (
 )
 
 select
-    fits.model,
-    fits.recipe,
-    fits.predictor,
-    fits.n,
-    fits.n_prompts,
-    fits.n_flips,
-    fits.auc,
+    fits.model, fits.recipe, fits.predictor, fits.n, fits.n_prompts, fits.n_flips, fits.auc,
     interval_of_auc(fits.auc, spreads.half_width)[1] as auc_low,
     interval_of_auc(fits.auc, spreads.half_width)[2] as auc_high
 from fits

@@ -23,14 +23,9 @@
 --   flip_share_high: Upper end of its 95 % Wilson interval [share]
 --   hidden_flips: Changed answers that the accuracy does not show [samples] = flipped − |lost − gained|
 --   mcnemar_p: Exact two-sided McNemar test of lost against gained; NULL if nothing is graded [probability]
-with
-
-counted as (
+with counted as (
     select
-        model,
-        recipe,
-        task,
-        metric,
+        model, recipe, task, metric,
         count(*) as n_samples,
         count(is_lost) as n_graded,
         count(*) filter (where is_correct_dense) as dense_correct,
@@ -44,18 +39,11 @@ counted as (
 )
 
 select
-    model,
-    recipe,
-    task,
-    metric,
-    n_samples,
-    n_graded,
+    model, recipe, task, metric, n_samples, n_graded,
     dense_correct / nullif(n_graded, 0) as accuracy_dense,
     pruned_correct / nullif(n_graded, 0) as accuracy_pruned,
     (pruned_correct - dense_correct) / nullif(n_graded, 0) as accuracy_change,
-    lost,
-    gained,
-    flipped,
+    lost, gained, flipped,
     flipped / n_samples as flip_share,
     wilson_interval(flipped, n_samples)[1] as flip_share_low,
     wilson_interval(flipped, n_samples)[2] as flip_share_high,

@@ -29,16 +29,13 @@ with
 
 -- Read twice below.
 critical as (
-    select *
-    from critical_drops
+    select * from critical_drops
 ),
 
 -- The critical drops of two probes by the same drops, in one row.
 probes as (
     select
-        model,
-        method,
-        chosen_by,
+        model, method, chosen_by,
         max(critical_k) filter (where metric = 'top1_agreement') as top1,
         max(critical_k) filter (where metric = 'kl_kept') as kl
     from critical
@@ -48,12 +45,7 @@ probes as (
 
 flips as (
     select
-        variants.model,
-        variants.method,
-        variants.chosen_by,
-        scores.task_group,
-        scores.kind,
-        scores.metric,
+        variants.model, variants.method, variants.chosen_by, scores.task_group, scores.kind, scores.metric,
         min(variants.k) as k
     from drop_variants as variants
     inner join task_pairs as pairs using (model, recipe)
@@ -64,9 +56,7 @@ flips as (
 
 maths_flips as (
     select
-        variants.model,
-        variants.method,
-        variants.chosen_by,
+        variants.model, variants.method, variants.chosen_by,
         min(variants.k) as k
     from drop_variants as variants
     inner join stg_generations as pruned using (model, recipe)
@@ -76,19 +66,9 @@ maths_flips as (
 )
 
 select
-    critical.model,
-    critical.method,
-    critical.chosen_by,
-    critical.task_group,
-    critical.kind,
-    critical.metric,
-    critical.score_dense,
-    critical.n_points,
-    critical.k_largest,
-    critical.score_at_largest,
-    critical.critical_k,
-    critical.critical_k_low,
-    critical.critical_k_high,
+    critical.model, critical.method, critical.chosen_by, critical.task_group, critical.kind, critical.metric,
+    critical.score_dense, critical.n_points, critical.k_largest, critical.score_at_largest, critical.critical_k,
+    critical.critical_k_low, critical.critical_k_high,
     probes.top1 as critical_k_top1,
     probes.kl as critical_k_kl,
     flips.k as first_flip_k,

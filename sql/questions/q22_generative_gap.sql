@@ -23,23 +23,12 @@
 --   loss_gap: Non-generative minus generative loss [share] = loss_non_generative − loss_generative
 --   loss_gap_low: Lower end of its 95 % interval, ratios of Wilson intervals, paired by answer [share]
 --   loss_gap_high: Upper end of its 95 % interval, ratios of Wilson intervals, paired by answer [share]
-with
-
-metrics as (
+with metrics as (
     select
-        model,
-        recipe,
-        measure,
-        task_group,
-        kind,
+        model, recipe, measure, task_group, kind,
         score / score_dense as kept,
         interval_of_ratio(
-            score,
-            score_low,
-            score_high,
-            score_dense,
-            score_dense_low,
-            score_dense_high,
+            score, score_low, score_high, score_dense, score_dense_low, score_dense_high,
             correlation_or_0(answers_covariance, answers_variance, answers_dense_variance)
         ) as ends
     from score_pairs
@@ -48,11 +37,7 @@ metrics as (
 
 tasks as (
     select
-        model,
-        recipe,
-        measure,
-        task_group,
-        kind,
+        model, recipe, measure, task_group, kind,
         avg(kept) as kept,
         -- Metrics of one task are of the same samples, so that their errors are averaged.
         avg(kept - ends[1]) as room_below,
@@ -63,10 +48,7 @@ tasks as (
 
 kinds as (
     select
-        model,
-        recipe,
-        measure,
-        kind,
+        model, recipe, measure, kind,
         count(*) as n,
         avg(kept) as kept_mean,
         geometric_mean_of(kept) as kept,
@@ -78,9 +60,7 @@ kinds as (
 
 variants as (
     select
-        model,
-        recipe,
-        measure,
+        model, recipe, measure,
         coalesce(max(n) filter (where kind = 'non_generative'), 0) as n_non_generative,
         coalesce(max(n) filter (where kind = 'generative'), 0) as n_generative,
         1 - max(kept_mean) filter (where kind = 'non_generative') as loss_non_generative,
@@ -102,15 +82,8 @@ variants as (
 )
 
 select
-    variants.model,
-    variants.recipe,
-    variants.measure,
-    stg_variants.method,
-    variants.n_non_generative,
-    variants.n_generative,
-    variants.loss_non_generative,
-    variants.loss_generative,
-    variants.kept_non_generative,
+    variants.model, variants.recipe, variants.measure, stg_variants.method, variants.n_non_generative,
+    variants.n_generative, variants.loss_non_generative, variants.loss_generative, variants.kept_non_generative,
     variants.kept_generative,
     variants.loss_non_generative - variants.loss_generative as loss_gap,
     variants.gap_ends[1] as loss_gap_low,

@@ -17,15 +17,9 @@
 --   spearman_low: Lower end of its 95 % interval, Bonett and Wright's over variants [-1 to 1]
 --   spearman_high: Upper end of its 95 % interval, Bonett and Wright's over variants [-1 to 1]
 --   kendall_tau_b: Concordant minus discordant pairs of variants, ties discounted; NULL below 5 variants [-1 to 1]
-with
-
-losses as (
+with losses as (
     select
-        pruned.model,
-        pruned.recipe,
-        pruned.task_group,
-        pruned.kind,
-        pruned.metric,
+        pruned.model, pruned.recipe, pruned.task_group, pruned.kind, pruned.metric,
         case when pruned.is_higher_better then dense.score - pruned.score else pruned.score - dense.score end as loss
     from task_group_scores as pruned
     -- Means over different tasks do not compare.
@@ -36,8 +30,7 @@ losses as (
 ranked as (
     select
         losses.*,
-        probes.probe,
-        probes.damage,
+        probes.probe, probes.damage,
         count_below(
             probes.damage, row(losses.model, losses.task_group, losses.kind, losses.metric, probes.probe)
         ) as damage_below,
@@ -50,11 +43,7 @@ ranked as (
 
 fits as (
     select
-        model,
-        probe,
-        task_group,
-        kind,
-        metric,
+        model, probe, task_group, kind, metric,
         count(*) as n_variants,
         spearman_of_counts(damage_below, loss_below) as spearman,
         case
@@ -65,13 +54,7 @@ fits as (
 )
 
 select
-    model,
-    probe,
-    task_group,
-    kind,
-    metric,
-    n_variants,
-    spearman,
+    model, probe, task_group, kind, metric, n_variants, spearman,
     interval_of_correlation(spearman, half_width_of_rank_correlation(spearman, n_variants))[1] as spearman_low,
     interval_of_correlation(spearman, half_width_of_rank_correlation(spearman, n_variants))[2] as spearman_high,
     kendall_tau_b

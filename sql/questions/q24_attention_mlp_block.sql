@@ -13,31 +13,22 @@
 --   kl_other_nats: What the other kind costs at the same share of parameters, interpolated; NULL beyond its largest
 --     [nats]
 --   kl_ratio: Cost against the other kind; below 1 this one is cheaper [ratio] = kl_nats/kl_other_nats
-with
-
-drops as (
+with drops as (
     select
-        model,
-        recipe,
-        method,
-        parameters_removed_share,
+        model, recipe, method, parameters_removed_share,
         kl_teacher_forced_mean_nats as kl_nats
     from variant_summary
     where method in ('attn-drop', 'mlp-drop', 'attn+mlp-drop', 'block-drop') and kl_teacher_forced_mean_nats is not null
 ),
 
 methods as (
-    select distinct
-        model,
-        method
+    select distinct model, method
     from drops
 ),
 
 lines as (
     select
-        model,
-        method,
-        parameters_removed_share,
+        model, method, parameters_removed_share,
         avg(kl_nats) as kl_nats
     from drops
     group by all
@@ -45,8 +36,7 @@ lines as (
     union all
 
     select
-        model,
-        method,
+        model, method,
         0 as parameters_removed_share,
         0 as kl_nats
     from methods
@@ -71,23 +61,16 @@ bracketed as (
     from pairs
     asof left join lines as lower_point
         on
-            pairs.model = lower_point.model
-            and pairs.other_method = lower_point.method
+            pairs.model = lower_point.model and pairs.other_method = lower_point.method
             and pairs.parameters_removed_share >= lower_point.parameters_removed_share
     asof left join lines as upper_point
         on
-            pairs.model = upper_point.model
-            and pairs.other_method = upper_point.method
+            pairs.model = upper_point.model and pairs.other_method = upper_point.method
             and pairs.parameters_removed_share <= upper_point.parameters_removed_share
 )
 
 select
-    model,
-    recipe,
-    method,
-    other_method,
-    parameters_removed_share,
-    kl_nats,
+    model, recipe, method, other_method, parameters_removed_share, kl_nats,
     case
         when share_above = share_below then kl_below
         else kl_below + (kl_above - kl_below) * (parameters_removed_share - share_below) / (share_above - share_below)

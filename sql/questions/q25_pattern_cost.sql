@@ -13,9 +13,7 @@
 --   baseline_kl_nats: Mean teacher-forced KL(dense‖pruned) of the baseline [nats]
 --   baseline_top1_agreement: Share of the baseline's steps with the same most likely token [share]
 --   kl_ratio: Cost of the pattern [ratio] = kl_nats/baseline_kl_nats
-with
-
-masked as (
+with masked as (
     select
         patterns.*,
         totals.kl_teacher_forced_mean_nats as kl_nats,
@@ -26,9 +24,7 @@ masked as (
 
 baselines as (
     select
-        model,
-        method,
-        sparsity_percent,
+        model, method, sparsity_percent,
         arg_min(recipe, row(kl_nats, recipe)) as baseline_recipe,
         arg_min(top1_agreement, row(kl_nats, recipe)) as baseline_top1_agreement,
         min(kl_nats) as baseline_kl_nats
@@ -38,16 +34,8 @@ baselines as (
 )
 
 select
-    masked.model,
-    masked.recipe,
-    masked.method,
-    masked.pattern,
-    masked.sparsity,
-    masked.kl_nats,
-    masked.top1_agreement,
-    baselines.baseline_recipe,
-    baselines.baseline_kl_nats,
-    baselines.baseline_top1_agreement,
+    masked.model, masked.recipe, masked.method, masked.pattern, masked.sparsity, masked.kl_nats, masked.top1_agreement,
+    baselines.baseline_recipe, baselines.baseline_kl_nats, baselines.baseline_top1_agreement,
     masked.kl_nats / nullif(baselines.baseline_kl_nats, 0) as kl_ratio
 from masked
 left join baselines using (model, method, sparsity_percent)

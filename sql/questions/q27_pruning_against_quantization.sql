@@ -28,17 +28,13 @@ with
 
 -- Read several times below.
 matched as (
-    select *
-    from quantization_at_equal_kl
+    select * from quantization_at_equal_kl
 ),
 
 -- The variants that a difference is computed from, with their weights.
 terms as (
     select
-        model,
-        recipe,
-        quantization,
-        measure,
+        model, recipe, quantization, measure,
         recipe as term,
         1 as times
     from matched
@@ -46,10 +42,7 @@ terms as (
     union all
 
     select
-        model,
-        recipe,
-        quantization,
-        measure,
+        model, recipe, quantization, measure,
         unnest(recipes_below) as term,
         1.0 / len(recipes_below) * (share_above - 1) as times
     from matched
@@ -57,10 +50,7 @@ terms as (
     union all
 
     select
-        model,
-        recipe,
-        quantization,
-        measure,
+        model, recipe, quantization, measure,
         unnest(recipes_above) as term,
         -1.0 / len(recipes_above) * share_above as times
     from matched
@@ -68,44 +58,31 @@ terms as (
 
 by_unit as (
     select
-        terms.model,
-        terms.recipe,
-        terms.quantization,
-        terms.measure,
-        damage_influences.unit,
+        terms.model, terms.recipe, terms.quantization, terms.measure, damage_influences.unit,
         case
             when count(damage_influences.influence) = count(*) then sum(terms.times * damage_influences.influence)
         end as influence
     from terms
     inner join damage_influences
         on
-            terms.model = damage_influences.model
-            and terms.term = damage_influences.recipe
+            terms.model = damage_influences.model and terms.term = damage_influences.recipe
             and terms.measure = damage_influences.measure
     group by all
 ),
 
 spreads as (
     select
-        model,
-        recipe,
-        quantization,
-        measure,
+        model, recipe, quantization, measure,
         half_width_over_clusters(influence) as half_width
     from by_unit
     group by all
 )
 
 select
-    matched.model,
-    matched.recipe,
-    matched.quantization,
-    matched.measure,
-    matched.kl_nats,
+    matched.model, matched.recipe, matched.quantization, matched.measure, matched.kl_nats,
     matched.amount as value_pruned,
     matched.amount_quantized as value_quantized,
-    matched.recipe_below,
-    matched.recipe_above,
+    matched.recipe_below, matched.recipe_above,
     matched.amount - matched.amount_quantized as difference,
     matched.amount - matched.amount_quantized - spreads.half_width as difference_low,
     matched.amount - matched.amount_quantized + spreads.half_width as difference_high

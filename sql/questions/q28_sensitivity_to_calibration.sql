@@ -28,9 +28,7 @@
 --   kl_difference_nats: Second minus first [nats] = other_kl_nats − kl_nats
 --   kl_difference_low_nats: Lower end of its 95 % interval, paired, Student's t over prompts [nats]
 --   kl_difference_high_nats: Upper end of its 95 % interval, paired, Student's t over prompts [nats]
-with
-
-described as (
+with described as (
     select
         *,
         -- calibration_hash identifies the tokens, whether the recipe or the study names them.
@@ -43,8 +41,7 @@ described as (
 
 pairs as (
     select
-        one.model,
-        one.recipe,
+        one.model, one.recipe,
         other.recipe as other_recipe,
         one.method,
         case when one.uncalibrated = other.uncalibrated then 'calibration' else 'seed' end as differs_in,
@@ -53,8 +50,7 @@ pairs as (
     from described as one
     inner join described as other using (model, method, seedless)
     where
-        one.recipe < other.recipe
-        and case
+        one.recipe < other.recipe and case
             when one.uncalibrated = other.uncalibrated then one.calibration_hash <> other.calibration_hash
             else one.calibration_hash is not distinct from other.calibration_hash
         end
@@ -62,9 +58,7 @@ pairs as (
 
 matrices as (
     select
-        pairs.model,
-        pairs.recipe,
-        pairs.other_recipe,
+        pairs.model, pairs.recipe, pairs.other_recipe,
         cast(one.weights as double) / one.sampled as scale,
         one.sampled,
         bit_count(one.kept) as kept,
@@ -79,9 +73,7 @@ matrices as (
 
 mask_sums as (
     select
-        model,
-        recipe,
-        other_recipe,
+        model, recipe, other_recipe,
         count(*) as matrices,
         sum(scale * both_kept) as both_kept,
         sum(scale * (kept + other_kept - both_kept)) as either_kept,
@@ -97,10 +89,7 @@ mask_sums as (
 
 prompt_sums as (
     select
-        pairs.model,
-        pairs.recipe,
-        pairs.other_recipe,
-        one.prompt_id,
+        pairs.model, pairs.recipe, pairs.other_recipe, one.prompt_id,
         cast(count(*) as double) as steps,
         sum(cast(one.kl_dense_pruned_nats as double)) as kl_sum_nats,
         sum(cast(other.kl_dense_pruned_nats as double)) as other_kl_sum_nats
@@ -113,9 +102,7 @@ prompt_sums as (
 
 divergences as (
     select
-        model,
-        recipe,
-        other_recipe,
+        model, recipe, other_recipe,
         cast(sum(steps) as bigint) as n_steps,
         count(*) as n_prompts,
         sum(kl_sum_nats) / sum(steps) as kl_nats,
@@ -126,12 +113,7 @@ divergences as (
 )
 
 select
-    pairs.model,
-    pairs.recipe,
-    pairs.other_recipe,
-    pairs.method,
-    pairs.differs_in,
-    pairs.calibration_hash,
+    pairs.model, pairs.recipe, pairs.other_recipe, pairs.method, pairs.differs_in, pairs.calibration_hash,
     pairs.other_calibration_hash,
     coalesce(mask_sums.matrices, 0) as matrices,
     mask_sums.both_kept / nullif(mask_sums.either_kept, 0) as jaccard_kept,
@@ -140,8 +122,7 @@ select
     mask_sums.both_removed_expected / nullif(mask_sums.either_removed_expected, 0) as expected_jaccard_removed,
     coalesce(divergences.n_steps, 0) as n_steps,
     coalesce(divergences.n_prompts, 0) as n_prompts,
-    divergences.kl_nats,
-    divergences.other_kl_nats,
+    divergences.kl_nats, divergences.other_kl_nats,
     divergences.other_kl_nats - divergences.kl_nats as kl_difference_nats,
     divergences.other_kl_nats - divergences.kl_nats - divergences.half_width as kl_difference_low_nats,
     divergences.other_kl_nats - divergences.kl_nats + divergences.half_width as kl_difference_high_nats

@@ -22,22 +22,15 @@
 --   worst_layer: Layer of the sublayer with the largest median isolated KL
 --   worst_sublayer: That sublayer
 --   worst_isolated_share: Its part of the joint drop [ratio] = kl_isolated_nats/kl_joint_nats
-with
-
-at_output as (
+with at_output as (
     select
-        transitions.model,
-        transitions.recipe,
-        transitions.prompt_id,
-        transitions.position,
+        transitions.model, transitions.recipe, transitions.prompt_id, transitions.position,
         sum(cast(transitions.kl_dense_pruned_nats as double)) filter (
             where transitions.scope = 'isolated' and transitions.is_changed
         ) as kl_sum_nats,
         max(transitions.kl_dense_pruned_nats) filter (
             where
-            transitions.scope = 'propagated'
-            and transitions.sublayer = 'mlp'
-            and transitions.layer = models.layers - 1
+            transitions.scope = 'propagated' and transitions.sublayer = 'mlp' and transitions.layer = models.layers - 1
         ) as kl_joint_nats
     from transitions_at_reference as transitions
     inner join stg_models as models using (model)
@@ -47,8 +40,7 @@ at_output as (
 
 sums as (
     select
-        model,
-        recipe,
+        model, recipe,
         count(*) as n,
         median(kl_sum_nats) as kl_sum_median_nats,
         median(kl_joint_nats) as kl_joint_median_nats,
@@ -60,12 +52,7 @@ sums as (
 
 ranked as (
     select
-        model,
-        recipe,
-        layer,
-        sublayer,
-        kl_isolated_nats,
-        isolated_share,
+        model, recipe, layer, sublayer, kl_isolated_nats, isolated_share,
         midrank(t3_local_nats, row(model, recipe)) as rank_local,
         midrank(kl_isolated_nats, row(model, recipe)) as rank_isolated
     from sublayer_kl_attribution
@@ -74,8 +61,7 @@ ranked as (
 
 sublayers as (
     select
-        model,
-        recipe,
+        model, recipe,
         count(*) as n_sublayers,
         correlation(rank_local, rank_isolated) as spearman_local_isolated,
         arg_max(row(layer, sublayer, isolated_share), row(kl_isolated_nats, -layer, sublayer)) as worst
@@ -84,12 +70,7 @@ sublayers as (
 )
 
 select
-    sums.model,
-    sums.recipe,
-    sums.n,
-    sublayers.n_sublayers,
-    sums.kl_sum_median_nats,
-    sums.kl_joint_median_nats,
+    sums.model, sums.recipe, sums.n, sublayers.n_sublayers, sums.kl_sum_median_nats, sums.kl_joint_median_nats,
     sums.sum_over_joint[2] as sum_over_joint,
     sums.sum_over_joint[1] as sum_over_joint_p10,
     sums.sum_over_joint[3] as sum_over_joint_p90,

@@ -22,13 +22,9 @@
 --   spearman: Rank correlation of 1 − embedding_cosine and ndcg_loss_share over the model's rows [-1 to 1]
 --   spearman_low: Lower end of its 95 % interval, Student's t over data sets on Fisher's scale [-1 to 1]
 --   spearman_high: Upper end of its 95 % interval, Student's t over data sets on Fisher's scale [-1 to 1]
-with
-
-losses as (
+with losses as (
     select
-        pruned.model,
-        pruned.recipe,
-        pruned.data_set,
+        pruned.model, pruned.recipe, pruned.data_set,
         cosines.value as embedding_cosine,
         dense.value as ndcg_dense,
         pruned.value as ndcg_pruned,
@@ -40,18 +36,14 @@ losses as (
     inner join stg_retrieval_scores as dense using (model, data_set, data_hash, metric)
     left join stg_retrieval_scores as cosines
         on
-            pruned.model = cosines.model
-            and pruned.recipe = cosines.recipe
-            and pruned.data_set = cosines.data_set
+            pruned.model = cosines.model and pruned.recipe = cosines.recipe and pruned.data_set = cosines.data_set
             and cosines.metric = 'embedding_cosine'
     where pruned.metric = 'ndcg_at_10' and pruned.recipe <> 'dense' and dense.recipe = 'dense'
 ),
 
 query_pairs as (
     select
-        losses.model,
-        losses.recipe,
-        losses.data_set,
+        losses.model, losses.recipe, losses.data_set,
         (losses.ndcg_pruned / losses.ndcg_dense * dense.value - pruned.value)
         / (losses.ndcg_dense * losses.n_queries) as influence
     from losses
@@ -62,9 +54,7 @@ query_pairs as (
 
 query_spreads as (
     select
-        model,
-        recipe,
-        data_set,
+        model, recipe, data_set,
         coalesce(half_width_over_clusters(influence), wilson_interval(0, count(*))[2]) as half_width
     from query_pairs
     group by all
@@ -72,8 +62,7 @@ query_spreads as (
 
 ranked as (
     select
-        model,
-        data_set,
+        model, data_set,
         count_below(-embedding_cosine, row(model)) as x,
         count_below(ndcg_loss_share, row(model)) as y
     from losses
@@ -82,8 +71,7 @@ ranked as (
 
 data_set_sums as (
     select
-        model,
-        data_set,
+        model, data_set,
         cast(count(*) as double) as n,
         sum(x) as x,
         sum(y) as y,
@@ -129,18 +117,11 @@ spreads as (
 )
 
 select
-    losses.model,
-    losses.recipe,
-    losses.data_set,
-    losses.embedding_cosine,
-    losses.ndcg_dense,
-    losses.ndcg_pruned,
-    losses.ndcg_loss,
-    losses.ndcg_loss_share,
+    losses.model, losses.recipe, losses.data_set, losses.embedding_cosine, losses.ndcg_dense, losses.ndcg_pruned,
+    losses.ndcg_loss, losses.ndcg_loss_share,
     losses.ndcg_loss_share - query_spreads.half_width as ndcg_loss_share_low,
     losses.ndcg_loss_share + query_spreads.half_width as ndcg_loss_share_high,
-    losses.n_queries,
-    fits.spearman,
+    losses.n_queries, fits.spearman,
     interval_of_correlation(fits.spearman, spreads.half_width)[1] as spearman_low,
     interval_of_correlation(fits.spearman, spreads.half_width)[2] as spearman_high
 from losses

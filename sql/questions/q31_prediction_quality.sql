@@ -29,9 +29,7 @@
 --   probe_spearman: Rank correlation of the probe and the measured loss; NULL below 5 variants [-1 to 1]
 --   probe_spearman_low: Lower end of its 95 % interval [-1 to 1]
 --   probe_spearman_high: Upper end of its 95 % interval [-1 to 1]
-with
-
-ranked as (
+with ranked as (
     select
         *,
         case
@@ -50,10 +48,7 @@ ranked as (
 
 counted as (
     select
-        model,
-        measure,
-        kind,
-        probe,
+        model, measure, kind, probe,
         any_value(n_models) as n_models,
         count(predicted_loss) as n_variants,
         count(*) filter (where predicted_loss is null and n_models > 0) as n_beyond,
@@ -84,21 +79,11 @@ intervals as (
 )
 
 select
-    model,
-    measure,
-    kind,
-    probe,
-    n_models,
-    n_variants,
-    n_beyond,
-    spearman,
-    error_mean,
+    model, measure, kind, probe, n_models, n_variants, n_beyond, spearman, error_mean,
     inside / nullif(n_intervals, 0) as coverage,
     wilson_interval(inside, n_intervals)[1] as coverage_low,
     wilson_interval(inside, n_intervals)[2] as coverage_high,
-    half_width,
-    n_scored,
-    probe_spearman,
+    half_width, n_scored, probe_spearman,
     least(probe_spearman, ends[1]) as probe_spearman_low,
     greatest(probe_spearman, ends[2]) as probe_spearman_high
 from intervals

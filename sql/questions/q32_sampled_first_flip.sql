@@ -10,9 +10,7 @@
 -- reason: a greedy text leaves the dense one at the first small margin; in use, texts are drawn.
 -- columns:
 --   equal_share_noise: Lowest share of texts that never part under rounding alone [share]
-with
-
-floors as (
+with floors as (
     select
         model,
         min(equal_share) as equal_share_noise
@@ -22,27 +20,12 @@ floors as (
 )
 
 select
-    variants.model,
-    variants.recipe,
-    variants.prompts,
-    variants.texts,
-    variants.texts_flipped,
-    variants.flips_expected,
-    variants.first_flip_step_median,
-    variants.first_flip_step_median_low,
-    variants.first_flip_step_median_high,
-    variants.first_flip_step_median_expected,
-    variants.equal_share,
-    variants.equal_share_low,
-    variants.equal_share_high,
-    variants.equal_share_expected,
-    floors.equal_share_noise,
-    variants.correct_difference,
-    variants.correct_difference_low,
-    variants.correct_difference_high,
-    variants.collapsed_difference,
-    variants.collapsed_difference_low,
-    variants.collapsed_difference_high
+    variants.model, variants.recipe, variants.prompts, variants.texts, variants.texts_flipped, variants.flips_expected,
+    variants.first_flip_step_median, variants.first_flip_step_median_low, variants.first_flip_step_median_high,
+    variants.first_flip_step_median_expected, variants.equal_share, variants.equal_share_low, variants.equal_share_high,
+    variants.equal_share_expected, floors.equal_share_noise, variants.correct_difference,
+    variants.correct_difference_low, variants.correct_difference_high, variants.collapsed_difference,
+    variants.collapsed_difference_low, variants.collapsed_difference_high
 from sampling_summary as variants
 left join floors using (model)
 where variants.recipe <> 'dense' and not variants.is_noise

@@ -21,14 +21,9 @@
 --   n_trials: Trials of searched for this target [trials]
 --   n_trials_control: Trials of the control for this target [trials]
 --   verdict: beats the control, loses to the control, no difference shown, or not known without an interval [label]
-with
-
-items as (
+with items as (
     select
-        front.model,
-        front.search,
-        front.strategy,
-        front.remove,
+        front.model, front.search, front.strategy, front.remove,
         unnest(trials.item_ids) as item,
         cast(unnest(trials.item_nats) as double) as nats
     from search_front as front
@@ -47,10 +42,7 @@ paired as (
 
 compared as (
     select
-        model,
-        search,
-        remove,
-        control,
+        model, search, remove, control,
         avg(nats) as searched_nats,
         avg(control_nats) as control_nats,
         avg(nats - control_nats) as difference_nats,
@@ -61,21 +53,12 @@ compared as (
 )
 
 select
-    compared.model,
-    compared.search,
-    compared.remove,
-    compared.control,
-    own.objective,
-    own.budget,
-    own.removed,
+    compared.model, compared.search, compared.remove, compared.control, own.objective, own.budget, own.removed,
     control.removed as removed_control,
-    compared.searched_nats,
-    compared.control_nats,
-    compared.difference_nats,
+    compared.searched_nats, compared.control_nats, compared.difference_nats,
     compared.difference_nats - compared.half_width as difference_low,
     compared.difference_nats + compared.half_width as difference_high,
-    compared.n_items,
-    own.n_trials,
+    compared.n_items, own.n_trials,
     control.n_trials as n_trials_control,
     comparison_verdict(
         compared.half_width,

@@ -16,9 +16,7 @@
 --   above_sum_share: Share of allocations with a ratio above 1 [share]
 --   log_correlation: Correlation of the logarithms of sum and measurement; NULL below 10 [-1 to 1]
 select
-    model,
-    search,
-    strategy,
+    model, search, strategy,
     count(*) as n_allocations,
     quantile_cont(ratio, 0.1) as ratio_p10,
     median(ratio) as ratio_median,

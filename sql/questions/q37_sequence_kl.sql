@@ -9,12 +9,9 @@
 -- reason: a mean KL of single tokens does not say how far texts are apart, nor on whose texts.
 -- columns:
 --   sequence_kl_noise_nats: Largest KL of the distributions over texts that rounding alone causes [nats]
-with
-
-floors as (
+with floors as (
     select
-        model,
-        trajectory,
+        model, trajectory,
         max(sequence_kl_nats) as sequence_kl_noise_nats
     from sequence_kl
     where is_noise
@@ -22,21 +19,10 @@ floors as (
 )
 
 select
-    variants.model,
-    variants.recipe,
-    variants.trajectory,
-    variants.temperature,
-    variants.prompts,
-    variants.texts,
-    variants.texts_ended,
-    variants.tokens,
-    variants.sequence_kl_nats,
-    variants.sequence_kl_low_nats,
-    variants.sequence_kl_high_nats,
-    variants.kl_per_token_nats,
-    variants.kl_per_token_low_nats,
-    variants.kl_per_token_high_nats,
-    floors.sequence_kl_noise_nats
+    variants.model, variants.recipe, variants.trajectory, variants.temperature, variants.prompts, variants.texts,
+    variants.texts_ended, variants.tokens, variants.sequence_kl_nats, variants.sequence_kl_low_nats,
+    variants.sequence_kl_high_nats, variants.kl_per_token_nats, variants.kl_per_token_low_nats,
+    variants.kl_per_token_high_nats, floors.sequence_kl_noise_nats
 from sequence_kl as variants
 left join floors using (model, trajectory)
 where variants.recipe <> 'dense' and not variants.is_noise

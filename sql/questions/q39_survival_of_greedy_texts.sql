@@ -10,9 +10,7 @@
 -- columns:
 --   texts_flipped_noise: Most texts that flip under rounding alone; NULL if no noise was measured [texts]
 --   equal_tokens_95_noise: Fewest tokens for which 95 % of the texts stay equal under rounding alone [token]
-with
-
-floors as (
+with floors as (
     select
         model,
         max(texts_flipped) as texts_flipped_noise,
@@ -23,29 +21,12 @@ floors as (
 )
 
 select
-    variants.model,
-    variants.recipe,
-    variants.texts,
-    variants.texts_flipped,
-    variants.steps,
-    variants.equal_tokens_95,
-    variants.equal_tokens_95_low,
-    variants.equal_tokens_95_high,
-    variants.equal_tokens_50,
-    variants.equal_tokens_50_low,
-    variants.equal_tokens_50_high,
-    variants.predicted_steps,
-    variants.predicted_flips,
-    variants.measured_flips,
-    variants.brier_score,
-    variants.brier_score_constant,
-    variants.brier_skill,
-    variants.brier_skill_low,
-    variants.brier_skill_high,
-    variants.calibration_error,
-    variants.calibration_error_expected,
-    floors.texts_flipped_noise,
-    floors.equal_tokens_95_noise
+    variants.model, variants.recipe, variants.texts, variants.texts_flipped, variants.steps, variants.equal_tokens_95,
+    variants.equal_tokens_95_low, variants.equal_tokens_95_high, variants.equal_tokens_50, variants.equal_tokens_50_low,
+    variants.equal_tokens_50_high, variants.predicted_steps, variants.predicted_flips, variants.measured_flips,
+    variants.brier_score, variants.brier_score_constant, variants.brier_skill, variants.brier_skill_low,
+    variants.brier_skill_high, variants.calibration_error, variants.calibration_error_expected,
+    floors.texts_flipped_noise, floors.equal_tokens_95_noise
 from greedy_survival_summary as variants
 left join floors using (model)
 where not variants.is_noise

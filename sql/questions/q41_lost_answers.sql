@@ -11,13 +11,9 @@
 -- columns:
 --   first_token_loss_noise: Largest first_token_loss of a noise variant [share]
 --   following_loss_noise: Largest following_loss of a noise variant [share]
-with
-
-floors as (
+with floors as (
     select
-        model,
-        text_source,
-        metric,
+        model, text_source, metric,
         max(first_token_loss) as first_token_loss_noise,
         max(following_loss) as following_loss_noise
     from lost_answers
@@ -26,27 +22,11 @@ floors as (
 )
 
 select
-    variants.model,
-    variants.recipe,
-    variants.text_source,
-    variants.metric,
-    variants.n_answers,
-    variants.n_right_dense,
-    variants.n_lost,
-    variants.n_lost_by_first_token,
-    variants.n_lost_after,
-    variants.n_gained,
-    variants.first_token_share,
-    variants.first_token_share_low,
-    variants.first_token_share_high,
-    variants.unrelated_share,
-    variants.first_token_loss,
-    variants.first_token_loss_low,
-    variants.first_token_loss_high,
-    floors.first_token_loss_noise,
-    variants.following_loss,
-    variants.following_loss_low,
-    variants.following_loss_high,
+    variants.model, variants.recipe, variants.text_source, variants.metric, variants.n_answers, variants.n_right_dense,
+    variants.n_lost, variants.n_lost_by_first_token, variants.n_lost_after, variants.n_gained,
+    variants.first_token_share, variants.first_token_share_low, variants.first_token_share_high,
+    variants.unrelated_share, variants.first_token_loss, variants.first_token_loss_low, variants.first_token_loss_high,
+    floors.first_token_loss_noise, variants.following_loss, variants.following_loss_low, variants.following_loss_high,
     floors.following_loss_noise
 from lost_answers as variants
 left join floors using (model, text_source, metric)

@@ -3,10 +3,7 @@
 -- inputs: stg_search_trials
 -- reason: search_front and the figures take the result of each strategy and target as one row.
 select
-    model,
-    search,
-    strategy,
-    remove,
+    model, search, strategy, remove,
     count(*) as results
 from stg_search_trials
 where is_result

@@ -2,26 +2,15 @@
 -- grain: one row per contradiction.
 -- inputs: stg_text_tokens
 -- reason: all variants are compared with one dense pass over one sequence of tokens; kld_summary averages windows.
-with
-
-reference as (
-    select
-        model,
-        text_id,
-        position,
-        window_id,
-        token_id,
-        log_p_target_dense,
-        entropy_dense_nats
+with reference as (
+    select model, text_id, position, window_id, token_id, log_p_target_dense, entropy_dense_nats
     from stg_text_tokens
     where recipe = 'dense'
 ),
 
 other_tokens as (
     select
-        variants.model,
-        variants.recipe,
-        variants.text_id,
+        variants.model, variants.recipe, variants.text_id,
         variants.position as place,
         'another dense side' as contradiction
     from stg_text_tokens as variants
@@ -36,10 +25,7 @@ other_tokens as (
 
 sizes as (
     select
-        model,
-        recipe,
-        text_id,
-        window_id,
+        model, recipe, text_id, window_id,
         count(*) as tokens
     from stg_text_tokens
     group by all
@@ -47,9 +33,7 @@ sizes as (
 
 uneven as (
     select
-        model,
-        recipe,
-        text_id,
+        model, recipe, text_id,
         null as place,
         'windows of different sizes' as contradiction
     from sizes
@@ -59,8 +43,7 @@ uneven as (
 
 dense_scores as (
     select
-        model,
-        text_id,
+        model, text_id,
         count(*) as tokens
     from reference
     group by all
@@ -68,9 +51,7 @@ dense_scores as (
 
 incomplete as (
     select
-        variants.model,
-        variants.recipe,
-        variants.text_id,
+        variants.model, variants.recipe, variants.text_id,
         null as place,
         'other tokens than the dense model' as contradiction
     from stg_text_tokens as variants

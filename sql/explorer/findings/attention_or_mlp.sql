@@ -1,9 +1,7 @@
 -- KL of dropping equally many attention and MLP sublayers, for the fewest and the most.
 -- grain: one row per model.
 -- inputs: variant_summary
-with
-
-pairs as (
+with pairs as (
     select
         model,
         sublayers_dropped_count as dropped,

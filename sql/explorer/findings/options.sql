@@ -1,13 +1,9 @@
 -- Choices among the options before and after pruning, and KL among the options and among all other tokens.
 -- grain: one row per model.
 -- inputs: option_shift, reference_temperature, q16_options_against_vocabulary, paper_claims
-with
-
-ranking as (
+with ranking as (
     select
-        option_shift.model,
-        option_shift.recipe,
-        option_shift.prompt_id,
+        option_shift.model, option_shift.recipe, option_shift.prompt_id,
         string_agg(
             option_shift.option_index, ',' order by option_shift.p_options_dense desc, option_shift.option_index asc
         ) as dense,

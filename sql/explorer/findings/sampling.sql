@@ -1,9 +1,7 @@
 -- Sampled texts that part from the dense ones, as measured and as expected, and the variants that part last.
 -- grain: one row per model with sampled texts of pruned variants.
 -- inputs: sampling_summary
-with
-
-ranked as (
+with ranked as (
     select
         *,
         rank() over (

@@ -2,10 +2,7 @@
 -- grain: one row per model × search × target × treatment of the strategy searched.
 -- inputs: search_allocation
 select
-    model,
-    search,
-    remove,
-    treatment,
+    model, search, remove, treatment,
     count(*) as sublayers,
     string_agg(sublayer || '.' || layer, ' ' order by layer, sublayer) as sublayer_names,
     sum(effect_nats) as effects_sum_nats

@@ -19,20 +19,12 @@
 --   share_within_10_percent: Share of points whose estimate is within 10 % of the truth [share]
 --   worst_layer: Layer whose median ratio is furthest from 1 on a log scale
 --   worst_layer_ratio_median: Median of estimate over truth in that layer [ratio]
-with
-
-points as not materialized (
+with points as not materialized (
     select * exclude (prompt_id, position)
     from estimate_points
     union all
     select
-        model,
-        recipe,
-        layer,
-        sublayer,
-        scope,
-        lens,
-        temperature,
+        model, recipe, layer, sublayer, scope, lens, temperature,
         'T3 KL reversed' as theorem,
         t3_kl_nats as estimate,
         kl_pruned_dense_nats as truth
@@ -42,13 +34,7 @@ points as not materialized (
 
 fits as (
     select
-        model,
-        recipe,
-        scope,
-        lens,
-        temperature,
-        sublayer,
-        theorem,
+        model, recipe, scope, lens, temperature, sublayer, theorem,
         fit_to_truth(estimate, truth) as fit
     from points
     group by all
@@ -56,14 +42,7 @@ fits as (
 
 layers as (
     select
-        model,
-        recipe,
-        scope,
-        lens,
-        temperature,
-        sublayer,
-        theorem,
-        layer,
+        model, recipe, scope, lens, temperature, sublayer, theorem, layer,
         median(ratio_to_truth(estimate, truth)) as ratio
     from points
     group by all
@@ -71,26 +50,14 @@ layers as (
 
 worst_layers as (
     select
-        model,
-        recipe,
-        scope,
-        lens,
-        temperature,
-        sublayer,
-        theorem,
+        model, recipe, scope, lens, temperature, sublayer, theorem,
         worst_layer_of(layer, ratio) as worst
     from layers
     group by all
 )
 
 select
-    fits.model,
-    fits.recipe,
-    fits.scope,
-    fits.lens,
-    fits.temperature,
-    fits.sublayer,
-    fits.theorem,
+    fits.model, fits.recipe, fits.scope, fits.lens, fits.temperature, fits.sublayer, fits.theorem,
     fits.fit.n,
     fits.fit.pearson_log10,
     fits.fit.pearson,

@@ -32,10 +32,7 @@ with
 -- The dense model reads its own tokens in these trajectories, and the pruned model reads the same up to the first flip.
 steps as (
     select
-        model,
-        recipe,
-        prompt_id,
-        step,
+        model, recipe, prompt_id, step,
         any_value(temperature) as temperature,
         bool_or(not is_same_token) as is_flip,
         first(token_text_dense order by trajectory) as token_text_dense,
@@ -57,9 +54,7 @@ placed as (
 
 prompts as (
     select
-        model,
-        recipe,
-        prompt_id,
+        model, recipe, prompt_id,
         any_value(steps) as steps,
         min(step) filter (where is_flip) as step
     from placed
@@ -74,15 +69,9 @@ flips as (
 
 sublayers as (
     select
-        transitions.model,
-        transitions.recipe,
-        transitions.prompt_id,
-        transitions.layer,
-        transitions.sublayer,
+        transitions.model, transitions.recipe, transitions.prompt_id, transitions.layer, transitions.sublayer,
         2 * transitions.layer + cast(transitions.sublayer = 'mlp' as integer) as place,
-        transitions.is_top1_same,
-        transitions.kl_dense_pruned_nats,
-        transitions.margin_dense
+        transitions.is_top1_same, transitions.kl_dense_pruned_nats, transitions.margin_dense
     from stg_layer_transitions as transitions
     inner join flips using (model, recipe, prompt_id, step, temperature)
     where transitions.scope = 'propagated' and transitions.lens = 'normed'
@@ -97,9 +86,7 @@ parted as (
 
 layers as (
     select
-        model,
-        recipe,
-        prompt_id,
+        model, recipe, prompt_id,
         arg_min(layer, place) as layer,
         arg_min(sublayer, place) as sublayer,
         arg_min(kl_dense_pruned_nats, place) as lens_kl_nats,
@@ -112,21 +99,9 @@ layers as (
 )
 
 select
-    prompts.model,
-    prompts.recipe,
-    prompts.prompt_id,
-    prompts.step,
-    flips.token_text_dense,
-    flips.token_text_pruned,
-    layers.layer,
-    layers.sublayer,
-    layers.lens_kl_nats,
-    layers.lens_margin_dense,
-    layers.from_layer,
-    layers.from_sublayer,
-    flips.kl_output_nats,
-    flips.margin_dense,
-    flips.margin_share_below,
+    prompts.model, prompts.recipe, prompts.prompt_id, prompts.step, flips.token_text_dense, flips.token_text_pruned,
+    layers.layer, layers.sublayer, layers.lens_kl_nats, layers.lens_margin_dense, layers.from_layer,
+    layers.from_sublayer, flips.kl_output_nats, flips.margin_dense, flips.margin_share_below,
     case when prompts.steps >= 4 then flips.margin_share_below < 0.25 end as is_margin_low,
     prompts.steps
 from prompts

@@ -19,14 +19,9 @@
 --   share_of_kl: Its part of the sum over the variant's changed sublayers [share]
 --   place_in_order: Its rank by share_of_kl, 1 the largest; equal ones by depth [rank]
 --   prompts_parted: Prompts whose most likely token differs from here up to the output, at the first flip [prompts]
-with
-
-alone as (
+with alone as (
     select
-        layers.model,
-        layers.recipe,
-        layers.layer,
-        layers.sublayer,
+        layers.model, layers.recipe, layers.layer, layers.sublayer,
         max(layers.kl_mean_nats) filter (where layers.scope = 'local') as kl_local_nats,
         max(layers.kl_mean_nats) filter (where layers.scope = 'isolated') as kl_isolated_nats
     from layer_summary as layers
@@ -50,8 +45,7 @@ measured as (
 
 parted as (
     select
-        model,
-        recipe,
+        model, recipe,
         from_layer as layer,
         from_sublayer as sublayer,
         count(*) as prompts_parted
@@ -61,12 +55,7 @@ parted as (
 )
 
 select
-    measured.model,
-    measured.recipe,
-    measured.layer,
-    measured.sublayer,
-    measured.scope,
-    measured.kl_alone_nats,
+    measured.model, measured.recipe, measured.layer, measured.sublayer, measured.scope, measured.kl_alone_nats,
     measured.kl_alone_nats
     / nullif(sum(measured.kl_alone_nats) over (partition by measured.model, measured.recipe), 0) as share_of_kl,
     row_number() over (

@@ -8,15 +8,8 @@
 --   construction. Noise variants are excluded.
 -- reason: these zeros would pull every median of the questions about geometry towards 0.
 select
-    transitions.model,
-    transitions.recipe,
-    transitions.prompt_id,
-    transitions.position,
-    transitions.layer,
-    transitions.sublayer,
-    transitions.scope,
-    transitions.lens,
-    transitions.temperature,
+    transitions.model, transitions.recipe, transitions.prompt_id, transitions.position, transitions.layer,
+    transitions.sublayer, transitions.scope, transitions.lens, transitions.temperature,
     cast(transitions.par_rel_h as double) as par_rel_h,
     cast(transitions.orth_rel_h as double) as orth_rel_h,
     cast(transitions.par_rel_z as double) as par_rel_z,

@@ -31,17 +31,12 @@ with
 
 -- Read twice below.
 sums as (
-    select *
-    from spike_sums
+    select * from spike_sums
 ),
 
 fits as (
     select
-        model,
-        recipe,
-        layer,
-        sublayer,
-        lens,
+        model, recipe, layer, sublayer, lens,
         cast(sum(n) as bigint) as n,
         count(*) as n_prompts,
         cast(sum(spikes) as bigint) as n_spikes,
@@ -72,11 +67,7 @@ fits as (
 
 spreads as (
     select
-        fits.model,
-        fits.recipe,
-        fits.layer,
-        fits.sublayer,
-        fits.lens,
+        fits.model, fits.recipe, fits.layer, fits.sublayer, fits.lens,
         half_width_over_clusters(
             influence_on_correlation(
                 sums.uv - fits.u_mean * sums.v - fits.v_mean * sums.u + sums.n * fits.u_mean * fits.v_mean,
@@ -89,12 +80,7 @@ spreads as (
         ) as spearman,
         half_width_over_clusters(
             influence_on_auc(
-                sums.calm_below_spikes,
-                sums.spikes,
-                sums.spikes_below_calm,
-                sums.calm,
-                fits.auc,
-                fits.all_spikes,
+                sums.calm_below_spikes, sums.spikes, sums.spikes_below_calm, sums.calm, fits.auc, fits.all_spikes,
                 fits.all_calm
             )
         ) as auc,
@@ -121,15 +107,7 @@ intervals as (
 )
 
 select
-    model,
-    recipe,
-    layer,
-    sublayer,
-    lens,
-    n,
-    n_prompts,
-    n_spikes,
-    spearman,
+    model, recipe, layer, sublayer, lens, n, n_prompts, n_spikes, spearman,
     spearman_ends[1] as spearman_low,
     spearman_ends[2] as spearman_high,
     auc,

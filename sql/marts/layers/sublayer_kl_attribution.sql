@@ -18,14 +18,9 @@
 --   isolated_over_local: Effect of the layers above; above 1 they amplify the shift [ratio] =
 --     kl_isolated_nats/kl_local_nats
 --   isolated_share: This sublayer's KL alone as a part of the joint KL [ratio] = kl_isolated_nats/kl_joint_nats
-with
-
-alone as (
+with alone as (
     select
-        transitions.model,
-        transitions.recipe,
-        transitions.layer,
-        transitions.sublayer,
+        transitions.model, transitions.recipe, transitions.layer, transitions.sublayer,
         any_value(transitions.temperature) as temperature,
         count(*) filter (where transitions.scope = 'isolated') as positions,
         median(transitions.t3_kl_nats) filter (where transitions.scope = 'local') as t3_local_nats,
@@ -38,8 +33,7 @@ alone as (
 
 joint as (
     select
-        transitions.model,
-        transitions.recipe,
+        transitions.model, transitions.recipe,
         median(transitions.kl_dense_pruned_nats) as kl_joint_nats
     from transitions_at_reference as transitions
     inner join stg_models as models using (model)
@@ -50,16 +44,8 @@ joint as (
 )
 
 select
-    alone.model,
-    alone.recipe,
-    alone.layer,
-    alone.sublayer,
-    alone.temperature,
-    alone.positions,
-    alone.t3_local_nats,
-    alone.kl_local_nats,
-    alone.kl_isolated_nats,
-    joint.kl_joint_nats,
+    alone.model, alone.recipe, alone.layer, alone.sublayer, alone.temperature, alone.positions, alone.t3_local_nats,
+    alone.kl_local_nats, alone.kl_isolated_nats, joint.kl_joint_nats,
     alone.kl_isolated_nats / nullif(alone.kl_local_nats, 0) as isolated_over_local,
     alone.kl_isolated_nats / nullif(joint.kl_joint_nats, 0) as isolated_share
 from alone

@@ -15,12 +15,9 @@
 --   prompts: Prompts with a free-running text [prompts]
 --   prompts_flipped: Those whose text differs from the dense one [prompts]
 --   first_flip_step_min: Earliest step at which a text differs from the dense one; NULL if none does [step]
-with
-
-texts as (
+with texts as (
     select
-        model,
-        recipe,
+        model, recipe,
         count(*) as prompts,
         count(first_flip_step) as prompts_flipped,
         min(first_flip_step) as first_flip_step_min
@@ -29,9 +26,7 @@ texts as (
 )
 
 select
-    steps.model,
-    steps.recipe,
-    steps.temperature,
+    steps.model, steps.recipe, steps.temperature,
     count(*) as steps,
     median(steps.kl_dense_pruned_nats) as kl_median_nats,
     quantile_cont(steps.kl_dense_pruned_nats, 0.95) as kl_p95_nats,

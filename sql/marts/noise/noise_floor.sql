@@ -21,17 +21,10 @@
 --   one_minus_cos_p_max: Largest of the cosine defect of p [1 - cosine]
 --   total_variation_p95: 95th percentile of the total variation distance [probability]
 --   total_variation_max: Largest of the total variation distance [probability]
-with
-
-spread as (
+with spread as (
     select
-        transitions.model,
-        transitions.recipe,
-        transitions.layer,
-        transitions.sublayer,
-        transitions.scope,
-        transitions.lens,
-        transitions.temperature,
+        transitions.model, transitions.recipe, transitions.layer, transitions.sublayer, transitions.scope,
+        transitions.lens, transitions.temperature,
         count(*) as positions,
         quantile_cont(transitions.kl_dense_pruned_nats, 0.95) as kl_p95_nats,
         max(transitions.kl_dense_pruned_nats) as kl_max_nats,
@@ -53,12 +46,7 @@ spread as (
 )
 
 select
-    model,
-    layer,
-    sublayer,
-    scope,
-    lens,
-    temperature,
+    model, layer, sublayer, scope, lens, temperature,
     count(*) as noise_variants,
     min(positions) as positions,
     max(kl_p95_nats) as kl_p95_nats,

@@ -16,16 +16,9 @@
 --   acceptance_rate: Share of proposed tokens that the dense model accepts, expected [share]
 --   acceptance_low: Lower end of its 95 % interval, Student's t over prompts [share]
 --   acceptance_high: Upper end of it [share]
-with
-
-prompts as (
+with prompts as (
     select
-        model,
-        recipe,
-        decoding,
-        trajectory,
-        prompt_id,
-        temperature,
+        model, recipe, decoding, trajectory, prompt_id, temperature,
         sum(acceptance) as accepted,
         count(*) as tokens
     from token_acceptance
@@ -34,11 +27,7 @@ prompts as (
 
 rates as (
     select
-        model,
-        recipe,
-        decoding,
-        trajectory,
-        temperature,
+        model, recipe, decoding, trajectory, temperature,
         count(*) as prompts,
         cast(sum(tokens) as bigint) as tokens,
         sum(accepted) / sum(tokens) as acceptance_rate,
@@ -48,15 +37,9 @@ rates as (
 )
 
 select
-    rates.model,
-    rates.recipe,
+    rates.model, rates.recipe,
     noise_variants.recipe is not null as is_noise,
-    rates.decoding,
-    rates.trajectory,
-    rates.temperature,
-    rates.prompts,
-    rates.tokens,
-    rates.acceptance_rate,
+    rates.decoding, rates.trajectory, rates.temperature, rates.prompts, rates.tokens, rates.acceptance_rate,
     interval_within(rates.acceptance_rate, rates.half_width, 0, 1, rates.prompts)[1] as acceptance_low,
     interval_within(rates.acceptance_rate, rates.half_width, 0, 1, rates.prompts)[2] as acceptance_high
 from rates

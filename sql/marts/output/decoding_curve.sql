@@ -15,9 +15,7 @@
 --   is_after_answer: Whether the step is after the end of the answer = step > answer_end_step
 --   is_below_noise: Whether the KL is at most what rounding causes at the output; NULL without noise = KL <=
 --     kl_p95_nats of noise_at_output
-with
-
-marked as (
+with marked as (
     select
         steps.*,
         pruned.first_flip_step,
@@ -33,20 +31,9 @@ marked as (
 )
 
 select
-    marked.model,
-    marked.recipe,
-    marked.prompt_id,
-    marked.trajectory,
-    marked.step,
-    marked.temperature,
-    marked.kl_dense_pruned_nats,
-    marked.one_minus_cos_h,
-    marked.one_minus_cos_z,
-    marked.one_minus_cos_p,
-    marked.entropy_dense_nats,
-    marked.margin_dense,
-    marked.first_flip_step,
-    marked.answer_end_step,
+    marked.model, marked.recipe, marked.prompt_id, marked.trajectory, marked.step, marked.temperature,
+    marked.kl_dense_pruned_nats, marked.one_minus_cos_h, marked.one_minus_cos_z, marked.one_minus_cos_p,
+    marked.entropy_dense_nats, marked.margin_dense, marked.first_flip_step, marked.answer_end_step,
     coalesce(marked.step > marked.first_flip_step, false) as is_after_flip,
     coalesce(marked.step > marked.answer_end_step, false) as is_after_answer,
     marked.kl_dense_pruned_nats <= ceilings.kl_noise_p95_nats as is_below_noise

@@ -18,15 +18,9 @@
 --   logit_dense: Dense logit of the option [logit]
 --   logit_pruned: Pruned logit of the option [logit]
 --   is_gold: Whether it is the right option; NULL if the study names none = option = gold
-with
-
-unnested as (
+with unnested as (
     select
-        questions.model,
-        questions.recipe,
-        questions.prompt_id,
-        questions.temperature,
-        questions.gold,
+        questions.model, questions.recipe, questions.prompt_id, questions.temperature, questions.gold,
         -- Lists unnested in one select are expanded in parallel.
         unnest(range(len(questions.options))) as option_index,
         unnest(questions.options) as option,
@@ -43,19 +37,9 @@ unnested as (
 )
 
 select
-    model,
-    recipe,
-    prompt_id,
-    temperature,
+    model, recipe, prompt_id, temperature,
     cast(option_index as integer) as option_index,
-    option,
-    p_options_dense,
-    p_options_pruned,
-    p_full_dense,
-    p_full_pruned,
-    rank_dense,
-    rank_pruned,
-    logit_dense,
+    option, p_options_dense, p_options_pruned, p_full_dense, p_full_pruned, rank_dense, rank_pruned, logit_dense,
     logit_pruned,
     option = gold as is_gold
 from unnested

@@ -20,12 +20,9 @@
 --   is_correct_dense: Whether the dense model gives the right answer; NULL without a known answer
 --   place_in_order: Place in the order of what breaks first, in its model; 1 is first
 --   place_in_kind: The same among the prompts of its kind
-with
-
-prompts as (
+with prompts as (
     select
-        model,
-        prompt_id,
+        model, prompt_id,
         any_value(kind) as kind,
         max(coalesce(end_step + 1, len(token_ids))) filter (where recipe = 'dense') as steps,
         bool_or(is_correct) filter (where recipe = 'dense') as is_correct_dense
@@ -35,8 +32,7 @@ prompts as (
 
 texts as (
     select
-        model,
-        prompt_id,
+        model, prompt_id,
         count(*) as variants,
         count(first_flip_step) as variants_flipped,
         count(collapse_step) as variants_collapsed,
@@ -52,8 +48,7 @@ texts as (
 
 first_steps as (
     select
-        model,
-        prompt_id,
+        model, prompt_id,
         median(kl_dense_pruned_nats) as kl_step0_median_nats
     from decoding_at_reference
     where recipe <> 'dense' and trajectory = 'teacher_forced' and step = 0
@@ -84,19 +79,7 @@ ordered as (
 )
 
 select
-    model,
-    prompt_id,
-    kind,
-    steps,
-    variants,
-    variants_flipped,
-    variants_collapsed,
-    first_flip_step_min,
-    first_flip_step_median,
-    kl_step0_median_nats,
-    variants_graded,
-    variants_correct,
-    is_correct_dense,
-    place_in_order,
+    model, prompt_id, kind, steps, variants, variants_flipped, variants_collapsed, first_flip_step_min,
+    first_flip_step_median, kl_step0_median_nats, variants_graded, variants_correct, is_correct_dense, place_in_order,
     row_number() over (partition by model, kind order by place_in_order) as place_in_kind
 from ordered

@@ -25,9 +25,7 @@
 --   equal_share_expected: The same, expected from the distributions [share]
 --   equal_share_expected_low: Lower end of its 95 % interval, Student's t over prompts [share]
 --   equal_share_expected_high: Upper end of it [share]
-with
-
-horizons as (
+with horizons as (
     select
         model,
         unnest(range(max(step) + 1)) as step
@@ -39,9 +37,7 @@ horizons as (
 -- Texts that part at each step, by prompt.
 parted as (
     select
-        model,
-        recipe,
-        prompt_id,
+        model, recipe, prompt_id,
         first_flip_step as step,
         count(*) as flips
     from stg_sampled_generations
@@ -51,10 +47,7 @@ parted as (
 
 hazards as (
     select
-        model,
-        recipe,
-        prompt_id,
-        step,
+        model, recipe, prompt_id, step,
         sum(flip_probability) as flips_expected
     from stg_sampled_steps
     where trajectory = 'teacher_forced'
@@ -63,9 +56,7 @@ hazards as (
 
 prompts as (
     select
-        model,
-        recipe,
-        prompt_id,
+        model, recipe, prompt_id,
         count(*) as texts
     from stg_sampled_generations
     group by all
@@ -92,9 +83,7 @@ prompt_steps as (
 
 sums as (
     select
-        model,
-        recipe,
-        step,
+        model, recipe, step,
         count(*) as prompts,
         sum(texts) as texts,
         sum(at_risk) as at_risk,
@@ -117,9 +106,7 @@ curves as (
 -- What each prompt adds to either curve beyond its expected part.
 influences as (
     select
-        prompt_steps.model,
-        prompt_steps.recipe,
-        prompt_steps.step,
+        prompt_steps.model, prompt_steps.recipe, prompt_steps.step,
         (prompt_steps.at_risk - prompt_steps.flips - prompt_steps.texts * curves.equal_share)
         / curves.texts as on_measured,
         -curves.equal_share_expected * sum(
@@ -135,9 +122,7 @@ influences as (
 
 spreads as (
     select
-        model,
-        recipe,
-        step,
+        model, recipe, step,
         half_width_over_clusters(on_measured) as half_width,
         half_width_over_clusters(on_expected) as half_width_expected
     from influences
@@ -145,15 +130,12 @@ spreads as (
 )
 
 select
-    curves.model,
-    curves.recipe,
-    curves.step,
+    curves.model, curves.recipe, curves.step,
     cast(curves.texts as bigint) as texts,
     curves.prompts,
     cast(curves.at_risk as bigint) as texts_at_risk,
     cast(curves.flips as bigint) as flips,
-    curves.flips_expected,
-    curves.equal_share,
+    curves.flips_expected, curves.equal_share,
     case
         when curves.equal_share in (0, 1) then wilson_interval(curves.equal_share * curves.prompts, curves.prompts)[1]
         else within_0_and_1(curves.equal_share - spreads.half_width)

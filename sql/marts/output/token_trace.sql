@@ -14,14 +14,9 @@
 --   kl_own_text_nats: KL(dense‖pruned) on the variant's own text [nats]
 --   kl_fork_nats: KL of the dense model on its text and on the fork; NULL if the text never flips [nats]
 --   kl_free_running_nats: KL(dense‖pruned) with each model on its own tokens [nats]
-with
-
-paired as (
+with paired as (
     select
-        model,
-        recipe,
-        prompt_id,
-        step,
+        model, recipe, prompt_id, step,
         any_value(token_text_dense) filter (where trajectory = 'teacher_forced') as token_text_dense,
         any_value(token_text_pruned) filter (where trajectory = 'own_text') as token_text_pruned,
         any_value(token_id_dense) filter (where trajectory = 'teacher_forced')
@@ -37,19 +32,8 @@ paired as (
 )
 
 select
-    paired.model,
-    paired.recipe,
-    paired.prompt_id,
-    paired.step,
-    paired.token_text_dense,
-    paired.token_text_pruned,
-    paired.is_same_token,
-    paired.kl_teacher_forced_nats,
-    paired.kl_own_text_nats,
-    paired.kl_fork_nats,
-    paired.kl_free_running_nats,
-    paired.entropy_dense_nats,
-    paired.margin_dense,
-    generations.first_flip_step
+    paired.model, paired.recipe, paired.prompt_id, paired.step, paired.token_text_dense, paired.token_text_pruned,
+    paired.is_same_token, paired.kl_teacher_forced_nats, paired.kl_own_text_nats, paired.kl_fork_nats,
+    paired.kl_free_running_nats, paired.entropy_dense_nats, paired.margin_dense, generations.first_flip_step
 from paired
 left join stg_generations as generations using (model, recipe, prompt_id)

@@ -16,13 +16,9 @@
 --   rank_correlation: Spearman's correlation of KL and answers lost; NULL if one of them does not vary [correlation]
 --   rank_correlation_low: Lower end of its 95 % interval [correlation]
 --   rank_correlation_high: Upper end of it [correlation]
-with
-
-variants as (
+with variants as (
     select
-        steps.model,
-        steps.recipe,
-        steps.trajectory,
+        steps.model, steps.recipe, steps.trajectory,
         if(any_value(answers.measure) = 'agreement', 'same', 'right') as answers,
         median(steps.kl_nats) as kl_nats,
         any_value(answers.n_right_dense) as n_answers,
@@ -44,9 +40,7 @@ ranked as (
 
 correlations as (
     select
-        model,
-        trajectory,
-        answers,
+        model, trajectory, answers,
         max(n_answers) as n_answers,
         count(*) as n_variants,
         median(kl_nats) as kl_median_nats,
@@ -68,13 +62,7 @@ bounded as (
 )
 
 select
-    model,
-    trajectory,
-    answers,
-    n_answers,
-    n_variants,
-    kl_median_nats,
-    rank_correlation,
+    model, trajectory, answers, n_answers, n_variants, kl_median_nats, rank_correlation,
     ends[1] as rank_correlation_low,
     ends[2] as rank_correlation_high
 from bounded

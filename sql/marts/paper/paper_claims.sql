@@ -50,9 +50,7 @@
 --   1 %: the options in the paper have 0.004 % of the probability, whereas a model that answers by letter gives them
 --   nearly all of it, so that the exact threshold matters little.
 -- reason: a report says which claims hold on this model, which do not, and for which there is too little data.
-with
-
-claims as (
+with claims as (
     select
         unnest([
             'choosing_survives',
@@ -86,8 +84,7 @@ claims as (
 judged as (
     select
         numbers.*,
-        claims.says,
-        claims.threshold,
+        claims.says, claims.threshold,
         if(claims.is_more, numbers.amount_low > claims.threshold, numbers.amount_high < claims.threshold) as is_above,
         if(claims.is_more, numbers.amount_high < claims.threshold, numbers.amount_low > claims.threshold) as is_below,
         -- NULL, so that nothing holds, if the null of an effect was not measured.
@@ -97,18 +94,7 @@ judged as (
 )
 
 select
-    model,
-    claim,
-    measure,
-    says,
-    n,
-    units,
-    rests_on,
-    amount,
-    amount_low,
-    amount_high,
-    null_amount,
-    threshold,
+    model, claim, measure, says, n, units, rests_on, amount, amount_low, amount_high, null_amount, threshold,
     case
         -- As for a verdict on a variant; an interval from fewer answers rests on hardly any that differ.
         when units = 'answers' and n < verdict_min_units() then 'too little data'

@@ -18,14 +18,9 @@
 --   vary, their errors below three prompts. Estimates of exactly 0 have no logarithm and are excluded from the
 --   correlation of logarithms only.
 -- reason: a paper prints the fit of the theorems with one row per method.
-with
-
-points as (
+with points as (
     select
-        points.model,
-        stg_variants.method,
-        points.theorem,
-        points.prompt_id,
+        points.model, stg_variants.method, points.theorem, points.prompt_id,
         cast(points.estimate as double) as estimate,
         cast(points.truth as double) as truth
     from estimate_points as points
@@ -36,9 +31,7 @@ points as (
 
 ratios as (
     select
-        model,
-        theorem,
-        method,
+        model, theorem, method,
         count(*) as n,
         count(distinct prompt_id) as prompts,
         quantile_cont(estimate / truth, [0.1, 0.5, 0.9]) as ratio_quantiles,
@@ -59,10 +52,7 @@ scaled as (
 
 whole as (
     select
-        model,
-        theorem,
-        method,
-        scale,
+        model, theorem, method, scale,
         correlation(x, y) as pearson,
         avg(x) as x_mean,
         avg(y) as y_mean
@@ -74,11 +64,7 @@ whole as (
 -- Moments around the common mean, prompt by prompt: their sums without one prompt give the correlation without it.
 moments as (
     select
-        scaled.model,
-        scaled.theorem,
-        scaled.method,
-        scaled.scale,
-        scaled.prompt_id,
+        scaled.model, scaled.theorem, scaled.method, scaled.scale, scaled.prompt_id,
         count(*) as n,
         sum(scaled.x - whole.x_mean) as x,
         sum(scaled.y - whole.y_mean) as y,
@@ -93,10 +79,7 @@ moments as (
 
 left_out as (
     select
-        model,
-        theorem,
-        method,
-        scale,
+        model, theorem, method, scale,
         correlation_of_sums(
             sum(n) over method_points - n,
             sum(x) over method_points - x,
@@ -111,10 +94,7 @@ left_out as (
 
 errors as (
     select
-        model,
-        theorem,
-        method,
-        scale,
+        model, theorem, method, scale,
         case
             when count(pearson) = count(*) and count(*) >= 3 then sqrt((count(*) - 1.0) * var_pop(pearson))
         end as pearson_se
@@ -124,9 +104,7 @@ errors as (
 
 correlations as (
     select
-        whole.model,
-        whole.theorem,
-        whole.method,
+        whole.model, whole.theorem, whole.method,
         max(whole.pearson) filter (where whole.scale = 'plain') as pearson,
         max(errors.pearson_se) filter (where whole.scale = 'plain' and whole.pearson is not null) as pearson_se,
         max(whole.pearson) filter (where whole.scale = 'log10') as pearson_log10,
@@ -137,15 +115,8 @@ correlations as (
 )
 
 select
-    ratios.model,
-    ratios.theorem,
-    ratios.method,
-    ratios.n,
-    ratios.prompts,
-    correlations.pearson,
-    correlations.pearson_se,
-    correlations.pearson_log10,
-    correlations.pearson_log10_se,
+    ratios.model, ratios.theorem, ratios.method, ratios.n, ratios.prompts, correlations.pearson,
+    correlations.pearson_se, correlations.pearson_log10, correlations.pearson_log10_se,
     ratios.ratio_quantiles[2] as ratio_median,
     ratios.ratio_quantiles[1] as ratio_median_low,
     ratios.ratio_quantiles[3] as ratio_median_high,

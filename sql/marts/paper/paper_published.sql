@@ -33,22 +33,15 @@
 --   numbers have no error, so that the error of difference is ours only. Shots, prompts and samples of a task may
 --   differ between the two.
 -- reason: a replication prints the published numbers and its own, and says which of them it has not measured.
-with
-
-published as (
+with published as (
     select
         pruned.*,
         pruned.value / nullif(dense.value, 0) as kept
     from stg_paper_reference as pruned
     left join stg_paper_reference as dense
         on
-            pruned.model = dense.model
-            and pruned.source = dense.source
-            and pruned.task = dense.task
-            and pruned.metric = dense.metric
-            and pruned.layer = -1
-            and dense.layer = -1
-            and dense.method = 'dense'
+            pruned.model = dense.model and pruned.source = dense.source and pruned.task = dense.task
+            and pruned.metric = dense.metric and pruned.layer = -1 and dense.layer = -1 and dense.method = 'dense'
 ),
 
 ours as (
@@ -58,12 +51,8 @@ ours as (
     from published_quantities as pruned
     left join published_quantities as dense
         on
-            pruned.model = dense.model
-            and pruned.measured_on = dense.measured_on
-            and pruned.metric = dense.metric
-            and pruned.layer = -1
-            and dense.layer = -1
-            and dense.method = 'dense'
+            pruned.model = dense.model and pruned.measured_on = dense.measured_on and pruned.metric = dense.metric
+            and pruned.layer = -1 and dense.layer = -1 and dense.method = 'dense'
 )
 
 select
@@ -73,27 +62,19 @@ select
     ) as recipe,
     published.model as model_published,
     published.model = coalesce(ours.model, published.model) as is_same_model,
-    published.source,
-    published.method,
-    published.dropped,
-    published.task,
-    published.metric,
-    published.layer,
+    published.source, published.method, published.dropped, published.task, published.metric, published.layer,
     coalesce(ours.measured_on, 'nothing') as measured_on,
     published.value as value_published,
     ours.score as value_ours,
     ours.score_se as value_ours_se,
-    ours.n,
-    ours.shots,
+    ours.n, ours.shots,
     ours.score - published.value as difference,
     published.kept as kept_published,
     ours.kept as kept_ours
 from published
 left join ours
     on
-        published.method = ours.method
-        and published.dropped = ours.dropped
-        and published.metric = ours.metric
+        published.method = ours.method and published.dropped = ours.dropped and published.metric = ours.metric
         and published.layer = ours.layer
         and (
             published.task = ours.asked

@@ -14,14 +14,9 @@
 --   prompts as the independent units (cluster-robust) and are NULL below two prompts. The other columns are those of
 --   variant_summary.
 -- reason: the first table of a paper about pruning: what was removed and what it cost.
-with
-
-prompts as (
+with prompts as (
     select
-        model,
-        recipe,
-        trajectory,
-        prompt_id,
+        model, recipe, trajectory, prompt_id,
         count(*) as steps,
         sum(cast(kl_dense_pruned_nats as double)) as kl,
         sum(cast(is_top1_same as integer)) as top1
@@ -31,9 +26,7 @@ prompts as (
 
 sums as (
     select
-        model,
-        recipe,
-        trajectory,
+        model, recipe, trajectory,
         sum(steps) as steps,
         sum(kl) / sum(steps) as kl_mean,
         sum(top1) / sum(steps) as top1_mean
@@ -43,9 +36,7 @@ sums as (
 
 spreads as (
     select
-        sums.model,
-        sums.recipe,
-        sums.trajectory,
+        sums.model, sums.recipe, sums.trajectory,
         any_value(sums.steps) as steps,
         any_value(sums.kl_mean) as kl_mean,
         any_value(sums.top1_mean) as top1_mean,
@@ -57,14 +48,8 @@ spreads as (
 )
 
 select
-    totals.model,
-    totals.recipe,
-    totals.method,
-    totals.sparsity,
-    totals.parameters_removed_share,
-    totals.sublayers_dropped_count,
-    totals.temperature,
-    totals.prompts,
+    totals.model, totals.recipe, totals.method, totals.sparsity, totals.parameters_removed_share,
+    totals.sublayers_dropped_count, totals.temperature, totals.prompts,
     coalesce(cast(forced.steps as bigint), 0) as steps,
     forced.kl_mean as kl_teacher_forced_mean_nats,
     forced.kl_mean_se as kl_teacher_forced_mean_nats_se,
@@ -72,10 +57,7 @@ select
     own_text.kl_mean_se as kl_own_text_mean_nats_se,
     forced.top1_mean as top1_agreement,
     forced.top1_mean_se as top1_agreement_se,
-    totals.first_flip_step_median,
-    totals.prompts_correct,
-    totals.prompts_graded,
-    totals.options_argmax_kept,
+    totals.first_flip_step_median, totals.prompts_correct, totals.prompts_graded, totals.options_argmax_kept,
     totals.questions
 from variant_summary as totals
 left join spreads as forced

@@ -11,35 +11,21 @@
 --   parameters_removed: Weights that the treatment removes [weights]
 --   removed_share: Share of the sublayer's weights that it removes [share] = parameters_removed/weights of the sublayer
 --   effect_nats: KL divergence with this treatment alone, measured or computed; NULL if neither [nats]
-with
-
-sublayers as (
-    select distinct
-        model,
-        search,
-        layer,
-        sublayer,
-        place
+with sublayers as (
+    select distinct model, search, layer, sublayer, place
     from stg_search_effects
 ),
 
 sizes as (
     select
-        model,
-        layer,
-        sublayer,
+        model, layer, sublayer,
         sum(cast(in_features as double) * out_features) as weights
     from stg_activation_stats
     group by all
 )
 
 select
-    front.model,
-    front.search,
-    front.strategy,
-    front.remove,
-    sublayers.layer,
-    sublayers.sublayer,
+    front.model, front.search, front.strategy, front.remove, sublayers.layer, sublayers.sublayer,
     coalesce(treatments.treatment, 'keep') as treatment,
     case when treatments.place is null then 0 else treatments.parameters_removed end as parameters_removed,
     -- A drop also removes biases, which are not weights of matrices.

@@ -12,13 +12,9 @@
 --   n_computed: Effects in the sum that were computed [sublayers]
 --   typical_nats: Geometric mean of the measured objective over items, as effects are means [nats]
 --   ratio: Measured objective over the sum; NULL if the sum is 0 [ratio] = typical_nats/effects_sum_nats
-with
-
-sums as (
+with sums as (
     select
-        model,
-        search,
-        trial,
+        model, search, trial,
         sum(effect_nats) as effects_sum_nats,
         cast(count_if(n_items = 0) as integer) as n_computed
     from search_treatments
@@ -27,18 +23,8 @@ sums as (
 )
 
 select
-    trials.model,
-    trials.search,
-    trials.trial,
-    trials.strategy,
-    trials.move,
-    trials.remove,
-    trials.n_treated,
-    sums.effects_sum_nats,
-    sums.n_computed,
-    trials.predicted_nats,
-    trials.measured_nats,
-    trials.measured_low,
+    trials.model, trials.search, trials.trial, trials.strategy, trials.move, trials.remove, trials.n_treated,
+    sums.effects_sum_nats, sums.n_computed, trials.predicted_nats, trials.measured_nats, trials.measured_low,
     trials.measured_high,
     typical_of(trials.item_nats) as typical_nats,
     typical_of(trials.item_nats) / nullif(sums.effects_sum_nats, 0) as ratio

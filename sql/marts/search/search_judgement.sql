@@ -36,14 +36,9 @@
 --   is_better: Whether the mixed variant does less damage, if the interval of the difference excludes 0; else NULL
 --   is_best_published: Whether the difference to this published variant is the least favourable to the mixed one of all
 --     to published ones; the first by name of equal ones
-with
-
-pairs as (
+with pairs as (
     select
-        mixed.model,
-        mixed.recipe,
-        mixed.strategy,
-        mixed.budget,
+        mixed.model, mixed.recipe, mixed.strategy, mixed.budget,
         other.recipe as other_recipe,
         case when mixed.budget = 'bytes' then mixed.bytes_share else mixed.removed_share end as removed_share,
         case when mixed.budget = 'bytes' then other.bytes_share else other.removed_share end as other_removed_share,
@@ -51,8 +46,7 @@ pairs as (
     from search_candidates as mixed
     inner join search_candidates as other using (model)
     where
-        mixed.recipe <> other.recipe
-        and not mixed.is_published
+        mixed.recipe <> other.recipe and not mixed.is_published
         and mixed.budget is distinct from 'milliseconds'
         -- The last digits of a share are rounding.
         and case
@@ -64,12 +58,7 @@ pairs as (
 -- The units of both variants of a pair, and how far the measure of each moves when its mean moves by one.
 paired as (
     select
-        pairs.model,
-        pairs.recipe,
-        pairs.other_recipe,
-        own.measure,
-        own.size,
-        own.total,
+        pairs.model, pairs.recipe, pairs.other_recipe, own.measure, own.size, own.total,
         theirs.total as other_total,
         own.largest_total,
         if(own.measure = 'perplexity', exp(sum(own.total) over of_pair / sum(own.size) over of_pair), 1) as slope,
@@ -84,10 +73,7 @@ paired as (
 
 spreads as (
     select
-        model,
-        recipe,
-        other_recipe,
-        measure,
+        model, recipe, other_recipe, measure,
         sum(total) / sum(size) as mean,
         sum(largest_total) / sum(size) as largest_mean,
         half_width_of_mean(total, size) as half_width,
@@ -134,16 +120,8 @@ amounts as (
 )
 
 select
-    pairs.model,
-    pairs.recipe,
-    pairs.strategy,
-    pairs.budget,
-    pairs.other_recipe,
-    amounts.measure,
-    pairs.removed_share,
-    pairs.other_removed_share,
-    pairs.is_published,
-    amounts.amount,
+    pairs.model, pairs.recipe, pairs.strategy, pairs.budget, pairs.other_recipe, amounts.measure, pairs.removed_share,
+    pairs.other_removed_share, pairs.is_published, amounts.amount,
     amounts.ends[1] as amount_low,
     amounts.ends[2] as amount_high,
     amounts.other_amount,

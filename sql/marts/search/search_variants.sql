@@ -13,13 +13,9 @@
 --   kl_low: Lower end of its 95 % interval, Student's t over units [nats]
 --   kl_high: Upper end of it [nats]
 --   n_units: Windows or prompts [windows or prompts]
-with
-
-means as (
+with means as (
     select
-        model,
-        recipe,
-        measure,
+        model, recipe, measure,
         sum(total) / sum(size) as kl_mean_nats,
         half_width_of_mean(total, size) as half_width,
         count(*) as n_units
@@ -29,11 +25,7 @@ means as (
 )
 
 select
-    candidates.model,
-    candidates.recipe,
-    candidates.method,
-    candidates.removed_share,
-    candidates.strategy,
+    candidates.model, candidates.recipe, candidates.method, candidates.removed_share, candidates.strategy,
     case means.measure when 'kl_texts' then 'texts' else 'prompts' end as measured_on,
     means.kl_mean_nats,
     interval_of_positive_mean(means.kl_mean_nats, means.half_width)[1] as kl_low,

@@ -21,19 +21,12 @@ with
 
 -- Read by two of the steps below, so that the scores are computed once.
 scores as (
-    select *
-    from drop_scores
+    select * from drop_scores
 ),
 
 points as (
     select
-        model,
-        method,
-        chosen_by,
-        task_group,
-        kind,
-        metric,
-        k,
+        model, method, chosen_by, task_group, kind, metric, k,
         score - score_dense / 2 as excess,
         interval_of_difference(
             score, score_low, score_high, score_dense / 2, score_dense_low / 2, score_dense_high / 2, 0
@@ -44,12 +37,7 @@ points as (
 
     -- The dense model is the point at 0 drops: half its score above the threshold, with half its error.
     select distinct
-        model,
-        method,
-        chosen_by,
-        task_group,
-        kind,
-        metric,
+        model, method, chosen_by, task_group, kind, metric,
         0 as k,
         score_dense / 2 as excess,
         [score_dense_low / 2, score_dense_high / 2] as ends
@@ -90,12 +78,7 @@ crossings as (
 
 crossed as (
     select
-        model,
-        method,
-        chosen_by,
-        task_group,
-        kind,
-        metric,
+        model, method, chosen_by, task_group, kind, metric,
         min(crossing) filter (where curve = 'middle') as critical_k,
         min(crossing) filter (where curve = 'low') as critical_k_low,
         min(crossing) filter (where curve = 'high') as critical_k_high
@@ -105,12 +88,7 @@ crossed as (
 
 summaries as (
     select
-        model,
-        method,
-        chosen_by,
-        task_group,
-        kind,
-        metric,
+        model, method, chosen_by, task_group, kind, metric,
         any_value(score_dense) as score_dense,
         count(*) as n_points,
         max(k) as k_largest,
@@ -120,18 +98,8 @@ summaries as (
 )
 
 select
-    summaries.model,
-    summaries.method,
-    summaries.chosen_by,
-    summaries.task_group,
-    summaries.kind,
-    summaries.metric,
-    summaries.score_dense,
-    summaries.n_points,
-    summaries.k_largest,
-    summaries.score_at_largest,
-    crossed.critical_k,
-    crossed.critical_k_low,
-    crossed.critical_k_high
+    summaries.model, summaries.method, summaries.chosen_by, summaries.task_group, summaries.kind, summaries.metric,
+    summaries.score_dense, summaries.n_points, summaries.k_largest, summaries.score_at_largest, crossed.critical_k,
+    crossed.critical_k_low, crossed.critical_k_high
 from summaries
 left join crossed using (model, method, chosen_by, task_group, kind, metric)

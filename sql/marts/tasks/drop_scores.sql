@@ -38,16 +38,8 @@ dense as (
 
 measured as (
     select
-        variants.model,
-        variants.method,
-        variants.chosen_by,
-        variants.k,
-        dense.task_group,
-        dense.kind,
-        dense.metric,
-        scores.score,
-        scores.score_se,
-        scores.ends,
+        variants.model, variants.method, variants.chosen_by, variants.k, dense.task_group, dense.kind, dense.metric,
+        scores.score, scores.score_se, scores.ends,
         dense.score as score_dense,
         dense.score_se as score_dense_se,
         dense.ends as dense_ends
@@ -59,15 +51,10 @@ measured as (
     union all
 
     select
-        variants.model,
-        variants.method,
-        variants.chosen_by,
-        variants.k,
+        variants.model, variants.method, variants.chosen_by, variants.k,
         'probes' as group_of_none,
         'probe' as kind,
-        probes.metric,
-        probes.score,
-        probes.score_se,
+        probes.metric, probes.score, probes.score_se,
         case when probes.score_low is not null then [probes.score_low, probes.score_high] end as ends,
         1.0 as score_dense,
         0.0 as score_dense_se,
@@ -77,13 +64,7 @@ measured as (
 )
 
 select
-    model,
-    method,
-    chosen_by,
-    k,
-    task_group,
-    kind,
-    metric,
+    model, method, chosen_by, k, task_group, kind, metric,
     avg(score) as score,
     -- The average of independent scores has no error where one of them has none.
     case when count(score_se) = count(*) then sqrt(sum(score_se ** 2)) / count(*) end as score_se,

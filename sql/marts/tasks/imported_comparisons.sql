@@ -28,33 +28,21 @@
 --   task_version_imported: Version of the definition that the harness used; empty without one
 --   task_version_ours: Version of ours; NULL for a group
 --   kl_teacher_forced_median_nats: Median KL(dense‖pruned) of the variant on the dense model's tokens [nats]
-with
-
-ours as (
+with ours as (
     select
-        model,
-        recipe,
-        task,
-        metric,
+        model, recipe, task, metric,
         value as score,
         standard_error as score_se,
-        n,
-        shots,
-        task_version,
+        n, shots, task_version,
         false as is_group
     from stg_task_scores
 
     union all
 
     select
-        model,
-        recipe,
+        model, recipe,
         task_group as task, -- noqa: RF04
-        metric,
-        score,
-        score_se,
-        n,
-        shots,
+        metric, score, score_se, n, shots,
         null as task_version,
         true as is_group
     from task_group_scores
@@ -76,14 +64,8 @@ compared as (
 )
 
 select
-    compared.model,
-    compared.recipe,
-    compared.source_hash,
-    compared.task,
-    compared.is_group,
-    compared.harness_metric,
-    compared.filter,
-    compared.metric,
+    compared.model, compared.recipe, compared.source_hash, compared.task, compared.is_group, compared.harness_metric,
+    compared.filter, compared.metric,
     compared.value as value_imported,
     compared.ends[1] as value_imported_low,
     compared.ends[2] as value_imported_high,
@@ -97,9 +79,6 @@ select
     compared.shots as shots_imported,
     compared.shots_ours,
     compared.task_version as task_version_imported,
-    compared.task_version_ours,
-    variant_summary.kl_teacher_forced_median_nats,
-    compared.harness,
-    compared.source_file
+    compared.task_version_ours, variant_summary.kl_teacher_forced_median_nats, compared.harness, compared.source_file
 from compared
 left join variant_summary using (model, recipe)

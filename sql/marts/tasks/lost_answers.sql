@@ -42,23 +42,18 @@
 --   following_loss: Change by what follows [share] = (n_right_fork − n_right_pruned)/n_answers
 --   following_loss_low: Lower end of its 95 % interval, paired [share]
 --   following_loss_high: Upper end of its 95 % interval, paired [share]
-with
-
-guesses as (
+with guesses as (
     select distinct
-        model,
-        prompt_id,
+        model, prompt_id,
         1 / len(options) as guess
     from stg_option_subspace
 ),
 
 answers as (
     select
-        pruned.model,
-        pruned.recipe,
+        pruned.model, pruned.recipe,
         '(prompts)' as text_source,
-        pruned.first_flip_step,
-        pruned.text_fork,
+        pruned.first_flip_step, pruned.text_fork,
         coalesce(guesses.guess, 0) as guess,
         unnest(['exact_match', 'agreement']) as metric,
         unnest([dense.is_correct, case when dense.answer is not null then true end]) as is_right_dense,
@@ -72,11 +67,9 @@ answers as (
     union all
 
     select
-        pruned.model,
-        pruned.recipe,
+        pruned.model, pruned.recipe,
         pruned.task as text_source,
-        pruned.first_flip_step,
-        pruned.text_fork,
+        pruned.first_flip_step, pruned.text_fork,
         0 as guess,
         unnest([
             case when pruned.verdict is null then 'exact_match' else 'pass_at_1' end,
@@ -87,13 +80,11 @@ answers as (
             dense.is_correct, dense.is_correct_lenient, case when dense.answer_lenient is not null then true end
         ]) as is_right_dense,
         unnest([
-            pruned.is_correct_fork,
-            pruned.is_correct_lenient_fork,
+            pruned.is_correct_fork, pruned.is_correct_lenient_fork,
             dense.answer_lenient is not distinct from pruned.answer_lenient_fork
         ]) as is_right_fork,
         unnest([
-            pruned.is_correct,
-            pruned.is_correct_lenient,
+            pruned.is_correct, pruned.is_correct_lenient,
             dense.answer_lenient is not distinct from pruned.answer_lenient
         ]) as is_right_pruned
     from stg_task_samples as pruned
@@ -105,11 +96,7 @@ answers as (
 
 threes as (
     select
-        model,
-        recipe,
-        text_source,
-        metric,
-        guess,
+        model, recipe, text_source, metric, guess,
         first_flip_step is not null as is_flipped,
         is_right_dense as d,
         case when first_flip_step is null then is_right_dense else is_right_fork end as f,
@@ -127,10 +114,7 @@ threes as (
 
 counted as (
     select
-        model,
-        recipe,
-        text_source,
-        metric,
+        model, recipe, text_source, metric,
         count(*) as n_answers,
         count(*) filter (where is_flipped) as n_flipped,
         count(*) filter (where d) as n_right_dense,
@@ -153,22 +137,11 @@ counted as (
 )
 
 select
-    counted.model,
-    counted.recipe,
-    counted.text_source,
-    counted.metric,
+    counted.model, counted.recipe, counted.text_source, counted.metric,
     case when counted.metric = 'agreement' then 'agreement' else 'score' end as measure,
     noise_variants.recipe is not null as is_noise,
-    counted.n_answers,
-    counted.n_flipped,
-    counted.n_right_dense,
-    counted.n_right_fork,
-    counted.n_right_pruned,
-    counted.n_lost,
-    counted.n_lost_by_first_token,
-    counted.n_lost_after,
-    counted.n_recovered,
-    counted.n_gained,
+    counted.n_answers, counted.n_flipped, counted.n_right_dense, counted.n_right_fork, counted.n_right_pruned,
+    counted.n_lost, counted.n_lost_by_first_token, counted.n_lost_after, counted.n_recovered, counted.n_gained,
     counted.n_gained_by_first_token,
     counted.n_lost_by_first_token / nullif(counted.n_lost, 0) as first_token_share,
     wilson_interval(counted.n_lost_by_first_token, counted.n_lost)[1] as first_token_share_low,

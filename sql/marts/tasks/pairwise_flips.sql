@@ -22,9 +22,7 @@
 --   mcnemar_p: Exact two-sided McNemar test of lost against gained [probability]
 --   n_tests: Pairs of the model and metric that are tested together [pairs]
 --   holm_p: mcnemar_p after Holm's correction over these [probability]
-with
-
-graded as (
+with graded as (
     select answers.*
     from task_answers as answers
     anti join noise_variants using (model, recipe)
@@ -33,8 +31,7 @@ graded as (
 
 counted as (
     select
-        one.model,
-        one.recipe,
+        one.model, one.recipe,
         other.recipe as other_recipe,
         one.metric,
         count(distinct one.task) as n_tasks,
@@ -72,20 +69,9 @@ corrected as (
 )
 
 select
-    model,
-    recipe,
-    other_recipe,
-    metric,
-    n_tasks,
-    n_samples,
-    n_right,
-    other_n_right,
-    lost,
-    gained,
+    model, recipe, other_recipe, metric, n_tasks, n_samples, n_right, other_n_right, lost, gained,
     lost / n_samples as lost_share,
-    mcnemar_p,
-    n_tests,
-    holm_p
+    mcnemar_p, n_tests, holm_p
 from corrected
 
 union all
@@ -94,16 +80,12 @@ select
     model,
     other_recipe as recipe,
     recipe as other_recipe,
-    metric,
-    n_tasks,
-    n_samples,
+    metric, n_tasks, n_samples,
     other_n_right as n_right,
     n_right as other_n_right,
     gained as lost,
     lost as gained,
     gained / n_samples as lost_share,
-    mcnemar_p,
-    n_tests,
-    holm_p
+    mcnemar_p, n_tests, holm_p
 from corrected
 order by model, metric, recipe, other_recipe

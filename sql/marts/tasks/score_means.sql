@@ -16,9 +16,7 @@
 --   score_low: Lower end of its 95 % interval, Wilson's with as many answers as have that error [share]
 --   score_high: Upper end of it [share]
 --   n_tasks: Tasks, a group of the harness as one [tasks]
-with
-
-scores as (
+with scores as (
     select
         *,
         case
@@ -32,9 +30,7 @@ scores as (
 
 tasks as (
     select
-        scores.model,
-        scores.recipe,
-        scores.task_group,
+        scores.model, scores.recipe, scores.task_group,
         case when scores.metric = 'agreement' then 'agreement' else scores.kind end as measure,
         avg(scores.score) as score,
         case when count(scores.error_at_edge) = count(*) then avg(scores.error_at_edge) end as error,
@@ -51,9 +47,7 @@ tasks as (
 
 means as (
     select
-        model,
-        recipe,
-        measure,
+        model, recipe, measure,
         avg(score) as score,
         case when count(error) = count(*) then sqrt(sum(error ** 2)) / count(*) end as score_se,
         -- The tasks weigh alike; it counts if all answers are right or none is.
@@ -64,11 +58,7 @@ means as (
 )
 
 select
-    model,
-    recipe,
-    measure,
-    score,
-    score_se,
+    model, recipe, measure, score, score_se,
     wilson_interval_of_error(score, score_se, answers)[1] as score_low,
     wilson_interval_of_error(score, score_se, answers)[2] as score_high,
     n_tasks

@@ -38,14 +38,9 @@
 --     byte]
 --   margin_change_low: Lower end of its 95 % interval, paired, Student's t over samples [nats or nats per byte]
 --   margin_change_high: Upper end of its 95 % interval, paired, Student's t over samples [nats or nats per byte]
-with
-
-counted as (
+with counted as (
     select
-        model,
-        recipe,
-        task,
-        metric,
+        model, recipe, task, metric,
         count(*) as n_samples,
         count(is_lost) as n_graded,
         count(*) filter (where is_correct_dense) as dense_correct,
@@ -96,23 +91,14 @@ corrected as (
 )
 
 select
-    corrected.model,
-    corrected.recipe,
-    corrected.task,
-    corrected.metric,
-    corrected.study,
-    corrected.n_samples,
+    corrected.model, corrected.recipe, corrected.task, corrected.metric, corrected.study, corrected.n_samples,
     corrected.n_graded,
     corrected.dense_correct / nullif(corrected.n_graded, 0) as accuracy_dense,
     corrected.pruned_correct / nullif(corrected.n_graded, 0) as accuracy_pruned,
     (corrected.pruned_correct - corrected.dense_correct) / nullif(corrected.n_graded, 0) as accuracy_change,
     interval_of_paired_change(corrected.lost, corrected.gained, corrected.n_graded)[1] as accuracy_change_low,
     interval_of_paired_change(corrected.lost, corrected.gained, corrected.n_graded)[2] as accuracy_change_high,
-    corrected.lost,
-    corrected.gained,
-    corrected.mcnemar_p,
-    corrected.n_tests,
-    corrected.holm_p,
+    corrected.lost, corrected.gained, corrected.mcnemar_p, corrected.n_tests, corrected.holm_p,
     corrected.log_likelihood_change,
     corrected.log_likelihood_change - corrected.log_likelihood_half_width as log_likelihood_change_low,
     corrected.log_likelihood_change + corrected.log_likelihood_half_width as log_likelihood_change_high,

@@ -8,17 +8,9 @@
 -- columns:
 --   direction: lost, gained or other
 select
-    pairs.model,
-    pairs.recipe,
-    pairs.task,
-    pairs.metric,
-    pairs.sample_id,
+    pairs.model, pairs.recipe, pairs.task, pairs.metric, pairs.sample_id,
     case when pairs.is_lost then 'lost' when pairs.is_gained then 'gained' else 'other' end as direction,
-    samples.question,
-    samples.target,
-    pairs.answer_dense,
-    pairs.answer_pruned,
-    pairs.log_likelihood_change,
+    samples.question, samples.target, pairs.answer_dense, pairs.answer_pruned, pairs.log_likelihood_change,
     pairs.margin_change
 from task_pairs as pairs
 inner join stg_task_samples as samples using (model, recipe, task, sample_id, scoring)

@@ -33,17 +33,12 @@ with
 
 -- Read several times below.
 losses as (
-    select *
-    from metric_losses
+    select * from metric_losses
 ),
 
 totals as (
     select
-        model,
-        recipe,
-        is_noise,
-        measure,
-        kind,
+        model, recipe, is_noise, measure, kind,
         list(row(task_group, metric) order by task_group, metric) as scored,
         avg(loss) as loss
     from losses
@@ -52,10 +47,7 @@ totals as (
 
 floors as (
     select
-        pruned.model,
-        pruned.recipe,
-        pruned.measure,
-        pruned.kind,
+        pruned.model, pruned.recipe, pruned.measure, pruned.kind,
         max_by(noise.recipe, row(noise.loss, noise.recipe)) as noise_recipe
     from totals as pruned
     inner join totals as noise using (model, measure, kind, scored)
@@ -64,29 +56,21 @@ floors as (
 ),
 
 groups as (
-    select distinct
-        model,
-        task,
-        task_group
+    select distinct model, task, task_group
     from stg_task_scores
     where recipe = 'dense'
 ),
 
 noise_pairs as (
-    select distinct
-        model,
-        recipe,
-        noise_recipe
+    select distinct model, recipe, noise_recipe
     from floors
 ),
 
 noise_answers as (
     select
-        pruned.model,
-        pruned.recipe,
+        pruned.model, pruned.recipe,
         noise.recipe as noise_recipe,
-        groups.task_group,
-        pruned.metric,
+        groups.task_group, pruned.metric,
         covariance_of_outcomes(
             count(*),
             count(*) filter (where pruned.is_right),
@@ -124,17 +108,12 @@ beside_noise as (
     left join floors using (model, recipe, measure, kind)
     left join losses as noise
         on
-            floors.model = noise.model
-            and floors.noise_recipe = noise.recipe
-            and pruned.task_group = noise.task_group
-            and pruned.kind = noise.kind
-            and pruned.metric = noise.metric
+            floors.model = noise.model and floors.noise_recipe = noise.recipe and pruned.task_group = noise.task_group
+            and pruned.kind = noise.kind and pruned.metric = noise.metric
     left join noise_answers
         on
-            floors.model = noise_answers.model
-            and floors.recipe = noise_answers.recipe
-            and floors.noise_recipe = noise_answers.noise_recipe
-            and pruned.task_group = noise_answers.task_group
+            floors.model = noise_answers.model and floors.recipe = noise_answers.recipe
+            and floors.noise_recipe = noise_answers.noise_recipe and pruned.task_group = noise_answers.task_group
             and pruned.metric = noise_answers.metric
     where not pruned.is_noise
 ),
@@ -154,11 +133,7 @@ set_against as (
 
 each_task as (
     select
-        model,
-        recipe,
-        measure,
-        kind,
-        task_group,
+        model, recipe, measure, kind, task_group,
         max(n_answers) as n_answers,
         avg(loss) as loss,
         avg(noise_loss) as noise_loss,
@@ -174,10 +149,7 @@ each_task as (
 
 averaged as (
     select
-        model,
-        recipe,
-        measure,
-        kind,
+        model, recipe, measure, kind,
         count(*) as n_tasks,
         cast(sum(n_answers) as bigint) as n_answers,
         avg(loss) as loss,
@@ -192,18 +164,7 @@ averaged as (
 )
 
 select
-    model,
-    recipe,
-    measure,
-    kind,
-    n_tasks,
-    n_answers,
-    loss,
+    model, recipe, measure, kind, n_tasks, n_answers, loss,
     (loss_high - loss_low) / (2 * 1.959963984540054) as loss_se,
-    loss_low,
-    loss_high,
-    noise_loss,
-    loss_beyond_noise,
-    loss_beyond_noise_low,
-    loss_beyond_noise_high
+    loss_low, loss_high, noise_loss, loss_beyond_noise, loss_beyond_noise_low, loss_beyond_noise_high
 from averaged

@@ -20,9 +20,7 @@
 --   jaccard_kept: Overlap of the kept weights; NULL if there are none [share] = |A ∩ B|/|A ∪ B|
 --   jaccard_kept_se: Upper bound of its standard error [share] = √(j(1 − j)/|A ∪ B| · (1 − sampled/weights))
 --   jaccard_kept_expected: Overlap of independent masks [share] = ab/(a + b − ab)
-with
-
-masks as (
+with masks as (
     select
         samples.*,
         bit_count(samples.kept) as kept_count
@@ -57,16 +55,7 @@ shares as (
 )
 
 select
-    model,
-    recipe,
-    other_recipe,
-    layer,
-    sublayer,
-    module,
-    weights,
-    sampled,
-    removed_share,
-    other_removed_share,
+    model, recipe, other_recipe, layer, sublayer, module, weights, sampled, removed_share, other_removed_share,
     jaccard_removed,
     sqrt(jaccard_removed * (1 - jaccard_removed) * unseen_share / nullif(sampled - both_kept, 0))
         as jaccard_removed_se,

@@ -49,8 +49,7 @@ curves as (
 
 medians as (
     select
-        model,
-        recipe,
+        model, recipe,
         arg_max_null(equal_share, step) as equal_share,
         arg_max_null(equal_share_low, step) as equal_share_low,
         arg_max_null(equal_share_high, step) as equal_share_high,
@@ -68,8 +67,7 @@ medians as (
 
 distances as (
     select
-        model,
-        recipe,
+        model, recipe,
         avg(total_variation) as total_variation_mean
     from stg_sampled_steps
     where trajectory = 'teacher_forced' and flip_probability is not null
@@ -79,12 +77,7 @@ distances as (
 -- Each text with the dense one of the same sample.
 pairs as (
     select
-        own.model,
-        own.recipe,
-        own.prompt_id,
-        own.temperature,
-        own.top_p,
-        own.first_flip_step,
+        own.model, own.recipe, own.prompt_id, own.temperature, own.top_p, own.first_flip_step,
         cast(own.is_correct as integer) as correct,
         cast(dense.is_correct as integer) as correct_dense,
         cast(own.collapse_step is not null as integer) as collapsed,
@@ -96,8 +89,7 @@ pairs as (
 
 totals as (
     select
-        model,
-        recipe,
+        model, recipe,
         any_value(temperature) as temperature,
         any_value(top_p) as top_p,
         count(distinct prompt_id) as prompts,
@@ -115,9 +107,7 @@ totals as (
 -- What each prompt adds to a difference beyond its expected part.
 influences as (
     select
-        pairs.model,
-        pairs.recipe,
-        pairs.prompt_id,
+        pairs.model, pairs.recipe, pairs.prompt_id,
         sum(pairs.correct - pairs.correct_dense - totals.correct_share + totals.correct_share_dense)
         / nullif(any_value(totals.texts_graded), 0) as on_correct,
         sum(pairs.collapsed - pairs.collapsed_dense - totals.collapsed_share + totals.collapsed_share_dense)
@@ -129,8 +119,7 @@ influences as (
 
 spreads as (
     select
-        model,
-        recipe,
+        model, recipe,
         half_width_over_clusters(on_correct) as half_width_correct,
         half_width_over_clusters(on_collapsed) as half_width_collapsed
     from influences
@@ -138,34 +127,17 @@ spreads as (
 )
 
 select
-    totals.model,
-    totals.recipe,
+    totals.model, totals.recipe,
     noise_variants.recipe is not null as is_noise,
-    totals.temperature,
-    totals.top_p,
-    totals.prompts,
-    totals.texts,
-    totals.texts_flipped,
-    medians.flips_expected,
-    medians.equal_share,
-    medians.equal_share_low,
-    medians.equal_share_high,
-    medians.equal_share_expected,
-    medians.equal_share_expected_low,
-    medians.equal_share_expected_high,
-    medians.first_flip_step_median,
-    medians.first_flip_step_median_low,
-    medians.first_flip_step_median_high,
-    medians.first_flip_step_median_expected,
-    distances.total_variation_mean,
-    totals.texts_graded,
-    totals.correct_share,
-    totals.correct_share_dense,
+    totals.temperature, totals.top_p, totals.prompts, totals.texts, totals.texts_flipped, medians.flips_expected,
+    medians.equal_share, medians.equal_share_low, medians.equal_share_high, medians.equal_share_expected,
+    medians.equal_share_expected_low, medians.equal_share_expected_high, medians.first_flip_step_median,
+    medians.first_flip_step_median_low, medians.first_flip_step_median_high, medians.first_flip_step_median_expected,
+    distances.total_variation_mean, totals.texts_graded, totals.correct_share, totals.correct_share_dense,
     totals.correct_share - totals.correct_share_dense as correct_difference,
     totals.correct_share - totals.correct_share_dense - spreads.half_width_correct as correct_difference_low,
     totals.correct_share - totals.correct_share_dense + spreads.half_width_correct as correct_difference_high,
-    totals.collapsed_share,
-    totals.collapsed_share_dense,
+    totals.collapsed_share, totals.collapsed_share_dense,
     totals.collapsed_share - totals.collapsed_share_dense as collapsed_difference,
     totals.collapsed_share - totals.collapsed_share_dense - spreads.half_width_collapsed as collapsed_difference_low,
     totals.collapsed_share - totals.collapsed_share_dense + spreads.half_width_collapsed as collapsed_difference_high

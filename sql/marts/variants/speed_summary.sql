@@ -18,16 +18,9 @@
 --   peak_memory_ratio: Peak memory relative to the dense model's; NULL if that is not known [ratio] =
 --     peak_memory_bytes/peak_memory_bytes_dense
 --   equal_sides: Largest distance from 1 of the dense model's own three speedups; NULL if it was not timed [ratio]
-with
-
-ratios as (
+with ratios as (
     select
-        speeds.model,
-        speeds.recipe,
-        speeds.batch,
-        speeds.length,
-        speeds.new_tokens,
-        speeds.machine,
+        speeds.model, speeds.recipe, speeds.batch, speeds.length, speeds.new_tokens, speeds.machine,
         speeds.sublayers_skipped,
         speeds.prefill_tokens_per_second / speeds.prefill_tokens_per_second_dense as prefill_speedup,
         speeds.decode_tokens_per_second / speeds.decode_tokens_per_second_dense as decode_speedup,
@@ -39,11 +32,7 @@ ratios as (
 
 equals as (
     select
-        model,
-        batch,
-        length,
-        new_tokens,
-        machine,
+        model, batch, length, new_tokens, machine,
         greatest(
             abs(prefill_speedup - 1), abs(decode_speedup - 1), abs(first_token_speedup - 1)
         ) as equal_sides
@@ -52,18 +41,9 @@ equals as (
 )
 
 select
-    ratios.model,
-    ratios.recipe,
-    ratios.batch,
-    ratios.length,
-    ratios.new_tokens,
-    ratios.machine,
-    ratios.sublayers_skipped,
-    ratios.prefill_speedup,
-    ratios.decode_speedup,
-    ratios.first_token_speedup,
-    ratios.peak_memory_ratio,
-    equals.equal_sides
+    ratios.model, ratios.recipe, ratios.batch, ratios.length, ratios.new_tokens, ratios.machine,
+    ratios.sublayers_skipped, ratios.prefill_speedup, ratios.decode_speedup, ratios.first_token_speedup,
+    ratios.peak_memory_ratio, equals.equal_sides
 from ratios
 left join equals using (model, batch, length, new_tokens, machine)
 order by ratios.model, ratios.recipe, ratios.batch, ratios.length, ratios.new_tokens

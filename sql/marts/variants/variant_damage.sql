@@ -21,13 +21,10 @@
 --   amount_high: Upper end of its 95 % interval over the units [share, nats or step]
 --   n_units: Number of prompts or questions [prompts or questions]
 --   is_comparable: Whether more is worse, and damage_influences has the measure, so that it can compare variants
-with
-
-measures as (
+with measures as (
     -- Lists unnested in one select are expanded in parallel.
     select
-        totals.model,
-        totals.recipe,
+        totals.model, totals.recipe,
         unnest([
             'top1_change',
             'kl_step0_nats',
@@ -55,9 +52,7 @@ measures as (
 
 spreads as (
     select
-        model,
-        recipe,
-        measure,
+        model, recipe, measure,
         count(*) as n_units,
         half_width_over_clusters(influence) as half_width
     from damage_influences
@@ -83,8 +78,7 @@ comparable as (
 
 growths as (
     select
-        gaps.model,
-        gaps.recipe,
+        gaps.model, gaps.recipe,
         mean_over_units(gaps.own_minus_forced_nats) as growth
     from trajectory_gaps as gaps
     inner join reference_temperature using (model, recipe)
@@ -93,8 +87,7 @@ growths as (
 
 first_flips as (
     select
-        model,
-        recipe,
+        model, recipe,
         -- Infinity means "never".
         list_sort(list(coalesce(cast(first_flip_step as double), cast('inf' as double)))) as steps,
         place_of_median_low(count(*)) as place_low
@@ -104,8 +97,7 @@ first_flips as (
 
 flip_intervals as (
     select
-        totals.model,
-        totals.recipe,
+        totals.model, totals.recipe,
         totals.first_flip_step_median as amount,
         nullif(interval_of_median(first_flips.steps, first_flips.place_low)[1], cast('inf' as double)) as amount_low,
         nullif(interval_of_median(first_flips.steps, first_flips.place_low)[2], cast('inf' as double)) as amount_high,
@@ -115,10 +107,7 @@ flip_intervals as (
 )
 
 select
-    model,
-    recipe,
-    measure,
-    amount,
+    model, recipe, measure, amount,
     ends[1] as amount_low,
     ends[2] as amount_high,
     n_units,
@@ -128,8 +117,7 @@ from comparable
 union all
 
 select
-    model,
-    recipe,
+    model, recipe,
     'kl_growth_nats' as measure,
     growth.mean as amount,
     growth.mean - growth.half_width as amount_low,
@@ -142,13 +130,9 @@ where growth.units > 0
 union all
 
 select
-    model,
-    recipe,
+    model, recipe,
     'first_flip_step_median' as measure,
-    amount,
-    amount_low,
-    amount_high,
-    n_units,
+    amount, amount_low, amount_high, n_units,
     false as is_comparable
 from flip_intervals
 where amount is not null or amount_low is not null

@@ -22,15 +22,9 @@
 --   difference_low: Lower end of its simultaneous 95 % interval; NULL if it is not known [share]
 --   is_nearest: Whether the difference may be 0; NULL if that is not known
 --   n_variants: Pruned variants of the band that are compared [variants]
-with
-
-banded as (
+with banded as (
     select
-        totals.model,
-        totals.recipe,
-        totals.parameters_removed_share,
-        damages.amount,
-        damages.amount_low,
+        totals.model, totals.recipe, totals.parameters_removed_share, damages.amount, damages.amount_low,
         damages.amount_high,
         dense_rank() over (
             partition by totals.model
@@ -55,8 +49,7 @@ ranked as (
 
 errors as (
     select
-        ranked.model,
-        ranked.recipe,
+        ranked.model, ranked.recipe,
         count(*) as units,
         error_over_clusters(own.influence - best.influence) as error
     from ranked
@@ -77,15 +70,7 @@ compared as (
 )
 
 select
-    model,
-    recipe,
-    band,
-    band_removed_share,
-    amount,
-    amount_low,
-    amount_high,
-    place,
-    difference,
+    model, recipe, band, band_removed_share, amount, amount_low, amount_high, place, difference,
     difference - half_width as difference_low,
     case
         when count(half_width) over of_band = n_variants - 1 then recipe = best or difference <= half_width

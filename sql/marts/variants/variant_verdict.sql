@@ -39,13 +39,9 @@
 --   n_alive: Texts that it rests on [prompts]
 --   would_decide: Number of units that would decide each measure without enough evidence, with the same loss and
 --     spread; NULL if none is known
-with
-
-declared as (
+with declared as (
     select
-        model,
-        recipe,
-        measure,
+        model, recipe, measure,
         declared_evidence(evidence, loss, loss_low, loss_high, lost, total, n_units) as it
     from verdict_evidence
     where evidence <> 'prediction'
@@ -66,8 +62,7 @@ worded as (
 
 measures as (
     select
-        model,
-        recipe,
+        model, recipe,
         map_from_entries(list((measure, word))) as words,
         map_from_entries(list((measure, it))) as judged,
         string_agg(measure || ': ' || units_needed, ', ' order by measure) filter (
@@ -78,11 +73,7 @@ measures as (
 )
 
 select
-    variants.model,
-    variants.recipe,
-    variants.variant,
-    variants.method,
-    variants.parameters_removed_share,
+    variants.model, variants.recipe, variants.variant, variants.method, variants.parameters_removed_share,
     verdict_of(
         measures.words['fidelity'], measures.words['writing'], measures.words['choosing'], measures.words['alive']
     ) as verdict,
@@ -110,14 +101,8 @@ select
     measures.judged['alive'].high as loss_alive_high,
     cast(measures.judged['alive'].lost as bigint) as prompts_lost,
     measures.judged['alive'].units as n_alive,
-    measures.would_decide,
-    variants.first_flip_step_median,
-    variants.is_below_noise,
-    variants.prompts,
-    variants.prompts_flipped,
-    variants.prompts_collapsed,
-    variants.prompts_graded,
-    variants.prompts_correct
+    measures.would_decide, variants.first_flip_step_median, variants.is_below_noise, variants.prompts,
+    variants.prompts_flipped, variants.prompts_collapsed, variants.prompts_graded, variants.prompts_correct
 from variant_summary as variants
 left join measures using (model, recipe)
 where variants.recipe <> 'dense'
