@@ -2,8 +2,8 @@
 -- grain: one row per variant × way in which a publication names it × what was measured × metric × layer.
 -- key: model, recipe, method, measured_on, metric, layer
 -- inputs: stg_variants, task_group_scores, stg_retrieval_scores, kld_summary, trace_quantities
--- how to read: `unnamed` is every pruned variant, since the publication names no method there. trace_quantities says how
---   all but scores are measured.
+-- how to read: `unnamed` is every pruned variant, since the publication names no method there. trace_quantities says
+--   how all but scores are measured.
 -- reason: paper_published compares each published number with one of these.
 -- columns:
 --   method: dense, the method of a drop, `unnamed`, or the recipe [label]

@@ -1,5 +1,5 @@
 -- Our values of the published quantities of generation, layers, options and estimates.
--- grain: one row per variant × way in which a publication names it × what was measured × metric × layer, noise left out.
+-- grain: one row per variant × way in which a publication names it × what was measured × metric × layer.
 -- key: model, recipe, published_as, measured_on, metric, layer
 -- inputs: stg_variants, transitions_at_reference, decoding_at_reference, option_shift, options_at_reference,
 --   reference_temperature
