@@ -1,6 +1,6 @@
 -- Intervals of shares, means and medians, and of correlations. All are closed forms at 95 %; those of differences and
--- ratios are in paired.sql, that of a mean over clusters in clusters.sql. `python -m tests.benchmarks.coverage` simulates
--- how often each covers the truth.
+-- ratios are in paired.sql, that of a mean over clusters in clusters.sql. `python -m tests.benchmarks.coverage`
+-- simulates how often each covers the truth.
 
 -- The value clamped to 0 to 1; greatest and least would turn NULL into a bound.
 create or replace macro within_0_and_1(x) as case when x < 0 then 0 when x > 1 then 1 else x end;

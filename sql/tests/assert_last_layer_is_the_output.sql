@@ -14,7 +14,8 @@ with compared as (
     inner join stg_models as models using (model)
     where
         transitions.scope = 'propagated' and transitions.lens = 'normed'
-        and transitions.sublayer = 'mlp' and transitions.layer = models.layers - 1 and outputs.trajectory = 'teacher_forced'
+        and transitions.sublayer = 'mlp' and transitions.layer = models.layers - 1
+        and outputs.trajectory = 'teacher_forced'
 )
 
 select *
