@@ -3,12 +3,9 @@
 -- tolerance.
 -- grain: one row per recipe.
 -- inputs: verdict_evidence, variant_summary, loss_predictions, greedy_survival_summary
-with
-
-declared as (
+with declared as (
     select
-        recipe,
-        measure,
+        recipe, measure,
         declared_evidence(evidence, loss, loss_low, loss_high, lost, total, n_units) as it
     from verdict_evidence
     where model = $1 and list_contains($2, recipe)
@@ -52,8 +49,7 @@ select
     measures.judged['choosing'].high as loss_choosing_high,
     measures.judged['choosing'].units as n_choosing,
     measures.judged['alive'].loss as loss_alive,
-    greedy.equal_tokens_95_low,
-    greedy.equal_tokens_95_high,
+    greedy.equal_tokens_95_low, greedy.equal_tokens_95_high,
     greedy.texts as n_greedy
 from (select unnest($2) as recipe) as recipes
 left join variant_summary as variants

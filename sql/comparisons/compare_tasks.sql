@@ -10,14 +10,12 @@
 --   of a text; *_margin is its distance from the best other option. difference is b − a; its error is that of the
 --   paired differences. low and high are its 95 % interval, paired by sample and not corrected: of shares a square and
 --   add of Wilson's intervals that includes 0 wherever mcnemar_p is 0.05 or more, of the others Student's t (NULL below
---   two samples and where none deviates). only_a_right and only_b_right count the samples that only one side answers
---   right. mcnemar_p is the probability of a split between them at least as uneven if both were equally good, 1 where
+--   two samples and if none deviates). only_a_right and only_b_right count the samples that only one side answers
+--   right. mcnemar_p is the probability of a split between them at least as uneven if both were equally good, 1 if
 --   there is none; holm_p corrects it for all tests of the pair (tasks × metrics). clusters are samples.
 -- reason: two variants of equal accuracy need not answer the same questions right. The query is one file because its
 --   parameters must reach the scans of the files.
-with
-
-wanted as (
+with wanted as (
     select
         one.pair.a as recipe_a,
         one.pair.b as recipe_b
@@ -32,11 +30,9 @@ answers as (
     union all by name
 
     select
-        recipe,
-        task,
+        recipe, task,
         'agreement' as metric,
-        sample_id,
-        sample_hash,
+        sample_id, sample_hash,
         is_answer_same as is_correct,
         1.0 as weight
     from stg_task_samples
@@ -45,12 +41,7 @@ answers as (
 
 stacked as (
     select
-        wanted.recipe_a,
-        wanted.recipe_b,
-        a.task,
-        a.metric,
-        a.sample_id,
-        a.weight,
+        wanted.recipe_a, wanted.recipe_b, a.task, a.metric, a.sample_id, a.weight,
         unnest([
             {
                 'statistic': a.metric,
@@ -86,10 +77,7 @@ pairs as (
 
 means as (
     select
-        recipe_a,
-        recipe_b,
-        task,
-        statistic,
+        recipe_a, recipe_b, task, statistic,
         any_value(place) as place,
         count(*) as samples,
         sum(weight) as weight,
@@ -98,30 +86,24 @@ means as (
         count(*) filter (where a > b) as only_a_right,
         count(*) filter (where b > a) as only_b_right
     from pairs
-    group by recipe_a, recipe_b, task, statistic
+    group by all
 ),
 
 errors as (
     select
-        means.recipe_a,
-        means.recipe_b,
-        means.task,
-        means.statistic,
+        means.recipe_a, means.recipe_b, means.task, means.statistic,
         error_over_clusters(pairs.weight * (pairs.a - means.a) / means.weight) as a_se,
         error_over_clusters(pairs.weight * (pairs.b - means.b) / means.weight) as b_se,
         error_over_clusters(pairs.weight * (pairs.b - means.b - pairs.a + means.a) / means.weight) as difference_se,
         half_width_over_clusters(pairs.weight * (pairs.b - means.b - pairs.a + means.a) / means.weight) as half_width
     from means
     inner join pairs using (recipe_a, recipe_b, task, statistic)
-    group by means.recipe_a, means.recipe_b, means.task, means.statistic
+    group by all
 ),
 
 tested as (
     select
-        recipe_a,
-        recipe_b,
-        task,
-        statistic,
+        recipe_a, recipe_b, task, statistic,
         coalesce(mcnemar_exact(only_a_right, only_b_right), 1.0) as mcnemar_p
     from means
     where place = 1
@@ -143,12 +125,9 @@ corrected as (
 )
 
 select
-    means.recipe_a,
-    means.recipe_b,
+    means.recipe_a, means.recipe_b,
     'task ' || means.task as measured_on,
-    means.statistic,
-    means.a,
-    means.b,
+    means.statistic, means.a, means.b,
     means.b - means.a as difference,
     case
         when means.place = 1 then interval_of_paired_change(means.only_a_right, means.only_b_right, means.samples)[1]
@@ -158,14 +137,11 @@ select
         when means.place = 1 then interval_of_paired_change(means.only_a_right, means.only_b_right, means.samples)[2]
         else means.b - means.a + errors.half_width
     end as difference_high,
-    errors.a_se,
-    errors.b_se,
-    errors.difference_se,
+    errors.a_se, errors.b_se, errors.difference_se,
     means.samples as clusters,
     case when means.place = 1 then means.only_a_right end as only_a_right,
     case when means.place = 1 then means.only_b_right end as only_b_right,
-    corrected.mcnemar_p,
-    corrected.holm_p
+    corrected.mcnemar_p, corrected.holm_p
 from means
 inner join errors using (recipe_a, recipe_b, task, statistic)
 left join corrected using (recipe_a, recipe_b, task, statistic)

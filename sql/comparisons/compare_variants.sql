@@ -9,14 +9,12 @@
 --   models read the dense tokens) the same prompt text, dense tokens, step and temperature. difference is b − a. Errors
 --   take windows of a text, and prompts, as the independent units (cluster-robust); the error of the difference comes
 --   from the paired differences, so that what both have in common cancels. low and high are its 95 % interval by
---   Student's t; NULL below two units and where none deviates. Percentiles and extremes have no error. share_nearer is
---   the share of tokens with the smaller KL, ties counting half. noise_p95 is the 95th percentile of the KL that
---   rounding alone causes there, of a text under the same conditions; NULL where it was not measured.
+--   Student's t; NULL below two units and if none deviates. Percentiles and extremes have no error. share_nearer is the
+--   share of tokens with the smaller KL, ties counting half. noise_p95 is the 95th percentile of the KL that rounding
+--   alone causes there, of a text under the same conditions; NULL if it was not measured.
 -- reason: the errors of two figures say little about which variant is better; the error of their paired difference
 --   does. The query is one file because its parameters must reach the scans of the files.
-with
-
-wanted as (
+with wanted as (
     select
         one.pair.a as recipe_a,
         one.pair.b as recipe_b,
@@ -26,13 +24,7 @@ wanted as (
 
 text_tokens as (
     select
-        recipe,
-        text_id,
-        text_hash,
-        context,
-        stride,
-        window_id,
-        position,
+        recipe, text_id, text_hash, context, stride, window_id, position,
         -cast(log_p_target_pruned as double) as nll,
         delta_p_target as delta_p,
         cast(kl_dense_pruned_nats as double) as kl,
@@ -43,12 +35,7 @@ text_tokens as (
 
 steps as (
     select
-        one.recipe,
-        one.prompt_id,
-        one.step,
-        one.position,
-        one.temperature,
-        one.token_id_dense,
+        one.recipe, one.prompt_id, one.step, one.position, one.temperature, one.token_id_dense,
         cast(one.kl_dense_pruned_nats as double) as kl,
         cast(one.is_top1_same as integer) as top1
     from stg_decoding_steps as one
@@ -59,8 +46,7 @@ steps as (
 
 pairs as (
     select
-        wanted.recipe_a,
-        wanted.recipe_b,
+        wanted.recipe_a, wanted.recipe_b,
         'text ' || a.text_id as measured_on,
         1.0 as temperature,
         cast(a.window_id as varchar) as block,
@@ -81,8 +67,7 @@ pairs as (
     union all by name
 
     select
-        wanted.recipe_a,
-        wanted.recipe_b,
+        wanted.recipe_a, wanted.recipe_b,
         'prompts' as measured_on,
         a.temperature,
         a.prompt_id as block,
@@ -100,11 +85,7 @@ pairs as (
 -- One row per token and measure.
 stacked as (
     select
-        recipe_a,
-        recipe_b,
-        measured_on,
-        temperature,
-        block,
+        recipe_a, recipe_b, measured_on, temperature, block,
         unnest([
             { 'measure': 'nll', 'a': nll_a, 'b': nll_b },
             { 'measure': 'kl', 'a': kl_a, 'b': kl_b },
@@ -133,27 +114,18 @@ measures as (
 
 means as (
     select
-        recipe_a,
-        recipe_b,
-        measured_on,
-        temperature,
-        measure,
+        recipe_a, recipe_b, measured_on, temperature, measure,
         count(*) as tokens,
         avg(a) as a,
         avg(b) as b
     from measures
-    group by recipe_a, recipe_b, measured_on, temperature, measure
+    group by all
 ),
 
 -- What each window or prompt adds to the mean beyond its expected part.
 influences as (
     select
-        means.recipe_a,
-        means.recipe_b,
-        means.measured_on,
-        means.temperature,
-        means.measure,
-        measures.block,
+        means.recipe_a, means.recipe_b, means.measured_on, means.temperature, means.measure, measures.block,
         any_value(means.tokens) as tokens,
         any_value(means.a) as a,
         any_value(means.b) as b,
@@ -161,16 +133,13 @@ influences as (
         sum(measures.b - means.b) / any_value(means.tokens) as of_b
     from means
     inner join measures using (recipe_a, recipe_b, measured_on, temperature, measure)
-    group by means.recipe_a, means.recipe_b, means.measured_on, means.temperature, means.measure, measures.block
+    group by all
 ),
 
 -- A perplexity and a root mean square are functions of a mean: their influence is that of the mean times the slope.
 linearised as (
     select
-        recipe_a,
-        recipe_b,
-        measured_on,
-        temperature,
+        recipe_a, recipe_b, measured_on, temperature,
         case measure
             when 'nll' then 'ln_ppl'
             when 'kl' then 'kl_mean_nats'
@@ -189,10 +158,7 @@ linearised as (
     union all
 
     select
-        recipe_a,
-        recipe_b,
-        measured_on,
-        temperature,
+        recipe_a, recipe_b, measured_on, temperature,
         'ppl' as statistic,
         tokens,
         exp(a) as a,
@@ -205,11 +171,7 @@ linearised as (
 
 with_errors as (
     select
-        recipe_a,
-        recipe_b,
-        measured_on,
-        temperature,
-        statistic,
+        recipe_a, recipe_b, measured_on, temperature, statistic,
         any_value(tokens) as tokens,
         count(*) as clusters,
         any_value(a) as a,
@@ -220,15 +182,12 @@ with_errors as (
         error_over_clusters(of_b - of_a) as difference_se,
         half_width_over_clusters(of_b - of_a) as half_width
     from linearised
-    group by recipe_a, recipe_b, measured_on, temperature, statistic
+    group by all
 ),
 
 spreads as (
     select
-        recipe_a,
-        recipe_b,
-        measured_on,
-        temperature,
+        recipe_a, recipe_b, measured_on, temperature,
         count(*) as tokens,
         count(distinct block) as clusters,
         unnest([
@@ -244,25 +203,20 @@ spreads as (
 conditions as (
     select distinct
         recipe as recipe_a,
-        text_id,
-        text_hash,
-        context,
-        stride
+        text_id, text_hash, context, stride
     from text_tokens
 ),
 
 -- The conditions of A hold for the whole pair; noise measured under other conditions does not apply.
 noise_on_texts as (
     select
-        tokens.recipe,
-        conditions.recipe_a,
-        tokens.text_id,
+        tokens.recipe, conditions.recipe_a, tokens.text_id,
         quantile_cont(cast(tokens.kl_dense_pruned_nats as double), 0.95) as noise_p95
     from stg_text_tokens as tokens
     inner join noise_variants using (model, recipe)
     inner join conditions using (text_id, text_hash, context, stride)
     where tokens.model = $1
-    group by tokens.recipe, conditions.recipe_a, tokens.text_id
+    group by all
 ),
 
 asked as (
@@ -308,27 +262,15 @@ statistics as (
 )
 
 select
-    statistics.recipe_a,
-    statistics.recipe_b,
-    statistics.measured_on,
-    statistics.statistic,
-    statistics.a,
-    statistics.b,
-    statistics.difference,
-    statistics.difference_low,
-    statistics.difference_high,
-    statistics.a_se,
-    statistics.b_se,
-    statistics.difference_se,
-    statistics.temperature,
+    statistics.recipe_a, statistics.recipe_b, statistics.measured_on, statistics.statistic, statistics.a, statistics.b,
+    statistics.difference, statistics.difference_low, statistics.difference_high, statistics.a_se, statistics.b_se,
+    statistics.difference_se, statistics.temperature,
     case when statistics.statistic like 'kl\_%' escape '\' then floors.noise_p95 end as noise_p95,
-    statistics.tokens,
-    statistics.clusters
+    statistics.tokens, statistics.clusters
 from statistics
 left join floors using (recipe_a, measured_on, temperature)
 order by
-    statistics.recipe_a,
-    statistics.recipe_b,
+    statistics.recipe_a, statistics.recipe_b,
     statistics.measured_on = 'prompts',
     statistics.measured_on,
     statistics.temperature,

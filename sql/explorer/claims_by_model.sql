@@ -1,14 +1,7 @@
 -- Claims of the paper, and the models on which they hold.
 -- grain: one row per claim × measure; none where there is one model.
 -- inputs: q33_claims_by_model
-select
-    claim,
-    measure,
-    says,
-    models_hold,
-    models_fail,
-    models_open,
-    verdict
+select claim, measure, says, models_hold, models_fail, models_open, verdict
 from q33_claims_by_model
 where n_models > 1
 order by

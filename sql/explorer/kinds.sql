@@ -1,12 +1,10 @@
 -- Texts of each variant by kind of prompt: how many differ, fall into a loop and answer right, and KL at step 0.
 -- grain: one row per model × recipe × kind, dense included.
 -- inputs: generations_without_noise, decoding_at_reference
--- how to read: first_flip_step_median counts a text that never flips as later than any step, and is NULL where that is
---   the median. Lists are the ends of 95 % intervals of shares of prompts, or of graded ones (wilson_interval).
+-- how to read: first_flip_step_median counts a text that never flips as later than any step, and is NULL if that is the
+--   median. Lists are the ends of 95 % intervals of shares of prompts, or of graded ones (wilson_interval).
 select
-    texts.model,
-    texts.recipe,
-    texts.kind,
+    texts.model, texts.recipe, texts.kind,
     count(*) as prompts,
     count(texts.first_flip_step) as prompts_flipped,
     count(texts.collapse_step) as prompts_collapsed,
@@ -22,10 +20,7 @@ select
 from generations_without_noise as texts
 left join decoding_at_reference as steps
     on
-        texts.model = steps.model
-        and texts.recipe = steps.recipe
-        and texts.prompt_id = steps.prompt_id
-        and steps.trajectory = 'teacher_forced'
-        and steps.step = 0
-group by texts.model, texts.recipe, texts.kind
+        texts.model = steps.model and texts.recipe = steps.recipe and texts.prompt_id = steps.prompt_id
+        and steps.trajectory = 'teacher_forced' and steps.step = 0
+group by all
 order by texts.model, texts.recipe, texts.kind

@@ -2,13 +2,7 @@
 -- grain: one row per model × recipe × data set × metric.
 -- inputs: stg_retrieval_scores
 select
-    one.model,
-    one.recipe,
-    one.data_set,
-    one.metric,
-    one.value,
-    one.standard_error,
-    one.n,
+    one.model, one.recipe, one.data_set, one.metric, one.value, one.standard_error, one.n,
     dense.value as value_dense
 from stg_retrieval_scores as one
 left join stg_retrieval_scores as dense

@@ -2,9 +2,7 @@
 -- grain: one row per model × recipe × task × metric.
 -- inputs: stg_task_scores
 -- how to read: value_low and value_high are Wilson's 95 % interval of a share, NULL of other metrics.
-with
-
-scored as (
+with scored as (
     select
         *,
         if(value between 0 and 1, interval_of_score(value, standard_error, n, metric), null) as ends
@@ -12,13 +10,7 @@ scored as (
 )
 
 select
-    one.model,
-    one.recipe,
-    one.task,
-    one.metric,
-    one.value,
-    one.standard_error,
-    one.n,
+    one.model, one.recipe, one.task, one.metric, one.value, one.standard_error, one.n,
     one.ends[1] as value_low,
     one.ends[2] as value_high,
     dense.value as value_dense,

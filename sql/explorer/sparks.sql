@@ -2,12 +2,9 @@
 -- grain: one row per pruned variant × trajectory × step.
 -- inputs: decoding_at_reference
 select
-    model,
-    recipe,
-    trajectory,
-    step,
+    model, recipe, trajectory, step,
     avg(kl_dense_pruned_nats) as kl_mean_nats
 from decoding_at_reference
 where recipe <> 'dense' and trajectory in ('teacher_forced', 'own_text')
-group by model, recipe, trajectory, step
+group by all
 order by model, recipe, trajectory, step

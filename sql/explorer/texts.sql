@@ -2,15 +2,8 @@
 -- grain: one row per model × recipe × prompt, dense included.
 -- inputs: stg_generations, noise_variants
 select
-    one.model,
-    one.recipe,
-    one.prompt_id,
-    one.text,
-    one.first_flip_step,
-    one.collapse_step,
-    one.answer_end_step,
-    one.answer,
-    one.is_correct,
+    one.model, one.recipe, one.prompt_id, one.text, one.first_flip_step, one.collapse_step, one.answer_end_step,
+    one.answer, one.is_correct,
     dense.text as text_dense,
     dense.collapse_step as collapse_step_dense,
     dense.answer_end_step as answer_end_step_dense,

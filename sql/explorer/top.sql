@@ -2,16 +2,8 @@
 -- grain: one row per pruned variant × prompt × trajectory × step × side × rank, down to rank 10.
 -- inputs: stg_top_tokens, dense_ends
 select
-    tokens.model,
-    tokens.recipe,
-    tokens.prompt_id,
-    tokens.trajectory,
-    tokens.step,
-    tokens.side,
-    tokens.rank,
-    tokens.token_text,
-    tokens.probability_dense,
-    tokens.probability_pruned
+    tokens.model, tokens.recipe, tokens.prompt_id, tokens.trajectory, tokens.step, tokens.side, tokens.rank,
+    tokens.token_text, tokens.probability_dense, tokens.probability_pruned
 from stg_top_tokens as tokens
 left join dense_ends using (model, prompt_id)
 where

@@ -1,11 +1,9 @@
 -- Verdict on each pruned variant, what is sure of all variants of its model together, and the dense model's texts.
 -- grain: one row per pruned variant.
 -- inputs: variant_verdict, variant_summary
--- how to read: the columns of variant_verdict. Of all variants of a model, fidelity_together, quality_together and
---   alive_together are the words for intervals that hold for all of them together (held_together).
-with
-
-judged as (
+-- how to read: the columns of variant_verdict. fidelity_together, quality_together and alive_together are the words for
+--   intervals that hold for all variants of a model together (held_together).
+with judged as (
     select
         *,
         count(*) over (partition by model) as n_variants
@@ -14,8 +12,7 @@ judged as (
 
 moved as (
     select
-        model,
-        recipe,
+        model, recipe,
         unnest(['fidelity', 'writing', 'choosing', 'alive']) as measure,
         unnest(['tokens', evidence_writing, evidence_choosing, 'texts']) as evidence,
         unnest([n_fidelity, n_writing, n_choosing, n_alive]) as units,
@@ -36,47 +33,20 @@ moved as (
 
 worded as (
     select
-        model,
-        recipe,
+        model, recipe,
         map_from_entries(list((measure, word_of(evidence, low, high, units, verdict_tolerance())))) as together
     from moved
-    group by model, recipe
+    group by all
 )
 
 select
-    judged.model,
-    judged.recipe,
-    judged.verdict,
-    judged.fidelity,
-    judged.quality,
-    judged.writing,
-    judged.choosing,
-    judged.alive,
-    judged.loss_fidelity,
-    judged.loss_fidelity_low,
-    judged.loss_fidelity_high,
-    judged.n_fidelity,
-    judged.evidence_writing,
-    judged.loss_writing,
-    judged.loss_writing_low,
-    judged.loss_writing_high,
-    judged.n_writing,
-    judged.evidence_choosing,
-    judged.loss_choosing,
-    judged.loss_choosing_low,
-    judged.loss_choosing_high,
-    judged.n_choosing,
-    judged.loss_alive,
-    judged.loss_alive_low,
-    judged.loss_alive_high,
-    judged.prompts_lost,
-    judged.n_alive,
-    judged.would_decide,
-    judged.is_below_noise,
-    judged.prompts,
-    judged.prompts_graded,
-    judged.prompts_correct,
-    judged.first_flip_step_median,
+    judged.model, judged.recipe, judged.verdict, judged.fidelity, judged.quality, judged.writing, judged.choosing,
+    judged.alive, judged.loss_fidelity, judged.loss_fidelity_low, judged.loss_fidelity_high, judged.n_fidelity,
+    judged.evidence_writing, judged.loss_writing, judged.loss_writing_low, judged.loss_writing_high, judged.n_writing,
+    judged.evidence_choosing, judged.loss_choosing, judged.loss_choosing_low, judged.loss_choosing_high,
+    judged.n_choosing, judged.loss_alive, judged.loss_alive_low, judged.loss_alive_high, judged.prompts_lost,
+    judged.n_alive, judged.would_decide, judged.is_below_noise, judged.prompts, judged.prompts_graded,
+    judged.prompts_correct, judged.first_flip_step_median,
     worded.together['fidelity'] as fidelity_together,
     quality_of(worded.together['writing'], worded.together['choosing']) as quality_together,
     worded.together['alive'] as alive_together,

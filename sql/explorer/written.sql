@@ -4,10 +4,7 @@
 -- how to read: the text with the earliest first flip comes first, then the earliest loop, then the largest KL at step
 --   0. place_in_order counts in the variant, place_in_kind in the variant and the prompt's kind.
 select
-    texts.model,
-    texts.recipe,
-    texts.prompt_id,
-    texts.kind,
+    texts.model, texts.recipe, texts.prompt_id, texts.kind,
     row_number() over (
         partition by texts.model, texts.recipe
         order by
@@ -23,10 +20,7 @@ select
 from generations_without_noise as texts
 left join decoding_at_reference as steps
     on
-        texts.model = steps.model
-        and texts.recipe = steps.recipe
-        and texts.prompt_id = steps.prompt_id
-        and steps.trajectory = 'teacher_forced'
-        and steps.step = 0
+        texts.model = steps.model and texts.recipe = steps.recipe and texts.prompt_id = steps.prompt_id
+        and steps.trajectory = 'teacher_forced' and steps.step = 0
 where texts.recipe <> 'dense'
 order by texts.model, texts.recipe, place_in_order

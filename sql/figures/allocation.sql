@@ -2,12 +2,7 @@
 -- grain: one row per model × search × strategy × target × sublayer × matrix; `all` where no matrix has its own share.
 -- inputs: search_allocation, search_matrices
 select
-    whole.model,
-    whole.search,
-    whole.strategy,
-    whole.remove,
-    whole.layer,
-    whole.sublayer,
+    whole.model, whole.search, whole.strategy, whole.remove, whole.layer, whole.sublayer,
     coalesce(parts.matrix, 'all') as matrix,
     whole.treatment,
     coalesce(parts.removed_share, whole.removed_share) as removed_share,

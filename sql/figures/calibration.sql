@@ -3,33 +3,20 @@
 -- inputs: mask_overlap, q28_sensitivity_to_calibration
 -- how to read: the interval of the overlap comes from sampling the masks; the error of each matrix is weighted with the
 --   weights that either mask removes.
-with
-
-sampled as (
+with sampled as (
     select
-        model,
-        recipe,
-        other_recipe,
+        model, recipe, other_recipe,
         error_of_weighted_mean(
             jaccard_removed_se, weights_of_either(weights, removed_share, other_removed_share, jaccard_removed)
         ) as se
     from mask_overlap
-    group by model, recipe, other_recipe
+    group by all
 )
 
 select
-    pairs.model,
-    pairs.recipe,
-    pairs.other_recipe,
-    pairs.differs_in,
-    pairs.n_prompts,
-    pairs.kl_nats,
-    pairs.other_kl_nats,
-    pairs.kl_difference_nats,
-    pairs.kl_difference_low_nats,
-    pairs.kl_difference_high_nats,
-    pairs.jaccard_removed,
-    pairs.expected_jaccard_removed,
+    pairs.model, pairs.recipe, pairs.other_recipe, pairs.differs_in, pairs.n_prompts, pairs.kl_nats,
+    pairs.other_kl_nats, pairs.kl_difference_nats, pairs.kl_difference_low_nats, pairs.kl_difference_high_nats,
+    pairs.jaccard_removed, pairs.expected_jaccard_removed,
     wilson_interval_of_error(pairs.jaccard_removed, sampled.se, null)[1] as jaccard_low,
     wilson_interval_of_error(pairs.jaccard_removed, sampled.se, null)[2] as jaccard_high
 from q28_sensitivity_to_calibration as pairs

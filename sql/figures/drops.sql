@@ -4,9 +4,7 @@
 -- how to read: publication is NULL in rows of this warehouse; a published curve has at least three values of dropped,
 --   and its rows name their source as recipe. low and high are the ends of 95 % intervals, of a retrieval
 --   score Student's t over queries.
-with
-
-drops as (
+with drops as (
     select
         paper_drops.*,
         coalesce(json_extract_string(try_cast(stg_variants.parameters_json as json), '$.by'), '') as chosen_by
@@ -17,11 +15,7 @@ drops as (
 scored as (
     -- Lists unnested in one select are expanded in parallel.
     select
-        model,
-        recipe,
-        method,
-        chosen_by,
-        dropped,
+        model, recipe, method, chosen_by, dropped,
         unnest(['non_generative', 'generative']) as kind,
         unnest([non_generative_score, generative_score]) as score,
         unnest([non_generative_score_low, generative_score_low]) as low,
@@ -31,11 +25,7 @@ scored as (
     union all
 
     select
-        drops.model,
-        drops.recipe,
-        drops.method,
-        drops.chosen_by,
-        drops.dropped,
+        drops.model, drops.recipe, drops.method, drops.chosen_by, drops.dropped,
         score_means.measure as kind,
         score_means.score,
         score_means.score_low as low,
@@ -47,8 +37,7 @@ scored as (
     union all
 
     select
-        drops.model,
-        drops.recipe,
+        drops.model, drops.recipe,
         any_value(drops.method) as method,
         any_value(drops.chosen_by) as chosen_by,
         any_value(drops.dropped) as dropped,
@@ -79,9 +68,7 @@ measured as (
 published as (
     select
         model as publication,
-        source,
-        method,
-        dropped,
+        source, method, dropped,
         case
             when metric in ('exact_match', 'pass_at_1', 'f1') then 'generative'
             when metric = 'ndcg_at_10' then 'retrieval'
@@ -97,17 +84,12 @@ published as (
 ),
 
 measured_kinds as (
-    select distinct
-        model,
-        kind
+    select distinct model, kind
     from measured
 ),
 
 published_curves as (
-    select distinct
-        publication,
-        source,
-        kind
+    select distinct publication, source, kind
     from published
     where method <> 'dense'
 )
@@ -122,10 +104,7 @@ select
     published.source as recipe,
     published.method,
     '' as chosen_by,
-    published.dropped,
-    published.kind,
-    published.score,
-    published.publication
+    published.dropped, published.kind, published.score, published.publication
 from published
 inner join measured_kinds as kinds using (kind)
 semi join published_curves using (publication, source, kind)

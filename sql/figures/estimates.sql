@@ -3,12 +3,8 @@
 -- inputs: reference_temperature, estimate_points, q05_bias_by_deviation
 -- how to read: the sample of a theorem is the 500 points with the smallest MD5 of their key, the same in every run.
 --   Columns of the other kind of row are NULL.
-with
-
-temperatures as (
-    select distinct
-        model,
-        temperature
+with temperatures as (
+    select distinct model, temperature
     from reference_temperature
 ),
 
@@ -49,35 +45,12 @@ deciles as (
     where bias.scope <> 'isolated'
 )
 
-select
-    model,
-    recipe,
-    prompt_id,
-    position,
-    layer,
-    sublayer,
-    scope,
-    lens,
-    temperature,
-    theorem,
-    estimate,
-    truth
+select model, recipe, prompt_id, position, layer, sublayer, scope, lens, temperature, theorem, estimate, truth
 from points
 
 union all by name
 
-select
-    model,
-    scope,
-    lens,
-    temperature,
-    theorem,
-    truth,
-    decile,
-    n,
-    ratio_median,
-    ratio_p10,
-    ratio_p90
+select model, scope, lens, temperature, theorem, truth, decile, n, ratio_median, ratio_p10, ratio_p90
 from deciles
 order by
     model asc, lens desc, theorem asc, decile asc, scope asc, truth asc, estimate asc, recipe asc, prompt_id asc,

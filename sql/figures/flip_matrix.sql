@@ -2,13 +2,8 @@
 -- grain: one row per model × metric × recipe × other recipe.
 -- inputs: pairwise_flips
 -- how to read: the variants with the most right answers are chosen; the tests are over all.
-with
-
-shown as (
-    select
-        model,
-        metric,
-        recipe
+with shown as (
+    select model, metric, recipe
     from pairwise_flips
     group by model, metric, recipe
     qualify
@@ -17,19 +12,11 @@ shown as (
 )
 
 select
-    pairwise_flips.model,
-    pairwise_flips.metric,
-    pairwise_flips.recipe,
-    pairwise_flips.other_recipe,
-    pairwise_flips.n_tasks,
-    pairwise_flips.n_samples,
+    pairwise_flips.model, pairwise_flips.metric, pairwise_flips.recipe, pairwise_flips.other_recipe,
+    pairwise_flips.n_tasks, pairwise_flips.n_samples,
     pairwise_flips.n_right / pairwise_flips.n_samples as right_share,
     pairwise_flips.other_n_right / pairwise_flips.n_samples as other_right_share,
-    pairwise_flips.lost,
-    pairwise_flips.gained,
-    pairwise_flips.lost_share,
-    pairwise_flips.holm_p,
-    pairwise_flips.n_tests
+    pairwise_flips.lost, pairwise_flips.gained, pairwise_flips.lost_share, pairwise_flips.holm_p, pairwise_flips.n_tests
 from pairwise_flips
 semi join shown using (model, metric, recipe)
 semi join shown as other_shown

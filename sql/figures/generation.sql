@@ -4,21 +4,16 @@
 -- how to read: prompts_flipping counts first flips, prompts_answered the variants' texts that complete their answer.
 --   Neighbouring steps (stride) of a model with more than 64 steps, or with more than 12 variants and more than 16
 --   steps, share a row, so that at most 64, or 16, are drawn. The KL on fork up to a prompt's first flip is 0.
-with
-
-strides as (
+with strides as (
     select
         model,
         max(step) // case when count(distinct recipe) > 12 then 16 else 64 end + 1 as stride
     from decoding_curve
-    group by model
+    group by all
 )
 
 select
-    curve.model,
-    curve.recipe,
-    curve.temperature,
-    curve.trajectory,
+    curve.model, curve.recipe, curve.temperature, curve.trajectory,
     curve.step // strides.stride * strides.stride as step,
     strides.stride,
     median(curve.one_minus_cos_h) as one_minus_cos_h_median,

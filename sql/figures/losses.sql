@@ -2,13 +2,9 @@
 -- grain: one row per measure × model × recipe with both kinds of tasks.
 -- inputs: task_losses, stg_variants, stg_models
 -- how to read: task_losses is read once, because a join of it with itself computes it twice.
-with
-
-losses as (
+with losses as (
     select
-        measure,
-        model,
-        recipe,
+        measure, model, recipe,
         max(loss) filter (where kind = 'non_generative') as choosing,
         max(loss_low) filter (where kind = 'non_generative') as choosing_low,
         max(loss_high) filter (where kind = 'non_generative') as choosing_high,
@@ -16,21 +12,12 @@ losses as (
         max(loss_low) filter (where kind = 'generative') as writing_low,
         max(loss_high) filter (where kind = 'generative') as writing_high
     from task_losses
-    group by measure, model, recipe
+    group by all
 )
 
 select
-    losses.measure,
-    losses.model,
-    losses.recipe,
-    stg_variants.method,
-    stg_models.parameters,
-    losses.choosing,
-    losses.choosing_low,
-    losses.choosing_high,
-    losses.writing,
-    losses.writing_low,
-    losses.writing_high
+    losses.measure, losses.model, losses.recipe, stg_variants.method, stg_models.parameters, losses.choosing,
+    losses.choosing_low, losses.choosing_high, losses.writing, losses.writing_low, losses.writing_high
 from losses
 inner join stg_variants using (model, recipe)
 inner join stg_models using (model)

@@ -2,28 +2,18 @@
 -- grain: one row per model × recipe × other recipe.
 -- inputs: mask_overlap
 -- how to read: the overlap of each matrix is weighted with the weights that either mask removes.
-with
-
-counts as (
+with counts as (
     select
-        model,
-        recipe,
-        other_recipe,
-        weights,
-        removed_share,
-        other_removed_share,
+        model, recipe, other_recipe, weights, removed_share, other_removed_share,
         weights_of_either(weights, removed_share, other_removed_share, jaccard_removed) as either_removed,
-        jaccard_removed,
-        jaccard_removed_se,
+        jaccard_removed, jaccard_removed_se,
         weights * removed_share * other_removed_share as both_expected,
         weights * (removed_share + other_removed_share - removed_share * other_removed_share) as either_expected
     from mask_overlap
 ),
 
 named as (
-    select
-        model,
-        recipe
+    select model, recipe
     from mask_overlap
 
     union
@@ -35,18 +25,14 @@ named as (
 ),
 
 shown as (
-    select
-        model,
-        recipe
+    select model, recipe
     from named
     qualify row_number() over (partition by model order by recipe) <= 50
 ),
 
 pairs as (
     select
-        counts.model,
-        counts.recipe,
-        counts.other_recipe,
+        counts.model, counts.recipe, counts.other_recipe,
         count(*) as matrices,
         sum(coalesce(counts.jaccard_removed, 0) * counts.either_removed)
         / sum(counts.either_removed) as jaccard_removed,
@@ -56,16 +42,12 @@ pairs as (
     semi join shown using (model, recipe)
     semi join shown as other_shown
         on counts.model = other_shown.model and counts.other_recipe = other_shown.recipe
-    group by counts.model, counts.recipe, counts.other_recipe
+    group by all
     having sum(counts.weights * counts.removed_share) > 0 and sum(counts.weights * counts.other_removed_share) > 0
 )
 
 select
-    model,
-    recipe,
-    other_recipe,
-    matrices,
-    jaccard_removed,
+    model, recipe, other_recipe, matrices, jaccard_removed,
     wilson_interval_of_error(jaccard_removed, se, null)[1] as jaccard_low,
     wilson_interval_of_error(jaccard_removed, se, null)[2] as jaccard_high,
     jaccard_removed_expected

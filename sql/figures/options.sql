@@ -3,18 +3,9 @@
 -- inputs: option_shift, reference_temperature, prompt_summary
 -- how to read: the questions are the first in the order of what breaks first.
 select
-    option_shift.model,
-    option_shift.recipe,
-    option_shift.prompt_id,
-    option_shift.temperature,
-    option_shift.option_index,
-    option_shift.option,
-    option_shift.is_gold,
-    option_shift.p_options_dense,
-    option_shift.p_options_pruned,
-    option_shift.p_full_dense,
-    option_shift.p_full_pruned,
-    option_shift.rank_dense,
+    option_shift.model, option_shift.recipe, option_shift.prompt_id, option_shift.temperature,
+    option_shift.option_index, option_shift.option, option_shift.is_gold, option_shift.p_options_dense,
+    option_shift.p_options_pruned, option_shift.p_full_dense, option_shift.p_full_pruned, option_shift.rank_dense,
     option_shift.rank_pruned
 from option_shift
 semi join reference_temperature using (model, recipe, temperature)

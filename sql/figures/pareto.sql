@@ -2,12 +2,8 @@
 -- grain: one row per model × measure × recipe, dense included.
 -- inputs: variant_scores, variant_summary
 select
-    variant_scores.model,
-    variant_scores.recipe,
-    variant_summary.method,
-    variant_summary.parameters_removed_share,
-    variant_scores.measure,
-    variant_scores.score,
+    variant_scores.model, variant_scores.recipe, variant_summary.method, variant_summary.parameters_removed_share,
+    variant_scores.measure, variant_scores.score,
     variant_scores.score_low as low,
     variant_scores.score_high as high,
     variant_scores.n_tasks

@@ -1,12 +1,10 @@
--- Shift in h, z and p along the generation, of a quantized variant beside a drop and a mask
+-- Shift in h, z and p along the generation, of a quantized variant, a drop and a mask
 -- grain: one row per model × variant × trajectory × step.
 -- inputs: decoding_at_reference, stg_variants
 -- how to read: one variant of each kind, the one nearest to the paper's: AWQ in 4 bits, 8 attention sublayers dropped,
---   Wanda at 4:8. Of a model with more than 64 steps, stride neighbouring steps share a row, so that at most 64 are
+--   Wanda at 4:8. If a model has more than 64 steps, stride neighbouring steps share a row, so that at most 64 are
 --   drawn.
-with
-
-kinds as (
+with kinds as (
     select
         *,
         case
@@ -18,10 +16,7 @@ kinds as (
 ),
 
 chosen as (
-    select
-        model,
-        recipe,
-        kind
+    select model, recipe, kind
     from kinds
     where kind is not null
     qualify
@@ -49,13 +44,9 @@ strides as (
 )
 
 select
-    steps.model,
-    steps.recipe,
-    compared.kind,
-    steps.trajectory,
+    steps.model, steps.recipe, compared.kind, steps.trajectory,
     steps.step // strides.stride * strides.stride as step,
-    strides.stride,
-    steps.temperature,
+    strides.stride, steps.temperature,
     count(distinct steps.prompt_id) as prompts,
     median(steps.one_minus_cos_h) as one_minus_cos_h_median,
     quantile_cont(steps.one_minus_cos_h, 0.1) as one_minus_cos_h_p10,

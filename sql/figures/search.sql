@@ -2,9 +2,7 @@
 -- grain: one row per model × panel × variant, or result of a strategy.
 -- inputs: search_variants, search_front
 -- how to read: method names the control that chose a mixed variant, such as mixed, hidden.
-with
-
-judged as (
+with judged as (
     select
         model,
         'judged' as panel,
@@ -12,8 +10,7 @@ judged as (
         concat_ws(', ', method, nullif(strategy, 'searched')) as method,
         strategy,
         '' as search_id,
-        removed_share,
-        measured_on,
+        removed_share, measured_on,
         kl_mean_nats as nats,
         kl_low as low,
         kl_high as high,

@@ -3,15 +3,7 @@
 -- inputs: sequence_kl
 -- how to read: the dense recipe is left out, noise variants are kept as the null.
 select
-    model,
-    recipe,
-    is_noise,
-    trajectory,
-    prompts,
-    texts,
-    sequence_kl_nats,
-    sequence_kl_low_nats,
-    sequence_kl_high_nats,
+    model, recipe, is_noise, trajectory, prompts, texts, sequence_kl_nats, sequence_kl_low_nats, sequence_kl_high_nats,
     kl_per_token_nats
 from sequence_kl
 where recipe <> 'dense'

@@ -4,10 +4,7 @@
 -- how to read: the shift is 1 − cos over the generated tokens; _first is that of the first token. The prompts are the
 --   first of each kind in the order of what breaks first, then the second.
 select
-    decoding_curve.model,
-    decoding_curve.recipe,
-    decoding_curve.prompt_id,
-    decoding_curve.temperature,
+    decoding_curve.model, decoding_curve.recipe, decoding_curve.prompt_id, decoding_curve.temperature,
     median(decoding_curve.one_minus_cos_h) as h_median,
     quantile_cont(decoding_curve.one_minus_cos_h, 0.1) as h_p10,
     quantile_cont(decoding_curve.one_minus_cos_h, 0.9) as h_p90,

@@ -1,9 +1,7 @@
 -- Scores against the speedup over the dense model, at the smallest batch and the longest prompt timed with it.
 -- grain: one row per model × work × measure × recipe, dense included.
 -- inputs: speed_summary, variant_summary, variant_scores
-with
-
-timed as (
+with timed as (
     select *
     from speed_summary
     qualify
@@ -20,19 +18,11 @@ speedups as (
 )
 
 select
-    speedups.model,
-    speedups.recipe,
-    variant_summary.method,
-    speedups.batch,
-    speedups.length,
-    speedups.new_tokens,
-    speedups.equal_sides,
-    variant_scores.measure,
-    variant_scores.score,
+    speedups.model, speedups.recipe, variant_summary.method, speedups.batch, speedups.length, speedups.new_tokens,
+    speedups.equal_sides, variant_scores.measure, variant_scores.score,
     variant_scores.score_low as low,
     variant_scores.score_high as high,
-    speedups.work,
-    speedups.speedup
+    speedups.work, speedups.speedup
 from speedups
 inner join variant_scores using (model, recipe)
 inner join variant_summary using (model, recipe)

@@ -1,44 +1,31 @@
 -- The share of texts that are still the dense model's own, step by step: sampled ones as measured and expected, greedy
--- ones beside those of rounding alone.
+-- ones and those of rounding alone.
 -- grain: one row per model × recipe × step.
 -- inputs: sampling_survival, greedy_survival, noise_variants
 -- how to read: greedy_share_noise is the lowest share among the model's noise variants. Curves that were not measured,
---   or have ended, are NULL. Of a model with more than 64 steps, every n-th is drawn, so that at most 64 are, and the
---   last. Dense and noise variants have no rows of their own.
-with
-
-measured as (
-    select
-        model,
-        recipe,
-        step
+--   or have ended, are NULL. If a model has more than 64 steps, every n-th is drawn, at most 64 of them, and the last.
+--   Dense and noise variants have no rows of their own.
+with measured as (
+    select model, recipe, step
     from sampling_survival
     union
-    select
-        model,
-        recipe,
-        step
+    select model, recipe, step
     from greedy_survival
 ),
 
 horizons as (
-    select distinct
-        model,
-        step
+    select distinct model, step
     from measured
 ),
 
 compared as (
-    select distinct
-        model,
-        recipe
+    select distinct model, recipe
     from measured
 ),
 
 noise as (
     select
-        model,
-        step,
+        model, step,
         min(equal_share) as greedy_share_noise
     from greedy_survival
     where is_noise
@@ -46,18 +33,9 @@ noise as (
 )
 
 select
-    compared.model,
-    compared.recipe,
-    horizons.step,
-    sampled.prompts,
-    sampled.texts,
-    sampled.equal_share,
-    sampled.equal_share_low,
-    sampled.equal_share_high,
-    sampled.equal_share_expected,
-    sampled.equal_share_expected_low,
-    sampled.equal_share_expected_high,
-    greedy.texts_at_risk,
+    compared.model, compared.recipe, horizons.step, sampled.prompts, sampled.texts, sampled.equal_share,
+    sampled.equal_share_low, sampled.equal_share_high, sampled.equal_share_expected, sampled.equal_share_expected_low,
+    sampled.equal_share_expected_high, greedy.texts_at_risk,
     greedy.equal_share as greedy_share,
     greedy.equal_share_low as greedy_share_low,
     greedy.equal_share_high as greedy_share_high,

@@ -2,10 +2,7 @@
 -- grain: one row per model × recipe × trajectory × temperature.
 -- inputs: decoding_curve
 select
-    model,
-    recipe,
-    trajectory,
-    temperature,
+    model, recipe, trajectory, temperature,
     median(one_minus_cos_p) as one_minus_cos_p_median,
     quantile_cont(one_minus_cos_p, 0.1) as one_minus_cos_p_p10,
     quantile_cont(one_minus_cos_p, 0.9) as one_minus_cos_p_p90,
@@ -15,5 +12,5 @@ select
     count(*) as tokens
 from decoding_curve
 where recipe <> 'dense' and trajectory in ('teacher_forced', 'own_text')
-group by model, recipe, trajectory, temperature
+group by all
 order by model asc, recipe asc, trajectory desc, temperature asc

@@ -3,16 +3,10 @@
 -- inputs: token_trace, prompt_summary
 -- how to read: the prompts are the first of each kind in the order of what breaks first, then the second.
 select
-    traces.model,
-    traces.recipe,
-    traces.prompt_id,
-    traces.step,
+    traces.model, traces.recipe, traces.prompt_id, traces.step,
     left(traces.token_text_dense, 60) as token_text_dense,
     left(traces.token_text_pruned, 60) as token_text_pruned,
-    traces.is_same_token,
-    traces.kl_own_text_nats,
-    traces.kl_teacher_forced_nats,
-    traces.first_flip_step
+    traces.is_same_token, traces.kl_own_text_nats, traces.kl_teacher_forced_nats, traces.first_flip_step
 from token_trace as traces
 left join prompt_summary as prompts using (model, prompt_id)
 where traces.recipe <> 'dense' and traces.step < 64

@@ -4,12 +4,7 @@
 -- how to read: the step is that of the first flip, or 0 without one. The prompts are the first of each kind in the
 --   order of what breaks first, then the second.
 select
-    tokens.model,
-    tokens.recipe,
-    tokens.prompt_id,
-    tokens.step,
-    generations.first_flip_step,
-    tokens.token_id,
+    tokens.model, tokens.recipe, tokens.prompt_id, tokens.step, generations.first_flip_step, tokens.token_id,
     left(any_value(tokens.token_text), 60) as token_text,
     any_value(tokens.probability_dense) as probability_dense,
     any_value(tokens.probability_pruned) as probability_pruned,
@@ -20,9 +15,7 @@ inner join stg_generations as generations using (model, recipe, prompt_id)
 left join prompt_summary as prompts using (model, prompt_id)
 anti join noise_variants using (model, recipe)
 where
-    tokens.recipe <> 'dense'
-    and tokens.trajectory = 'teacher_forced'
-    and tokens.rank <= 6
+    tokens.recipe <> 'dense' and tokens.trajectory = 'teacher_forced' and tokens.rank <= 6
     and tokens.step = coalesce(generations.first_flip_step, 0)
 group by
     tokens.model, tokens.recipe, tokens.prompt_id, tokens.step, generations.first_flip_step, tokens.token_id,

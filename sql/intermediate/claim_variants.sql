@@ -9,12 +9,9 @@
 -- columns:
 --   is_noise: Whether it is the null
 --   is_rounding: Whether no pruned variant of the model moves further than rounding
-with
-
-pruned as (
+with pruned as (
     select
-        model,
-        recipe,
+        model, recipe,
         coalesce(is_below_noise, false) as is_below
     from variant_summary
     where recipe <> 'dense'
@@ -26,12 +23,11 @@ nulls as (
         arg_max(noise_variants.recipe, row(coalesce(at_output.kl_p95_nats, 0), noise_variants.recipe)) as recipe
     from noise_variants
     left join noise_at_output as at_output using (model, recipe)
-    group by noise_variants.model
+    group by all
 )
 
 select
-    model,
-    recipe,
+    model, recipe,
     false as is_noise,
     is_below as is_rounding
 from pruned
@@ -40,8 +36,7 @@ qualify not is_below or bool_and(is_below) over (partition by model)
 union all
 
 select
-    model,
-    recipe,
+    model, recipe,
     true as is_noise,
     false as is_rounding
 from nulls

@@ -4,13 +4,12 @@
 -- inputs: stg_generations
 -- how to read: end_step is that of the dense row; the end-of-text token itself is a step of the text. A prompt whose
 --   text reaches the study's length has no row, and a study without free-running texts has none at all.
--- reason: what a model would write behind the end of the text is in no mean: single place that says where that is.
+-- reason: what a model would write after the end of the text counts in no mean: single place that says where the end
+--   is.
 -- columns:
 --   end_position: Position that predicts the end-of-text token; later ones read it [token]
 select
-    model,
-    prompt_id,
-    end_step,
+    model, prompt_id, end_step,
     prompt_tokens - 1 + end_step as end_position
 from stg_generations
 where recipe = 'dense' and end_step is not null

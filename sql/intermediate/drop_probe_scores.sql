@@ -10,14 +10,11 @@
 --   score: The probe as a score [share]
 --   score_se: Its standard error over prompts; NULL below two [share]
 --   score_low: Lower end of its 95 % interval, clustered by prompt: Wilson's with an effective number of steps, or
---     Student's t on a logarithmic scale of the mean KL; NULL where not known [share]
+--     Student's t on a logarithmic scale of the mean KL; NULL if not known [share]
 --   score_high: Upper end of its 95 % interval, the same way [share]
-with
-
-prompts as (
+with prompts as (
     select
-        variants.model,
-        variants.recipe,
+        variants.model, variants.recipe,
         -- Lists unnested in one select are expanded in parallel.
         unnest(['top1_agreement', 'kl_kept', 'kl_step0_kept']) as metric,
         unnest([
@@ -34,9 +31,7 @@ prompts as (
 
 probe_means as (
     select
-        model,
-        recipe,
-        metric,
+        model, recipe, metric,
         sum(steps) as steps,
         sum(total) / sum(steps) as per_step
     from prompts
@@ -46,9 +41,7 @@ probe_means as (
 
 probe_errors as (
     select
-        means.model,
-        means.recipe,
-        means.metric,
+        means.model, means.recipe, means.metric,
         any_value(means.per_step) as per_step,
         error_over_clusters((prompts.total - prompts.steps * means.per_step) / means.steps) as per_step_se,
         case when means.metric = 'top1_agreement' then wilson_interval_over_clusters(prompts.total, prompts.steps) end
@@ -63,9 +56,7 @@ probe_errors as (
 )
 
 select
-    model,
-    recipe,
-    metric,
+    model, recipe, metric,
     case when metric = 'top1_agreement' then per_step else exp(-per_step) end as score,
     -- First order: a logarithm's error is relative.
     per_step_se * case when metric = 'top1_agreement' then 1 else exp(-per_step) end as score_se,

@@ -5,12 +5,10 @@
 -- how to read: units are attention or MLP sublayers, or whole blocks, as method says.
 -- reason: single place that reads the number of drops from the parameters of a recipe.
 -- columns:
---   chosen_by: Criterion that chose the units, such as influence; unknown where the recipe does not say [label]
+--   chosen_by: Criterion that chose the units, such as influence; unknown if the recipe does not say [label]
 --   k: Number of dropped units [units]
 select
-    model,
-    recipe,
-    method,
+    model, recipe, method,
     coalesce(json_extract_string(try_cast(parameters_json as json), '$.by'), 'unknown') as chosen_by,
     cast(json_extract_string(try_cast(parameters_json as json), '$.count') as integer) as k
 from stg_variants

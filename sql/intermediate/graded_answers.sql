@@ -9,13 +9,7 @@
 --   metric: Name of the metric in task_scores that the row belongs to
 --   is_right: Whether the answer is the right one, or under agreement the dense model's
 select
-    model,
-    recipe,
-    task,
-    metric,
-    scoring,
-    sample_id,
-    sample_hash,
+    model, recipe, task, metric, scoring, sample_id, sample_hash,
     is_correct as is_right
 from task_answers
 where is_correct is not null
@@ -23,13 +17,9 @@ where is_correct is not null
 union all
 
 select
-    model,
-    recipe,
-    task,
+    model, recipe, task,
     'agreement' as metric,
-    scoring,
-    sample_id,
-    sample_hash,
+    scoring, sample_id, sample_hash,
     is_answer_same as is_right
 from stg_task_samples
 where is_answer_same is not null and scoring in ('full_text', 'greedy', 'letter')

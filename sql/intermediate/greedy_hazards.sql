@@ -6,19 +6,16 @@
 --   maximum likelihood on the first half of the steps of the model's longest text, without the fifth of the prompts
 --   that the row's prompt belongs to. flip_probability_constant is the share of flips in the same steps. Neither knows
 --   the prompt, the later steps or the variant's own text. Nothing is predicted for a single prompt, or a single step.
--- reason: a hazard is shown to be one by steps and prompts that it was not fitted to.
+-- reason: a hazard must predict steps and prompts that it was not fitted to.
 -- columns:
 --   is_flip: Whether the two models have different most likely tokens
 --   margin_over_shift: As in greedy_steps [ratio]
 --   flip_probability: Predicted probability of is_flip [probability]
 --   flip_probability_constant: The same by a hazard that is equal for all steps [probability]
 --   decile: Tenth of the variant's rows in the order of flip_probability, from 1 [number]
-with recursive
-
-prompts as (
+with recursive prompts as (
     select
-        model,
-        prompt_id,
+        model, prompt_id,
         -- The same in every version of DuckDB, which its own hash is not.
         cast(md5_number(prompt_id) % 5 as integer) as fold,
         max(max(step)) over (partition by model) as last_step
@@ -36,18 +33,13 @@ steps as (
 ),
 
 folds as (
-    select distinct
-        model,
-        fold
+    select distinct model, fold
     from prompts
 ),
 
 counts as (
     select
-        model,
-        recipe,
-        fold,
-        margin_over_shift,
+        model, recipe, fold, margin_over_shift,
         count(*) as n,
         count(*) filter (where is_flip) as flips
     from steps
@@ -58,24 +50,19 @@ counts as (
 -- What remains when the prompts of a fold are left out.
 lessons as (
     select
-        counts.model,
-        counts.recipe,
-        folds.fold,
-        counts.margin_over_shift,
+        counts.model, counts.recipe, folds.fold, counts.margin_over_shift,
         cast(sum(counts.n) as double) as n,
         cast(sum(counts.flips) as double) as flips
     from counts
-    inner join folds
-        on counts.model = folds.model and counts.fold <> folds.fold
+    inner join folds using (model)
+    where counts.fold <> folds.fold
     group by all
 ),
 
 -- Newton's method from 0. A penalty of 0.005 (a² + b²) keeps a fit finite if margin_over_shift separates the flips.
 fits as (
     select
-        model,
-        recipe,
-        fold,
+        model, recipe, fold,
         0 as iteration,
         cast(0 as double) as a,
         cast(0 as double) as b
@@ -83,20 +70,13 @@ fits as (
     group by all
     union all
     select
-        model,
-        recipe,
-        fold,
+        model, recipe, fold,
         iteration + 1 as iteration,
         a + (h_bb * g_a - h_ab * g_b) / (h_aa * h_bb - h_ab ** 2) as a,
         b + (h_aa * g_b - h_ab * g_a) / (h_aa * h_bb - h_ab ** 2) as b
     from (
         select
-            model,
-            recipe,
-            fold,
-            iteration,
-            a,
-            b,
+            model, recipe, fold, iteration, a, b,
             sum(flips - n * p) - 0.01 * a as g_a,
             sum((flips - n * p) * x) - 0.01 * b as g_b,
             sum(n * p * (1 - p)) + 0.01 as h_aa,
@@ -105,8 +85,7 @@ fits as (
         from (
             select
                 fits.*,
-                lessons.n,
-                lessons.flips,
+                lessons.n, lessons.flips,
                 lessons.margin_over_shift as x,
                 1 / (1 + exp(-fits.a - fits.b * lessons.margin_over_shift)) as p
             from fits
@@ -119,9 +98,7 @@ fits as (
 
 shares as (
     select
-        model,
-        recipe,
-        fold,
+        model, recipe, fold,
         sum(flips) / sum(n) as flip_probability_constant
     from lessons
     group by all
@@ -139,14 +116,7 @@ predicted as (
 )
 
 select
-    model,
-    recipe,
-    prompt_id,
-    step,
-    is_flip,
-    margin_over_shift,
-    flip_probability,
-    flip_probability_constant,
+    model, recipe, prompt_id, step, is_flip, margin_over_shift, flip_probability, flip_probability_constant,
     cast(
         ntile(10) over (partition by model, recipe order by flip_probability, prompt_id, step) as integer
     ) as decile

@@ -12,10 +12,7 @@
 --   is_flip: Whether the two models have different most likely tokens
 --   margin_over_shift: Lead of the first token, over what the shift may take, at most 5 [ratio] = m/√(Var_p/(p(1 − p)))
 select
-    steps.model,
-    steps.recipe,
-    steps.prompt_id,
-    steps.step,
+    steps.model, steps.recipe, steps.prompt_id, steps.step,
     not steps.is_top1_same as is_flip,
     -- A p that is rounded to 1 leaves at least that of the second token; without a shift the ratio is the largest.
     round(

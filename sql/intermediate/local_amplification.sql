@@ -11,7 +11,7 @@
 --   is_rounding: Whether no pruned variant of the model moves further than rounding
 --   positions: Variants × prompts × positions × layers × sublayers whose h and z moved [positions]
 --   prompts: Prompts that they come from [prompts]
---   sublayers: Sublayers that they are behind [sublayers]
+--   sublayers: Sublayers that they follow [sublayers]
 --   one_minus_cos_h: Median over positions [1 - cosine]
 --   one_minus_cos_z: Median over positions [1 - cosine]
 --   one_minus_cos_p: Median over positions [1 - cosine]
@@ -20,15 +20,9 @@
 --   share_amplified: Share of positions whose z to p factor is above 1 [share]
 --   share_amplified_low: Lower end of its 95 % interval, Wilson's clustered by prompt [share]
 --   share_amplified_high: Upper end of it [share]
-with
-
-moved as (
+with moved as (
     select
-        model,
-        lens,
-        is_noise,
-        is_rounding,
-        prompt_id,
+        model, lens, is_noise, is_rounding, prompt_id,
         row(layer, sublayer) as place,
         cast(one_minus_cos_h as double) as h,
         cast(one_minus_cos_z as double) as z,
@@ -39,9 +33,7 @@ moved as (
 
 prompts as (
     select
-        model,
-        lens,
-        is_noise,
+        model, lens, is_noise,
         count(*) as positions,
         count_if(p > z) as amplified
     from moved
@@ -50,21 +42,17 @@ prompts as (
 
 shares as (
     select
-        model,
-        lens,
-        is_noise,
+        model, lens, is_noise,
         count(*) as prompts,
         sum(amplified) / sum(positions) as share_amplified,
         wilson_interval_over_clusters(amplified, positions) as ends
     from prompts
-    group by model, lens, is_noise
+    group by all
 ),
 
 medians as (
     select
-        model,
-        lens,
-        is_noise,
+        model, lens, is_noise,
         bool_or(is_rounding) as is_rounding,
         count(*) as positions,
         count(distinct place) as sublayers,
@@ -74,23 +62,13 @@ medians as (
         median(z / h) as h_to_z_median,
         median(p / z) as z_to_p_median
     from moved
-    group by model, lens, is_noise
+    group by all
 )
 
 select
-    medians.model,
-    medians.lens,
-    medians.is_noise,
-    medians.is_rounding,
-    medians.positions,
-    shares.prompts,
-    medians.sublayers,
-    medians.one_minus_cos_h,
-    medians.one_minus_cos_z,
-    medians.one_minus_cos_p,
-    medians.h_to_z_median,
-    medians.z_to_p_median,
-    shares.share_amplified,
+    medians.model, medians.lens, medians.is_noise, medians.is_rounding, medians.positions, shares.prompts,
+    medians.sublayers, medians.one_minus_cos_h, medians.one_minus_cos_z, medians.one_minus_cos_p, medians.h_to_z_median,
+    medians.z_to_p_median, shares.share_amplified,
     shares.ends[1] as share_amplified_low,
     shares.ends[2] as share_amplified_high
 from medians

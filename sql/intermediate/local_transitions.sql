@@ -6,23 +6,10 @@
 --   null, the dense model with one sublayer computed in another way; older warehouses hold zeros there.
 -- reason: what is said of local shifts needs the same rows of pruning and of rounding.
 select
-    transitions.model,
-    transitions.recipe,
-    transitions.prompt_id,
-    transitions.position,
-    transitions.layer,
-    transitions.sublayer,
-    transitions.lens,
-    variants.is_noise,
-    variants.is_rounding,
-    transitions.one_minus_cos_h,
-    transitions.one_minus_cos_z,
-    transitions.one_minus_cos_p,
-    transitions.kl_dense_pruned_nats,
-    transitions.t1_h,
-    transitions.t1_z,
-    transitions.t2_p,
-    transitions.t3_kl_nats
+    transitions.model, transitions.recipe, transitions.prompt_id, transitions.position, transitions.layer,
+    transitions.sublayer, transitions.lens, variants.is_noise, variants.is_rounding, transitions.one_minus_cos_h,
+    transitions.one_minus_cos_z, transitions.one_minus_cos_p, transitions.kl_dense_pruned_nats, transitions.t1_h,
+    transitions.t1_z, transitions.t2_p, transitions.t3_kl_nats
 from stg_layer_transitions as transitions
 inner join variant_temperatures using (model, recipe, temperature)
 inner join claim_variants as variants using (model, recipe)

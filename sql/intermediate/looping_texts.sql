@@ -6,13 +6,8 @@
 --   parameters_removed_share those of the variant. Noise variants are excluded.
 -- reason: the report counts, ranks and explains these texts.
 select
-    texts.model,
-    texts.recipe,
-    texts.prompt_id,
-    texts.first_flip_step,
-    texts.collapse_step,
-    variants.parameters_removed_share,
-    variants.kl_step0_nats
+    texts.model, texts.recipe, texts.prompt_id, texts.first_flip_step, texts.collapse_step,
+    variants.parameters_removed_share, variants.kl_step0_nats
 from stg_generations as texts
 inner join variant_summary as variants using (model, recipe)
 inner join stg_generations as dense using (model, prompt_id)

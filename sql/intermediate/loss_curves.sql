@@ -7,32 +7,24 @@
 --   that was seen. A curve from which no model is left has no rows.
 -- reason: loss_predictions predicts each model from the others, and each other model in turn without both.
 -- columns:
---   out_a: First of the two models left out; empty where at most one is
---   out_b: Second of the two models left out; empty where none is
+--   out_a: First of the two models left out; empty if at most one is
+--   out_b: Second of the two models left out; empty if none is
 --   predicted_loss: Value of the curve [share]
-with
-
-lessons as (
+with lessons as (
     select *
     from losses_by_probe
     where is_known
 ),
 
 models as (
-    select distinct
-        measure,
-        kind,
-        probe,
-        model
+    select distinct measure, kind, probe, model
     from lessons
 ),
 
--- The models that a curve leaves out: none, one, or two in alphabetical order. '' is no model.
+-- The models that a curve leaves out: none, one, or two in alphabetical order. '' stands for no model.
 left_out_names as (
     select
-        measure,
-        kind,
-        probe,
+        measure, kind, probe,
         unnest(list_append(list(model), '')) as left_out
     from models
     group by measure, kind, probe
@@ -44,9 +36,7 @@ curves as (
         row_number() over (
             order by first_out.measure, first_out.kind, first_out.probe, first_out.left_out, second_out.left_out
         ) as curve,
-        first_out.measure,
-        first_out.kind,
-        first_out.probe,
+        first_out.measure, first_out.kind, first_out.probe,
         first_out.left_out as out_a,
         second_out.left_out as out_b
     from left_out_names as first_out
@@ -56,27 +46,22 @@ curves as (
 
 sums as (
     select
-        measure,
-        kind,
-        probe,
-        model,
-        bin,
+        measure, kind, probe, model, bin,
         count(*) as n,
         sum(loss) as loss
     from lessons
-    group by measure, kind, probe, model, bin
+    group by all
 ),
 
 points as (
     select
-        curves.curve,
-        sums.bin,
+        curves.curve, sums.bin,
         sum(sums.n) as n,
         sum(sums.loss) as loss
     from curves
     inner join sums using (measure, kind, probe)
     where sums.model not in (curves.out_a, curves.out_b)
-    group by curves.curve, sums.bin
+    group by all
 ),
 
 heaped as (
@@ -88,7 +73,7 @@ heaped as (
     window up_to_here as (partition by curve order by bin rows unbounded preceding)
 ),
 
--- Isotonic regression: at a bin, the largest over the beginnings before it of the smallest over the ends behind it of
+-- Isotonic regression: at a bin, the largest over the beginnings before it of the smallest over the ends after it of
 -- the mean from beginning to end.
 means as (
     select
@@ -98,8 +83,8 @@ means as (
         (ends.loss_to - beginnings.loss_to + beginnings.loss)
         / (ends.n_to - beginnings.n_to + beginnings.n) as mean_loss
     from heaped as beginnings
-    inner join heaped as ends
-        on beginnings.curve = ends.curve and beginnings.bin <= ends.bin
+    inner join heaped as ends using (curve)
+    where beginnings.bin <= ends.bin
 ),
 
 smallest as (
@@ -115,20 +100,12 @@ smallest as (
 
 fitted as (
     select
-        curve,
-        bin,
+        curve, bin,
         max(mean_loss) as predicted_loss
     from smallest
-    group by curve, bin
+    group by all
 )
 
-select
-    curves.measure,
-    curves.kind,
-    curves.probe,
-    curves.out_a,
-    curves.out_b,
-    fitted.bin,
-    fitted.predicted_loss
+select curves.measure, curves.kind, curves.probe, curves.out_a, curves.out_b, fitted.bin, fitted.predicted_loss
 from fitted
 inner join curves using (curve)

@@ -1,4 +1,4 @@
--- The loss of each scored variant in tasks beside each of its probes.
+-- The loss of each scored variant in tasks, with each of its probes.
 -- grain: one row per scored variant × measure × kind of task × probe.
 -- key: model, recipe, measure, kind, probe
 -- inputs: damage_probes, task_losses
@@ -9,11 +9,7 @@
 --   bin: The probe in tenths of a decade [decade/10] = round(10 log10 max(damage, 1e-4))
 --   is_known: Whether the model has at least 5 such variants, enough to learn from
 select
-    probes.model,
-    probes.recipe,
-    losses.measure,
-    losses.kind,
-    probes.probe,
+    probes.model, probes.recipe, losses.measure, losses.kind, probes.probe,
     probe_bin(probes.damage) as bin,
     losses.loss,
     count(*) over (partition by losses.measure, losses.kind, probes.probe, probes.model) >= 5 as is_known

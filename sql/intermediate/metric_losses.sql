@@ -11,9 +11,7 @@
 --   loss: Part of the dense score above a guess that is lost [share]
 --   loss_low: Lower end of its 95 % interval, paired by answer [share]
 --   loss_high: Upper end of its 95 % interval, paired by answer [share]
-with
-
-ratios as (
+with ratios as (
     select
         *,
         interval_of_ratio(
@@ -30,18 +28,9 @@ ratios as (
 )
 
 select
-    model,
-    recipe,
-    task_group,
-    kind,
-    metric,
-    measure,
-    is_noise,
-    n_answers,
+    model, recipe, task_group, kind, metric, measure, is_noise, n_answers,
     (score_dense - score) / (score_dense - guess) as loss,
     1 - kept[2] as loss_low,
     1 - kept[1] as loss_high,
-    answers_covariance,
-    answers_variance,
-    answers_dense_variance
+    answers_covariance, answers_variance, answers_dense_variance
 from ratios

@@ -4,14 +4,12 @@
 -- inputs: local_transitions
 -- how to read: as in paper_fits, lens normed, positions whose truth is above 0. An estimate of second order is
 --   exact for a small shift, so that rounding fits better than pruning; a fit says something where the shift is large.
--- reason: paper_claims shows the null beside each number.
+-- reason: paper_claims shows the null next to each number.
 -- columns:
 --   theorem: T1 h, T1 z, T2 p or T3 KL [label]
 --   pearson: Correlation of estimate and truth
 --   pearson_log10: Correlation of their logarithms
-with
-
-fits as (
+with fits as (
     select
         model,
         fit_to_truth(t1_h, one_minus_cos_h) as h,
@@ -20,7 +18,7 @@ fits as (
         fit_to_truth(t3_kl_nats, kl_dense_pruned_nats) as kl
     from local_transitions
     where is_noise and lens = 'normed'
-    group by model
+    group by all
 ),
 
 theorems as (
@@ -32,8 +30,7 @@ theorems as (
 )
 
 select
-    model,
-    theorem,
+    model, theorem,
     fit['pearson'] as pearson,
     fit['pearson_log10'] as pearson_log10
 from theorems

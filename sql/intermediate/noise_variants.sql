@@ -4,8 +4,6 @@
 -- inputs: stg_variants
 -- how to read: every view that compares recipes excludes these; noise_floor and noise_at_output are about them.
 -- reason: single definition of noise-floor recipes.
-select
-    model,
-    recipe
+select model, recipe
 from stg_variants
 where is_noise

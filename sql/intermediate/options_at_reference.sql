@@ -5,13 +5,7 @@
 -- how to read: the columns of stg_option_subspace that other views read. The dense recipe is included.
 -- reason: summaries of questions must not mix temperatures; the order of the options does not depend on it.
 select
-    options.model,
-    options.recipe,
-    options.prompt_id,
-    options.is_argmax_same,
-    options.kendall_tau,
-    options.mass_dense,
-    options.kl_options_dense_pruned_nats,
-    options.kl_dense_pruned_nats
+    options.model, options.recipe, options.prompt_id, options.is_argmax_same, options.kendall_tau, options.mass_dense,
+    options.kl_options_dense_pruned_nats, options.kl_dense_pruned_nats
 from stg_option_subspace as options
 inner join reference_temperature using (model, recipe, temperature)

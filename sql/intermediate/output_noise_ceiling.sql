@@ -7,8 +7,7 @@
 -- columns:
 --   kl_noise_p95_nats: 95th percentile of the KL that rounding alone causes, of the largest noise variant [nats]
 select
-    model,
-    temperature,
+    model, temperature,
     max(kl_p95_nats) as kl_noise_p95_nats
 from noise_at_output
-group by model, temperature
+group by all

@@ -4,12 +4,6 @@
 -- inputs: stg_variants
 -- how to read: the columns of stg_variants that other views read.
 -- reason: single definition of the variants that a comparison of recipes is about.
-select
-    model,
-    recipe,
-    method,
-    parameters_json,
-    sublayers_dropped,
-    calibration_hash
+select model, recipe, method, parameters_json, sublayers_dropped, calibration_hash
 from stg_variants
 where recipe <> 'dense' and not is_noise

@@ -1,4 +1,4 @@
--- The lens at which the layers of each model are shown: normed where it was measured, else raw.
+-- The lens at which the layers of each model are shown: normed if it was measured, else raw.
 -- grain: one row per model with layers.
 -- key: model
 -- inputs: stg_layer_transitions
@@ -9,4 +9,4 @@ select
     -- 'normed' sorts before 'raw'.
     min(lens) as lens
 from stg_layer_transitions
-group by model
+group by all

@@ -11,9 +11,7 @@
 --   has_ended: Whether the text ends with an end-of-text token; others are cut at the study's length
 --   kl_text_nats: Sum over the tokens of the KL from the model that wrote the text to the other one: of
 --     KL(dense‖pruned) in teacher_forced, of KL(pruned‖dense) in own_text [nats]
-with
-
-writers as (
+with writers as (
     select
         *,
         unnest(['own_text', 'teacher_forced']) as trajectory
@@ -22,13 +20,7 @@ writers as (
 
 texts as (
     select
-        own.model,
-        own.recipe,
-        writers.trajectory,
-        own.prompt_id,
-        own.sample,
-        own.temperature,
-        own.top_p,
+        own.model, own.recipe, writers.trajectory, own.prompt_id, own.sample, own.temperature, own.top_p,
         len(writers.token_ids) as tokens,
         writers.end_step is not null as has_ended
     from stg_sampled_generations as own
@@ -38,11 +30,7 @@ texts as (
 
 sums as (
     select
-        model,
-        recipe,
-        trajectory,
-        prompt_id,
-        sample,
+        model, recipe, trajectory, prompt_id, sample,
         count(*) as steps,
         sum(
             case trajectory when 'teacher_forced' then kl_dense_pruned_nats else kl_pruned_dense_nats end
@@ -52,16 +40,8 @@ sums as (
 )
 
 select
-    texts.model,
-    texts.recipe,
-    texts.trajectory,
-    texts.prompt_id,
-    texts.sample,
-    texts.temperature,
-    texts.top_p,
-    texts.tokens,
-    texts.has_ended,
-    sums.kl_text_nats
+    texts.model, texts.recipe, texts.trajectory, texts.prompt_id, texts.sample, texts.temperature, texts.top_p,
+    texts.tokens, texts.has_ended, sums.kl_text_nats
 from texts
 left join sums using (model, recipe, trajectory, prompt_id, sample)
 qualify

@@ -1,11 +1,11 @@
--- The score of each variant in each task beside the dense one, with both intervals and how the two vary together.
+-- The score of each variant in each task and the dense one, with both intervals and how the two vary together.
 -- grain: one row per pruned or noise variant × task group × kind × metric.
 -- key: model, recipe, task_group, kind, metric
 -- inputs: task_group_scores, graded_answers, stg_task_scores, stg_task_samples, noise_variants
 -- how to read: intervals are Wilson's over the samples. The covariance is of right answers to the same samples, from
---   the 2 × 2 table of both variants' answers; 0 where answers are not stored, so that both then count as independent,
+--   the 2 × 2 table of both variants' answers; 0 if answers are not stored, so that both then count as independent,
 --   which makes intervals of differences rather too wide. Under agreement the dense score is 1 without an error.
---   Perplexities are excluded, and intervals are NULL where a score is no share.
+--   Perplexities are excluded, and intervals are NULL if a score is not a share.
 -- reason: losses and gaps compare paired scores, and need both errors and what the two have in common.
 -- columns:
 --   metric: Name of the score within its task
@@ -17,27 +17,20 @@
 --   score_dense: The dense model's score [share]
 --   score_dense_low: Lower end of its 95 % interval, Wilson over samples [share]
 --   score_dense_high: Upper end of its 95 % interval, Wilson over samples [share]
---   guess: Score of a guess, the mean of 1/options; 0 for a written text or a single option; NULL where not known
---     [share]
+--   guess: Score of a guess, the mean of 1/options; 0 for a written text or a single option; NULL if not known [share]
 --   n_answers: Samples that both scores rest on; those graded on both sides where answers are stored [samples]
---   answers_covariance: Covariance of being right in one answer of each; 0 where answers are not stored [share²]
+--   answers_covariance: Covariance of being right in one answer of each; 0 if answers are not stored [share²]
 --   answers_variance: Variance of being right in the variant's answers [share²]
 --   answers_dense_variance: Variance of being right in the dense model's answers [share²]
-with
-
-groups as (
-    select distinct
-        model,
-        task,
-        task_group
+with groups as (
+    select distinct model, task, task_group
     from stg_task_scores
     where recipe = 'dense'
 ),
 
 guesses as (
     select
-        samples.model,
-        groups.task_group,
+        samples.model, groups.task_group,
         -- A single option, as in LAMBADA, cannot be guessed.
         avg(
             case
@@ -48,18 +41,12 @@ guesses as (
     from stg_task_samples as samples
     inner join groups using (model, task)
     where samples.recipe = 'dense' and samples.scoring in ('full_text', 'letter')
-    group by samples.model, groups.task_group
+    group by all
 ),
 
 scores as (
     select
-        model,
-        recipe,
-        task_group,
-        kind,
-        metric,
-        score,
-        n,
+        model, recipe, task_group, kind, metric, score, n,
         case
             when score between 0 and 1 and recipe = 'dense' and metric = 'agreement' then [1.0, 1.0]
             -- Scores are stored as quotients: rounding makes whole numbers of right answers whole again.
@@ -71,10 +58,7 @@ scores as (
 
 answers as (
     select
-        other.model,
-        other.recipe,
-        groups.task_group,
-        other.metric,
+        other.model, other.recipe, groups.task_group, other.metric,
         count(*) as n,
         count(*) filter (where dense.is_right) as dense_right,
         count(*) filter (where other.is_right) as other_right,
@@ -83,15 +67,11 @@ answers as (
     inner join graded_answers as dense using (model, task, metric, scoring, sample_id, sample_hash)
     inner join groups using (model, task)
     where other.recipe <> 'dense' and dense.recipe = 'dense'
-    group by other.model, other.recipe, groups.task_group, other.metric
+    group by all
 )
 
 select
-    other.model,
-    other.recipe,
-    other.task_group,
-    other.kind,
-    other.metric,
+    other.model, other.recipe, other.task_group, other.kind, other.metric,
     case when other.metric = 'agreement' then 'agreement' else 'score' end as measure,
     noise_variants.recipe is not null as is_noise,
     other.score,

@@ -3,20 +3,16 @@
 -- grain: one row per model × search × trial × treated sublayer.
 -- key: model, search, trial, place
 -- inputs: stg_search_trials, stg_search_effects
--- how to read: effects are measured or, where n_items is 0, computed from those of the sublayer's matrices; NULL where
---   the search has none of this treatment. Kept sublayers have no row.
+-- how to read: effects are measured or, where n_items is 0, computed from those of the sublayer's matrices; NULL if the
+--   search has none of this treatment. Kept sublayers have no row.
 -- reason: single place that reads the allocations' JSON, for search_allocation and search_interaction.
 -- columns:
 --   place: Sublayer, such as attn.3 [label]
 --   effect_nats: KL divergence with this treatment alone [nats]
---   n_items: Items that the effect was measured on; 0 where it is computed [items]
-with
-
-listed as (
+--   n_items: Items that the effect was measured on; 0 if it is computed [items]
+with listed as (
     select
-        model,
-        search,
-        trial,
+        model, search, trial,
         try_cast(treatments_json as json) as treatments,
         unnest(json_keys(try_cast(treatments_json as json))) as place
     from stg_search_trials
@@ -31,12 +27,7 @@ treated as (
 )
 
 select
-    treated.model,
-    treated.search,
-    treated.trial,
-    treated.place,
-    treated.treatment,
-    effects.parameters_removed,
+    treated.model, treated.search, treated.trial, treated.place, treated.treatment, effects.parameters_removed,
     effects.kl_dense_pruned_nats as effect_nats,
     effects.n_items
 from treated

@@ -10,17 +10,14 @@
 --   measure: kl_texts and perplexity over the tokens of texts; kl_prompts over teacher-forced steps; same_steps over
 --     free-running texts; same_options over the study's questions [label]
 --   unit: Window of a text under its conditions, prompt or question [label]
---   total: Sum over the unit: of KL(dense‖pruned), of the loss for perplexity; of same_steps the steps before the
---     first other token; of same_options 1 where the dense model's option is chosen, else 0 [nats, steps or choices]
+--   total: Sum over the unit: of KL(dense‖pruned), of the loss for perplexity; of same_steps the steps before the first
+--     other token; of same_options 1 if the dense model's option is chosen, else 0 [nats, steps or choices]
 --   size: Number of tokens or steps in the sum; 1, for the text or question, of same_steps and same_options
 --   largest_total: Largest possible total: the steps of the dense text under same_steps, 1 under same_options, NULL
 --     elsewhere [steps or choices]
-with
-
-on_texts as (
+with on_texts as (
     select
-        losses.model,
-        losses.recipe,
+        losses.model, losses.recipe,
         concat_ws(' ', losses.text_id, losses.text_hash, losses.context, losses.stride, losses.window_id) as unit,
         sum(losses.kl) as kl_nats,
         sum(losses.nll_pruned) as nll_nats,
@@ -33,8 +30,7 @@ on_texts as (
 
 dense_lengths as (
     select
-        model,
-        prompt_id,
+        model, prompt_id,
         coalesce(end_step + 1, len(token_ids)) as steps
     from stg_generations
     where recipe = 'dense'
@@ -42,8 +38,7 @@ dense_lengths as (
 
 -- Lists unnested in one select are expanded in parallel.
 select
-    model,
-    recipe,
+    model, recipe,
     unnest(['kl_texts', 'perplexity']) as measure,
     unit,
     unnest([kl_nats, nll_nats]) as total,
@@ -54,8 +49,7 @@ from on_texts
 union all
 
 select
-    steps.model,
-    steps.recipe,
+    steps.model, steps.recipe,
     'kl_prompts' as measure,
     steps.prompt_id as unit,
     sum(cast(steps.kl_dense_pruned_nats as double)) as total,
@@ -64,13 +58,12 @@ select
 from decoding_at_reference as steps
 semi join search_candidates using (model, recipe)
 where steps.trajectory = 'teacher_forced'
-group by steps.model, steps.recipe, steps.prompt_id
+group by all
 
 union all
 
 select
-    generations.model,
-    generations.recipe,
+    generations.model, generations.recipe,
     'same_steps' as measure,
     generations.prompt_id as unit,
     cast(coalesce(generations.first_flip_step, dense_lengths.steps) as double) as total,
@@ -83,8 +76,7 @@ inner join dense_lengths using (model, prompt_id)
 union all
 
 select
-    options.model,
-    options.recipe,
+    options.model, options.recipe,
     'same_options' as measure,
     options.prompt_id as unit,
     cast(options.is_argmax_same as double) as total,

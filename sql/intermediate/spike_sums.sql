@@ -21,24 +21,15 @@
 --   largest: Positions among the tenth with the largest variance [positions]
 --   largest_spikes: Spikes among them [positions]
 --   largest_from: Smallest variance among them [logit²]
-with
-
-outputs as (
-    select
-        model,
-        recipe,
-        prompt_id,
-        position,
-        temperature,
-        kl_dense_pruned_nats
+with outputs as (
+    select model, recipe, prompt_id, position, temperature, kl_dense_pruned_nats
     from decoding_at_reference
     where trajectory = 'teacher_forced' and recipe <> 'dense'
 ),
 
 variants as (
     select
-        model,
-        recipe,
+        model, recipe,
         cast(row_number() over (order by model, recipe) as integer) as variant_id,
         quantile_cont(kl_dense_pruned_nats, 0.9) as spike_threshold_nats
     from outputs
@@ -48,9 +39,7 @@ variants as (
 -- Small integers instead of names, because a hundred million rows are sorted by them.
 prompts as (
     select
-        model,
-        recipe,
-        prompt_id,
+        model, recipe, prompt_id,
         cast(row_number() over (partition by model, recipe order by prompt_id) as integer) as prompt_index
     from outputs
     group by model, recipe, prompt_id
@@ -59,8 +48,7 @@ prompts as (
 numbered as (
     select
         outputs.*,
-        variants.variant_id,
-        prompts.prompt_index,
+        variants.variant_id, prompts.prompt_index,
         -- All sublayers share the outputs of a variant, so that these are ranked once per variant.
         count_below(outputs.kl_dense_pruned_nats, variants.variant_id) as v,
         outputs.kl_dense_pruned_nats > variants.spike_threshold_nats as is_spike
@@ -77,10 +65,7 @@ positions as (
             + 2 * cast(transitions.sublayer = 'mlp' as integer)
             + cast(transitions.lens = 'normed' as integer) as bigint
         ) as group_id,
-        numbered.prompt_index,
-        numbered.is_spike,
-        numbered.v,
-        transitions.var_p_dz
+        numbered.prompt_index, numbered.is_spike, numbered.v, transitions.var_p_dz
     from stg_layer_transitions as transitions
     inner join numbered using (model, recipe, prompt_id, position, temperature)
     where transitions.scope = 'local' and transitions.is_changed
@@ -99,8 +84,7 @@ ranked as (
 
 prompt_sums as (
     select
-        group_id,
-        prompt_index,
+        group_id, prompt_index,
         count(*) as n,
         cast(count_if(is_spike) as double) as spikes,
         cast(count_if(not is_spike) as double) as calm,
@@ -115,29 +99,16 @@ prompt_sums as (
         cast(count_if(is_largest and is_spike) as double) as largest_spikes,
         min(var_p_dz) filter (where is_largest) as largest_from
     from ranked
-    group by group_id, prompt_index
+    group by all
 )
 
 select
-    variants.model,
-    variants.recipe,
+    variants.model, variants.recipe,
     cast(sums.group_id // 4 % 65536 as smallint) as layer,
     case sums.group_id // 2 % 2 when 1 then 'mlp' else 'attn' end as sublayer,
     case sums.group_id % 2 when 1 then 'normed' else 'raw' end as lens,
-    prompts.prompt_id,
-    sums.n,
-    sums.spikes,
-    sums.calm,
-    sums.calm_below_spikes,
-    sums.spikes_below_calm,
-    sums.u,
-    sums.v,
-    sums.uu,
-    sums.vv,
-    sums.uv,
-    sums.largest,
-    sums.largest_spikes,
-    sums.largest_from
+    prompts.prompt_id, sums.n, sums.spikes, sums.calm, sums.calm_below_spikes, sums.spikes_below_calm, sums.u, sums.v,
+    sums.uu, sums.vv, sums.uv, sums.largest, sums.largest_spikes, sums.largest_from
 from prompt_sums as sums
 inner join variants
     on sums.group_id // 4 // 65536 = variants.variant_id

@@ -1,31 +1,23 @@
--- The KL of every step behind a text's first flip that all of its trajectories have.
+-- The KL of every step after a text's first flip that all of its trajectories have.
 -- grain: one row per variant × prompt whose text flips × trajectory × step, noise variants included.
 -- key: model, recipe, prompt_id, trajectory, step
 -- inputs: stg_decoding_steps, trajectory_ends, variant_temperatures, stg_generations
 -- how to read: up to the flip the texts are equal, so that all trajectories agree there. A step counts if none of the
 --   texts has ended (trajectory_ends), and a prompt if it has at least 2 such steps: a text of one letter has only its
---   end behind the flip, where KL is ten times that of other steps, and nothing can be fed back.
+--   end after the flip, where KL is ten times that of other steps, and nothing can be fed back.
 -- reason: q13 and the claims compare trajectories where they differ, on equal steps, and need the noise as their null.
 -- columns:
 --   kl_nats: KL(dense‖pruned); on fork of the dense model on its text and on the fork [nats]
-with
-
-ends as (
+with ends as (
     select
-        model,
-        recipe,
-        prompt_id,
+        model, recipe, prompt_id,
         min(end_step) as end_step
     from trajectory_ends
-    group by model, recipe, prompt_id
+    group by all
 )
 
 select
-    steps.model,
-    steps.recipe,
-    steps.prompt_id,
-    steps.trajectory,
-    steps.step,
+    steps.model, steps.recipe, steps.prompt_id, steps.trajectory, steps.step,
     cast(steps.kl_dense_pruned_nats as double) as kl_nats
 from stg_decoding_steps as steps
 inner join variant_temperatures using (model, recipe, temperature)

@@ -8,31 +8,20 @@
 --   lenient answer (exact_match, exact_match_lenient), or a single row where a program is run (pass_at_1). A text that
 --   is only scored (byte_perplexity) has no answer; its log-likelihood is per byte as the model reads the text. In
 --   WikiText these are a few bytes fewer than in the page before detokenization, over which task_scores computes its
---   value. With a single option (lm_eval/acc) there is no choice: the answer is right where the model itself would
---   write that option.
+--   value. With a single option (lm_eval/acc) there is no choice: the answer is right if the model itself would write
+--   that option.
 -- reason: views that compare answers treat strict and lenient, summed and per-byte metrics alike.
 -- columns:
 --   metric: Name of the metric in task_scores that the row belongs to
---   answer: Answer as the metric finds it; NULL where it finds none
---   is_correct: Whether that is the right one; NULL where that is not known
+--   answer: Answer as the metric finds it; NULL if it finds none
+--   is_correct: Whether that is the right one; NULL if that is not known
 --   target_log_likelihood: Log-likelihood of the right option or of the text, under accuracy_per_byte over its bytes;
---     NULL where there is none [nats or nats per byte]
---   target_margin: That less the best other option's; NULL where there is none [nats or nats per byte]
+--     NULL if there is none [nats or nats per byte]
+--   target_margin: That less the best other option's; NULL if there is none [nats or nats per byte]
 --   weight: Weight of the log-likelihood: 1, or the bytes of a text
-with
-
-by_options as (
+with by_options as (
     select
-        model,
-        recipe,
-        task,
-        scoring,
-        sample_id,
-        sample_hash,
-        options,
-        answer,
-        is_correct,
-        target_index,
+        model, recipe, task, scoring, sample_id, sample_hash, options, answer, is_correct, target_index,
         unnest(
             case
                 when scoring = 'letter' then ['accuracy_letter']
@@ -52,12 +41,7 @@ by_options as (
 
 by_text as (
     select
-        model,
-        recipe,
-        task,
-        scoring,
-        sample_id,
-        sample_hash,
+        model, recipe, task, scoring, sample_id, sample_hash,
         unnest(case when verdict is null then ['exact_match', 'exact_match_lenient'] else ['pass_at_1'] end) as metric,
         unnest(case when verdict is null then [answer, answer_lenient] else [answer] end) as answer,
         unnest(case when verdict is null then [is_correct, is_correct_lenient] else [is_correct] end) as is_correct
@@ -66,13 +50,7 @@ by_text as (
 )
 
 select
-    model,
-    recipe,
-    task,
-    metric,
-    scoring,
-    sample_id,
-    sample_hash,
+    model, recipe, task, metric, scoring, sample_id, sample_hash,
     case when metric = 'accuracy_per_byte' then options[likeliest(log_likelihoods)] else answer end as answer,
     case
         when metric = 'accuracy_per_byte' then likeliest(log_likelihoods) - 1 = target_index
@@ -86,15 +64,7 @@ from by_options
 union all
 
 select
-    model,
-    recipe,
-    task,
-    metric,
-    scoring,
-    sample_id,
-    sample_hash,
-    answer,
-    is_correct,
+    model, recipe, task, metric, scoring, sample_id, sample_hash, answer, is_correct,
     null as target_log_likelihood,
     null as target_margin,
     1.0 as weight
@@ -103,13 +73,9 @@ from by_text
 union all
 
 select
-    model,
-    recipe,
-    task,
+    model, recipe, task,
     'byte_perplexity' as metric,
-    scoring,
-    sample_id,
-    sample_hash,
+    scoring, sample_id, sample_hash,
     null as answer,
     null as is_correct,
     cast(option_log_likelihoods[1] as double) as target_log_likelihood,

@@ -31,9 +31,7 @@
 --     [probability]
 --   delta_p_min: Smallest change of the target's probability [probability]
 select
-    model,
-    recipe,
-    text_id,
+    model, recipe, text_id,
     any_value(text_hash) as text_hash,
     any_value(context) as context,
     any_value(stride) as stride,
@@ -66,4 +64,4 @@ select
     ) as delta_p_quantiles,
     min(delta_p_target) as delta_p_min
 from text_token_losses
-group by model, recipe, text_id
+group by all

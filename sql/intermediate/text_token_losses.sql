@@ -9,16 +9,9 @@
 --   nll_pruned: Loss of the variant on the token [nats] = −ln q(target)
 --   ln_ratio: How much more the variant loses [nats] = ln(p(target)/q(target))
 --   kl: KL(dense‖pruned) at the token in float64 [nats]
---   is_top1_same: 1 where both sides have the same most likely token, else 0
+--   is_top1_same: 1 if both sides have the same most likely token, else 0
 select
-    model,
-    recipe,
-    text_id,
-    position,
-    text_hash,
-    context,
-    stride,
-    window_id,
+    model, recipe, text_id, position, text_hash, context, stride, window_id,
     -cast(log_p_target_dense as double) as nll_dense,
     -cast(log_p_target_pruned as double) as nll_pruned,
     cast(log_p_target_dense as double) - log_p_target_pruned as ln_ratio,

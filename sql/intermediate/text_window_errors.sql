@@ -15,14 +15,9 @@
 --   delta_p_square_se: Standard error of the mean square of that change [probability²]
 --   kl_se: Standard error of the mean KL [nats]
 --   is_top1_same_se: Standard error of the share of equal top tokens [share]
-with
-
-windows as (
+with windows as (
     select
-        model,
-        recipe,
-        text_id,
-        window_id,
+        model, recipe, text_id, window_id,
         avg(nll_dense) as nll_dense,
         avg(nll_pruned) as nll_pruned,
         avg(ln_ratio) as ln_ratio,
@@ -31,13 +26,11 @@ windows as (
         avg(kl) as kl,
         avg(is_top1_same) as is_top1_same
     from text_token_losses
-    group by model, recipe, text_id, window_id
+    group by all
 )
 
 select
-    model,
-    recipe,
-    text_id,
+    model, recipe, text_id,
     count(*) as windows,
     standard_error(nll_dense) as nll_dense_se,
     standard_error(nll_pruned) as nll_pruned_se,
@@ -48,4 +41,4 @@ select
     standard_error(kl) as kl_se,
     standard_error(is_top1_same) as is_top1_same_se
 from windows
-group by model, recipe, text_id
+group by all

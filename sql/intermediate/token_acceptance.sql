@@ -13,14 +13,11 @@
 --   acceptance: Probability that the dense model accepts the token that the variant draws [probability] =
 --     1 − total_variation
 select
-    steps.model,
-    steps.recipe,
+    steps.model, steps.recipe,
     'greedy' as decoding,
-    steps.trajectory,
-    steps.prompt_id,
+    steps.trajectory, steps.prompt_id,
     0 as sample, -- noqa: RF04
-    steps.step,
-    steps.temperature,
+    steps.step, steps.temperature,
     1 - least(steps.total_variation, 1) as acceptance
 from stg_decoding_steps as steps
 inner join variant_temperatures using (model, recipe, temperature)
@@ -29,14 +26,9 @@ left join trajectory_ends as ends (model, recipe, prompt_id, trajectory, end_ste
 where steps.trajectory in ('teacher_forced', 'own_text') and steps.step <= coalesce(ends.end_step, steps.step)
 union all
 select
-    steps.model,
-    steps.recipe,
+    steps.model, steps.recipe,
     'sampled' as decoding,
-    steps.trajectory,
-    steps.prompt_id,
-    steps.sample,
-    steps.step,
-    steps.temperature,
+    steps.trajectory, steps.prompt_id, steps.sample, steps.step, steps.temperature,
     1 - steps.total_variation as acceptance
 from stg_sampled_steps as steps
 semi join sampled_sequences using (model, recipe, trajectory)

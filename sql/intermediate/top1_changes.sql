@@ -9,34 +9,27 @@
 --   top1_change: Share of tokens with another most likely token [share]
 --   top1_change_low: Lower end of its 95 % interval, Wilson's clustered by prompt [share]
 --   top1_change_high: Upper end of its 95 % interval, Wilson's clustered by prompt [share]
-with
-
-prompts as (
+with prompts as (
     select
-        model,
-        recipe,
-        prompt_id,
+        model, recipe, prompt_id,
         count(*) as tokens,
         count_if(not is_top1_same) as changed
     from decoding_at_reference
     where trajectory = 'teacher_forced'
-    group by model, recipe, prompt_id
+    group by all
 ),
 
 totals as (
     select
-        model,
-        recipe,
+        model, recipe,
         sum(changed) / sum(tokens) as top1_change,
         wilson_interval_over_clusters(changed, tokens) as ends
     from prompts
-    group by model, recipe
+    group by all
 )
 
 select
-    model,
-    recipe,
-    top1_change,
+    model, recipe, top1_change,
     ends[1] as top1_change_low,
     ends[2] as top1_change_high
 from totals

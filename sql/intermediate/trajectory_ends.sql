@@ -4,14 +4,12 @@
 -- inputs: stg_generations, dense_ends
 -- how to read: steps on the dense text end with it; free running ends with the shorter of both texts. Rows of own_text
 --   and fork are stored up to their ends only and have no row here. Noise variants are included.
--- reason: single place that says which steps lie behind an end; what a model would write there is in no mean.
+-- reason: single place that says which steps lie after an end; what a model would write there counts in no mean.
 -- columns:
 --   on_trajectory: `teacher_forced` or `free_running`
 --   end_step: Last step that counts, that of an end-of-text token [step]
 select
-    texts.model,
-    texts.recipe,
-    texts.prompt_id,
+    texts.model, texts.recipe, texts.prompt_id,
     'teacher_forced' as on_trajectory,
     dense_ends.end_step
 from stg_generations as texts
@@ -20,9 +18,7 @@ inner join dense_ends using (model, prompt_id)
 union all
 
 select
-    texts.model,
-    texts.recipe,
-    texts.prompt_id,
+    texts.model, texts.recipe, texts.prompt_id,
     'free_running' as on_trajectory,
     -- least skips NULL.
     least(texts.end_step, dense_ends.end_step) as end_step

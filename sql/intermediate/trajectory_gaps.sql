@@ -1,4 +1,4 @@
--- The mean KL behind the first flip on each trajectory, text by text, and the two gaps that a null makes readable.
+-- The mean KL after the first flip on each trajectory, text by text, and the two gaps that a null makes readable.
 -- grain: one row per variant × prompt whose texts go on after the flip, noise variants included.
 -- key: model, recipe, prompt_id
 -- inputs: steps_after_flip
@@ -9,25 +9,19 @@
 --   own_over_forced_ln: The same as a factor [ln ratio] = ln(own_text/teacher_forced)
 --   free_minus_fork_nats: KL free running beyond that of the fork, the dense model alone [nats] = free_running − fork
 --   free_over_fork_ln: The same as a factor [ln ratio] = ln(free_running/fork)
-with
-
-texts as (
+with texts as (
     select
-        model,
-        recipe,
-        prompt_id,
+        model, recipe, prompt_id,
         avg(kl_nats) filter (where trajectory = 'teacher_forced') as forced,
         avg(kl_nats) filter (where trajectory = 'own_text') as own,
         avg(kl_nats) filter (where trajectory = 'free_running') as free,
         avg(kl_nats) filter (where trajectory = 'fork') as fork
     from steps_after_flip
-    group by model, recipe, prompt_id
+    group by all
 )
 
 select
-    model,
-    recipe,
-    prompt_id,
+    model, recipe, prompt_id,
     own - forced as own_minus_forced_nats,
     case when own > 0 and forced > 0 then ln(own / forced) end as own_over_forced_ln,
     free - fork as free_minus_fork_nats,

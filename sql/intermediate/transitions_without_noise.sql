@@ -5,27 +5,11 @@
 -- how to read: the columns of stg_layer_transitions that other views read. The dense recipe is included.
 -- reason: single place that excludes noise from the layer records at every temperature.
 select
-    transitions.model,
-    transitions.recipe,
-    transitions.prompt_id,
-    transitions.position,
-    transitions.layer,
-    transitions.sublayer,
-    transitions.scope,
-    transitions.lens,
-    transitions.temperature,
-    transitions.is_changed,
-    transitions.one_minus_cos_h,
-    transitions.orth_rel_h,
-    transitions.t1_h,
-    transitions.one_minus_cos_z,
-    transitions.t1_z,
-    transitions.one_minus_cos_p,
-    transitions.t2_p,
-    transitions.var_p_dz,
-    transitions.t3_kl_nats,
-    transitions.kl_dense_pruned_nats,
-    transitions.kl_pruned_dense_nats
+    transitions.model, transitions.recipe, transitions.prompt_id, transitions.position, transitions.layer,
+    transitions.sublayer, transitions.scope, transitions.lens, transitions.temperature, transitions.is_changed,
+    transitions.one_minus_cos_h, transitions.orth_rel_h, transitions.t1_h, transitions.one_minus_cos_z,
+    transitions.t1_z, transitions.one_minus_cos_p, transitions.t2_p, transitions.var_p_dz, transitions.t3_kl_nats,
+    transitions.kl_dense_pruned_nats, transitions.kl_pruned_dense_nats
 from stg_layer_transitions as transitions
 anti join noise_variants using (model, recipe)
 left join dense_ends using (model, prompt_id)

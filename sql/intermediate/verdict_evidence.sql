@@ -20,18 +20,15 @@
 --   measure: fidelity (same tokens), writing and choosing (right answers), alive (no loop and no early end) [label]
 --   evidence: tokens, score, graded, agreement, options, texts or prediction [label]
 --   loss: Loss beyond its null [share]
---   loss_low: Lower end of its 95 % interval; NULL where it is not known [share]
+--   loss_low: Lower end of its 95 % interval; NULL if it is not known [share]
 --   loss_high: Upper end of it [share]
 --   lost: Tokens, answers, choices or texts that are lost, those of the null included; NULL of tasks
 --   total: Those that could be lost; NULL of tasks
 --   n_units: Prompts, questions or answers that it rests on: of written answers the dense model's right ones, of a
 --     prediction the scored variants [units]
-with
-
-units as (
+with units as (
     select
-        steps.model,
-        steps.recipe,
+        steps.model, steps.recipe,
         'fidelity' as measure,
         'tokens' as evidence,
         steps.prompt_id as unit,
@@ -46,8 +43,7 @@ units as (
 
     -- The options of a prompt are the same at each temperature.
     select distinct
-        texts.model,
-        texts.recipe,
+        texts.model, texts.recipe,
         unnest(['alive', 'writing']) as measure,
         unnest(['texts', 'graded']) as evidence,
         texts.prompt_id as unit,
@@ -62,17 +58,16 @@ units as (
             cast(dense.is_correct as integer) - cast(texts.is_correct as integer)
         ]) as lost
     from stg_generations as texts
-    inner join stg_generations as dense
-        on texts.model = dense.model and texts.prompt_id = dense.prompt_id and dense.recipe = 'dense'
+    inner join stg_generations as dense using (model, prompt_id)
     left join stg_option_subspace as asked
         on dense.model = asked.model and dense.recipe = asked.recipe and dense.prompt_id = asked.prompt_id
+    where dense.recipe = 'dense'
 
     union all
 
     -- The order of options does not depend on the temperature.
     select
-        model,
-        recipe,
+        model, recipe,
         'choosing' as measure,
         if(gold is null, 'options', 'graded') as evidence,
         prompt_id as unit,
@@ -89,14 +84,10 @@ units as (
     qualify row_number() over (partition by model, recipe, prompt_id order by temperature) = 1
 ),
 
--- Weights above a guess among options are no whole numbers; what can be lost above it counts alike for all questions.
+-- Weights above a guess among options are not whole numbers; what can be lost above it counts alike for all questions.
 weighed as (
     select
-        model,
-        recipe,
-        measure,
-        evidence,
-        unit,
+        model, recipe, measure, evidence, unit,
         case
             when evidence = 'options' then 1 when weight = round(weight) then weight else avg(weight) over alike
         end as weight,
@@ -110,11 +101,7 @@ weighed as (
 ),
 
 floors as (
-    select
-        beside.model,
-        beside.measure,
-        beside.evidence,
-        beside.recipe
+    select beside.model, beside.measure, beside.evidence, beside.recipe
     from weighed as beside
     left join noise_variants as noise using (model, recipe)
     where beside.recipe = 'dense' or noise.recipe is not null
@@ -143,10 +130,7 @@ paired as (
 
 sums as (
     select
-        model,
-        recipe,
-        measure,
-        evidence,
+        model, recipe, measure, evidence,
         cast(sum(lost) as double) as lost,
         cast(sum(weight) as double) as total,
         cast(count_if(weight > 0) as bigint) as n_units,
@@ -159,24 +143,17 @@ sums as (
 )
 
 select
-    model,
-    recipe,
-    measure,
-    evidence,
-    loss,
+    model, recipe, measure, evidence, loss,
     loss - greatest(by_spread, lost_share - ends[1]) as loss_low,
     -- No more can be lost than all; a variant that is worse than a guess has a loss above 1.
     least(loss + greatest(by_spread, ends[2] - lost_share), greatest(loss, 1)) as loss_high,
-    lost,
-    total,
-    n_units
+    lost, total, n_units
 from sums
 
 union all
 
 select
-    model,
-    recipe,
+    model, recipe,
     if(kind = 'generative', 'writing', 'choosing') as measure,
     measure as evidence,
     loss_beyond_noise as loss,
@@ -191,8 +168,7 @@ union all
 
 (
     select
-        model,
-        recipe,
+        model, recipe,
         if(kind = 'generative', 'writing', 'choosing') as measure,
         'prediction' as evidence,
         predicted_loss as loss,

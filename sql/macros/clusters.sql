@@ -14,7 +14,7 @@ create or replace macro t_quantile_975(df) as case
     when df >= 1 then [12.706204736, 4.302652730, 3.182446305][cast(df as integer)]
 end;
 
--- Half the width of a 95 % interval by Student's t. NULL below two clusters, and where no cluster deviates, because the
+-- Half the width of a 95 % interval by Student's t. NULL below two clusters, and if no cluster deviates, because the
 -- uncertainty is then not known.
 create or replace macro half_width_over_clusters(influence) as case
     when sum(influence ** 2) > 0
@@ -28,7 +28,7 @@ create or replace macro squared_deviations(total, size) as (
 );
 
 -- Variance of a mean from each cluster's total and size, by the sandwich formula: an aggregate that needs no second
--- pass over the clusters. NULL below two clusters; 0 where they deviate by no more than rounding.
+-- pass over the clusters. NULL below two clusters; 0 if they deviate by no more than rounding.
 create or replace macro variance_over_clusters(total, size) as (
     count(total) / nullif(count(total) - 1.0, 0)
     * case
@@ -45,13 +45,13 @@ create or replace macro half_width_of_mean(total, size) as case
 end;
 
 -- Half the width of the 95 % interval of a mean of scores that weigh alike, from the standard error and the number of
--- queries of each; an aggregate. NULL where one has no error.
+-- queries of each; an aggregate. NULL if one has no error.
 create or replace macro half_width_of_scores(se, n) as case
     when count(se) = count(*) then t_quantile_975(min(n) - 1) * sqrt(sum(se ** 2)) / count(*)
 end;
 
 -- Mean of values of independent units, half the width of its 95 % interval, and their number, as a struct; an
--- aggregate. half_width is NULL below two units and where none deviates.
+-- aggregate. half_width is NULL below two units and if none deviates.
 create or replace macro mean_over_units(x) as struct_pack(
     mean := avg(x),
     half_width := half_width_of_mean(x, case when x is not null then 1.0 end),
@@ -59,7 +59,7 @@ create or replace macro mean_over_units(x) as struct_pack(
 );
 
 -- On which side of 0 a mean of mean_over_units lies, in several comparisons of which all are right in 95 of 100 studies
--- (Bonferroni); NULL below 6 units, and where its error is not known.
+-- (Bonferroni); NULL below 6 units, and if its error is not known.
 create or replace macro direction_of_mean(average, comparisons) as case
     when average.units < 6 or average.half_width is null then null
     when

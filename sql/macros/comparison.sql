@@ -4,8 +4,8 @@
 -- budget.
 create or replace macro budget_slack() as 0.005;
 
--- What a paired difference says about one side: from a bound of its interval, NULL where that is not known, and whether
--- the side does less damage, NULL where the interval includes 0.
+-- What a paired difference says about one side: from a bound of its interval, NULL if that is not known, and whether
+-- the side does less damage, NULL if the interval includes 0.
 create or replace macro comparison_verdict(bound, is_better, other) as case
     when bound is null then 'not known'
     when is_better then 'beats ' || other

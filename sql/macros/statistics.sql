@@ -1,9 +1,9 @@
--- Statistics that recur in the questions. Each is NULL where there is too little data.
+-- Statistics that recur in the questions. Each is NULL if there is too little data.
 
 -- Common logarithm of positive values; NULL for others, which aggregates skip.
 create or replace macro log10_positive(x) as case when x > 0 then log10(x) end;
 
--- Pearson correlation; NULL below 10 pairs or where one side does not vary (DuckDB's corr gives NaN or rounding noise).
+-- Pearson correlation; NULL below 10 pairs or if one side does not vary (DuckDB's corr gives NaN or rounding noise).
 create or replace macro correlation(y, x) as case
     when
         regr_count(y, x) >= 10
@@ -19,7 +19,7 @@ create or replace macro midrank(x, grp) as (
     + (count(*) over (partition by grp order by x groups between current row and current row) - 1) / 2.0
 );
 
--- Pearson correlation from a count, sums, squares and products; NULL where a side does not vary.
+-- Pearson correlation from a count, sums, squares and products; NULL if a side does not vary.
 create or replace macro correlation_of_sums(n, x, y, xx, yy, xy) as (
     (n * xy - x * y) / nullif(sqrt(greatest(n * xx - x * x, 0) * greatest(n * yy - y * y, 0)), 0)
 );
@@ -66,7 +66,7 @@ create or replace macro tie_margin(dtype, recipe) as case
     when coalesce(dtype, 'float32') = 'float32' and not starts_with(recipe, 'noise-') then 1e-3 else 0.2
 end;
 
--- Geometric mean of values from 0 up, 0 where one is 0; NULL where one is negative or there is no value.
+-- Geometric mean of values from 0 up, 0 if one is 0; NULL if one is negative or there is no value.
 create or replace macro geometric_mean_of(x) as case
     when min(x) = 0 then 0
     when min(x) > 0 then exp(avg(ln(case when x > 0 then x end)))
@@ -78,7 +78,7 @@ create or replace macro typical_of(x) as exp(
     list_avg(list_transform(x, lambda one: ln(greatest((one + list_avg(x) / 1000) / 1.001, 1e-300))))
 );
 
--- Concordant minus discordant pairs of two parallel lists, every pair counted twice; NULL where an entry is NULL.
+-- Concordant minus discordant pairs of two parallel lists, every pair counted twice; NULL if an entry is NULL.
 create or replace macro concordance(x, y) as case
     when len(list_filter(x, lambda one: one is null)) + len(list_filter(y, lambda one: one is null)) = 0
         then
@@ -94,7 +94,7 @@ create or replace macro concordance(x, y) as case
             )
 end;
 
--- Kendall's τ-b of two parallel lists; NULL where one side does not vary or an entry is NULL.
+-- Kendall's τ-b of two parallel lists; NULL if one side does not vary or an entry is NULL.
 create or replace macro kendall_tau_b(x, y) as (
     concordance(x, y) / nullif(sqrt(cast(concordance(x, x) as double) * concordance(y, y)), 0)
 );
@@ -104,7 +104,7 @@ create or replace macro probe_bin(damage) as cast(round(10 * log10(greatest(dama
 
 -- KL of two distributions over the tokens outside of the options, each renormalised, from their KLs over the vocabulary
 -- and over the options and from the options' masses m and n, by the chain rule: KL = KL of the masses + m KL(options) +
--- (1 − m) KL(rest). NULL where one side has no mass outside.
+-- (1 − m) KL(rest). NULL if one side has no mass outside.
 create or replace macro kl_of_rest(kl, kl_options, m, n) as case
     when m > 0 and n > 0 and m < 1 and n < 1
         then

@@ -1,12 +1,12 @@
 -- The fit of second-order estimates to the truth, for several estimates in one pass.
 
--- Estimate over truth in float32, as both are stored; NULL where the truth is 0.
+-- Estimate over truth in float32, as both are stored; NULL if the truth is 0.
 create or replace macro ratio_to_truth(estimate, truth) as case when truth > 0 then estimate / truth end;
 
 -- The value where both it and its partner have a logarithm.
 create or replace macro if_both_positive(x, partner) as case when x > 0 and partner > 0 then x end;
 
--- All figures of one estimate as a struct, over the rows whose truth is above 0. The correlations are NULL where
+-- All figures of one estimate as a struct, over the rows whose truth is above 0. The correlations are NULL if
 -- `correlation` is NULL. They do not call it for speed: whether a logarithm varies is checked on its argument, and
 -- natural logarithms are cheaper than common ones and have the same correlation.
 create or replace macro fit_to_truth(estimate, truth) as struct_pack(

@@ -1,6 +1,6 @@
--- Intervals of shares, of their differences and ratios, and of correlations. All are closed forms at 95 %; that of a
--- mean over clusters is in clusters.sql. `python -m tests.benchmarks.coverage` simulates how often each covers the
--- truth.
+-- Intervals of shares, means and medians, and of correlations. All are closed forms at 95 %; those of differences and
+-- ratios are in paired.sql, that of a mean over clusters in clusters.sql. `python -m tests.benchmarks.coverage`
+-- simulates how often each covers the truth.
 
 -- The value clamped to 0 to 1; greatest and least would turn NULL into a bound.
 create or replace macro within_0_and_1(x) as case when x < 0 then 0 when x > 1 then 1 else x end;
@@ -26,38 +26,6 @@ create or replace macro effective_trials(successes, trials) as case
             * (1.959963984540054 / t_quantile_975(count(*) - 1)) ** 2
     -- Kish's number of equally large clusters.
     else sum(trials) ** 2 / sum(trials ** 2)
-end;
-
--- One root of the quadratic equation whose roots are the ends of a ratio's interval: side −1 the lower one, 1 the upper
--- one. The product of the roots gives the lower one where the leading coefficient is not positive.
-create or replace macro end_of_ratio(a, a_side, b, b_side, correlation, side) as case
-    when a = 0 and a_side = 0 then 0
-    when b ** 2 - b_side ** 2 > 1e-12
-        then
-            (
-                a * b - correlation * a_side * b_side
-                + side * sqrt(
-                    greatest(
-                        (a * b - correlation * a_side * b_side) ** 2
-                        - (b ** 2 - b_side ** 2) * (a ** 2 - a_side ** 2),
-                        0
-                    )
-                )
-            )
-            / (b ** 2 - b_side ** 2)
-    else
-        (a ** 2 - a_side ** 2)
-        / nullif(
-            a * b - correlation * a_side * b_side
-            + sqrt(
-                greatest(
-                    (a * b - correlation * a_side * b_side) ** 2
-                    - (b ** 2 - b_side ** 2) * (a ** 2 - a_side ** 2),
-                    0
-                )
-            ),
-            0
-        )
 end;
 
 -- 95 % interval of a share of successes among independent trials, as [low, high]: Wilson's (doi 10.2307/2276774), with
@@ -131,44 +99,6 @@ create or replace macro interval_of_score(score, se, samples, metric) as case
     when se > 0 then [score - 1.959963984540054 * se, score + 1.959963984540054 * se]
 end;
 
--- Covariance of two outcomes of the same trials from the number of trials, of successes of either, and of both; half a
--- trial is added to each of the four cells, so that a small sample does not claim that the two always go together.
-create or replace macro covariance_of_outcomes(trials, one, other, together) as (
-    (together + 0.5) / (trials + 2) - (one + 1) / (trials + 2) * (other + 1) / (trials + 2)
-);
-
--- Variance of one outcome, with half a trial added to the same four cells.
-create or replace macro variance_of_outcomes(trials, successes) as (
-    (successes + 1) * (trials - successes + 1) / (trials + 2) ** 2
-);
-
--- Correlation from a covariance and two variances; 0 where one is NULL or 0, as for what was not measured together.
-create or replace macro correlation_or_0(covariance, variance, other_variance) as case
-    when abs(covariance) < sqrt(variance * other_variance) then covariance / sqrt(variance * other_variance)
-    when variance * other_variance > 0 then coalesce(sign(covariance), 0)
-    else 0
-end;
-
--- 95 % interval of a − b, as [low, high], from both estimates, their intervals and the correlation of their errors: the
--- method of variance estimates recovery (Zou and Donner, doi 10.1002/sim.3095), which keeps both intervals' skewness.
-create or replace macro interval_of_difference(a, a_low, a_high, b, b_low, b_high, correlation) as [
-    a - b - error_of_difference(a - a_low, b_high - b, correlation * (a - a_low) * (b_high - b)),
-    a - b + error_of_difference(a_high - a, b - b_low, correlation * (a_high - a) * (b - b_low))
-];
-
--- 95 % interval of a / b for b > 0, the same way (Donner and Zou, doi 10.1177/0962280210383082): the ratios r for which
--- the interval of a − r b includes 0. The upper end is NULL where b may be 0, because nothing bounds it.
-create or replace macro interval_of_ratio(a, a_low, a_high, b, b_low, b_high, correlation) as [
-    end_of_ratio(a, a - a_low, b, case when a_low >= 0 then b_high - b else b - b_low end, correlation, -1),
-    case
-        when b_low > 0
-            then
-                end_of_ratio(
-                    a, a_high - a, b, case when a_high >= 0 then b - b_low else b_high - b end, correlation, 1
-                )
-    end
-];
-
 -- 95 % interval of a correlation from half the width of a symmetric one, as [low, high]: the latter after Fisher's
 -- transformation, which keeps the ends within −1 to 1. NULL for a correlation that is perfect but for rounding.
 create or replace macro interval_of_correlation(correlation, half_width) as case
@@ -228,53 +158,6 @@ create or replace macro t_probability(t, df) as 1 / (
         - 0.07056 * (t * (1 - 0.25 / df) / sqrt(1 + t ** 2 / (2 * df))) ** 3
     )
 );
-
--- 95 % interval of the change of a share between two answers to the same questions, as [low, high]: (gained − lost) /
--- pairs, by Newcombe's square and add (doi 10.1002/(SICI)1097-0258(19981130)17:22<2635::AID-SIM954>3.0.CO;2-C) of the
--- two shares' intervals. It includes 0 wherever McNemar's exact test does not reject at 5 %. NULL
--- without a pair.
-create or replace macro interval_of_paired_change(lost, gained, pairs) as list_transform(
-    [
-        interval_of_difference(
-            gained / pairs,
-            wilson_interval(gained, pairs)[1],
-            wilson_interval(gained, pairs)[2],
-            lost / pairs,
-            wilson_interval(lost, pairs)[1],
-            wilson_interval(lost, pairs)[2],
-            -- A sample is not both.
-            case
-                when gained < pairs and lost < pairs
-                    then -sqrt((gained / pairs) * (lost / pairs) / ((1 - gained / pairs) * (1 - lost / pairs)))
-                else 0
-            end
-        )
-    ],
-    lambda ends: case
-        when pairs = 0 then null
-        when coalesce(mcnemar_exact(lost, gained), 1) >= 0.05 then [least(ends[1], 0), greatest(ends[2], 0)]
-        else ends
-    end
-)[1];
-
--- Two-sided exact McNemar test from the counts of the two discordant kinds: the probability of a split at least as
--- uneven if both were equally likely. NULL where no pair is discordant.
-create or replace macro mcnemar_exact(one, other) as case
-    when one + other > 0
-        then
-            least(
-                1,
-                2 * list_sum(
-                    list_transform(
-                        range(least(one, other) + 1),
-                        lambda k: exp(
-                            lgamma(one + other + 1) - lgamma(k + 1) - lgamma(one + other - k + 1)
-                            - (one + other) * ln(2)
-                        )
-                    )
-                )
-            )
-end;
 
 -- Place in ascending order, from 1, of the value at the lower end of a median's 95 % interval over n independent
 -- values; that at the upper end is as far from the other end, n + 1 − place. From the binomial distribution (the values

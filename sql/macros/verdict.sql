@@ -1,13 +1,13 @@
 -- The rule of verdicts: what may be said of a variant from the 95 % intervals of its losses.
 
--- The share that may be lost where a verdict says that something holds.
+-- The share that may be lost if a verdict says that something holds.
 create or replace macro verdict_tolerance() as 0.1;
 
 -- Number of independent units (prompts, questions, answers) below which no verdict rests on them.
 create or replace macro verdict_min_units() as 30;
 
--- Whether evidence can carry a verdict. The variants behind a prediction are of other models; loss_predictions refuses
--- too few of them.
+-- Whether evidence can carry a verdict. A prediction rests on variants of other models; loss_predictions refuses too
+-- few of them.
 create or replace macro is_evidence_enough(evidence, units) as coalesce(
     evidence = 'prediction' or units >= verdict_min_units(), false
 );
@@ -57,7 +57,7 @@ create or replace macro verdict_of(fidelity, writing, choosing, alive) as case
 end;
 
 -- Number of units at which an interval around the same loss would not contain the tolerance, because widths shrink with
--- the root of the number; NULL where it does not contain it, or the loss is the tolerance.
+-- the root of the number; NULL if it does not contain it, or the loss is the tolerance.
 create or replace macro units_to_decide(loss, loss_low, loss_high, units, tolerance) as case
     when loss <> tolerance and (loss_low is not null or units < verdict_min_units())
         then greatest(

@@ -4,23 +4,11 @@
 -- inputs: estimate_fit, reference_temperature
 -- how to read: `T1 h` and `T1 z` do not depend on T, so that each point counts once and not once per temperature. ratio
 --   is estimate / truth: above 1 the estimate overshoots. Rows without a truth (dense, untouched sublayers in local
---   scope) are excluded; correlations are NULL below 10 points or where one side does not vary.
+--   scope) are excluded; correlations are NULL below 10 points or if one side does not vary.
 -- reason: T1 needs a small shift across the vector; worst_layer shows where that fails, as a rule first or last.
 select
-    fit.model,
-    fit.recipe,
-    fit.scope,
-    fit.lens,
-    fit.sublayer,
-    fit.theorem,
-    fit.n,
-    fit.pearson_log10,
-    fit.pearson,
-    fit.ratio_median,
-    fit.ratio_p10,
-    fit.ratio_p90,
-    fit.share_within_10_percent,
-    fit.worst_layer,
+    fit.model, fit.recipe, fit.scope, fit.lens, fit.sublayer, fit.theorem, fit.n, fit.pearson_log10, fit.pearson,
+    fit.ratio_median, fit.ratio_p10, fit.ratio_p90, fit.share_within_10_percent, fit.worst_layer,
     fit.worst_layer_ratio_median
 from estimate_fit as fit
 inner join reference_temperature using (model, recipe, temperature)

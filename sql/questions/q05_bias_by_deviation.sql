@@ -5,8 +5,8 @@
 -- how to read: all recipes and sublayers together, divided into tenths by the size of the truth (equal truths stay
 --   together, so that a tenth may be larger or missing); truth_min to truth_max is the range of the tenth. ratio is
 --   estimate / truth. `is_good` says that the median is within 10 % of 1: do not trust the estimate from the first
---   tenth on where it is false. Rows without a shift have no truth and are excluded, and so are noise variants. Of a
---   model with a million records or more every second position is used, from one and a half million on every third, and
+--   tenth on where it is false. Rows without a shift have no truth and are excluded, and so are noise variants. If a
+--   model has a million records or more, every second position is used, from one and a half million on every third, and
 --   so on, shifted by one position per layer: more points would change these tenths little.
 -- reason: a bias that grows with the deviation comes from the expansion, a constant one from something else.
 -- columns:
@@ -20,14 +20,12 @@
 --   ratio_p90: 90th percentile of estimate over truth [ratio] = estimate/truth
 --   share_within_10_percent: Share of points whose estimate is within 10 % of the truth [share]
 --   is_good: Whether the median ratio is within 10 % of 1 = abs(ratio_median − 1) <= 0.1
-with
-
-models as (
+with models as (
     select
         model,
         greatest(count(*) // 500000, 1) as stride
     from stg_layer_transitions
-    group by model
+    group by all
 ),
 
 -- A map instead of a table, because a join would take three times as long on the records.
@@ -38,18 +36,9 @@ strides as (
 
 records as materialized (
     select
-        transitions.model,
-        transitions.scope,
-        transitions.lens,
-        transitions.temperature,
-        transitions.t1_h,
-        transitions.one_minus_cos_h,
-        transitions.t1_z,
-        transitions.one_minus_cos_z,
-        transitions.t2_p,
-        transitions.one_minus_cos_p,
-        transitions.t3_kl_nats,
-        transitions.kl_dense_pruned_nats
+        transitions.model, transitions.scope, transitions.lens, transitions.temperature, transitions.t1_h,
+        transitions.one_minus_cos_h, transitions.t1_z, transitions.one_minus_cos_z, transitions.t2_p,
+        transitions.one_minus_cos_p, transitions.t3_kl_nats, transitions.kl_dense_pruned_nats
     from transitions_without_noise as transitions
     where (transitions.position + transitions.layer) % (select strides.of_model from strides)[transitions.model] = 0
 ),
@@ -57,10 +46,7 @@ records as materialized (
 -- Lists unnested in one select are expanded in parallel.
 points as not materialized (
     select
-        model,
-        scope,
-        lens,
-        temperature,
+        model, scope, lens, temperature,
         unnest(['T1 h', 'T1 z', 'T2 p', 'T3 KL']) as theorem,
         unnest([t1_h, t1_z, t2_p, t3_kl_nats]) as estimate,
         unnest([one_minus_cos_h, one_minus_cos_z, one_minus_cos_p, kl_dense_pruned_nats]) as truth
@@ -69,26 +55,18 @@ points as not materialized (
 
 cuts as (
     select
-        model,
-        scope,
-        lens,
-        temperature,
-        theorem,
+        model, scope, lens, temperature, theorem,
         quantile_disc(truth, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]) as cuts
     from points
     where truth > 0
-    group by model, scope, lens, temperature, theorem
+    group by all
     -- Always true: the planner assumes that a filtered side is the smaller one of the join below.
     having count(*) > 0
 ),
 
 deciles as (
     select
-        points.model,
-        points.scope,
-        points.lens,
-        points.temperature,
-        points.theorem,
+        points.model, points.scope, points.lens, points.temperature, points.theorem,
         part_of(points.truth, cuts.cuts) as decile,
         count(*) as n,
         min(points.truth) as truth_min,
@@ -100,19 +78,11 @@ deciles as (
     from points
     inner join cuts using (model, scope, lens, temperature, theorem)
     where points.truth > 0
-    group by points.model, points.scope, points.lens, points.temperature, points.theorem, decile
+    group by all
 )
 
 select
-    model,
-    scope,
-    lens,
-    temperature,
-    theorem,
-    decile,
-    n,
-    truth_min,
-    truth_max,
+    model, scope, lens, temperature, theorem, decile, n, truth_min, truth_max,
     ratio[2] as ratio_median,
     ratio[1] as ratio_p10,
     ratio[3] as ratio_p90,

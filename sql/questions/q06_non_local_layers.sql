@@ -13,17 +13,12 @@
 --   share_non_local: Share of positions beyond 0.37, where Theorem 1 is 10 % off [share]
 --   is_non_local: Whether the median position is beyond it = orth_rel_h_median > 0.37
 select
-    model,
-    recipe,
-    layer,
-    sublayer,
-    scope,
-    lens,
+    model, recipe, layer, sublayer, scope, lens,
     count(*) as n,
     median(cast(orth_rel_h as float)) as orth_rel_h_median,
     max(orth_rel_h) as orth_rel_h_max,
     avg(cast(orth_rel_h > 0.37 as integer)) as share_non_local,
     median(cast(orth_rel_h as float)) > 0.37 as is_non_local
 from representation_shifts
-group by model, recipe, layer, sublayer, scope, lens
+group by all
 order by model, recipe, scope, lens, layer, sublayer

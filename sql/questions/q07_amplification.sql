@@ -17,17 +17,10 @@
 --   z_to_p_p10: 10th percentile of the step's factor; above 1 it amplifies [ratio] = (1 − cos p)/(1 − cos z)
 --   z_to_p_p90: 90th percentile of the step's factor; above 1 it amplifies [ratio] = (1 − cos p)/(1 − cos z)
 --   share_amplified: Share of positions whose z_to_p is above 1 [share]
-with
-
-ratios as (
+with ratios as (
     select
-        transitions.model,
-        transitions.recipe,
-        transitions.layer,
-        transitions.sublayer,
-        transitions.scope,
-        transitions.lens,
-        transitions.temperature,
+        transitions.model, transitions.recipe, transitions.layer, transitions.sublayer, transitions.scope,
+        transitions.lens, transitions.temperature,
         noise_variants.recipe is not null as is_noise,
         cast(transitions.one_minus_cos_z as double) / transitions.one_minus_cos_h as h_to_z,
         cast(transitions.one_minus_cos_p as double) / transitions.one_minus_cos_z as z_to_p
@@ -35,39 +28,23 @@ ratios as (
     left join noise_variants using (model, recipe)
     left join dense_ends using (model, prompt_id)
     where
-        transitions.one_minus_cos_h > 0
-        and transitions.one_minus_cos_z > 0
+        transitions.one_minus_cos_h > 0 and transitions.one_minus_cos_z > 0
         and transitions.position <= coalesce(dense_ends.end_position, transitions.position)
 ),
 
 spread as (
     select
-        model,
-        recipe,
-        layer,
-        sublayer,
-        scope,
-        lens,
-        temperature,
-        is_noise,
+        model, recipe, layer, sublayer, scope, lens, temperature, is_noise,
         count(*) as n,
         quantile_cont(h_to_z, [0.1, 0.5, 0.9]) as h_to_z,
         quantile_cont(z_to_p, [0.1, 0.5, 0.9]) as z_to_p,
         avg(cast(z_to_p > 1 as integer)) as share_amplified
     from ratios
-    group by model, recipe, layer, sublayer, scope, lens, temperature, is_noise
+    group by all
 )
 
 select
-    model,
-    recipe,
-    layer,
-    sublayer,
-    scope,
-    lens,
-    temperature,
-    is_noise,
-    n,
+    model, recipe, layer, sublayer, scope, lens, temperature, is_noise, n,
     h_to_z[2] as h_to_z_median,
     h_to_z[1] as h_to_z_p10,
     h_to_z[3] as h_to_z_p90,

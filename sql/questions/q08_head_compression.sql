@@ -13,35 +13,21 @@
 --   z_over_h_median: Median of the share in z over that in h; below 1 the head compresses [ratio] =
 --     (‖Δz⊥‖/‖z‖)/(‖Δh⊥‖/‖h‖)
 --   share_compressed: Share of positions where it is below 1 [share]
-with
-
-positions as (
+with positions as (
     select
-        model,
-        recipe,
-        layer,
-        sublayer,
-        scope,
-        lens,
-        orth_rel_h,
-        orth_rel_z,
+        model, recipe, layer, sublayer, scope, lens, orth_rel_h, orth_rel_z,
         orth_rel_z / orth_rel_h as z_over_h
     from representation_shifts
     where orth_rel_h > 0
 )
 
 select
-    model,
-    recipe,
-    layer,
-    sublayer,
-    scope,
-    lens,
+    model, recipe, layer, sublayer, scope, lens,
     count(*) as n,
     median(cast(orth_rel_h as float)) as orth_rel_h_median,
     median(cast(orth_rel_z as float)) as orth_rel_z_median,
     median(cast(z_over_h as float)) as z_over_h_median,
     avg(cast(z_over_h < 1 as integer)) as share_compressed
 from positions
-group by model, recipe, layer, sublayer, scope, lens
+group by all
 order by model, recipe, scope, lens, layer, sublayer

@@ -4,10 +4,10 @@
 -- inputs: representation_shifts, stg_layer_transitions
 -- how to read: par_rel is signed (below 0 the vector shrinks), orth_rel is not; both are relative to the dense length.
 --   orthogonal_share is ‖Δ⊥‖² / ‖Δ‖², the share of the squared shift that is orthogonal; n counts the positions that
---   moved. Dense rows and untouched sublayers in local scope are excluded. Of a model with three million records or
---   more every second position is used, from four and a half million on every third, and so on, shifted by one position
---   per layer. A median over n of them has a rank among all positions within 100 / sqrt(n) percentage points of 50 in
---   95 of 100 cases, if positions were independent: within 5 for n = 400.
+--   moved. Dense rows and untouched sublayers in local scope are excluded. If a model has three million records or
+--   more, every second position is used, from four and a half million on every third, and so on, shifted by one
+--   position per layer. A median over n of them has a rank among all positions within 100 / sqrt(n) percentage points
+--   of 50 in 95 of 100 cases, if positions were independent: within 5 for n = 400.
 -- reason: only the orthogonal part turns a vector; a large parallel part explains a large ‖Δ‖ with a harmless cosine.
 --   The view is long because one pass over the shifts serves three spaces.
 -- columns:
@@ -17,14 +17,12 @@
 --   par_rel_abs_median: Median of its size [ratio] = |⟨Δv, v⟩|/‖v‖²
 --   orth_rel_median: Median share of the shift across the dense vector [ratio] = ‖Δv⊥‖/‖v‖
 --   orthogonal_share_median: Median part of the squared shift that is orthogonal [share] = ‖Δv⊥‖²/‖Δv‖²
-with
-
-models as (
+with models as (
     select
         model,
         greatest(count(*) // 1500000, 1) as stride
     from stg_layer_transitions
-    group by model
+    group by all
 ),
 
 -- A map instead of a table, as in q05.
@@ -35,12 +33,7 @@ strides as (
 
 squares as (
     select
-        model,
-        recipe,
-        layer,
-        sublayer,
-        scope,
-        lens,
+        model, recipe, layer, sublayer, scope, lens,
         cast(par_rel_h as float) as par_h,
         cast(orth_rel_h as float) as orth_h,
         orth_rel_h * orth_rel_h as across_h,
@@ -57,15 +50,10 @@ squares as (
     where (position + layer) % (select strides.of_model from strides)[model] = 0
 ),
 
--- NULL where the space did not move, so that one pass over the shifts serves all three spaces.
+-- NULL if the space did not move, so that one pass over the shifts serves all three spaces.
 parts as (
     select
-        model,
-        recipe,
-        layer,
-        sublayer,
-        scope,
-        lens,
+        model, recipe, layer, sublayer, scope, lens,
         case when whole_h > 0 then par_h end as par_h,
         case when whole_h > 0 then orth_h end as orth_h,
         case when whole_h > 0 then cast(across_h / whole_h as float) end as share_h,
@@ -80,12 +68,7 @@ parts as (
 
 medians as (
     select
-        model,
-        recipe,
-        layer,
-        sublayer,
-        scope,
-        lens,
+        model, recipe, layer, sublayer, scope, lens,
         count(par_h) as n_h,
         median(par_h) as par_h,
         median(abs(par_h)) as par_abs_h,
@@ -102,18 +85,13 @@ medians as (
         median(orth_p) as orth_p,
         median(share_p) as share_p
     from parts
-    group by model, recipe, layer, sublayer, scope, lens
+    group by all
 ),
 
 -- Lists unnested in one select are expanded in parallel.
 spaces as (
     select
-        model,
-        recipe,
-        layer,
-        sublayer,
-        scope,
-        lens,
+        model, recipe, layer, sublayer, scope, lens,
         unnest(['h', 'z', 'p']) as space,
         unnest([n_h, n_z, n_p]) as n,
         unnest([par_h, par_z, par_p]) as par_rel_median,
@@ -124,17 +102,7 @@ spaces as (
 )
 
 select
-    model,
-    recipe,
-    layer,
-    sublayer,
-    scope,
-    lens,
-    space,
-    n,
-    par_rel_median,
-    par_rel_abs_median,
-    orth_rel_median,
+    model, recipe, layer, sublayer, scope, lens, space, n, par_rel_median, par_rel_abs_median, orth_rel_median,
     orthogonal_share_median
 from spaces
 where n > 0

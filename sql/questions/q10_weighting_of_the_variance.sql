@@ -39,19 +39,9 @@
 --     NULL below 10 points [-1 to 1]
 --   pearson_log10_var_uniform_cos_p: Correlation of the logarithms of Var_u(Δz) and the cosine defect of p; NULL below
 --     10 points [-1 to 1]
-with
-
-positions as (
+with positions as (
     select
-        model,
-        recipe,
-        sublayer,
-        scope,
-        lens,
-        var_p_dz,
-        var_r_dz,
-        var_q_dz,
-        var_uniform_dz,
+        model, recipe, sublayer, scope, lens, var_p_dz, var_r_dz, var_q_dz, var_uniform_dz,
         var_p_dz / (2 * temperature ** 2) as p_estimate,
         var_q_dz / (2 * temperature ** 2) as q_estimate,
         nullif(kl_dense_pruned_nats, 0) as kl,
@@ -69,11 +59,7 @@ positions as (
 )
 
 select
-    model,
-    recipe,
-    sublayer,
-    scope,
-    lens,
+    model, recipe, sublayer, scope, lens,
     count(*) as n,
     median(cast(var_p_dz / var_uniform_dz as float)) as p_over_uniform_median,
     median(cast(var_r_dz / var_uniform_dz as float)) as r_over_uniform_median,
@@ -91,5 +77,5 @@ select
     correlation(log_var_rq, log_one_minus_cos_p) as pearson_log10_var_rq_cos_p,
     correlation(log_var_uniform, log_one_minus_cos_p) as pearson_log10_var_uniform_cos_p
 from positions
-group by model, recipe, sublayer, scope, lens
+group by all
 order by model, recipe, scope, lens, sublayer

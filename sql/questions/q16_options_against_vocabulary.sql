@@ -15,7 +15,7 @@
 --   argmax_kept: Questions whose most likely option is also the dense model's [questions]
 --   kl_options_mean_nats: Mean KL(dense‖pruned) over the options, renormalised [nats]
 --   kl_vocabulary_mean_nats: Mean KL(dense‖pruned) over the whole vocabulary [nats]
---   kl_rest_mean_nats: Mean KL(dense‖pruned) over the tokens that are no option, renormalised [nats]
+--   kl_rest_mean_nats: Mean KL(dense‖pruned) over the tokens that are not options, renormalised [nats]
 --   options_share: Part of the KL that lies among the options [share] = Σ mass_dense·kl_options/Σ kl_vocabulary
 --   one_minus_cos_z_options_mean: Mean cosine defect of the option logits [1 - cosine]
 --   one_minus_cos_p_options_mean: Mean cosine defect of the option probabilities, renormalised [1 - cosine]
@@ -25,9 +25,7 @@
 --   mass_dense_mean: Mean dense probability of all options together [probability]
 --   mass_pruned_mean: Mean pruned probability of all options together [probability]
 select
-    questions.model,
-    questions.recipe,
-    questions.temperature,
+    questions.model, questions.recipe, questions.temperature,
     noise_variants.recipe is not null as is_noise,
     count(*) as n_questions,
     cast(count_if(questions.is_argmax_same) as bigint) as argmax_kept,
@@ -35,9 +33,7 @@ select
     avg(questions.kl_dense_pruned_nats) as kl_vocabulary_mean_nats,
     avg(
         kl_of_rest(
-            questions.kl_dense_pruned_nats,
-            questions.kl_options_dense_pruned_nats,
-            questions.mass_dense,
+            questions.kl_dense_pruned_nats, questions.kl_options_dense_pruned_nats, questions.mass_dense,
             questions.mass_pruned
         )
     ) as kl_rest_mean_nats,

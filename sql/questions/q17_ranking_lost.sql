@@ -13,8 +13,7 @@
 --   kendall_tau_mean: Mean agreement of the two rankings [-1 to 1]
 --   kendall_tau_min: Worst agreement of the two rankings [-1 to 1]
 select
-    options.model,
-    options.recipe,
+    options.model, options.recipe,
     count(*) as n_questions,
     cast(count_if(options.is_argmax_same) as bigint) as argmax_kept,
     cast(count_if(options.is_argmax_same and options.kendall_tau < 1 - 1e-6) as bigint) as kept_but_reordered,
@@ -23,5 +22,5 @@ select
     min(options.kendall_tau) as kendall_tau_min
 from options_at_reference as options
 where options.recipe <> 'dense'
-group by options.model, options.recipe
+group by all
 order by options.model, options.recipe

@@ -19,9 +19,7 @@
 --   rank_pruned_share: The median rank as a part of the vocabulary [share] = rank_pruned_median/vocabulary
 --   mass_pruned: Pruned probability of all options together [probability] = Σ p_full_pruned
 select
-    shift.model,
-    shift.recipe,
-    shift.prompt_id,
+    shift.model, shift.recipe, shift.prompt_id,
     count(*) as n_options,
     min(shift.rank_dense) as rank_dense_best,
     median(shift.rank_dense) as rank_dense_median,
@@ -37,5 +35,5 @@ from option_shift as shift
 inner join reference_temperature using (model, recipe, temperature)
 left join stg_models as models using (model)
 where shift.recipe <> 'dense'
-group by shift.model, shift.recipe, shift.prompt_id
+group by all
 order by shift.model, shift.recipe, shift.prompt_id

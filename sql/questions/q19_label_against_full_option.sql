@@ -19,17 +19,10 @@
 --   same_answer_high: Upper end of its 95 % Wilson interval [share]
 --   only_letter_correct: Samples that only the labels answer right [samples]
 --   only_full_text_correct: Samples that only the whole texts answer right [samples]
---   mcnemar_p: Exact two-sided McNemar test of the two; NULL where neither has one [probability]
-with
-
-chosen as (
+--   mcnemar_p: Exact two-sided McNemar test of the two; NULL if neither has one [probability]
+with chosen as (
     select
-        samples.model,
-        samples.recipe,
-        samples.task,
-        samples.sample_id,
-        samples.scoring,
-        samples.target_index,
+        samples.model, samples.recipe, samples.task, samples.sample_id, samples.scoring, samples.target_index,
         likeliest(samples.option_log_likelihoods) - 1 as answer_index,
         likeliest(samples.option_log_likelihoods_per_byte) - 1 as answer_index_per_byte
     from stg_task_samples as samples
@@ -39,9 +32,7 @@ chosen as (
 
 paired as (
     select
-        letter.model,
-        letter.recipe,
-        letter.task,
+        letter.model, letter.recipe, letter.task,
         letter.answer_index = letter.target_index as is_letter_correct,
         whole.answer_index = whole.target_index as is_whole_correct,
         whole.answer_index_per_byte = whole.target_index as is_whole_correct_per_byte,
@@ -53,9 +44,7 @@ paired as (
 
 counted as (
     select
-        model,
-        recipe,
-        task,
+        model, recipe, task,
         count(*) as n_samples,
         count(*) filter (where is_letter_correct) as letter_correct,
         count(*) filter (where is_whole_correct) as whole_correct,
@@ -64,22 +53,18 @@ counted as (
         count(*) filter (where is_letter_correct and not is_whole_correct) as only_letter_correct,
         count(*) filter (where is_whole_correct and not is_letter_correct) as only_full_text_correct
     from paired
-    group by model, recipe, task
+    group by all
 )
 
 select
-    model,
-    recipe,
-    task,
-    n_samples,
+    model, recipe, task, n_samples,
     letter_correct / n_samples as accuracy_letter,
     whole_correct / n_samples as accuracy_full_text,
     whole_correct_per_byte / n_samples as accuracy_full_text_per_byte,
     same / n_samples as same_answer,
     wilson_interval(same, n_samples)[1] as same_answer_low,
     wilson_interval(same, n_samples)[2] as same_answer_high,
-    only_letter_correct,
-    only_full_text_correct,
+    only_letter_correct, only_full_text_correct,
     mcnemar_exact(only_letter_correct, only_full_text_correct) as mcnemar_p
 from counted
 order by model, task, recipe

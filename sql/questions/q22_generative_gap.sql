@@ -2,15 +2,15 @@
 -- grain: one row per model × recipe × measure.
 -- key: model, recipe, measure
 -- inputs: score_pairs, stg_variants
--- how to read: the loss of a task is the share of its dense score that is gone, 1 − score / dense score, negative where
+-- how to read: the loss of a task is the share of its dense score that is lost, 1 − score / dense score, negative if
 --   the score rose; the metrics of a task are averaged first, then the tasks, a group such as MMLU as one. loss_gap is
 --   non-generative minus generative: below 0 generation suffers more, as the paper claims. Its interval is paired by
 --   answer: of ratios of Wilson's intervals, tasks as independent (as in task_losses), not corrected for the number of
---   variants. NULL where one kind of task is missing. measure score uses every metric but agreement, measure agreement
+--   variants. NULL if one kind of task is missing. measure score uses every metric but agreement, measure agreement
 --   only that one: the share of the dense model's own answers that are unchanged, right or wrong, which a model too
---   weak for a task can lose too. Where options are given, guessing keeps a part of either, so that their loss stays
---   below 1; paper_claims corrects for that. Perplexities and dense scores of 0 are excluded, and so are the dense
---   recipe and noise variants.
+--   weak for a task can lose too. If options are given, guessing keeps a part of either, so that their loss stays below
+--   1; paper_claims corrects for that. Perplexities and dense scores of 0 are excluded, and so are the dense recipe and
+--   noise variants.
 -- reason: the paper's headline as one number per variant, comparable between methods.
 -- columns:
 --   measure: score, by right answers, or agreement, by the dense model's own ones
@@ -23,23 +23,12 @@
 --   loss_gap: Non-generative minus generative loss [share] = loss_non_generative − loss_generative
 --   loss_gap_low: Lower end of its 95 % interval, ratios of Wilson intervals, paired by answer [share]
 --   loss_gap_high: Upper end of its 95 % interval, ratios of Wilson intervals, paired by answer [share]
-with
-
-metrics as (
+with metrics as (
     select
-        model,
-        recipe,
-        measure,
-        task_group,
-        kind,
+        model, recipe, measure, task_group, kind,
         score / score_dense as kept,
         interval_of_ratio(
-            score,
-            score_low,
-            score_high,
-            score_dense,
-            score_dense_low,
-            score_dense_high,
+            score, score_low, score_high, score_dense, score_dense_low, score_dense_high,
             correlation_or_0(answers_covariance, answers_variance, answers_dense_variance)
         ) as ends
     from score_pairs
@@ -48,39 +37,30 @@ metrics as (
 
 tasks as (
     select
-        model,
-        recipe,
-        measure,
-        task_group,
-        kind,
+        model, recipe, measure, task_group, kind,
         avg(kept) as kept,
         -- Metrics of one task are of the same samples, so that their errors are averaged.
         avg(kept - ends[1]) as room_below,
         avg(ends[2] - kept) as room_above
     from metrics
-    group by model, recipe, measure, task_group, kind
+    group by all
 ),
 
 kinds as (
     select
-        model,
-        recipe,
-        measure,
-        kind,
+        model, recipe, measure, kind,
         count(*) as n,
         avg(kept) as kept_mean,
         geometric_mean_of(kept) as kept,
         avg(kept) - sqrt(sum(room_below ** 2)) / count(*) as kept_low,
         avg(kept) + sqrt(sum(room_above ** 2)) / count(*) as kept_high
     from tasks
-    group by model, recipe, measure, kind
+    group by all
 ),
 
 variants as (
     select
-        model,
-        recipe,
-        measure,
+        model, recipe, measure,
         coalesce(max(n) filter (where kind = 'non_generative'), 0) as n_non_generative,
         coalesce(max(n) filter (where kind = 'generative'), 0) as n_generative,
         1 - max(kept_mean) filter (where kind = 'non_generative') as loss_non_generative,
@@ -98,19 +78,12 @@ variants as (
             0
         ) as gap_ends
     from kinds
-    group by model, recipe, measure
+    group by all
 )
 
 select
-    variants.model,
-    variants.recipe,
-    variants.measure,
-    stg_variants.method,
-    variants.n_non_generative,
-    variants.n_generative,
-    variants.loss_non_generative,
-    variants.loss_generative,
-    variants.kept_non_generative,
+    variants.model, variants.recipe, variants.measure, stg_variants.method, variants.n_non_generative,
+    variants.n_generative, variants.loss_non_generative, variants.loss_generative, variants.kept_non_generative,
     variants.kept_generative,
     variants.loss_non_generative - variants.loss_generative as loss_gap,
     variants.gap_ends[1] as loss_gap_low,

@@ -6,8 +6,8 @@
 --   probe is 0 for the dense model and larger for more damage. spearman and kendall_tau_b relate the probe, over the
 --   pruned variants, to how much worse the task's score is than the dense one: 1 is the same ranking, 0 none. The
 --   interval takes variants as independent (Bonett and Wright's, on Fisher's scale), and is NULL for a perfect ranking.
---   It is not corrected for the number of probes and tasks. NULL below 5 variants or where one side does not vary.
---   Noise variants are excluded. A group of tasks, such as MMLU, ranks as one (task_group_scores).
+--   It is not corrected for the number of probes and tasks. NULL below 5 variants or if one side does not vary. Noise
+--   variants are excluded. A group of tasks, such as MMLU, ranks as one (task_group_scores).
 -- reason: a probe that ranks as the tasks do replaces days of evaluation when recipes are compared.
 -- columns:
 --   probe: Name of the probe [label]
@@ -17,15 +17,9 @@
 --   spearman_low: Lower end of its 95 % interval, Bonett and Wright's over variants [-1 to 1]
 --   spearman_high: Upper end of its 95 % interval, Bonett and Wright's over variants [-1 to 1]
 --   kendall_tau_b: Concordant minus discordant pairs of variants, ties discounted; NULL below 5 variants [-1 to 1]
-with
-
-losses as (
+with losses as (
     select
-        pruned.model,
-        pruned.recipe,
-        pruned.task_group,
-        pruned.kind,
-        pruned.metric,
+        pruned.model, pruned.recipe, pruned.task_group, pruned.kind, pruned.metric,
         case when pruned.is_higher_better then dense.score - pruned.score else pruned.score - dense.score end as loss
     from task_group_scores as pruned
     -- Means over different tasks do not compare.
@@ -36,8 +30,7 @@ losses as (
 ranked as (
     select
         losses.*,
-        probes.probe,
-        probes.damage,
+        probes.probe, probes.damage,
         count_below(
             probes.damage, row(losses.model, losses.task_group, losses.kind, losses.metric, probes.probe)
         ) as damage_below,
@@ -50,28 +43,18 @@ ranked as (
 
 fits as (
     select
-        model,
-        probe,
-        task_group,
-        kind,
-        metric,
+        model, probe, task_group, kind, metric,
         count(*) as n_variants,
         spearman_of_counts(damage_below, loss_below) as spearman,
         case
             when count(*) >= 5 then kendall_tau_b(list(damage order by recipe), list(loss order by recipe))
         end as kendall_tau_b
     from ranked
-    group by model, probe, task_group, kind, metric
+    group by all
 )
 
 select
-    model,
-    probe,
-    task_group,
-    kind,
-    metric,
-    n_variants,
-    spearman,
+    model, probe, task_group, kind, metric, n_variants, spearman,
     interval_of_correlation(spearman, half_width_of_rank_correlation(spearman, n_variants))[1] as spearman_low,
     interval_of_correlation(spearman, half_width_of_rank_correlation(spearman, n_variants))[2] as spearman_high,
     kendall_tau_b

@@ -6,47 +6,37 @@
 --   share of parameters, interpolated linearly between its two nearest variants, where the dense model (nothing
 --   removed, KL 0) is the first point of every line; NULL beyond its largest variant, because nothing is extrapolated.
 --   kl_ratio is kl over kl_other: below 1 this kind of drop does less damage.
--- reason: an attention sublayer has far fewer parameters than an MLP, so that equal counts are no fair comparison.
+-- reason: an attention sublayer has far fewer parameters than an MLP, so that equal counts are not a fair comparison.
 -- columns:
 --   other_method: The kind of drop that it is compared with
 --   kl_nats: Mean teacher-forced KL(dense‖pruned) [nats]
 --   kl_other_nats: What the other kind costs at the same share of parameters, interpolated; NULL beyond its largest
 --     [nats]
 --   kl_ratio: Cost against the other kind; below 1 this one is cheaper [ratio] = kl_nats/kl_other_nats
-with
-
-drops as (
+with drops as (
     select
-        model,
-        recipe,
-        method,
-        parameters_removed_share,
+        model, recipe, method, parameters_removed_share,
         kl_teacher_forced_mean_nats as kl_nats
     from variant_summary
     where method in ('attn-drop', 'mlp-drop', 'attn+mlp-drop', 'block-drop') and kl_teacher_forced_mean_nats is not null
 ),
 
 methods as (
-    select distinct
-        model,
-        method
+    select distinct model, method
     from drops
 ),
 
 lines as (
     select
-        model,
-        method,
-        parameters_removed_share,
+        model, method, parameters_removed_share,
         avg(kl_nats) as kl_nats
     from drops
-    group by model, method, parameters_removed_share
+    group by all
 
     union all
 
     select
-        model,
-        method,
+        model, method,
         0 as parameters_removed_share,
         0 as kl_nats
     from methods
@@ -57,8 +47,8 @@ pairs as (
         drops.*,
         methods.method as other_method
     from drops
-    inner join methods
-        on drops.model = methods.model and drops.method <> methods.method
+    inner join methods using (model)
+    where drops.method <> methods.method
 ),
 
 bracketed as (
@@ -71,23 +61,16 @@ bracketed as (
     from pairs
     asof left join lines as lower_point
         on
-            pairs.model = lower_point.model
-            and pairs.other_method = lower_point.method
+            pairs.model = lower_point.model and pairs.other_method = lower_point.method
             and pairs.parameters_removed_share >= lower_point.parameters_removed_share
     asof left join lines as upper_point
         on
-            pairs.model = upper_point.model
-            and pairs.other_method = upper_point.method
+            pairs.model = upper_point.model and pairs.other_method = upper_point.method
             and pairs.parameters_removed_share <= upper_point.parameters_removed_share
 )
 
 select
-    model,
-    recipe,
-    method,
-    other_method,
-    parameters_removed_share,
-    kl_nats,
+    model, recipe, method, other_method, parameters_removed_share, kl_nats,
     case
         when share_above = share_below then kl_below
         else kl_below + (kl_above - kl_below) * (parameters_removed_share - share_below) / (share_above - share_below)

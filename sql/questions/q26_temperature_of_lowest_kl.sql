@@ -21,27 +21,19 @@
 --   kl_highest_nats: Mean KL at the temperature at which it is highest [nats]
 --   is_at_edge: Whether temperature_lowest is the lowest or the highest temperature measured
 --   p_value: One-sided p that another temperature is as low, paired t-test over prompts; NULL below 5 [probability]
-with
-
-temperatures as (
+with temperatures as (
     select
-        steps.model,
-        steps.recipe,
-        steps.trajectory,
+        steps.model, steps.recipe, steps.trajectory,
         count(distinct steps.temperature) as n_temperatures
     from decoding_without_noise as steps
     where steps.recipe <> 'dense'
-    group by steps.model, steps.recipe, steps.trajectory
+    group by all
     having count(distinct steps.temperature) > 1
 ),
 
 complete as (
     select
-        steps.model,
-        steps.recipe,
-        steps.trajectory,
-        steps.prompt_id,
-        steps.temperature,
+        steps.model, steps.recipe, steps.trajectory, steps.prompt_id, steps.temperature,
         steps.kl_dense_pruned_nats as kl_nats,
         temperatures.n_temperatures
     from decoding_without_noise as steps
@@ -54,37 +46,28 @@ complete as (
 
 prompt_sums as (
     select
-        model,
-        recipe,
-        trajectory,
-        prompt_id,
-        temperature,
+        model, recipe, trajectory, prompt_id, temperature,
         any_value(n_temperatures) as n_temperatures,
         cast(count(*) as double) as steps,
         sum(cast(kl_nats as double)) as kl_sum_nats
     from complete
-    group by model, recipe, trajectory, prompt_id, temperature
+    group by all
 ),
 
 means as (
     select
-        model,
-        recipe,
-        trajectory,
-        temperature,
+        model, recipe, trajectory, temperature,
         any_value(n_temperatures) as n_temperatures,
         count(*) as n_prompts,
         cast(sum(steps) as bigint) as n,
         sum(kl_sum_nats) / sum(steps) as kl_nats
     from prompt_sums
-    group by model, recipe, trajectory, temperature
+    group by all
 ),
 
 lowest as (
     select
-        model,
-        recipe,
-        trajectory,
+        model, recipe, trajectory,
         any_value(n_temperatures) as n_temperatures,
         any_value(n) as n,
         any_value(n_prompts) as n_prompts,
@@ -94,15 +77,13 @@ lowest as (
         min(kl_nats) as kl_lowest_nats,
         max(kl_nats) as kl_highest_nats
     from means
-    group by model, recipe, trajectory
+    group by all
 ),
 
 -- Every other temperature against the lowest, paired by prompt.
 rivals as (
     select
-        lowest.model,
-        lowest.recipe,
-        lowest.trajectory,
+        lowest.model, lowest.recipe, lowest.trajectory,
         count(*) as prompts,
         sum(other.kl_sum_nats - best.kl_sum_nats) / sum(best.steps) as difference_nats,
         sqrt(variance_over_clusters(other.kl_sum_nats - best.kl_sum_nats, best.steps)) as difference_se_nats
@@ -115,9 +96,7 @@ rivals as (
 
 p_values as (
     select
-        model,
-        recipe,
-        trajectory,
+        model, recipe, trajectory,
         max(
             case
                 when prompts >= 5 and difference_se_nats > 0
@@ -125,20 +104,12 @@ p_values as (
             end
         ) as p_value
     from rivals
-    group by model, recipe, trajectory
+    group by all
 )
 
 select
-    lowest.model,
-    lowest.recipe,
-    lowest.trajectory,
-    lowest.n_temperatures,
-    lowest.n,
-    lowest.n_prompts,
-    lowest.temperature_min,
-    lowest.temperature_max,
-    lowest.temperature_lowest,
-    lowest.kl_lowest_nats,
+    lowest.model, lowest.recipe, lowest.trajectory, lowest.n_temperatures, lowest.n, lowest.n_prompts,
+    lowest.temperature_min, lowest.temperature_max, lowest.temperature_lowest, lowest.kl_lowest_nats,
     lowest.kl_highest_nats,
     lowest.temperature_lowest in (lowest.temperature_min, lowest.temperature_max) as is_at_edge,
     p_values.p_value

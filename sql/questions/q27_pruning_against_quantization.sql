@@ -6,12 +6,11 @@
 --   measure on a straight line in KL between the two nearest quantized variants of the method, where the dense model
 --   (KL 0, nothing changed) is the first point of every line; NULL beyond the largest KL, because nothing is
 --   extrapolated. In every measure more is worse; difference above 0 says that pruning does more damage. A variant that
---   prunes and quantizes, such as a composition or a mixed recipe with a method of quantization, is on neither side.
---   An imported checkpoint (external) is on the pruned side where it drops sublayers or only sets weights to zero;
---   where it also changes other weights it is on neither, because rounding makes zeros too. A measure that was not
---   taken has no row. The interval of the difference is paired: both sides read the same prompts or questions, and what
---   these have in common cancels. It takes the KLs as exact, and is NULL below 2 prompts or questions and where none
---   deviates.
+--   prunes and quantizes, such as a composition or a mixed recipe with a method of quantization, is on neither side. An
+--   imported checkpoint (external) is on the pruned side if it drops sublayers or only sets weights to zero; if it also
+--   changes other weights it is on neither, because rounding makes zeros too. A measure that was not taken has no row.
+--   The interval of the difference is paired: both sides read the same prompts or questions, and what these have in
+--   common cancels. It takes the KLs as exact, and is NULL below 2 prompts or questions and if none deviates.
 -- reason: a mean KL is one number; two kinds of compression with the same one may break a text early or late.
 -- columns:
 --   quantization: Method of quantization that it is compared with, such as gptq [label]
@@ -20,8 +19,8 @@
 --   kl_nats: Mean teacher-forced KL(dense‖pruned) at which both are compared [nats]
 --   value_pruned: The measure of the pruned variant; more is worse [share or nats]
 --   value_quantized: The measure of quantization at the same KL, interpolated; NULL beyond its largest [share or nats]
---   recipe_below: The quantized recipe next below in KL; dense where there is none
---   recipe_above: The quantized recipe next above in KL; NULL where there is none
+--   recipe_below: The quantized recipe next below in KL; dense if there is none
+--   recipe_above: The quantized recipe next above in KL; NULL if there is none
 --   difference: Damage of pruning minus that of quantization [share or nats] = value_pruned − value_quantized
 --   difference_low: Lower end of its 95 % interval, paired by prompt or question [share or nats]
 --   difference_high: Upper end of it [share or nats]
@@ -29,17 +28,13 @@ with
 
 -- Read several times below.
 matched as (
-    select *
-    from quantization_at_equal_kl
+    select * from quantization_at_equal_kl
 ),
 
 -- The variants that a difference is computed from, with their weights.
 terms as (
     select
-        model,
-        recipe,
-        quantization,
-        measure,
+        model, recipe, quantization, measure,
         recipe as term,
         1 as times
     from matched
@@ -47,10 +42,7 @@ terms as (
     union all
 
     select
-        model,
-        recipe,
-        quantization,
-        measure,
+        model, recipe, quantization, measure,
         unnest(recipes_below) as term,
         1.0 / len(recipes_below) * (share_above - 1) as times
     from matched
@@ -58,10 +50,7 @@ terms as (
     union all
 
     select
-        model,
-        recipe,
-        quantization,
-        measure,
+        model, recipe, quantization, measure,
         unnest(recipes_above) as term,
         -1.0 / len(recipes_above) * share_above as times
     from matched
@@ -69,44 +58,31 @@ terms as (
 
 by_unit as (
     select
-        terms.model,
-        terms.recipe,
-        terms.quantization,
-        terms.measure,
-        damage_influences.unit,
+        terms.model, terms.recipe, terms.quantization, terms.measure, damage_influences.unit,
         case
             when count(damage_influences.influence) = count(*) then sum(terms.times * damage_influences.influence)
         end as influence
     from terms
     inner join damage_influences
         on
-            terms.model = damage_influences.model
-            and terms.term = damage_influences.recipe
+            terms.model = damage_influences.model and terms.term = damage_influences.recipe
             and terms.measure = damage_influences.measure
-    group by terms.model, terms.recipe, terms.quantization, terms.measure, damage_influences.unit
+    group by all
 ),
 
 spreads as (
     select
-        model,
-        recipe,
-        quantization,
-        measure,
+        model, recipe, quantization, measure,
         half_width_over_clusters(influence) as half_width
     from by_unit
-    group by model, recipe, quantization, measure
+    group by all
 )
 
 select
-    matched.model,
-    matched.recipe,
-    matched.quantization,
-    matched.measure,
-    matched.kl_nats,
+    matched.model, matched.recipe, matched.quantization, matched.measure, matched.kl_nats,
     matched.amount as value_pruned,
     matched.amount_quantized as value_quantized,
-    matched.recipe_below,
-    matched.recipe_above,
+    matched.recipe_below, matched.recipe_above,
     matched.amount - matched.amount_quantized as difference,
     matched.amount - matched.amount_quantized - spreads.half_width as difference_low,
     matched.amount - matched.amount_quantized + spreads.half_width as difference_high

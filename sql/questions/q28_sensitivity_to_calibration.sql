@@ -7,8 +7,8 @@
 --   `seed`); every pair once. jaccard_kept and jaccard_removed are the overlap of the two masks, both over all
 --   matrices, each sample weighted with the weights it represents; expected_* is the overlap of independent masks of
 --   the same sizes. KL(dense‖pruned), teacher forced, at the reference temperature: the difference is paired by prompt
---   and step, its interval is Student's t over prompts (NULL below two, and where none deviates). Masks without samples
---   and steps that only one of the two has are excluded; NULL where nothing is left.
+--   and step, its interval is Student's t over prompts (NULL below two, and if none deviates). Masks without samples
+--   and steps that only one of the two has are excluded; NULL if nothing is left.
 -- reason: a result that changes with 128 random sequences is a result about these sequences. The view is long because
 --   it compares the same pairs by their masks and by their KL.
 -- columns:
@@ -19,7 +19,7 @@
 --   matrices: Matrices with samples of both masks [matrices]
 --   jaccard_kept: Weights that both keep over weights that at least one keeps [share]
 --   expected_jaccard_kept: The same of independent masks of these sizes, matrix by matrix [share]
---   jaccard_removed: Weights that both remove over weights that one of them removes; NULL where none is [share]
+--   jaccard_removed: Weights that both remove over weights that one of them removes; NULL if none is [share]
 --   expected_jaccard_removed: The same of independent masks of these sizes, matrix by matrix [share]
 --   n_steps: Steps that both were measured at [steps]
 --   n_prompts: Prompts that they come from [prompts]
@@ -28,9 +28,7 @@
 --   kl_difference_nats: Second minus first [nats] = other_kl_nats − kl_nats
 --   kl_difference_low_nats: Lower end of its 95 % interval, paired, Student's t over prompts [nats]
 --   kl_difference_high_nats: Upper end of its 95 % interval, paired, Student's t over prompts [nats]
-with
-
-described as (
+with described as (
     select
         *,
         -- calibration_hash identifies the tokens, whether the recipe or the study names them.
@@ -43,30 +41,24 @@ described as (
 
 pairs as (
     select
-        one.model,
-        one.recipe,
+        one.model, one.recipe,
         other.recipe as other_recipe,
         one.method,
         case when one.uncalibrated = other.uncalibrated then 'calibration' else 'seed' end as differs_in,
         one.calibration_hash,
         other.calibration_hash as other_calibration_hash
     from described as one
-    inner join described as other
-        on
-            one.model = other.model
-            and one.method = other.method
-            and one.seedless = other.seedless
-            and one.recipe < other.recipe
+    inner join described as other using (model, method, seedless)
     where
-        (one.uncalibrated = other.uncalibrated and one.calibration_hash <> other.calibration_hash)
-        or (one.uncalibrated <> other.uncalibrated and one.calibration_hash is not distinct from other.calibration_hash)
+        one.recipe < other.recipe and case
+            when one.uncalibrated = other.uncalibrated then one.calibration_hash <> other.calibration_hash
+            else one.calibration_hash is not distinct from other.calibration_hash
+        end
 ),
 
 matrices as (
     select
-        pairs.model,
-        pairs.recipe,
-        pairs.other_recipe,
+        pairs.model, pairs.recipe, pairs.other_recipe,
         cast(one.weights as double) / one.sampled as scale,
         one.sampled,
         bit_count(one.kept) as kept,
@@ -81,9 +73,7 @@ matrices as (
 
 mask_sums as (
     select
-        model,
-        recipe,
-        other_recipe,
+        model, recipe, other_recipe,
         count(*) as matrices,
         sum(scale * both_kept) as both_kept,
         sum(scale * (kept + other_kept - both_kept)) as either_kept,
@@ -94,15 +84,12 @@ mask_sums as (
         sum(scale * (sampled - kept) * (sampled - other_kept) / sampled) as both_removed_expected,
         sum(scale * (sampled - kept * other_kept / sampled)) as either_removed_expected
     from matrices
-    group by model, recipe, other_recipe
+    group by all
 ),
 
 prompt_sums as (
     select
-        pairs.model,
-        pairs.recipe,
-        pairs.other_recipe,
-        one.prompt_id,
+        pairs.model, pairs.recipe, pairs.other_recipe, one.prompt_id,
         cast(count(*) as double) as steps,
         sum(cast(one.kl_dense_pruned_nats as double)) as kl_sum_nats,
         sum(cast(other.kl_dense_pruned_nats as double)) as other_kl_sum_nats
@@ -110,30 +97,23 @@ prompt_sums as (
     inner join decoding_at_reference as one using (model, recipe)
     inner join decoding_at_reference as other using (model, prompt_id, trajectory, step, temperature)
     where pairs.other_recipe = other.recipe and one.trajectory = 'teacher_forced'
-    group by pairs.model, pairs.recipe, pairs.other_recipe, one.prompt_id
+    group by all
 ),
 
 divergences as (
     select
-        model,
-        recipe,
-        other_recipe,
+        model, recipe, other_recipe,
         cast(sum(steps) as bigint) as n_steps,
         count(*) as n_prompts,
         sum(kl_sum_nats) / sum(steps) as kl_nats,
         sum(other_kl_sum_nats) / sum(steps) as other_kl_nats,
         half_width_of_mean(other_kl_sum_nats - kl_sum_nats, steps) as half_width
     from prompt_sums
-    group by model, recipe, other_recipe
+    group by all
 )
 
 select
-    pairs.model,
-    pairs.recipe,
-    pairs.other_recipe,
-    pairs.method,
-    pairs.differs_in,
-    pairs.calibration_hash,
+    pairs.model, pairs.recipe, pairs.other_recipe, pairs.method, pairs.differs_in, pairs.calibration_hash,
     pairs.other_calibration_hash,
     coalesce(mask_sums.matrices, 0) as matrices,
     mask_sums.both_kept / nullif(mask_sums.either_kept, 0) as jaccard_kept,
@@ -142,8 +122,7 @@ select
     mask_sums.both_removed_expected / nullif(mask_sums.either_removed_expected, 0) as expected_jaccard_removed,
     coalesce(divergences.n_steps, 0) as n_steps,
     coalesce(divergences.n_prompts, 0) as n_prompts,
-    divergences.kl_nats,
-    divergences.other_kl_nats,
+    divergences.kl_nats, divergences.other_kl_nats,
     divergences.other_kl_nats - divergences.kl_nats as kl_difference_nats,
     divergences.other_kl_nats - divergences.kl_nats - divergences.half_width as kl_difference_low_nats,
     divergences.other_kl_nats - divergences.kl_nats + divergences.half_width as kl_difference_high_nats

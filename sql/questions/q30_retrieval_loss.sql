@@ -3,33 +3,28 @@
 -- key: model, recipe, data_set
 -- inputs: stg_retrieval_scores, stg_retrieval_queries, noise_variants
 -- how to read: ndcg_loss is the dense nDCG@10 minus the variant's, ndcg_loss_share is that as a part of the dense one;
---   below 0 the variant finds more. Its interval is paired by query: Student's t to first order, or, where no query
+--   below 0 the variant finds more. Its interval is paired by query: Student's t to first order, or, if no query
 --   deviates from the mean, the share of queries that may change unseen (Wilson's). spearman relates 1 −
 --   embedding_cosine and ndcg_loss_share over all rows of the model with both (the same in each of its rows): 1 says
 --   that the embeddings rank the losses. Its interval is Student's t with data sets as the independent units, to first
 --   order, with ranks as they are over all; NULL below two data sets and for a perfect ranking. NULL below 10 rows or
---   where one side does not vary. The dense recipe and noise variants are excluded.
+--   if one side does not vary. The dense recipe and noise variants are excluded.
 -- reason: retrieval reads h and not the softmax, so that the paper expects it to survive as long as h does.
 -- columns:
---   embedding_cosine: Mean cosine between the dense and the pruned embedding of a text; NULL where not measured [-1 to
---     1]
+--   embedding_cosine: Mean cosine between the dense and the pruned embedding of a text; NULL if not measured [-1 to 1]
 --   ndcg_dense: The dense model's nDCG@10 [share]
 --   ndcg_pruned: The variant's nDCG@10 [share]
 --   ndcg_loss: What the variant loses [share] = ndcg_dense − ndcg_pruned
---   ndcg_loss_share: Part of the dense score that is lost; NULL where that is 0 [share] = ndcg_loss/ndcg_dense
+--   ndcg_loss_share: Part of the dense score that is lost; NULL if that is 0 [share] = ndcg_loss/ndcg_dense
 --   ndcg_loss_share_low: Lower end of its 95 % interval; NULL without the values of the queries [share]
 --   ndcg_loss_share_high: Upper end of it [share]
 --   n_queries: Queries of the data set [queries]
 --   spearman: Rank correlation of 1 − embedding_cosine and ndcg_loss_share over the model's rows [-1 to 1]
 --   spearman_low: Lower end of its 95 % interval, Student's t over data sets on Fisher's scale [-1 to 1]
 --   spearman_high: Upper end of its 95 % interval, Student's t over data sets on Fisher's scale [-1 to 1]
-with
-
-losses as (
+with losses as (
     select
-        pruned.model,
-        pruned.recipe,
-        pruned.data_set,
+        pruned.model, pruned.recipe, pruned.data_set,
         cosines.value as embedding_cosine,
         dense.value as ndcg_dense,
         pruned.value as ndcg_pruned,
@@ -41,18 +36,14 @@ losses as (
     inner join stg_retrieval_scores as dense using (model, data_set, data_hash, metric)
     left join stg_retrieval_scores as cosines
         on
-            pruned.model = cosines.model
-            and pruned.recipe = cosines.recipe
-            and pruned.data_set = cosines.data_set
+            pruned.model = cosines.model and pruned.recipe = cosines.recipe and pruned.data_set = cosines.data_set
             and cosines.metric = 'embedding_cosine'
     where pruned.metric = 'ndcg_at_10' and pruned.recipe <> 'dense' and dense.recipe = 'dense'
 ),
 
 query_pairs as (
     select
-        losses.model,
-        losses.recipe,
-        losses.data_set,
+        losses.model, losses.recipe, losses.data_set,
         (losses.ndcg_pruned / losses.ndcg_dense * dense.value - pruned.value)
         / (losses.ndcg_dense * losses.n_queries) as influence
     from losses
@@ -63,18 +54,15 @@ query_pairs as (
 
 query_spreads as (
     select
-        model,
-        recipe,
-        data_set,
+        model, recipe, data_set,
         coalesce(half_width_over_clusters(influence), wilson_interval(0, count(*))[2]) as half_width
     from query_pairs
-    group by model, recipe, data_set
+    group by all
 ),
 
 ranked as (
     select
-        model,
-        data_set,
+        model, data_set,
         count_below(-embedding_cosine, row(model)) as x,
         count_below(ndcg_loss_share, row(model)) as y
     from losses
@@ -83,8 +71,7 @@ ranked as (
 
 data_set_sums as (
     select
-        model,
-        data_set,
+        model, data_set,
         cast(count(*) as double) as n,
         sum(x) as x,
         sum(y) as y,
@@ -92,7 +79,7 @@ data_set_sums as (
         sum(y * y) as yy,
         sum(x * y) as xy
     from ranked
-    group by model, data_set
+    group by all
 ),
 
 fits as (
@@ -107,7 +94,7 @@ fits as (
         sum(yy) - sum(y) ** 2 / sum(n) as all_yy,
         sum(xy) - sum(x) * sum(y) / sum(n) as all_xy
     from data_set_sums
-    group by model
+    group by all
 ),
 
 spreads as (
@@ -126,22 +113,15 @@ spreads as (
     from fits
     inner join data_set_sums as sums using (model)
     where fits.spearman is not null
-    group by fits.model
+    group by all
 )
 
 select
-    losses.model,
-    losses.recipe,
-    losses.data_set,
-    losses.embedding_cosine,
-    losses.ndcg_dense,
-    losses.ndcg_pruned,
-    losses.ndcg_loss,
-    losses.ndcg_loss_share,
+    losses.model, losses.recipe, losses.data_set, losses.embedding_cosine, losses.ndcg_dense, losses.ndcg_pruned,
+    losses.ndcg_loss, losses.ndcg_loss_share,
     losses.ndcg_loss_share - query_spreads.half_width as ndcg_loss_share_low,
     losses.ndcg_loss_share + query_spreads.half_width as ndcg_loss_share_high,
-    losses.n_queries,
-    fits.spearman,
+    losses.n_queries, fits.spearman,
     interval_of_correlation(fits.spearman, spreads.half_width)[1] as spearman_low,
     interval_of_correlation(fits.spearman, spreads.half_width)[2] as spearman_high
 from losses

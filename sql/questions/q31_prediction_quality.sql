@@ -6,12 +6,12 @@
 -- how to read: every scored variant of the model is predicted from the other models alone (loss_predictions). spearman
 --   is the rank correlation of predictions and measured losses within the model. coverage is the share of variants
 --   inside the stated interval, which is made for 0.9 of the variants of a model like the others; its own interval is
---   Wilson's and takes variants as independent, which those of one model are not. All are NULL where no other model has
---   5 scored variants, coverage with fewer than two, spearman below 5 predicted variants. Variants whose probe is
---   beyond every one seen are not predicted and are counted in n_beyond. probe_spearman needs no other model: it ranks
---   the model's own variants by the probe alone; 1 is the order of the measured losses, 0 none. Its interval is Bonett
---   and Wright's of 2000: tanh(atanh(r) ± 1.96 · sqrt((1 + r²/2) / (n − 3))), variants as independent. Its centre r is
---   at most the correlation after two neighbours change places, since complete agreement of few variants is not sure.
+--   Wilson's and takes variants as independent, which those of one model are not. All are NULL if no other model has 5
+--   scored variants, coverage with fewer than two, spearman below 5 predicted variants. Variants whose probe is beyond
+--   every one seen are not predicted and are counted in n_beyond. probe_spearman needs no other model: it ranks the
+--   model's own variants by the probe alone; 1 is the order of the measured losses, 0 none. Its interval is Bonett and
+--   Wright's of 2000: tanh(atanh(r) ± 1.96 · sqrt((1 + r²/2) / (n − 3))), variants as independent. Its centre r is at
+--   most the correlation after two neighbours change places, since complete agreement of few variants is not sure.
 -- reason: the value of advice is the error of its predictions on models that it has not seen.
 -- columns:
 --   measure: score, by right answers, or agreement, by the dense model's own ones
@@ -29,9 +29,7 @@
 --   probe_spearman: Rank correlation of the probe and the measured loss; NULL below 5 variants [-1 to 1]
 --   probe_spearman_low: Lower end of its 95 % interval [-1 to 1]
 --   probe_spearman_high: Upper end of its 95 % interval [-1 to 1]
-with
-
-ranked as (
+with ranked as (
     select
         *,
         case
@@ -50,10 +48,7 @@ ranked as (
 
 counted as (
     select
-        model,
-        measure,
-        kind,
-        probe,
+        model, measure, kind, probe,
         any_value(n_models) as n_models,
         count(predicted_loss) as n_variants,
         count(*) filter (where predicted_loss is null and n_models > 0) as n_beyond,
@@ -66,7 +61,7 @@ counted as (
         count(*) as n_scored,
         spearman_of_counts(damage_below, scored_below) as probe_spearman
     from ranked
-    group by model, measure, kind, probe
+    group by all
 ),
 
 bounded as (
@@ -84,21 +79,11 @@ intervals as (
 )
 
 select
-    model,
-    measure,
-    kind,
-    probe,
-    n_models,
-    n_variants,
-    n_beyond,
-    spearman,
-    error_mean,
+    model, measure, kind, probe, n_models, n_variants, n_beyond, spearman, error_mean,
     inside / nullif(n_intervals, 0) as coverage,
     wilson_interval(inside, n_intervals)[1] as coverage_low,
     wilson_interval(inside, n_intervals)[2] as coverage_high,
-    half_width,
-    n_scored,
-    probe_spearman,
+    half_width, n_scored, probe_spearman,
     least(probe_spearman, ends[1]) as probe_spearman_low,
     greatest(probe_spearman, ends[2]) as probe_spearman_high
 from intervals

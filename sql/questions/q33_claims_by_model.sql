@@ -15,15 +15,10 @@
 --   models_hold: Names of the models on which it holds [labels]
 --   models_fail: Names of the models on which it does not hold [labels]
 --   models_open: Names of the models with too little data, none, or no more than rounding [labels]
---   verdict: holds on every model; holds on no model; differs, where it holds on one and does not on another; else too
+--   verdict: holds on every model; holds on no model; differs if it holds on one and does not on another; else too
 --     little data [label]
-with
-
-claims as (
-    select distinct
-        claim,
-        measure,
-        says
+with claims as (
+    select distinct claim, measure, says
     from paper_claims
 ),
 
@@ -34,10 +29,7 @@ models as (
 
 judged as (
     select
-        claims.claim,
-        claims.measure,
-        claims.says,
-        models.model,
+        claims.claim, claims.measure, claims.says, models.model,
         coalesce(given.verdict, 'too little data') as verdict
     from claims
     cross join models
@@ -46,9 +38,7 @@ judged as (
 
 listed as (
     select
-        claim,
-        measure,
-        says,
+        claim, measure, says,
         count(*) as n_models,
         count(*) filter (where verdict = 'holds') as n_hold,
         count(*) filter (where verdict = 'does not hold') as n_fail,
@@ -58,14 +48,11 @@ listed as (
             where verdict not in ('holds', 'does not hold')
         ) as models_open
     from judged
-    group by claim, measure, says
+    group by all
 )
 
 select
-    claim,
-    measure,
-    says,
-    n_models,
+    claim, measure, says, n_models,
     coalesce(models_hold, '') as models_hold,
     coalesce(models_fail, '') as models_fail,
     coalesce(models_open, '') as models_open,

@@ -3,11 +3,11 @@
 -- key: model, recipe, measure
 -- inputs: search_judgement
 -- how to read: published variants count that remove as many of the layers' weights, or up to 0.5 percentage points
---   less; of their bytes where that is the budget. All are measured on the study's own data. difference is mixed minus
---   published, paired by window, prompt or question: below 0 the mixed variant does less damage, but above 0 where
---   measure is same_steps or same_options. An interval that includes 0 shows no difference. The best published variant
---   is the one with the least favourable difference to the mixed one, chosen by the same data, in its own favour.
---   n_better and n_worse count published variants whose interval excludes 0; they are not corrected for their number.
+--   less; of their bytes if that is the budget. All are measured on the study's own data. difference is mixed minus
+--   published, paired by window, prompt or question: below 0 the mixed variant does less damage, but above 0 if measure
+--   is same_steps or same_options. An interval that includes 0 shows no difference. The best published variant is the
+--   one with the least favourable difference to the mixed one, chosen by the same data, in its own favour. n_better and
+--   n_worse count published variants whose interval excludes 0; they are not corrected for their number.
 -- reason: the lead question of the search.
 -- columns:
 --   best_recipe: Published variant with the least favourable difference to the mixed one
@@ -20,23 +20,14 @@
 --   n_worse: Those that beat it beyond the interval [variants]
 --   verdict: beats the best, loses to the best, no difference shown, or not known without an interval [label]
 select
-    model,
-    recipe,
-    measure,
-    budget,
-    removed_share,
+    model, recipe, measure, budget, removed_share,
     other_recipe as best_recipe,
     other_removed_share as best_removed_share,
-    amount,
-    amount_low,
-    amount_high,
+    amount, amount_low, amount_high,
     other_amount as best_amount,
     other_low as best_low,
     other_high as best_high,
-    difference,
-    difference_low,
-    difference_high,
-    n_units,
+    difference, difference_low, difference_high, n_units,
     count(*) over of_measure as n_published,
     cast(count_if(is_better) over of_measure as bigint) as n_better,
     cast(count_if(not is_better) over of_measure as bigint) as n_worse,

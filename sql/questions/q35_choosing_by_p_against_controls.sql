@@ -1,13 +1,13 @@
 -- Does choosing by KL at the output beat choosing by hidden states, at random, or step by step?
--- grain: one row per model × search × target × control with a result beside that of searched.
+-- grain: one row per model × search × target × control with a result, and one of searched.
 -- key: model, search, remove, control
 -- inputs: search_front, stg_search_trials
 -- how to read: measured objective of the result of searched minus that of the control, paired over their common items:
 --   below 0 choosing by KL at the output does less damage. hidden is the same search by 1 − cos of the final hidden
---   states, with the method that the KL chose; random takes the best of n_trials_control allocations; greedy
---   removes a little more in each trial, by the smallest effects alone. All are measured on the items by which the
---   result of searched was chosen, which favours it a little; search_judgement compares recipes on the study's own
---   data. The interval is Student's t over items; NULL below two items or where none deviates.
+--   states, with the method that the KL chose; random takes the best of n_trials_control allocations; greedy removes a
+--   little more in each trial, by the smallest effects alone. All are measured on the items by which the result of
+--   searched was chosen, which favours it a little; search_judgement compares recipes on the study's own data. The
+--   interval is Student's t over items; NULL below two items or if none deviates.
 -- reason: says whether KL at the output chooses better than the hidden states, and better than chance.
 -- columns:
 --   control: Strategy of the other result: hidden, random or greedy [label]
@@ -21,14 +21,9 @@
 --   n_trials: Trials of searched for this target [trials]
 --   n_trials_control: Trials of the control for this target [trials]
 --   verdict: beats the control, loses to the control, no difference shown, or not known without an interval [label]
-with
-
-items as (
+with items as (
     select
-        front.model,
-        front.search,
-        front.strategy,
-        front.remove,
+        front.model, front.search, front.strategy, front.remove,
         unnest(trials.item_ids) as item,
         cast(unnest(trials.item_nats) as double) as nats
     from search_front as front
@@ -47,35 +42,23 @@ paired as (
 
 compared as (
     select
-        model,
-        search,
-        remove,
-        control,
+        model, search, remove, control,
         avg(nats) as searched_nats,
         avg(control_nats) as control_nats,
         avg(nats - control_nats) as difference_nats,
         half_width_of_mean(nats - control_nats, 1) as half_width,
         count(*) as n_items
     from paired
-    group by model, search, remove, control
+    group by all
 )
 
 select
-    compared.model,
-    compared.search,
-    compared.remove,
-    compared.control,
-    own.objective,
-    own.budget,
-    own.removed,
+    compared.model, compared.search, compared.remove, compared.control, own.objective, own.budget, own.removed,
     control.removed as removed_control,
-    compared.searched_nats,
-    compared.control_nats,
-    compared.difference_nats,
+    compared.searched_nats, compared.control_nats, compared.difference_nats,
     compared.difference_nats - compared.half_width as difference_low,
     compared.difference_nats + compared.half_width as difference_high,
-    compared.n_items,
-    own.n_trials,
+    compared.n_items, own.n_trials,
     control.n_trials as n_trials_control,
     comparison_verdict(
         compared.half_width,

@@ -3,10 +3,10 @@
 -- key: model, search, strategy
 -- inputs: search_interaction
 -- how to read: ratio is the measured KL of an allocation over the sum of its treatments' effects alone, of which some
---   are computed (search_interaction): 1 where they add up, above 1 where together they do more damage, below 1
---   where less. log_correlation is near 1 where the sum puts allocations in their measured order, even if the ratio is
---   not 1; NULL below 10 allocations. Allocations with at least two treatments count. Allocations of one strategy are
---   alike, so that an interval over them would be too narrow and none is given; random ones differ most.
+--   are computed (search_interaction): 1 if they add up, above 1 if together they do more damage, below 1 if less.
+--   log_correlation is near 1 if the sum puts allocations in their measured order, even if the ratio is not 1; NULL
+--   below 10 allocations. Allocations with at least two treatments count. Allocations of one strategy are alike, so
+--   that an interval over them would be too narrow and none is given; random ones differ most.
 -- reason: a search that minimises sums of effects relies on it; EvoPress (2410.14649) found that they need not add up.
 -- columns:
 --   n_allocations: Allocations with at least two treatments [trials]
@@ -16,9 +16,7 @@
 --   above_sum_share: Share of allocations with a ratio above 1 [share]
 --   log_correlation: Correlation of the logarithms of sum and measurement; NULL below 10 [-1 to 1]
 select
-    model,
-    search,
-    strategy,
+    model, search, strategy,
     count(*) as n_allocations,
     quantile_cont(ratio, 0.1) as ratio_p10,
     median(ratio) as ratio_median,
@@ -27,5 +25,5 @@ select
     correlation(log10_positive(typical_nats), log10_positive(effects_sum_nats)) as log_correlation
 from search_interaction
 where n_treated >= 2 and ratio is not null
-group by model, search, strategy
+group by all
 order by model, search, strategy

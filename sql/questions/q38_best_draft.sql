@@ -22,14 +22,9 @@
 --   draft_cost: Time of a token of the variant over that of the dense model; NULL without `speed` [ratio]
 --   speedup: Expected speed of speculative sampling over the dense model's own [ratio] =
 --     tokens_per_pass/(draft_tokens × draft_cost + 1)
-with
-
-followed as (
+with followed as (
     select
-        model,
-        recipe,
-        decoding,
-        prompt_id,
+        model, recipe, decoding, prompt_id,
         list(acceptance) over (
             partition by model, recipe, decoding, prompt_id, sample
             order by step
@@ -48,11 +43,7 @@ drafts as (
 
 prompts as (
     select
-        model,
-        recipe,
-        decoding,
-        prompt_id,
-        draft_tokens,
+        model, recipe, decoding, prompt_id, draft_tokens,
         sum(
             1 + list_sum(
                 list_transform(range(1, draft_tokens + 1), lambda length: list_product(acceptances[1:length]))
@@ -65,37 +56,26 @@ prompts as (
 
 passes as (
     select
-        model,
-        recipe,
-        decoding,
-        draft_tokens,
+        model, recipe, decoding, draft_tokens,
         count(*) as prompts,
         cast(sum(n_starts) as bigint) as n_starts,
         sum(tokens) / sum(n_starts) as tokens_per_pass,
         half_width_of_mean(tokens, n_starts) as half_width
     from prompts
-    group by model, recipe, decoding, draft_tokens
+    group by all
 ),
 
 costs as (
     select
-        model,
-        recipe,
+        model, recipe,
         1 / arg_min(decode_speedup, row(batch, -length, -new_tokens)) as draft_cost
     from speed_summary
-    group by model, recipe
+    group by all
 )
 
 select
-    passes.model,
-    passes.recipe,
-    passes.decoding,
-    passes.draft_tokens,
-    rates.temperature,
-    passes.prompts,
-    passes.n_starts,
-    rates.acceptance_rate,
-    passes.tokens_per_pass,
+    passes.model, passes.recipe, passes.decoding, passes.draft_tokens, rates.temperature, passes.prompts,
+    passes.n_starts, rates.acceptance_rate, passes.tokens_per_pass,
     interval_within(passes.tokens_per_pass, passes.half_width, 1, passes.draft_tokens + 1, passes.prompts)[1]
         as tokens_per_pass_low,
     interval_within(passes.tokens_per_pass, passes.half_width, 1, passes.draft_tokens + 1, passes.prompts)[2]

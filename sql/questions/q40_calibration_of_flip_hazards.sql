@@ -14,14 +14,9 @@
 --   flip_share: Share of the steps at which the two models differ [share]
 --   flip_share_low: Lower end of its 95 % interval, Wilson's over prompts [share]
 --   flip_share_high: Upper end of it [share]
-with
-
-prompts as (
+with prompts as (
     select
-        greedy_hazards.model,
-        greedy_hazards.recipe,
-        greedy_hazards.decile,
-        greedy_hazards.prompt_id,
+        greedy_hazards.model, greedy_hazards.recipe, greedy_hazards.decile, greedy_hazards.prompt_id,
         count(*) as n,
         count(*) filter (where greedy_hazards.is_flip) as flips,
         sum(greedy_hazards.margin_over_shift) as margin_over_shift,
@@ -32,9 +27,7 @@ prompts as (
 )
 
 select
-    model,
-    recipe,
-    decile,
+    model, recipe, decile,
     cast(sum(n) as bigint) as n,
     count(*) as prompts,
     sum(margin_over_shift) / sum(n) as margin_over_shift,
@@ -43,5 +36,5 @@ select
     wilson_interval_over_clusters(flips, n)[1] as flip_share_low,
     wilson_interval_over_clusters(flips, n)[2] as flip_share_high
 from prompts
-group by model, recipe, decile
+group by all
 order by model, recipe, decile

@@ -13,16 +13,14 @@
 --   relative_depth: Place among the layers [0 first to 1 last] = layer/(layers − 1)
 --   recipes: Recipes of the variants that the means are over [labels]
 --   auc: Chance that Var_p(Δz) is larger at a spike than elsewhere; 0.5 is useless [probability]
---   auc_low: Lower end of its 95 % interval; NULL where a variant has none [probability]
---   auc_high: Upper end of its 95 % interval; NULL where a variant has none [probability]
+--   auc_low: Lower end of its 95 % interval; NULL if a variant has none [probability]
+--   auc_high: Upper end of its 95 % interval; NULL if a variant has none [probability]
 --   is_among_best: Whether auc_high reaches the largest auc_low of the model and lens
 --   top_decile_var_p_dz: The Var_p(Δz) from which on a position is among the largest tenth, geometric mean [logit²]
 --   auc_elsewhere: The other models' auc at this depth [probability]
 --   best_elsewhere: Share of the other models whose sublayer is among the best there [share]
 --   var_p_dz_ratio: top_decile_var_p_dz over the geometric mean of the other models' [ratio]
-with
-
-whole as (
+with whole as (
     select
         spike_predictors.*,
         stg_models.layers - 1 as last_layer
@@ -50,11 +48,7 @@ shared as (
 
 predictors as (
     select
-        model,
-        lens,
-        sublayer,
-        layer,
-        last_layer,
+        model, lens, sublayer, layer, last_layer,
         layer / greatest(last_layer, 1) as relative_depth,
         string_agg(recipe, ', ' order by recipe) as recipes,
         avg(auc) as auc,
@@ -81,29 +75,17 @@ neighbours as (
 
 elsewhere as (
     select
-        own_model,
-        lens,
-        sublayer,
-        own_layer,
+        own_model, lens, sublayer, own_layer,
         sum(weight * auc) / sum(weight) as auc,
         sum(weight * cast(is_among_best as integer)) / sum(weight) as best,
         exp(sum(weight * ln(nullif(top_decile_var_p_dz, 0))) / sum(weight)) as var_p_dz
     from neighbours
-    group by own_model, lens, sublayer, own_layer
+    group by all
 )
 
 select
-    own.model,
-    own.lens,
-    own.sublayer,
-    own.layer,
-    own.relative_depth,
-    own.recipes,
-    own.auc,
-    own.auc_low,
-    own.auc_high,
-    own.is_among_best,
-    own.top_decile_var_p_dz,
+    own.model, own.lens, own.sublayer, own.layer, own.relative_depth, own.recipes, own.auc, own.auc_low, own.auc_high,
+    own.is_among_best, own.top_decile_var_p_dz,
     elsewhere.auc as auc_elsewhere,
     elsewhere.best as best_elsewhere,
     own.top_decile_var_p_dz / elsewhere.var_p_dz as var_p_dz_ratio

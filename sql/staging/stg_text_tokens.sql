@@ -1,4 +1,4 @@
--- how to read: delta_p_target = p_target_pruned − p_target_dense, above 0 where the variant gives the text's own token
+-- how to read: delta_p_target = p_target_pruned − p_target_dense, above 0 if the variant gives the text's own token
 --   more; delta_log_p_target is the same in nats.
 -- columns:
 --   delta_log_p_target: Change of the target's log-probability; above 0 the variant gives it more [nats] = ln q(target)

@@ -3,12 +3,9 @@
 -- inputs: stg_search_trials
 -- reason: search_front and the figures take the result of each strategy and target as one row.
 select
-    model,
-    search,
-    strategy,
-    remove,
+    model, search, strategy, remove,
     count(*) as results
 from stg_search_trials
 where is_result
-group by model, search, strategy, remove
+group by all
 having count(*) > 1

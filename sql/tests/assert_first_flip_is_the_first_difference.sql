@@ -3,14 +3,9 @@
 -- inputs: stg_decoding_steps, generations_without_noise, stg_models
 -- reason: up to the flip all trajectories read the same tokens, so that all lead to the same step. greedy_survival
 --   rests on it. Noise variants are excluded: they are rounding, and passes of other shapes round differently.
-with
-
-differences as (
+with differences as (
     select
-        steps.model,
-        steps.recipe,
-        steps.prompt_id,
-        steps.trajectory,
+        steps.model, steps.recipe, steps.prompt_id, steps.trajectory,
         min(steps.step) filter (
             where not (steps.is_same_token and steps.is_top1_same)
         ) as first_difference_step,
@@ -18,16 +13,12 @@ differences as (
             where least(steps.margin_dense, steps.margin_pruned) <= tie_margin(models.dtype, steps.recipe)
         ) as first_tie_step
     from stg_decoding_steps as steps
-    left join stg_models as models on steps.model = models.model
-    group by steps.model, steps.recipe, steps.prompt_id, steps.trajectory
+    left join stg_models as models using (model)
+    group by all
 )
 
 select
-    generations.model,
-    generations.recipe,
-    generations.prompt_id,
-    differences.trajectory,
-    generations.first_flip_step,
+    generations.model, generations.recipe, generations.prompt_id, differences.trajectory, generations.first_flip_step,
     differences.first_difference_step
 from generations_without_noise as generations
 inner join differences using (model, recipe, prompt_id)

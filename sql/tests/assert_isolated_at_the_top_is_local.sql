@@ -2,48 +2,27 @@
 -- grain: one row per model × recipe × prompt × position × lens × temperature that disagrees.
 -- inputs: stg_layer_transitions, stg_models
 -- reason: the two scopes come from different code: a replay and a run of the dense rest.
-with
-
-top as (
+with top as (
     select
-        transitions.model,
-        transitions.recipe,
-        transitions.prompt_id,
+        transitions.model, transitions.recipe, transitions.prompt_id,
         transitions.position as place,
-        transitions.scope,
-        transitions.lens,
-        transitions.temperature,
-        transitions.norm_dh,
+        transitions.scope, transitions.lens, transitions.temperature, transitions.norm_dh,
         transitions.kl_dense_pruned_nats
     from stg_layer_transitions as transitions
-    inner join stg_models as models on transitions.model = models.model
+    inner join stg_models as models using (model)
     where
-        transitions.layer = models.layers - 1
-        and transitions.sublayer = 'mlp'
+        transitions.layer = models.layers - 1 and transitions.sublayer = 'mlp'
         and transitions.scope in ('local', 'isolated')
 )
 
 select
-    locals.model,
-    locals.recipe,
-    locals.prompt_id,
-    locals.place,
-    locals.lens,
-    locals.temperature,
+    locals.model, locals.recipe, locals.prompt_id, locals.place, locals.lens, locals.temperature,
     locals.kl_dense_pruned_nats as kl_local_nats,
     isolated.kl_dense_pruned_nats as kl_isolated_nats
 from top as locals
-inner join top as isolated
-    on
-        locals.model = isolated.model
-        and locals.recipe = isolated.recipe
-        and locals.prompt_id = isolated.prompt_id
-        and locals.place = isolated.place
-        and locals.lens = isolated.lens
-        and locals.temperature = isolated.temperature
-        and isolated.scope = 'isolated'
+inner join top as isolated using (model, recipe, prompt_id, place, lens, temperature)
 where
-    locals.scope = 'local'
+    locals.scope = 'local' and isolated.scope = 'isolated'
     and (
         abs(locals.norm_dh - isolated.norm_dh) > 1e-3 * locals.norm_dh + 1e-6
         or abs(locals.kl_dense_pruned_nats - isolated.kl_dense_pruned_nats)

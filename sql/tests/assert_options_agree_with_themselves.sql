@@ -3,11 +3,7 @@
 -- grain: one row per question that contradicts itself.
 -- inputs: stg_option_subspace
 -- reason: the lists of a row are computed separately, and no schema relates them.
-select
-    model,
-    recipe,
-    prompt_id,
-    temperature
+select model, recipe, prompt_id, temperature
 from stg_option_subspace
 where
     not (

@@ -2,15 +2,9 @@
 -- grain: one row per decoding step that contradicts itself.
 -- inputs: stg_decoding_steps, stg_models
 -- reason: with greedy decoding the emitted tokens are the top tokens of the row's distributions.
-select
-    steps.model,
-    steps.recipe,
-    steps.prompt_id,
-    steps.trajectory,
-    steps.step,
-    steps.temperature
+select steps.model, steps.recipe, steps.prompt_id, steps.trajectory, steps.step, steps.temperature
 from stg_decoding_steps as steps
-left join stg_models as models on steps.model = models.model
+left join stg_models as models using (model)
 where
     -- Tokens come from decoding, ranks from dense logits plus shift: rounding may reverse a tie.
     (

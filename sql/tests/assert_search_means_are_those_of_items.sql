@@ -5,12 +5,9 @@
 -- how to read: an effect that was measured on fewer items has its ratio to another treatment of its sublayer times the
 --   mean of that one, and one without items is computed from other effects: neither is a mean over its own items.
 -- reason: differences are paired over the lists of items, and must be about the stored means.
-with
-
-complete_effects as (
+with complete_effects as (
     select
-        model,
-        search,
+        model, search,
         concat_ws(' ', place, matrix, treatment) as what,
         kl_dense_pruned_nats as mean_nats,
         typical_of(item_kl) as of_items
@@ -28,8 +25,7 @@ means as (
 
     select
         'search_trials' as table_name,
-        model,
-        search,
+        model, search,
         cast(trial as varchar) as what,
         measured_nats as mean_nats,
         list_avg(item_nats) as of_items

@@ -2,26 +2,15 @@
 -- grain: one row per contradiction.
 -- inputs: stg_text_tokens
 -- reason: all variants are compared with one dense pass over one sequence of tokens; kld_summary averages windows.
-with
-
-reference as (
-    select
-        model,
-        text_id,
-        position,
-        window_id,
-        token_id,
-        log_p_target_dense,
-        entropy_dense_nats
+with reference as (
+    select model, text_id, position, window_id, token_id, log_p_target_dense, entropy_dense_nats
     from stg_text_tokens
     where recipe = 'dense'
 ),
 
 other_tokens as (
     select
-        variants.model,
-        variants.recipe,
-        variants.text_id,
+        variants.model, variants.recipe, variants.text_id,
         variants.position as place,
         'another dense side' as contradiction
     from stg_text_tokens as variants
@@ -36,41 +25,33 @@ other_tokens as (
 
 sizes as (
     select
-        model,
-        recipe,
-        text_id,
-        window_id,
+        model, recipe, text_id, window_id,
         count(*) as tokens
     from stg_text_tokens
-    group by model, recipe, text_id, window_id
+    group by all
 ),
 
 uneven as (
     select
-        model,
-        recipe,
-        text_id,
+        model, recipe, text_id,
         null as place,
         'windows of different sizes' as contradiction
     from sizes
-    group by model, recipe, text_id
+    group by all
     having min(tokens) <> max(tokens)
 ),
 
 dense_scores as (
     select
-        model,
-        text_id,
+        model, text_id,
         count(*) as tokens
     from reference
-    group by model, text_id
+    group by all
 ),
 
 incomplete as (
     select
-        variants.model,
-        variants.recipe,
-        variants.text_id,
+        variants.model, variants.recipe, variants.text_id,
         null as place,
         'other tokens than the dense model' as contradiction
     from stg_text_tokens as variants

@@ -3,16 +3,9 @@
 -- inputs: decoding_without_noise, stg_decoding_steps, stg_generations, stg_models
 -- reason: a difference means a cache, a position or a prompt that is not the same on both sides. Noise variants are
 --   excluded: they are rounding, and passes of other shapes round differently.
-with
-
-compared as (
+with compared as (
     select
-        forced.model,
-        forced.recipe,
-        forced.prompt_id,
-        forced.step,
-        forced.temperature,
-        other.trajectory,
+        forced.model, forced.recipe, forced.prompt_id, forced.step, forced.temperature, other.trajectory,
         forced.kl_dense_pruned_nats as kl_teacher_forced_nats,
         other.kl_dense_pruned_nats as kl_nats,
         models.dtype,
@@ -24,20 +17,11 @@ compared as (
     left join stg_models as models using (model)
     left join stg_generations as generations using (model, recipe, prompt_id)
     where
-        forced.trajectory = 'teacher_forced'
-        and other.trajectory <> 'teacher_forced'
+        forced.trajectory = 'teacher_forced' and other.trajectory <> 'teacher_forced'
         and (forced.step = 0 or generations.first_flip_step is null or forced.step <= generations.first_flip_step)
 )
 
-select
-    model,
-    recipe,
-    prompt_id,
-    step,
-    trajectory,
-    temperature,
-    kl_teacher_forced_nats,
-    kl_nats
+select model, recipe, prompt_id, step, trajectory, temperature, kl_teacher_forced_nats, kl_nats
 from compared
 where
     case

@@ -72,7 +72,7 @@ SECTIONS = (
         select
             model, parameters, weight_format, task_group as task, kind, metric, score, n,
             wilson_interval(score * n, n)[1] as score_low, wilson_interval(score * n, n)[2] as score_high
-        from scores_without_noise inner join stg_models using (model)
+        from task_group_scores inner join stg_models using (model)
         where recipe = 'dense' and metric <> 'agreement' and is_higher_better order by parameters, kind, task, metric
         """,
     ),

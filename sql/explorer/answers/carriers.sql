@@ -1,9 +1,7 @@
 -- The three sublayers with the largest KL of the mildest variant that loops, or of the mildest if none does.
 -- grain: one row per model × sublayer, three per model.
 -- inputs: looping_texts, variant_summary, layer_kl_share
-with
-
-chosen as (
+with chosen as (
     select
         variants.model,
         first(
@@ -15,14 +13,11 @@ chosen as (
     from variant_summary as variants
     left join looping_texts using (model, recipe)
     where variants.recipe <> 'dense'
-    group by variants.model
+    group by all
 )
 
 select
-    layer_kl_share.model,
-    layer_kl_share.recipe,
-    layer_kl_share.layer,
-    layer_kl_share.sublayer,
+    layer_kl_share.model, layer_kl_share.recipe, layer_kl_share.layer, layer_kl_share.sublayer,
     layer_kl_share.share_of_kl
 from layer_kl_share
 inner join chosen using (model, recipe)

@@ -9,5 +9,5 @@ select
     quantile_disc(from_layer, 0.9) as layer_p90
 from first_divergent_layer
 where from_layer is not null
-group by model
+group by all
 order by model

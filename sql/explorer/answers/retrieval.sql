@@ -3,15 +3,12 @@
 -- inputs: q30_retrieval_loss
 -- how to read: a loss is the mean over data sets, of the variants that have all of them; its interval takes the data
 --   sets' queries as independent.
-with
-
-means as (
+with means as (
     select
-        model,
-        recipe,
+        model, recipe,
         avg(ndcg_dense) as ndcg_dense,
         avg(ndcg_loss_share) as loss,
-        -- NULL where a data set has no interval.
+        -- NULL if a data set has no interval.
         if(
             count(ndcg_loss_share_high) = count(*),
             sqrt(sum((ndcg_loss_share_high - ndcg_loss_share) ** 2)) / count(*),

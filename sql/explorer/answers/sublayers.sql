@@ -12,14 +12,12 @@ counted as (
 
 sums as (
     select
-        model,
-        layer,
-        sublayer,
+        model, layer, sublayer,
         count(*) as variants,
         avg(share_of_kl) as share_mean,
         count(*) filter (where place_in_order <= 3) as variants_top3
     from counted
-    group by model, layer, sublayer
+    group by all
 )
 
 select *

@@ -2,16 +2,11 @@
 -- grain: one row per model × lens.
 -- inputs: local_amplification, paper_claims
 select
-    pruned.model,
-    pruned.lens,
-    pruned.positions,
+    pruned.model, pruned.lens, pruned.positions,
     pruned.one_minus_cos_h as h,
     pruned.one_minus_cos_z as z,
     pruned.one_minus_cos_p as p,
-    pruned.z_to_p_median,
-    pruned.share_amplified,
-    pruned.share_amplified_low,
-    pruned.share_amplified_high,
+    pruned.z_to_p_median, pruned.share_amplified, pruned.share_amplified_low, pruned.share_amplified_high,
     noise.z_to_p_median as noise_z_to_p_median,
     noise.share_amplified as noise_share_amplified,
     claims.verdict

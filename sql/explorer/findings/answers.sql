@@ -9,8 +9,7 @@ select
         as recipes_as_good
 from variant_summary as dense
 -- A variant that is pruned but not measured yet has answered no prompt.
-inner join variant_summary as pruned
-    on dense.model = pruned.model and pruned.recipe <> 'dense' and pruned.prompts > 0
-where dense.recipe = 'dense' and dense.prompts_graded > 0
-group by dense.model, dense.prompts_graded, dense.prompts_correct
+inner join variant_summary as pruned using (model)
+where dense.recipe = 'dense' and dense.prompts_graded > 0 and pruned.recipe <> 'dense' and pruned.prompts > 0
+group by all
 order by dense.model

@@ -1,9 +1,7 @@
 -- KL of dropping equally many attention and MLP sublayers, for the fewest and the most.
 -- grain: one row per model.
 -- inputs: variant_summary
-with
-
-pairs as (
+with pairs as (
     select
         model,
         sublayers_dropped_count as dropped,
@@ -13,7 +11,7 @@ pairs as (
         max(parameters_removed_share) filter (where method = 'mlp-drop') as share_mlp
     from variant_summary
     where method in ('attn-drop', 'mlp-drop') and kl_step0_nats is not null and sublayers_dropped_count > 0
-    group by model, sublayers_dropped_count
+    group by all
     having count(*) filter (where method = 'attn-drop') = 1 and count(*) filter (where method = 'mlp-drop') = 1
 )
 
@@ -32,5 +30,5 @@ select
     arg_max(share_attn, dropped) as most_share_attn,
     arg_max(share_mlp, dropped) as most_share_mlp
 from pairs
-group by model
+group by all
 order by model

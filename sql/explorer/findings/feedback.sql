@@ -1,4 +1,4 @@
--- KL on each trajectory behind the first flip, of the variants and of the noise, and what the comparison says.
+-- KL on each trajectory after the first flip, of the variants and of the noise, and what the comparison says.
 -- grain: one row per model.
 -- inputs: q13_own_text_against_forced
 select
@@ -14,6 +14,6 @@ select
     list(recipe order by recipe) filter (where not is_noise and free_running_is = 'further') as free_further
 from q13_own_text_against_forced
 where kl_own_text_median_nats is not null
-group by model
+group by all
 having variants > 0
 order by model

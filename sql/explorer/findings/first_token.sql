@@ -10,5 +10,5 @@ select
     last(recipe order by kl_step0_nats, recipe) as most_recipe
 from variant_summary
 where recipe <> 'dense' and kl_step0_nats is not null
-group by model
+group by all
 order by model

@@ -1,15 +1,9 @@
 -- Estimates against measurements behind one changed sublayer, and their correlation.
 -- grain: one row per model × theorem.
 -- inputs: estimate_points, reference_temperature, reference_lens
-with
-
-points as (
+with points as (
     select
-        every_point.model,
-        every_point.recipe,
-        every_point.scope,
-        every_point.theorem,
-        every_point.estimate,
+        every_point.model, every_point.recipe, every_point.scope, every_point.theorem, every_point.estimate,
         every_point.truth
     from estimate_points as every_point
     semi join reference_temperature using (model, recipe, temperature)
@@ -19,20 +13,16 @@ points as (
 
 by_variant as (
     select
-        model,
-        theorem,
-        scope,
-        recipe,
+        model, theorem, scope, recipe,
         correlation(cast(estimate as double), cast(truth as double)) as plain_correlation,
         correlation(ln(estimate), ln(truth)) as log_correlation
     from points
-    group by model, theorem, scope, recipe
+    group by all
 ),
 
 correlations as (
     select
-        model,
-        theorem,
+        model, theorem,
         median(plain_correlation) filter (where scope = 'local') as plain_correlation,
         min(plain_correlation) filter (where scope = 'local') as plain_correlation_min,
         max(plain_correlation) filter (where scope = 'local') as plain_correlation_max,
@@ -40,12 +30,11 @@ correlations as (
         median(plain_correlation) filter (where scope = 'propagated') as plain_correlation_propagated
     from by_variant
     where log_correlation is not null
-    group by model, theorem
+    group by all
 )
 
 select
-    points.model,
-    points.theorem,
+    points.model, points.theorem,
     count(*) as points,
     median(points.estimate / points.truth) as ratio_median,
     quantile_cont(points.estimate / points.truth, 0.1) as ratio_p10,
@@ -59,5 +48,5 @@ select
 from points
 left join correlations using (model, theorem)
 where points.scope = 'local'
-group by points.model, points.theorem
+group by all
 order by points.model, points.theorem

@@ -10,5 +10,5 @@ select
     max(first_flip_step_median) as first_flip_step_max
 from variant_summary
 where recipe <> 'dense'
-group by model
+group by all
 order by model

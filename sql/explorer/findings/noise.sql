@@ -8,6 +8,6 @@ select
     list(recipe order by recipe) filter (where is_below_noise) as recipes_below
 from variant_summary
 where recipe <> 'dense'
-group by model
+group by all
 having max(kl_noise_p95_nats) is not null
 order by model

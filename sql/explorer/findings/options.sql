@@ -1,13 +1,9 @@
 -- Choices among the options before and after pruning, and KL among the options and among all other tokens.
 -- grain: one row per model.
 -- inputs: option_shift, reference_temperature, q16_options_against_vocabulary, paper_claims
-with
-
-ranking as (
+with ranking as (
     select
-        option_shift.model,
-        option_shift.recipe,
-        option_shift.prompt_id,
+        option_shift.model, option_shift.recipe, option_shift.prompt_id,
         string_agg(
             option_shift.option_index, ',' order by option_shift.p_options_dense desc, option_shift.option_index asc
         ) as dense,
@@ -19,7 +15,7 @@ ranking as (
     from option_shift
     semi join reference_temperature using (model, recipe, temperature)
     where option_shift.recipe <> 'dense'
-    group by option_shift.model, option_shift.recipe, option_shift.prompt_id
+    group by all
 ),
 
 parts as (
@@ -28,7 +24,7 @@ parts as (
         median(shifts.options_share) as options_share
     from q16_options_against_vocabulary as shifts
     semi join reference_temperature using (model, recipe, temperature)
-    group by shifts.model
+    group by all
 )
 
 select
@@ -47,5 +43,5 @@ left join parts using (model)
 left join paper_claims as claims
     on ranking.model = claims.model and claims.claim = 'options_move_less'
 left join paper_claims as kept on ranking.model = kept.model and kept.claim = 'choice_is_kept'
-group by ranking.model
+group by all
 order by ranking.model

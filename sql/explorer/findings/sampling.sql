@@ -1,9 +1,7 @@
 -- Sampled texts that part from the dense ones, as measured and as expected, and the variants that part last.
 -- grain: one row per model with sampled texts of pruned variants.
 -- inputs: sampling_summary
-with
-
-ranked as (
+with ranked as (
     select
         *,
         rank() over (
@@ -23,5 +21,5 @@ select
     max(first_flip_step_median_expected) filter (where place = 1) as last_step_expected,
     max(equal_share) filter (where place = 1) as last_equal_share
 from ranked
-group by model
+group by all
 order by model

@@ -2,8 +2,7 @@
 -- grain: one row per model × text.
 -- inputs: kld_summary, variant_summary
 select
-    texts.model,
-    texts.text_id,
+    texts.model, texts.text_id,
     count(*) as variants,
     first(texts.tokens order by texts.ppl_pruned, texts.recipe) as tokens,
     first(texts.ppl_dense order by texts.ppl_pruned, texts.recipe) as ppl_dense,
@@ -18,5 +17,5 @@ select
 from kld_summary as texts
 semi join variant_summary as variants
     on texts.model = variants.model and texts.recipe = variants.recipe and variants.method <> 'dense'
-group by texts.model, texts.text_id
+group by all
 order by texts.model, texts.text_id

@@ -2,11 +2,7 @@
 -- grain: one row per model × search × target × kind of matrix of the strategy searched.
 -- inputs: search_matrices
 select
-    model,
-    search,
-    remove,
-    sublayer,
-    matrix,
+    model, search, remove, sublayer, matrix,
     sum(weights) / sum(sum(weights)) over (partition by model, search, remove) as share_of_weights,
     sum(removed_share * weights) / sum(weights) filter (removed_share is not null) as removed_share,
     min(removed_share) as lowest_share,

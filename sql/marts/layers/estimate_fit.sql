@@ -4,7 +4,7 @@
 -- inputs: estimate_points, transitions_without_noise
 -- how to read: ratio is estimate / truth, so above 1 the estimate overshoots. `T3 KL reversed` compares the same
 --   estimate with KL(pruned‖dense); to second order both directions are equal. worst_layer is the layer whose median
---   ratio is furthest from 1 on a log scale. Correlations are NULL below 10 points or where one side does not vary. The
+--   ratio is furthest from 1 on a log scale. Correlations are NULL below 10 points or if one side does not vary. The
 --   dense recipe and untouched sublayers in local scope have no shift and are excluded, as are noise variants.
 -- reason: q02, q03 and q04 ask the same question of different theorems. The points are not materialized, because a
 --   filter on theorem then skips the layer records of the others.
@@ -19,20 +19,12 @@
 --   share_within_10_percent: Share of points whose estimate is within 10 % of the truth [share]
 --   worst_layer: Layer whose median ratio is furthest from 1 on a log scale
 --   worst_layer_ratio_median: Median of estimate over truth in that layer [ratio]
-with
-
-points as not materialized (
+with points as not materialized (
     select * exclude (prompt_id, position)
     from estimate_points
     union all
     select
-        model,
-        recipe,
-        layer,
-        sublayer,
-        scope,
-        lens,
-        temperature,
+        model, recipe, layer, sublayer, scope, lens, temperature,
         'T3 KL reversed' as theorem,
         t3_kl_nats as estimate,
         kl_pruned_dense_nats as truth
@@ -42,13 +34,7 @@ points as not materialized (
 
 fits as (
     select
-        model,
-        recipe,
-        scope,
-        lens,
-        temperature,
-        sublayer,
-        theorem,
+        model, recipe, scope, lens, temperature, sublayer, theorem,
         fit_to_truth(estimate, truth) as fit
     from points
     group by all
@@ -56,14 +42,7 @@ fits as (
 
 layers as (
     select
-        model,
-        recipe,
-        scope,
-        lens,
-        temperature,
-        sublayer,
-        theorem,
-        layer,
+        model, recipe, scope, lens, temperature, sublayer, theorem, layer,
         median(ratio_to_truth(estimate, truth)) as ratio
     from points
     group by all
@@ -71,26 +50,14 @@ layers as (
 
 worst_layers as (
     select
-        model,
-        recipe,
-        scope,
-        lens,
-        temperature,
-        sublayer,
-        theorem,
+        model, recipe, scope, lens, temperature, sublayer, theorem,
         worst_layer_of(layer, ratio) as worst
     from layers
     group by all
 )
 
 select
-    fits.model,
-    fits.recipe,
-    fits.scope,
-    fits.lens,
-    fits.temperature,
-    fits.sublayer,
-    fits.theorem,
+    fits.model, fits.recipe, fits.scope, fits.lens, fits.temperature, fits.sublayer, fits.theorem,
     fits.fit.n,
     fits.fit.pearson_log10,
     fits.fit.pearson,

@@ -13,15 +13,7 @@
 --   truth: Quantity that it estimates, above 0 [1 - cosine; nats for T3 KL] = one_minus_cos_h, _z, _p or
 --     kl_dense_pruned_nats
 select
-    model,
-    recipe,
-    prompt_id,
-    position,
-    layer,
-    sublayer,
-    scope,
-    lens,
-    temperature,
+    model, recipe, prompt_id, position, layer, sublayer, scope, lens, temperature,
     'T1 h' as theorem,
     t1_h as estimate,
     one_minus_cos_h as truth
@@ -31,15 +23,7 @@ where one_minus_cos_h > 0
 union all
 
 select
-    model,
-    recipe,
-    prompt_id,
-    position,
-    layer,
-    sublayer,
-    scope,
-    lens,
-    temperature,
+    model, recipe, prompt_id, position, layer, sublayer, scope, lens, temperature,
     'T1 z' as theorem,
     t1_z as estimate,
     one_minus_cos_z as truth
@@ -49,15 +33,7 @@ where one_minus_cos_z > 0
 union all
 
 select
-    model,
-    recipe,
-    prompt_id,
-    position,
-    layer,
-    sublayer,
-    scope,
-    lens,
-    temperature,
+    model, recipe, prompt_id, position, layer, sublayer, scope, lens, temperature,
     'T2 p' as theorem,
     t2_p as estimate,
     one_minus_cos_p as truth
@@ -67,15 +43,7 @@ where one_minus_cos_p > 0
 union all
 
 select
-    model,
-    recipe,
-    prompt_id,
-    position,
-    layer,
-    sublayer,
-    scope,
-    lens,
-    temperature,
+    model, recipe, prompt_id, position, layer, sublayer, scope, lens, temperature,
     'T3 KL' as theorem,
     t3_kl_nats as estimate,
     kl_dense_pruned_nats as truth

@@ -9,12 +9,12 @@
 --   that the two models may differ and agree again; from_layer and from_sublayer are where they start to differ up to
 --   the output. margin_dense is the margin of the dense model's output at the step, lens_margin_dense the margin behind
 --   the sublayer. is_margin_low says that less than a quarter of the prompt's steps have a smaller margin; it is NULL
---   below four steps. All columns are NULL where the prompt never flips, and the columns of the layers where the step
---   was not measured in scope propagated through lens normed. The dense recipe and noise variants are excluded.
+--   below four steps. All columns are NULL if the prompt never flips, and the columns of the layers where the step was
+--   not measured in scope propagated through lens normed. The dense recipe and noise variants are excluded.
 -- reason: one row says where a generation first differs, and whether the dense model was undecided there. The view is
 --   long because steps and layers must be joined before either is aggregated.
 -- columns:
---   step: First step whose token differs from the dense model's; NULL where none does [step]
+--   step: First step whose token differs from the dense model's; NULL if none does [step]
 --   layer: First layer behind whose sublayer the most likely token differs at that step
 --   sublayer: The sublayer of that layer
 --   lens_kl_nats: KL(dense‖pruned) behind that sublayer, through lens normed [nats]
@@ -32,10 +32,7 @@ with
 -- The dense model reads its own tokens in these trajectories, and the pruned model reads the same up to the first flip.
 steps as (
     select
-        model,
-        recipe,
-        prompt_id,
-        step,
+        model, recipe, prompt_id, step,
         any_value(temperature) as temperature,
         bool_or(not is_same_token) as is_flip,
         first(token_text_dense order by trajectory) as token_text_dense,
@@ -44,7 +41,7 @@ steps as (
         first(kl_dense_pruned_nats order by trajectory desc) as kl_output_nats
     from decoding_at_reference
     where recipe <> 'dense' and trajectory in ('teacher_forced', 'free_running')
-    group by model, recipe, prompt_id, step
+    group by all
 ),
 
 placed as (
@@ -57,13 +54,11 @@ placed as (
 
 prompts as (
     select
-        model,
-        recipe,
-        prompt_id,
+        model, recipe, prompt_id,
         any_value(steps) as steps,
         min(step) filter (where is_flip) as step
     from placed
-    group by model, recipe, prompt_id
+    group by all
 ),
 
 flips as (
@@ -74,15 +69,9 @@ flips as (
 
 sublayers as (
     select
-        transitions.model,
-        transitions.recipe,
-        transitions.prompt_id,
-        transitions.layer,
-        transitions.sublayer,
+        transitions.model, transitions.recipe, transitions.prompt_id, transitions.layer, transitions.sublayer,
         2 * transitions.layer + cast(transitions.sublayer = 'mlp' as integer) as place,
-        transitions.is_top1_same,
-        transitions.kl_dense_pruned_nats,
-        transitions.margin_dense
+        transitions.is_top1_same, transitions.kl_dense_pruned_nats, transitions.margin_dense
     from stg_layer_transitions as transitions
     inner join flips using (model, recipe, prompt_id, step, temperature)
     where transitions.scope = 'propagated' and transitions.lens = 'normed'
@@ -97,9 +86,7 @@ parted as (
 
 layers as (
     select
-        model,
-        recipe,
-        prompt_id,
+        model, recipe, prompt_id,
         arg_min(layer, place) as layer,
         arg_min(sublayer, place) as sublayer,
         arg_min(kl_dense_pruned_nats, place) as lens_kl_nats,
@@ -108,25 +95,13 @@ layers as (
         arg_min(sublayer, place) filter (where place > coalesce(last_same, -1)) as from_sublayer
     from parted
     where not is_top1_same
-    group by model, recipe, prompt_id
+    group by all
 )
 
 select
-    prompts.model,
-    prompts.recipe,
-    prompts.prompt_id,
-    prompts.step,
-    flips.token_text_dense,
-    flips.token_text_pruned,
-    layers.layer,
-    layers.sublayer,
-    layers.lens_kl_nats,
-    layers.lens_margin_dense,
-    layers.from_layer,
-    layers.from_sublayer,
-    flips.kl_output_nats,
-    flips.margin_dense,
-    flips.margin_share_below,
+    prompts.model, prompts.recipe, prompts.prompt_id, prompts.step, flips.token_text_dense, flips.token_text_pruned,
+    layers.layer, layers.sublayer, layers.lens_kl_nats, layers.lens_margin_dense, layers.from_layer,
+    layers.from_sublayer, flips.kl_output_nats, flips.margin_dense, flips.margin_share_below,
     case when prompts.steps >= 4 then flips.margin_share_below < 0.25 end as is_margin_low,
     prompts.steps
 from prompts

@@ -3,12 +3,12 @@
 -- key: model, recipe, layer, sublayer
 -- inputs: layer_summary, reference_temperature, first_divergent_layer
 -- how to read: kl_alone_nats is the mean KL that this sublayer alone causes at the reference temperature, lens normed:
---   at the model's output where scope isolated was measured for all changed sublayers, else directly behind the
---   sublayer (scope local). share_of_kl is its part of the sum over the variant's changed sublayers; place_in_order 1
---   is the largest. Effects of sublayers do not add up to the joint effect, so that a share says where the damage
---   arises and not how much would be saved by sparing the sublayer. prompts_parted counts the prompts whose most likely
---   token, at the first flip of the whole pruned model, differs from this sublayer up to the output; sublayers that the
---   recipe did not change can cause this too and have no row here. Noise variants are excluded.
+--   at the model's output if scope isolated was measured for all changed sublayers, else directly behind the sublayer
+--   (scope local). share_of_kl is its part of the sum over the variant's changed sublayers; place_in_order 1 is the
+--   largest. Effects of sublayers do not add up to the joint effect, so that a share says where the damage arises and
+--   not how much would be saved by sparing the sublayer. prompts_parted counts the prompts whose most likely token, at
+--   the first flip of the whole pruned model, differs from this sublayer up to the output; sublayers that the recipe
+--   did not change can cause this too and have no row here. Noise variants are excluded.
 -- reason: pruning becomes milder when the sublayers with the largest effect are spared; a list of all layers does not
 --   rank them.
 -- columns:
@@ -19,20 +19,15 @@
 --   share_of_kl: Its part of the sum over the variant's changed sublayers [share]
 --   place_in_order: Its rank by share_of_kl, 1 the largest; equal ones by depth [rank]
 --   prompts_parted: Prompts whose most likely token differs from here up to the output, at the first flip [prompts]
-with
-
-alone as (
+with alone as (
     select
-        layers.model,
-        layers.recipe,
-        layers.layer,
-        layers.sublayer,
+        layers.model, layers.recipe, layers.layer, layers.sublayer,
         max(layers.kl_mean_nats) filter (where layers.scope = 'local') as kl_local_nats,
         max(layers.kl_mean_nats) filter (where layers.scope = 'isolated') as kl_isolated_nats
     from layer_summary as layers
     semi join reference_temperature using (model, recipe, temperature)
     where layers.is_changed and layers.lens = 'normed' and layers.scope in ('local', 'isolated')
-    group by layers.model, layers.recipe, layers.layer, layers.sublayer
+    group by all
 ),
 
 -- KLs behind a sublayer and at the output do not add up, so that one scope is used for the whole variant.
@@ -50,23 +45,17 @@ measured as (
 
 parted as (
     select
-        model,
-        recipe,
+        model, recipe,
         from_layer as layer,
         from_sublayer as sublayer,
         count(*) as prompts_parted
     from first_divergent_layer
     where from_layer is not null
-    group by model, recipe, from_layer, from_sublayer
+    group by all
 )
 
 select
-    measured.model,
-    measured.recipe,
-    measured.layer,
-    measured.sublayer,
-    measured.scope,
-    measured.kl_alone_nats,
+    measured.model, measured.recipe, measured.layer, measured.sublayer, measured.scope, measured.kl_alone_nats,
     measured.kl_alone_nats
     / nullif(sum(measured.kl_alone_nats) over (partition by measured.model, measured.recipe), 0) as share_of_kl,
     row_number() over (

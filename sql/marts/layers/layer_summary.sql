@@ -6,8 +6,8 @@
 --   propagated the effect of all pruned sublayers up to this one. Where is_changed is false the local shift is exactly
 --   0 by construction and the propagated one comes from earlier layers. The cosines are 1 − one_minus_cos; for small
 --   shifts read one_minus_cos_*, which keep their digits. is_below_noise says that kl_median_nats is at most
---   kl_noise_p95_nats, the 95th percentile of noise_floor at the same sublayer and scope. Both are NULL where no noise
---   was measured. Noise variants are excluded.
+--   kl_noise_p95_nats, the 95th percentile of noise_floor at the same sublayer and scope. Both are NULL if no noise was
+--   measured. Noise variants are excluded.
 -- reason: a chart of a quantity against depth needs about a thousand rows, not one per token.
 -- columns:
 --   is_changed: Whether the recipe changed this sublayer's weights or dropped it
@@ -38,17 +38,10 @@
 --     noise [nats]
 --   is_below_noise: Whether the median KL is at most what rounding causes; NULL without noise = kl_median_nats <=
 --     kl_noise_p95_nats
-with
-
-spread as (
+with spread as (
     select
-        transitions.model,
-        transitions.recipe,
-        transitions.layer,
-        transitions.sublayer,
-        transitions.scope,
-        transitions.lens,
-        transitions.temperature,
+        transitions.model, transitions.recipe, transitions.layer, transitions.sublayer, transitions.scope,
+        transitions.lens, transitions.temperature,
         bool_or(transitions.is_changed) as is_changed,
         count(*) as positions,
         avg(transitions.one_minus_cos_h) as one_minus_cos_h_mean,
@@ -67,15 +60,8 @@ spread as (
 )
 
 select
-    spread.model,
-    spread.recipe,
-    spread.layer,
-    spread.sublayer,
-    spread.scope,
-    spread.lens,
-    spread.temperature,
-    spread.is_changed,
-    spread.positions,
+    spread.model, spread.recipe, spread.layer, spread.sublayer, spread.scope, spread.lens, spread.temperature,
+    spread.is_changed, spread.positions,
     1 - spread.one_minus_cos_h_mean as cos_h_mean,
     1 - spread.one_minus_cos_h_spread[2] as cos_h_p10,
     1 - spread.one_minus_cos_h_spread[1] as cos_h_p90,
@@ -94,10 +80,7 @@ select
     spread.one_minus_cos_p_mean,
     spread.one_minus_cos_p_spread[1] as one_minus_cos_p_p10,
     spread.one_minus_cos_p_spread[2] as one_minus_cos_p_p90,
-    spread.kl_mean_nats,
-    spread.kl_median_nats,
-    spread.var_p_dz_mean,
-    spread.orth_rel_h_mean,
+    spread.kl_mean_nats, spread.kl_median_nats, spread.var_p_dz_mean, spread.orth_rel_h_mean,
     floors.kl_p95_nats as kl_noise_p95_nats,
     spread.kl_median_nats <= floors.kl_p95_nats as is_below_noise
 from spread

@@ -3,20 +3,13 @@
 -- grain: one row per model × recipe × prompt × position × layer × sublayer × scope × lens (reference temperature).
 -- key: model, recipe, prompt_id, position, layer, sublayer, scope, lens
 -- inputs: transitions_at_reference
--- how to read: h and z do not depend on T; p and the variances are those at T = 1 where it was measured. The dense
---   recipe is excluded, and so are sublayers that the recipe did not touch, except in scope propagated: their shifts
---   are 0 by construction. Noise variants are excluded.
+-- how to read: h and z do not depend on T; p and the variances are those at T = 1 if it was measured. The dense recipe
+--   is excluded, and so are sublayers that the recipe did not touch, except in scope propagated: their shifts are 0 by
+--   construction. Noise variants are excluded.
 -- reason: these zeros would pull every median of the questions about geometry towards 0.
 select
-    transitions.model,
-    transitions.recipe,
-    transitions.prompt_id,
-    transitions.position,
-    transitions.layer,
-    transitions.sublayer,
-    transitions.scope,
-    transitions.lens,
-    transitions.temperature,
+    transitions.model, transitions.recipe, transitions.prompt_id, transitions.position, transitions.layer,
+    transitions.sublayer, transitions.scope, transitions.lens, transitions.temperature,
     cast(transitions.par_rel_h as double) as par_rel_h,
     cast(transitions.orth_rel_h as double) as orth_rel_h,
     cast(transitions.par_rel_z as double) as par_rel_z,

@@ -8,7 +8,7 @@
 --   its rank correlation with the output KL itself (ranked among all outputs of the variant). *_low and *_high are a
 --   95 % interval by Student's t with prompts as the independent units, because the positions of one prompt are not
 --   independent: to first order, with ranks and thresholds as they are over all prompts, of spearman and auc on
---   Fisher's scale and of the lift on a logarithmic one. Not corrected for the number of sublayers. NULL where there is
+--   Fisher's scale and of the lift on a logarithmic one. Not corrected for the number of sublayers. NULL if there is
 --   too little data: spearman below 10 positions, auc and lift below 3 spikes, bounds below 2 prompts (of auc and lift
 --   below 3 prompts with spikes), where no prompt deviates, and at an auc of 0 or 1 and a lift of 0. Excluded are the
 --   dense recipe and sublayers that the recipe did not touch.
@@ -31,17 +31,12 @@ with
 
 -- Read twice below.
 sums as (
-    select *
-    from spike_sums
+    select * from spike_sums
 ),
 
 fits as (
     select
-        model,
-        recipe,
-        layer,
-        sublayer,
-        lens,
+        model, recipe, layer, sublayer, lens,
         cast(sum(n) as bigint) as n,
         count(*) as n_prompts,
         cast(sum(spikes) as bigint) as n_spikes,
@@ -67,16 +62,12 @@ fits as (
         sum(largest) as all_largest,
         sum(largest_spikes) as all_largest_spikes
     from sums
-    group by model, recipe, layer, sublayer, lens
+    group by all
 ),
 
 spreads as (
     select
-        fits.model,
-        fits.recipe,
-        fits.layer,
-        fits.sublayer,
-        fits.lens,
+        fits.model, fits.recipe, fits.layer, fits.sublayer, fits.lens,
         half_width_over_clusters(
             influence_on_correlation(
                 sums.uv - fits.u_mean * sums.v - fits.v_mean * sums.u + sums.n * fits.u_mean * fits.v_mean,
@@ -89,16 +80,11 @@ spreads as (
         ) as spearman,
         half_width_over_clusters(
             influence_on_auc(
-                sums.calm_below_spikes,
-                sums.spikes,
-                sums.spikes_below_calm,
-                sums.calm,
-                fits.auc,
-                fits.all_spikes,
+                sums.calm_below_spikes, sums.spikes, sums.spikes_below_calm, sums.calm, fits.auc, fits.all_spikes,
                 fits.all_calm
             )
         ) as auc,
-        -- Of the logarithm of the ratio of two rates.
+        -- The logarithm of the ratio of two rates.
         half_width_over_clusters(
             sums.largest_spikes / nullif(fits.all_largest_spikes, 0)
             - sums.largest / nullif(fits.all_largest, 0)
@@ -107,7 +93,7 @@ spreads as (
         ) as log_lift
     from fits
     inner join sums using (model, recipe, layer, sublayer, lens)
-    group by fits.model, fits.recipe, fits.layer, fits.sublayer, fits.lens
+    group by all
 ),
 
 intervals as (
@@ -121,15 +107,7 @@ intervals as (
 )
 
 select
-    model,
-    recipe,
-    layer,
-    sublayer,
-    lens,
-    n,
-    n_prompts,
-    n_spikes,
-    spearman,
+    model, recipe, layer, sublayer, lens, n, n_prompts, n_spikes, spearman,
     spearman_ends[1] as spearman_low,
     spearman_ends[2] as spearman_high,
     auc,

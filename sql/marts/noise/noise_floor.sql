@@ -1,12 +1,12 @@
--- How far rounding alone moves the stream behind each sublayer: smaller shifts are no evidence about pruning.
+-- How far rounding alone moves the stream behind each sublayer: smaller shifts are not evidence about pruning.
 -- grain: one row per model × layer × sublayer × scope × lens × temperature.
 -- key: model, layer, sublayer, scope, lens, temperature
 -- inputs: stg_layer_transitions, noise_variants, dense_ends
 -- how to read: the dense model is compared with itself in bfloat16 and with another order of summation: run whole on
 --   the same tokens (scope propagated), or in one sublayer alone (local, and isolated at the output). p95 and max are
---   over prompts and positions; of several noise variants the largest value counts. No rows where the study measured
---   no noise, and no local and isolated ones from releases that stored zeros there.
--- reason: a divergence is a finding only where it is larger than what another dtype or batch size causes with the same
+--   over prompts and positions; of several noise variants the largest value counts. No rows if the study measured no
+--   noise, and no local and isolated ones from releases that stored zeros there.
+-- reason: a divergence is a finding only if it is larger than what another dtype or batch size causes with the same
 --   weights.
 -- columns:
 --   noise_variants: Noise variants that the floor is the largest of [variants]
@@ -21,17 +21,10 @@
 --   one_minus_cos_p_max: Largest of the cosine defect of p [1 - cosine]
 --   total_variation_p95: 95th percentile of the total variation distance [probability]
 --   total_variation_max: Largest of the total variation distance [probability]
-with
-
-spread as (
+with spread as (
     select
-        transitions.model,
-        transitions.recipe,
-        transitions.layer,
-        transitions.sublayer,
-        transitions.scope,
-        transitions.lens,
-        transitions.temperature,
+        transitions.model, transitions.recipe, transitions.layer, transitions.sublayer, transitions.scope,
+        transitions.lens, transitions.temperature,
         count(*) as positions,
         quantile_cont(transitions.kl_dense_pruned_nats, 0.95) as kl_p95_nats,
         max(transitions.kl_dense_pruned_nats) as kl_max_nats,
@@ -53,12 +46,7 @@ spread as (
 )
 
 select
-    model,
-    layer,
-    sublayer,
-    scope,
-    lens,
-    temperature,
+    model, layer, sublayer, scope, lens, temperature,
     count(*) as noise_variants,
     min(positions) as positions,
     max(kl_p95_nats) as kl_p95_nats,
@@ -72,4 +60,4 @@ select
     max(total_variation_p95) as total_variation_p95,
     max(total_variation_max) as total_variation_max
 from spread
-group by model, layer, sublayer, scope, lens, temperature
+group by all

@@ -7,7 +7,7 @@
 --   (token_acceptance): teacher_forced along the dense model's texts, which is where speculative sampling moves,
 --   because its texts are distributed as the dense model's; own_text along the variant's. It is computed from the two
 --   distributions; no speculative sampling is run. The interval is Student's t over prompts; NULL below 3 prompts and
---   where no prompt deviates. Noise variants are the null: what rounding alone rejects.
+--   if no prompt deviates. Noise variants are the null: what rounding alone rejects.
 -- reason: a rate from 0 to 1 that has a use, and the same unit for every model.
 -- columns:
 --   is_noise: Whether the variant is the dense model with other rounding
@@ -16,16 +16,9 @@
 --   acceptance_rate: Share of proposed tokens that the dense model accepts, expected [share]
 --   acceptance_low: Lower end of its 95 % interval, Student's t over prompts [share]
 --   acceptance_high: Upper end of it [share]
-with
-
-prompts as (
+with prompts as (
     select
-        model,
-        recipe,
-        decoding,
-        trajectory,
-        prompt_id,
-        temperature,
+        model, recipe, decoding, trajectory, prompt_id, temperature,
         sum(acceptance) as accepted,
         count(*) as tokens
     from token_acceptance
@@ -34,29 +27,19 @@ prompts as (
 
 rates as (
     select
-        model,
-        recipe,
-        decoding,
-        trajectory,
-        temperature,
+        model, recipe, decoding, trajectory, temperature,
         count(*) as prompts,
         cast(sum(tokens) as bigint) as tokens,
         sum(accepted) / sum(tokens) as acceptance_rate,
         half_width_of_mean(accepted, tokens) as half_width
     from prompts
-    group by model, recipe, decoding, trajectory, temperature
+    group by all
 )
 
 select
-    rates.model,
-    rates.recipe,
+    rates.model, rates.recipe,
     noise_variants.recipe is not null as is_noise,
-    rates.decoding,
-    rates.trajectory,
-    rates.temperature,
-    rates.prompts,
-    rates.tokens,
-    rates.acceptance_rate,
+    rates.decoding, rates.trajectory, rates.temperature, rates.prompts, rates.tokens, rates.acceptance_rate,
     interval_within(rates.acceptance_rate, rates.half_width, 0, 1, rates.prompts)[1] as acceptance_low,
     interval_within(rates.acceptance_rate, rates.half_width, 0, 1, rates.prompts)[2] as acceptance_high
 from rates

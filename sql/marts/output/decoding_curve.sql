@@ -5,8 +5,8 @@
 -- how to read: at first_flip_step both models still read the same tokens, so that is_after_flip begins one step later;
 --   up to there all trajectories agree, and on fork the KL is 0. answer_end_step is the end of the answer that is read:
 --   the dense one under teacher_forced and fork, the variant's under own_text, the one that is complete first under
---   free_running; NULL where it never is complete. is_below_noise says that the KL is at most kl_noise_p95_nats of
---   output_noise_ceiling at the same temperature: such a step shows no damage. NULL where no noise was measured. Noise
+--   free_running; NULL if it never is complete. is_below_noise says that the KL is at most kl_noise_p95_nats of
+--   output_noise_ceiling at the same temperature: such a step shows no damage. NULL if no noise was measured. Noise
 --   variants are excluded.
 -- reason: divergence after the answer is complete must be distinguished from divergence inside it.
 -- columns:
@@ -15,9 +15,7 @@
 --   is_after_answer: Whether the step is after the end of the answer = step > answer_end_step
 --   is_below_noise: Whether the KL is at most what rounding causes at the output; NULL without noise = KL <=
 --     kl_p95_nats of noise_at_output
-with
-
-marked as (
+with marked as (
     select
         steps.*,
         pruned.first_flip_step,
@@ -33,20 +31,9 @@ marked as (
 )
 
 select
-    marked.model,
-    marked.recipe,
-    marked.prompt_id,
-    marked.trajectory,
-    marked.step,
-    marked.temperature,
-    marked.kl_dense_pruned_nats,
-    marked.one_minus_cos_h,
-    marked.one_minus_cos_z,
-    marked.one_minus_cos_p,
-    marked.entropy_dense_nats,
-    marked.margin_dense,
-    marked.first_flip_step,
-    marked.answer_end_step,
+    marked.model, marked.recipe, marked.prompt_id, marked.trajectory, marked.step, marked.temperature,
+    marked.kl_dense_pruned_nats, marked.one_minus_cos_h, marked.one_minus_cos_z, marked.one_minus_cos_p,
+    marked.entropy_dense_nats, marked.margin_dense, marked.first_flip_step, marked.answer_end_step,
     coalesce(marked.step > marked.first_flip_step, false) as is_after_flip,
     coalesce(marked.step > marked.answer_end_step, false) as is_after_answer,
     marked.kl_dense_pruned_nats <= ceilings.kl_noise_p95_nats as is_below_noise

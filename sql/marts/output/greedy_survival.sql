@@ -16,9 +16,7 @@
 --   equal_share: Share of texts equal up to and including the step = product of 1 − hazard [share]
 --   equal_share_low: Lower end of its 95 % interval, Wilson's with Peto's number of texts [share]
 --   equal_share_high: Upper end of it [share]
-with
-
-at_risk as (
+with at_risk as (
     select *
     from greedy_steps
     qualify step <= coalesce(min(step) filter (where is_flip) over (partition by model, recipe, prompt_id), step)
@@ -26,9 +24,7 @@ at_risk as (
 
 counts as (
     select
-        model,
-        recipe,
-        step,
+        model, recipe, step,
         count(*) as texts_at_risk,
         count(*) filter (where is_flip) as flips
     from at_risk
@@ -49,12 +45,9 @@ curves as (
 )
 
 select
-    curves.model,
-    curves.recipe,
+    curves.model, curves.recipe,
     noise_variants.recipe is not null as is_noise,
-    curves.step,
-    curves.texts_at_risk,
-    curves.flips,
+    curves.step, curves.texts_at_risk, curves.flips,
     curves.flips / curves.texts_at_risk as hazard,
     curves.equal_share,
     wilson_interval(curves.texts_at_risk - curves.flips, curves.texts_at_risk / curves.equal_share_before)[1]

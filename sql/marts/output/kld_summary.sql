@@ -10,9 +10,9 @@
 --   variant minus the dense one: below 0 the variant does worse. ln_ppl_ratio is ln(ppl_pruned / ppl_dense), paired
 --   token by token, so that its error is far below the errors of the two perplexities. Percentiles interpolate between
 --   neighbours. *_noise and kl_noise_* are the same figures of the dense model against itself, rounded or summed in
---   another way, with the same text_hash, context and stride (NULL where there is none); of several noise variants the
---   largest value counts. A figure within them is no evidence about pruning. is_below_noise says that the median KL is
---   at most kl_noise_p95_nats. Noise variants are excluded. Compare two perplexities only where text_hash, context and
+--   another way, with the same text_hash, context and stride (NULL if there is none); of several noise variants the
+--   largest value counts. A figure within them is not evidence about pruning. is_below_noise says that the median KL is
+--   at most kl_noise_p95_nats. Noise variants are excluded. Compare two perplexities only if text_hash, context and
 --   stride are the same; calibration_hash is that of the variant's tokens.
 -- reason: perplexity and these figures are the usual way to compare compressed models on a text. The view is long
 --   because llama.cpp prints that many figures.
@@ -88,17 +88,12 @@ with
 
 -- Read twice below, so that the statistics are computed once.
 over_tokens as (
-    select *
-    from text_statistics
+    select * from text_statistics
 ),
 
 floors as (
     select
-        over_tokens.model,
-        over_tokens.text_id,
-        over_tokens.text_hash,
-        over_tokens.context,
-        over_tokens.stride,
+        over_tokens.model, over_tokens.text_id, over_tokens.text_hash, over_tokens.context, over_tokens.stride,
         max(abs(over_tokens.ln_ratio)) as ln_ppl_ratio_noise,
         max(over_tokens.kl) as kl_noise_mean_nats,
         max(over_tokens.kl_max) as kl_noise_max_nats,
@@ -113,15 +108,8 @@ floors as (
 )
 
 select
-    over_tokens.model,
-    over_tokens.recipe,
-    over_tokens.text_id,
-    over_tokens.text_hash,
-    over_tokens.context,
-    over_tokens.stride,
-    stg_variants.calibration_hash,
-    over_tokens.tokens,
-    over_windows.windows,
+    over_tokens.model, over_tokens.recipe, over_tokens.text_id, over_tokens.text_hash, over_tokens.context,
+    over_tokens.stride, stg_variants.calibration_hash, over_tokens.tokens, over_windows.windows,
     exp(over_tokens.nll_dense) as ppl_dense,
     exp(over_tokens.nll_dense) * over_windows.nll_dense_se as ppl_dense_se,
     exp(over_tokens.nll_dense) * over_tokens.nll_dense_se as ppl_dense_se_iid,
@@ -161,10 +149,7 @@ select
     over_tokens.kl_quantiles[8] as kl_p01_nats,
     over_tokens.kl_quantiles[9] as kl_p001_nats,
     over_tokens.kl_min as kl_min_nats,
-    floors.kl_noise_mean_nats,
-    floors.kl_noise_max_nats,
-    floors.kl_noise_p99_nats,
-    floors.kl_noise_p95_nats,
+    floors.kl_noise_mean_nats, floors.kl_noise_max_nats, floors.kl_noise_p99_nats, floors.kl_noise_p95_nats,
     floors.kl_noise_median_nats,
     over_tokens.kl_quantiles[5] <= floors.kl_noise_p95_nats as is_below_noise,
     over_tokens.delta_p_target as delta_p_mean,
@@ -173,8 +158,7 @@ select
     over_tokens.delta_p_rms,
     over_windows.delta_p_square_se / (2 * nullif(over_tokens.delta_p_rms, 0)) as delta_p_rms_se,
     over_tokens.delta_p_square_se / (2 * nullif(over_tokens.delta_p_rms, 0)) as delta_p_rms_se_iid,
-    floors.delta_p_rms_noise,
-    over_tokens.delta_p_max,
+    floors.delta_p_rms_noise, over_tokens.delta_p_max,
     over_tokens.delta_p_quantiles[1] as delta_p_p999,
     over_tokens.delta_p_quantiles[2] as delta_p_p99,
     over_tokens.delta_p_quantiles[3] as delta_p_p95,

@@ -1,9 +1,9 @@
 -- Each answer option of each question on both sides: logit, probability and rank.
 -- grain: one row per model × recipe × question × temperature × option.
 -- key: model, recipe, prompt_id, temperature, option_index
--- inputs: options_without_noise
+-- inputs: stg_option_subspace, noise_variants
 -- how to read: p_options_* are renormalised over the options, p_full_* are in the whole vocabulary; ranks are in the
---   whole vocabulary, 1 is first. option_index counts from 0 in the question's order; is_gold is NULL where the study
+--   whole vocabulary, 1 is first. option_index counts from 0 in the question's order; is_gold is NULL if the study
 --   names no right option. Noise variants are excluded.
 -- reason: charts and joins need the lists of option_subspace with one option per row.
 -- columns:
@@ -17,16 +17,10 @@
 --   rank_pruned: Pruned rank of the option in the whole vocabulary; 1 is first [rank]
 --   logit_dense: Dense logit of the option [logit]
 --   logit_pruned: Pruned logit of the option [logit]
---   is_gold: Whether it is the right option; NULL where the study names none = option = gold
-with
-
-unnested as (
+--   is_gold: Whether it is the right option; NULL if the study names none = option = gold
+with unnested as (
     select
-        questions.model,
-        questions.recipe,
-        questions.prompt_id,
-        questions.temperature,
-        questions.gold,
+        questions.model, questions.recipe, questions.prompt_id, questions.temperature, questions.gold,
         -- Lists unnested in one select are expanded in parallel.
         unnest(range(len(questions.options))) as option_index,
         unnest(questions.options) as option,
@@ -38,23 +32,14 @@ unnested as (
         unnest(questions.rank_pruned) as rank_pruned,
         unnest(questions.logits_dense) as logit_dense,
         unnest(questions.logits_pruned) as logit_pruned
-    from options_without_noise as questions
+    from stg_option_subspace as questions
+    anti join noise_variants using (model, recipe)
 )
 
 select
-    model,
-    recipe,
-    prompt_id,
-    temperature,
+    model, recipe, prompt_id, temperature,
     cast(option_index as integer) as option_index,
-    option,
-    p_options_dense,
-    p_options_pruned,
-    p_full_dense,
-    p_full_pruned,
-    rank_dense,
-    rank_pruned,
-    logit_dense,
+    option, p_options_dense, p_options_pruned, p_full_dense, p_full_pruned, rank_dense, rank_pruned, logit_dense,
     logit_pruned,
     option = gold as is_gold
 from unnested

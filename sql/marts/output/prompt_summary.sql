@@ -3,40 +3,36 @@
 -- key: model, prompt_id
 -- inputs: stg_generations, generations_without_noise, decoding_at_reference
 -- how to read: counts are of pruned variants with a text for the prompt. first_flip_step_median is over these variants,
---   where one that never flips counts as later than any step; it is NULL where that is the median. place_in_order is 1
---   for the prompt that breaks first: by first_flip_step_median, then by the shares of variants that flip and that
---   loop, then by kl_step0_median_nats, then by name. A measure that was not taken is NULL. Noise is excluded.
+--   where one that never flips counts as later than any step; it is NULL if that is the median. place_in_order is 1 for
+--   the prompt that breaks first: by first_flip_step_median, then by the shares of variants that flip and that loop,
+--   then by kl_step0_median_nats, then by name. A measure that was not taken is NULL. Noise is excluded.
 -- reason: with hundreds of prompts a reader starts from those that break first; the report lists them.
 -- columns:
 --   steps: Steps of the dense model's text up to its end [steps]
 --   variants: Pruned variants with a text for this prompt [variants]
 --   variants_flipped: Those whose text differs from the dense one [variants]
 --   variants_collapsed: Those whose text falls into a loop [variants]
---   first_flip_step_min: Earliest first flip of a variant; NULL where none flips [step]
---   first_flip_step_median: Median first flip over the variants; NULL where most never flip [step]
+--   first_flip_step_min: Earliest first flip of a variant; NULL if none flips [step]
+--   first_flip_step_median: Median first flip over the variants; NULL if most never flip [step]
 --   kl_step0_median_nats: Median KL(dense‖pruned) over variants at the first generated token [nats]
 --   variants_graded: Variants whose answer could be graded [variants]
 --   variants_correct: Variants with the right answer [variants]
 --   is_correct_dense: Whether the dense model gives the right answer; NULL without a known answer
 --   place_in_order: Place in the order of what breaks first, in its model; 1 is first
 --   place_in_kind: The same among the prompts of its kind
-with
-
-prompts as (
+with prompts as (
     select
-        model,
-        prompt_id,
+        model, prompt_id,
         any_value(kind) as kind,
         max(coalesce(end_step + 1, len(token_ids))) filter (where recipe = 'dense') as steps,
         bool_or(is_correct) filter (where recipe = 'dense') as is_correct_dense
     from stg_generations
-    group by model, prompt_id
+    group by all
 ),
 
 texts as (
     select
-        model,
-        prompt_id,
+        model, prompt_id,
         count(*) as variants,
         count(first_flip_step) as variants_flipped,
         count(collapse_step) as variants_collapsed,
@@ -47,17 +43,16 @@ texts as (
         cast(count_if(is_correct) as bigint) as variants_correct
     from generations_without_noise
     where recipe <> 'dense'
-    group by model, prompt_id
+    group by all
 ),
 
 first_steps as (
     select
-        model,
-        prompt_id,
+        model, prompt_id,
         median(kl_dense_pruned_nats) as kl_step0_median_nats
     from decoding_at_reference
     where recipe <> 'dense' and trajectory = 'teacher_forced' and step = 0
-    group by model, prompt_id
+    group by all
 ),
 
 ordered as (
@@ -84,19 +79,7 @@ ordered as (
 )
 
 select
-    model,
-    prompt_id,
-    kind,
-    steps,
-    variants,
-    variants_flipped,
-    variants_collapsed,
-    first_flip_step_min,
-    first_flip_step_median,
-    kl_step0_median_nats,
-    variants_graded,
-    variants_correct,
-    is_correct_dense,
-    place_in_order,
+    model, prompt_id, kind, steps, variants, variants_flipped, variants_collapsed, first_flip_step_min,
+    first_flip_step_median, kl_step0_median_nats, variants_graded, variants_correct, is_correct_dense, place_in_order,
     row_number() over (partition by model, kind order by place_in_order) as place_in_kind
 from ordered

@@ -25,9 +25,7 @@
 --   equal_share_expected: The same, expected from the distributions [share]
 --   equal_share_expected_low: Lower end of its 95 % interval, Student's t over prompts [share]
 --   equal_share_expected_high: Upper end of it [share]
-with
-
-horizons as (
+with horizons as (
     select
         model,
         unnest(range(max(step) + 1)) as step
@@ -39,36 +37,29 @@ horizons as (
 -- Texts that part at each step, by prompt.
 parted as (
     select
-        model,
-        recipe,
-        prompt_id,
+        model, recipe, prompt_id,
         first_flip_step as step,
         count(*) as flips
     from stg_sampled_generations
     where first_flip_step is not null
-    group by model, recipe, prompt_id, first_flip_step
+    group by all
 ),
 
 hazards as (
     select
-        model,
-        recipe,
-        prompt_id,
-        step,
+        model, recipe, prompt_id, step,
         sum(flip_probability) as flips_expected
     from stg_sampled_steps
     where trajectory = 'teacher_forced'
-    group by model, recipe, prompt_id, step
+    group by all
 ),
 
 prompts as (
     select
-        model,
-        recipe,
-        prompt_id,
+        model, recipe, prompt_id,
         count(*) as texts
     from stg_sampled_generations
-    group by model, recipe, prompt_id
+    group by all
 ),
 
 prompt_steps as (
@@ -92,9 +83,7 @@ prompt_steps as (
 
 sums as (
     select
-        model,
-        recipe,
-        step,
+        model, recipe, step,
         count(*) as prompts,
         sum(texts) as texts,
         sum(at_risk) as at_risk,
@@ -102,7 +91,7 @@ sums as (
         sum(flips_expected) as flips_expected,
         sum(flips_expected) / nullif(sum(at_risk), 0) as hazard
     from prompt_steps
-    group by model, recipe, step
+    group by all
 ),
 
 curves as (
@@ -117,9 +106,7 @@ curves as (
 -- What each prompt adds to either curve beyond its expected part.
 influences as (
     select
-        prompt_steps.model,
-        prompt_steps.recipe,
-        prompt_steps.step,
+        prompt_steps.model, prompt_steps.recipe, prompt_steps.step,
         (prompt_steps.at_risk - prompt_steps.flips - prompt_steps.texts * curves.equal_share)
         / curves.texts as on_measured,
         -curves.equal_share_expected * sum(
@@ -135,25 +122,20 @@ influences as (
 
 spreads as (
     select
-        model,
-        recipe,
-        step,
+        model, recipe, step,
         half_width_over_clusters(on_measured) as half_width,
         half_width_over_clusters(on_expected) as half_width_expected
     from influences
-    group by model, recipe, step
+    group by all
 )
 
 select
-    curves.model,
-    curves.recipe,
-    curves.step,
+    curves.model, curves.recipe, curves.step,
     cast(curves.texts as bigint) as texts,
     curves.prompts,
     cast(curves.at_risk as bigint) as texts_at_risk,
     cast(curves.flips as bigint) as flips,
-    curves.flips_expected,
-    curves.equal_share,
+    curves.flips_expected, curves.equal_share,
     case
         when curves.equal_share in (0, 1) then wilson_interval(curves.equal_share * curves.prompts, curves.prompts)[1]
         else within_0_and_1(curves.equal_share - spreads.half_width)

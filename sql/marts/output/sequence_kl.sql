@@ -24,15 +24,9 @@
 --   kl_per_token_nats: Sum of the KL of all tokens over their number [nats per token]
 --   kl_per_token_low_nats: Lower end of its 95 % interval over prompts [nats per token]
 --   kl_per_token_high_nats: Upper end of it [nats per token]
-with
-
-prompts as (
+with prompts as (
     select
-        model,
-        recipe,
-        trajectory,
-        prompt_id,
-        temperature,
+        model, recipe, trajectory, prompt_id, temperature,
         count(*) as texts,
         count_if(has_ended) as texts_ended,
         sum(tokens) as tokens,
@@ -44,10 +38,7 @@ prompts as (
 
 means as (
     select
-        model,
-        recipe,
-        trajectory,
-        temperature,
+        model, recipe, trajectory, temperature,
         count(*) as prompts,
         cast(sum(texts) as bigint) as texts,
         cast(sum(texts_ended) as bigint) as texts_ended,
@@ -57,19 +48,13 @@ means as (
         sum(kl_nats) / sum(tokens) as kl_per_token_nats,
         half_width_of_mean(kl_nats, tokens) as half_width_per_token
     from prompts
-    group by model, recipe, trajectory, temperature
+    group by all
 )
 
 select
-    means.model,
-    means.recipe,
+    means.model, means.recipe,
     noise_variants.recipe is not null as is_noise,
-    means.trajectory,
-    means.temperature,
-    means.prompts,
-    means.texts,
-    means.texts_ended,
-    means.tokens,
+    means.trajectory, means.temperature, means.prompts, means.texts, means.texts_ended, means.tokens,
     means.sequence_kl_nats,
     interval_of_positive_mean(means.sequence_kl_nats, means.half_width)[1] as sequence_kl_low_nats,
     interval_of_positive_mean(means.sequence_kl_nats, means.half_width)[2] as sequence_kl_high_nats,

@@ -3,26 +3,22 @@
 -- key: model, trajectory, answers
 -- inputs: steps_after_flip, lost_answers, pruned_variants
 -- how to read: each variant has the median KL of q13, and the share of the dense model's answers to prompts that it
---   loses (lost_answers); gained ones do not count. rank_correlation is Spearman's over the variants: 1 where the
---   further variant always loses more answers, below 0 where the order is the other way round. Its interval (Bonett
---   and Wright) takes variants as independent; NULL below 5 of them. The order on `fork` is the null, because the dense
---   model alone is measured there; variants without stored forks are excluded.
+--   loses (lost_answers); gained ones do not count. rank_correlation is Spearman's over the variants: 1 if the further
+--   variant always loses more answers, below 0 if the order is the other way round. Its interval (Bonett and Wright)
+--   takes variants as independent; NULL below 5 of them. The order on `fork` is the null, because the dense model alone
+--   is measured there; variants without stored forks are excluded.
 -- reason: a distance that orders variants against their answers must not rank them.
 -- columns:
 --   answers: right, of right answers beyond a guess; same, of answers to repeat [label]
 --   n_answers: The dense model's answers that a variant can lose [answers]
 --   n_variants: Pruned variants with both numbers [variants]
---   kl_median_nats: Median over variants of their median KL behind the first flip [nats]
---   rank_correlation: Spearman's correlation of KL and answers lost; NULL where one of them does not vary [correlation]
+--   kl_median_nats: Median over variants of their median KL after the first flip [nats]
+--   rank_correlation: Spearman's correlation of KL and answers lost; NULL if one of them does not vary [correlation]
 --   rank_correlation_low: Lower end of its 95 % interval [correlation]
 --   rank_correlation_high: Upper end of it [correlation]
-with
-
-variants as (
+with variants as (
     select
-        steps.model,
-        steps.recipe,
-        steps.trajectory,
+        steps.model, steps.recipe, steps.trajectory,
         if(any_value(answers.measure) = 'agreement', 'same', 'right') as answers,
         median(steps.kl_nats) as kl_nats,
         any_value(answers.n_right_dense) as n_answers,
@@ -44,9 +40,7 @@ ranked as (
 
 correlations as (
     select
-        model,
-        trajectory,
-        answers,
+        model, trajectory, answers,
         max(n_answers) as n_answers,
         count(*) as n_variants,
         median(kl_nats) as kl_median_nats,
@@ -55,7 +49,7 @@ correlations as (
                 then corr(kl_rank, lost_rank)
         end as rank_correlation
     from ranked
-    group by model, trajectory, answers
+    group by all
 ),
 
 bounded as (
@@ -68,13 +62,7 @@ bounded as (
 )
 
 select
-    model,
-    trajectory,
-    answers,
-    n_answers,
-    n_variants,
-    kl_median_nats,
-    rank_correlation,
+    model, trajectory, answers, n_answers, n_variants, kl_median_nats, rank_correlation,
     ends[1] as rank_correlation_low,
     ends[2] as rank_correlation_high
 from bounded

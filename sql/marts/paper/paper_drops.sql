@@ -3,7 +3,7 @@
 -- key: model, recipe
 -- inputs: paper_variants, score_means
 -- columns:
---   dropped: attention or MLP sublayers, or whole blocks, that are gone
+--   dropped: attention or MLP sublayers, or whole blocks, that are dropped
 --   non_generative_score: mean score over the tasks answered by likelihood [share]
 --   non_generative_score_se: its standard error over samples [share]
 --   non_generative_score_low: lower end of its 95 % interval, as in score_means [share]
@@ -12,24 +12,17 @@
 --   generative_score_se: its standard error over samples [share]
 --   generative_score_low: lower end of its 95 % interval, as in score_means [share]
 --   generative_score_high: upper end of it [share]
--- how to read: scores are those of score_means. NULL where no such task was scored, or a task has no error.
+-- how to read: scores are those of score_means. NULL if no such task was scored, or a task has no error.
 -- reason: the curves of score and divergence against the number of drops, as a table.
 select
-    variants.model,
-    variants.recipe,
-    variants.method,
+    variants.model, variants.recipe, variants.method,
     cast(
         -- A block is two sublayers.
         variants.sublayers_dropped_count / case when variants.method = 'block-drop' then 2 else 1 end as integer
     ) as dropped,
-    variants.parameters_removed_share,
-    variants.prompts,
-    variants.kl_teacher_forced_mean_nats,
-    variants.kl_teacher_forced_mean_nats_se,
-    variants.kl_own_text_mean_nats,
-    variants.kl_own_text_mean_nats_se,
-    variants.top1_agreement,
-    variants.top1_agreement_se,
+    variants.parameters_removed_share, variants.prompts, variants.kl_teacher_forced_mean_nats,
+    variants.kl_teacher_forced_mean_nats_se, variants.kl_own_text_mean_nats, variants.kl_own_text_mean_nats_se,
+    variants.top1_agreement, variants.top1_agreement_se,
     fixed.score as non_generative_score,
     fixed.score_se as non_generative_score_se,
     fixed.score_low as non_generative_score_low,

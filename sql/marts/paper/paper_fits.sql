@@ -14,18 +14,13 @@
 --   ratio_median_high: 90th percentile of estimate / truth
 --   share_within_10_percent: points whose estimate is within 10 % of the truth [share]
 -- how to read: scope local, lens normed, at the reference temperature. ratio_median_low and _high span the middle 80 %
---   of the points: they are a spread, not an error. The correlations are NULL below 10 points or where one side
---   does not vary, their errors below three prompts. Estimates of exactly 0 have no logarithm and are excluded from the
+--   of the points: they are a spread, not an error. The correlations are NULL below 10 points or if one side does not
+--   vary, their errors below three prompts. Estimates of exactly 0 have no logarithm and are excluded from the
 --   correlation of logarithms only.
 -- reason: a paper prints the fit of the theorems with one row per method.
-with
-
-points as (
+with points as (
     select
-        points.model,
-        stg_variants.method,
-        points.theorem,
-        points.prompt_id,
+        points.model, stg_variants.method, points.theorem, points.prompt_id,
         cast(points.estimate as double) as estimate,
         cast(points.truth as double) as truth
     from estimate_points as points
@@ -36,15 +31,13 @@ points as (
 
 ratios as (
     select
-        model,
-        theorem,
-        method,
+        model, theorem, method,
         count(*) as n,
         count(distinct prompt_id) as prompts,
         quantile_cont(estimate / truth, [0.1, 0.5, 0.9]) as ratio_quantiles,
         avg(cast(abs(estimate / truth - 1) <= 0.1 as integer)) as share_within_10_percent
     from points
-    group by model, theorem, method
+    group by all
 ),
 
 -- Each point on both scales. Lists unnested in one select are expanded in parallel.
@@ -59,26 +52,19 @@ scaled as (
 
 whole as (
     select
-        model,
-        theorem,
-        method,
-        scale,
+        model, theorem, method, scale,
         correlation(x, y) as pearson,
         avg(x) as x_mean,
         avg(y) as y_mean
     from scaled
     where x is not null
-    group by model, theorem, method, scale
+    group by all
 ),
 
 -- Moments around the common mean, prompt by prompt: their sums without one prompt give the correlation without it.
 moments as (
     select
-        scaled.model,
-        scaled.theorem,
-        scaled.method,
-        scaled.scale,
-        scaled.prompt_id,
+        scaled.model, scaled.theorem, scaled.method, scaled.scale, scaled.prompt_id,
         count(*) as n,
         sum(scaled.x - whole.x_mean) as x,
         sum(scaled.y - whole.y_mean) as y,
@@ -88,15 +74,12 @@ moments as (
     from scaled
     inner join whole using (model, theorem, method, scale)
     where scaled.x is not null
-    group by scaled.model, scaled.theorem, scaled.method, scaled.scale, scaled.prompt_id
+    group by all
 ),
 
 left_out as (
     select
-        model,
-        theorem,
-        method,
-        scale,
+        model, theorem, method, scale,
         correlation_of_sums(
             sum(n) over method_points - n,
             sum(x) over method_points - x,
@@ -111,41 +94,29 @@ left_out as (
 
 errors as (
     select
-        model,
-        theorem,
-        method,
-        scale,
+        model, theorem, method, scale,
         case
             when count(pearson) = count(*) and count(*) >= 3 then sqrt((count(*) - 1.0) * var_pop(pearson))
         end as pearson_se
     from left_out
-    group by model, theorem, method, scale
+    group by all
 ),
 
 correlations as (
     select
-        whole.model,
-        whole.theorem,
-        whole.method,
+        whole.model, whole.theorem, whole.method,
         max(whole.pearson) filter (where whole.scale = 'plain') as pearson,
         max(errors.pearson_se) filter (where whole.scale = 'plain' and whole.pearson is not null) as pearson_se,
         max(whole.pearson) filter (where whole.scale = 'log10') as pearson_log10,
         max(errors.pearson_se) filter (where whole.scale = 'log10' and whole.pearson is not null) as pearson_log10_se
     from whole
     left join errors using (model, theorem, method, scale)
-    group by whole.model, whole.theorem, whole.method
+    group by all
 )
 
 select
-    ratios.model,
-    ratios.theorem,
-    ratios.method,
-    ratios.n,
-    ratios.prompts,
-    correlations.pearson,
-    correlations.pearson_se,
-    correlations.pearson_log10,
-    correlations.pearson_log10_se,
+    ratios.model, ratios.theorem, ratios.method, ratios.n, ratios.prompts, correlations.pearson,
+    correlations.pearson_se, correlations.pearson_log10, correlations.pearson_log10_se,
     ratios.ratio_quantiles[2] as ratio_median,
     ratios.ratio_quantiles[1] as ratio_median_low,
     ratios.ratio_quantiles[3] as ratio_median_high,

@@ -15,12 +15,9 @@
 -- how to read: of several variants of one method, sparsity and pattern the one with the lowest value counts. A pattern
 --   that was not run is NULL; other patterns are not shown.
 -- reason: the usual table for comparing pruning methods since SparseGPT.
-with
-
-measured as (
+with measured as (
     select
-        model,
-        recipe,
+        model, recipe,
         'prompts' as measured_on,
         'KL, nats' as measure,
         kl_teacher_forced_mean_nats as outcome,
@@ -30,8 +27,7 @@ measured as (
     union all
 
     select
-        model,
-        recipe,
+        model, recipe,
         text_id as measured_on,
         unnest(['KL, nats', 'perplexity']) as measure,
         unnest([kl_mean_nats, ppl_pruned]) as outcome,
@@ -42,12 +38,7 @@ measured as (
 -- The lowest value of each pattern, with the error that belongs to it.
 lowest as (
     select
-        masked.model,
-        masked.method,
-        masked.sparsity_percent,
-        masked.pattern,
-        measured.measured_on,
-        measured.measure,
+        masked.model, masked.method, masked.sparsity_percent, masked.pattern, measured.measured_on, measured.measure,
         arg_min(row(measured.outcome, measured.outcome_se), row(measured.outcome, masked.recipe)) as found
     from sparsity_patterns as masked
     inner join measured using (model, recipe)
@@ -57,24 +48,16 @@ lowest as (
 
 patterns as (
     select
-        model,
-        method,
-        sparsity_percent,
-        measured_on,
-        measure,
+        model, method, sparsity_percent, measured_on, measure,
         any_value(found) filter (where pattern = 'unstructured') as unstructured,
         any_value(found) filter (where pattern = '4:8') as pattern_4of8,
         any_value(found) filter (where pattern = '2:4') as pattern_2of4
     from lowest
-    group by model, method, sparsity_percent, measured_on, measure
+    group by all
 )
 
 select
-    patterns.model,
-    patterns.sparsity_percent,
-    patterns.measured_on,
-    patterns.measure,
-    patterns.method,
+    patterns.model, patterns.sparsity_percent, patterns.measured_on, patterns.measure, patterns.method,
     dense.outcome as dense,
     patterns.unstructured[1] as unstructured,
     patterns.unstructured[2] as unstructured_se,
@@ -85,9 +68,7 @@ select
 from patterns
 left join measured as dense
     on
-        patterns.model = dense.model
-        and dense.recipe = 'dense'
-        and patterns.measured_on = dense.measured_on
+        patterns.model = dense.model and dense.recipe = 'dense' and patterns.measured_on = dense.measured_on
         and patterns.measure = dense.measure
 where coalesce(patterns.unstructured, patterns.pattern_4of8, patterns.pattern_2of4) is not null
 order by

@@ -1,27 +1,27 @@
--- Every published number, beside ours of the same quantity and drop or recipe, for every model.
+-- Every published number, and ours of the same quantity and drop or recipe, for every model.
 -- grain: one row per published number × model of ours × recipe × what ours was measured on.
 -- key: model, recipe, model_published, source, method, dropped, task, metric, layer, measured_on
 -- across: models
 -- inputs: stg_paper_reference, published_quantities
 -- columns:
---   model: name of our model; of the published one where ours was not measured
---   recipe: our recipe; the published method and count where ours was not measured
+--   model: name of our model; of the published one if ours was not measured
+--   recipe: our recipe; the published method and count if ours was not measured
 --   model_published: name of the published model
 --   is_same_model: whether that is the name of ours
 --   source: where it was published
 --   method: how the model was pruned, as the publication's table names it: a recipe without its count
---   dropped: sublayers or blocks that are gone in both
+--   dropped: dropped sublayers or blocks, equal in both
 --   task: name of the task or of the group of tasks, of the retrieval data set, or of the text; or what was measured
 --   metric: name of the metric in both
 --   layer: layer whose sublayer is dropped; −1 for a number of the whole model
 --   measured_on: kind and name of what ours was measured on; `nothing` where ours was not measured
 --   value_published: the published number [share; units of text for perplexity; nats for KL]
---   value_ours: ours; NULL where it was not measured [share; units of text for perplexity; nats for KL]
+--   value_ours: ours; NULL if it was not measured [share; units of text for perplexity; nats for KL]
 --   value_ours_se: its standard error [share; units of text for perplexity; nats for KL]
 --   n: samples, queries, tokens, positions, prompts or questions that ours is over
---   shots: worked examples in front of ours; NULL where it has none
+--   shots: worked examples in front of ours; NULL if it has none
 --   difference: ours minus the published one [share; units of text for perplexity; nats for KL]
---   kept_published: what pruning left of the published dense score; NULL where that is 0 or not published [ratio] =
+--   kept_published: what pruning left of the published dense score; NULL if that is 0 or not published [ratio] =
 --     value/dense
 --   kept_ours: what pruning left of our dense score, the same way [ratio] = value/dense
 -- how to read: a number that we have not measured has one row. A published drop is matched with the variants of the
@@ -32,23 +32,16 @@
 --   tasks and texts whose name begins with the task's; perplexities of another context do not compare. Published
 --   numbers have no error, so that the error of difference is ours only. Shots, prompts and samples of a task may
 --   differ between the two.
--- reason: a replication prints the published numbers beside its own, and says which of them it has not measured.
-with
-
-published as (
+-- reason: a replication prints the published numbers and its own, and says which of them it has not measured.
+with published as (
     select
         pruned.*,
         pruned.value / nullif(dense.value, 0) as kept
     from stg_paper_reference as pruned
     left join stg_paper_reference as dense
         on
-            pruned.model = dense.model
-            and pruned.source = dense.source
-            and pruned.task = dense.task
-            and pruned.metric = dense.metric
-            and pruned.layer = -1
-            and dense.layer = -1
-            and dense.method = 'dense'
+            pruned.model = dense.model and pruned.source = dense.source and pruned.task = dense.task
+            and pruned.metric = dense.metric and pruned.layer = -1 and dense.layer = -1 and dense.method = 'dense'
 ),
 
 ours as (
@@ -58,12 +51,8 @@ ours as (
     from published_quantities as pruned
     left join published_quantities as dense
         on
-            pruned.model = dense.model
-            and pruned.measured_on = dense.measured_on
-            and pruned.metric = dense.metric
-            and pruned.layer = -1
-            and dense.layer = -1
-            and dense.method = 'dense'
+            pruned.model = dense.model and pruned.measured_on = dense.measured_on and pruned.metric = dense.metric
+            and pruned.layer = -1 and dense.layer = -1 and dense.method = 'dense'
 )
 
 select
@@ -73,27 +62,19 @@ select
     ) as recipe,
     published.model as model_published,
     published.model = coalesce(ours.model, published.model) as is_same_model,
-    published.source,
-    published.method,
-    published.dropped,
-    published.task,
-    published.metric,
-    published.layer,
+    published.source, published.method, published.dropped, published.task, published.metric, published.layer,
     coalesce(ours.measured_on, 'nothing') as measured_on,
     published.value as value_published,
     ours.score as value_ours,
     ours.score_se as value_ours_se,
-    ours.n,
-    ours.shots,
+    ours.n, ours.shots,
     ours.score - published.value as difference,
     published.kept as kept_published,
     ours.kept as kept_ours
 from published
 left join ours
     on
-        published.method = ours.method
-        and published.dropped = ours.dropped
-        and published.metric = ours.metric
+        published.method = ours.method and published.dropped = ours.dropped and published.metric = ours.metric
         and published.layer = ours.layer
         and (
             published.task = ours.asked

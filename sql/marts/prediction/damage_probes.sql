@@ -10,13 +10,10 @@
 -- columns:
 --   probe: Name of the probe [label]
 --   damage: Its amount [nats for kl_; logit² for var_p_; share for top1_change; 1 − cosine for the others]
-with
-
-listed as (
+with listed as (
     -- Lists unnested in one select are expanded in parallel.
     select
-        model,
-        recipe,
+        model, recipe,
         unnest(['kl_step0', 'var_p_step0', 'one_minus_cos_h_step0', 'kl_mean', 'top1_change']) as probe,
         unnest([
             avg(kl_dense_pruned_nats) filter (where step = 0),
@@ -32,28 +29,22 @@ listed as (
 
 dropped as (
     select
-        model,
-        recipe,
+        model, recipe,
         unnest(sublayers_dropped) as sublayer
     from pruned_variants
 )
 
-select
-    model,
-    recipe,
-    probe,
-    damage
+select model, recipe, probe, damage
 from listed
 where damage is not null
 
 union all
 
 select
-    dropped.model,
-    dropped.recipe,
+    dropped.model, dropped.recipe,
     'influence' as probe,
     sum(influences.influence) as damage
 from dropped
 inner join stg_block_influence as influences
     on dropped.model = influences.model and dropped.sublayer = influences.unit || '.' || influences.layer
-group by dropped.model, dropped.recipe
+group by all

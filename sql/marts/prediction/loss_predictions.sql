@@ -21,18 +21,16 @@
 --   half_width: Largest over the other models of the error that 9 of 10 of their variants stay within [share]
 --   predicted_loss_low: Lower end of the interval [share] = predicted_loss − half_width
 --   predicted_loss_high: Upper end of the interval, at most 1 [share]
---   loss: The loss as it was measured; NULL where it was not [share]
+--   loss: The loss as it was measured; NULL if it was not [share]
 with
 
 -- Views that are read several times below are computed once.
 scored as (
-    select *
-    from losses_by_probe
+    select * from losses_by_probe
 ),
 
 probes as (
-    select *
-    from damage_probes
+    select * from damage_probes
 ),
 
 lessons as (
@@ -42,46 +40,35 @@ lessons as (
 ),
 
 curves as (
-    select *
-    from loss_curves
+    select * from loss_curves
 ),
 
 known_models as (
     select
-        measure,
-        kind,
-        probe,
-        model,
+        measure, kind, probe, model,
         count(*) as n_variants
     from lessons
-    group by measure, kind, probe, model
+    group by all
 ),
 
 totals as (
     select
-        measure,
-        kind,
-        probe,
+        measure, kind, probe,
         count(*) as n_models,
         sum(n_variants) as n_variants
     from known_models
-    group by measure, kind, probe
+    group by all
 ),
 
 probed as (
-    select distinct
-        model,
-        probe
+    select distinct model, probe
     from probes
 ),
 
 -- The models to predict, and the name under which the curves leave each out.
 asked as (
     select
-        models.model,
-        totals.measure,
-        totals.kind,
-        totals.probe,
+        models.model, totals.measure, totals.kind, totals.probe,
         coalesce(known_models.model, '') as left_out,
         totals.n_models - cast(known_models.model is not null as integer) as n_models,
         cast(totals.n_variants - coalesce(known_models.n_variants, 0) as bigint) as n_variants
@@ -90,16 +77,12 @@ asked as (
     left join known_models using (model, measure, kind, probe)
 ),
 
--- Every other model, predicted without itself and without the one that is asked for.
+-- Every other model, predicted without itself and without the one that is predicted.
 rehearsed as (
     select
         asked.model,
         lessons.model as other,
-        lessons.measure,
-        lessons.kind,
-        lessons.probe,
-        lessons.bin,
-        lessons.loss,
+        lessons.measure, lessons.kind, lessons.probe, lessons.bin, lessons.loss,
         least(asked.left_out, lessons.model) as out_a,
         greatest(asked.left_out, lessons.model) as out_b
     from asked
@@ -109,46 +92,29 @@ rehearsed as (
 
 errors as (
     select
-        rehearsed.model,
-        rehearsed.other,
-        rehearsed.measure,
-        rehearsed.kind,
-        rehearsed.probe,
+        rehearsed.model, rehearsed.other, rehearsed.measure, rehearsed.kind, rehearsed.probe,
         quantile_disc(abs(rehearsed.loss - curves.predicted_loss), 0.9) as error
     from rehearsed
     asof inner join curves
         on
-            rehearsed.measure = curves.measure
-            and rehearsed.kind = curves.kind
-            and rehearsed.probe = curves.probe
-            and rehearsed.out_a = curves.out_a
-            and rehearsed.out_b = curves.out_b
-            and rehearsed.bin <= curves.bin
-    group by rehearsed.model, rehearsed.other, rehearsed.measure, rehearsed.kind, rehearsed.probe
+            rehearsed.measure = curves.measure and rehearsed.kind = curves.kind and rehearsed.probe = curves.probe
+            and rehearsed.out_a = curves.out_a and rehearsed.out_b = curves.out_b and rehearsed.bin <= curves.bin
+    group by all
 ),
 
 widths as (
     select
-        model,
-        measure,
-        kind,
-        probe,
+        model, measure, kind, probe,
         case when count(*) >= 2 then max(error) end as half_width
     from errors
-    group by model, measure, kind, probe
+    group by all
 ),
 
 targets as (
     select
-        probes.model,
-        probes.recipe,
-        probes.damage,
+        probes.model, probes.recipe, probes.damage,
         probe_bin(probes.damage) as bin,
-        asked.measure,
-        asked.kind,
-        asked.probe,
-        asked.n_models,
-        asked.n_variants,
+        asked.measure, asked.kind, asked.probe, asked.n_models, asked.n_variants,
         '' as out_a,
         asked.left_out as out_b
     from probes
@@ -162,25 +128,13 @@ predicted as (
     from targets
     asof left join curves
         on
-            targets.measure = curves.measure
-            and targets.kind = curves.kind
-            and targets.probe = curves.probe
-            and targets.out_a = curves.out_a
-            and targets.out_b = curves.out_b
-            and targets.bin <= curves.bin
+            targets.measure = curves.measure and targets.kind = curves.kind and targets.probe = curves.probe
+            and targets.out_a = curves.out_a and targets.out_b = curves.out_b and targets.bin <= curves.bin
 )
 
 select
-    predicted.model,
-    predicted.recipe,
-    predicted.measure,
-    predicted.kind,
-    predicted.probe,
-    predicted.damage,
-    predicted.n_models,
-    predicted.n_variants,
-    predicted.predicted_loss,
-    widths.half_width,
+    predicted.model, predicted.recipe, predicted.measure, predicted.kind, predicted.probe, predicted.damage,
+    predicted.n_models, predicted.n_variants, predicted.predicted_loss, widths.half_width,
     predicted.predicted_loss - widths.half_width as predicted_loss_low,
     case
         when predicted.predicted_loss + widths.half_width > 1 then 1

@@ -7,45 +7,25 @@
 --   effects alone, which strategies share, are in search_effects. Compare measured_nats within one search only.
 -- reason: the results of a search in one place.
 -- columns:
---   share_to_match: Share for the published recipes beside it: the target, or what the allocation removes where a
---     recipe of the target would not count as of its budget (search_judgement) [share]
+--   share_to_match: Share at which published recipes are compared with it: the target, or what the allocation removes
+--     where a recipe of the target would not count as of its budget (search_judgement) [share]
 --   n_trials: Trials of the strategy for this target [trials]
 --   seconds: Time of these trials [s]
-with
-
-spent as (
+with spent as (
     select
-        model,
-        search,
-        strategy,
-        remove,
+        model, search, strategy, remove,
         count(*) as n_trials,
         sum(seconds) as seconds
     from stg_search_trials
-    group by model, search, strategy, remove
+    group by all
 )
 
 select
-    results.model,
-    results.search,
-    results.strategy,
-    results.remove,
-    results.objective,
-    results.budget,
-    results.trial,
-    results.recipe,
-    results.treatments_json,
-    results.recipe_treatments_json,
-    results.removed,
+    results.model, results.search, results.strategy, results.remove, results.objective, results.budget, results.trial,
+    results.recipe, results.treatments_json, results.recipe_treatments_json, results.removed,
     if(results.removed > results.remove + budget_slack(), results.removed, results.remove) as share_to_match,
-    results.n_treated,
-    results.predicted_nats,
-    results.measured_nats,
-    results.measured_low,
-    results.measured_high,
-    results.n_items,
-    spent.n_trials,
-    spent.seconds
+    results.n_treated, results.predicted_nats, results.measured_nats, results.measured_low, results.measured_high,
+    results.n_items, spent.n_trials, spent.seconds
 from stg_search_trials as results
 inner join spent using (model, search, strategy, remove)
 where results.is_result

@@ -3,26 +3,26 @@
 -- key: model, recipe, other_recipe, measure
 -- inputs: search_candidates, search_units
 -- how to read: the study that searched measures nothing that its search saw; another study may. Others remove at most
---   0.5 percentage points less of the layers' weights, or more; where the budget is bytes, of their bytes in 16 bits.
+--   0.5 percentage points less of the layers' weights, or more; if the budget is bytes, of their bytes in 16 bits.
 --   Variants for milliseconds are left out. Both sides are over the windows or prompts that both were measured on.
 --   difference is the mixed variant minus the other one, paired by window or prompt: below 0 the mixed variant does
---   less damage, but above 0 where measure is same_steps or same_options. Intervals are Student's t over windows or
+--   less damage, but above 0 if measure is same_steps or same_options. Intervals are Student's t over windows or
 --   prompts: of a mean on a logarithmic scale, of a perplexity that of its logarithm, of a difference on a linear one;
---   NULL below two units or where none deviates. Those of same_steps are on a linear scale between the fewest and most
+--   NULL below two units or if none deviates. Those of same_steps are on a linear scale between the fewest and most
 --   steps that the texts can have in common; NULL below three prompts, because two bound nothing. Those of same_options
 --   are Wilson's over questions, of the difference Newcombe's for pairs. They are not corrected for the number of
 --   others, of which the best published one is chosen by the same data, in its own favour.
 -- reason: the claim of a search is that its recipe beats published ones at the same budget.
 -- columns:
---   strategy: Strategy that chose the mixed variant: searched or a control; NULL where it was written by hand [label]
+--   strategy: Strategy that chose the mixed variant: searched or a control; NULL if it was written by hand [label]
 --   budget: Unit of the target that it was chosen for: parameters or bytes; NULL likewise [label]
 --   other_recipe: Name of the variant that it is compared with
 --   measure: kl_texts, mean KL(dense‖pruned) on texts; perplexity on texts; kl_prompts, the same KL on prompts, teacher
 --     forced; same_steps, mean number of steps that a free-running text has in common with the dense one; same_options,
 --     share of the study's questions in which the dense model's option is chosen [label]
---   removed_share: Share of the layers' weights, or of their bytes where that is the budget, that it removes [share]
+--   removed_share: Share of the layers' weights, or of their bytes if that is the budget, that it removes [share]
 --   other_removed_share: That of the other variant [share]
---   is_published: Whether the other variant is no mixed one
+--   is_published: Whether the other variant is not a mixed one
 --   amount: The measure of the mixed variant [nats, tokens, steps or share]
 --   amount_low: Lower end of its 95 % interval [nats, tokens, steps or share]
 --   amount_high: Upper end of it [nats, tokens, steps or share]
@@ -33,26 +33,20 @@
 --   difference_low: Lower end of its 95 % interval, paired by window or prompt [nats, tokens, steps or share]
 --   difference_high: Upper end of it [nats, tokens, steps or share]
 --   n_units: Windows, prompts or questions that both were measured on [units]
---   is_better: Whether the mixed variant does less damage, where the interval of the difference excludes 0; else NULL
+--   is_better: Whether the mixed variant does less damage, if the interval of the difference excludes 0; else NULL
 --   is_best_published: Whether the difference to this published variant is the least favourable to the mixed one of all
 --     to published ones; the first by name of equal ones
-with
-
-pairs as (
+with pairs as (
     select
-        mixed.model,
-        mixed.recipe,
-        mixed.strategy,
-        mixed.budget,
+        mixed.model, mixed.recipe, mixed.strategy, mixed.budget,
         other.recipe as other_recipe,
         case when mixed.budget = 'bytes' then mixed.bytes_share else mixed.removed_share end as removed_share,
         case when mixed.budget = 'bytes' then other.bytes_share else other.removed_share end as other_removed_share,
         other.is_published
     from search_candidates as mixed
-    inner join search_candidates as other
-        on mixed.model = other.model and mixed.recipe <> other.recipe
+    inner join search_candidates as other using (model)
     where
-        not mixed.is_published
+        mixed.recipe <> other.recipe and not mixed.is_published
         and mixed.budget is distinct from 'milliseconds'
         -- The last digits of a share are rounding.
         and case
@@ -64,12 +58,7 @@ pairs as (
 -- The units of both variants of a pair, and how far the measure of each moves when its mean moves by one.
 paired as (
     select
-        pairs.model,
-        pairs.recipe,
-        pairs.other_recipe,
-        own.measure,
-        own.size,
-        own.total,
+        pairs.model, pairs.recipe, pairs.other_recipe, own.measure, own.size, own.total,
         theirs.total as other_total,
         own.largest_total,
         if(own.measure = 'perplexity', exp(sum(own.total) over of_pair / sum(own.size) over of_pair), 1) as slope,
@@ -84,10 +73,7 @@ paired as (
 
 spreads as (
     select
-        model,
-        recipe,
-        other_recipe,
-        measure,
+        model, recipe, other_recipe, measure,
         sum(total) / sum(size) as mean,
         sum(largest_total) / sum(size) as largest_mean,
         half_width_of_mean(total, size) as half_width,
@@ -98,7 +84,7 @@ spreads as (
         cast(count_if(total > other_total) as bigint) as n_higher,
         count(*) as n_units
     from paired
-    group by model, recipe, other_recipe, measure
+    group by all
 ),
 
 amounts as (
@@ -134,16 +120,8 @@ amounts as (
 )
 
 select
-    pairs.model,
-    pairs.recipe,
-    pairs.strategy,
-    pairs.budget,
-    pairs.other_recipe,
-    amounts.measure,
-    pairs.removed_share,
-    pairs.other_removed_share,
-    pairs.is_published,
-    amounts.amount,
+    pairs.model, pairs.recipe, pairs.strategy, pairs.budget, pairs.other_recipe, amounts.measure, pairs.removed_share,
+    pairs.other_removed_share, pairs.is_published, amounts.amount,
     amounts.ends[1] as amount_low,
     amounts.ends[2] as amount_high,
     amounts.other_amount,

@@ -6,29 +6,19 @@
 --   treatment, every matrix has its sublayer's. Matrices of experts with the same name are one.
 -- reason: shows what a search does inside the sublayers: which kinds of matrices lose most.
 -- columns:
---   treatment: Treatment of the sublayer; keep where it has none [label]
+--   treatment: Treatment of the sublayer; keep if it has none [label]
 --   weights: Weights of the matrix [weights]
 --   removed_share: Share of them that is removed [share] = parameters_removed/weights
---   effect_nats: KL divergence with this matrix alone treated; NULL where it is not its own [nats]
-with
-
-matrices as (
-    select distinct
-        model,
-        search,
-        layer,
-        sublayer,
-        place,
-        matrix
+--   effect_nats: KL divergence with this matrix alone treated; NULL if it is not its own [nats]
+with matrices as (
+    select distinct model, search, layer, sublayer, place, matrix
     from stg_search_effects
     where matrix <> 'all'
 ),
 
 sizes as (
     select
-        model,
-        layer,
-        sublayer,
+        model, layer, sublayer,
         regexp_extract(module, '([^.\[]+)(\[\d+\])?$', 1) as matrix,
         sum(cast(in_features as double) * out_features) as weights
     from stg_activation_stats
@@ -36,15 +26,8 @@ sizes as (
 )
 
 select
-    allocation.model,
-    allocation.search,
-    allocation.strategy,
-    allocation.remove,
-    allocation.layer,
-    allocation.sublayer,
-    matrices.matrix,
-    allocation.treatment,
-    sizes.weights,
+    allocation.model, allocation.search, allocation.strategy, allocation.remove, allocation.layer, allocation.sublayer,
+    matrices.matrix, allocation.treatment, sizes.weights,
     coalesce(
         within_0_and_1(effects.parameters_removed / sizes.weights),
         allocation.removed_share

@@ -13,15 +13,7 @@
 --   best_trial: Last accepted trial; NULL before the first
 --   best_nats: Measured objective of that trial [nats]
 select
-    model,
-    search,
-    strategy,
-    remove,
-    trial,
-    move,
-    exchange,
-    measured_nats,
-    is_accepted,
+    model, search, strategy, remove, trial, move, exchange, measured_nats, is_accepted,
     row_number() over so_far as place_in_strategy,
     sum(seconds) over so_far as cumulative_seconds,
     max(case when is_accepted then trial end) over so_far as best_trial,

@@ -8,32 +8,25 @@
 -- columns:
 --   method: Kind of drop, such as attn-drop [label]
 --   chosen_by: Criterion that chose the units, such as influence [label]
---   kind: How the task is answered, or probe where no task is asked [label]
+--   kind: How the task is answered, or probe if no task is asked [label]
 --   metric: Name of the score within its task, or of the probe
 --   score_dense: The dense model's score [share]
 --   n_points: Different numbers of drops that were scored, the dense model not counted
 --   k_largest: Largest number of drops that was scored [units]
 --   score_at_largest: Score there [share]
---   critical_k: Where the score is half the dense one, interpolated; NULL where it never is [units]
+--   critical_k: Where the score is half the dense one, interpolated; NULL if it never is [units]
 --   critical_k_low: Lower end of its 95 % interval, where the lower end of the score halves [units]
 --   critical_k_high: Upper end of its 95 % interval, where the upper end of the score halves [units]
 with
 
 -- Read by two of the steps below, so that the scores are computed once.
 scores as (
-    select *
-    from drop_scores
+    select * from drop_scores
 ),
 
 points as (
     select
-        model,
-        method,
-        chosen_by,
-        task_group,
-        kind,
-        metric,
-        k,
+        model, method, chosen_by, task_group, kind, metric, k,
         score - score_dense / 2 as excess,
         interval_of_difference(
             score, score_low, score_high, score_dense / 2, score_dense_low / 2, score_dense_high / 2, 0
@@ -44,12 +37,7 @@ points as (
 
     -- The dense model is the point at 0 drops: half its score above the threshold, with half its error.
     select distinct
-        model,
-        method,
-        chosen_by,
-        task_group,
-        kind,
-        metric,
+        model, method, chosen_by, task_group, kind, metric,
         0 as k,
         score_dense / 2 as excess,
         [score_dense_low / 2, score_dense_high / 2] as ends
@@ -90,48 +78,28 @@ crossings as (
 
 crossed as (
     select
-        model,
-        method,
-        chosen_by,
-        task_group,
-        kind,
-        metric,
+        model, method, chosen_by, task_group, kind, metric,
         min(crossing) filter (where curve = 'middle') as critical_k,
         min(crossing) filter (where curve = 'low') as critical_k_low,
         min(crossing) filter (where curve = 'high') as critical_k_high
     from crossings
-    group by model, method, chosen_by, task_group, kind, metric
+    group by all
 ),
 
 summaries as (
     select
-        model,
-        method,
-        chosen_by,
-        task_group,
-        kind,
-        metric,
+        model, method, chosen_by, task_group, kind, metric,
         any_value(score_dense) as score_dense,
         count(*) as n_points,
         max(k) as k_largest,
         arg_max(score, k) as score_at_largest
     from scores
-    group by model, method, chosen_by, task_group, kind, metric
+    group by all
 )
 
 select
-    summaries.model,
-    summaries.method,
-    summaries.chosen_by,
-    summaries.task_group,
-    summaries.kind,
-    summaries.metric,
-    summaries.score_dense,
-    summaries.n_points,
-    summaries.k_largest,
-    summaries.score_at_largest,
-    crossed.critical_k,
-    crossed.critical_k_low,
-    crossed.critical_k_high
+    summaries.model, summaries.method, summaries.chosen_by, summaries.task_group, summaries.kind, summaries.metric,
+    summaries.score_dense, summaries.n_points, summaries.k_largest, summaries.score_at_largest, crossed.critical_k,
+    crossed.critical_k_low, crossed.critical_k_high
 from summaries
 left join crossed using (model, method, chosen_by, task_group, kind, metric)

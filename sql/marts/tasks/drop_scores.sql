@@ -10,14 +10,14 @@
 -- columns:
 --   method: Kind of drop, such as attn-drop [label]
 --   task_group: Name of the task, of the group that the task belongs to, or probes [label]
---   kind: How the task is answered, or probe where no task is asked [label]
+--   kind: How the task is answered, or probe if no task is asked [label]
 --   metric: Name of the score within its task, or of the probe
 --   score: Score with k units dropped [share]
---   score_se: Its standard error; NULL where a score has none [share]
---   score_low: Lower end of its 95 % interval; NULL where not known [share]
---   score_high: Upper end of its 95 % interval; NULL where not known [share]
+--   score_se: Its standard error; NULL if a score has none [share]
+--   score_low: Lower end of its 95 % interval; NULL if not known [share]
+--   score_high: Upper end of its 95 % interval; NULL if not known [share]
 --   score_dense: The dense model's score [share]
---   score_dense_se: Its standard error; NULL where it has none [share]
+--   score_dense_se: Its standard error; NULL if it has none [share]
 --   score_dense_low: Lower end of its 95 % interval, Wilson's over samples [share]
 --   score_dense_high: Upper end of its 95 % interval, Wilson's over samples [share]
 with
@@ -38,16 +38,8 @@ dense as (
 
 measured as (
     select
-        variants.model,
-        variants.method,
-        variants.chosen_by,
-        variants.k,
-        dense.task_group,
-        dense.kind,
-        dense.metric,
-        scores.score,
-        scores.score_se,
-        scores.ends,
+        variants.model, variants.method, variants.chosen_by, variants.k, dense.task_group, dense.kind, dense.metric,
+        scores.score, scores.score_se, scores.ends,
         dense.score as score_dense,
         dense.score_se as score_dense_se,
         dense.ends as dense_ends
@@ -59,15 +51,10 @@ measured as (
     union all
 
     select
-        variants.model,
-        variants.method,
-        variants.chosen_by,
-        variants.k,
+        variants.model, variants.method, variants.chosen_by, variants.k,
         'probes' as group_of_none,
         'probe' as kind,
-        probes.metric,
-        probes.score,
-        probes.score_se,
+        probes.metric, probes.score, probes.score_se,
         case when probes.score_low is not null then [probes.score_low, probes.score_high] end as ends,
         1.0 as score_dense,
         0.0 as score_dense_se,
@@ -77,13 +64,7 @@ measured as (
 )
 
 select
-    model,
-    method,
-    chosen_by,
-    k,
-    task_group,
-    kind,
-    metric,
+    model, method, chosen_by, k, task_group, kind, metric,
     avg(score) as score,
     -- The average of independent scores has no error where one of them has none.
     case when count(score_se) = count(*) then sqrt(sum(score_se ** 2)) / count(*) end as score_se,
@@ -94,4 +75,4 @@ select
     any_value(dense_ends)[1] as score_dense_low,
     any_value(dense_ends)[2] as score_dense_high
 from measured
-group by model, method, chosen_by, k, task_group, kind, metric
+group by all

@@ -1,15 +1,14 @@
--- Scores that lm-evaluation-harness wrote to a file beside ours of the same variant, task and metric, and its KL.
+-- Scores that lm-evaluation-harness wrote to a file, with ours of the same variant, task and metric, and its KL.
 -- grain: one row per imported score.
 -- key: model, recipe, source_hash, task, harness_metric, filter
 -- inputs: stg_imported_scores, stg_task_scores, task_group_scores, variant_summary
--- how to read: difference is the imported value minus ours. A group of the file, such as mmlu, is set beside our mean
---   over the group of that name. Ours is NULL where the variant was not scored on a task of that name by that metric;
---   a study may name a task differently. Compare n, shots and task_version first: two scores over the same samples
---   in the same form differ by rounding alone, and is_overlapping is then no test. Intervals of shares are Wilson's,
---   with as many trials as would have the standard error, or as many as there are samples without one; all others
---   are 1.96 standard errors. n of a perplexity counts texts in the file and units of text in ours. The dense model's
---   KL is 0.
--- reason: scores of a harness run outside of a study belong beside those of the study and the KL of the variant.
+-- how to read: difference is the imported value minus ours. A group of the file, such as mmlu, is compared with our
+--   mean over the group of that name. Ours is NULL if the variant was not scored on a task of that name by that metric;
+--   a study may name a task differently. Compare n, shots and task_version first: two scores over the same samples in
+--   the same form differ by rounding alone, and is_overlapping is then no test. Intervals of shares are Wilson's, with
+--   as many trials as would have the standard error, or as many as there are samples without one; all others are 1.96
+--   standard errors. n of a perplexity counts texts in the file and units of text in ours. The dense model's KL is 0.
+-- reason: scores of a harness run outside of a study are read with those of the study and the KL of the variant.
 -- columns:
 --   task: Name of the task or group of tasks
 --   metric: Name of the metric in task_scores, or lm_eval/NAME
@@ -21,41 +20,29 @@
 --   value_ours_low: Lower end of its 95 % interval [share; units of text for perplexity]
 --   value_ours_high: Upper end of its 95 % interval [share; units of text for perplexity]
 --   difference: Imported minus ours [share; units of text for perplexity]
---   is_overlapping: Whether the two intervals have a value in common; NULL where one is not known
---   n_imported: Samples of the imported score; NULL where the file has no number [samples]
+--   is_overlapping: Whether the two intervals have a value in common; NULL if one is not known
+--   n_imported: Samples of the imported score; NULL if the file has no number [samples]
 --   n_ours: Samples of ours, or units of a perplexity [samples]
---   shots_imported: Worked examples in front of a question of the file; NULL where it has no number [examples]
---   shots_ours: Worked examples in front of ours; NULL where the tasks of a group differ [examples]
+--   shots_imported: Worked examples in front of a question of the file; NULL if it has no number [examples]
+--   shots_ours: Worked examples in front of ours; NULL if the tasks of a group differ [examples]
 --   task_version_imported: Version of the definition that the harness used; empty without one
 --   task_version_ours: Version of ours; NULL for a group
 --   kl_teacher_forced_median_nats: Median KL(dense‖pruned) of the variant on the dense model's tokens [nats]
-with
-
-ours as (
+with ours as (
     select
-        model,
-        recipe,
-        task,
-        metric,
+        model, recipe, task, metric,
         value as score,
         standard_error as score_se,
-        n,
-        shots,
-        task_version,
+        n, shots, task_version,
         false as is_group
     from stg_task_scores
 
     union all
 
     select
-        model,
-        recipe,
+        model, recipe,
         task_group as task, -- noqa: RF04
-        metric,
-        score,
-        score_se,
-        n,
-        shots,
+        metric, score, score_se, n, shots,
         null as task_version,
         true as is_group
     from task_group_scores
@@ -77,14 +64,8 @@ compared as (
 )
 
 select
-    compared.model,
-    compared.recipe,
-    compared.source_hash,
-    compared.task,
-    compared.is_group,
-    compared.harness_metric,
-    compared.filter,
-    compared.metric,
+    compared.model, compared.recipe, compared.source_hash, compared.task, compared.is_group, compared.harness_metric,
+    compared.filter, compared.metric,
     compared.value as value_imported,
     compared.ends[1] as value_imported_low,
     compared.ends[2] as value_imported_high,
@@ -98,9 +79,6 @@ select
     compared.shots as shots_imported,
     compared.shots_ours,
     compared.task_version as task_version_imported,
-    compared.task_version_ours,
-    variant_summary.kl_teacher_forced_median_nats,
-    compared.harness,
-    compared.source_file
+    compared.task_version_ours, variant_summary.kl_teacher_forced_median_nats, compared.harness, compared.source_file
 from compared
 left join variant_summary using (model, recipe)

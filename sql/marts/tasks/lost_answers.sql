@@ -21,16 +21,16 @@
 --   measure: score, by right answers, or agreement, by the dense model's own ones
 --   is_noise: Whether the variant is the dense model computed in another way
 --   n_answers: Questions with all three answers, right or wrong [answers]
---   n_flipped: Of these, texts in which a token differs from the dense model's [answers]
+--   n_flipped: Those whose text differs from the dense model's in a token [answers]
 --   n_right_dense: Right in the dense text [answers]
 --   n_right_fork: Right in the fork [answers]
 --   n_right_pruned: Right in the variant's text [answers]
 --   n_lost: Right in the dense text, wrong in the variant's [answers]
---   n_lost_by_first_token: Of the lost, those that the fork loses, too [answers]
---   n_lost_after: Of the lost, those that the fork keeps [answers] = n_lost − n_lost_by_first_token
+--   n_lost_by_first_token: Lost answers that the fork loses, too [answers]
+--   n_lost_after: Lost answers that the fork keeps [answers] = n_lost − n_lost_by_first_token
 --   n_recovered: Right in the dense text and the variant's, wrong in the fork [answers]
 --   n_gained: Wrong in the dense text, right in the variant's [answers]
---   n_gained_by_first_token: Of the gained, those that the fork gains, too [answers]
+--   n_gained_by_first_token: Gained answers that the fork gains, too [answers]
 --   first_token_share: Share of the lost answers that the first token loses by itself; NULL without a lost one [share]
 --     = n_lost_by_first_token/n_lost
 --   first_token_share_low: Lower end of its 95 % Wilson interval [share]
@@ -42,42 +42,34 @@
 --   following_loss: Change by what follows [share] = (n_right_fork − n_right_pruned)/n_answers
 --   following_loss_low: Lower end of its 95 % interval, paired [share]
 --   following_loss_high: Upper end of its 95 % interval, paired [share]
-with
-
-guesses as (
+with guesses as (
     select distinct
-        model,
-        prompt_id,
+        model, prompt_id,
         1 / len(options) as guess
     from stg_option_subspace
 ),
 
 answers as (
     select
-        pruned.model,
-        pruned.recipe,
+        pruned.model, pruned.recipe,
         '(prompts)' as text_source,
-        pruned.first_flip_step,
-        pruned.text_fork,
+        pruned.first_flip_step, pruned.text_fork,
         coalesce(guesses.guess, 0) as guess,
         unnest(['exact_match', 'agreement']) as metric,
         unnest([dense.is_correct, case when dense.answer is not null then true end]) as is_right_dense,
         unnest([pruned.is_correct_fork, dense.answer is not distinct from pruned.answer_fork]) as is_right_fork,
         unnest([pruned.is_correct, dense.answer is not distinct from pruned.answer]) as is_right_pruned
     from stg_generations as pruned
-    inner join stg_generations as dense
-        on pruned.model = dense.model and pruned.prompt_id = dense.prompt_id and dense.recipe = 'dense'
-    left join guesses on pruned.model = guesses.model and pruned.prompt_id = guesses.prompt_id
-    where pruned.recipe <> 'dense'
+    inner join stg_generations as dense using (model, prompt_id)
+    left join guesses using (model, prompt_id)
+    where pruned.recipe <> 'dense' and dense.recipe = 'dense'
 
     union all
 
     select
-        pruned.model,
-        pruned.recipe,
+        pruned.model, pruned.recipe,
         pruned.task as text_source,
-        pruned.first_flip_step,
-        pruned.text_fork,
+        pruned.first_flip_step, pruned.text_fork,
         0 as guess,
         unnest([
             case when pruned.verdict is null then 'exact_match' else 'pass_at_1' end,
@@ -88,13 +80,11 @@ answers as (
             dense.is_correct, dense.is_correct_lenient, case when dense.answer_lenient is not null then true end
         ]) as is_right_dense,
         unnest([
-            pruned.is_correct_fork,
-            pruned.is_correct_lenient_fork,
+            pruned.is_correct_fork, pruned.is_correct_lenient_fork,
             dense.answer_lenient is not distinct from pruned.answer_lenient_fork
         ]) as is_right_fork,
         unnest([
-            pruned.is_correct,
-            pruned.is_correct_lenient,
+            pruned.is_correct, pruned.is_correct_lenient,
             dense.answer_lenient is not distinct from pruned.answer_lenient
         ]) as is_right_pruned
     from stg_task_samples as pruned
@@ -106,11 +96,7 @@ answers as (
 
 threes as (
     select
-        model,
-        recipe,
-        text_source,
-        metric,
-        guess,
+        model, recipe, text_source, metric, guess,
         first_flip_step is not null as is_flipped,
         is_right_dense as d,
         case when first_flip_step is null then is_right_dense else is_right_fork end as f,
@@ -128,10 +114,7 @@ threes as (
 
 counted as (
     select
-        model,
-        recipe,
-        text_source,
-        metric,
+        model, recipe, text_source, metric,
         count(*) as n_answers,
         count(*) filter (where is_flipped) as n_flipped,
         count(*) filter (where d) as n_right_dense,
@@ -154,22 +137,11 @@ counted as (
 )
 
 select
-    counted.model,
-    counted.recipe,
-    counted.text_source,
-    counted.metric,
+    counted.model, counted.recipe, counted.text_source, counted.metric,
     case when counted.metric = 'agreement' then 'agreement' else 'score' end as measure,
     noise_variants.recipe is not null as is_noise,
-    counted.n_answers,
-    counted.n_flipped,
-    counted.n_right_dense,
-    counted.n_right_fork,
-    counted.n_right_pruned,
-    counted.n_lost,
-    counted.n_lost_by_first_token,
-    counted.n_lost_after,
-    counted.n_recovered,
-    counted.n_gained,
+    counted.n_answers, counted.n_flipped, counted.n_right_dense, counted.n_right_fork, counted.n_right_pruned,
+    counted.n_lost, counted.n_lost_by_first_token, counted.n_lost_after, counted.n_recovered, counted.n_gained,
     counted.n_gained_by_first_token,
     counted.n_lost_by_first_token / nullif(counted.n_lost, 0) as first_token_share,
     wilson_interval(counted.n_lost_by_first_token, counted.n_lost)[1] as first_token_share_low,

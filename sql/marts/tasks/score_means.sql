@@ -1,12 +1,12 @@
 -- The mean score of each variant in tasks, by kind of task.
 -- grain: one row per model × recipe × measure, dense included, noise left out.
 -- key: model, recipe, measure
--- inputs: scores_without_noise
+-- inputs: task_group_scores, noise_variants
 -- how to read: means over tasks; the score of a task is the mean of those of its metrics that are shares and better
 --   when higher. The errors take tasks as independent and metrics of one task as fully correlated. measure
 --   non_generative are tasks answered by likelihood, generative those answered by writing. Agreement with the dense
 --   model's own answers does not say whether an answer is right, so that it is a measure of its own, over tasks
---   answered by writing. score_se is NULL where a task has no error. Where all of its answers are right, or none is, a
+--   answered by writing. score_se is NULL if a task has no error. If all of its answers are right, or none is, a
 --   standard error of 0 would be too small: its error is then the width of Wilson's interval over 1.96.
 -- reason: single view that keeps right answers apart from unchanged answers.
 -- columns:
@@ -16,9 +16,7 @@
 --   score_low: Lower end of its 95 % interval, Wilson's with as many answers as have that error [share]
 --   score_high: Upper end of it [share]
 --   n_tasks: Tasks, a group of the harness as one [tasks]
-with
-
-scores as (
+with scores as (
     select
         *,
         case
@@ -27,19 +25,18 @@ scores as (
                 then (wilson_interval(score * n, n)[2] - wilson_interval(score * n, n)[1]) / 1.959963984540054
             else score_se
         end as error_at_edge
-    from scores_without_noise
+    from task_group_scores
 ),
 
 tasks as (
     select
-        scores.model,
-        scores.recipe,
-        scores.task_group,
+        scores.model, scores.recipe, scores.task_group,
         case when scores.metric = 'agreement' then 'agreement' else scores.kind end as measure,
         avg(scores.score) as score,
         case when count(scores.error_at_edge) = count(*) then avg(scores.error_at_edge) end as error,
         min(scores.n) as n
     from scores
+    anti join noise_variants using (model, recipe)
     where
         (scores.kind = 'generative' or (scores.kind = 'non_generative' and scores.metric <> 'agreement'))
         and scores.is_higher_better
@@ -50,24 +47,18 @@ tasks as (
 
 means as (
     select
-        model,
-        recipe,
-        measure,
+        model, recipe, measure,
         avg(score) as score,
         case when count(error) = count(*) then sqrt(sum(error ** 2)) / count(*) end as score_se,
-        -- Of tasks that weigh alike, where all answers are right or none is.
+        -- The tasks weigh alike; it counts if all answers are right or none is.
         count(*) ** 2 / sum(1.0 / n) as answers,
         count(*) as n_tasks
     from tasks
-    group by model, recipe, measure
+    group by all
 )
 
 select
-    model,
-    recipe,
-    measure,
-    score,
-    score_se,
+    model, recipe, measure, score, score_se,
     wilson_interval_of_error(score, score_se, answers)[1] as score_low,
     wilson_interval_of_error(score, score_se, answers)[2] as score_high,
     n_tasks

@@ -3,23 +3,23 @@
 -- key: model, recipe, task, metric
 -- inputs: task_pairs, provenance
 -- how to read: all figures are of pairs of answers to the same request. lost are right answers that became wrong,
---   gained the reverse. mcnemar_p is McNemar's exact two-sided p-value of lost against gained, 1 where no answer
---   changed. holm_p corrects it for testing several variants of the model on this task and metric, namely those whose
---   samples the same study stored: a later study does not change what an earlier one found significant, and a variant
---   of two studies belongs to the one that computed it. Correct holm_p again where you read several studies as one
---   search. Intervals are paired by sample and not corrected: of the accuracy a square and add of Wilson's that
---   includes 0 wherever mcnemar_p is 0.05 or more, of the log-likelihood and the margin Student's t (NULL below two
---   samples and where none deviates). log_likelihood_change is of the right option, or per byte of a text: the
---   logarithm of dense over pruned byte_perplexity up to one factor that is the same for all variants, because
---   task_scores counts the bytes before detokenization. margin_change is the change of the right option's margin over
---   the best other one, which moves long before an answer flips. The dense recipe and noise variants are excluded.
+--   gained the reverse. mcnemar_p is McNemar's exact two-sided p-value of lost against gained, 1 if no answer changed.
+--   holm_p corrects it for testing several variants of the model on this task and metric, namely those whose samples
+--   the same study stored: a later study does not change what an earlier one found significant, and a variant of two
+--   studies belongs to the one that computed it. Correct holm_p again where you read several studies as one search.
+--   Intervals are paired by sample and not corrected: of the accuracy a square and add of Wilson's that includes 0
+--   wherever mcnemar_p is 0.05 or more, of the log-likelihood and the margin Student's t (NULL below two samples and if
+--   none deviates). log_likelihood_change is of the right option, or per byte of a text: the logarithm of dense over
+--   pruned byte_perplexity up to one factor that is the same for all variants, because task_scores counts the bytes
+--   before detokenization. margin_change is the change of the right option's margin over the best other one, which
+--   moves long before an answer flips. The dense recipe and noise variants are excluded.
 -- reason: two accuracies with an error each hide that two models answer different questions right, which pairs show; a
 --   dozen recipes tested at once find a difference by chance. The view is long because test, correction and intervals
 --   need the same pairs.
 -- columns:
 --   study: Study that stored the samples of the variant, whose recipes are tested together [label]
---   n_samples: Samples that both were asked [samples]
---   n_graded: Of these, those where right and wrong are known of both [samples]
+--   n_samples: Samples that both answered [samples]
+--   n_graded: Those that are graded on both sides [samples]
 --   accuracy_dense: Share of the graded that the dense model answers right [share]
 --   accuracy_pruned: Share of the graded that the variant answers right [share]
 --   accuracy_change: Paired change of the accuracy [share] = accuracy_pruned − accuracy_dense
@@ -27,25 +27,20 @@
 --   accuracy_change_high: Upper end of its 95 % interval, paired, in agreement with mcnemar_p [share]
 --   lost: Right answers that became wrong [samples]
 --   gained: Wrong answers that became right [samples]
---   mcnemar_p: Exact two-sided McNemar test of lost against gained; NULL where nothing is graded [probability]
+--   mcnemar_p: Exact two-sided McNemar test of lost against gained; NULL if nothing is graded [probability]
 --   n_tests: Variants of the model that the study tests on this task and metric [variants]
---   holm_p: mcnemar_p corrected by Holm for n_tests; NULL where nothing is graded [probability]
---   log_likelihood_change: Mean change of the target's log-likelihood; NULL where it has none [nats or nats per byte]
+--   holm_p: mcnemar_p corrected by Holm for n_tests; NULL if nothing is graded [probability]
+--   log_likelihood_change: Mean change of the target's log-likelihood; NULL if it has none [nats or nats per byte]
 --   log_likelihood_change_low: Lower end of its 95 % interval, paired, Student's t over samples [nats or nats per byte]
 --   log_likelihood_change_high: Upper end of its 95 % interval, paired, Student's t over samples [nats or nats per
 --     byte]
---   margin_change: Mean change of the target's margin over the best other option; NULL where it has none [nats or nats
---     per byte]
+--   margin_change: Mean change of the target's margin over the best other option; NULL if it has none [nats or nats per
+--     byte]
 --   margin_change_low: Lower end of its 95 % interval, paired, Student's t over samples [nats or nats per byte]
 --   margin_change_high: Upper end of its 95 % interval, paired, Student's t over samples [nats or nats per byte]
-with
-
-counted as (
+with counted as (
     select
-        model,
-        recipe,
-        task,
-        metric,
+        model, recipe, task, metric,
         count(*) as n_samples,
         count(is_lost) as n_graded,
         count(*) filter (where is_correct_dense) as dense_correct,
@@ -59,7 +54,7 @@ counted as (
             as log_likelihood_half_width,
         half_width_of_mean(margin_change, case when margin_change is not null then 1.0 end) as margin_half_width
     from task_pairs
-    group by model, recipe, task, metric
+    group by all
 ),
 
 tested as (
@@ -96,23 +91,14 @@ corrected as (
 )
 
 select
-    corrected.model,
-    corrected.recipe,
-    corrected.task,
-    corrected.metric,
-    corrected.study,
-    corrected.n_samples,
+    corrected.model, corrected.recipe, corrected.task, corrected.metric, corrected.study, corrected.n_samples,
     corrected.n_graded,
     corrected.dense_correct / nullif(corrected.n_graded, 0) as accuracy_dense,
     corrected.pruned_correct / nullif(corrected.n_graded, 0) as accuracy_pruned,
     (corrected.pruned_correct - corrected.dense_correct) / nullif(corrected.n_graded, 0) as accuracy_change,
     interval_of_paired_change(corrected.lost, corrected.gained, corrected.n_graded)[1] as accuracy_change_low,
     interval_of_paired_change(corrected.lost, corrected.gained, corrected.n_graded)[2] as accuracy_change_high,
-    corrected.lost,
-    corrected.gained,
-    corrected.mcnemar_p,
-    corrected.n_tests,
-    corrected.holm_p,
+    corrected.lost, corrected.gained, corrected.mcnemar_p, corrected.n_tests, corrected.holm_p,
     corrected.log_likelihood_change,
     corrected.log_likelihood_change - corrected.log_likelihood_half_width as log_likelihood_change_low,
     corrected.log_likelihood_change + corrected.log_likelihood_half_width as log_likelihood_change_high,

@@ -10,12 +10,10 @@
 -- columns:
 --   n_tasks: Tasks of the group that have the metric [tasks]
 --   score: Mean over the group's samples [share; units of text for perplexity]
---   score_se: Its standard error; NULL where a task has none [unit of score]
+--   score_se: Its standard error; NULL if a task has none [unit of score]
 --   n: Number of samples, or of the units of a perplexity [samples]
---   shots: Worked examples in front of every question; NULL where the tasks differ [examples]
-with
-
-weighted as (
+--   shots: Worked examples in front of every question; NULL if the tasks differ [examples]
+with weighted as (
     select
         *,
         ends_with(metric, 'perplexity') as is_perplexity,
@@ -25,12 +23,7 @@ weighted as (
 
 averaged as (
     select
-        model,
-        recipe,
-        task_group,
-        kind,
-        metric,
-        is_perplexity,
+        model, recipe, task_group, kind, metric, is_perplexity,
         case
             when is_perplexity then product(case when is_perplexity then value ** weight end)
             else sum(weight * value)
@@ -49,15 +42,8 @@ averaged as (
 )
 
 select
-    model,
-    recipe,
-    task_group,
-    kind,
-    metric,
-    n_tasks,
-    score,
+    model, recipe, task_group, kind, metric, n_tasks, score,
     error * case when is_perplexity then score else 1 end as score_se,
     cast(n as bigint) as n,
-    is_higher_better,
-    shots
+    is_higher_better, shots
 from averaged

@@ -5,12 +5,12 @@
 -- how to read: the loss of a task is the lost part of what its dense score has above a guess; a guess among options is
 --   the mean of 1/options, for a written text or a single option 0. Tasks that the dense model does not solve beyond a
 --   guess, where the whole 95 % interval of its score (Wilson's) is not above it, have nothing to lose and are
---   excluded; where the right options are unevenly distributed, as in BoolQ, even that does not prove knowledge. A
---   group of tasks, such as MMLU, is one task (task_group_scores). The metrics of a task are averaged first, then the
---   tasks. measure score uses every metric but agreement, measure agreement only that one, which takes the dense
---   model's own answers as the right ones. Below 0 the score rose; above 1 choosing is worse than a guess. noise_loss
---   is the loss of the noise variant that loses most in the same tasks: the dense model in bfloat16 or with another
---   batch also changes answers, which is no effect of pruning. Intervals are at 95 %, paired by answer, of ratios and
+--   excluded; if the right options are unevenly distributed, as in BoolQ, even that does not prove knowledge. A group
+--   of tasks, such as MMLU, is one task (task_group_scores). The metrics of a task are averaged first, then the tasks.
+--   measure score uses every metric but agreement, measure agreement only that one, which takes the dense model's own
+--   answers as the right ones. Below 0 the score rose; above 1 choosing is worse than a guess. noise_loss is the loss
+--   of the noise variant that loses most in the same tasks: the dense model in bfloat16 or with another batch also
+--   changes answers, which is not an effect of pruning. Intervals are at 95 %, paired by answer, of ratios and
 --   differences of Wilson's intervals (macros interval_of_ratio and interval_of_difference); errors of metrics of one
 --   task are taken as fully correlated, those of tasks as independent. Where answers are not stored, variants count as
 --   independent, which makes intervals rather too wide. They describe these tasks, not others, and are not corrected
@@ -20,74 +20,57 @@
 --   measure: score, by right answers, or agreement, by the dense model's own ones
 --   n_tasks: Tasks that count, a group as one [tasks]
 --   n_answers: Answers that the loss rests on, each paired with the dense model's answer to the same question [answers]
---   loss: Mean over tasks of what is gone [share]
---   loss_se: Standard error that a normal interval of the same width has; NULL where a score is no share [share] =
+--   loss: Mean over tasks of what is lost [share]
+--   loss_se: Standard error that a normal interval of the same width has; NULL if a score is not a share [share] =
 --     (loss_high − loss_low)/(2 · 1.96)
 --   loss_low: Lower end of its 95 % interval, ratio of Wilson intervals, paired by answer [share]
 --   loss_high: Upper end of its 95 % interval, ratio of Wilson intervals, paired by answer [share]
---   noise_loss: Loss of the largest noise variant in the same tasks; NULL where none was scored in all of them [share]
---   loss_beyond_noise: Loss less that of the noise; the loss itself where no noise was scored [share] = loss −
---     noise_loss
+--   noise_loss: Loss of the largest noise variant in the same tasks; NULL if none was scored in all of them [share]
+--   loss_beyond_noise: Loss less that of the noise; the loss itself if no noise was scored [share] = loss − noise_loss
 --   loss_beyond_noise_low: Lower end of its 95 % interval, with both errors, paired by answer [share]
 --   loss_beyond_noise_high: Upper end of its 95 % interval, with both errors, paired by answer [share]
 with
 
 -- Read several times below.
 losses as (
-    select *
-    from metric_losses
+    select * from metric_losses
 ),
 
 totals as (
     select
-        model,
-        recipe,
-        is_noise,
-        measure,
-        kind,
+        model, recipe, is_noise, measure, kind,
         list(row(task_group, metric) order by task_group, metric) as scored,
         avg(loss) as loss
     from losses
-    group by model, recipe, is_noise, measure, kind
+    group by all
 ),
 
 floors as (
     select
-        pruned.model,
-        pruned.recipe,
-        pruned.measure,
-        pruned.kind,
+        pruned.model, pruned.recipe, pruned.measure, pruned.kind,
         max_by(noise.recipe, row(noise.loss, noise.recipe)) as noise_recipe
     from totals as pruned
     inner join totals as noise using (model, measure, kind, scored)
     where noise.is_noise and not pruned.is_noise
-    group by pruned.model, pruned.recipe, pruned.measure, pruned.kind
+    group by all
 ),
 
 groups as (
-    select distinct
-        model,
-        task,
-        task_group
+    select distinct model, task, task_group
     from stg_task_scores
     where recipe = 'dense'
 ),
 
 noise_pairs as (
-    select distinct
-        model,
-        recipe,
-        noise_recipe
+    select distinct model, recipe, noise_recipe
     from floors
 ),
 
 noise_answers as (
     select
-        pruned.model,
-        pruned.recipe,
+        pruned.model, pruned.recipe,
         noise.recipe as noise_recipe,
-        groups.task_group,
-        pruned.metric,
+        groups.task_group, pruned.metric,
         covariance_of_outcomes(
             count(*),
             count(*) filter (where pruned.is_right),
@@ -99,7 +82,7 @@ noise_answers as (
     inner join graded_answers as noise using (model, task, metric, scoring, sample_id, sample_hash)
     inner join groups using (model, task)
     where noise_pairs.noise_recipe = noise.recipe
-    group by pruned.model, pruned.recipe, noise.recipe, groups.task_group, pruned.metric
+    group by all
 ),
 
 beside_noise as (
@@ -108,7 +91,7 @@ beside_noise as (
         noise.loss as noise_loss,
         noise.loss_low as noise_loss_low,
         noise.loss_high as noise_loss_high,
-        -- Of one answer's contributions to both losses, (1 − loss)(dense right) − (right).
+        -- The correlation of one answer's contributions to both losses, (1 − loss)(dense right) − (right).
         correlation_or_0(
             noise_answers.covariance
             - (1 - noise.loss) * pruned.answers_covariance
@@ -125,17 +108,12 @@ beside_noise as (
     left join floors using (model, recipe, measure, kind)
     left join losses as noise
         on
-            floors.model = noise.model
-            and floors.noise_recipe = noise.recipe
-            and pruned.task_group = noise.task_group
-            and pruned.kind = noise.kind
-            and pruned.metric = noise.metric
+            floors.model = noise.model and floors.noise_recipe = noise.recipe and pruned.task_group = noise.task_group
+            and pruned.kind = noise.kind and pruned.metric = noise.metric
     left join noise_answers
         on
-            floors.model = noise_answers.model
-            and floors.recipe = noise_answers.recipe
-            and floors.noise_recipe = noise_answers.noise_recipe
-            and pruned.task_group = noise_answers.task_group
+            floors.model = noise_answers.model and floors.recipe = noise_answers.recipe
+            and floors.noise_recipe = noise_answers.noise_recipe and pruned.task_group = noise_answers.task_group
             and pruned.metric = noise_answers.metric
     where not pruned.is_noise
 ),
@@ -155,11 +133,7 @@ set_against as (
 
 each_task as (
     select
-        model,
-        recipe,
-        measure,
-        kind,
-        task_group,
+        model, recipe, measure, kind, task_group,
         max(n_answers) as n_answers,
         avg(loss) as loss,
         avg(noise_loss) as noise_loss,
@@ -170,15 +144,12 @@ each_task as (
         avg(loss - coalesce(noise_loss, 0) - beyond[1]) as beyond_below,
         avg(beyond[2] - loss + coalesce(noise_loss, 0)) as beyond_above
     from set_against
-    group by model, recipe, measure, kind, task_group
+    group by all
 ),
 
 averaged as (
     select
-        model,
-        recipe,
-        measure,
-        kind,
+        model, recipe, measure, kind,
         count(*) as n_tasks,
         cast(sum(n_answers) as bigint) as n_answers,
         avg(loss) as loss,
@@ -189,22 +160,11 @@ averaged as (
         avg(beyond) - sqrt(sum(beyond_below ** 2)) / count(*) as loss_beyond_noise_low,
         avg(beyond) + sqrt(sum(beyond_above ** 2)) / count(*) as loss_beyond_noise_high
     from each_task
-    group by model, recipe, measure, kind
+    group by all
 )
 
 select
-    model,
-    recipe,
-    measure,
-    kind,
-    n_tasks,
-    n_answers,
-    loss,
+    model, recipe, measure, kind, n_tasks, n_answers, loss,
     (loss_high - loss_low) / (2 * 1.959963984540054) as loss_se,
-    loss_low,
-    loss_high,
-    noise_loss,
-    loss_beyond_noise,
-    loss_beyond_noise_low,
-    loss_beyond_noise_high
+    loss_low, loss_high, noise_loss, loss_beyond_noise, loss_beyond_noise_low, loss_beyond_noise_high
 from averaged

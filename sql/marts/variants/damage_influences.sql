@@ -18,8 +18,7 @@ with
 -- parallel.
 amounts as (
     select
-        model,
-        recipe,
+        model, recipe,
         unnest(['top1_change', 'kl_step0_nats']) as measure,
         prompt_id as unit,
         unnest([
@@ -33,8 +32,7 @@ amounts as (
     union all
 
     select
-        model,
-        recipe,
+        model, recipe,
         unnest(['flipped_share', 'collapsed_share']) as measure,
         prompt_id as unit,
         unnest([cast(first_flip_step is not null as integer), cast(collapse_step is not null as integer)]) as amount,
@@ -44,8 +42,7 @@ amounts as (
     union all
 
     select
-        model,
-        recipe,
+        model, recipe,
         'options_changed_share' as measure,
         prompt_id as unit,
         cast(not is_argmax_same as integer) as amount,
@@ -54,10 +51,7 @@ amounts as (
 )
 
 select
-    model,
-    recipe,
-    measure,
-    unit,
+    model, recipe, measure, unit,
     (amount - weight * sum(amount) over of_variant / sum(weight) over of_variant)
     / sum(weight) over of_variant as influence
 from amounts

@@ -30,13 +30,9 @@
 --   brier_skill_high: Upper end of it [share]
 --   calibration_error: Mean over steps of |predicted − measured share of flips| in their decile [share]
 --   calibration_error_expected: The same if every flip_probability is true and steps are independent [share]
-with
-
-lengths as (
+with lengths as (
     select
-        model,
-        recipe,
-        is_noise,
+        model, recipe, is_noise,
         max(texts_at_risk) as texts,
         cast(sum(flips) as bigint) as texts_flipped,
         max(step) + 1 as steps,
@@ -52,10 +48,7 @@ lengths as (
 
 parts as (
     select
-        model,
-        recipe,
-        prompt_id,
-        decile,
+        model, recipe, prompt_id, decile,
         count(*) as steps,
         count(*) filter (where is_flip) as flips,
         sum(flip_probability) as predicted,
@@ -68,9 +61,7 @@ parts as (
 
 prompts as (
     select
-        model,
-        recipe,
-        prompt_id,
+        model, recipe, prompt_id,
         sum(steps) as steps,
         sum(flips) as flips,
         sum(predicted) as predicted,
@@ -82,8 +73,7 @@ prompts as (
 
 scores as (
     select
-        model,
-        recipe,
+        model, recipe,
         cast(sum(steps) as bigint) as predicted_steps,
         sum(predicted) as predicted_flips,
         cast(sum(flips) as bigint) as measured_flips,
@@ -98,9 +88,7 @@ scores as (
 
 deciles as (
     select
-        model,
-        recipe,
-        decile,
+        model, recipe, decile,
         sum(steps) as steps,
         abs(sum(predicted - flips)) as difference,
         -- The mean of |x| is √(2/π) standard deviations of a normal x.
@@ -111,8 +99,7 @@ deciles as (
 
 calibrations as (
     select
-        model,
-        recipe,
+        model, recipe,
         sum(difference) / sum(steps) as calibration_error,
         sum(difference_expected) / sum(steps) as calibration_error_expected
     from deciles
@@ -120,12 +107,7 @@ calibrations as (
 )
 
 select
-    lengths.model,
-    lengths.recipe,
-    lengths.is_noise,
-    lengths.texts,
-    lengths.texts_flipped,
-    lengths.steps,
+    lengths.model, lengths.recipe, lengths.is_noise, lengths.texts, lengths.texts_flipped, lengths.steps,
     coalesce(lengths.equal_tokens_95, lengths.steps) as equal_tokens_95,
     case
         when wilson_interval(lengths.texts, lengths.texts)[1] >= 0.95
@@ -134,12 +116,8 @@ select
     lengths.equal_tokens_95_high,
     coalesce(lengths.equal_tokens_50, lengths.steps) as equal_tokens_50,
     coalesce(lengths.equal_tokens_50_low, lengths.steps) as equal_tokens_50_low,
-    lengths.equal_tokens_50_high,
-    scores.predicted_steps,
-    scores.predicted_flips,
-    scores.measured_flips,
-    scores.brier_score,
-    scores.brier_score_constant,
+    lengths.equal_tokens_50_high, scores.predicted_steps, scores.predicted_flips, scores.measured_flips,
+    scores.brier_score, scores.brier_score_constant,
     case when scores.is_enough then scores.skill end as brier_skill,
     case when scores.is_enough then scores.skill - scores.half_width end as brier_skill_low,
     case when scores.is_enough then scores.skill + scores.half_width end as brier_skill_high,

@@ -5,24 +5,22 @@
 -- how to read: recipe comes before other_recipe in the alphabet. jaccard_removed is the number of weights that both
 --   remove over the number that at least one removes: 1 for the same mask, jaccard_removed_expected for independent
 --   masks, 0 for disjoint ones. jaccard_kept is the same for the weights that stay. Counted at up to 16,384 positions
---   of a matrix, the same for all variants of a model; *_se is an upper bound of the standard error of that, 0 where
---   every weight was counted. NULL where neither removes (or keeps) anything. A dropped sublayer is removed whole,
---   quantization removes nothing. The dense recipe and noise variants are excluded.
+--   of a matrix, the same for all variants of a model; *_se is an upper bound of the standard error of that, 0 if every
+--   weight was counted. NULL if neither removes (or keeps) anything. A dropped sublayer is removed whole, quantization
+--   removes nothing. The dense recipe and noise variants are excluded.
 -- reason: two recipes of equal sparsity, or one recipe on two calibration sets, may remove different weights.
 -- columns:
 --   recipe: Name of the recipe that comes first in the alphabet
 --   other_recipe: Name of the recipe that it is compared with
 --   removed_share: Share of the weights that recipe removes [share]
 --   other_removed_share: Share of the weights that other_recipe removes [share]
---   jaccard_removed: Overlap of the removed weights; NULL where there are none [share] = |A ∩ B|/|A ∪ B|
+--   jaccard_removed: Overlap of the removed weights; NULL if there are none [share] = |A ∩ B|/|A ∪ B|
 --   jaccard_removed_se: Upper bound of its standard error [share] = √(j(1 − j)/|A ∪ B| · (1 − sampled/weights))
 --   jaccard_removed_expected: Overlap of independent masks [share] = ab/(a + b − ab)
---   jaccard_kept: Overlap of the kept weights; NULL where there are none [share] = |A ∩ B|/|A ∪ B|
+--   jaccard_kept: Overlap of the kept weights; NULL if there are none [share] = |A ∩ B|/|A ∪ B|
 --   jaccard_kept_se: Upper bound of its standard error [share] = √(j(1 − j)/|A ∪ B| · (1 − sampled/weights))
 --   jaccard_kept_expected: Overlap of independent masks [share] = ab/(a + b − ab)
-with
-
-masks as (
+with masks as (
     select
         samples.*,
         bit_count(samples.kept) as kept_count
@@ -57,16 +55,7 @@ shares as (
 )
 
 select
-    model,
-    recipe,
-    other_recipe,
-    layer,
-    sublayer,
-    module,
-    weights,
-    sampled,
-    removed_share,
-    other_removed_share,
+    model, recipe, other_recipe, layer, sublayer, module, weights, sampled, removed_share, other_removed_share,
     jaccard_removed,
     sqrt(jaccard_removed * (1 - jaccard_removed) * unseen_share / nullif(sampled - both_kept, 0))
         as jaccard_removed_se,

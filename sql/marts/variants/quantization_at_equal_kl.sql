@@ -10,22 +10,16 @@
 --   quantization: Method of quantization that the variant is compared with, such as gptq [label]
 --   kl_nats: Mean teacher-forced KL(dense‖pruned) of the pruned variant [nats]
 --   amount_quantized: The measure of quantization at the same KL, interpolated; NULL beyond its largest [share or nats]
---   recipe_below: The quantized recipe next below in KL; dense where there is none
---   recipe_above: The quantized recipe next above in KL; NULL where there is none
+--   recipe_below: The quantized recipe next below in KL; dense if there is none
+--   recipe_above: The quantized recipe next above in KL; NULL if there is none
 --   recipes_below: All quantized recipes at that KL; their mean counts
 --   recipes_above: All quantized recipes at that KL; their mean counts
 --   share_above: Weight of the point above [share]
-with
-
-measures as (
+with measures as (
     select
-        totals.model,
-        totals.recipe,
-        totals.method,
-        totals.parameters_removed_share,
+        totals.model, totals.recipe, totals.method, totals.parameters_removed_share,
         totals.kl_teacher_forced_mean_nats as kl_nats,
-        damage.measure,
-        damage.amount
+        damage.measure, damage.amount
     from variant_summary as totals
     inner join variant_damage as damage using (model, recipe)
     where damage.is_comparable and totals.kl_teacher_forced_mean_nats is not null
@@ -39,22 +33,14 @@ quantized as (
 
 -- Every quantized variant is a point of its method's line; the dense model is the first point.
 points as (
-    select
-        model,
-        method,
-        measure,
-        kl_nats,
-        recipe,
-        amount
+    select model, method, measure, kl_nats, recipe, amount
     from quantized
     where kl_nats > 0
 
     union all
 
     select
-        quantized.model,
-        quantized.method,
-        quantized.measure,
+        quantized.model, quantized.method, quantized.measure,
         0 as kl_nats,
         'dense' as recipe,
         -- A text in which the dense model itself loops counts as its own collapse.
@@ -62,34 +48,27 @@ points as (
     from quantized
     left join measures as dense
         on quantized.model = dense.model and quantized.measure = dense.measure and dense.recipe = 'dense'
-    group by quantized.model, quantized.method, quantized.measure
+    group by all
 ),
 
 lines as (
     -- Variants of equal KL form one point, under the first name.
     select
-        model,
-        method,
-        measure,
-        kl_nats,
+        model, method, measure, kl_nats,
         min(recipe) as recipe,
         list(recipe) as recipes,
         avg(amount) as amount
     from points
-    group by model, method, measure, kl_nats
+    group by all
 ),
 
 methods as (
-    select distinct
-        model,
-        method
+    select distinct model, method
     from quantized
 ),
 
 not_only_pruned as (
-    select
-        model,
-        recipe
+    select model, recipe
     from stg_variants
     where
         list_has_any(
@@ -124,20 +103,16 @@ bracketed as (
     from pruned
     asof left join lines as below
         on
-            pruned.model = below.model
-            and pruned.quantization = below.method
-            and pruned.measure = below.measure
+            pruned.model = below.model and pruned.quantization = below.method and pruned.measure = below.measure
             and pruned.kl_nats >= below.kl_nats
     asof left join lines as above
         on
-            pruned.model = above.model
-            and pruned.quantization = above.method
-            and pruned.measure = above.measure
+            pruned.model = above.model and pruned.quantization = above.method and pruned.measure = above.measure
             and pruned.kl_nats <= above.kl_nats
 ),
 
 weighed as (
-    -- The weight of the point above; NULL where there is none, because nothing is extrapolated.
+    -- The weight of the point above; NULL if there is none, because nothing is extrapolated.
     select
         *,
         case when kl_above = kl_below then 0 else (kl_nats - kl_below) / (kl_above - kl_below) end as share_above
@@ -145,16 +120,7 @@ weighed as (
 )
 
 select
-    model,
-    recipe,
-    quantization,
-    measure,
-    kl_nats,
-    amount,
+    model, recipe, quantization, measure, kl_nats, amount,
     amount_below + (amount_above - amount_below) * share_above as amount_quantized,
-    recipe_below,
-    recipe_above,
-    recipes_below,
-    recipes_above,
-    share_above
+    recipe_below, recipe_above, recipes_below, recipes_above, share_above
 from weighed

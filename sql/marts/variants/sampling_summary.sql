@@ -4,10 +4,10 @@
 -- key: model, recipe
 -- inputs: sampling_survival, stg_sampled_generations, stg_sampled_steps, noise_variants
 -- how to read: every text has a dense partner drawn with the same noise. equal_share is the share of texts that never
---   part; the median first flips are the steps at which half of the texts have parted, NULL where half never do, their
+--   part; the median first flips are the steps at which half of the texts have parted, NULL if half never do, their
 --   bounds where the bounds of sampling_survival reach half. correct_share and collapsed_share are over texts, and
 --   their differences are variant minus dense, paired text by text, with intervals over prompts (Student's t; NULL
---   below 2 prompts or where no prompt deviates). is_noise marks rounding alone: what it parts is no damage.
+--   below 2 prompts or if no prompt deviates). is_noise marks rounding alone: what it parts is not damage.
 -- reason: a greedy text is one draw; sampled ones say how a model behaves in use, with intervals.
 -- columns:
 --   is_noise: Whether the variant is the dense model with other rounding
@@ -21,9 +21,9 @@
 --   equal_share_expected: The same, expected from the distributions [share]
 --   equal_share_expected_low: Lower end of its 95 % interval, Student's t over prompts [share]
 --   equal_share_expected_high: Upper end of it [share]
---   first_flip_step_median: Step at which half of the texts have parted; NULL where half never do [step]
+--   first_flip_step_median: Step at which half of the texts have parted; NULL if half never do [step]
 --   first_flip_step_median_low: Lower end of its 95 % interval, where the bounds of sampling_survival reach half [step]
---   first_flip_step_median_high: Upper end of it; NULL where it is beyond the last step [step]
+--   first_flip_step_median_high: Upper end of it; NULL if it is beyond the last step [step]
 --   first_flip_step_median_expected: The same, expected from the distributions [step]
 --   total_variation_mean: Mean total variation over the steps before texts part [probability]
 --   texts_graded: Texts with a known answer [texts]
@@ -49,8 +49,7 @@ curves as (
 
 medians as (
     select
-        model,
-        recipe,
+        model, recipe,
         arg_max_null(equal_share, step) as equal_share,
         arg_max_null(equal_share_low, step) as equal_share_low,
         arg_max_null(equal_share_high, step) as equal_share_high,
@@ -63,28 +62,22 @@ medians as (
         min(step) filter (where equal_share_high <= 0.5) as first_flip_step_median_high,
         min(step) filter (where equal_share_expected <= 0.5) as first_flip_step_median_expected
     from curves
-    group by model, recipe
+    group by all
 ),
 
 distances as (
     select
-        model,
-        recipe,
+        model, recipe,
         avg(total_variation) as total_variation_mean
     from stg_sampled_steps
     where trajectory = 'teacher_forced' and flip_probability is not null
-    group by model, recipe
+    group by all
 ),
 
--- Each text beside the dense one of the same sample.
+-- Each text with the dense one of the same sample.
 pairs as (
     select
-        own.model,
-        own.recipe,
-        own.prompt_id,
-        own.temperature,
-        own.top_p,
-        own.first_flip_step,
+        own.model, own.recipe, own.prompt_id, own.temperature, own.top_p, own.first_flip_step,
         cast(own.is_correct as integer) as correct,
         cast(dense.is_correct as integer) as correct_dense,
         cast(own.collapse_step is not null as integer) as collapsed,
@@ -96,8 +89,7 @@ pairs as (
 
 totals as (
     select
-        model,
-        recipe,
+        model, recipe,
         any_value(temperature) as temperature,
         any_value(top_p) as top_p,
         count(distinct prompt_id) as prompts,
@@ -109,63 +101,43 @@ totals as (
         avg(collapsed) as collapsed_share,
         avg(collapsed_dense) as collapsed_share_dense
     from pairs
-    group by model, recipe
+    group by all
 ),
 
 -- What each prompt adds to a difference beyond its expected part.
 influences as (
     select
-        pairs.model,
-        pairs.recipe,
-        pairs.prompt_id,
+        pairs.model, pairs.recipe, pairs.prompt_id,
         sum(pairs.correct - pairs.correct_dense - totals.correct_share + totals.correct_share_dense)
         / nullif(any_value(totals.texts_graded), 0) as on_correct,
         sum(pairs.collapsed - pairs.collapsed_dense - totals.collapsed_share + totals.collapsed_share_dense)
         / any_value(totals.texts) as on_collapsed
     from pairs
     inner join totals using (model, recipe)
-    group by pairs.model, pairs.recipe, pairs.prompt_id
+    group by all
 ),
 
 spreads as (
     select
-        model,
-        recipe,
+        model, recipe,
         half_width_over_clusters(on_correct) as half_width_correct,
         half_width_over_clusters(on_collapsed) as half_width_collapsed
     from influences
-    group by model, recipe
+    group by all
 )
 
 select
-    totals.model,
-    totals.recipe,
+    totals.model, totals.recipe,
     noise_variants.recipe is not null as is_noise,
-    totals.temperature,
-    totals.top_p,
-    totals.prompts,
-    totals.texts,
-    totals.texts_flipped,
-    medians.flips_expected,
-    medians.equal_share,
-    medians.equal_share_low,
-    medians.equal_share_high,
-    medians.equal_share_expected,
-    medians.equal_share_expected_low,
-    medians.equal_share_expected_high,
-    medians.first_flip_step_median,
-    medians.first_flip_step_median_low,
-    medians.first_flip_step_median_high,
-    medians.first_flip_step_median_expected,
-    distances.total_variation_mean,
-    totals.texts_graded,
-    totals.correct_share,
-    totals.correct_share_dense,
+    totals.temperature, totals.top_p, totals.prompts, totals.texts, totals.texts_flipped, medians.flips_expected,
+    medians.equal_share, medians.equal_share_low, medians.equal_share_high, medians.equal_share_expected,
+    medians.equal_share_expected_low, medians.equal_share_expected_high, medians.first_flip_step_median,
+    medians.first_flip_step_median_low, medians.first_flip_step_median_high, medians.first_flip_step_median_expected,
+    distances.total_variation_mean, totals.texts_graded, totals.correct_share, totals.correct_share_dense,
     totals.correct_share - totals.correct_share_dense as correct_difference,
     totals.correct_share - totals.correct_share_dense - spreads.half_width_correct as correct_difference_low,
     totals.correct_share - totals.correct_share_dense + spreads.half_width_correct as correct_difference_high,
-    totals.collapsed_share,
-    totals.collapsed_share_dense,
+    totals.collapsed_share, totals.collapsed_share_dense,
     totals.collapsed_share - totals.collapsed_share_dense as collapsed_difference,
     totals.collapsed_share - totals.collapsed_share_dense - spreads.half_width_collapsed as collapsed_difference_low,
     totals.collapsed_share - totals.collapsed_share_dense + spreads.half_width_collapsed as collapsed_difference_high

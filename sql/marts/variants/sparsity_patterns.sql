@@ -5,15 +5,12 @@
 -- columns:
 --   pattern: kept:block, such as 2:4, or `unstructured`
 --   sparsity_percent: sparsity in whole per cent [%]
--- how to read: pruned neurons and heads are no pattern of weights and are excluded, and so are noise variants, mixed
+-- how to read: pruned neurons and heads are not patterns of weights and are excluded, and so are noise variants, mixed
 --   recipes, whose sublayers may have several patterns, and compositions, where it is not known which part made the
 --   zeros.
 -- reason: single definition of a sparsity pattern.
 select
-    model,
-    recipe,
-    method,
-    sparsity,
+    model, recipe, method, sparsity,
     cast(round(100 * sparsity) as integer) as sparsity_percent,
     coalesce(
         json_extract_string(try_cast(parameters_json as json), '$.keep')
@@ -23,7 +20,6 @@ select
     ) as pattern
 from stg_variants
 where
-    sparsity > 0
-    and not is_noise
+    sparsity > 0 and not is_noise
     and method not in ('composed', 'mixed')
     and json_extract(try_cast(parameters_json as json), '$.share') is null

@@ -5,29 +5,26 @@
 --   reference_temperature
 -- how to read: at the reference temperature, over the study's prompts and questions. The intervals are Wilson's for
 --   shares of prompts and of questions, and for tokens Wilson's with an effective number of tokens, clustered by
---   prompt; for nats at the first token Student's t over the prompts on a logarithmic scale, NULL below 2 prompts or
---   where none deviates; for the growth of the KL, which may be negative, the same on a linear scale. The
---   median first flip has the order statistics that the sign test does not reject (place_of_median_low), NULL below 6
---   prompts. A prompt that never flips counts as later than any step: where that is the median its amount is NULL, and
---   so is an end, and amount_low alone says until when at least half of the texts are surely equal. Intervals are not
---   corrected for the number of variants. Noise variants are excluded.
+--   prompt; for nats at the first token Student's t over the prompts on a logarithmic scale, NULL below 2 prompts or if
+--   none deviates; for the growth of the KL, which may be negative, the same on a linear scale. The median first flip
+--   has the order statistics that the sign test does not reject (place_of_median_low), NULL below 6 prompts. A prompt
+--   that never flips counts as later than any step: if that is the median, its amount is NULL, and so is an end, and
+--   amount_low alone says until when at least half of the texts are surely equal. Intervals are not corrected for the
+--   number of variants. Noise variants are excluded.
 -- reason: charts and comparisons of variants need one agreed list of measures and of how uncertain they are.
 -- columns:
 --   measure: top1_change, the share of steps with another most likely token; kl_step0_nats at the first token;
---     kl_growth_nats, the mean over prompts that flip of KL on its own text minus teacher forced, behind the flip;
+--     kl_growth_nats, the mean over prompts that flip of KL on its own text minus teacher forced, after the flip;
 --     flipped_share and collapsed_share of prompts; first_flip_step_median; options_changed_share of questions [label]
 --   amount: The measure [share, nats or step]
 --   amount_low: Lower end of its 95 % interval over the units [share, nats or step]
 --   amount_high: Upper end of its 95 % interval over the units [share, nats or step]
 --   n_units: Number of prompts or questions [prompts or questions]
 --   is_comparable: Whether more is worse, and damage_influences has the measure, so that it can compare variants
-with
-
-measures as (
+with measures as (
     -- Lists unnested in one select are expanded in parallel.
     select
-        totals.model,
-        totals.recipe,
+        totals.model, totals.recipe,
         unnest([
             'top1_change',
             'kl_step0_nats',
@@ -55,13 +52,11 @@ measures as (
 
 spreads as (
     select
-        model,
-        recipe,
-        measure,
+        model, recipe, measure,
         count(*) as n_units,
         half_width_over_clusters(influence) as half_width
     from damage_influences
-    group by model, recipe, measure
+    group by all
 ),
 
 ends as (
@@ -83,29 +78,26 @@ comparable as (
 
 growths as (
     select
-        gaps.model,
-        gaps.recipe,
+        gaps.model, gaps.recipe,
         mean_over_units(gaps.own_minus_forced_nats) as growth
     from trajectory_gaps as gaps
     inner join reference_temperature using (model, recipe)
-    group by gaps.model, gaps.recipe
+    group by all
 ),
 
 first_flips as (
     select
-        model,
-        recipe,
+        model, recipe,
         -- Infinity means "never".
         list_sort(list(coalesce(cast(first_flip_step as double), cast('inf' as double)))) as steps,
         place_of_median_low(count(*)) as place_low
     from generations_without_noise
-    group by model, recipe
+    group by all
 ),
 
 flip_intervals as (
     select
-        totals.model,
-        totals.recipe,
+        totals.model, totals.recipe,
         totals.first_flip_step_median as amount,
         nullif(interval_of_median(first_flips.steps, first_flips.place_low)[1], cast('inf' as double)) as amount_low,
         nullif(interval_of_median(first_flips.steps, first_flips.place_low)[2], cast('inf' as double)) as amount_high,
@@ -115,10 +107,7 @@ flip_intervals as (
 )
 
 select
-    model,
-    recipe,
-    measure,
-    amount,
+    model, recipe, measure, amount,
     ends[1] as amount_low,
     ends[2] as amount_high,
     n_units,
@@ -128,8 +117,7 @@ from comparable
 union all
 
 select
-    model,
-    recipe,
+    model, recipe,
     'kl_growth_nats' as measure,
     growth.mean as amount,
     growth.mean - growth.half_width as amount_low,
@@ -142,13 +130,9 @@ where growth.units > 0
 union all
 
 select
-    model,
-    recipe,
+    model, recipe,
     'first_flip_step_median' as measure,
-    amount,
-    amount_low,
-    amount_high,
-    n_units,
+    amount, amount_low, amount_high, n_units,
     false as is_comparable
 from flip_intervals
 where amount is not null or amount_low is not null

@@ -10,8 +10,7 @@
 --   interval: one-sided Student's t over prompts, at 5 % in all comparisons of the band together (Bonferroni), so that
 --   the truly nearest is among them in 95 of 100 studies; fewer than 5 prompts tell nothing apart. Equal amounts are
 --   never ordered by name: all of them are nearest.
--- reason: a report names the nearest variant only where it is compared with its like, and the measurements tell it
---   apart.
+-- reason: a report names the nearest variant only if it is compared with its like, and the measurements tell it apart.
 -- columns:
 --   band: Number of the band, from 1, the one that removes least [rank]
 --   band_removed_share: Mean share of the parameters that the band's variants remove [share]
@@ -20,27 +19,20 @@
 --   amount_high: Upper end of it [share]
 --   place: Rank in the band from 1, equal amounts sharing the least [rank]
 --   difference: Amount minus that of the variant with the least [share]
---   difference_low: Lower end of its simultaneous 95 % interval; NULL where it is not known [share]
---   is_nearest: Whether the difference may be 0; NULL where that is not known
+--   difference_low: Lower end of its simultaneous 95 % interval; NULL if it is not known [share]
+--   is_nearest: Whether the difference may be 0; NULL if that is not known
 --   n_variants: Pruned variants of the band that are compared [variants]
-with
-
-banded as (
+with banded as (
     select
-        totals.model,
-        totals.recipe,
-        totals.parameters_removed_share,
-        damages.amount,
-        damages.amount_low,
+        totals.model, totals.recipe, totals.parameters_removed_share, damages.amount, damages.amount_low,
         damages.amount_high,
         dense_rank() over (
             partition by totals.model
             order by round(50 * totals.parameters_removed_share), totals.parameters_removed_share > 0
         ) as band
     from variant_summary as totals
-    inner join variant_damage as damages
-        on totals.model = damages.model and totals.recipe = damages.recipe and damages.measure = 'top1_change'
-    where totals.recipe <> 'dense'
+    inner join variant_damage as damages using (model, recipe)
+    where totals.recipe <> 'dense' and damages.measure = 'top1_change'
 ),
 
 ranked as (
@@ -57,21 +49,14 @@ ranked as (
 
 errors as (
     select
-        ranked.model,
-        ranked.recipe,
+        ranked.model, ranked.recipe,
         count(*) as units,
         error_over_clusters(own.influence - best.influence) as error
     from ranked
-    inner join damage_influences as own
-        on ranked.model = own.model and ranked.recipe = own.recipe and own.measure = 'top1_change'
-    inner join damage_influences as best
-        on
-            ranked.model = best.model
-            and ranked.best = best.recipe
-            and own.measure = best.measure
-            and own.unit = best.unit
-    where ranked.recipe <> ranked.best
-    group by ranked.model, ranked.recipe
+    inner join damage_influences as own using (model, recipe)
+    inner join damage_influences as best using (model, measure, unit)
+    where own.measure = 'top1_change' and ranked.best = best.recipe and ranked.recipe <> ranked.best
+    group by all
 ),
 
 compared as (
@@ -85,15 +70,7 @@ compared as (
 )
 
 select
-    model,
-    recipe,
-    band,
-    band_removed_share,
-    amount,
-    amount_low,
-    amount_high,
-    place,
-    difference,
+    model, recipe, band, band_removed_share, amount, amount_low, amount_high, place, difference,
     difference - half_width as difference_low,
     case
         when count(half_width) over of_band = n_variants - 1 then recipe = best or difference <= half_width

@@ -3,9 +3,9 @@
 -- key: model, recipe
 -- inputs: stg_variants, stg_generations, options_at_reference, decoding_at_reference, reference_temperature,
 --   output_noise_ceiling, acceptance, sequence_kl
--- how to read: KL is KL(dense‖pruned) over the prompts' steps at `temperature`, which is 1 where T = 1 was measured and
+-- how to read: KL is KL(dense‖pruned) over the prompts' steps at `temperature`, which is 1 if T = 1 was measured and
 --   the nearest to 1 otherwise. first_flip_step_median is over all prompts, where one that never flips counts as later
---   than any step; it is NULL where that is the median. Compare prompts_correct with prompts_graded, the prompts with a
+--   than any step; it is NULL if that is the median. Compare prompts_correct with prompts_graded, the prompts with a
 --   known answer. A measure that was not taken is NULL, a count of what was not measured is 0. kl_noise_p95_nats is the
 --   95th percentile of the KL that rounding alone causes, teacher forced, of the largest noise variant at the same
 --   temperature; is_below_noise says that the median KL is not above it. Noise variants are excluded.
@@ -32,12 +32,9 @@
 --   prompts_correct: Those with a known answer whose text has it [prompts]
 --   questions: Multiple-choice questions at the reference temperature [questions]
 --   options_argmax_kept: Questions whose most likely option is also the dense model's [questions]
-with
-
-prompts_at_output as (
+with prompts_at_output as (
     select
-        model,
-        recipe,
+        model, recipe,
         avg(kl_dense_pruned_nats) filter (where trajectory = 'teacher_forced' and step = 0) as kl_step0_nats,
         median(kl_dense_pruned_nats) filter (where trajectory = 'teacher_forced') as kl_teacher_forced_median_nats,
         avg(kl_dense_pruned_nats) filter (where trajectory = 'teacher_forced') as kl_teacher_forced_mean_nats,
@@ -45,23 +42,21 @@ prompts_at_output as (
         median(kl_dense_pruned_nats) filter (where trajectory = 'own_text') as kl_own_text_median_nats,
         avg(cast(is_top1_same as integer)) filter (where trajectory = 'teacher_forced') as top1_agreement
     from decoding_at_reference
-    group by model, recipe
+    group by all
 ),
 
 sequences as (
     select
-        model,
-        recipe,
+        model, recipe,
         any_value(sequence_kl_nats) filter (where trajectory = 'teacher_forced') as sequence_kl_dense_pruned_nats,
         any_value(sequence_kl_nats) filter (where trajectory = 'own_text') as sequence_kl_pruned_dense_nats
     from sequence_kl
-    group by model, recipe
+    group by all
 ),
 
 texts as (
     select
-        model,
-        recipe,
+        model, recipe,
         -- Infinity means "never" inside the median and becomes NULL below.
         median(coalesce(cast(first_flip_step as double), cast('inf' as double))) as first_flip_step_median,
         count(*) as prompts,
@@ -70,38 +65,25 @@ texts as (
         count(is_correct) as prompts_graded,
         cast(count_if(is_correct) as bigint) as prompts_correct
     from stg_generations
-    group by model, recipe
+    group by all
 ),
 
 choices as (
     select
-        options.model,
-        options.recipe,
+        options.model, options.recipe,
         count(*) as questions,
         cast(count_if(options.is_argmax_same) as bigint) as options_argmax_kept
     from options_at_reference as options
-    group by options.model, options.recipe
+    group by all
 )
 
 select
-    variants.model,
-    variants.recipe,
-    variants.variant,
-    variants.method,
-    variants.sparsity,
-    variants.parameters_removed_share,
-    variants.sublayers_dropped_count,
-    reference_temperature.temperature,
-    prompts_at_output.kl_step0_nats,
-    prompts_at_output.kl_teacher_forced_median_nats,
-    prompts_at_output.kl_teacher_forced_mean_nats,
-    prompts_at_output.kl_teacher_forced_max_nats,
-    prompts_at_output.kl_own_text_median_nats,
-    prompts_at_output.top1_agreement,
-    acceptance.acceptance_rate,
-    sequences.sequence_kl_dense_pruned_nats,
-    sequences.sequence_kl_pruned_dense_nats,
-    ceilings.kl_noise_p95_nats,
+    variants.model, variants.recipe, variants.variant, variants.method, variants.sparsity,
+    variants.parameters_removed_share, variants.sublayers_dropped_count, reference_temperature.temperature,
+    prompts_at_output.kl_step0_nats, prompts_at_output.kl_teacher_forced_median_nats,
+    prompts_at_output.kl_teacher_forced_mean_nats, prompts_at_output.kl_teacher_forced_max_nats,
+    prompts_at_output.kl_own_text_median_nats, prompts_at_output.top1_agreement, acceptance.acceptance_rate,
+    sequences.sequence_kl_dense_pruned_nats, sequences.sequence_kl_pruned_dense_nats, ceilings.kl_noise_p95_nats,
     prompts_at_output.kl_teacher_forced_median_nats <= ceilings.kl_noise_p95_nats as is_below_noise,
     case
         when isfinite(texts.first_flip_step_median) then texts.first_flip_step_median
@@ -118,9 +100,7 @@ left join reference_temperature using (model, recipe)
 left join prompts_at_output using (model, recipe)
 left join acceptance
     on
-        variants.model = acceptance.model
-        and variants.recipe = acceptance.recipe
-        and acceptance.decoding = 'greedy'
+        variants.model = acceptance.model and variants.recipe = acceptance.recipe and acceptance.decoding = 'greedy'
         and acceptance.trajectory = 'teacher_forced'
 left join sequences using (model, recipe)
 left join texts using (model, recipe)

@@ -19,37 +19,33 @@
 --   choosing: Likewise [label]
 --   alive: Likewise [label]
 --   loss_fidelity: Share of teacher-forced tokens whose most likely token differs, beyond the null [share]
---   loss_fidelity_low: Lower end of its 95 % interval; NULL where it is not known [share]
+--   loss_fidelity_low: Lower end of its 95 % interval; NULL if it is not known [share]
 --   loss_fidelity_high: Upper end of it [share]
 --   n_fidelity: Prompts that it rests on [prompts]
 --   evidence_writing: score, graded or agreement; NULL without any [label]
 --   loss_writing: Share of the dense model's right answers in writing that is lost beyond the null [share]
---   loss_writing_low: Lower end of its 95 % interval; NULL where it is not known [share]
+--   loss_writing_low: Lower end of its 95 % interval; NULL if it is not known [share]
 --   loss_writing_high: Upper end of it [share]
 --   n_writing: Answers that it rests on [answers]
 --   evidence_choosing: score, graded, agreement or options; NULL without any [label]
 --   loss_choosing: Likewise in choosing among options, above a guess [share]
---   loss_choosing_low: Lower end of its 95 % interval; NULL where it is not known [share]
+--   loss_choosing_low: Lower end of its 95 % interval; NULL if it is not known [share]
 --   loss_choosing_high: Upper end of it [share]
 --   n_choosing: Answers that it rests on [answers]
 --   loss_alive: Share of the variant's own texts that loop or end early, beyond the null [share]
---   loss_alive_low: Lower end of its 95 % interval; NULL where it is not known [share]
+--   loss_alive_low: Lower end of its 95 % interval; NULL if it is not known [share]
 --   loss_alive_high: Upper end of it [share]
 --   prompts_lost: Texts that loop or end early [prompts]
 --   n_alive: Texts that it rests on [prompts]
---   would_decide: Of each measure without enough evidence the number of units that would decide, with the same loss
---     and spread; NULL where none is known
-with
-
-declared as (
+--   would_decide: Number of units that would decide each measure without enough evidence, with the same loss and
+--     spread; NULL if none is known
+with declared as (
     select
-        model,
-        recipe,
-        measure,
+        model, recipe, measure,
         declared_evidence(evidence, loss, loss_low, loss_high, lost, total, n_units) as it
     from verdict_evidence
     where evidence <> 'prediction'
-    group by model, recipe, measure
+    group by all
 ),
 
 worded as (
@@ -66,23 +62,18 @@ worded as (
 
 measures as (
     select
-        model,
-        recipe,
+        model, recipe,
         map_from_entries(list((measure, word))) as words,
         map_from_entries(list((measure, it))) as judged,
         string_agg(measure || ': ' || units_needed, ', ' order by measure) filter (
             where word = 'too little evidence'
         ) as would_decide
     from worded
-    group by model, recipe
+    group by all
 )
 
 select
-    variants.model,
-    variants.recipe,
-    variants.variant,
-    variants.method,
-    variants.parameters_removed_share,
+    variants.model, variants.recipe, variants.variant, variants.method, variants.parameters_removed_share,
     verdict_of(
         measures.words['fidelity'], measures.words['writing'], measures.words['choosing'], measures.words['alive']
     ) as verdict,
@@ -110,14 +101,8 @@ select
     measures.judged['alive'].high as loss_alive_high,
     cast(measures.judged['alive'].lost as bigint) as prompts_lost,
     measures.judged['alive'].units as n_alive,
-    measures.would_decide,
-    variants.first_flip_step_median,
-    variants.is_below_noise,
-    variants.prompts,
-    variants.prompts_flipped,
-    variants.prompts_collapsed,
-    variants.prompts_graded,
-    variants.prompts_correct
+    measures.would_decide, variants.first_flip_step_median, variants.is_below_noise, variants.prompts,
+    variants.prompts_flipped, variants.prompts_collapsed, variants.prompts_graded, variants.prompts_correct
 from variant_summary as variants
 left join measures using (model, recipe)
 where variants.recipe <> 'dense'

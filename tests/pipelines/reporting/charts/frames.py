@@ -533,7 +533,7 @@ def _database() -> duckdb.DuckDBPyConnection:
 @cache
 def _made_of_others() -> dict[str, str]:
     """Return the SQL of the views over other marts, as they are in a warehouse."""
-    names = ("reference_lens", "task_group_scores", "scores_without_noise", "score_means", "variant_scores")
+    names = ("reference_lens", "task_group_scores", "score_means", "variant_scores")
     return {name: view_sql()[name].sql for name in names}
 
 
