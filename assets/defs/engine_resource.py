@@ -1,4 +1,4 @@
-"""The resource that computes a run's tables: in a worker process, in the run itself, or on a Ray cluster."""
+"""The resource that computes a run's tables: in a child process, in the run itself, or on a Ray cluster."""
 
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
@@ -52,14 +52,14 @@ class RayConfig(Config):
 
 
 class EngineResource(ConfigurableResource):
-    """The place where a run's tables are computed: this process, a worker process or a Ray cluster."""
+    """The place where a run's tables are computed: this process, a child process or a Ray cluster."""
 
     warehouse: ResourceDependency[WarehouseResource]
     kind: EngineKind = Field(
-        default="ray" if settings.ray_address() else "warm",
-        description="`warm`: in the warehouse's worker process, which keeps a model loaded between runs and ends some "
-        "minutes after the last one. `inline`: in the process of the run. `ray`: on a Ray cluster, in workers that end "
-        "with the run. Default: `ray` if RAY_ADDRESS is set, else `warm`.",
+        default="ray" if settings.ray_address() else "child",
+        description="`child`: in a child process of the run, so that the run survives a lack of memory. `inline`: in "
+        "the process of the run. `ray`: on a Ray cluster, in workers that end with the run. Default: `ray` if "
+        "RAY_ADDRESS is set, else `child`.",
     )
     ray: RayConfig = Field(default=RayConfig(), description="The cluster for `ray`.")
 
@@ -81,7 +81,7 @@ class EngineResource(ConfigurableResource):
                     local, lambda holder: log(f"another run uses this warehouse; waiting for {holder}"), store.url
                 )
             )
-            self._engine = Engine(self.kind, local, self.ray.without_dagster(), log)
+            self._engine = Engine(self.kind, self.ray.without_dagster(), log)
             stack.callback(self._engine.release)
             yield self
 

@@ -1,6 +1,6 @@
 """The computation of a unit of work, a model with its variants: from the loaded model to written tables.
 
-`compute` is called in the process of a run, in the warehouse's worker and on the machines of a Ray cluster. Below it
+`compute` is called in the process of a run, in its child process and on the machines of a Ray cluster. Below it
 is a function for each step: from a partition's context and the session to the tables that it writes.
 """
 

@@ -1,14 +1,12 @@
 """The unit of work, a model with the partitions wanted of it, and what its computation reports: plain values.
 
-They travel as JSON between processes and machines.
+They are pickled on their way between processes and machines.
 """
 
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Self
-
-from pydantic import TypeAdapter
 
 from prunescope.assets.execution.error_transport import KINDS, RemoteError, TransientError, is_transient
 from prunescope.assets.planning.steps import steps_writing
@@ -154,6 +152,3 @@ class StepFailed:
 
 
 Event = StepBegun | WorkShared | TableWritten | StepFailed
-
-TASK = TypeAdapter(ModelTask)
-EVENT: TypeAdapter[Event] = TypeAdapter(Event)

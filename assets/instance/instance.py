@@ -139,8 +139,9 @@ def plain_path(home: Path) -> Path:
     # Bytes that are no UTF-8 are surrogates in a path's text, which a URL cannot hold either.
     if not any(character in "?%" or "\ud800" <= character <= "\udfff" for character in str(home)):
         return home
-    link = settings.sockets_folder() / f"{hashlib.sha256(os.fsencode(home)).hexdigest()[:16]}.home"
+    link = settings.cache_folder().absolute() / "homes" / hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
     with translate_os_errors(link), suppress(FileExistsError):  # its name is that of its target
+        link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(home)
     return link
 
@@ -281,12 +282,12 @@ def require_space(root: Path) -> None:
         )
 
 
-# File descriptors of the locks that this process holds, by path.
-_LOCKS: dict[Path, int] = {}
+# The locks that this process holds.
+_LOCKS: set[Path] = set()
 
 
 @contextmanager
-def writer_lock(root: Path, waiting: Callable[[str], None], url: str | None = None) -> Iterator[int]:
+def writer_lock(root: Path, waiting: Callable[[str], None], url: str | None = None) -> Iterator[None]:
     """Hold the writer lock of a warehouse; it is released when the process dies, and a process may take it repeatedly.
 
     In a folder, processes wait for each other, also those of other machines if a shared file system supports locks, as
@@ -299,23 +300,20 @@ def writer_lock(root: Path, waiting: Callable[[str], None], url: str | None = No
         waiting: called once if another process holds the lock; gets that process and the lock, in words.
         url: the warehouse's URL, the same on all machines; None for a folder.
 
-    Yields:
-        The lock's file descriptor. The lock is held until every process with a copy of the descriptor has closed it.
-
     Raises:
         WarehouseError: the folder cannot be written, or the database cannot be reached.
     """
     path = root.resolve() / "_lock"
     if path in _LOCKS:
-        yield _LOCKS[path]
+        yield
         return
     with ExitStack() as stack:
-        descriptor = stack.enter_context(locked(path, waiting))
+        stack.enter_context(locked(path, waiting))
         if url is not None:
             stack.enter_context(_machine_lock(prepare_home(root), url, waiting))
-        _LOCKS[path] = descriptor
-        stack.callback(_LOCKS.pop, path)
-        yield descriptor
+        _LOCKS.add(path)
+        stack.callback(_LOCKS.discard, path)
+        yield
 
 
 @contextmanager

@@ -32,7 +32,6 @@ from prunescope.assets.defs.engine_resource import EngineResource
 from prunescope.assets.defs.reference_asset import write_published
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.assets.defs.table_assets import GPU
-from prunescope.assets.execution.local.client import stop_worker
 from prunescope.assets.execution.ray.config import RayClusterConfig
 from prunescope.assets.execution.signals import watch_interrupts
 from prunescope.assets.instance.instance import (
@@ -47,9 +46,9 @@ from prunescope.assets.instance.instance import (
 )
 from prunescope.assets.planning.steps import CODE_VERSIONS
 from prunescope.assets.planning.work_plan import StudyRequest
+from prunescope.assets.runs.forecast import ANSWERS
 from prunescope.assets.runs.outcome import Failure
 from prunescope.assets.runs.remaining_time import Stage
-from prunescope.assets.runs.forecast import ANSWERS
 from prunescope.assets.runs.study_run import INPUT_ERRORS, StudyRun
 from prunescope.assets.watching.watch_list import make_models_folder
 from prunescope.pipelines.core import scratch_directory
@@ -132,7 +131,6 @@ def run_in_this_process(run: StudyRun, cluster: RayClusterConfig | None) -> None
             recover(instance, str(run.store.root), local)
             run.store.clean_temporaries()
             scratch_directory.clean()
-            stop_worker(local)  # its model would be a second one in memory
             run.interrupted, token = interrupted, _OWN.set(run)
             engine = {"kind": "ray", "ray": asdict(cluster)} if cluster else {"kind": "inline"}
             options = {"replace": run.replace, "answers": run.tables is None}

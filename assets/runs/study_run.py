@@ -25,8 +25,8 @@ if TYPE_CHECKING:  # Dagster and torch
     from dagster import OpExecutionContext
 
     from prunescope.assets.execution.engines import Engine
-    from prunescope.assets.runs.study_job import DagsterEvents
     from prunescope.assets.planning.fingerprints import DenseModel
+    from prunescope.assets.runs.study_job import DagsterEvents
     from prunescope.pipelines.planning.workload import Workload
 
     Loads = dict[str, tuple[DenseModel, Workload]]

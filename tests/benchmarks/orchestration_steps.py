@@ -101,42 +101,6 @@ def registered(study: str, root: str) -> Figures:
     return {}
 
 
-def partition(study: str, root: str, job: str, key: str) -> Figures:
-    """Run one partition with the engine of the UI and the daemon."""
-    from prunescope.assets.definitions import defs
-    from prunescope.assets.defs.partitions import variant_key
-    from prunescope.assets.instance.instance import open_instance
-
-    model, _, recipe = key.partition("|")
-    registered(study, root)
-
-    def work() -> None:
-        with open_instance(Path(root)) as instance:
-            done = defs.resolve_job_def(job).execute_in_process(
-                instance=instance,
-                partition_key=variant_key(model, recipe) if recipe else model,
-                run_config={
-                    "resources": {
-                        "study": {"config": {"study": study}},
-                        "warehouse": {"config": {"root": root}},
-                    },
-                    "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-                },
-            )
-            if not done.success:
-                raise RuntimeError(f"the run of {key} failed")
-
-    return timed(work)
-
-
-def retire(root: str) -> Figures:
-    """Stop the worker."""
-    from prunescope.assets.execution.local import client
-
-    client.stop_worker(Path(root))
-    return {}
-
-
 def cluster(study: str, root: str, workers: str) -> Figures:
     """Compute a study's tables by so many workers of one thread: one in this process, more on a Ray cluster.
 
@@ -277,8 +241,7 @@ def answers(root: str, rows: str) -> Figures:
 
 
 PARTS: dict[str, Callable[..., Figures]] = {
-    each.__name__: each
-    for each in (definitions, run, direct, registered, partition, retire, cluster, partitions, tick, answers)
+    each.__name__: each for each in (definitions, run, direct, registered, cluster, partitions, tick, answers)
 }
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any
 from prunescope.assets import settings
 from prunescope.assets.execution.ray.config import RayClusterConfig
 from prunescope.assets.execution.ray.worker import Worker, WorkerConfig, versions
-from prunescope.assets.execution.task import TASK, Event, ModelTask, StepFailed
+from prunescope.assets.execution.task import Event, ModelTask, StepFailed
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.warehouse.storage.atomic_write import PREFIX
 from prunescope.warehouse.storage.partition_store import Store
@@ -179,7 +179,7 @@ class _Pool:
                 task = next((task for task in self._waiting if task.model == worker.model), self._waiting[0])
                 self._waiting.remove(task)
                 worker.model = task.model
-                self._running[worker.actor.compute.remote(TASK.dump_json(task))] = worker, task
+                self._running[worker.actor.compute.remote(task)] = worker, task
 
     def _answer(self, reference: Any, worker: _Handle, task: ModelTask | None) -> list[Event]:  # noqa: ANN401
         """Return the events of a task; if its worker died again and again, begin each of its partitions anew."""

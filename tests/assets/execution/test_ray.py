@@ -19,7 +19,7 @@ from prunescope.assets.defs.partitions import MODELS, RECIPES, register, variant
 from prunescope.assets.execution.ray.config import RayClusterConfig
 from prunescope.assets.execution.ray.pool import WorkerSlot, _Pool, chunks, compute_on_ray, connected, worker_slots
 from prunescope.assets.execution.ray.worker import Worker, WorkerConfig, versions
-from prunescope.assets.execution.task import TASK, ModelTask, StepFailed, WantedPartition
+from prunescope.assets.execution.task import ModelTask, StepFailed, WantedPartition
 from prunescope.assets.planning.steps import RETRIEVAL_TABLES
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.runs.outcome import Failure, RunResult
@@ -191,7 +191,7 @@ def test_an_error_of_a_whole_task_fails_each_of_its_partitions_with_its_type_mac
     monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
     wanted = (WantedPartition("a", ("variants",)), WantedPartition("b", ("variants", "traces")))
     task = ModelTask(StudyRequest("no-such-study"), str(tmp_path), "m", wanted)
-    events = Worker(replace(given, host="the-driver")).compute(TASK.dump_json(task))
+    events = Worker(replace(given, host="the-driver")).compute(task)
     assert [(event.recipe, event.step) for event in events] == [("a", "variants"), ("b", "variants")]
     for event in events:
         assert isinstance(event, StepFailed)
