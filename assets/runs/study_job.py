@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import asdict
-from typing import Any
 
 from dagster import (
     AssetCheckEvaluation,
@@ -104,17 +103,15 @@ def _study_graph(pool: str | None) -> GraphDefinition:
     return whole
 
 
-def _study_job(whole: GraphDefinition, name: str, config: dict[str, Any] | None = None) -> JobDefinition:
+def _study_job(pool: str | None) -> JobDefinition:
     resources = asset_definitions.definitions.resources
-    return whole.to_job(name=name, resource_defs=resources, config=config, executor_def=in_process_executor)
+    return _study_graph(pool).to_job(name="study", resource_defs=resources, executor_def=in_process_executor)
 
 
 # Runs that Dagster launches wait for each other, so that one model at a time is in memory.
-_LAUNCHED = _study_graph(GPU)
-STUDY = _study_job(_LAUNCHED, "study")
-JOBS = [_study_job(_LAUNCHED, "demo", {"resources": {"study": {"config": {"study": "demo"}}}}), STUDY]
+STUDY = _study_job(GPU)
 # A command says itself what it waits for, and ends at Ctrl-C; Dagster's wait for a pool does neither.
-_HERE = _study_job(_study_graph(None), "study")
+_HERE = _study_job(None)
 
 
 def run_in_this_process(run: StudyRun, cluster: RayClusterConfig | None) -> None:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from dagster import AssetKey
+from dagster import AssetKey, DagsterInstance, ExecuteInProcessResult
 
 from prunescope.assets.execution.compute import compute
 from prunescope.assets.execution.model_session import ModelSession
@@ -189,6 +189,21 @@ def computing(interface: psutil.Process) -> set[psutil.Process]:
             if parent is not None and all("--multiprocessing-fork" in one.cmdline() for one in (each, parent)):
                 found.add(each)
     return found
+
+
+def materialized(
+    instance: DagsterInstance, config: dict[str, Any], assets: Sequence[str], partition: str | None
+) -> ExecuteInProcessResult:
+    """Run a selection of assets, as the interface does by its button; a failure is part of the result."""
+    from prunescope.assets.definitions import defs
+
+    return defs.resolve_implicit_global_asset_job_def().execute_in_process(
+        instance=instance,
+        partition_key=partition,
+        asset_selection=[AssetKey.from_user_string(name) for name in assets],
+        run_config=config,
+        raise_on_error=False,
+    )
 
 
 def computed(

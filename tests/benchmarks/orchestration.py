@@ -107,7 +107,7 @@ def cancel(folder: Path) -> Iterator[str]:
     with started(warehouse, free_port()) as (interface, process):
         ui = psutil.Process(process.pid)
         for _ in range(CANCELS):
-            run = interface.launch("model_tables", ["activation_stats", "block_influence"], model["name"], study)
+            run = interface.launch(["activation_stats", "block_influence"], model["name"], study)
             interface.wait_for(run, lambda _, lines: any("calibrate: " in line for line in lines))
             if not computing(ui):
                 raise RuntimeError("no step computes")

@@ -35,7 +35,16 @@ from prunescope.assets.planning import steps
 from prunescope.warehouse.maintenance.diagnostics import diagnose
 from prunescope.warehouse.tables import TABLES
 from tests.assets.interface.browser_interface import PATIENCE, Interface, free_port, started
-from tests.assets.tiny_study import ANSWERS, RECIPES, VARIANT_TABLES, StudyFile, computing, partitions, written_since
+from tests.assets.tiny_study import (
+    ANSWERS,
+    RECIPES,
+    VARIANT_TABLES,
+    StudyFile,
+    computing,
+    materialized,
+    partitions,
+    written_since,
+)
 from tests.screenshots import browser
 
 BY_COMMAND_LINE = ["dense", "magnitude-50", "wanda-2of4"]
@@ -109,16 +118,14 @@ def change_magnitude(study: StudyFile, warehouse: Path) -> None:
     changed = {"name": "magnitude-50", "method": "magnitude", "sparsity": 0.4}
     study.write(recipes=["dense", changed, "wanda-2of4", "attn-drop-1"])
     with open_instance(warehouse) as instance:
-        job = defs.resolve_job_def("recipes")
-        config = asks_for(study)
-        assert job.execute_in_process(instance=instance, partition_key="magnitude-50", run_config=config).success
+        assert materialized(instance, asks_for(study), ["recipe"], "magnitude-50").success
 
 
 def computed_by_the_command_line(recipe: str, study: StudyFile, warehouse: Path) -> None:
     """Record the run that computed a variant in the history, as in a warehouse that was not moved."""
     tags = {STUDY_TAG: study.name, WAREHOUSE_TAG: str(warehouse), "dagster/partition": f"tiny-a|{recipe}"}
     with open_instance(warehouse) as instance:
-        job = defs.resolve_job_def("variant_tables")
+        job = defs.resolve_implicit_global_asset_job_def()
         instance.create_run_for_job(job, status=DagsterRunStatus.SUCCESS, tags=tags, run_config=asks_for(study))
 
 
@@ -136,11 +143,10 @@ def until(is_so: Callable[[], object], what: Callable[[], object]) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.integration
 def test_the_interface_shows_the_graph_and_what_a_changed_recipe_makes_stale(interface: Interface, port: int) -> None:
-    nodes = interface.ask("{ assetNodes { assetKey { path } groupName jobNames partitionKeys } }")["assetNodes"]
+    nodes = interface.ask("{ assetNodes { assetKey { path } groupName partitionKeys } }")["assetNodes"]
     shown = {node["assetKey"]["path"][-1]: node for node in nodes}
     assert set(TABLES) - {"imported_scores"} | {"recipe", "report", "hierarchy", "q01_spike_predictors"} < set(shown)
     assert sorted(shown["variants"]["partitionKeys"]) == sorted(f"tiny-a|{recipe}" for recipe in RECIPES)
-    assert "variant_tables" in shown["generations"]["jobNames"]
     # The interface follows dependencies in its own copy of the graph, which would lose a mapping of ours.
     of_magnitude = {f"{table}[tiny-a|magnitude-50]" for table in VARIANT_TABLES}
     assert interface.stale() == of_magnitude | ANSWERS
@@ -245,7 +251,7 @@ def test_a_run_reports_progress_and_cancelling_it_stops_its_computation(ui: Open
     before = partitions(warehouse)
     # Every window scores one token: the tiny model computes for minutes.
     study.write(texts=[{"id": "help", "source": "embedded", "context": 128, "stride": 1, "max_tokens": 50_000}])
-    long = interface.launch("variant_tables", ["text_tokens"], "tiny-a|dense", study.path)
+    long = interface.launch(["text_tokens"], "tiny-a|dense", study.path)
     _, told = interface.wait_for(long, lambda _, lines: any("dense model on every text" in line for line in lines))
     assert any(line.startswith("tiny-a@dense texts: dense model on every text: ") for line in told)
     assert computing(psutil.Process(ui.process.pid))
@@ -255,7 +261,7 @@ def test_a_run_reports_progress_and_cancelling_it_stops_its_computation(ui: Open
     assert partitions(warehouse) == before
     assert not diagnose(warehouse)
     # The study measures no speed: nothing is loaded for it.
-    following = interface.launch("variant_tables", ["speed"], "tiny-a|dense", study.path)
+    following = interface.launch(["speed"], "tiny-a|dense", study.path)
     interface.wait_for(following, lambda status, _: status == "SUCCESS")
 
 
@@ -276,7 +282,7 @@ def below(process: subprocess.Popen[bytes], word: str) -> list[psutil.Process]:
 @pytest.mark.integration
 def test_a_run_ends_with_a_killed_server_and_the_servers_with_the_interface(ui: Opened, port: int) -> None:
     ui.study.write(texts=[{"id": "help", "source": "embedded", "context": 128, "stride": 1, "max_tokens": 50_000}])
-    long = ui.interface.launch("variant_tables", ["text_tokens"], "tiny-a|attn-drop-1", ui.study.path)
+    long = ui.interface.launch(["text_tokens"], "tiny-a|attn-drop-1", ui.study.path)
     ui.interface.wait_for(long, lambda _, lines: any("dense model on every text" in line for line in lines))
     (child,) = computing(psutil.Process(ui.process.pid))
     (server_of_code,) = below(ui.process, "grpc")
