@@ -11,13 +11,10 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Self, cast
 
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from dagster import DagsterInstance, DagsterInvalidConfigError, DagsterRun, DagsterRunStatus, RunsFilter
 
 # Dagster has no public names for these. CheckError: wrong dagster.yaml (test_deploy). InstanceRef: an instance with
@@ -47,8 +44,6 @@ MIN_FREE_BYTES = 32 << 20
 _CONNECT_SECONDS = 5.0
 # Dagster's modules that create an engine for every connection to SQLite.
 _STORAGES = (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage)
-# Limit on databases that are kept open.
-_MAX_OPEN = 16
 # On every run, since one DAGSTER_HOME can serve several warehouses.
 WAREHOUSE_TAG = "prunescope/warehouse"
 STUDY_TAG = "prunescope/study"
@@ -213,61 +208,40 @@ def _set_up(connection: sqlite3.Connection, _: object) -> None:
     connection.execute("PRAGMA synchronous = NORMAL")
 
 
-# Dagster reads its ninety migrations twice for each database that it creates, and every run has one.
-_read_migrations = ScriptDirectory.from_config
-
-
-@cache
-def _migrations(file: str | None, folder: str | None) -> ScriptDirectory:
-    config = Config(file)
-    config.set_main_option("script_location", folder or "")
-    return _read_migrations(config)
-
-
 @contextmanager
 def databases_kept_open() -> Iterator[None]:
     """Keep one engine and one connection per SQLite file, so that Dagster does not connect at every event.
 
-    Dagster makes an engine and a connection for every event: statements are compiled again, SQLite reads the schema
+    Without it, a run of 90 assets takes 3.4 s of processor time and not 0.4, and 100 materializations with 400 checks
+    4.2 s and not 0.6 (measured on two cores): statements are compiled again for every event, SQLite reads the schema
     again, and whenever the last connection to a file closes, it copies its write-ahead log into the file. Commits do
     not wait for the disk either: after a power failure the last events may be missing, but the files stay intact, and
-    freshness is read from the Parquet files. Dagster's migrations are read once per process. These blocks may be
-    nested, but not overlap.
+    freshness is read from the Parquet files. These blocks may be nested, but not overlap.
     """
-    pools: dict[tuple[str, float | None], tuple[Engine, _KeptPool]] = {}
+    engines: dict[tuple[str, float | None], Engine] = {}
     changing = Lock()  # Dagster connects from several threads
 
     def create(url: str, poolclass: type[Pool], connect_args: Mapping[str, float] | None = None) -> Engine:
-        arguments = connect_args or {}
+        arguments = dict(connect_args or {})
         if poolclass is not NullPool or set(arguments) - {"timeout"}:
             raise ValueError(f"Dagster opens SQLite by {poolclass} and {arguments}, which is not supported here")
         key = url, arguments.get("timeout")
         with changing:
-            if key not in pools:
-                engine = create_engine(url, poolclass=_KeptPool, connect_args=dict(arguments))
-                event.listen(engine, "connect", _set_up)
-                pools[key] = engine, cast("_KeptPool", engine.pool)
-            if len(pools) > _MAX_OPEN:  # every run has a file of its own, and a study may have thousands of runs
-                pools.pop(next(iter(pools)))[1].close()
-            pools[key] = pools.pop(key)
-            return pools[key][0]
-
-    def migrations(config: Config) -> ScriptDirectory:
-        return _migrations(config.config_file_name, config.get_main_option("script_location"))
+            if key not in engines:
+                engines[key] = create_engine(url, poolclass=_KeptPool, connect_args=arguments)
+                event.listen(engines[key], "connect", _set_up)
+            return engines[key]
 
     originals = [storage.create_engine for storage in _STORAGES]
-    reading = ScriptDirectory.from_config
     try:
         for storage in _STORAGES:
             vars(storage)["create_engine"] = create
-        setattr(ScriptDirectory, "from_config", migrations)  # noqa: B010 - a method for the type checker
         yield
     finally:
-        setattr(ScriptDirectory, "from_config", reading)  # noqa: B010
         for storage, original in zip(_STORAGES, originals, strict=True):
             vars(storage)["create_engine"] = original
-        for _, pool in pools.values():
-            pool.close()
+        for engine in engines.values():
+            cast("_KeptPool", engine.pool).close()
 
 
 def require_space(root: Path) -> None:
