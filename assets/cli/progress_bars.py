@@ -5,7 +5,6 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Self
 
 from prunescope.assets.cli.output import STDERR, log, log_wait
-from prunescope.assets.runs.remaining_time import RemainingTime, Stage
 from prunescope.warehouse.core.quoting import escape_control
 
 if TYPE_CHECKING:
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
 
     from rich.progress import Task, TaskID
 
-    from prunescope.assets.runs.outcome import Failure
+    from prunescope.assets.runs.outcome import Failure, Stage
 
 # In a pipe or a log: the silence before the first line about the current task, and at most.
 SILENT_SECONDS, _MAX_SILENT_SECONDS = 15.0, 240.0
@@ -21,8 +20,8 @@ SILENT_SECONDS, _MAX_SILENT_SECONDS = 15.0, 240.0
 _MIN_STAGE_SECONDS = 1.0
 # A bar without a step for so long moves to and fro instead of standing still.
 _STILL_SECONDS = 10.0
-# A bar says how long its task takes only after this share of it.
-_MIN_SHARE = 0.1
+# Predicted seconds that are added to the finished work, because a short stage says little about long ones.
+_PRIOR_SECONDS = 20.0
 # The end of an estimate that is used up while the work goes on is not announced.
 _MIN_LEFT_SECONDS = 0.5
 
@@ -54,7 +53,11 @@ class RichProgress:
         self._partitions: TaskID | None = None
         self._task: TaskID | None = None
         self._stepped_at = 0.0
-        self._time = RemainingTime(())
+        # Predicted seconds of the stages that are left, by partition and step.
+        self._stages: dict[tuple[str, str], float] = {}
+        self._n_stages = 0
+        self._stage: tuple[str, str] | None = None
+        self._stage_began = self._predicted = self._spent = 0.0
         self._is_over = threading.Event()
         self._has_logged = False
 
@@ -97,13 +100,15 @@ class RichProgress:
     def planned(self, partitions: int, stages: "Sequence[Stage]" = ()) -> None:
         """Show a bar for the partitions to compute."""
         self.done()
-        self._time = RemainingTime(stages)
+        self._stages = {(stage.name, stage.step): stage.seconds for stage in stages}
+        self._n_stages, self._stage = len(self._stages), None
+        self._predicted = self._spent = 0.0
         self._partitions = self._bars.add_task("partitions", total=partitions, tokens=0)
 
     def begins(self, name: str, step: str) -> None:
         """Show the stage of a partition, and log the one before."""
         self._end_stage()
-        self._time.begin(name, step)
+        self._stage, self._stage_began = (name, step), self._bars.get_time()
         if self._partitions is not None:
             self._bars.update(self._partitions, description=escape_control(f"{name}: {step}"))
 
@@ -111,8 +116,7 @@ class RichProgress:
         """Log a finished partition and advance the bar."""
         self._end_stage()
         self.shared(name, seconds)
-        self._time.drop(name)
-        self._step()
+        self._end_partition(name)
 
     def shared(self, name: str, seconds: float) -> None:
         """Log finished work that several partitions share."""
@@ -130,13 +134,14 @@ class RichProgress:
         self._has_logged = True
         self.done()
         log(f"{failure.name}: failed: {failure.message}", "red")
-        self._time.fail(failure.name)
-        self._step()
+        self._stage = None
+        self._end_partition(failure.name, f"{failure.name}@", f"{failure.name} ")
 
     def share(self, task: "Task") -> float | None:
         """Return the share of a bar that is done; None where it is not known or has not changed for long."""
-        if task.id == self._partitions and self._time.total:
-            return self._time.elapsed / max(self._time.elapsed + self._left(), 1e-9)
+        if task.id == self._partitions and self._n_stages:
+            elapsed = task.elapsed or 0.0
+            return elapsed / max(elapsed + self._left(), 1e-9)
         if task.id != self._partitions and (
             not task.total or task.total == 1 or task.get_time() - self._stepped_at > _STILL_SECONDS
         ):
@@ -155,15 +160,19 @@ class RichProgress:
         return ", ".join([*parts, self._left_in_words()] if task.id == self._partitions else parts).removesuffix(", ")
 
     def _left(self) -> float:
-        """Return the seconds that are left; by its own bar, the current task takes as long again for what it lacks."""
-        task = next((task for task in self._bars.tasks if task.id == self._task), None)
-        if task is None or not task.total or task.completed < _MIN_SHARE * task.total:
-            return self._time.seconds()
-        return self._time.seconds((task.elapsed or 0.0) * (task.total - task.completed) / task.completed)
+        """Return the seconds that are left: the predicted ones, as much slower or faster as the finished stages were.
+
+        Rich's own column knows no prediction, so it would say nothing before the first stage is finished.
+        """
+        pace = (self._spent + _PRIOR_SECONDS) / (self._predicted + _PRIOR_SECONDS)
+        left = {**self._stages}  # bars ask from a thread of their own
+        current = self._stage
+        begun = pace * left.pop(current, 0.0) - (self._bars.get_time() - self._stage_began) if current else 0.0
+        return max(begun, 0.0) + pace * sum(left.values())
 
     def _left_in_words(self) -> str:
         """Return how long the rest takes; empty if that is not known, or the estimate is used up."""
-        left = self._left() if self._time.total else 0.0
+        left = self._left() if self._n_stages else 0.0
         if left < _MIN_LEFT_SECONDS:
             return ""
         now = datetime.now().astimezone()
@@ -173,12 +182,15 @@ class RichProgress:
 
     def _end_stage(self) -> None:
         """End the stage before; in a pipe or a log, log it if it took long enough."""
-        ended = self._time.end()
-        if ended is not None and ended[1] >= _MIN_STAGE_SECONDS and not STDERR.is_terminal:
-            stage, seconds = ended
+        stage, self._stage = self._stage, None
+        if stage is None or stage not in self._stages:
+            return
+        seconds = self._bars.get_time() - self._stage_began
+        self._predicted, self._spent = self._predicted + self._stages.pop(stage), self._spent + seconds
+        if seconds >= _MIN_STAGE_SECONDS and not STDERR.is_terminal:
             self._has_logged = True
-            left = ", ".join(filter(None, [f"{self._time.done} of {self._time.total} stages", self._left_in_words()]))
-            log(f"{stage.name}: {stage.step}: {seconds:.1f} s ({left})")
+            done = f"{self._n_stages - len(self._stages)} of {self._n_stages} stages"
+            log(f"{': '.join(stage)}: {seconds:.1f} s ({', '.join(filter(None, [done, self._left_in_words()]))})")
 
     def _report(self) -> None:
         """Log the current task whenever nothing was logged for long, ever less often."""
@@ -193,6 +205,12 @@ class RichProgress:
             message = f"{task.description}, {task.completed:.0f} of {task.total:.0f}" if task else ""
             log(": ".join(filter(None, ["still at work", ", ".join(filter(None, [message, self._left_in_words()]))])))
 
-    def _step(self) -> None:
+    def _end_partition(self, name: str, *prefixes: str) -> None:
+        """Advance the bar; drop the stages of a partition, and of a failed model all that reads it."""
+        self._stages = {
+            stage: seconds
+            for stage, seconds in self._stages.items()
+            if stage[0] != name and not stage[0].startswith(prefixes)
+        }
         if self._partitions is not None:
             self._bars.advance(self._partitions)

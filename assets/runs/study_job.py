@@ -46,8 +46,7 @@ from prunescope.assets.instance.instance import (
 from prunescope.assets.planning.steps import CODE_VERSIONS
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.runs.forecast import ANSWERS
-from prunescope.assets.runs.outcome import Failure
-from prunescope.assets.runs.remaining_time import Stage
+from prunescope.assets.runs.outcome import Failure, Stage
 from prunescope.assets.runs.study_run import INPUT_ERRORS, StudyRun
 from prunescope.assets.watching.watch_list import make_models_folder
 from prunescope.pipelines.core import scratch_directory

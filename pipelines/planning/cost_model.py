@@ -4,17 +4,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from operator import add
-from statistics import median
 from typing import Literal
 
 Phase = Literal["always", "calibrated", "decoded", "applied", "scored", "measured", "compared"]
 # Operations of the head's product that take as long as the measurement of one logit at one temperature; on two cores of
 # a server 150 GFLOP/s against 200 million logits per second.
 LOGIT_OPERATIONS = 750
-# Predicted seconds that are added to the finished work, because a short stage says little about long ones.
-PRIOR_SECONDS = 20.0
-# Work counts with at most this multiple of the median pace: it was suspended, or shared the machine.
-MAX_PACES = 3.0
 
 
 @dataclass(frozen=True)
@@ -56,18 +51,6 @@ class Work:
         """Return the time at the machine's speed."""
         head = self.head + LOGIT_OPERATIONS * self.logits
         return self.layers / machine.layers + head / machine.head + self.weights / machine.weights
-
-
-def pace(finished: Sequence[tuple[float, float]]) -> float:
-    """Return how many seconds a predicted second takes; close to 1 as long as little is finished.
-
-    Args:
-        finished: predicted and measured seconds of finished work; predictions are above 0.
-    """
-    usual = median(seconds / predicted for predicted, seconds in finished) if finished else 0.0
-    # Where most work took no time at all, the median says nothing of the rest.
-    seconds = sum(min(seconds, MAX_PACES * usual * predicted or seconds) for predicted, seconds in finished)
-    return (seconds + PRIOR_SECONDS) / (sum(predicted for predicted, _ in finished) + PRIOR_SECONDS)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.meta_model import Shape, load_meta_model, shape_of
 from prunescope.pipelines.models.token_cache import ROOM
-from prunescope.pipelines.planning.cost_model import Machine, MemoryItem, Work, pace, peak
+from prunescope.pipelines.planning.cost_model import Machine, MemoryItem, Work, peak
 from prunescope.pipelines.planning.machine_speed import measure_machine
 from prunescope.pipelines.planning.memory import memory_items
 from prunescope.pipelines.planning.rows import rows_of
@@ -324,15 +324,6 @@ def test_each_kind_of_work_has_its_own_speed_and_a_logit_is_750_operations_of_th
     assert [work.seconds(machine) for work in each] == [2000, 200, 20, 150_000]
     assert sum(each, Work()) == Work(2e6, 2e6, 2e6, 2e6)
     assert sum(each, Work()).seconds(machine) == 152_220
-
-
-def test_a_pace_is_that_of_the_finished_work_beside_twenty_seconds_as_predicted() -> None:
-    assert pace([]) == 1
-    assert pace([(30.0, 90.0), (50.0, 100.0)]) == pytest.approx((90 + 100 + 20) / (30 + 50 + 20))
-    # 600 s where the median takes 3 times as long as predicted: the process was stopped.
-    assert pace([(10.0, 30.0), (10.0, 600.0), (20.0, 20.0)]) == pytest.approx((30 + 3 * 3 * 10 + 20 + 20) / (40 + 20))
-    # Most stages took no longer than their overhead, which says nothing of the rest.
-    assert pace([(10.0, 0.0), (10.0, 0.0), (10.0, 20.0)]) == pytest.approx((20 + 20) / (30 + 20))
 
 
 def test_peak_memory_is_the_constant_part_plus_the_largest_phase() -> None:
