@@ -9,7 +9,7 @@ import shutil
 import socket
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Lock
@@ -325,19 +325,18 @@ def is_busy(root: Path) -> bool:
     return False
 
 
-def recover(instance: DagsterInstance, warehouse: str, root: Path, running: str = "") -> None:
-    """End the runs of the command line whose process was killed, and free the slots in pools that dead runs hold.
+def recover(instance: DagsterInstance, warehouse: str, root: Path) -> None:
+    """End the runs of the command line whose process was killed.
 
-    The caller holds the writer lock of the warehouse. A run takes that lock before any slot and holds it until it ends,
-    so all other runs in the history of this warehouse are dead, even if they ran at another path. Where DAGSTER_HOME
-    serves several warehouses, a run is dead if its warehouse is not locked. Runs that the UI or the daemon
-    launched may be waiting for the lock; Dagster's run monitoring ends those.
+    The caller holds the writer lock of the warehouse. A run of the command line holds that lock until it ends, so all
+    others in the history of this warehouse are dead, even if they ran at another path. If DAGSTER_HOME serves several
+    warehouses, a run is dead if its warehouse is not locked. Runs that the UI or the daemon launched may be waiting for
+    the lock; Dagster's run monitoring ends those, and frees their slots in pools.
 
     Args:
         instance: the instance of the warehouse.
         warehouse: the warehouse, as in the runs' tags.
         root: as in `prepare_home`.
-        running: the id of a run of the caller.
     """
     is_shared = _is_shared(instance.run_storage)
     is_own = not is_shared and Path(instance.root_directory).resolve() == (root / "_dagster").resolve()
@@ -347,19 +346,9 @@ def recover(instance: DagsterInstance, warehouse: str, root: Path, running: str 
         # The locks of other machines cannot be seen from here.
         return bool(tag) and (is_own or tag == warehouse or not (is_shared or _is_locked(tag)))
 
-    runs = [run for run in instance.get_runs(RunsFilter(statuses=_IN_PROGRESS)) if run.run_id != running]
-    _end(instance, [run for run in runs if GRPC_INFO_TAG not in run.tags and is_dead(run)], "The process was killed.")
-    for run_id in pool_claims(instance) - {running}:
-        run = instance.get_run_by_id(run_id)
-        if is_own or run is None or run.is_finished:
-            instance.event_log_storage.free_concurrency_slots_for_run(run_id)
-
-
-def pool_claims(instance: DagsterInstance) -> set[str]:
-    """Return the ids of the runs that hold a slot in a pool or wait for one."""
-    storage = instance.event_log_storage
-    infos = storage.get_concurrency_infos(list(storage.get_concurrency_keys())).values()
-    return {claim.run_id for info in infos for claim in (*info.claimed_slots, *info.pending_steps)}
+    for run in instance.get_runs(RunsFilter(statuses=_IN_PROGRESS)):
+        if GRPC_INFO_TAG not in run.tags and is_dead(run):
+            instance.report_run_failed(run, "The process was killed.")
 
 
 def _is_locked(warehouse: str) -> bool:
@@ -372,7 +361,7 @@ def _is_locked(warehouse: str) -> bool:
 
 
 def recover_launched(root: Path) -> None:
-    """End launched runs whose code server is gone, as after a crash of the machine, and free their slots in pools.
+    """End launched runs whose code server is gone, as after a crash of the machine.
 
     If several machines share one history, end none: code servers of other machines cannot be reached from here.
 
@@ -382,15 +371,9 @@ def recover_launched(root: Path) -> None:
     with open_instance(root) as instance:
         if _is_shared(instance.run_storage):
             return
-        runs = instance.get_runs(RunsFilter(statuses=_IN_PROGRESS))
-        dead = [run for run in runs if GRPC_INFO_TAG in run.tags and not _is_listening(run.tags[GRPC_INFO_TAG])]
-        _end(instance, dead, "The code server of this run is gone.")
-
-
-def _end(instance: DagsterInstance, runs: Sequence[DagsterRun], reason: str) -> None:
-    for run in runs:
-        instance.report_run_failed(run, reason)
-        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+        for run in instance.get_runs(RunsFilter(statuses=_IN_PROGRESS)):
+            if GRPC_INFO_TAG in run.tags and not _is_listening(run.tags[GRPC_INFO_TAG]):
+                instance.report_run_failed(run, "The code server of this run is gone.")
 
 
 def _is_listening(server: str) -> bool:

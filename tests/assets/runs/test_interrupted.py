@@ -4,7 +4,6 @@ import errno
 import fcntl
 import logging
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -103,19 +102,6 @@ def test_runs_of_another_locked_warehouse_are_not_declared_dead(
         recover(instance, str(own), own)
         statuses = {folder: instance.get_run_by_id(run.run_id).status for folder, run in runs.items()}
     assert statuses == dict.fromkeys((own, unlocked, gone), DagsterRunStatus.FAILURE) | {locked: STARTED}
-
-
-@pytest.mark.parametrize("tags", [{}, {GRPC_INFO_TAG: "{}"}])
-def test_the_slot_of_a_killed_run_is_free_after_the_warehouse_has_moved(tmp_path: Path, tags: dict[str, str]) -> None:
-    old, new = tmp_path / "old", tmp_path / "new"
-    with open_instance(old) as instance:
-        killed = instance.create_run_for_job(_job(), status=STARTED, tags={WAREHOUSE_TAG: str(old)} | tags)
-        instance.event_log_storage.initialize_concurrency_limit_to_default("gpu")
-        assert instance.event_log_storage.claim_concurrency_slot("gpu", killed.run_id, "step").is_claimed
-    shutil.copytree(old, new)
-    with open_instance(new) as instance, writer_lock(new, lambda _: None):
-        recover(instance, str(new), new)
-        assert instance.event_log_storage.claim_concurrency_slot("gpu", "another run", "step").is_claimed
 
 
 def test_run_monitoring_ends_the_run_whose_process_is_gone_and_no_other(tmp_path: Path) -> None:
