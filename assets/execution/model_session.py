@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from prunescope.assets.execution.task import WorkShared
@@ -73,29 +74,19 @@ class ModelSession:
             InputError: the model cannot be loaded, or a prompt exceeds its context length.
         """
         decoder = self.decoder(dense, study)
-
-        def create() -> "TraceSession":
-            from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
-
-            return TraceSession(decoder, dense.spec.name, study, self.progress)
+        from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
 
         key = (dense.spec.name, study.prompts_hash, study.settings_hash)
+        create = partial(TraceSession, decoder, dense.spec.name, study, self.progress)
         return self._cached("prompts", key, "dense model on every prompt", create)
 
     def sampling(self, dense: DenseModel, study: Study) -> "SamplingSession":
-        """Return the dense model's sampled texts.
-
-        Raises:
-            InputError: the model cannot be loaded, or a prompt exceeds its context length.
-        """
+        """Return the dense model's sampled texts; errors as `traces`."""
         decoder = self.decoder(dense, study)
-
-        def create() -> "SamplingSession":
-            from prunescope.pipelines.evaluation.traces.sampled_texts import SamplingSession
-
-            return SamplingSession(decoder, dense.spec.name, study, self.progress)
+        from prunescope.pipelines.evaluation.traces.sampled_texts import SamplingSession
 
         key = (dense.spec.name, study.prompts_hash, study.decoding_hash)
+        create = partial(SamplingSession, decoder, dense.spec.name, study, self.progress)
         return self._cached("sampling", key, "dense model samples from every prompt", create)
 
     def tokens(self, dense: DenseModel, study: Study) -> "Tensor":
@@ -105,14 +96,10 @@ class ModelSession:
             InputError: their source cannot be read, or the model cannot be loaded.
         """
         decoder = self.decoder(dense, study)
-
-        def create() -> "Tensor":
-            from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens
-
-            return calibration_tokens(decoder.tokenizer, study.calibration)
+        from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens
 
         key = (dense.identity.tokenizer_hash, calibration_hash(study.calibration))
-        return self._cached("tokens", key, "", create)
+        return self._cached("tokens", key, "", partial(calibration_tokens, decoder.tokenizer, study.calibration))
 
     def texts(self, dense: DenseModel, study: Study) -> "TextSession":
         """Return the dense results on the study's texts.
@@ -121,14 +108,10 @@ class ModelSession:
             InputError: the model cannot be loaded, or a text does not fit it.
         """
         decoder = self.decoder(dense, study)
+        from prunescope.pipelines.evaluation.traces.text_traces import TextSession
 
-        def create() -> "TextSession":
-            from prunescope.pipelines.evaluation.traces.text_traces import TextSession
-
-            return TextSession(decoder, dense.spec.name, study, self.progress)
-
-        key = (dense.spec.name, texts_hash(study.texts))
-        return self._cached("texts", key, "dense model on every text", create)
+        create = partial(TextSession, decoder, dense.spec.name, study, self.progress)
+        return self._cached("texts", (dense.spec.name, texts_hash(study.texts)), "dense model on every text", create)
 
     def tasks(self, dense: DenseModel, study: Study) -> "TaskSession":
         """Return the study's tasks, loaded.
@@ -137,12 +120,10 @@ class ModelSession:
             InputError: the model or a task cannot be loaded.
         """
         decoder = self.decoder(dense, study)
+        from prunescope.pipelines.evaluation.tasks.score import TaskSession
 
-        def create() -> "TaskSession":
-            from prunescope.pipelines.evaluation.tasks.score import TaskSession
-
-            return TaskSession(decoder, dense.spec.name, study.tasks, allows_code=study.allow_code_execution)
-
+        allows = study.allow_code_execution
+        create = partial(TaskSession, decoder, dense.spec.name, study.tasks, allows_code=allows)
         return self._cached("tasks", (dense.spec.name, tasks_hash(study)), "load the tasks", create)
 
     def retrieval(self, dense: DenseModel, study: Study) -> "RetrievalSession":
@@ -152,13 +133,10 @@ class ModelSession:
             InputError: the model cannot be loaded, or a data set is not valid.
         """
         decoder = self.decoder(dense, study)
-
-        def create() -> "RetrievalSession":
-            from prunescope.pipelines.evaluation.retrieval.retrieval_session import RetrievalSession
-
-            return RetrievalSession(decoder, dense.spec.name, study.retrieval, self.progress)
+        from prunescope.pipelines.evaluation.retrieval.retrieval_session import RetrievalSession
 
         key = (dense.spec.name, retrieval_hash(study.retrieval))
+        create = partial(RetrievalSession, decoder, dense.spec.name, study.retrieval, self.progress)
         return self._cached("retrieval", key, "dense model on every query and document", create)
 
     def take_shared(self) -> list[WorkShared]:
