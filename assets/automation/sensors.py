@@ -183,16 +183,12 @@ def _due_runs(due: Iterable[DueWork], cursor: WatchCursor, store: Store) -> tupl
     all_states, requests = dict[str, str](), []
     for work in due:
         study = work.watched.study.name
-        recipes = {f"{study}/{work.model}/{recipe or ''}": recipe for recipe in {**work.missing, **work.outdated}}
-        states = {
-            key: f"{work.missing.get(recipe, '')} {work.outdated.get(recipe, '')}" for key, recipe in recipes.items()
-        }
-        if work.changed:
-            states[f"{study}/{work.model}/*"] = work.changed
+        recipes = {f"{study}/{work.model}/{recipe or ''}": recipe for recipe in work.states}
+        states = {key: work.states[recipe] for key, recipe in recipes.items()}
         all_states |= states
         if new := {key: state for key, state in states.items() if cursor.asked.get(key) != state}:
             # If the model or its files have changed, the run itself has to find out what is outdated.
-            is_whole = work.changed or None in work.outdated
+            is_whole = not work.is_missing.get(None, True) or not (work.is_known or all(work.is_missing.values()))
             chosen = () if is_whole else dict.fromkeys(recipes[key] or "dense" for key in new)
             requests.append(
                 RunRequest(

@@ -14,7 +14,7 @@ from prunescope.pipelines.recipes import Recipe
 from prunescope.pipelines.reporting import charts, explorer
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.catalogue.database import SQL
-from prunescope.warehouse.storage.file_state import stamps
+from prunescope.warehouse.storage.file_state import stamp_of, stamps
 from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import fingerprint, read_footer
@@ -67,14 +67,13 @@ def study_partitions(store: Store, study: Study) -> dict[str, str]:
 
 def _stored_fingerprint(path: Place) -> str:
     """Return the fingerprint in a footer; a local file that has not changed is read once per process."""
-    if not isinstance(path, Path):
-        return read_footer(path).provenance.fingerprint
-    status = path.stat()
-    return _read_fingerprint(path, (status.st_mtime_ns, status.st_size, status.st_ino))
+    stamp = stamp_of(path) if isinstance(path, Path) else None
+    return stored_fingerprint(path, stamp) if stamp else read_footer(path).provenance.fingerprint
 
 
 @lru_cache(maxsize=1 << 20)
-def _read_fingerprint(path: Path, _: tuple[int, int, int]) -> str:
+def stored_fingerprint(path: Place, stamp: str) -> str:  # noqa: ARG001 - part of the key
+    """Return the fingerprint in a footer, which is read again only when the stamp of the file has changed."""
     return read_footer(path).provenance.fingerprint
 
 

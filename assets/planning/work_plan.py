@@ -24,6 +24,7 @@ from prunescope.warehouse.maintenance.verified_files import VerifiedFiles
 from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.path_names import path_safe
+from prunescope.warehouse.storage.provenance import Provenance
 from prunescope.warehouse.tables import TABLES
 
 
@@ -172,10 +173,15 @@ def model_work(
     *,
     replace: bool = False,
     tables: Collection[str] | None = None,
+    of_others: dict[str | None, str] | None = None,
 ) -> list[PartitionWork]:
-    """Return the work of a model, its variants and its search as `make_plan` does; work without tables is current."""
+    """Return the work of a model, its variants and its search as `make_plan` does; work without tables is current.
+
+    `of_others` receives by recipe (None: the model) the study whose partition is in the way, instead of an error.
+    """
     works = [
-        _work(study, store, dense, recipe, files, replace=replace, tables=tables) for recipe in (None, *study.recipes)
+        _work(study, store, dense, recipe, files, replace=replace, tables=tables, of_others=of_others)
+        for recipe in (None, *study.recipes)
     ]
     own = works[0]
     search = tuple(table for table in own.tables if table in SEARCH_TABLES)
@@ -197,20 +203,25 @@ def _work(
     *,
     replace: bool,
     tables: Collection[str] | None,
+    of_others: dict[str | None, str] | None,
 ) -> PartitionWork:
-    stale = []
+    stale, name = [], recipe.name if recipe else None
     for table in partition_tables(study, recipe):
         if tables is not None and table not in tables:
             continue
-        path = store.path(TABLES[table], dense.spec.name, recipe.name if recipe else None)
+        path = store.path(TABLES[table], dense.spec.name, name)
         is_current = freshness.is_current(store, table, study, dense, recipe) and not _is_damaged(files, path)
         if table == "variants" and recipe is not None:
             is_current = is_current and (store.root / variant_file(study, dense, recipe)).is_file()
         if not is_current:
             # A search keeps the rows of other studies' searches.
-            if not replace and table not in SEARCH_TABLES and not files.is_damaged(path):
-                _refuse_to_overwrite(study, store, table, dense, recipe)
-            stale.append(table)
+            is_kept = not replace and table not in SEARCH_TABLES and not files.is_damaged(path)
+            if is_kept and (other := _of_other_study(study, store, table, dense, recipe)):
+                if of_others is None:
+                    raise _conflict(study, store, table, dense, recipe, other)
+                of_others[name] = other.study
+            else:
+                stale.append(table)
     return PartitionWork(dense.spec.name, recipe, tuple(stale))
 
 
@@ -222,29 +233,36 @@ def _is_damaged(files: VerifiedFiles, path: Place) -> bool:
     return True
 
 
-def _refuse_to_overwrite(study: Study, store: Store, table: str, dense: DenseModel, recipe: Recipe | None) -> None:
-    """Raise InputError where another study computed the partition from other inputs."""
-    model, name = dense.spec.name, recipe.name if recipe else None
+def _of_other_study(
+    study: Study, store: Store, table: str, dense: DenseModel, recipe: Recipe | None
+) -> Provenance | None:
+    """Return the provenance of a partition that another study computed from other inputs."""
     try:
-        found = store.provenance(TABLES[table], model, name)
+        found = store.provenance(TABLES[table], dense.spec.name, recipe.name if recipe else None)
     except DamagedFileError:
-        return
+        return None
     if found is None or found.study == study.name:
-        return
-    if found.fingerprint not in accepted(table, study, dense.identity, recipe):
-        partition = model if name is None else f"{model}@{name}"
-        before, now = found.inputs, inputs(table, study, dense.identity, recipe)
-        if recipe is not None and before.get("recipe_hash") != now.get("recipe_hash"):
-            with suppress(DamagedFileError):  # the hashes of both recipes tell less
-                [row] = store.read(TABLES["variants"], model, name).to_pylist()
-                before, now = (
-                    {key: value for key, value in one.items() if key != "recipe_hash"}
-                    | {f"`{key}` of the recipe": json.dumps(value) for key, value in json.loads(parameters).items()}
-                    for one, parameters in ((before, row["parameters_json"]), (now, recipe.parameters_json))
-                )
-        # Without a difference that is known, only the fingerprints differ.
-        changed = f" ({told})" if (told := differences(before, now)) else ""
-        raise InputError(
-            f"{table} of {partition} was computed by study {found.study!r} from other inputs{changed}; "
-            "use --replace to compute it again for this study, or another --warehouse"
-        )
+        return None
+    return None if found.fingerprint in accepted(table, study, dense.identity, recipe) else found
+
+
+def _conflict(
+    study: Study, store: Store, table: str, dense: DenseModel, recipe: Recipe | None, found: Provenance
+) -> InputError:
+    """Return the error that names the inputs by which a partition of another study differs."""
+    partition = f"{dense.spec.name}@{recipe.name}" if recipe else dense.spec.name
+    before, now = found.inputs, inputs(table, study, dense.identity, recipe)
+    if recipe is not None and before.get("recipe_hash") != now.get("recipe_hash"):
+        with suppress(DamagedFileError):  # the hashes of both recipes tell less
+            [row] = store.read(TABLES["variants"], dense.spec.name, recipe.name).to_pylist()
+            before, now = (
+                {key: value for key, value in one.items() if key != "recipe_hash"}
+                | {f"`{key}` of the recipe": json.dumps(value) for key, value in json.loads(parameters).items()}
+                for one, parameters in ((before, row["parameters_json"]), (now, recipe.parameters_json))
+            )
+    # Without a difference that is known, only the fingerprints differ.
+    changed = f" ({told})" if (told := differences(before, now)) else ""
+    return InputError(
+        f"{table} of {partition} was computed by study {found.study!r} from other inputs{changed}; "
+        "use --replace to compute it again for this study, or another --warehouse"
+    )

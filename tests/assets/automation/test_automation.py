@@ -24,6 +24,7 @@ from prunescope.assets.cli.options import Globals
 from prunescope.assets.definitions import defs
 from prunescope.assets.defs.recipe_asset import DATA_VERSION_TAG
 from prunescope.assets.instance.instance import open_instance
+from prunescope.assets.planning import freshness
 from prunescope.assets.planning.freshness import report_file
 from prunescope.assets.watching import backlog
 from prunescope.pipelines.models.sources import identify
@@ -187,8 +188,9 @@ def test_a_changed_prompt_set_makes_all_variants_outdated(
     other = StudyFile(tmp_path / "other.yaml", study.model, name="other", keys=keys)
     capsysbinary.readouterr()
     assert run(["watch", str(other.path), "--format", "json"], Globals()) == 0
-    counts = {row["study"]: row["outdated"] for row in json.loads(capsysbinary.readouterr().out)}
-    assert counts == {"tiny": len(RECIPES), "other": 1}, "the dense variant alone is in both"
+    columns = ("missing", "outdated", "of_another_study")
+    counts = {row["study"]: [row[name] for name in columns] for row in json.loads(capsysbinary.readouterr().out)}
+    assert counts == {"tiny": [0, len(RECIPES), 0], "other": [1, 0, 1]}, "the dense variant alone is in both"
 
 
 def test_a_changed_calibration_makes_the_whole_model_outdated(watched: WatchedWarehouse, study: StudyFile) -> None:
@@ -287,8 +289,9 @@ def test_the_nightly_schedule_retries_what_failed(watched: WatchedWarehouse, stu
 def test_a_second_tick_opens_no_file(watched: WatchedWarehouse, monkeypatch: pytest.MonkeyPatch) -> None:
     surveyor, store = backlog.FreshnessScanner(), Store(watched.warehouse)
     assert not surveyor.scan(store).due
-    monkeypatch.setattr(backlog, "read_footer", lambda path: pytest.fail(f"{path} was opened again"))
-    monkeypatch.setattr(backlog, "accepted", lambda *_: pytest.fail("fingerprints were computed again"))
+    monkeypatch.setattr(freshness, "read_footer", lambda path: pytest.fail(f"{path} was opened again"))
+    monkeypatch.setattr(backlog, "model_work", lambda *_, **__: pytest.fail("the model was compared again"))
+    monkeypatch.setattr(backlog, "VerifiedFiles", lambda *_: pytest.fail("the memory of whole files was read again"))
     assert not surveyor.scan(store).due
 
 
