@@ -6,11 +6,9 @@ Seconds are those of earlier variants of the model, else they follow from sizes 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
-
-import polars as pl
 
 from prunescope.assets.planning.fingerprints import DenseModel, accepted
 from prunescope.assets.planning.steps import STEPS, TRACE_TABLES, steps_writing
@@ -147,23 +145,6 @@ def _recipe(study: Study, store: Store, model: str, name: str) -> Recipe:
     return parse_recipe(json.dumps(json.loads(row["parameters_json"]) | {"name": name}))
 
 
-def with_answer_lengths(load: "Workload", store: Store, model: str) -> "Workload":
-    """Count the answers to the tasks as long as those that the model's variants in the warehouse wrote, on average.
-
-    Answers that ended at a limit below the present one count with that limit.
-    """
-    if not any(task.new_tokens for task in load.tasks):
-        return load
-    table, lengths = TABLES["task_samples"], [pl.DataFrame(schema={"task": pl.String, "tokens_generated": pl.Int32})]
-    for partition in store.partitions(table):
-        if partition.model == model:
-            with suppress(WarehouseError):
-                rows = pl.DataFrame(store.read(table, model, partition.recipe).select(lengths[0].columns))
-                lengths.append(rows.cast(lengths[0].schema))
-    means = dict(pl.concat(lengths).drop_nulls().group_by("task").mean().iter_rows())
-    return replace(load, tasks=[replace(task, written=means.get(task.name)) for task in load.tasks])
-
-
 def stages(plan: Plan, store: Store, loads: "Mapping[str, tuple[DenseModel, Workload]]") -> list[Stage]:
     """Return the stages of a run with their predicted seconds.
 
@@ -179,8 +160,7 @@ def stages(plan: Plan, store: Store, loads: "Mapping[str, tuple[DenseModel, Work
     ]
     for name, (dense, load) in loads.items():
         if works := [work for work in (*plan.models, *plan.variants) if work.model == name]:
-            likely = with_answer_lengths(load, store, name)
-            found += _model_stages(likely, forecast(plan.study, store, dense, likely, works), works)
+            found += _model_stages(load, forecast(plan.study, store, dense, load, works), works)
     return [*found, Stage(ANSWERS, "answers", _ANSWERS_SECONDS)] if plan.is_report_stale else found
 
 

@@ -14,8 +14,8 @@ from prunescope.pipelines.metrics.text_metrics import common_prefix_length
 
 # lm-eval's limit where a task definition sets none.
 _DEFAULT_NEW_TOKENS = 256
-# Length of an answer as a share of its limit, if no variant of the model has answered yet. The mean answer of
-# Qwen2.5-Coder-0.5B and two pruned variants took 0.19 to 0.29 of HumanEval's limit of 256, 0.47 to 0.56 of GSM8K's 200.
+# Length of an answer as a share of its limit. The mean answer of Qwen2.5-Coder-0.5B and two pruned variants took 0.19
+# to 0.29 of HumanEval's limit of 256, 0.47 to 0.56 of GSM8K's 200.
 TYPICAL_SHARE = 0.4
 
 
@@ -32,7 +32,6 @@ class TaskSize:
         options_a_sample: mean number of continuations per sample.
         shared: tokens that all contexts to write on begin with, such as worked examples; they run once per batch.
         new_tokens: most tokens generated per context.
-        written: tokens per answer that variants of the model wrote before, on average; None if none has.
     """
 
     name: str
@@ -43,12 +42,11 @@ class TaskSize:
     options_a_sample: float
     shared: int = 0
     new_tokens: int = 0
-    written: float | None = None
 
     @property
     def answer_tokens(self) -> float:
         """Tokens per answer that are expected."""
-        return TYPICAL_SHARE * self.new_tokens if self.written is None else min(self.written, self.new_tokens)
+        return TYPICAL_SHARE * self.new_tokens
 
 
 def task_sizes(tasks: Sequence[LoadedTask], tokenizer: Any, context_length: int) -> list[TaskSize]:  # noqa: ANN401

@@ -236,11 +236,8 @@ def test_timing_costs_two_warm_ups_and_its_repeats_on_both_sides() -> None:
     assert work.work("speed", parse_recipe("noise-batch")) == load().work("speed", recipe) == Work()
 
 
-@pytest.mark.parametrize(("written", "tokens"), [(None, 0.4 * 6), (4.5, 4.5), (50.0, 6)])
-def test_a_written_task_costs_texts_as_long_as_earlier_ones_and_as_many_forks(
-    written: float | None, tokens: float
-) -> None:
-    task = TaskSize("w", "greedy", 65, (10,) * 65, 0, 0.0, shared=30, new_tokens=6, written=written)
+def test_a_written_task_costs_texts_of_a_share_of_their_limit_and_as_many_forks() -> None:
+    task, tokens = TaskSize("w", "greedy", 65, (10,) * 65, 0, 0.0, shared=30, new_tokens=6), 0.4 * 6
     sizes = (task, TaskSize("c", "letter", 2, (8, 8), 4, 2.0))
     work, pruned = replace(load(), tasks=sizes), parse_recipe("magnitude-50")
     for recipe, texts in ((parse_recipe("dense"), 1), (pruned, 2)):
