@@ -115,14 +115,10 @@ class RichProgress:
     def computed(self, name: str, seconds: float) -> None:
         """Log a finished partition and advance the bar."""
         self._end_stage()
-        self.shared(name, seconds)
-        self._end_partition(name)
-
-    def shared(self, name: str, seconds: float) -> None:
-        """Log finished work that several partitions share."""
         self._has_logged = True
         self.done()
         log(f"{name}: {seconds:.1f} s")
+        self._end_partition(name)
 
     def note(self, message: str) -> None:
         """Log a note to the user."""

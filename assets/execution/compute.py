@@ -174,7 +174,6 @@ class _Run:
                 self.failed.add(recipe)
                 yield failed
                 break
-        yield from self.session.take_shared()
 
     def _context_of(self, recipe: str | None) -> PartitionContext:
         return replace(self.context, recipe=None if recipe is None else self.context.study.recipe(recipe))

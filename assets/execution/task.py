@@ -82,14 +82,6 @@ class StepBegun:
 
 
 @dataclass(frozen=True)
-class WorkShared:
-    """Finished work that several partitions share, such as the dense model's, in words with its seconds."""
-
-    work: str
-    shared_seconds: float
-
-
-@dataclass(frozen=True)
 class TableWritten:
     """A table that a step has written for a partition.
 
@@ -151,4 +143,4 @@ class StepFailed:
         return error
 
 
-Event = StepBegun | WorkShared | TableWritten | StepFailed
+Event = StepBegun | TableWritten | StepFailed

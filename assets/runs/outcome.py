@@ -36,10 +36,7 @@ class Listener(Progress, Protocol):
         """Receive that a stage of a partition begins; a cluster's workers do not tell."""
 
     def computed(self, name: str, seconds: float) -> None:
-        """Receive a finished partition."""
-
-    def shared(self, name: str, seconds: float) -> None:
-        """Receive finished work that several partitions share; `computed` counts none of its seconds."""
+        """Receive a finished partition; its seconds leave out what the dense model takes, which all variants share."""
 
     def note(self, message: str) -> None:
         """Receive a message to the user that stops nothing."""

@@ -233,10 +233,6 @@ class LogListener(LogProgress):
         """Log a finished partition."""
         self._dagster_log.info(f"{name}: {seconds:.1f} s")
 
-    def shared(self, name: str, seconds: float) -> None:
-        """Log finished work that several partitions share."""
-        self.computed(name, seconds)
-
     def note(self, message: str) -> None:
         """Log a warning to the user."""
         self._dagster_log.warning(message)

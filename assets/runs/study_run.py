@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from prunescope.assets.execution.error_transport import KINDS, error_line, is_error
 from prunescope.assets.execution.ray.config import RayClusterConfig
-from prunescope.assets.execution.task import ModelTask, StepBegun, StepFailed, TableWritten, WantedPartition, WorkShared
+from prunescope.assets.execution.task import ModelTask, StepBegun, StepFailed, TableWritten, WantedPartition
 from prunescope.assets.planning.fingerprints import find_model
 from prunescope.assets.planning.freshness import study_partitions
 from prunescope.assets.planning.steps import STEPS, VARIANT_TABLES
@@ -206,8 +206,6 @@ class StudyRun:
                 raise KeyboardInterrupt
             if isinstance(event, StepBegun):
                 self.listener.begins(event.partition, event.step)
-            elif isinstance(event, WorkShared):
-                self.listener.shared(f"{task.model}: {event.work}", event.shared_seconds)
             elif isinstance(event, TableWritten):
                 yield from recorded.events(event, task.model)
                 self._written(task.name(event.recipe, event.step), event)

@@ -29,7 +29,6 @@ class Heard:
         self.tasks: dict[str, int] = {}
         self.failures: list[Failure] = []
         self.own: dict[str, float] = {}
-        self.together: dict[str, float] = {}
         self.stages: dict[tuple[str, str], float] = {}
         self.begun: list[tuple[str, str]] = []
 
@@ -52,9 +51,6 @@ class Heard:
 
     def computed(self, name: str, seconds: float) -> None:
         self.own[name] = seconds
-
-    def shared(self, name: str, seconds: float) -> None:
-        self.together[name] = seconds
 
     def failed(self, failure: Failure) -> None:
         self.failures.append(failure)
@@ -141,17 +137,14 @@ def test_recipes_with_dense_predecessors_share_a_pass_and_fail_alone(runs: Runs)
     assert not runs.unfinished
 
 
-def test_seconds_of_shared_work_are_reported_apart_from_those_of_each_variant(
-    study: StudyFile, tmp_path: Path, cache: Path
-) -> None:
+def test_seconds_of_variants_leave_out_work_that_they_share(study: StudyFile, tmp_path: Path, cache: Path) -> None:
     study.write(recipes=["dense", *FAMILY[:2]], **LITTLE)
     started = time.perf_counter()
     listener = heard(study, tmp_path / "warehouse", cache)
     seconds = time.perf_counter() - started
-    assert {"tiny-a: load the model", "tiny-a: dense model on every prompt"} <= set(listener.together)
     assert set(listener.own) == {"tiny-a", "tiny-a@dense", "tiny-a@a", "tiny-a@b", ANSWERS}
-    assert min(*listener.own.values(), *listener.together.values()) >= 0
-    assert sum(listener.own.values()) + sum(listener.together.values()) < seconds
+    assert min(listener.own.values()) >= 0
+    assert sum(listener.own.values()) < seconds
     # The progress of a run follows its stages, and the dense model's work counts in the first of them.
     assert {*listener.begun, (ANSWERS, "answers")} == set(listener.stages)
     assert listener.stages["tiny-a@dense", "traces"] > listener.stages["tiny-a@b", "traces"]
