@@ -15,8 +15,9 @@ import pytest
 from dagster import DagsterInstance
 
 from prunescope.assets.defs.partitions import MODELS, RECIPES, register, variant_key
+from prunescope.assets.execution.ray.cluster import connected
 from prunescope.assets.execution.ray.config import RayClusterConfig
-from prunescope.assets.execution.ray.pool import WorkerSlot, _Pool, chunks, compute_on_ray, connected, worker_slots
+from prunescope.assets.execution.ray.pool import WorkerSlot, _Pool, chunks, compute_on_ray, worker_slots
 from prunescope.assets.execution.ray.worker import Worker, WorkerConfig, versions
 from prunescope.assets.execution.task import ModelTask, StepFailed, WantedPartition
 from prunescope.assets.planning.steps import RETRIEVAL_TABLES
