@@ -131,7 +131,7 @@ class StudyRun:
             plan = self.plan()
             loads: Loads = {}
             if plan.has_partitions:
-                self._check(loads)
+                self._check(loads, {work.model for work in (*plan.models, *plan.variants, *plan.searches)})
                 plan = self.plan()
             if not plan.is_empty:
                 yield from self._computed_events(context, engine, plan, loads)
@@ -139,8 +139,8 @@ class StudyRun:
             self.error = error
             raise
 
-    def _check(self, loads: "Loads") -> None:
-        """Refuse models that do not fit the study, before anything is computed."""
+    def _check(self, loads: "Loads", due: Collection[str]) -> None:
+        """Refuse models with work that do not fit the study, before anything is computed."""
         from prunescope.pipelines.planning.preflight import check_study
 
         # Tasks and retrieval are neither fetched nor checked if their tables were not requested.
@@ -155,8 +155,9 @@ class StudyRun:
         checked = self.study.model_copy(update=unused)
 
         def check(name: str) -> None:
-            dense = find_model(self.study, name, self.cache, self.listener)
-            loads[name] = dense, check_study(checked, dense.folder)
+            if name in due:
+                dense = find_model(self.study, name, self.cache, self.listener)
+                loads[name] = dense, check_study(checked, dense.folder)
 
         self._refuse(check)
 

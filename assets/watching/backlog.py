@@ -45,14 +45,12 @@ class DueWork:
     Attributes:
         states: missing and outdated recipes (None: the model itself), each with a hash of model, recipe and study.
         is_missing: whether a table of the recipe does not exist; otherwise it was computed from other inputs.
-        is_known: whether the model's files were hashed before; otherwise a run has to find out what is outdated.
     """
 
     watched: WatchedStudy
     model: str
     states: dict[str | None, str]
     is_missing: Mapping[str | None, bool]
-    is_known: bool
 
 
 @dataclass(frozen=True)
@@ -71,13 +69,9 @@ class Backlog:
     stale_reports: dict[str, str]
     of_others: dict[tuple[str, str], dict[str | None, str]] = field(default_factory=dict)
 
-    def waits_for_tables(self, study: Study) -> bool:
-        """Return whether a partition of the study is missing or outdated, or may be."""
-        return any(work.watched.study.name == study.name for work in self.due)
-
     def is_incomplete(self, study: Study) -> bool:
         """Return whether a run of the study would have work, as far as is known without fetching its models."""
-        return study.name in self.stale_reports or self.waits_for_tables(study)
+        return study.name in self.stale_reports or any(work.watched.study.name == study.name for work in self.due)
 
 
 @dataclass
@@ -123,7 +117,7 @@ class FreshnessScanner:
                             for recipe in stale
                         }
                         if stale:
-                            found.due.append(DueWork(watched, model.name, states, stale, dense is not None))
+                            found.due.append(DueWork(watched, model.name, states, stale))
                         if others:
                             found.of_others[key] = others
                     except WarehouseError:
