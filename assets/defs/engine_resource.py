@@ -46,10 +46,6 @@ class RayConfig(Config):
         description="CPUs and threads per worker; default: those of its machine, divided among the machine's workers.",
     )
 
-    def without_dagster(self) -> RayClusterConfig:
-        """Return the same configuration without Dagster's class."""
-        return RayClusterConfig(self.address, self.gpus_per_task, self.cpus_per_task)
-
 
 class EngineResource(ConfigurableResource):
     """The place where a run's tables are computed: this process, a child process or a Ray cluster."""
@@ -81,7 +77,7 @@ class EngineResource(ConfigurableResource):
                     local, lambda holder: log(f"another run uses this warehouse; waiting for {holder}"), store.url
                 )
             )
-            self._engine = Engine(self.kind, self.ray.without_dagster(), log)
+            self._engine = Engine(self.kind, RayClusterConfig(**self.ray.model_dump()), log)
             stack.callback(self._engine.release)
             yield self
 

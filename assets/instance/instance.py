@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Self, cast
 
-from dagster import DagsterInstance, DagsterInvalidConfigError, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster import DagsterInstance, DagsterInvalidConfigError, DagsterRunStatus, RunsFilter
 
 # Dagster has no public names for these. CheckError: wrong dagster.yaml (test_deploy). InstanceRef: an instance with
 # overrides. sqlite_*: their engines are replaced in `databases_kept_open`, which raises if Dagster opens SQLite in
@@ -35,7 +35,6 @@ from prunescope.assets import settings
 from prunescope.assets.instance.file_lock import locked
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.storage.atomic_write import translate_os_errors
-from prunescope.warehouse.storage.partition_store import Store
 
 CONFIG = "dagster.yaml"
 # Space for Dagster's databases and the tables of one small study.
@@ -328,36 +327,22 @@ def is_busy(root: Path) -> bool:
 def recover(instance: DagsterInstance, warehouse: str, root: Path) -> None:
     """End the runs of the command line whose process was killed.
 
-    The caller holds the writer lock of the warehouse. A run of the command line holds that lock until it ends, so all
-    others in the history of this warehouse are dead, even if they ran at another path. If DAGSTER_HOME serves several
-    warehouses, a run is dead if its warehouse is not locked. Runs that the UI or the daemon launched may be waiting for
-    the lock; Dagster's run monitoring ends those, and frees their slots in pools.
+    The caller holds the writer lock of the warehouse. A run of the command line holds that lock until it ends, so every
+    other run of this warehouse is dead. In a history inside the warehouse that includes runs at its earlier paths. Runs
+    that the UI or the daemon launched may be waiting for the lock; Dagster's run monitoring ends those, and frees their
+    slots in pools.
 
     Args:
         instance: the instance of the warehouse.
         warehouse: the warehouse, as in the runs' tags.
         root: as in `prepare_home`.
     """
-    is_shared = _is_shared(instance.run_storage)
-    is_own = not is_shared and Path(instance.root_directory).resolve() == (root / "_dagster").resolve()
-
-    def is_dead(run: DagsterRun) -> bool:
-        tag = run.tags.get(WAREHOUSE_TAG, "")
-        # The locks of other machines cannot be seen from here.
-        return bool(tag) and (is_own or tag == warehouse or not (is_shared or _is_locked(tag)))
-
+    is_own = Path(instance.root_directory).resolve() == (root / "_dagster").resolve()
+    is_own = is_own and not _is_shared(instance.run_storage)
     for run in instance.get_runs(RunsFilter(statuses=_IN_PROGRESS)):
-        if GRPC_INFO_TAG not in run.tags and is_dead(run):
+        tag = run.tags.get(WAREHOUSE_TAG)
+        if GRPC_INFO_TAG not in run.tags and tag and (is_own or tag == warehouse):
             instance.report_run_failed(run, "The process was killed.")
-
-
-def _is_locked(warehouse: str) -> bool:
-    """Return whether another process holds the writer lock of a warehouse, or may hold it."""
-    root = Store(warehouse).local(settings.cache_folder())
-    try:
-        return root.resolve() / "_lock" not in _LOCKS and is_busy(root)
-    except OSError:
-        return True
 
 
 def recover_launched(root: Path) -> None:

@@ -1,6 +1,6 @@
 """The Dagster job of a whole study: one run that computes its models and records each partition as it is written.
 
-`prunescope run` executes it in its own process; sensors, the schedule and a click launch it.
+`prunescope run` executes it in its own process; the sensor, the schedule and a click launch it.
 """
 
 import time

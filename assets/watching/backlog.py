@@ -1,6 +1,6 @@
 """The backlog of the watched studies: what `planning.work_plan` finds missing or outdated, without fetching a model.
 
-The sensors scan every half minute, so a model of a study is compared again only when one of its files, partitions or
+The sensor scans every half minute, so a model of a study is compared again only when one of its files, partitions or
 settings has changed, and nothing is fetched, hashed or converted. What only those could tell, a run finds out. Without
 torch and Dagster.
 """

@@ -67,7 +67,7 @@ class WatchList(FrozenModel):
 
 @dataclass(frozen=True)
 class WatchedStudy:
-    """A study that the sensors keep current.
+    """A study that the sensor keeps current.
 
     Attributes:
         request: the request of its runs.
