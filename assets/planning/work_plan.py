@@ -8,7 +8,7 @@ import json
 import warnings
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from prunescope.assets import settings
@@ -89,30 +89,21 @@ class Plan:
     """All work of a study.
 
     Attributes:
-        models: model partitions with stale tables, without those of searches.
-        variants: variant partitions with stale tables, grouped by model.
-        searches: model partitions with stale tables of searches, which no variant depends on.
+        works: partitions with stale tables; of each model its own tables, its variants, then its search.
         is_report_stale: whether to write the report again; true where any partition is computed, false where no report
             was requested.
         unread: number of current partitions that were kept without reading them, as on an object store.
     """
 
     study: Study
-    models: Sequence[PartitionWork] = field(default=())
-    variants: Sequence[PartitionWork] = field(default=())
-    searches: Sequence[PartitionWork] = field(default=())
+    works: Sequence[PartitionWork] = ()
     is_report_stale: bool = False
     unread: int = 0
 
     @property
     def is_empty(self) -> bool:
         """Return whether there is nothing to do."""
-        return not (self.has_partitions or self.is_report_stale)
-
-    @property
-    def has_partitions(self) -> bool:
-        """Return whether there are partitions to compute."""
-        return bool(self.models or self.variants or self.searches)
+        return not (self.works or self.is_report_stale)
 
 
 def make_plan(
@@ -155,14 +146,7 @@ def make_plan(
             or any(files.is_damaged(partition.path) for partition in store.partitions(TABLES["paper_reference"]))
             or freshness.stale_report(store, study) is not None
         )
-    return Plan(
-        study,
-        [work for work in works if work.recipe is None and not work.is_search],
-        [work for work in works if work.recipe is not None],
-        [work for work in works if work.is_search],
-        is_report_stale,
-        len(files.unread),
-    )
+    return Plan(study, works, is_report_stale, len(files.unread))
 
 
 def model_work(

@@ -153,13 +153,10 @@ def stages(plan: Plan, store: Store, loads: "Mapping[str, tuple[DenseModel, Work
         store: the warehouse.
         loads: each model and the study on it, by its name.
     """
-    found = [
-        Stage(work.name, "search", 60 * plan.study.search.minutes)
-        for work in plan.searches
-        if plan.study.search is not None
-    ]
+    search = plan.study.search
+    found = [Stage(work.name, "search", 60 * search.minutes) for work in plan.works if search and work.is_search]
     for name, (dense, load) in loads.items():
-        if works := [work for work in (*plan.models, *plan.variants) if work.model == name]:
+        if works := [work for work in plan.works if work.model == name and not work.is_search]:
             found += _model_stages(load, forecast(plan.study, store, dense, load, works), works)
     return [*found, Stage(ANSWERS, "answers", _ANSWERS_SECONDS)] if plan.is_report_stale else found
 

@@ -130,8 +130,8 @@ class StudyRun:
         try:
             plan = self.plan()
             loads: Loads = {}
-            if plan.has_partitions:
-                self._check(loads, {work.model for work in (*plan.models, *plan.variants, *plan.searches)})
+            if plan.works:
+                self._check(loads, {work.model for work in plan.works})
                 plan = self.plan()
             if not plan.is_empty:
                 yield from self._computed_events(context, engine, plan, loads)
@@ -195,10 +195,9 @@ class StudyRun:
         from prunescope.assets.runs.forecast import ANSWERS, stages
         from prunescope.assets.runs.study_job import answer
 
-        works = (*plan.models, *plan.variants, *plan.searches)
         # Only bars show the time that is left, and a cluster does not tell them what it begins.
         foreseen = stages(plan, self.store, loads) if engine.kind == "inline" else ()
-        self.listener.planned(len(works) + plan.is_report_stale, foreseen)
+        self.listener.planned(len(plan.works) + plan.is_report_stale, foreseen)
         register_study(context.instance, self.study)
         yield from unpublished(context.instance, self.study.recipes)
         tasks, recorded = list(self._tasks(plan)), RecordedTables(context.instance)
@@ -226,7 +225,7 @@ class StudyRun:
     def _tasks(self, plan: Plan) -> Iterator[ModelTask]:
         """Yield a task for each model with work."""
         for model in self.study.models:
-            works = [work for work in (*plan.models, *plan.variants, *plan.searches) if work.model == model.name]
+            works = [work for work in plan.works if work.model == model.name]
             wanted = tuple(map(WantedPartition.of, works))
             for work, partition in zip(works, wanted, strict=True):
                 self._unfinished[work.name], self._seconds[work.name] = set(partition.steps), 0.0
