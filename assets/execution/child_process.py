@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 from prunescope.assets import settings
 from prunescope.assets.execution.error_transport import WorkerLostError
@@ -79,13 +80,12 @@ def _start() -> tuple[BaseProcess, Connection]:
     return process, connection
 
 
-def _messages(connection: Connection, task: ModelTask) -> Iterator[tuple[str, object]]:
+def _messages(connection: Connection, task: ModelTask) -> Iterator[tuple[str, Any]]:
     """Send a task; yield the child's messages until the connection ends."""
     try:
         connection.send(task)
         while True:
-            message = connection.recv()
-            yield message
+            yield connection.recv()
     except (EOFError, ConnectionError):
         return
 
@@ -128,7 +128,8 @@ def _serve(connection: Connection) -> None:
     sender = _Sender(connection)
     session = ModelSession(progress=sender)
     while True:
-        task, failure = connection.recv(), None
+        task: ModelTask = connection.recv()
+        failure: StepFailed | None = None
         try:
             Store(task.root).clean_temporaries()
             for event in compute(task, session):
