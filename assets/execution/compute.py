@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from prunescope.assets.execution.error_transport import is_out_of_memory
+from prunescope.assets.execution.error_transport import is_out_of_memory, is_transient
 from prunescope.assets.execution.model_session import ModelSession
 from prunescope.assets.execution.partition_context import PartitionContext
 from prunescope.assets.execution.stored_statistics import statistics_of, statistics_of_search
@@ -161,10 +161,11 @@ class _Run:
             except Exception as error:
                 # Only its text is kept: its traceback would keep the memory in use.
                 failed = StepFailed.of(recipe, step, error)
-                is_memory, reason = is_out_of_memory(error), (str(error).splitlines() or [type(error).__name__])[0]
+                is_memory, is_passing = is_out_of_memory(error), is_transient(error)
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
             if is_memory and not (halves or self.task.halves_batches):
                 halves, note = True, {"memory": "too small at first; half the batch size was enough"}
-            elif failed.is_transient and retries:
+            elif is_passing and retries:
                 retries -= 1
                 time.sleep(_RETRY_SECONDS)
             else:

@@ -475,8 +475,8 @@ FAULTS = (
     ),
     fault(
         "assets/execution/error_transport.py",
-        "TransientError | ConnectionError | TimeoutError",
-        "TransientError | ConnectionError",
+        "isinstance(cause, ConnectionError | TimeoutError)",
+        "isinstance(cause, ConnectionError)",
         "assets/execution/test_engines.py::test_only_transient_errors_are_retried",
     ),
     fault(

@@ -47,7 +47,6 @@ def test_a_failed_step_is_raised_with_its_class_and_the_traceback_of_its_process
         assert type(raised) is (InputError if isinstance(error, InputError) else RuntimeError)
         assert "a" in str(raised)
         assert type(error).__name__ in str(raised.__cause__)
-        assert is_transient(raised) == isinstance(error, TimeoutError)
 
 
 # -- retries ----------------------------------------------------------------------------------------------------------
