@@ -57,10 +57,8 @@ def direct(study: str, root: str) -> Figures:
     import_all()
     from dagster import build_asset_context
 
-    from prunescope.assets.defs.figure_assets import figure_assets
-    from prunescope.assets.defs.question_assets import question_assets
+    from prunescope.assets.defs.answer_assets import figure_assets, question_assets, report
     from prunescope.assets.defs.reference_asset import paper_reference
-    from prunescope.assets.defs.report_asset import report
     from prunescope.assets.defs.resources import StudyResource, WarehouseResource
     from prunescope.assets.execution.compute import compute
     from prunescope.assets.execution.model_session import ModelSession
@@ -225,8 +223,7 @@ def answers(root: str, rows: str) -> Figures:
     """Compute questions and figures over generated variants; the report is part of the demo's figures."""
     from dagster import build_asset_context
 
-    from prunescope.assets.defs.figure_assets import figure_assets
-    from prunescope.assets.defs.question_assets import question_assets
+    from prunescope.assets.defs.answer_assets import figure_assets, question_assets
     from prunescope.assets.defs.resources import WarehouseResource
     from tests.benchmarks.warehouse import write_warehouse
 
