@@ -2,13 +2,13 @@
 
 from dagster import Definitions
 
-from prunescope.assets.automation.sensors import answers_sensor, nightly, watch_sensor
+from prunescope.assets.automation.sensors import nightly, watch_sensor
 
 # Dagster accepts one Definitions object in this module, so the module is imported, not its object.
 from prunescope.assets.defs import asset_definitions
-from prunescope.assets.runs.study_job import JOBS
+from prunescope.assets.runs.study_job import STUDY
 
 defs = Definitions.merge(
     asset_definitions.definitions,
-    Definitions(jobs=JOBS, sensors=[watch_sensor, answers_sensor], schedules=[nightly]),
+    Definitions(jobs=[STUDY], sensors=[watch_sensor], schedules=[nightly]),
 )

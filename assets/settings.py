@@ -1,4 +1,4 @@
-"""Settings of this machine: warehouse, cache, workers, Ray, screen and memory.
+"""Settings of this machine: warehouse, cache, Ray, screen and memory.
 
 Environment variables of the product are read here only, except those that `warehouse.core.cache` and `api` read.
 """
@@ -6,10 +6,7 @@ Environment variables of the product are read here only, except those that `ware
 import math
 import os
 import re
-import stat
 import sys
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 from prunescope.pipelines.core.errors import InputError
@@ -66,37 +63,6 @@ def hosts() -> frozenset[str]:
     """Return additional host names of the interface, from the comma-separated PRUNESCOPE_HOSTS."""
     names = os.environ.get("PRUNESCOPE_HOSTS", "").lower().split(",")
     return frozenset(name.strip() for name in names) - {""}
-
-
-def worker_idle_seconds() -> float:
-    """Return how long an idle worker keeps its model: PRUNESCOPE_WORKER_IDLE seconds, else five minutes."""
-    chosen = os.environ.get("PRUNESCOPE_WORKER_IDLE", "300")
-    try:
-        seconds = float(chosen)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise InputError(f"PRUNESCOPE_WORKER_IDLE={chosen}: give a number of seconds over 0")
-    return seconds
-
-
-def sockets_folder() -> Path:
-    """Return the folder of the workers' sockets, which only this user can open; a socket path has at most 100 bytes.
-
-    Raises:
-        InputError: the folder exists and another user owns it or can open it.
-    """
-    base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
-    name = f"prunescope-{os.getuid()}"
-    if len(os.fsencode(base / name)) > 60 or not os.access(base, os.W_OK):
-        base = Path("/tmp")  # noqa: S108 - the folder in it is checked
-    folder = base / name
-    with suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    status = folder.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
-        raise InputError(f"{folder}: must be a folder that only you can open; remove it, or set XDG_RUNTIME_DIR")
-    return folder
 
 
 def let_waiting_threads_sleep() -> None:

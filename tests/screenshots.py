@@ -137,7 +137,7 @@ def main() -> None:
 
             made = save_tiny(folder / NEW, num_hidden_layers=8, max_position_embeddings=512)
             shutil.copytree(made, warehouse / "_models" / NEW)
-            runs = f"{address}/runs?q%5B0%5D=" + quote(f"tag:prunescope/model={NEW}")
+            runs = f"{address}/runs?q%5B0%5D=" + quote("tag:prunescope/watched=due")
             take(window, runs, "dropped", "Success", 420)
 
             held = change(study, warehouse)

@@ -1,1 +1,1 @@
-"""Jobs, and the sensors and schedules that launch them."""
+"""The sensor and the schedule that launch runs of watched studies."""

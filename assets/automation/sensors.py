@@ -1,11 +1,11 @@
-"""The sensors and the schedule that launch runs for watched studies.
+"""The sensor and the schedule that launch runs for watched studies.
 
-`watch` launches what is missing or outdated, `answers` the report, `nightly` everything. Each launches one run per
-state of model, recipes and study; a failed run is repeated when one of them changes, or at night.
+`watch` launches one run of a study for all that is missing or outdated in it, `nightly` as well for what has failed.
+The sensor launches one run per state of models, recipes and study.
 """
 
 import datetime
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from dagster import (
     AssetMaterialization,
@@ -26,12 +26,11 @@ from dagster import (
 from pydantic import BaseModel
 
 from prunescope.assets import settings
-from prunescope.assets.defs.asset_definitions import ANSWERS
 from prunescope.assets.defs.partitions import MODELS, RECIPES
 from prunescope.assets.defs.recipe_asset import published, published_recipes
 from prunescope.assets.instance.instance import STUDY_TAG, UNFINISHED, is_busy
 from prunescope.assets.runs.study_job import STUDY, run_config
-from prunescope.assets.watching.backlog import DueWork, FreshnessScanner
+from prunescope.assets.watching.backlog import Backlog, FreshnessScanner
 from prunescope.assets.watching.watch_list import WatchedStudy, WatchState
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.recipes import Recipe
@@ -40,30 +39,14 @@ from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import fingerprint
 
 SCANNER = FreshnessScanner()
-MODEL_TAG, WATCH_TAG = "prunescope/model", "prunescope/watched"
-# Ticks without a run after which answers are made although tables are still missing or outdated.
-_MAX_WAIT_TICKS = 3
-
-
-class AnswersCursor(BaseModel):
-    """The state that the sensor `answers` keeps between ticks.
-
-    Attributes:
-        ticks: by study, the version that its report should have, and the number of ticks in a row without a run.
-        asked: by study, the version for which a run was requested, until the report has it.
-        times: as in `WatchCursor`.
-    """
-
-    ticks: dict[str, tuple[str, int]] = {}
-    asked: dict[str, str] = {}
-    times: int = 0
+MODELS_TAG, WATCH_TAG = "prunescope/models", "prunescope/watched"
 
 
 class WatchCursor(BaseModel):
-    """The state that the sensor `watch` keeps between ticks.
+    """The state that the sensor keeps between ticks.
 
     Attributes:
-        asked: the state in which each missing or outdated partition was requested, until it is there.
+        asked: the state in which each missing or outdated partition and report was requested, until it is there.
         told: logged problems, by path or study.
         times: number of ticks that requested runs, part of the run keys: a model that returns in the same state gets a
             new run, but a tick that Dagster repeats after losing this cursor does not launch its runs twice.
@@ -81,7 +64,8 @@ class WatchCursor(BaseModel):
     minimum_interval_seconds=settings.watch_seconds(),
     default_status=DefaultSensorStatus.RUNNING,
     description="Computes what watched studies miss, and what a changed recipe, prompt set, calibration, task or code "
-    "version has made outdated; looks for new models. Stops runs of models that are no longer watched.",
+    "version has made outdated, then answers, figures and report; looks for new models. Stops runs of models that are "
+    "no longer watched.",
 )
 def watch_sensor(context: SensorEvaluationContext) -> SensorResult | SkipReason:
     """Compare the warehouse with its watch list and its watched folder."""
@@ -94,12 +78,15 @@ def watch_sensor(context: SensorEvaluationContext) -> SensorResult | SkipReason:
     for source, reason in backlog.watch.refused.items():
         if cursor.told.get(source) != reason:
             context.log.warning(f"not watched: {reason}")
+    asked = cursor.asked
     for run in _no_longer_watched(context.instance.get_runs(RunsFilter(statuses=UNFINISHED)), backlog.watch):
-        context.log.info(f"{run.job_name} {run.run_id}: its model is no longer watched; it is stopped")
+        context.log.info(f"{run.job_name} {run.run_id}: a model of it is no longer watched; it is stopped")
         context.instance.run_coordinator.cancel_run(run.run_id)
+        # Another run has to compute what is left of the study.
+        asked = {key: state for key, state in asked.items() if not key.startswith(f"{run.tags[STUDY_TAG]}/")}
     # A run that holds the warehouse may be computing the same; what it leaves is requested afterwards.
     is_free = not is_busy(store.local(settings.cache_folder()))
-    asked, requests = _due_runs(backlog.due, cursor, store) if is_free else (cursor.asked, [])
+    asked, requests = _requests(backlog, asked, cursor.times, store) if is_free else (asked, [])
     return SensorResult(
         run_requests=requests,
         dynamic_partitions_requests=list(_new_partitions(backlog.watch.studies, context.instance)),
@@ -108,47 +95,6 @@ def watch_sensor(context: SensorEvaluationContext) -> SensorResult | SkipReason:
             asked=asked, told=backlog.watch.refused, times=cursor.times + bool(requests)
         ).model_dump_json(),
     )
-
-
-@sensor(
-    name="answers",
-    job_name=ANSWERS.name,
-    minimum_interval_seconds=settings.watch_seconds(),
-    default_status=DefaultSensorStatus.RUNNING,
-    description="Answers the questions, draws the figures and writes the report of a watched study as soon as its "
-    "tables have changed and no run is unfinished.",
-)
-def answers_sensor(context: SensorEvaluationContext) -> SensorResult | SkipReason:
-    """Request the answers once no run is unfinished, so that all variants of a night share one run of the answers."""
-    store = Store(settings.warehouse_root())
-    try:
-        backlog = SCANNER.scan(store)
-    except (InputError, WarehouseError) as error:
-        return SkipReason(str(error))
-    before = AnswersCursor.model_validate_json(context.cursor) if context.cursor else AnswersCursor()
-    if context.instance.get_runs(RunsFilter(statuses=UNFINISHED), limit=1):
-        return SensorResult(cursor=before.model_copy(update={"ticks": {}}).model_dump_json())
-    after, requests = AnswersCursor(times=before.times), []
-    for watched in backlog.watch.studies:
-        name = watched.study.name
-        if (version := backlog.stale_reports.get(name)) is None:
-            continue
-        after.ticks[name] = (version, before.ticks[name][1] + 1 if before.ticks.get(name, ("",))[0] == version else 1)
-        if before.asked.get(name) == version:
-            after.asked[name] = version
-            continue
-        # Missing or outdated tables get some ticks to start a run; if none starts, it has probably failed before.
-        if after.ticks[name][1] >= (_MAX_WAIT_TICKS if backlog.waits_for_tables(watched.study) else 1):
-            after.asked[name] = version
-            requests.append(
-                RunRequest(
-                    run_key=f"answers of {name} {version} {before.times}",
-                    run_config=run_config(watched.request, store),
-                    tags={WATCH_TAG: "answers", STUDY_TAG: name},
-                )
-            )
-    after.times += bool(requests)
-    return SensorResult(run_requests=requests, cursor=after.model_dump_json())
 
 
 @schedule(
@@ -178,42 +124,38 @@ def nightly() -> list[RunRequest] | SkipReason:
     ] or SkipReason("all watched studies are current")
 
 
-def _due_runs(due: Iterable[DueWork], cursor: WatchCursor, store: Store) -> tuple[dict[str, str], list[RunRequest]]:
-    """Return the states requested by now, and one run for each study and model with a new state."""
+def _requests(
+    backlog: Backlog, asked: Mapping[str, str], times: int, store: Store
+) -> tuple[dict[str, str], list[RunRequest]]:
+    """Return the states requested by now, and one run for each study with a new state."""
     all_states, requests = dict[str, str](), []
-    for work in due:
-        study = work.watched.study.name
-        recipes = {f"{study}/{work.model}/{recipe or ''}": recipe for recipe in {**work.missing, **work.outdated}}
-        states = {
-            key: f"{work.missing.get(recipe, '')} {work.outdated.get(recipe, '')}" for key, recipe in recipes.items()
-        }
-        if work.changed:
-            states[f"{study}/{work.model}/*"] = work.changed
+    for watched in backlog.watch.studies:
+        name = watched.study.name
+        states = {f"{name}/report": backlog.stale_reports[name]} if name in backlog.stale_reports else {}
+        for work in backlog.due:
+            if work.watched.study.name == name:
+                states |= {f"{name}/{work.model}/{recipe or ''}": state for recipe, state in work.states.items()}
         all_states |= states
-        if new := {key: state for key, state in states.items() if cursor.asked.get(key) != state}:
-            # If the model or its files have changed, the run itself has to find out what is outdated.
-            is_whole = work.changed or None in work.outdated
-            chosen = () if is_whole else dict.fromkeys(recipes[key] or "dense" for key in new)
+        if new := {key: state for key, state in states.items() if asked.get(key) != state}:
+            models = ",".join(model.name for model in watched.study.models)
             requests.append(
                 RunRequest(
-                    run_key=f"{study}/{work.model} {fingerprint(new)} {cursor.times}",
-                    run_config=run_config(
-                        work.watched.of_model(work.model, tuple(chosen)), store, options={"answers": False}
-                    ),
-                    tags={WATCH_TAG: "due", STUDY_TAG: study, MODEL_TAG: work.model},
+                    run_key=f"{name} {fingerprint(new)} {times}",
+                    run_config=run_config(watched.request, store),
+                    tags={WATCH_TAG: "due", STUDY_TAG: name, MODELS_TAG: models},
                 )
             )
     return all_states, requests
 
 
 def _no_longer_watched(runs: Iterable[DagsterRun], watch: WatchState) -> Iterator[DagsterRun]:
-    """Yield the runs of sensors whose model has left its study since they were launched."""
+    """Yield the sensor's runs of which a model has left its study since they were launched."""
     if not watch.is_whole:  # a study or model that is being written at the moment is not gone
         return
-    models = {(watched.study.name, model) for watched in watch.studies for model in watched.origins}
+    models = {watched.study.name: watched.origins.keys() for watched in watch.studies}
     for run in runs:
-        is_watched = (run.tags.get(STUDY_TAG), run.tags.get(MODEL_TAG)) in models
-        if run.tags.get(WATCH_TAG) == "due" and not is_watched and run.status != DagsterRunStatus.CANCELING:
+        launched = set(run.tags.get(MODELS_TAG, "").split(",")) - models.get(run.tags.get(STUDY_TAG, ""), {}.keys())
+        if run.tags.get(WATCH_TAG) == "due" and launched and run.status != DagsterRunStatus.CANCELING:
             yield run
 
 

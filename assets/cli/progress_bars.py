@@ -5,7 +5,6 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Self
 
 from prunescope.assets.cli.output import STDERR, log, log_wait
-from prunescope.assets.runs.remaining_time import RemainingTime, Stage
 from prunescope.warehouse.core.quoting import escape_control
 
 if TYPE_CHECKING:
@@ -13,14 +12,14 @@ if TYPE_CHECKING:
 
     from rich.progress import Task, TaskID
 
-    from prunescope.assets.runs.outcome import Failure
+    from prunescope.assets.runs.outcome import Failure, Stage
 
 # In a pipe or a log: the silence before the first line about the current task, and at most.
 SILENT_SECONDS, _MAX_SILENT_SECONDS = 15.0, 240.0
 # A stage that took less has no line.
 _MIN_STAGE_SECONDS = 1.0
-# The time of a task is known only after this share of it.
-_MIN_SHARE = 0.1
+# Predicted seconds that are added to the finished work, because a short stage says little about long ones.
+_PRIOR_SECONDS = 20.0
 # The end of an estimate that is used up while the work goes on is not announced.
 _MIN_LEFT_SECONDS = 0.5
 
@@ -45,7 +44,11 @@ class RichProgress:
         self._bars = Progress(*columns, console=STDERR, transient=True, disable=not STDERR.is_terminal)
         self._partitions: TaskID | None = None
         self._task: TaskID | None = None
-        self._time = RemainingTime(())
+        # Predicted seconds of the stages that are left, by partition and step.
+        self._stages: dict[tuple[str, str], float] = {}
+        self._n_stages = 0
+        self._stage: tuple[str, str] | None = None
+        self._stage_began = self._predicted = self._spent = 0.0
         self._is_over = threading.Event()
         self._has_logged = False
 
@@ -86,28 +89,25 @@ class RichProgress:
     def planned(self, partitions: int, stages: "Sequence[Stage]" = ()) -> None:
         """Show a bar for the partitions to compute."""
         self.done()
-        self._time = RemainingTime(stages)
+        self._stages = {(stage.name, stage.step): stage.seconds for stage in stages}
+        self._n_stages, self._stage = len(self._stages), None
+        self._predicted = self._spent = 0.0
         self._partitions = self._bars.add_task("partitions", total=partitions, tokens=0)
 
     def begins(self, name: str, step: str) -> None:
         """Show the stage of a partition, and log the one before."""
         self._end_stage()
-        self._time.begin(name, step)
+        self._stage, self._stage_began = (name, step), self._bars.get_time()
         if self._partitions is not None:
             self._bars.update(self._partitions, description=escape_control(f"{name}: {step}"))
 
     def computed(self, name: str, seconds: float) -> None:
         """Log a finished partition and advance the bar."""
         self._end_stage()
-        self.shared(name, seconds)
-        self._time.drop(name)
-        self._step()
-
-    def shared(self, name: str, seconds: float) -> None:
-        """Log finished work that several partitions share."""
         self._has_logged = True
         self.done()
         log(f"{name}: {seconds:.1f} s")
+        self._end_partition(name)
 
     def note(self, message: str) -> None:
         """Log a note to the user."""
@@ -119,8 +119,8 @@ class RichProgress:
         self._has_logged = True
         self.done()
         log(f"{failure.name}: failed: {failure.message}", "red")
-        self._time.fail(failure.name)
-        self._step()
+        self._stage = None
+        self._end_partition(failure.name, f"{failure.name}@", f"{failure.name} ")
 
     def amount(self, task: "Task") -> str:
         """Return what a bar has done: steps, tokens per second, the time since its start and the time left."""
@@ -134,15 +134,19 @@ class RichProgress:
         return ", ".join([*parts, self._left_in_words()] if task.id == self._partitions else parts).removesuffix(", ")
 
     def _left(self) -> float:
-        """Return the seconds that are left; by its own bar, the current task takes as long again for what it lacks."""
-        task = next((task for task in self._bars.tasks if task.id == self._task), None)
-        if task is None or not task.total or task.completed < _MIN_SHARE * task.total:
-            return self._time.seconds()
-        return self._time.seconds((task.elapsed or 0.0) * (task.total - task.completed) / task.completed)
+        """Return the seconds that are left: the predicted ones, as much slower or faster as the finished stages were.
+
+        Rich's own column knows no prediction, so it would say nothing before the first stage is finished.
+        """
+        pace = (self._spent + _PRIOR_SECONDS) / (self._predicted + _PRIOR_SECONDS)
+        left = {**self._stages}  # bars ask from a thread of their own
+        current = self._stage
+        begun = pace * left.pop(current, 0.0) - (self._bars.get_time() - self._stage_began) if current else 0.0
+        return max(begun, 0.0) + pace * sum(left.values())
 
     def _left_in_words(self) -> str:
         """Return how long the rest takes; empty if that is not known, or the estimate is used up."""
-        left = self._left() if self._time.total else 0.0
+        left = self._left() if self._n_stages else 0.0
         if left < _MIN_LEFT_SECONDS:
             return ""
         now = datetime.now().astimezone()
@@ -152,12 +156,15 @@ class RichProgress:
 
     def _end_stage(self) -> None:
         """End the stage before; in a pipe or a log, log it if it took long enough."""
-        ended = self._time.end()
-        if ended is not None and ended[1] >= _MIN_STAGE_SECONDS and not STDERR.is_terminal:
-            stage, seconds = ended
+        stage, self._stage = self._stage, None
+        if stage is None or stage not in self._stages:
+            return
+        seconds = self._bars.get_time() - self._stage_began
+        self._predicted, self._spent = self._predicted + self._stages.pop(stage), self._spent + seconds
+        if seconds >= _MIN_STAGE_SECONDS and not STDERR.is_terminal:
             self._has_logged = True
-            left = ", ".join(filter(None, [f"{self._time.done} of {self._time.total} stages", self._left_in_words()]))
-            log(f"{stage.name}: {stage.step}: {seconds:.1f} s ({left})")
+            done = f"{self._n_stages - len(self._stages)} of {self._n_stages} stages"
+            log(f"{': '.join(stage)}: {seconds:.1f} s ({', '.join(filter(None, [done, self._left_in_words()]))})")
 
     def _report(self) -> None:
         """Log the current task whenever nothing was logged for long, ever less often."""
@@ -173,6 +180,12 @@ class RichProgress:
             parts += [f"{task.completed:.0f} of {task.total:.0f}"] if task and task.total is not None else []
             log(": ".join(filter(None, ["still at work", ", ".join(filter(None, [*parts, self._left_in_words()]))])))
 
-    def _step(self) -> None:
+    def _end_partition(self, name: str, *prefixes: str) -> None:
+        """Advance the bar; drop the stages of a partition, and of a failed model all that reads it."""
+        self._stages = {
+            stage: seconds
+            for stage, seconds in self._stages.items()
+            if stage[0] != name and not stage[0].startswith(prefixes)
+        }
         if self._partitions is not None:
             self._bars.advance(self._partitions)

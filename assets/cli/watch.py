@@ -222,15 +222,15 @@ def _check_model(added: "AddedModel", studies: "list[Study]", *, is_alone: bool)
 
 
 def _rows(backlog: "Backlog") -> list[dict[str, object]]:
-    due = {(work.watched.study.name, work.model): work for work in backlog.due}
+    due = {(work.watched.study.name, work.model): work.is_missing for work in backlog.due}
     return [
         {
             "study": watched.study.name,
             "model": model.name,
             "from": watched.origins[model.name],
             "source": model.source,
-            "missing": len(work.missing) if (work := due.get((watched.study.name, model.name))) else 0,
-            "outdated": len(work.outdated) if work else 0,
+            "missing": sum(due.get((watched.study.name, model.name), {}).values()),
+            "outdated": sum(not one for one in due.get((watched.study.name, model.name), {}).values()),
             "of_another_study": len(backlog.of_others.get((watched.study.name, model.name), {})),
         }
         for watched in backlog.watch.studies

@@ -1,4 +1,4 @@
-"""The resource that computes a run's tables: in a worker process, in the run itself, or on a Ray cluster."""
+"""The resource that computes a run's tables: in a child process, in the run itself, or on a Ray cluster."""
 
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
@@ -46,20 +46,16 @@ class RayConfig(Config):
         description="CPUs and threads per worker; default: those of its machine, divided among the machine's workers.",
     )
 
-    def without_dagster(self) -> RayClusterConfig:
-        """Return the same configuration without Dagster's class."""
-        return RayClusterConfig(self.address, self.gpus_per_task, self.cpus_per_task)
-
 
 class EngineResource(ConfigurableResource):
-    """The place where a run's tables are computed: this process, a worker process or a Ray cluster."""
+    """The place where a run's tables are computed: this process, a child process or a Ray cluster."""
 
     warehouse: ResourceDependency[WarehouseResource]
     kind: EngineKind = Field(
-        default="ray" if settings.ray_address() else "warm",
-        description="`warm`: in the warehouse's worker process, which keeps a model loaded between runs and ends some "
-        "minutes after the last one. `inline`: in the process of the run. `ray`: on a Ray cluster, in workers that end "
-        "with the run. Default: `ray` if RAY_ADDRESS is set, else `warm`.",
+        default="ray" if settings.ray_address() else "child",
+        description="`child`: in a child process of the run, so that the run survives a lack of memory. `inline`: in "
+        "the process of the run. `ray`: on a Ray cluster, in workers that end with the run. Default: `ray` if "
+        "RAY_ADDRESS is set, else `child`.",
     )
     ray: RayConfig = Field(default=RayConfig(), description="The cluster for `ray`.")
 
@@ -81,7 +77,7 @@ class EngineResource(ConfigurableResource):
                     local, lambda holder: log(f"another run uses this warehouse; waiting for {holder}"), store.url
                 )
             )
-            self._engine = Engine(self.kind, local, self.ray.without_dagster(), log)
+            self._engine = Engine(self.kind, RayClusterConfig(**self.ray.model_dump()), log)
             stack.callback(self._engine.release)
             yield self
 

@@ -6,6 +6,7 @@ from dagster import (
     AssetExecutionContext,
     AssetKey,
     AssetMaterialization,
+    AssetRecordsFilter,
     DagsterInstance,
     DataVersion,
     MaterializeResult,
@@ -13,16 +14,14 @@ from dagster import (
     asset,
 )
 
-# Dagster has no public name for its tag, nor a public way to read the versions of many partitions at once; the tests of
-# sensors and staleness depend on both.
-from dagster._core.definitions.data_version import DATA_VERSION_TAG
-from dagster._core.events import DagsterEventType
-
 from prunescope.assets.defs.partitions import RECIPES
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.pipelines.recipes import Recipe
 
 RECIPE = AssetKey("recipe")
+# Dagster has no public name for its tag; the tests of sensors and staleness depend on it.
+DATA_VERSION_TAG = "dagster/data_version"
+_PAGE = 1000
 
 
 @asset(
@@ -65,10 +64,15 @@ def publish(context: AssetExecutionContext, recipe: Recipe) -> None:
 
 def published_recipes(instance: DagsterInstance, names: list[str]) -> dict[str, str]:
     """Return the versions of recipes in Dagster's event log; recipes that were never published are left out."""
-    tags_by_recipe = instance.event_log_storage.get_latest_tags_by_partition(
-        RECIPE, DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION_TAG], asset_partitions=names
-    )
-    return {name: tags[DATA_VERSION_TAG] for name, tags in tags_by_recipe.items() if DATA_VERSION_TAG in tags}
+    filters, found, cursor = AssetRecordsFilter(RECIPE, asset_partitions=names), dict[str, str](), None
+    has_more = bool(names)
+    while has_more and len(found) < len(set(names)):
+        records, cursor, has_more = instance.fetch_materializations(filters, limit=_PAGE, cursor=cursor)
+        for record in records:  # the latest of a recipe comes first
+            event = record.asset_materialization
+            if event is not None and event.partition is not None and event.tags is not None:
+                found.setdefault(event.partition, event.tags[DATA_VERSION_TAG])
+    return found
 
 
 def _metadata(recipe: Recipe) -> dict[str, MetadataValue | str]:

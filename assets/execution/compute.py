@@ -1,6 +1,6 @@
 """The computation of a unit of work, a model with its variants: from the loaded model to written tables.
 
-`compute` is called in the process of a run, in the warehouse's worker and on the machines of a Ray cluster. Below it
+`compute` is called in the process of a run, in its child process and on the machines of a Ray cluster. Below it
 is a function for each step: from a partition's context and the session to the tables that it writes.
 """
 
@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib import import_module
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from prunescope.assets.execution.error_transport import is_out_of_memory
-from prunescope.assets.execution.model_session import MAX_BATCH, ModelSession
+from prunescope.assets.execution.error_transport import is_out_of_memory, is_transient
+from prunescope.assets.execution.model_session import ModelSession
 from prunescope.assets.execution.partition_context import PartitionContext
 from prunescope.assets.execution.stored_statistics import statistics_of, statistics_of_search
 from prunescope.assets.execution.task import Event, ModelTask, StepBegun, StepFailed, TableWritten
@@ -114,7 +113,7 @@ class _Run:
                 size = self.session.traces_at_once(self.context.dense, self.context.study)
             except Exception:  # raised again for each variant, which then fails by it
                 size = 1
-            yield from self._together("traces", left[:size], _trace_all, _write_traces)
+            yield from self._together("traces", left[:size], _trace_all, partial(_write_all, "traces"))
             del left[:size]
 
     def _together(
@@ -162,19 +161,20 @@ class _Run:
             except Exception as error:
                 # Only its text is kept: its traceback would keep the memory in use.
                 failed = StepFailed.of(recipe, step, error)
-                is_memory, reason = is_out_of_memory(error), (str(error).splitlines() or [type(error).__name__])[0]
+                is_memory, is_passing = is_out_of_memory(error), is_transient(error)
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
             if is_memory and not (halves or self.task.halves_batches):
                 halves, note = True, {"memory": "too small at first; half the batch size was enough"}
-            elif failed.is_transient and retries:
+            elif is_passing and retries:
                 retries -= 1
                 time.sleep(_RETRY_SECONDS)
             else:
                 if is_memory:
-                    failed = StepFailed.of(recipe, step, ComputationError(_out_of_memory(step, reason)))
+                    told = f"with half of the batch as well; `prunescope plan` says how much is needed ({reason})"
+                    failed = StepFailed.of(recipe, step, ComputationError(f"out of memory, {told}"))
                 self.failed.add(recipe)
                 yield failed
                 break
-        yield from self.session.take_shared()
 
     def _context_of(self, recipe: str | None) -> PartitionContext:
         return replace(self.context, recipe=None if recipe is None else self.context.study.recipe(recipe))
@@ -189,34 +189,6 @@ def _broken_rules(table: TableWritten) -> list[str]:
 def _require_whole(broken: Sequence[str]) -> None:
     if broken:
         raise ComputationError(f"checks failed: {'; '.join(broken)}; run the study again, then report it")
-
-
-def _out_of_memory(step: str, reason: str) -> str:
-    usual, unit = _batch_size(step)
-    tried = f"with {usual} {unit} at once and with {usual // 2}" if usual else "twice"
-    return f"out of memory {tried}; `prunescope plan` says how much is needed ({reason})"
-
-
-# By step, the constant of `prunescope.pipelines` that is its usual batch size, and the unit.
-_BATCH_SIZES = {
-    "calibration": ("pruning.calibration.layerwise_forward.BATCH", "sequences"),
-    "variants": ("pruning.calibration.layerwise_forward.BATCH", "sequences"),
-    "sampling": ("evaluation.traces.decoding.BATCH_TEXTS", "texts"),
-    "texts": ("evaluation.traces.text_traces.PASS_TOKENS", "tokens"),
-    "tasks": ("evaluation.tasks.lm_eval_model.PASS_TOKENS", "tokens"),
-    "retrieval": ("evaluation.retrieval.embedding.BATCH_TOKENS", "tokens"),
-}
-
-
-def _batch_size(step: str) -> tuple[int, str]:
-    """Return the usual batch size of a step and its unit; import nothing that the step has not imported."""
-    if step == "traces":
-        return MAX_BATCH, "variants"
-    if step not in _BATCH_SIZES:
-        return 0, ""
-    constant, unit = _BATCH_SIZES[step]
-    module, _, name = constant.rpartition(".")
-    return int(getattr(import_module(f"prunescope.pipelines.{module}"), name)), unit
 
 
 def _models(context: PartitionContext, session: ModelSession) -> Tables:
@@ -234,9 +206,7 @@ def _calibration(context: PartitionContext, session: ModelSession) -> Tables:
     started = time.perf_counter()
     decoder = session.decoder(context.dense, context.study)
     result = calibrate(decoder, context.study.calibration, context.model, session.progress)
-    seconds = time.perf_counter() - started
-    for table in STEPS["calibration"].tables:
-        yield context.write(table, getattr(result, table), seconds, str(decoder.device))
+    yield from _write_all("calibration", context, session, vars(result), time.perf_counter() - started)
 
 
 def _prune_all(context: PartitionContext, session: ModelSession, recipes: Sequence[str]) -> "dict[str, Pruned]":
@@ -295,9 +265,9 @@ def _trace_all(context: PartitionContext, session: ModelSession, recipes: Sequen
     return traces.trace_all({name: context.variant(name) for name in recipes}, session.progress)
 
 
-def _write_traces(context: PartitionContext, session: ModelSession, result: "Traces", seconds: float) -> Tables:
+def _write_all(step: str, context: PartitionContext, session: ModelSession, result: "Traces", seconds: float) -> Tables:
     device = str(session.decoder(context.dense, context.study).device)
-    for table in STEPS["traces"].tables:
+    for table in STEPS[step].tables:
         yield context.write(table, result[table], seconds, device)
 
 
@@ -305,25 +275,21 @@ def _traces(context: PartitionContext, session: ModelSession) -> Tables:
     recipe, traces = context.variant_recipe.name, session.traces(context.dense, context.study)
     started = time.perf_counter()
     result = traces.trace(recipe, context.variant(recipe), session.progress)
-    yield from _write_traces(context, session, result, time.perf_counter() - started)
+    yield from _write_all("traces", context, session, result, time.perf_counter() - started)
 
 
 def _sampling(context: PartitionContext, session: ModelSession) -> Tables:
-    recipe, decoder = context.variant_recipe.name, session.decoder(context.dense, context.study)
-    sampling = session.sampling(context.dense, context.study)
-    started = time.perf_counter()
-    tables = sampling.trace(recipe, context.variant(recipe), session.progress)
-    seconds = time.perf_counter() - started
-    for table in STEPS["sampling"].tables:
-        yield context.write(table, tables[table], seconds, str(decoder.device))
+    sampling, started = session.sampling(context.dense, context.study), time.perf_counter()
+    recipe = context.variant_recipe.name
+    result = sampling.trace(recipe, context.variant(recipe), session.progress)
+    yield from _write_all("sampling", context, session, result, time.perf_counter() - started)
 
 
 def _texts(context: PartitionContext, session: ModelSession) -> Tables:
-    recipe, decoder = context.variant_recipe.name, session.decoder(context.dense, context.study)
-    texts = session.texts(context.dense, context.study)
-    started = time.perf_counter()
+    texts, started = session.texts(context.dense, context.study), time.perf_counter()
+    recipe = context.variant_recipe.name
     rows = texts.trace(recipe, context.variant(recipe), session.progress)
-    yield context.write(TEXT_TABLE, rows, time.perf_counter() - started, str(decoder.device))
+    yield from _write_all("texts", context, session, {TEXT_TABLE: rows}, time.perf_counter() - started)
 
 
 def _tasks(context: PartitionContext, session: ModelSession) -> Tables:
@@ -371,9 +337,7 @@ def _search(context: PartitionContext, session: ModelSession) -> Tables:
     folder = unfinished_folder(context.store, context.model) / f"search-{key.search}"
     with translate_os_errors(folder):
         tables, left = run_search(decoder, context.study, key, statistics, folder, earlier, session.progress)
-    seconds = time.perf_counter() - started
-    for table in STEPS["search"].tables:
-        yield context.write(table, tables[table], seconds, str(decoder.device))
+    yield from _write_all("search", context, session, tables, time.perf_counter() - started)
     end_search(folder, left)
 
 

@@ -9,23 +9,19 @@ from prunescope.warehouse.core.errors import WarehouseError
 KINDS: dict[str, type[Exception]] = {kind.__name__: kind for kind in (InputError, ComputationError, WarehouseError)}
 
 
-class TransientError(Exception):
-    """An error that may not occur again at the next attempt."""
-
-
 class RemoteError(Exception):
     """The traceback of an error in another process."""
 
 
-class WorkerLostError(TransientError):
+class WorkerLostError(Exception):
     """A worker ended during a task: killed, out of memory, or never started."""
 
 
 def is_transient(error: BaseException) -> bool:
-    """Return whether another attempt may succeed, as after a lost worker or an unreachable object store."""
+    """Return whether another attempt may succeed, as after an object store did not answer."""
     # The client libraries of object stores raise their own classes and are not imported for this check.
     return any(
-        isinstance(cause, TransientError | ConnectionError | TimeoutError) or _is_named(cause, "HTTPClientError")
+        isinstance(cause, ConnectionError | TimeoutError) or _is_named(cause, "HTTPClientError")
         for cause in _causes(error)
     )
 

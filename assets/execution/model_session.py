@@ -4,13 +4,12 @@ Another model replaces it. Torch is imported at the first load, not before.
 """
 
 import gc
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from prunescope.assets.execution.task import WorkShared
 from prunescope.assets.planning.fingerprints import DenseModel, calibration_hash, retrieval_hash, tasks_hash, texts_hash
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.studies import Study
@@ -43,7 +42,6 @@ class ModelSession:
 
     progress: Progress = SILENT
     batch_divisor: int = field(default=1, init=False)
-    _shared: list[WorkShared] = field(default_factory=list, init=False)
     _decoder: "tuple[tuple[str, ...], Decoder] | None" = field(default=None, init=False)
     # By kind: the hashes of its inputs, and the session.
     _sessions: dict[str, tuple[tuple[str, ...], Any]] = field(default_factory=dict, init=False)
@@ -60,8 +58,7 @@ class ModelSession:
             from prunescope.pipelines.models.load import load_decoder
 
             self.progress.start("load the model and verify its structure", 1)
-            with self._timed("load the model"):
-                decoder = load_decoder(dense.folder, study.dtype, study.device, study.memory)
+            decoder = load_decoder(dense.folder, study.dtype, study.device, study.memory)
             self.progress.done()
             self._decoder = (key, replace(decoder, split=self.batch_divisor))
         return self._decoder[1]
@@ -73,30 +70,20 @@ class ModelSession:
             InputError: the model cannot be loaded, or a prompt exceeds its context length.
         """
         decoder = self.decoder(dense, study)
-
-        def create() -> "TraceSession":
-            from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
-
-            return TraceSession(decoder, dense.spec.name, study, self.progress)
+        from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
 
         key = (dense.spec.name, study.prompts_hash, study.settings_hash)
-        return self._cached("prompts", key, "dense model on every prompt", create)
+        create = partial(TraceSession, decoder, dense.spec.name, study, self.progress)
+        return self._cached("prompts", key, create)
 
     def sampling(self, dense: DenseModel, study: Study) -> "SamplingSession":
-        """Return the dense model's sampled texts.
-
-        Raises:
-            InputError: the model cannot be loaded, or a prompt exceeds its context length.
-        """
+        """Return the dense model's sampled texts; errors as `traces`."""
         decoder = self.decoder(dense, study)
-
-        def create() -> "SamplingSession":
-            from prunescope.pipelines.evaluation.traces.sampled_texts import SamplingSession
-
-            return SamplingSession(decoder, dense.spec.name, study, self.progress)
+        from prunescope.pipelines.evaluation.traces.sampled_texts import SamplingSession
 
         key = (dense.spec.name, study.prompts_hash, study.decoding_hash)
-        return self._cached("sampling", key, "dense model samples from every prompt", create)
+        create = partial(SamplingSession, decoder, dense.spec.name, study, self.progress)
+        return self._cached("sampling", key, create)
 
     def tokens(self, dense: DenseModel, study: Study) -> "Tensor":
         """Return the study's calibration tokens, (sequences, length).
@@ -105,14 +92,10 @@ class ModelSession:
             InputError: their source cannot be read, or the model cannot be loaded.
         """
         decoder = self.decoder(dense, study)
-
-        def create() -> "Tensor":
-            from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens
-
-            return calibration_tokens(decoder.tokenizer, study.calibration)
+        from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens
 
         key = (dense.identity.tokenizer_hash, calibration_hash(study.calibration))
-        return self._cached("tokens", key, "", create)
+        return self._cached("tokens", key, partial(calibration_tokens, decoder.tokenizer, study.calibration))
 
     def texts(self, dense: DenseModel, study: Study) -> "TextSession":
         """Return the dense results on the study's texts.
@@ -121,14 +104,10 @@ class ModelSession:
             InputError: the model cannot be loaded, or a text does not fit it.
         """
         decoder = self.decoder(dense, study)
+        from prunescope.pipelines.evaluation.traces.text_traces import TextSession
 
-        def create() -> "TextSession":
-            from prunescope.pipelines.evaluation.traces.text_traces import TextSession
-
-            return TextSession(decoder, dense.spec.name, study, self.progress)
-
-        key = (dense.spec.name, texts_hash(study.texts))
-        return self._cached("texts", key, "dense model on every text", create)
+        create = partial(TextSession, decoder, dense.spec.name, study, self.progress)
+        return self._cached("texts", (dense.spec.name, texts_hash(study.texts)), create)
 
     def tasks(self, dense: DenseModel, study: Study) -> "TaskSession":
         """Return the study's tasks, loaded.
@@ -137,13 +116,11 @@ class ModelSession:
             InputError: the model or a task cannot be loaded.
         """
         decoder = self.decoder(dense, study)
+        from prunescope.pipelines.evaluation.tasks.score import TaskSession
 
-        def create() -> "TaskSession":
-            from prunescope.pipelines.evaluation.tasks.score import TaskSession
-
-            return TaskSession(decoder, dense.spec.name, study.tasks, allows_code=study.allow_code_execution)
-
-        return self._cached("tasks", (dense.spec.name, tasks_hash(study)), "load the tasks", create)
+        allows = study.allow_code_execution
+        create = partial(TaskSession, decoder, dense.spec.name, study.tasks, allows_code=allows)
+        return self._cached("tasks", (dense.spec.name, tasks_hash(study)), create)
 
     def retrieval(self, dense: DenseModel, study: Study) -> "RetrievalSession":
         """Return the dense embeddings of the study's retrieval data sets.
@@ -152,19 +129,11 @@ class ModelSession:
             InputError: the model cannot be loaded, or a data set is not valid.
         """
         decoder = self.decoder(dense, study)
-
-        def create() -> "RetrievalSession":
-            from prunescope.pipelines.evaluation.retrieval.retrieval_session import RetrievalSession
-
-            return RetrievalSession(decoder, dense.spec.name, study.retrieval, self.progress)
+        from prunescope.pipelines.evaluation.retrieval.retrieval_session import RetrievalSession
 
         key = (dense.spec.name, retrieval_hash(study.retrieval))
-        return self._cached("retrieval", key, "dense model on every query and document", create)
-
-    def take_shared(self) -> list[WorkShared]:
-        """Return the work done for several partitions since the last call."""
-        done, self._shared = self._shared, []
-        return done
+        create = partial(RetrievalSession, decoder, dense.spec.name, study.retrieval, self.progress)
+        return self._cached("retrieval", key, create)
 
     def traces_at_once(self, dense: DenseModel, study: Study) -> int:
         """Return how many variants are traced in one batch."""
@@ -172,22 +141,13 @@ class ModelSession:
             1, min(MAX_BATCH // self.batch_divisor, MAX_RESULT_BYTES // self.traces(dense, study).bytes_a_variant)
         )
 
-    def _cached(self, kind: str, key: tuple[str, ...], work: str, create: Callable[[], Result]) -> Result:
-        """Return the session of a kind; create it if its inputs have changed, and count the time as shared work."""
+    def _cached(self, kind: str, key: tuple[str, ...], create: Callable[[], Result]) -> Result:
+        """Return the session of a kind; create it if its inputs have changed."""
         if kind not in self._sessions or self._sessions[kind][0] != key:
             self._sessions.pop(kind, None)  # its memory is needed for the new one
-            with self._timed(work):
-                self._sessions[kind] = (key, create())
+            self._sessions[kind] = (key, create())
         session: Result = self._sessions[kind][1]
         return session
-
-    @contextmanager
-    def _timed(self, work: str) -> Iterator[None]:
-        """Time work that several partitions share; without a name it is too little to count."""
-        started = time.perf_counter()
-        yield
-        if work:
-            self._shared.append(WorkShared(work, time.perf_counter() - started))
 
     @contextmanager
     def halved(self) -> Iterator[None]:

@@ -1,6 +1,6 @@
 """The unit of work, a model with the partitions wanted of it, and what its computation reports: plain values.
 
-They travel as JSON between processes and machines.
+They are pickled on their way between processes and machines.
 """
 
 import traceback
@@ -8,9 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-from pydantic import TypeAdapter
-
-from prunescope.assets.execution.error_transport import KINDS, RemoteError, TransientError, is_transient
+from prunescope.assets.execution.error_transport import KINDS, RemoteError
 from prunescope.assets.planning.steps import steps_writing
 from prunescope.assets.planning.work_plan import PartitionWork, StudyRequest
 from prunescope.warehouse.quality.checks import Violation
@@ -84,14 +82,6 @@ class StepBegun:
 
 
 @dataclass(frozen=True)
-class WorkShared:
-    """Finished work that several partitions share, such as the dense model's, in words with its seconds."""
-
-    work: str
-    shared_seconds: float
-
-
-@dataclass(frozen=True)
 class TableWritten:
     """A table that a step has written for a partition.
 
@@ -127,7 +117,6 @@ class StepFailed:
     Attributes:
         kind: name of the nearest class that a user can act on; empty for an unexpected error.
         traceback: of the process that computed.
-        is_transient: whether another attempt may succeed.
     """
 
     recipe: str | None
@@ -135,7 +124,6 @@ class StepFailed:
     kind: str
     message: str
     traceback: str
-    is_transient: bool
 
     @classmethod
     def of(cls, recipe: str | None, step: str, error: BaseException) -> Self:
@@ -143,17 +131,14 @@ class StepFailed:
         kind = next((base.__name__ for base in type(error).__mro__ if base.__name__ in KINDS), "")
         message = str(error) if kind else f"{type(error).__name__}: {error}"
         trace = "".join(traceback.format_exception(error))
-        return cls(recipe, step, kind, message, trace, is_transient(error))
+        return cls(recipe, step, kind, message, trace)
 
     @property
     def error(self) -> Exception:
         """Return the error, with the traceback of the process that computed as its cause."""
         error = KINDS.get(self.kind, RuntimeError)(self.message)
-        error.__cause__ = (TransientError if self.is_transient else RemoteError)(self.traceback)
+        error.__cause__ = RemoteError(self.traceback)
         return error
 
 
-Event = StepBegun | WorkShared | TableWritten | StepFailed
-
-TASK = TypeAdapter(ModelTask)
-EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+Event = StepBegun | TableWritten | StepFailed

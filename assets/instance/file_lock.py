@@ -15,15 +15,12 @@ _GRACE_SECONDS, _RETRY_SECONDS = 1.0, 0.05
 
 
 @contextmanager
-def locked(path: Path, waiting: Callable[[str], None]) -> Iterator[int]:
+def locked(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock of a file, which is made if it does not exist; the lock ends with the process at the latest.
 
     Args:
         path: the file, into which the holder writes its process.
         waiting: called once in a wait of over a second; gets the holder and the file, in words.
-
-    Yields:
-        The file's descriptor. The lock is held until every process with a copy of the descriptor has closed it.
 
     Raises:
         WarehouseError: the file cannot be written.
@@ -39,7 +36,7 @@ def locked(path: Path, waiting: Callable[[str], None]) -> Iterator[int]:
         with suppress(OSError):  # the name of the holder is for messages only, and the disk may be full
             os.truncate(file.fileno(), 0)
             os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        yield file.fileno()
+        yield
 
 
 def _taken_in_time(descriptor: int) -> bool:

@@ -9,16 +9,13 @@ import shutil
 import socket
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Self, cast
 
-from alembic.config import Config
-from alembic.script import ScriptDirectory
-from dagster import DagsterInstance, DagsterInvalidConfigError, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster import DagsterInstance, DagsterInvalidConfigError, DagsterRunStatus, RunsFilter
 
 # Dagster has no public names for these. CheckError: wrong dagster.yaml (test_deploy). InstanceRef: an instance with
 # overrides. sqlite_*: their engines are replaced in `databases_kept_open`, which raises if Dagster opens SQLite in
@@ -38,7 +35,6 @@ from prunescope.assets import settings
 from prunescope.assets.instance.file_lock import locked
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.storage.atomic_write import translate_os_errors
-from prunescope.warehouse.storage.partition_store import Store
 
 CONFIG = "dagster.yaml"
 # Space for Dagster's databases and the tables of one small study.
@@ -47,8 +43,6 @@ MIN_FREE_BYTES = 32 << 20
 _CONNECT_SECONDS = 5.0
 # Dagster's modules that create an engine for every connection to SQLite.
 _STORAGES = (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage)
-# Limit on databases that are kept open.
-_MAX_OPEN = 16
 # On every run, since one DAGSTER_HOME can serve several warehouses.
 WAREHOUSE_TAG = "prunescope/warehouse"
 STUDY_TAG = "prunescope/study"
@@ -139,8 +133,9 @@ def plain_path(home: Path) -> Path:
     # Bytes that are no UTF-8 are surrogates in a path's text, which a URL cannot hold either.
     if not any(character in "?%" or "\ud800" <= character <= "\udfff" for character in str(home)):
         return home
-    link = settings.sockets_folder() / f"{hashlib.sha256(os.fsencode(home)).hexdigest()[:16]}.home"
+    link = settings.cache_folder().absolute() / "homes" / hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
     with translate_os_errors(link), suppress(FileExistsError):  # its name is that of its target
+        link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(home)
     return link
 
@@ -212,61 +207,40 @@ def _set_up(connection: sqlite3.Connection, _: object) -> None:
     connection.execute("PRAGMA synchronous = NORMAL")
 
 
-# Dagster reads its ninety migrations twice for each database that it creates, and every run has one.
-_read_migrations = ScriptDirectory.from_config
-
-
-@cache
-def _migrations(file: str | None, folder: str | None) -> ScriptDirectory:
-    config = Config(file)
-    config.set_main_option("script_location", folder or "")
-    return _read_migrations(config)
-
-
 @contextmanager
 def databases_kept_open() -> Iterator[None]:
     """Keep one engine and one connection per SQLite file, so that Dagster does not connect at every event.
 
-    Dagster makes an engine and a connection for every event: statements are compiled again, SQLite reads the schema
+    Without it, a run of 90 assets takes 3.4 s of processor time and not 0.4, and 100 materializations with 400 checks
+    4.2 s and not 0.6 (measured on two cores): statements are compiled again for every event, SQLite reads the schema
     again, and whenever the last connection to a file closes, it copies its write-ahead log into the file. Commits do
     not wait for the disk either: after a power failure the last events may be missing, but the files stay intact, and
-    freshness is read from the Parquet files. Dagster's migrations are read once per process. These blocks may be
-    nested, but not overlap.
+    freshness is read from the Parquet files. These blocks may be nested, but not overlap.
     """
-    pools: dict[tuple[str, float | None], tuple[Engine, _KeptPool]] = {}
+    engines: dict[tuple[str, float | None], Engine] = {}
     changing = Lock()  # Dagster connects from several threads
 
     def create(url: str, poolclass: type[Pool], connect_args: Mapping[str, float] | None = None) -> Engine:
-        arguments = connect_args or {}
+        arguments = dict(connect_args or {})
         if poolclass is not NullPool or set(arguments) - {"timeout"}:
             raise ValueError(f"Dagster opens SQLite by {poolclass} and {arguments}, which is not supported here")
         key = url, arguments.get("timeout")
         with changing:
-            if key not in pools:
-                engine = create_engine(url, poolclass=_KeptPool, connect_args=dict(arguments))
-                event.listen(engine, "connect", _set_up)
-                pools[key] = engine, cast("_KeptPool", engine.pool)
-            if len(pools) > _MAX_OPEN:  # every run has a file of its own, and a study may have thousands of runs
-                pools.pop(next(iter(pools)))[1].close()
-            pools[key] = pools.pop(key)
-            return pools[key][0]
-
-    def migrations(config: Config) -> ScriptDirectory:
-        return _migrations(config.config_file_name, config.get_main_option("script_location"))
+            if key not in engines:
+                engines[key] = create_engine(url, poolclass=_KeptPool, connect_args=arguments)
+                event.listen(engines[key], "connect", _set_up)
+            return engines[key]
 
     originals = [storage.create_engine for storage in _STORAGES]
-    reading = ScriptDirectory.from_config
     try:
         for storage in _STORAGES:
             vars(storage)["create_engine"] = create
-        setattr(ScriptDirectory, "from_config", migrations)  # noqa: B010 - a method for the type checker
         yield
     finally:
-        setattr(ScriptDirectory, "from_config", reading)  # noqa: B010
         for storage, original in zip(_STORAGES, originals, strict=True):
             vars(storage)["create_engine"] = original
-        for _, pool in pools.values():
-            pool.close()
+        for engine in engines.values():
+            cast("_KeptPool", engine.pool).close()
 
 
 def require_space(root: Path) -> None:
@@ -281,12 +255,12 @@ def require_space(root: Path) -> None:
         )
 
 
-# File descriptors of the locks that this process holds, by path.
-_LOCKS: dict[Path, int] = {}
+# The locks that this process holds.
+_LOCKS: set[Path] = set()
 
 
 @contextmanager
-def writer_lock(root: Path, waiting: Callable[[str], None], url: str | None = None) -> Iterator[int]:
+def writer_lock(root: Path, waiting: Callable[[str], None], url: str | None = None) -> Iterator[None]:
     """Hold the writer lock of a warehouse; it is released when the process dies, and a process may take it repeatedly.
 
     In a folder, processes wait for each other, also those of other machines if a shared file system supports locks, as
@@ -299,23 +273,20 @@ def writer_lock(root: Path, waiting: Callable[[str], None], url: str | None = No
         waiting: called once if another process holds the lock; gets that process and the lock, in words.
         url: the warehouse's URL, the same on all machines; None for a folder.
 
-    Yields:
-        The lock's file descriptor. The lock is held until every process with a copy of the descriptor has closed it.
-
     Raises:
         WarehouseError: the folder cannot be written, or the database cannot be reached.
     """
     path = root.resolve() / "_lock"
     if path in _LOCKS:
-        yield _LOCKS[path]
+        yield
         return
     with ExitStack() as stack:
-        descriptor = stack.enter_context(locked(path, waiting))
+        stack.enter_context(locked(path, waiting))
         if url is not None:
             stack.enter_context(_machine_lock(prepare_home(root), url, waiting))
-        _LOCKS[path] = descriptor
-        stack.callback(_LOCKS.pop, path)
-        yield descriptor
+        _LOCKS.add(path)
+        stack.callback(_LOCKS.discard, path)
+        yield
 
 
 @contextmanager
@@ -353,54 +324,29 @@ def is_busy(root: Path) -> bool:
     return False
 
 
-def recover(instance: DagsterInstance, warehouse: str, root: Path, running: str = "") -> None:
-    """End the runs of the command line whose process was killed, and free the slots in pools that dead runs hold.
+def recover(instance: DagsterInstance, warehouse: str, root: Path) -> None:
+    """End the runs of the command line whose process was killed.
 
-    The caller holds the writer lock of the warehouse. A run takes that lock before any slot and holds it until it ends,
-    so all other runs in the history of this warehouse are dead, even if they ran at another path. Where DAGSTER_HOME
-    serves several warehouses, a run is dead if its warehouse is not locked. Runs that the UI or the daemon
-    launched may be waiting for the lock; Dagster's run monitoring ends those.
+    The caller holds the writer lock of the warehouse. A run of the command line holds that lock until it ends, so every
+    other run of this warehouse is dead. In a history inside the warehouse that includes runs at its earlier paths. Runs
+    that the UI or the daemon launched may be waiting for the lock; Dagster's run monitoring ends those, and frees their
+    slots in pools.
 
     Args:
         instance: the instance of the warehouse.
         warehouse: the warehouse, as in the runs' tags.
         root: as in `prepare_home`.
-        running: the id of a run of the caller.
     """
-    is_shared = _is_shared(instance.run_storage)
-    is_own = not is_shared and Path(instance.root_directory).resolve() == (root / "_dagster").resolve()
-
-    def is_dead(run: DagsterRun) -> bool:
-        tag = run.tags.get(WAREHOUSE_TAG, "")
-        # The locks of other machines cannot be seen from here.
-        return bool(tag) and (is_own or tag == warehouse or not (is_shared or _is_locked(tag)))
-
-    runs = [run for run in instance.get_runs(RunsFilter(statuses=_IN_PROGRESS)) if run.run_id != running]
-    _end(instance, [run for run in runs if GRPC_INFO_TAG not in run.tags and is_dead(run)], "The process was killed.")
-    for run_id in pool_claims(instance) - {running}:
-        run = instance.get_run_by_id(run_id)
-        if is_own or run is None or run.is_finished:
-            instance.event_log_storage.free_concurrency_slots_for_run(run_id)
-
-
-def pool_claims(instance: DagsterInstance) -> set[str]:
-    """Return the ids of the runs that hold a slot in a pool or wait for one."""
-    storage = instance.event_log_storage
-    infos = storage.get_concurrency_infos(list(storage.get_concurrency_keys())).values()
-    return {claim.run_id for info in infos for claim in (*info.claimed_slots, *info.pending_steps)}
-
-
-def _is_locked(warehouse: str) -> bool:
-    """Return whether another process holds the writer lock of a warehouse, or may hold it."""
-    root = Store(warehouse).local(settings.cache_folder())
-    try:
-        return root.resolve() / "_lock" not in _LOCKS and is_busy(root)
-    except OSError:
-        return True
+    is_own = Path(instance.root_directory).resolve() == (root / "_dagster").resolve()
+    is_own = is_own and not _is_shared(instance.run_storage)
+    for run in instance.get_runs(RunsFilter(statuses=_IN_PROGRESS)):
+        tag = run.tags.get(WAREHOUSE_TAG)
+        if GRPC_INFO_TAG not in run.tags and tag and (is_own or tag == warehouse):
+            instance.report_run_failed(run, "The process was killed.")
 
 
 def recover_launched(root: Path) -> None:
-    """End launched runs whose code server is gone, as after a crash of the machine, and free their slots in pools.
+    """End launched runs whose code server is gone, as after a crash of the machine.
 
     If several machines share one history, end none: code servers of other machines cannot be reached from here.
 
@@ -410,15 +356,9 @@ def recover_launched(root: Path) -> None:
     with open_instance(root) as instance:
         if _is_shared(instance.run_storage):
             return
-        runs = instance.get_runs(RunsFilter(statuses=_IN_PROGRESS))
-        dead = [run for run in runs if GRPC_INFO_TAG in run.tags and not _is_listening(run.tags[GRPC_INFO_TAG])]
-        _end(instance, dead, "The code server of this run is gone.")
-
-
-def _end(instance: DagsterInstance, runs: Sequence[DagsterRun], reason: str) -> None:
-    for run in runs:
-        instance.report_run_failed(run, reason)
-        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+        for run in instance.get_runs(RunsFilter(statuses=_IN_PROGRESS)):
+            if GRPC_INFO_TAG in run.tags and not _is_listening(run.tags[GRPC_INFO_TAG]):
+                instance.report_run_failed(run, "The code server of this run is gone.")
 
 
 def _is_listening(server: str) -> bool:

@@ -3,32 +3,18 @@
 Without the check, a run whose process was killed would stay unfinished forever and keep its slot in a pool.
 """
 
-import logging
 import os
 from pathlib import Path
 
-from dagster import DagsterInstance, DagsterRun
+from dagster import DagsterEventType, DagsterRun, DefaultRunLauncher
 
-# Run launchers and their health check have no public module; test_launcher runs them.
-from dagster._core.events import DagsterEventType
-from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
+# The health check has no public names; test_interrupted runs it.
+from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
 from dagster._core.storage.tags import GRPC_INFO_TAG
-
-# Dagster makes this folder in the current one.
-_TEMPORARY_HOME = ".tmp_dagster_home_"
 
 
 class LocalRunLauncher(DefaultRunLauncher):
     """A launcher that starts a run in a child process of the code server and checks whether the process is alive."""
-
-    def register_instance(self, instance: DagsterInstance) -> None:
-        """Take the instance; warn if it is the temporary one that `dagster dev` and `dg dev` make."""
-        super().register_instance(instance)
-        if Path(instance.root_directory).name.startswith(_TEMPORARY_HOME):
-            logging.getLogger("dagster").warning(
-                "this history is lost at the end, because DAGSTER_HOME is not set; `prunescope ui` keeps it with the "
-                "warehouse (or set DAGSTER_HOME to the absolute path of the warehouse's folder _dagster)"
-            )
 
     @property
     def supports_check_run_worker_health(self) -> bool:

@@ -15,7 +15,7 @@ from prunescope.pipelines.reporting import charts, explorer
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.catalogue.database import SQL
 from prunescope.warehouse.core.errors import WarehouseError
-from prunescope.warehouse.storage.file_state import stamps
+from prunescope.warehouse.storage.file_state import stamp_of, stamps
 from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import fingerprint, read_footer
@@ -68,16 +68,15 @@ def study_partitions(store: Store, study: Study) -> dict[str, str]:
 def _stored_fingerprint(path: Place) -> str:
     """Return the fingerprint in a footer, or "" if it is damaged; an unchanged local file is read once per process."""
     try:
-        if not isinstance(path, Path):
-            return read_footer(path).provenance.fingerprint
-        status = path.stat()
-        return _read_fingerprint(path, (status.st_mtime_ns, status.st_size, status.st_ino))
+        stamp = stamp_of(path) if isinstance(path, Path) else None
+        return stored_fingerprint(path, stamp) if stamp else read_footer(path).provenance.fingerprint
     except WarehouseError:
         return ""
 
 
 @lru_cache(maxsize=1 << 20)
-def _read_fingerprint(path: Path, _: tuple[int, int, int]) -> str:
+def stored_fingerprint(path: Place, stamp: str) -> str:  # noqa: ARG001 - part of the key
+    """Return the fingerprint in a footer, which is read again only when the stamp of the file has changed."""
     return read_footer(path).provenance.fingerprint
 
 

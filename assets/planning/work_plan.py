@@ -7,7 +7,7 @@ import dataclasses
 import json
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from prunescope.assets import settings
@@ -22,6 +22,7 @@ from prunescope.warehouse.core.errors import DamagedFileError
 from prunescope.warehouse.maintenance.verified_files import VerifiedFiles
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.path_names import path_safe
+from prunescope.warehouse.storage.provenance import Provenance
 from prunescope.warehouse.tables import TABLES
 
 
@@ -86,30 +87,21 @@ class Plan:
     """All work of a study.
 
     Attributes:
-        models: model partitions with stale tables, without those of searches.
-        variants: variant partitions with stale tables, grouped by model.
-        searches: model partitions with stale tables of searches, which no variant depends on.
+        works: partitions with stale tables; of each model its own tables, its variants, then its search.
         is_report_stale: whether to write the report again; true where any partition is computed, false where no report
             was requested.
         unread: number of current partitions that were kept without reading them, as on an object store.
     """
 
     study: Study
-    models: Sequence[PartitionWork] = field(default=())
-    variants: Sequence[PartitionWork] = field(default=())
-    searches: Sequence[PartitionWork] = field(default=())
+    works: Sequence[PartitionWork] = ()
     is_report_stale: bool = False
     unread: int = 0
 
     @property
     def is_empty(self) -> bool:
         """Return whether there is nothing to do."""
-        return not (self.has_partitions or self.is_report_stale)
-
-    @property
-    def has_partitions(self) -> bool:
-        """Return whether there are partitions to compute."""
-        return bool(self.models or self.variants or self.searches)
+        return not (self.works or self.is_report_stale)
 
 
 def make_plan(
@@ -152,14 +144,7 @@ def make_plan(
             or any(files.is_damaged(partition.path) for partition in store.partitions(TABLES["paper_reference"]))
             or freshness.stale_report(store, study) is not None
         )
-    return Plan(
-        study,
-        [work for work in works if work.recipe is None and not work.is_search],
-        [work for work in works if work.recipe is not None],
-        [work for work in works if work.is_search],
-        is_report_stale,
-        len(files.unread),
-    )
+    return Plan(study, works, is_report_stale, len(files.unread))
 
 
 def model_work(
@@ -170,10 +155,15 @@ def model_work(
     *,
     replace: bool = False,
     tables: Collection[str] | None = None,
+    of_others: dict[str | None, str] | None = None,
 ) -> list[PartitionWork]:
-    """Return the work of a model, its variants and its search as `make_plan` does; work without tables is current."""
+    """Return the work of a model, its variants and its search as `make_plan` does; work without tables is current.
+
+    `of_others` receives by recipe (None: the model) the study whose partition is in the way, instead of an error.
+    """
     works = [
-        _work(study, store, dense, recipe, files, replace=replace, tables=tables) for recipe in (None, *study.recipes)
+        _work(study, store, dense, recipe, files, replace=replace, tables=tables, of_others=of_others)
+        for recipe in (None, *study.recipes)
     ]
     own = works[0]
     search = tuple(table for table in own.tables if table in SEARCH_TABLES)
@@ -195,46 +185,58 @@ def _work(
     *,
     replace: bool,
     tables: Collection[str] | None,
+    of_others: dict[str | None, str] | None,
 ) -> PartitionWork:
-    stale = []
+    stale, name = [], recipe.name if recipe else None
     for table in partition_tables(study, recipe):
         if tables is not None and table not in tables:
             continue
-        path = store.path(TABLES[table], dense.spec.name, recipe.name if recipe else None)
+        path = store.path(TABLES[table], dense.spec.name, name)
         is_current = freshness.is_current(store, table, study, dense, recipe) and not files.is_damaged(path)
         if table == "variants" and recipe is not None:
             is_current = is_current and (store.root / variant_file(study, dense, recipe)).is_file()
         if not is_current:
             # A search keeps the rows of other studies' searches.
-            if not replace and table not in SEARCH_TABLES and not files.is_damaged(path):
-                _refuse_to_overwrite(study, store, table, dense, recipe)
-            stale.append(table)
+            is_kept = not replace and table not in SEARCH_TABLES and not files.is_damaged(path)
+            if is_kept and (other := _of_other_study(study, store, table, dense, recipe)):
+                if of_others is None:
+                    raise _conflict(study, store, table, dense, recipe, other)
+                of_others[name] = other.study
+            else:
+                stale.append(table)
     return PartitionWork(dense.spec.name, recipe, tuple(stale))
 
 
-def _refuse_to_overwrite(study: Study, store: Store, table: str, dense: DenseModel, recipe: Recipe | None) -> None:
-    """Raise InputError where another study computed the partition from other inputs."""
-    model, name = dense.spec.name, recipe.name if recipe else None
+def _of_other_study(
+    study: Study, store: Store, table: str, dense: DenseModel, recipe: Recipe | None
+) -> Provenance | None:
+    """Return the provenance of a partition that another study computed from other inputs."""
     try:
-        found = store.provenance(TABLES[table], model, name)
+        found = store.provenance(TABLES[table], dense.spec.name, recipe.name if recipe else None)
     except DamagedFileError:
-        return
+        return None
     if found is None or found.study == study.name:
-        return
-    if found.fingerprint not in accepted(table, study, dense.identity, recipe):
-        partition = model if name is None else f"{model}@{name}"
-        before, now = found.inputs, inputs(table, study, dense.identity, recipe)
-        if recipe is not None and before.get("recipe_hash") != now.get("recipe_hash"):
-            with suppress(DamagedFileError):  # the hashes of both recipes tell less
-                [row] = store.read(TABLES["variants"], model, name).to_pylist()
-                before, now = (
-                    {key: value for key, value in one.items() if key != "recipe_hash"}
-                    | {f"`{key}` of the recipe": json.dumps(value) for key, value in json.loads(parameters).items()}
-                    for one, parameters in ((before, row["parameters_json"]), (now, recipe.parameters_json))
-                )
-        # Without a difference that is known, only the fingerprints differ.
-        changed = f" ({told})" if (told := differences(before, now)) else ""
-        raise InputError(
-            f"{table} of {partition} was computed by study {found.study!r} from other inputs{changed}; "
-            "use --replace to compute it again for this study, or another --warehouse"
-        )
+        return None
+    return None if found.fingerprint in accepted(table, study, dense.identity, recipe) else found
+
+
+def _conflict(
+    study: Study, store: Store, table: str, dense: DenseModel, recipe: Recipe | None, found: Provenance
+) -> InputError:
+    """Return the error that names the inputs by which a partition of another study differs."""
+    partition = f"{dense.spec.name}@{recipe.name}" if recipe else dense.spec.name
+    before, now = found.inputs, inputs(table, study, dense.identity, recipe)
+    if recipe is not None and before.get("recipe_hash") != now.get("recipe_hash"):
+        with suppress(DamagedFileError):  # the hashes of both recipes tell less
+            [row] = store.read(TABLES["variants"], dense.spec.name, recipe.name).to_pylist()
+            before, now = (
+                {key: value for key, value in one.items() if key != "recipe_hash"}
+                | {f"`{key}` of the recipe": json.dumps(value) for key, value in json.loads(parameters).items()}
+                for one, parameters in ((before, row["parameters_json"]), (now, recipe.parameters_json))
+            )
+    # Without a difference that is known, only the fingerprints differ.
+    changed = f" ({told})" if (told := differences(before, now)) else ""
+    return InputError(
+        f"{table} of {partition} was computed by study {found.study!r} from other inputs{changed}; "
+        "use --replace to compute it again for this study, or another --warehouse"
+    )

@@ -1,1 +1,1 @@
-"""Runs of a study: its estimate, its execution, and how it scales."""
+"""Runs of a study: their estimate, their progress and their execution."""

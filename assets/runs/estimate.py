@@ -3,7 +3,6 @@
 `prunescope.pipelines.planning` counts the sizes, `prunescope.assets.runs.forecast` predicts their seconds.
 """
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,6 @@ from prunescope.assets.runs.forecast import (
     forecast,
     step_works,
     trace_groups,
-    with_answer_lengths,
 )
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import Progress
@@ -142,7 +140,7 @@ def estimate_model(
     there = study if gpu is None else study.model_copy(update={"device": "cuda:0", "memory": None})
     here = study if gpu is None else study.model_copy(update={"device": "auto"})
     checked = check_outline(here, outline) if outline.tokenizer is not None else None
-    load = with_answer_lengths(workload(there, outline, checked, tasks), store, name)
+    load = workload(there, outline, checked, tasks)
     if checked is None:
         found.warn("its tokenizer is not there: four characters count as a token, and tasks are not counted")
     found.warn(*(f"{reason}; `run` refuses it" for reason in unmatched(study, outline)))
@@ -179,8 +177,8 @@ def _add_costs(
     found.add("work", _work(steps, prediction))
     found.add("memory", _memory(found, available))
     found.say(_names_in_words(works), _work_in_words(steps, prediction))
-    if any(task.new_tokens for task in load.tasks):
-        found.say(_answers_in_words(load, works, prediction))
+    if answers := [f"{task.answer_tokens:.0f} tokens ({task.name})" for task in load.tasks if task.new_tokens]:
+        found.say(f"written answers count with {TYPICAL_SHARE} of their limit: {', '.join(answers)}")
     if search and any(work.is_search for work in works):
         found.say(f"not counted is the search, which begins no trial after {search.minutes:g} min")
     counts = [count for own in written.values() for count in own]
@@ -285,23 +283,6 @@ def _work_in_words(steps: Sequence[StepWork], prediction: Forecast | None) -> st
         f"{total}{part} at this machine's measured speed (head {machine.head / 1e9:,.0f} and layers "
         f"{machine.layers / 1e9:,.0f} GFLOP/s)"
     )
-
-
-def _answers_in_words(load: "Workload", works: Sequence[PartitionWork], prediction: Forecast | None) -> str:
-    """Return how long answers to tasks are taken to be, and the time of all work if each reaches its limit."""
-    sources = {True: f"{TYPICAL_SHARE} of the limit", False: "as earlier variants wrote"}
-    answers = ", ".join(
-        f"{task.answer_tokens:.0f} tokens ({task.name}, {sources[task.written is None]})"
-        for task in load.tasks
-        if task.new_tokens
-    )
-    if prediction is None:
-        return f"written answers count with {answers}"
-    at_limits = dataclasses.replace(
-        load, tasks=[dataclasses.replace(task, written=task.new_tokens) for task in load.tasks]
-    )
-    most = _minutes(prediction, step_works(at_limits, works))
-    return f"written answers count with {answers}; if all reach their limits, it is {most} of work"
 
 
 def _say_memory(found: ModelEstimate, load: "Workload", device: str, available: int | None) -> None:

@@ -6,19 +6,17 @@ Seconds are those of earlier variants of the model, else they follow from sizes 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
-
-import polars as pl
 
 from prunescope.assets.planning.fingerprints import DenseModel, accepted
 from prunescope.assets.planning.steps import STEPS, TRACE_TABLES, steps_writing
 from prunescope.assets.planning.work_plan import PartitionWork, Plan
-from prunescope.assets.runs.remaining_time import Stage
+from prunescope.assets.runs.outcome import Stage
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.planning.cost_model import Machine, Work, pace
-from prunescope.pipelines.recipes import Recipe, parse_recipe, shares_passes
+from prunescope.pipelines.planning.cost_model import Machine, Work
+from prunescope.pipelines.recipes import Recipe, parse_recipe
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.storage.partition_store import Store
@@ -30,6 +28,8 @@ if TYPE_CHECKING:  # needs torch
 ANSWERS = "questions, figures and report"
 # Measured on two cores: two thirds of it are the figures.
 _ANSWERS_SECONDS = 20.0
+# Time of a stage apart from its work: Dagster's events, checks, writing.
+_OVERHEAD_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -84,14 +84,14 @@ class Forecast:
     def seconds(self, item: StepWork) -> float:
         """Return the seconds of a step, from earlier variants of the same method, else of any, else from sizes."""
         predicted, method = item.work.seconds(self.machine), item.recipe and item.recipe.method
-        found = [(one, one.work.seconds(self.machine), took) for one, took in self.earlier if one.step == item.step]
-        alike = [(size, took) for one, size, took in found if one.recipe and one.recipe.method == method]
-        sizes, seconds = sum(size for size, _ in alike), sum(took for _, took in alike)
-        if sizes:
-            return seconds * predicted / sizes
+        found = [(one, took) for one, took in self.earlier if one.step == item.step]
+        alike = [(one, took) for one, took in found if one.recipe and one.recipe.method == method]
         if alike and not predicted:
-            return seconds / len(alike)
-        return predicted * pace([(size, took) for _, size, took in found if size])
+            return sum(took for _, took in alike) / len(alike)
+        for known in (alike, found):
+            if size := sum(one.work.seconds(self.machine) for one, _ in known):
+                return predicted * sum(took for _, took in known) / size
+        return predicted
 
 
 def forecast(
@@ -145,23 +145,6 @@ def _recipe(study: Study, store: Store, model: str, name: str) -> Recipe:
     return parse_recipe(json.dumps(json.loads(row["parameters_json"]) | {"name": name}))
 
 
-def with_answer_lengths(load: "Workload", store: Store, model: str) -> "Workload":
-    """Count the answers to the tasks as long as those that the model's variants in the warehouse wrote, on average.
-
-    Answers that ended at a limit below the present one count with that limit.
-    """
-    if not any(task.new_tokens for task in load.tasks):
-        return load
-    table, lengths = TABLES["task_samples"], [pl.DataFrame(schema={"task": pl.String, "tokens_generated": pl.Int32})]
-    for partition in store.partitions(table):
-        if partition.model == model:
-            with suppress(WarehouseError):
-                rows = pl.DataFrame(store.read(table, model, partition.recipe).select(lengths[0].columns))
-                lengths.append(rows.cast(lengths[0].schema))
-    means = dict(pl.concat(lengths).drop_nulls().group_by("task").mean().iter_rows())
-    return replace(load, tasks=[replace(task, written=means.get(task.name)) for task in load.tasks])
-
-
 def stages(plan: Plan, store: Store, loads: "Mapping[str, tuple[DenseModel, Workload]]") -> list[Stage]:
     """Return the stages of a run with their predicted seconds.
 
@@ -170,30 +153,19 @@ def stages(plan: Plan, store: Store, loads: "Mapping[str, tuple[DenseModel, Work
         store: the warehouse.
         loads: each model and the study on it, by its name.
     """
-    found = [
-        Stage(work.name, "search", 0.0, 60 * plan.study.search.minutes)
-        for work in plan.searches
-        if plan.study.search is not None
-    ]
+    search = plan.study.search
+    found = [Stage(work.name, "search", 60 * search.minutes) for work in plan.works if search and work.is_search]
     for name, (dense, load) in loads.items():
-        if works := [work for work in (*plan.models, *plan.variants) if work.model == name]:
-            likely = with_answer_lengths(load, store, name)
-            found += _model_stages(likely, forecast(plan.study, store, dense, likely, works), works)
-    return [*found, Stage(ANSWERS, "answers", 0.0, _ANSWERS_SECONDS)] if plan.is_report_stale else found
+        if works := [work for work in plan.works if work.model == name and not work.is_search]:
+            found += _model_stages(load, forecast(plan.study, store, dense, load, works), works)
+    return [*found, Stage(ANSWERS, "answers", _ANSWERS_SECONDS)] if plan.is_report_stale else found
 
 
 def _model_stages(load: "Workload", prediction: Forecast, works: Sequence[PartitionWork]) -> list[Stage]:
-    """Return the stages of one model; work that several variants share counts in the first of them."""
-    costs = {(work.name, step.name): 0.0 for work in works for step in steps_writing(work.tables)}
-    leaders = {("traces", recipe.name): group[0].name for group in trace_groups(load, works) for recipe in group}
-    pruned = [work.recipe for work in works if work.recipe and "variants" in work.tables and shares_passes(work.recipe)]
-    for recipe in pruned:
-        batch = (other.name for other in pruned if other.calibration == recipe.calibration)
-        leaders["variants", recipe.name] = next(batch)
+    """Return the stages of one model; the dense model's work counts in the first variant that needs it."""
+    seconds = {(work.name, step.name): _OVERHEAD_SECONDS for work in works for step in steps_writing(work.tables)}
     for item in step_works(load, works):
-        if item.recipe is None:
-            name = next(name for name, step in costs if step == item.step)
-        else:
-            name = f"{works[0].model}@{leaders.get((item.step, item.recipe.name), item.recipe.name)}"
-        costs[name, item.step] += prediction.seconds(item)
-    return [Stage(name, step, cost) for (name, step), cost in costs.items()]
+        of_step = [name for name, step in seconds if step == item.step]
+        name = f"{works[0].model}@{item.recipe.name}" if item.recipe else of_step[0]
+        seconds[name, item.step] += prediction.seconds(item)
+    return [Stage(name, step, predicted) for (name, step), predicted in seconds.items()]

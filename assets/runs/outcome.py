@@ -4,9 +4,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from prunescope.assets.runs.remaining_time import Stage
 from prunescope.pipelines.core.progress import Progress
 from prunescope.pipelines.studies import Study
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of one partition.
+
+    Attributes:
+        name: the partition, as `Listener.computed` names it.
+        step: the step.
+        seconds: how long it is predicted to take.
+    """
+
+    name: str
+    step: str
+    seconds: float
 
 
 class Listener(Progress, Protocol):
@@ -16,16 +30,13 @@ class Listener(Progress, Protocol):
         """Receive that this process waits for another one that computes in this warehouse."""
 
     def planned(self, partitions: int, stages: Sequence[Stage] = ()) -> None:
-        """Receive the number of partitions to compute, and their stages with what each costs."""
+        """Receive the number of partitions to compute, and their stages with the predicted seconds of each."""
 
     def begins(self, name: str, step: str) -> None:
         """Receive that a stage of a partition begins; a cluster's workers do not tell."""
 
     def computed(self, name: str, seconds: float) -> None:
-        """Receive a finished partition."""
-
-    def shared(self, name: str, seconds: float) -> None:
-        """Receive finished work that several partitions share; `computed` counts none of its seconds."""
+        """Receive a finished partition; its seconds leave out what the dense model takes, which all variants share."""
 
     def note(self, message: str) -> None:
         """Receive a message to the user that stops nothing."""

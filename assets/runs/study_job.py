@@ -1,13 +1,12 @@
 """The Dagster job of a whole study: one run that computes its models and records each partition as it is written.
 
-`prunescope run` executes it in its own process; sensors, the schedule and a click launch it.
+`prunescope run` executes it in its own process; the sensor, the schedule and a click launch it.
 """
 
 import time
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import asdict
-from typing import Any
 
 from dagster import (
     AssetCheckEvaluation,
@@ -32,7 +31,6 @@ from prunescope.assets.defs.engine_resource import EngineResource
 from prunescope.assets.defs.reference_asset import write_published
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.assets.defs.table_assets import GPU
-from prunescope.assets.execution.local.client import stop_worker
 from prunescope.assets.execution.ray.config import RayClusterConfig
 from prunescope.assets.execution.signals import watch_interrupts
 from prunescope.assets.instance.instance import (
@@ -48,8 +46,7 @@ from prunescope.assets.instance.instance import (
 from prunescope.assets.planning.steps import CODE_VERSIONS
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.runs.forecast import ANSWERS
-from prunescope.assets.runs.outcome import Failure
-from prunescope.assets.runs.remaining_time import Stage
+from prunescope.assets.runs.outcome import Failure, Stage
 from prunescope.assets.runs.study_run import INPUT_ERRORS, StudyRun
 from prunescope.assets.watching.watch_list import make_models_folder
 from prunescope.pipelines.core import scratch_directory
@@ -105,17 +102,15 @@ def _study_graph(pool: str | None) -> GraphDefinition:
     return whole
 
 
-def _study_job(whole: GraphDefinition, name: str, config: dict[str, Any] | None = None) -> JobDefinition:
+def _study_job(pool: str | None) -> JobDefinition:
     resources = asset_definitions.definitions.resources
-    return whole.to_job(name=name, resource_defs=resources, config=config, executor_def=in_process_executor)
+    return _study_graph(pool).to_job(name="study", resource_defs=resources, executor_def=in_process_executor)
 
 
 # Runs that Dagster launches wait for each other, so that one model at a time is in memory.
-_LAUNCHED = _study_graph(GPU)
-STUDY = _study_job(_LAUNCHED, "study")
-JOBS = [_study_job(_LAUNCHED, "demo", {"resources": {"study": {"config": {"study": "demo"}}}}), STUDY]
+STUDY = _study_job(GPU)
 # A command says itself what it waits for, and ends at Ctrl-C; Dagster's wait for a pool does neither.
-_HERE = _study_job(_study_graph(None), "study")
+_HERE = _study_job(None)
 
 
 def run_in_this_process(run: StudyRun, cluster: RayClusterConfig | None) -> None:
@@ -132,7 +127,6 @@ def run_in_this_process(run: StudyRun, cluster: RayClusterConfig | None) -> None
             recover(instance, str(run.store.root), local)
             run.store.clean_temporaries()
             scratch_directory.clean()
-            stop_worker(local)  # its model would be a second one in memory
             run.interrupted, token = interrupted, _OWN.set(run)
             engine = {"kind": "ray", "ray": asdict(cluster)} if cluster else {"kind": "inline"}
             options = {"replace": run.replace, "answers": run.tables is None}
@@ -238,10 +232,6 @@ class LogListener(LogProgress):
     def computed(self, name: str, seconds: float) -> None:
         """Log a finished partition."""
         self._dagster_log.info(f"{name}: {seconds:.1f} s")
-
-    def shared(self, name: str, seconds: float) -> None:
-        """Log finished work that several partitions share."""
-        self.computed(name, seconds)
 
     def note(self, message: str) -> None:
         """Log a warning to the user."""

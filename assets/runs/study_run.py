@@ -3,20 +3,22 @@
 With nothing to do, neither Dagster nor torch is imported.
 """
 
+import traceback
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prunescope.assets.execution.error_transport import KINDS, error_line, is_error
 from prunescope.assets.execution.ray.config import RayClusterConfig
-from prunescope.assets.execution.task import ModelTask, StepBegun, StepFailed, TableWritten, WantedPartition, WorkShared
+from prunescope.assets.execution.task import ModelTask, StepBegun, StepFailed, TableWritten, WantedPartition
 from prunescope.assets.planning.fingerprints import find_model
 from prunescope.assets.planning.freshness import study_partitions
 from prunescope.assets.planning.steps import STEPS, VARIANT_TABLES
 from prunescope.assets.planning.work_plan import Plan, StudyRequest, make_plan
 from prunescope.assets.runs.outcome import Failure, Listener, RunResult
 from prunescope.assets.runs.precompile import compiling_beside
-from prunescope.assets.runs.refused_models import RefusedModels
+from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
@@ -98,13 +100,14 @@ class StudyRun:
     def __post_init__(self) -> None:
         """Load the study, and leave out the models that cannot be found."""
         self.study: Study = self.request.load()
-        self._refused = RefusedModels(self.study, self.listener)
-        self._refused.check(lambda name: find_model(self.study, name, self.cache, self.listener))
+        # By model that cannot be computed.
+        self._refused: dict[str, Failure] = {}
+        self._refuse(lambda name: find_model(self.study, name, self.cache, self.listener))
 
     @property
     def result(self) -> RunResult:
         """Return what was computed and what failed."""
-        return self._refused.added_to(RunResult(self.study, self._computed, self._failures))
+        return RunResult(self.study, self._computed, [*self._refused.values(), *self._failures])
 
     def plan(self) -> Plan:
         """Return the work to do."""
@@ -115,7 +118,7 @@ class StudyRun:
             self.listener,
             replace=self.replace,
             tables=self.tables,
-            without=self._refused.failures,
+            without=self._refused,
         )
 
     def events(self, context: "OpExecutionContext", engine: "Engine") -> "DagsterEvents":
@@ -127,8 +130,8 @@ class StudyRun:
         try:
             plan = self.plan()
             loads: Loads = {}
-            if plan.has_partitions:
-                self._check(loads)
+            if plan.works:
+                self._check(loads, {work.model for work in plan.works})
                 plan = self.plan()
             if not plan.is_empty:
                 yield from self._computed_events(context, engine, plan, loads)
@@ -136,8 +139,8 @@ class StudyRun:
             self.error = error
             raise
 
-    def _check(self, loads: "Loads") -> None:
-        """Refuse models that do not fit the study, before anything is computed."""
+    def _check(self, loads: "Loads", due: Collection[str]) -> None:
+        """Refuse models with work that do not fit the study, before anything is computed."""
         from prunescope.pipelines.planning.preflight import check_study
 
         # Tasks and retrieval are neither fetched nor checked if their tables were not requested.
@@ -152,10 +155,36 @@ class StudyRun:
         checked = self.study.model_copy(update=unused)
 
         def check(name: str) -> None:
-            dense = find_model(self.study, name, self.cache, self.listener)
-            loads[name] = dense, check_study(checked, dense.folder)
+            if name in due:
+                dense = find_model(self.study, name, self.cache, self.listener)
+                loads[name] = dense, check_study(checked, dense.folder)
 
-        self._refused.check(check)
+        self._refuse(check)
+
+    def _refuse(self, check: Callable[[str], object]) -> None:
+        """Call the check with the name of each remaining model; one for which it raises any error is a failure.
+
+        Raises:
+            InputError, WarehouseError, ComputationError: the error of the first model, if none is left.
+        """
+        errors = list[tuple[str, BaseException]]()
+        names = [model.name for model in self.study.models if model.name not in self._refused]
+        for name in names:
+            try:
+                check(name)
+            except BaseException as error:
+                if not is_error(error):
+                    raise
+                errors.append((name, error))
+        if errors and len(errors) == len(names):
+            name, error = errors[0]
+            if isinstance(error, (*KINDS.values(), OSError)):
+                raise error
+            raise ComputationError(f"{name} cannot be read: {error_line(error)}") from error
+        for name, error in errors:
+            trace = "".join(traceback.format_exception(error))
+            self._refused[name] = Failure(name, error_line(error), isinstance(error, InputError), trace)
+            self.listener.failed(self._refused[name])
 
     def _computed_events(
         self, context: "OpExecutionContext", engine: "Engine", plan: Plan, loads: "Loads"
@@ -166,10 +195,9 @@ class StudyRun:
         from prunescope.assets.runs.forecast import ANSWERS, stages
         from prunescope.assets.runs.study_job import answer
 
-        works = (*plan.models, *plan.variants, *plan.searches)
         # Only bars show the time that is left, and a cluster does not tell them what it begins.
         foreseen = stages(plan, self.store, loads) if engine.kind == "inline" else ()
-        self.listener.planned(len(works) + plan.is_report_stale, foreseen)
+        self.listener.planned(len(plan.works) + plan.is_report_stale, foreseen)
         register_study(context.instance, self.study)
         yield from unpublished(context.instance, self.study.recipes)
         tasks, recorded = list(self._tasks(plan)), RecordedTables(context.instance)
@@ -178,8 +206,6 @@ class StudyRun:
                 raise KeyboardInterrupt
             if isinstance(event, StepBegun):
                 self.listener.begins(event.partition, event.step)
-            elif isinstance(event, WorkShared):
-                self.listener.shared(f"{task.model}: {event.work}", event.shared_seconds)
             elif isinstance(event, TableWritten):
                 yield from recorded.events(event, task.model)
                 self._written(task.name(event.recipe, event.step), event)
@@ -199,7 +225,7 @@ class StudyRun:
     def _tasks(self, plan: Plan) -> Iterator[ModelTask]:
         """Yield a task for each model with work."""
         for model in self.study.models:
-            works = [work for work in (*plan.models, *plan.variants, *plan.searches) if work.model == model.name]
+            works = [work for work in plan.works if work.model == model.name]
             wanted = tuple(map(WantedPartition.of, works))
             for work, partition in zip(works, wanted, strict=True):
                 self._unfinished[work.name], self._seconds[work.name] = set(partition.steps), 0.0

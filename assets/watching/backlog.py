@@ -1,37 +1,41 @@
-"""The backlog of the watched studies: partitions that are missing or outdated.
+"""The backlog of the watched studies: what `planning.work_plan` finds missing or outdated, without fetching a model.
 
-The sensors scan every half minute, so a file is read only when it has changed, and nothing is fetched, hashed or
-converted. What only those could tell is `changed`, and a run finds out. Without torch and Dagster.
+The sensor scans every half minute, so a model of a study is compared again only when one of its files, partitions or
+settings has changed, and nothing is fetched, hashed or converted. What only those could tell, a run finds out. Without
+torch and Dagster.
 """
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Self
 
 from prunescope.assets import settings
 from prunescope.assets.execution.error_transport import error_line
 from prunescope.assets.planning import freshness
-from prunescope.assets.planning.fingerprints import DenseModel, accepted, variant_file
+from prunescope.assets.planning.fingerprints import DenseModel
 from prunescope.assets.planning.steps import CODE_VERSIONS, partition_tables
+from prunescope.assets.planning.work_plan import PartitionWork, model_work
 from prunescope.assets.watching.watch_list import WatchedStudy, WatchState, load_watch_state
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.regular_files import require_regular_model
 from prunescope.pipelines.models.cached_identity import known_folder, known_identity, stamp
 from prunescope.pipelines.recipes import Recipe
 from prunescope.pipelines.studies import Study
-from prunescope.warehouse.core.errors import WarehouseError
+from prunescope.warehouse.core.errors import DamagedFileError, WarehouseError
+from prunescope.warehouse.maintenance.verified_files import VerifiedFiles
 from prunescope.warehouse.storage.file_state import stamps
 from prunescope.warehouse.storage.location import Place
-from prunescope.warehouse.storage.partition_store import Store, fits
-from prunescope.warehouse.storage.provenance import fingerprint, read_footer
+from prunescope.warehouse.storage.partition_store import Store
+from prunescope.warehouse.storage.provenance import fingerprint
 from prunescope.warehouse.tables import TABLES
 
-# Model and recipe; None for the model's own tables.
+# Table and recipe; None for the model's own tables.
 Partition = tuple[str, str | None]
-# By table and recipe, the accepted fingerprints of a model's partitions.
-Accepted = dict[tuple[str, str | None], tuple[str, ...]]
+Compared = tuple[Mapping[str | None, bool], dict[str | None, str]]
 
 
 @dataclass(frozen=True)
@@ -39,17 +43,14 @@ class DueWork:
     """What one model of one watched study needs.
 
     Attributes:
-        missing: recipes with a missing table (None: the model itself), each with a hash of model, recipe and study.
-        outdated: recipes with a table that the study computed from other inputs than it has now, each with a hash of
-            the new inputs.
-        changed: hash of the model's files if its tables were computed from other files, else "".
+        states: missing and outdated recipes (None: the model itself), each with a hash of model, recipe and study.
+        is_missing: whether a table of the recipe does not exist; otherwise it was computed from other inputs.
     """
 
     watched: WatchedStudy
     model: str
-    missing: dict[str | None, str]
-    outdated: dict[str | None, str]
-    changed: str
+    states: dict[str | None, str]
+    is_missing: Mapping[str | None, bool]
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Backlog:
     """The work that the watched studies of a warehouse still need.
 
     Attributes:
-        due: by study and model, missing and outdated partitions and changed models.
+        due: by study and model, missing and outdated partitions.
         stale_reports: by study, the version that its report should have.
         of_others: by study and model, recipes (None: the model itself) that another study computed from other inputs,
             each with that study's name; they are not computed again.
@@ -68,71 +69,18 @@ class Backlog:
     stale_reports: dict[str, str]
     of_others: dict[tuple[str, str], dict[str | None, str]] = field(default_factory=dict)
 
-    def waits_for_tables(self, study: Study) -> bool:
-        """Return whether a partition of the study is missing or outdated, or may be."""
-        return any(work.watched.study.name == study.name for work in self.due)
-
     def is_incomplete(self, study: Study) -> bool:
         """Return whether a run of the study would have work, as far as is known without fetching its models."""
-        return study.name in self.stale_reports or self.waits_for_tables(study)
-
-
-@dataclass(frozen=True)
-class _Footer:
-    """The facts in a footer that decide freshness, and whether the file has the table's present columns."""
-
-    fingerprint: str
-    study: str
-    fits: bool
-
-
-@dataclass
-class _Findings:
-    """The results of a scan, collected study by study.
-
-    Attributes:
-        footers: by table and partition, the existing partitions; None if a file is damaged.
-        due: as in `Backlog`, with empty `outdated`.
-        current: the partitions that are current for some watched study.
-        outdated: outdated partitions, each with its new fingerprint, of each element of `due`; they may be current for
-            another study.
-        of_others: as in `Backlog`.
-        refused: models that cannot be found, with the reason, by study and name.
-    """
-
-    footers: dict[tuple[str, Partition], _Footer | None]
-    due: list[DueWork] = field(default_factory=list)
-    current: set[tuple[str, Partition]] = field(default_factory=set)
-    outdated: list[dict[tuple[str, Partition], str]] = field(default_factory=list)
-    of_others: dict[tuple[str, str], dict[str | None, str]] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _KnownModel:
-    """A model as far as it is known without reading its weights: a hash of its files, and its identity if cached."""
-
-    files: str
-    model: DenseModel | None
-
-    @classmethod
-    def of(cls, study: Study, name: str) -> Self:
-        spec, cache = study.model(name), settings.cache_folder()
-        folder = known_folder(spec.source, cache)
-        if folder is None:
-            return cls(_unfetched(spec.source), None)
-        require_regular_model(folder)
-        identity = known_identity(folder, cache)
-        return cls(stamp(folder), DenseModel(spec, folder, identity) if identity else None)
+        return study.name in self.stale_reports or any(work.watched.study.name == study.name for work in self.due)
 
 
 @dataclass
 class FreshnessScanner:
-    """A scanner that compares a warehouse with its watch list and caches what it has read."""
+    """A scanner that compares a warehouse with its watch list, and caches each comparison until something changes."""
 
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _footers: dict[str, tuple[str, _Footer | None]] = field(default_factory=dict)
-    _accepted: dict[str, Accepted] = field(default_factory=dict)
+    # By study and model, a hash of all that was compared, and the result of `_compared`.
+    _cache: dict[tuple[str, str], tuple[str, Compared]] = field(default_factory=dict)
 
     def scan(self, store: Store) -> Backlog:
         """Return the present backlog.
@@ -141,134 +89,107 @@ class FreshnessScanner:
             InputError: the watch list is not valid.
             WarehouseError: the warehouse cannot be read.
         """
-        watch, reports = load_watch_state(store), dict[str, str]()
-        with self._lock:
-            found = _Findings(self._read_footers(store, watch.studies))
-            before, self._accepted = self._accepted, {}
+        watch = load_watch_state(store)
+        found = Backlog(watch, [], {})
+        with self._lock, ExitStack() as stack:
+            existing = _existing(store, watch.studies)
+            before, self._cache = self._cache, {}
+            # Its file is read when a model is compared, and not at every scan.
+            files = cache(lambda: stack.enter_context(VerifiedFiles(store.root, settings.cache_folder())))
             for watched in watch.studies:
-                settings_hash = _study_hash(watched.study)
-                recipes = {recipe: _recipe_hash(recipe) for recipe in (None, *watched.study.recipes)}
+                of_study = _study_hash(watched.study)
+                of_recipes: dict[str | None, str] = {None: _recipe_hash(None)}
+                of_recipes |= {recipe.name: _recipe_hash(recipe) for recipe in watched.study.recipes}
                 for model in watched.study.models:
+                    key = watched.study.name, model.name
                     try:
-                        self._compare(store, watched, model.name, settings_hash, recipes, found, before)
+                        dense, of_files = _known(watched.study, model.name)
+                        parts = [of_study, *of_recipes.values(), of_files, dense.identity.weight_hash if dense else ""]
+                        state = fingerprint({"inputs": parts, "partitions": repr(existing[model.name])})
+                        compared = before.get(key)
+                        if compared is None or compared[0] != state:
+                            own = existing[model.name]
+                            compared = state, _compared(store, watched.study, dense, own, files)
+                        self._cache[key] = compared
+                        stale, others = compared[1]
+                        states = {
+                            recipe: fingerprint({"study": of_study, "recipe": of_recipes[recipe], "files": of_files})
+                            for recipe in stale
+                        }
+                        if stale:
+                            found.due.append(DueWork(watched, model.name, states, stale))
+                        if others:
+                            found.of_others[key] = others
                     except WarehouseError:
                         raise
                     except Exception as error:  # one broken model does not keep the others from being measured
-                        found.refused[f"{watched.study.name}: {model.name}"] = error_line(error)
+                        watch.refused[f"{watched.study.name}: {model.name}"] = error_line(error)
         for watched in watch.studies:
-            partitions = _study_partitions(store, watched.study, found)
+            partitions = _partitions(store, watched.study, existing)
             if partitions and (version := freshness.stale_report(store, watched.study, partitions)):
-                reports[watched.study.name] = version
-        refused = watch.refused | found.refused
-        return Backlog(replace(watch, refused=refused), list(_due(found)), reports, found.of_others)
-
-    def _read_footers(
-        self, store: Store, studies: Iterable[WatchedStudy]
-    ) -> dict[tuple[str, Partition], _Footer | None]:
-        keys = {
-            (table.name, (model.name, recipe))
-            for watched in studies
-            for table in TABLES.values()
-            for model in watched.study.models
-            for recipe in (
-                [None] if table.partitioning == "model" else [recipe.name for recipe in watched.study.recipes]
-            )
-        }
-        footers, cache = {}, {}
-        paths = {(table, partition): store.path(TABLES[table], *partition) for table, partition in keys}
-        for key, (path, mark) in stamps(store.root, paths).items():
-            cached = self._footers.get(str(path))
-            cache[str(path)] = cached if cached and cached[0] == mark else (mark, _read_footer(key[0], path))
-            footers[key] = cache[str(path)][1]
-        self._footers = cache
-        return footers
-
-    def _compare(
-        self,
-        store: Store,
-        watched: WatchedStudy,
-        model: str,
-        settings_hash: str,
-        recipes: Mapping[Recipe | None, str],
-        found: _Findings,
-        before: Mapping[str, Accepted],
-    ) -> None:
-        """Compare one model of a study; `before` holds the accepted fingerprints of the last scan."""
-        study, known = watched.study, _KnownModel.of(watched.study, model)
-        expected = Accepted()
-        if known.model:
-            identity = known.model.identity
-            hashes = [identity.weight_hash, identity.tokenizer_hash, *recipes.values()]
-            key = fingerprint({"study": settings_hash, "hashes": hashes})
-            expected = self._accepted[key] = before.get(key) or _accepted(study, known.model)
-        missing, outdated, has_partition = dict[str | None, str](), dict[tuple[str, Partition], str](), False
-        for recipe, recipe_hash in recipes.items():
-            name = recipe.name if recipe else None
-            for table in partition_tables(study, recipe):
-                partition = (model, name)
-                footer = found.footers.get((table, partition))
-                is_current = (
-                    footer is not None and footer.fits and footer.fingerprint in expected.get((table, name), ())
-                )
-                lacks_masks = is_current and table == "variants" and not _has_masks(store, study, known, recipe)
-                if footer is None or lacks_masks:
-                    missing[name] = fingerprint({"study": settings_hash, "recipe": recipe_hash, "files": known.files})
-                elif is_current:
-                    found.current.add((table, partition))
-                elif expected and footer.study == study.name:
-                    outdated[table, partition] = expected[table, name][0]
-                elif expected:
-                    found.of_others.setdefault((study.name, model), {})[name] = footer.study
-                has_partition = has_partition or footer is not None
-        changed = known.files if has_partition and not expected else ""
-        if missing or changed or outdated:
-            found.due.append(DueWork(watched, model, missing, {}, changed))
-            found.outdated.append(outdated)
+                found.stale_reports[watched.study.name] = version
+        return found
 
 
-def _due(found: _Findings) -> Iterator[DueWork]:
-    """Yield the work, without outdated partitions that are current for another study: they are not computed again."""
-    for work, outdated in zip(found.due, found.outdated, strict=True):
-        versions: dict[str | None, dict[str, str]] = {}
-        for (table, partition), version in outdated.items():
-            if (table, partition) not in found.current:
-                versions.setdefault(partition[1], {})[table] = version
-        states = {recipe: fingerprint(own) for recipe, own in versions.items()}
-        if work.missing or work.changed or states:
-            yield replace(work, outdated=states)
-
-
-def _study_partitions(store: Store, study: Study, found: _Findings) -> dict[str, str]:
-    """Return the same as `freshness.study_partitions`, from the footers of this scan."""
-    models, recipes = {model.name for model in study.models}, {None, *(recipe.name for recipe in study.recipes)}
-    return {
-        str(store.path(TABLES[table], model, recipe).relative_to(store.root)): footer.fingerprint
-        for (table, (model, recipe)), footer in found.footers.items()
-        if footer is not None and model in models and recipe in recipes
+def _existing(store: Store, studies: Iterable[WatchedStudy]) -> Mapping[str, Mapping[Partition, tuple[Place, str]]]:
+    """Return by model the files of the studies' partitions, each with a text that changes when the file does."""
+    paths = {
+        (model.name, table.name, recipe): store.path(table, model.name, recipe)
+        for watched in studies
+        for table in TABLES.values()
+        for model in watched.study.models
+        for recipe in ([None] if table.partitioning == "model" else [recipe.name for recipe in watched.study.recipes])
     }
+    found = defaultdict[str, dict[Partition, tuple[Place, str]]](dict)
+    for (model, table, recipe), file in stamps(store.root, paths).items():
+        found[model][table, recipe] = file
+    return found
 
 
-def _has_masks(store: Store, study: Study, known: _KnownModel, recipe: Recipe | None) -> bool:
-    """Return whether the file of a variant exists; assumed on an object store, to save a request per variant."""
-    if recipe is None or known.model is None or not isinstance(store.root, Path):
-        return True
-    return (store.root / variant_file(study, known.model, recipe)).is_file()
+def _known(study: Study, name: str) -> tuple[DenseModel | None, str]:
+    """Return a model as far as it is known without reading its weights, and a hash of its files."""
+    spec, cache_folder = study.model(name), settings.cache_folder()
+    folder = known_folder(spec.source, cache_folder)
+    if folder is None:
+        return None, _unfetched(spec.source)
+    require_regular_model(folder)
+    identity = known_identity(folder, cache_folder)
+    return DenseModel(spec, folder, identity) if identity else None, stamp(folder)
 
 
-def _read_footer(table: str, path: Place) -> _Footer | None:
-    try:
-        footer = read_footer(path)
-    except (FileNotFoundError, WarehouseError):  # a damaged file is computed again
-        return None
-    return _Footer(footer.provenance.fingerprint, footer.provenance.study, fits(TABLES[table], footer.schema))
+def _compared(
+    store: Store,
+    study: Study,
+    dense: DenseModel | None,
+    existing: Mapping[Partition, object],
+    files: Callable[[], VerifiedFiles],
+) -> Compared:
+    """Return by recipe whether a table is missing among those that a run would compute, and as `Backlog.of_others`."""
+    others = dict[str | None, str]()
+    works = (
+        model_work(study, store, dense, files(), of_others=others)
+        if dense
+        else [PartitionWork("", recipe, partition_tables(study, recipe)) for recipe in (None, *study.recipes)]
+    )
+    missing = dict[str | None, bool]()
+    for work in works:
+        name = work.recipe.name if work.recipe else None
+        if work.tables:
+            missing[name] = missing.get(name, False) or any((table, name) not in existing for table in work.tables)
+    return missing, others
 
 
-def _accepted(study: Study, dense: DenseModel) -> Accepted:
-    return {
-        (table, recipe.name if recipe else None): tuple(accepted(table, study, dense.identity, recipe))
-        for recipe in (None, *study.recipes)
-        for table in partition_tables(study, recipe)
-    }
+def _partitions(
+    store: Store, study: Study, existing: Mapping[str, Mapping[Partition, tuple[Place, str]]]
+) -> dict[str, str]:
+    """Return the same as `freshness.study_partitions`, without damaged files and without listing them again."""
+    recipes, found = {None, *(recipe.name for recipe in study.recipes)}, dict[str, str]()
+    for model in study.models:
+        for (_, recipe), (path, mark) in existing[model.name].items():
+            if recipe in recipes:
+                with suppress(FileNotFoundError, DamagedFileError):
+                    found[str(path.relative_to(store.root))] = freshness.stored_fingerprint(path, mark)
+    return found
 
 
 def _study_hash(study: Study) -> str:

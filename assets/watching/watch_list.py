@@ -3,7 +3,7 @@
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +67,7 @@ class WatchList(FrozenModel):
 
 @dataclass(frozen=True)
 class WatchedStudy:
-    """A study that the sensors keep current.
+    """A study that the sensor keeps current.
 
     Attributes:
         request: the request of its runs.
@@ -78,12 +78,6 @@ class WatchedStudy:
     request: StudyRequest
     study: Study
     origins: dict[str, str]
-
-    def of_model(self, model: str, recipes: Sequence[str] = ()) -> StudyRequest:
-        """Return the request for one of its models, with some of its recipes or all."""
-        named = f"{model}={self.study.model(model).source}" if self.origins[model] != "study" else model
-        # As `models`, which also fits the default study, whose own models are not watched.
-        return StudyRequest(self.request.study, (named,), tuple(recipes))
 
 
 @dataclass(frozen=True)

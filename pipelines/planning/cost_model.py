@@ -3,19 +3,14 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Literal, NamedTuple
 
 Phase = Literal["always", "calibrated", "decoded", "applied", "scored", "measured", "compared"]
 # Operations of the head's product that take as long as the measurement of one logit at one temperature, and as reading
 # one byte of weights to write a token. On two cores of a server: 150 GFLOP/s, 200 million logits and 12 GB per second.
 LOGIT_OPERATIONS, BYTE_OPERATIONS = 750, 12
-# Predicted seconds that are added to the finished work, because a short stage says little about long ones.
-PRIOR_SECONDS = 20.0
-# Work counts with at most this multiple of the median pace: it was suspended, or shared the machine.
-MAX_PACES = 3.0
-# Length of an answer as a share of its limit, if no variant of the model has answered yet. The mean answer of
-# Qwen2.5-Coder-0.5B and two pruned variants took 0.19 to 0.29 of HumanEval's limit of 256, 0.47 to 0.56 of GSM8K's 200.
+# Length of an answer as a share of its limit. The mean answer of Qwen2.5-Coder-0.5B and two pruned variants took 0.19
+# to 0.29 of HumanEval's limit of 256, 0.47 to 0.56 of GSM8K's 200.
 TYPICAL_SHARE = 0.4
 
 
@@ -40,18 +35,6 @@ class Work:
     def seconds(self, machine: Machine) -> float:
         """Return the time at the machine's speed."""
         return self.layers / machine.layers + self.head / machine.head
-
-
-def pace(finished: Sequence[tuple[float, float]]) -> float:
-    """Return how many seconds a predicted second takes; close to 1 as long as little is finished.
-
-    Args:
-        finished: predicted and measured seconds of finished work; predictions are above 0.
-    """
-    usual = median(seconds / predicted for predicted, seconds in finished) if finished else 0.0
-    # If most work took no time at all, the median says nothing about the rest.
-    seconds = sum(min(seconds, MAX_PACES * usual * predicted or seconds) for predicted, seconds in finished)
-    return (seconds + PRIOR_SECONDS) / (sum(predicted for predicted, _ in finished) + PRIOR_SECONDS)
 
 
 class MemoryItem(NamedTuple):
@@ -121,7 +104,6 @@ class TaskSize:
         options_per_sample: mean number of continuations per sample.
         shared: tokens that all contexts to write on begin with, such as worked examples; they run once per batch.
         new_tokens: most tokens generated per context.
-        written: tokens per answer that variants of the model wrote before, on average; None if none has.
     """
 
     name: str
@@ -132,12 +114,11 @@ class TaskSize:
     options_per_sample: float
     shared: int = 0
     new_tokens: int = 0
-    written: float | None = None
 
     @property
     def answer_tokens(self) -> float:
         """Tokens per answer that are expected."""
-        return TYPICAL_SHARE * self.new_tokens if self.written is None else min(self.written, self.new_tokens)
+        return TYPICAL_SHARE * self.new_tokens
 
 
 def peak(items: Sequence[MemoryItem]) -> int:

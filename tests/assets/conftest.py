@@ -21,8 +21,6 @@ def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) ->
     monkeypatch.delenv("PRUNESCOPE_WAREHOUSE", raising=False)
     monkeypatch.setenv("PRUNESCOPE_CACHE", str(cache))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    # No worker outlives the tests for long.
-    monkeypatch.setenv("PRUNESCOPE_WORKER_IDLE", "30")
     monkeypatch.chdir(tmp_path)
 
 

@@ -10,12 +10,12 @@ import pytest
 
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
-from prunescope.assets.definitions import defs
 from prunescope.assets.defs.partitions import MODELS, register
 from prunescope.assets.instance.instance import open_instance
+from prunescope.assets.planning.steps import MODEL_TABLES
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.studies import load_study
-from tests.assets.tiny_study import StudyFile
+from tests.assets.tiny_study import StudyFile, materialized
 from tests.canary_secrets import MARK, found_in
 
 ADDRESS = "https://me:CANARY@host/place"
@@ -90,9 +90,7 @@ def test_a_run_of_the_interface_that_fails_on_a_secret_stores_none(study: StudyF
     config = {"study": {"config": {"study": str(path)}}, "warehouse": {"config": {"root": str(tmp_path / "warehouse")}}}
     with open_instance(tmp_path / "warehouse") as instance:
         register(instance, MODELS, ["tiny-a"])
-        done = defs.resolve_job_def("model_tables").execute_in_process(
-            instance=instance, partition_key="tiny-a", run_config={"resources": config}, raise_on_error=False
-        )
+        done = materialized(instance, {"resources": config}, MODEL_TABLES, "tiny-a")
     errors = [event.step_failure_data.error for event in done.all_events if event.is_step_failure]
     assert any("holds credentials or a signed address" in error.to_string() for error in errors)
     path.unlink()

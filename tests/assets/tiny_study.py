@@ -12,15 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from dagster import AssetKey
+from dagster import AssetKey, DagsterInstance, ExecuteInProcessResult
 
 from prunescope.assets.execution.compute import compute
-from prunescope.assets.execution.local import client
 from prunescope.assets.execution.model_session import ModelSession
 from prunescope.assets.execution.task import ModelTask, StepFailed, TableWritten, WantedPartition
 from prunescope.assets.planning.steps import RETRIEVAL_TABLES, SAMPLED_TABLES, SPEED_TABLE
@@ -175,16 +175,35 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def workers_of(warehouse: Path) -> set[int]:
-    """Return the processes that compute for a warehouse, found by their socket among the arguments."""
-    socket_of, found = os.fsencode(client._socket_path(warehouse)), set()
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            # A child of this process is the launcher, which starts the worker and ends.
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if socket_of in (folder / "cmdline").read_bytes() and parent != os.getpid():
-                found.add(int(folder.name))
+def children() -> set[int]:
+    """Return the child processes of this one that compute for a run."""
+    return {each.pid for each in multiprocessing.active_children() if each.name.startswith("SpawnProcess")}
+
+
+def computing(interface: psutil.Process) -> set[psutil.Process]:
+    """Return the processes that compute for the runs of an interface; each is the child of a run's process."""
+    found = set()
+    for each in interface.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            parent = each.parent()
+            if parent is not None and all("--multiprocessing-fork" in one.cmdline() for one in (each, parent)):
+                found.add(each)
     return found
+
+
+def materialized(
+    instance: DagsterInstance, config: dict[str, Any], assets: Sequence[str], partition: str | None
+) -> ExecuteInProcessResult:
+    """Run a selection of assets, as the interface does by its button; a failure is part of the result."""
+    from prunescope.assets.definitions import defs
+
+    return defs.resolve_implicit_global_asset_job_def().execute_in_process(
+        instance=instance,
+        partition_key=partition,
+        asset_selection=[AssetKey.from_user_string(name) for name in assets],
+        run_config=config,
+        raise_on_error=False,
+    )
 
 
 def computed(

@@ -1,4 +1,4 @@
-"""Cost of Dagster and of our use of it: a run with nothing to do, the demo beside plain calls, loads, ticks, scale.
+"""Cost of Dagster and of our use of it: a run with nothing to do, the demo beside plain calls, ticks, scale.
 
 Run by `python -m tests.benchmarks.orchestration [PART ...]`; each part in processes of its own, targets printed met or
 missed. `demo` takes twice as long as `prunescope run demo`, the others some minutes together. Figures as they come go
@@ -6,9 +6,7 @@ to standard error as JSON.
 """
 
 import argparse
-import contextlib
 import json
-import math
 import os
 import subprocess
 import sys
@@ -18,10 +16,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from tests.assets.interface.browser_interface import free_port, started
-from tests.assets.tiny_study import workers_of
+from tests.assets.tiny_study import computing
 from tests.benchmarks.measuring import told
 from tests.tiny_models import SHORT_TEXT, save_tiny
 
@@ -99,53 +98,27 @@ def workers(folder: Path) -> Iterator[str]:
         yield f"the tables of a small study by {number} of one thread: {sum(taken) / TURNS:.0f} s"
 
 
-def backfill(folder: Path) -> Iterator[str]:
-    """Run one partition each, in processes of their own, as a backfill does.
-
-    Weights are mapped into memory: another load maps them elsewhere, or in another process, as /proc shows.
-    """
-    recipes = ["dense", *(f"magnitude-{share}" for share in (20, 40, 60, 80))]
-    study = tiny_study(folder, recipes[1:])
-    child("partition", study, folder / "warehouse", "model_tables", "tiny")
-    loads = [mapped(folder / "model" / "model.safetensors")]
-    for recipe in recipes:
-        child("partition", study, folder / "warehouse", "variant_tables", f"tiny|{recipe}")
-        loads.append(mapped(folder / "model" / "model.safetensors"))
-    child("retire", folder / "warehouse")
-    times = len(set(loads)) if all(loads) else math.inf
-    yield f"loads of the model in a backfill of {len(recipes)} variants: {times:g}: {verdict(times == 1)}"
-
-
 def cancel(folder: Path) -> Iterator[str]:
     """Cancel a run from the interface while the demo's model is calibrated; return the slowest of three."""
     study = small_study(folder, {"source": "wikitext2", "sequences": 256, "length": 512})
     (model,) = yaml.safe_load(study.read_text(encoding="utf-8"))["models"]
     warehouse, seconds = folder / "warehouse", list[float]()
     child("registered", study, warehouse)
-    with started(warehouse, free_port()) as (interface, _):
+    with started(warehouse, free_port()) as (interface, process):
+        ui = psutil.Process(process.pid)
         for _ in range(CANCELS):
-            run = interface.launch("model_tables", ["activation_stats", "block_influence"], model["name"], study)
+            run = interface.launch(["activation_stats", "block_influence"], model["name"], study)
             interface.wait_for(run, lambda _, lines: any("calibrate: " in line for line in lines))
-            if not workers_of(warehouse):
+            if not computing(ui):
                 raise RuntimeError("no step computes")
             begun = time.perf_counter()
             interface.terminate(run)
-            while workers_of(warehouse) or interface.run(run)[0] != "CANCELED":
+            while computing(ui) or interface.run(run)[0] != "CANCELED":
                 time.sleep(0.05)
             seconds.append(time.perf_counter() - begun)
     told("cancel", seconds)
     kept = max(seconds) <= MOST_SECONDS_TO_CANCEL
     yield f"cancelled from the interface, a run and its computation end in {max(seconds):.1f} s: {verdict(kept)}"
-
-
-def mapped(path: Path) -> frozenset[tuple[str, str]]:
-    """Return the processes that have a file mapped, and the addresses."""
-    found = set()
-    for maps in Path("/proc").glob("[0-9]*/maps"):
-        with contextlib.suppress(OSError):  # of another user, or ended
-            lines = maps.read_text().splitlines()
-            found |= {(maps.parent.name, line.split()[0]) for line in lines if line.endswith(str(path.resolve()))}
-    return frozenset(found)
 
 
 def scale(folder: Path) -> Iterator[str]:
@@ -202,7 +175,6 @@ def small_study(folder: Path, calibration: dict[str, Any] | None = None) -> Path
 PARTS: dict[str, Callable[[Path], Iterator[str]]] = {
     "definitions": definitions,
     "no-op": no_op,
-    "backfill": backfill,
     "cancel": cancel,
     "scale": scale,
     "answers": answers,

@@ -57,10 +57,8 @@ def direct(study: str, root: str) -> Figures:
     import_all()
     from dagster import build_asset_context
 
-    from prunescope.assets.defs.figure_assets import figure_assets
-    from prunescope.assets.defs.question_assets import question_assets
+    from prunescope.assets.defs.answer_assets import figure_assets, question_assets, report
     from prunescope.assets.defs.reference_asset import paper_reference
-    from prunescope.assets.defs.report_asset import report
     from prunescope.assets.defs.resources import StudyResource, WarehouseResource
     from prunescope.assets.execution.compute import compute
     from prunescope.assets.execution.model_session import ModelSession
@@ -98,42 +96,6 @@ def registered(study: str, root: str) -> Figures:
     with open_instance(Path(root)) as instance:
         register(instance, MODELS, [spec.name for spec in chosen.models])
         register(instance, RECIPES, [each.name for each in chosen.recipes])
-    return {}
-
-
-def partition(study: str, root: str, job: str, key: str) -> Figures:
-    """Run one partition with the engine of the UI and the daemon."""
-    from prunescope.assets.definitions import defs
-    from prunescope.assets.defs.partitions import variant_key
-    from prunescope.assets.instance.instance import open_instance
-
-    model, _, recipe = key.partition("|")
-    registered(study, root)
-
-    def work() -> None:
-        with open_instance(Path(root)) as instance:
-            done = defs.resolve_job_def(job).execute_in_process(
-                instance=instance,
-                partition_key=variant_key(model, recipe) if recipe else model,
-                run_config={
-                    "resources": {
-                        "study": {"config": {"study": study}},
-                        "warehouse": {"config": {"root": root}},
-                    },
-                    "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-                },
-            )
-            if not done.success:
-                raise RuntimeError(f"the run of {key} failed")
-
-    return timed(work)
-
-
-def retire(root: str) -> Figures:
-    """Stop the worker."""
-    from prunescope.assets.execution.local import client
-
-    client.stop_worker(Path(root))
     return {}
 
 
@@ -261,8 +223,7 @@ def answers(root: str, rows: str) -> Figures:
     """Compute questions and figures over generated variants; the report is part of the demo's figures."""
     from dagster import build_asset_context
 
-    from prunescope.assets.defs.figure_assets import figure_assets
-    from prunescope.assets.defs.question_assets import question_assets
+    from prunescope.assets.defs.answer_assets import figure_assets, question_assets
     from prunescope.assets.defs.resources import WarehouseResource
     from tests.benchmarks.warehouse import write_warehouse
 
@@ -277,8 +238,7 @@ def answers(root: str, rows: str) -> Figures:
 
 
 PARTS: dict[str, Callable[..., Figures]] = {
-    each.__name__: each
-    for each in (definitions, run, direct, registered, partition, retire, cluster, partitions, tick, answers)
+    each.__name__: each for each in (definitions, run, direct, registered, cluster, partitions, tick, answers)
 }
 
 if __name__ == "__main__":

@@ -1,16 +1,14 @@
-"""The connection to a Ray cluster as a dagster-ray resource: local, same network, or remote by one address.
-
-Imported only where Ray is used, since it needs the extra `ray`.
-"""
+"""The connection to a Ray cluster: local, in the same network, or remote, by one address."""
 
 import logging
 import os
+import signal
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
-
-from dagster_ray import RayResource
-from pydantic import Field
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 
@@ -19,66 +17,51 @@ _CONNECT_SECONDS = 5.0
 # A ray:// server forks a process for each client while its own threads run, and some of these processes fail to start
 # (https://github.com/ray-project/ray/issues/63202).
 _ATTEMPTS = 3
+# Size in bytes of the object store of a local cluster: only plans and results pass through it, and Ray's minimum is
+# 75 MiB.
+_OBJECT_STORE = 80 << 20
 
 
-class Connection(RayResource):
-    """A cluster that exists already, or one on this machine that ends with the connection."""
+@contextmanager
+def connected(address: str) -> Iterator[None]:
+    """Connect to the cluster for the block; a local cluster starts and ends with it.
 
-    address: str = Field(description="`local`, `auto`, `HOST:PORT` or `ray://HOST:10001`.")
-    object_store_bytes: int = Field(description="Size of Ray's object store where a local cluster is started.")
-
-    @property
-    def host(self) -> str:
-        """Return the address; dagster-ray requires a host."""
-        return self.address
-
-    @property
-    def name(self) -> str:
-        """Return the name in dagster-ray's messages."""
-        return f"Ray at {self.address}"
-
-    @property
-    def ray_address(self) -> str:
-        """Return the address for `ray.init`."""
-        return self.address
-
-    @property
-    def created(self) -> bool:
-        """Return true: the cluster exists, or starts with the connection."""
-        return True
-
-    @property
-    def ready(self) -> bool:
-        """Return true, as `created`."""
-        return True
-
-    def connect(self, context: Any) -> Any:  # noqa: ANN401, ARG002 - dagster-ray's signature
-        """Connect, without dagster-ray's preparations for Ray Data, which is not used here.
-
-        Raises:
-            InputError: no cluster answers at the address.
-        """
+    Raises:
+        InputError: Ray is not installed, or no cluster answers at the address.
+        ComputationError: Ray does not start on this machine.
+    """
+    try:
         import ray
-
-        _require_listener(self.address)
-        options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
-        if self.address == "local":
-            options |= {"include_dashboard": False, "object_store_memory": self.object_store_bytes}
-            logging.getLogger(_AUTHENTICATION_LOGGER).addFilter(_is_not_token_notice)
-        try:
-            for left in reversed(range(_ATTEMPTS)):
-                try:
-                    self._context = ray.init(self.address, **options)
-                    break
-                except ConnectionAbortedError:
-                    if not left:
-                        raise
-        except Exception as error:  # Ray raises plain exceptions where its processes do not start
-            reason = str(error).strip().partition("\n")[0]
-            if self.address == "local":
-                raise ComputationError(f"Ray did not start on this machine ({reason})") from error
-            raise _no_cluster(self.address, reason) from error
-        return self._context
+    except ModuleNotFoundError as error:
+        raise InputError(f"a Ray cluster needs {error.name}; pip install 'prunescope[ray]'") from error
+    # No usage reports from a cluster that starts here.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    _require_listener(address)
+    options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+    if address == "local":
+        options |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE}
+        logging.getLogger(_AUTHENTICATION_LOGGER).addFilter(_is_not_token_notice)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for left in reversed(range(_ATTEMPTS)):
+            try:
+                connection = ray.init(address, **options)
+                break
+            except ConnectionAbortedError:
+                if not left:
+                    raise
+    except Exception as error:  # Ray raises plain exceptions if its processes do not start
+        reason = str(error).strip().partition("\n")[0]
+        if address == "local":
+            raise ComputationError(f"Ray did not start on this machine ({reason})") from error
+        raise _no_cluster(address, reason) from error
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():  # Ray has replaced them
+                signal.signal(number, handler)
+        yield
+    finally:
+        connection.disconnect()
 
 
 def _is_not_token_notice(record: logging.LogRecord) -> bool:

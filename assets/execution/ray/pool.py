@@ -3,11 +3,8 @@
 Ray restarts a worker that dies and repeats its task; what ends here is which task goes to which worker.
 """
 
-import os
-import signal
 import socket
 import tempfile
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from prunescope.assets import settings
+from prunescope.assets.execution.ray.cluster import connected
 from prunescope.assets.execution.ray.config import RayClusterConfig
 from prunescope.assets.execution.ray.worker import Worker, WorkerConfig, versions
-from prunescope.assets.execution.task import TASK, Event, ModelTask, StepFailed
+from prunescope.assets.execution.task import Event, ModelTask, StepFailed
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.warehouse.storage.atomic_write import PREFIX
 from prunescope.warehouse.storage.partition_store import Store
@@ -30,8 +28,6 @@ RESTARTS = 2
 MAX_VARIANTS = 4
 # Seconds without any worker until a message, and until an error.
 MESSAGE_SECONDS, GIVE_UP_SECONDS = 15.0, 300.0
-# Ray's object store in bytes: only plans and results pass through it, and Ray's minimum is 75 MiB.
-OBJECT_STORE = 80 << 20
 
 
 @dataclass(frozen=True)
@@ -179,7 +175,7 @@ class _Pool:
                 task = next((task for task in self._waiting if task.model == worker.model), self._waiting[0])
                 self._waiting.remove(task)
                 worker.model = task.model
-                self._running[worker.actor.compute.remote(TASK.dump_json(task))] = worker, task
+                self._running[worker.actor.compute.remote(task)] = worker, task
 
     def _answer(self, reference: Any, worker: _Handle, task: ModelTask | None) -> list[Event]:  # noqa: ANN401
         """Return the events of a task; if its worker died again and again, begin each of its partitions anew."""
@@ -243,35 +239,6 @@ def _started(slot: WorkerSlot, config: WorkerConfig) -> Any:  # noqa: ANN401 - R
         "max_task_retries": RESTARTS,
     }
     return ray.remote(Worker).options(**options).remote(config)
-
-
-@contextmanager
-def connected(address: str) -> Iterator[None]:
-    """Connect to the cluster through dagster-ray for the block; a local cluster starts and ends with it.
-
-    Raises:
-        InputError: Ray is not installed, or there is no cluster.
-    """
-    try:
-        from prunescope.assets.execution.ray.cluster import Connection
-    except ModuleNotFoundError as error:
-        raise InputError(f"a Ray cluster needs {error.name}; pip install 'prunescope[ray]'") from error
-    from dagster import build_init_resource_context
-    from dagster_ray import Lifecycle
-
-    # No usage reports from a cluster that starts here.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    # Connecting inside `yield_for_execution` would log a traceback of errors that are one line here.
-    lifecycle = Lifecycle(connect=False, cleanup="never")
-    connection = Connection(address=address, object_store_bytes=OBJECT_STORE, lifecycle=lifecycle)
-    context = build_init_resource_context()
-    with connection.yield_for_execution(context):
-        connection.connect(context)
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in handlers.items():  # Ray has replaced them
-                signal.signal(number, handler)
-        yield
 
 
 @contextmanager

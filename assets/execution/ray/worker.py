@@ -14,7 +14,7 @@ from pathlib import Path
 from prunescope.assets.execution.compute import compute
 from prunescope.assets.execution.model_session import ModelSession
 from prunescope.assets.execution.partition_context import LIBRARIES
-from prunescope.assets.execution.task import TASK, Event, StepFailed
+from prunescope.assets.execution.task import Event, ModelTask, StepFailed
 from prunescope.assets.planning.steps import CODE_VERSIONS
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.errors import WarehouseError
@@ -74,11 +74,11 @@ class Worker:
             )
         return None
 
-    def compute(self, line: bytes) -> list[Event]:
-        """Compute the task in a line of JSON, with half of the batches if this process replaces one that died."""
+    def compute(self, task: ModelTask) -> list[Event]:
+        """Compute a task, with half of the batches if this process replaces one that died."""
         import ray
 
-        task, where, events = TASK.validate_json(line), self._where(), list[Event]()
+        where, events = self._where(), list[Event]()
         task = replace(task, halves_batches=ray.get_runtime_context().was_current_actor_reconstructed)
         try:
             events.extend(compute(task, self._session))

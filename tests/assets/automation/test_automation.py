@@ -18,12 +18,13 @@ from dagster import (
     build_sensor_context,
 )
 
-from prunescope.assets.automation.sensors import MODEL_TAG, STUDY_TAG, WATCH_TAG, answers_sensor, nightly, watch_sensor
+from prunescope.assets.automation.sensors import MODELS_TAG, STUDY_TAG, WATCH_TAG, nightly, watch_sensor
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.definitions import defs
 from prunescope.assets.defs.recipe_asset import DATA_VERSION_TAG
 from prunescope.assets.instance.instance import open_instance
+from prunescope.assets.planning import freshness
 from prunescope.assets.planning.freshness import report_file
 from prunescope.assets.watching import backlog
 from prunescope.pipelines.models.sources import identify
@@ -55,9 +56,11 @@ class WatchedWarehouse:
             self.instance.add_dynamic_partitions(request.partitions_def_name, list(request.partition_keys))
         return list(found.run_requests)
 
-    def requested(self) -> list[tuple[list[str], list[str]]]:
-        """Run a tick of `watch`; return models and recipes of each requested run."""
-        return [(config_of(request)["models"], config_of(request)["recipes"]) for request in self.tick(watch_sensor)]
+    def requested(self) -> list[str]:
+        """Run a tick; return the studies of the requested runs, each of which is of a whole study."""
+        requests = self.tick(watch_sensor)
+        assert all(not config_of(each)["models"] and not config_of(each)["recipes"] for each in requests)
+        return [each.tags[STUDY_TAG] for each in requests]
 
     def unfinished(self, job: str, status: DagsterRunStatus, **tags: str) -> str:
         """Create a run in a state, as the daemon does."""
@@ -83,53 +86,55 @@ def config_of(request: RunRequest) -> dict[str, object]:
 
 
 def test_no_run_starts_while_everything_is_current(watched: WatchedWarehouse) -> None:
-    assert (watched.tick(watch_sensor), watched.tick(answers_sensor)) == ([], [])
+    assert watched.requested() == []
     assert isinstance(nightly(), SkipReason)
 
 
 def test_no_run_starts_for_a_study_that_is_not_watched(watched: WatchedWarehouse, study: StudyFile) -> None:
     assert run(["watch", "--stop", "tiny"], Globals()) == 0
     study.write(recipes=["dense", LESS, "mlp-drop-1"], generation={"new_tokens": 3})
-    assert (watched.tick(watch_sensor), watched.tick(answers_sensor)) == ([], [])
+    assert watched.requested() == []
 
 
-def test_a_new_recipe_is_requested_once_and_alone(watched: WatchedWarehouse, study: StudyFile) -> None:
+def test_a_new_recipe_is_requested_once(watched: WatchedWarehouse, study: StudyFile) -> None:
     study.write(recipes=[*RECIPES, "mlp-drop-1"])
     (request,) = watched.tick(watch_sensor)
     assert config_of(request) == {
         "study": str(study.path),
-        "models": ["tiny-a"],
-        "recipes": ["mlp-drop-1"],
+        "models": [],
+        "recipes": [],
         "allow_code_execution": False,
         "added": [],
         "search": "",
     }
-    assert request.run_config["ops"] == {"whole_study": {"config": {"answers": False}}}
-    assert request.tags == {WATCH_TAG: "due", STUDY_TAG: "tiny", MODEL_TAG: "tiny-a"}
+    assert "ops" not in request.run_config, "the answers are part of it"
+    assert request.tags == {WATCH_TAG: "due", STUDY_TAG: "tiny", MODELS_TAG: "tiny-a"}
     assert "mlp-drop-1" in watched.instance.get_dynamic_partitions("recipe"), "the interface shows it at once"
-    assert watched.tick(watch_sensor) == [], "also where that run has failed"
+    assert watched.requested() == [], "also where that run has failed"
     study.write(recipes=[*RECIPES, "mlp-drop-1", "mlp-drop-2"])
-    assert [config_of(request)["recipes"] for request in watched.tick(watch_sensor)] == [["mlp-drop-2"]]
+    assert watched.requested() == ["tiny"]
 
 
 def test_a_model_in_the_folder_is_requested_until_it_is_removed(
     watched: WatchedWarehouse, study: StudyFile, other_folder: Path
 ) -> None:
     place = shutil.copytree(other_folder, watched.warehouse / "_models" / "night")
+    study.write(recipes=[*RECIPES, "mlp-drop-1"])
     (request,) = watched.tick(watch_sensor)
-    assert config_of(request)["models"] == [f"night={place}"]
-    assert config_of(request)["recipes"] == RECIPES
+    assert config_of(request)["added"] == [f"night={place}"]
+    assert request.tags[MODELS_TAG] == "tiny-a,night"
     assert "night" in watched.instance.get_dynamic_partitions("model")
     tags = {"prunescope__watched": "due", "prunescope__study": "tiny"}
-    of_night = watched.unfinished("study", DagsterRunStatus.STARTED, **tags, prunescope__model="night")
-    of_other = watched.unfinished("study", DagsterRunStatus.STARTED, **tags, prunescope__model="tiny-a")
+    of_both = watched.unfinished("study", DagsterRunStatus.STARTED, **tags, prunescope__models="tiny-a,night")
+    of_other = watched.unfinished("study", DagsterRunStatus.STARTED, **tags, prunescope__models="tiny-a")
     by_hand = watched.unfinished("study", DagsterRunStatus.STARTED)
-    assert watched.tick(watch_sensor) == []
+    assert watched.requested() == []
     shutil.rmtree(place)
-    assert watched.tick(watch_sensor) == []
-    status = {each: watched.instance.get_run_by_id(each).status for each in (of_night, of_other, by_hand)}
+    (request,) = watched.tick(watch_sensor)
+    assert config_of(request)["added"] == [], "what is left of the study is requested again"
+    status = {each: watched.instance.get_run_by_id(each).status for each in (of_both, of_other, by_hand)}
     assert status == {
-        of_night: DagsterRunStatus.CANCELING,
+        of_both: DagsterRunStatus.CANCELING,
         of_other: DagsterRunStatus.STARTED,
         by_hand: DagsterRunStatus.STARTED,
     }
@@ -141,14 +146,14 @@ def test_a_model_that_is_added_to_the_study_is_requested(
     both = [{"name": "tiny-a", "source": str(study.model)}, {"name": "line", "source": str(other_folder)}]
     study.write(models=both)
     (request,) = watched.tick(watch_sensor)
-    assert (config_of(request)["models"], config_of(request)["recipes"]) == (["line"], RECIPES)
+    assert request.tags[MODELS_TAG] == "tiny-a,line"
 
 
 def test_an_unreadable_study_stops_no_run(watched: WatchedWarehouse, study: StudyFile) -> None:
-    tags = {"prunescope__watched": "due", "prunescope__study": "tiny", "prunescope__model": "tiny-a"}
+    tags = {"prunescope__watched": "due", "prunescope__study": "tiny", "prunescope__models": "tiny-a"}
     queued = watched.unfinished("study", DagsterRunStatus.STARTED, **tags)
     study.path.write_text("models: [")
-    assert watched.tick(watch_sensor) == []
+    assert watched.requested() == []
     assert watched.instance.get_run_by_id(queued).status == DagsterRunStatus.STARTED
 
 
@@ -172,28 +177,29 @@ def test_the_variants_of_a_changed_parameter_are_requested_once(watched: Watched
     context = build_sensor_context(instance=watched.instance)
     (event,) = watch_sensor(context).asset_events
     assert (event.partition, event.tags) == ("magnitude-50", {DATA_VERSION_TAG: parse_recipe(LESS).hash})
-    assert watched.requested() == [(["tiny-a"], ["magnitude-50"])]
+    assert watched.requested() == ["tiny"]
     assert watched.requested() == [], "also if that run has failed"
     study.write(recipes=["dense", LESS | {"sparsity": 0.3}, "wanda-2of4", "attn-drop-1"])
-    assert watched.requested() == [(["tiny-a"], ["magnitude-50"])]
+    assert watched.requested() == ["tiny"]
 
 
 def test_a_changed_prompt_set_makes_all_variants_outdated(
     watched: WatchedWarehouse, study: StudyFile, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     study.write(generation={"new_tokens": 3})
-    assert watched.requested() == [(["tiny-a"], RECIPES)]
+    assert watched.requested() == ["tiny"]
     keys = {"recipes": ["dense", "wanda-50"], "generation": {"new_tokens": 3}}
     other = StudyFile(tmp_path / "other.yaml", study.model, name="other", keys=keys)
     capsysbinary.readouterr()
     assert run(["watch", str(other.path), "--format", "json"], Globals()) == 0
-    counts = {row["study"]: row["outdated"] for row in json.loads(capsysbinary.readouterr().out)}
-    assert counts == {"tiny": len(RECIPES), "other": 1}, "the dense variant alone is in both"
+    columns = ("missing", "outdated", "of_another_study")
+    counts = {row["study"]: [row[name] for name in columns] for row in json.loads(capsysbinary.readouterr().out)}
+    assert counts == {"tiny": [0, len(RECIPES), 0], "other": [1, 0, 1]}, "the dense variant alone is in both"
 
 
 def test_a_changed_calibration_makes_the_whole_model_outdated(watched: WatchedWarehouse, study: StudyFile) -> None:
     study.write(calibration={"source": SHORT_TEXT, "sequences": 3, "length": 32})
-    assert watched.requested() == [(["tiny-a"], [])]
+    assert watched.requested() == ["tiny"]
 
 
 def test_a_file_that_a_study_names_is_one_of_its_inputs(
@@ -202,9 +208,9 @@ def test_a_file_that_a_study_names_is_one_of_its_inputs(
     text = tmp_path / "text.txt"
     text.write_text("one " * 200)
     study.write(texts=[{"id": "help", "source": str(text), "context": 16, "max_tokens": 16}])
-    assert watched.requested() == [(["tiny-a"], RECIPES)]
+    assert watched.requested() == ["tiny"]
     text.write_text("two " * 200)
-    assert watched.requested() == [(["tiny-a"], RECIPES)]
+    assert watched.requested() == ["tiny"]
 
 
 def test_nothing_is_requested_while_a_process_computes(watched: WatchedWarehouse, study: StudyFile) -> None:
@@ -212,11 +218,11 @@ def test_nothing_is_requested_while_a_process_computes(watched: WatchedWarehouse
     with (watched.warehouse / "_lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert watched.requested() == []
-    assert watched.requested() == [(["tiny-a"], RECIPES)]
+    assert watched.requested() == ["tiny"]
 
 
 def test_a_partition_that_is_outdated_again_is_requested_again(watched: WatchedWarehouse, study: StudyFile) -> None:
-    for tokens, wanted in ((3, [(["tiny-a"], RECIPES)]), (4, []), (3, [(["tiny-a"], RECIPES)])):
+    for tokens, wanted in ((3, ["tiny"]), (4, []), (3, ["tiny"])):
         study.write(generation={"new_tokens": tokens})
         assert watched.requested() == wanted
 
@@ -233,39 +239,32 @@ def test_partitions_of_another_study_are_left_alone(
     assert watched.requested() == [], "also if it is no longer watched"
 
 
-def test_a_model_whose_files_change_is_computed_by_a_run_of_the_whole_study(
+def test_a_model_whose_files_change_is_requested(
     watched: WatchedWarehouse, study: StudyFile, tiny_folder: Path, tmp_path: Path
 ) -> None:
     copied = shutil.copytree(tiny_folder, tmp_path / "copied")
     study.write(models=[{"name": "tiny-a", "source": str(copied)}])
-    (request,) = watched.tick(watch_sensor)
-    assert (config_of(request)["models"], config_of(request)["recipes"]) == (["tiny-a"], [])
-    assert watched.tick(watch_sensor) == []
+    assert watched.requested() == ["tiny"]
+    assert watched.requested() == []
 
 
-def test_answers_are_requested_when_no_run_is_left(watched: WatchedWarehouse, study: StudyFile) -> None:
+def test_answers_are_requested_when_no_process_computes(watched: WatchedWarehouse, study: StudyFile) -> None:
     (watched.warehouse / report_file(study_of(study))).unlink()
-    running = watched.unfinished("study", DagsterRunStatus.STARTED)
-    assert watched.tick(answers_sensor) == []
-    watched.instance.report_run_failed(watched.instance.get_run_by_id(running))
-    (request,) = watched.tick(answers_sensor)
-    assert (config_of(request)["study"], request.tags[WATCH_TAG]) == (str(study.path), "answers")
-    assert watched.tick(answers_sensor) == [], "also where that run has failed"
+    with (watched.warehouse / "_lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert watched.requested() == []
+    assert watched.requested() == ["tiny"]
+    assert watched.requested() == [], "also where that run has failed"
 
 
 def test_answers_of_an_earlier_version_are_requested_again(watched: WatchedWarehouse, study: StudyFile) -> None:
     keys = []
     for title in ("one", "two", "one"):
         study.write(title=title)
-        (request,) = watched.tick(answers_sensor)
+        (request,) = watched.tick(watch_sensor)
         keys.append(request.run_key)
-        assert watched.tick(answers_sensor) == []
+        assert watched.requested() == []
     assert len(set(keys)) == 3, "of a key the daemon starts one run"
-
-
-def test_answers_wait_for_outdated_tables(watched: WatchedWarehouse, study: StudyFile) -> None:
-    study.write(generation={"new_tokens": 3})
-    assert [len(watched.tick(answers_sensor)) for _ in range(3)] == [0, 0, 1]
 
 
 def test_the_nightly_schedule_retries_what_failed(watched: WatchedWarehouse, study: StudyFile) -> None:
@@ -287,8 +286,9 @@ def test_the_nightly_schedule_retries_what_failed(watched: WatchedWarehouse, stu
 def test_a_second_tick_opens_no_file(watched: WatchedWarehouse, monkeypatch: pytest.MonkeyPatch) -> None:
     surveyor, store = backlog.FreshnessScanner(), Store(watched.warehouse)
     assert not surveyor.scan(store).due
-    monkeypatch.setattr(backlog, "read_footer", lambda path: pytest.fail(f"{path} was opened again"))
-    monkeypatch.setattr(backlog, "accepted", lambda *_: pytest.fail("fingerprints were computed again"))
+    monkeypatch.setattr(freshness, "read_footer", lambda path: pytest.fail(f"{path} was opened again"))
+    monkeypatch.setattr(backlog, "model_work", lambda *_, **__: pytest.fail("the model was compared again"))
+    monkeypatch.setattr(backlog, "VerifiedFiles", lambda *_: pytest.fail("the memory of whole files was read again"))
     assert not surveyor.scan(store).due
 
 

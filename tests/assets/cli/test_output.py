@@ -6,7 +6,6 @@ import stat
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,10 +15,8 @@ from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.cli.output import log, write_file
 from prunescope.assets.cli.progress_bars import RichProgress
-from prunescope.assets.runs.outcome import Failure
-from prunescope.assets.runs.remaining_time import RemainingTime, Stage
+from prunescope.assets.runs.outcome import Failure, Stage
 from prunescope.warehouse.core import formats
-from tests.assets.runs.test_remaining_time import Clock
 
 HOSTILE, SEEN = "m\x1b]0;x\x07\x9b2J\u202e[red]", "m\\x1b]0;x\\x07\\x9b2J\\u202e[red]"
 
@@ -67,13 +64,22 @@ def test_in_a_pipe_a_long_task_is_reported_while_it_runs(capsys, monkeypatch) ->
     assert "still at work: load the dense model, 3 of 7\n" in said
 
 
-STAGES = [Stage("m", "calibration", 10.0, 1.0), Stage("m@a", "traces", 55.0, 1.0)]
+STAGES = [Stage("m", "calibration", 11.0), Stage("m@a", "traces", 56.0)]
 
 
-def test_a_log_has_a_line_a_stage_with_the_time_left(capsys, monkeypatch) -> None:
+class Clock:
+    """Seconds that a test sets."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_log_has_a_line_a_stage_with_the_time_left(capsys) -> None:
     clock = Clock()
-    monkeypatch.setattr(progress_bars, "RemainingTime", partial(RemainingTime, clock=clock))
     with RichProgress() as bars:
+        bars._bars.get_time = clock
         bars.planned(2, STAGES)
         bars.begins("m", "calibration")
         clock.now = 11.0
@@ -89,9 +95,30 @@ def test_a_log_has_a_line_a_stage_with_the_time_left(capsys, monkeypatch) -> Non
     assert capsys.readouterr().err.splitlines() == lines
 
 
-def test_bars_show_tokens_per_second_and_the_time_left(monkeypatch) -> None:
+def test_the_time_left_is_predicted_at_the_pace_of_finished_stages_without_those_of_failed_models() -> None:
+    clock, of_b = Clock(), [Stage("m@b", "traces", 30.0), Stage("m@b", "texts", 10.0)]
+    with RichProgress() as bars:
+        bars._bars.get_time = clock
+        bars.planned(4, [*STAGES, *of_b, Stage("n", "models", 9.0)])
+        assert bars._left() == 11 + 56 + 30 + 10 + 9
+        bars.begins("m", "calibration")
+        clock.now = 42.0
+        bars.begins("m@a", "traces")
+        pace = (42 + 20) / (11 + 20)
+        assert bars._left() == pytest.approx(pace * (56 + 30 + 10 + 9))
+        clock.now += 10.0
+        assert bars._left() == pytest.approx(pace * (56 + 30 + 10 + 9) - 10)
+        clock.now += 1000.0
+        assert bars._left() == pytest.approx(pace * (30 + 10 + 9)), "a late stage is not negative"
+        bars.failed(Failure("m@a", "no", is_input=True))
+        bars.begins("m@b", "variants")  # not among the stages, as when it is repeated
+        assert bars._left() == pytest.approx(pace * (30 + 10 + 9)), "a failed stage says nothing of the others"
+        bars.failed(Failure("m", "no", is_input=True))
+        assert bars._left() == pytest.approx(pace * 9)
+
+
+def test_bars_show_tokens_per_second_and_the_time_left() -> None:
     clock = Clock()
-    monkeypatch.setattr(progress_bars, "RemainingTime", partial(RemainingTime, clock=clock))
     with RichProgress() as bars:
         bars._bars.get_time = clock
         bars.planned(2, STAGES)
@@ -103,9 +130,10 @@ def test_bars_show_tokens_per_second_and_the_time_left(monkeypatch) -> None:
         bars.advance(2)
         assert bars.amount(task) == "2 of 4, 100 tokens/s, 0:00:05"
         clock.now = 20.0
-        # The calibration was to end after 11 s; by its own bar it takes 20 s more, and then the traces 56.
-        assert bars.amount(whole) == "0 of 2 partitions, 0:00:20, about 76 s left"
+        # The calibration was to end after 11 s.
+        assert bars.amount(whole) == "0 of 2 partitions, 0:00:20, about 56 s left"
         clock.now = 60.0
+        bars.begins("m@a", "traces")
         assert re.fullmatch(
             r"0 of 2 partitions, 0:01:00, about 2 min left, until (\d{4}-\d\d-\d\d )?\d\d:\d\d", bars.amount(whole)
         )

@@ -322,7 +322,7 @@ def test_a_heading_says_what_is_removed_and_whether_it_is_compared(budget: str, 
 def test_a_study_without_the_key_has_no_search(searched: Path, study: StudyFile, cache: Path, capsys: Capture) -> None:
     def planned() -> set[str]:
         plan = make_plan(request_of(str(study.path), [], []).load(), Store(searched), cache, SILENT)
-        return {table for work in (*plan.models, *plan.searches) for table in work.tables}
+        return {table for work in plan.works if work.recipe is None for table in work.tables}
 
     assert planned() == set()
     study.write(search=SEARCH | {"remove": [0.3]})

@@ -189,7 +189,7 @@ def test_the_inferred_mapping_links_a_variant_to_its_model_and_recipe_only() -> 
             assert set(found.partitions_subset.get_partition_keys()) == {wanted}
 
 
-@pytest.mark.parametrize("name", ["demo", "study", "model_tables", "variant_tables", "answers", "recipes"])
+@pytest.mark.parametrize("name", ["study", "answers"])
 def test_jobs_can_be_resolved(name: str) -> None:
     assert defs.resolve_job_def(name).name == name
 

@@ -99,7 +99,7 @@ def test_a_changed_calibration_of_a_recipe_outdates_its_variant_only(
 
     def outdated() -> dict[str, tuple[str, ...]]:
         plan = make_plan(StudyRequest(str(study.path)).load(), Store(warehouse), cache, SILENT)
-        return {work.name: work.tables for work in plan.variants if "variants" in work.tables}
+        return {work.name: work.tables for work in plan.works if "variants" in work.tables}
 
     assert not outdated()
     own = of("-other", calibration={"seed": 1})

@@ -12,21 +12,21 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from dagster import AssetKey, DagsterInstance
+from dagster import DagsterInstance
 
-from prunescope.assets.definitions import defs
 from prunescope.assets.defs.partitions import MODELS, RECIPES, register, variant_key
+from prunescope.assets.execution.ray.cluster import connected
 from prunescope.assets.execution.ray.config import RayClusterConfig
-from prunescope.assets.execution.ray.pool import WorkerSlot, _Pool, chunks, compute_on_ray, connected, worker_slots
+from prunescope.assets.execution.ray.pool import WorkerSlot, _Pool, chunks, compute_on_ray, worker_slots
 from prunescope.assets.execution.ray.worker import Worker, WorkerConfig, versions
-from prunescope.assets.execution.task import TASK, ModelTask, StepFailed, WantedPartition
+from prunescope.assets.execution.task import ModelTask, StepFailed, WantedPartition
 from prunescope.assets.planning.steps import RETRIEVAL_TABLES
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.runs.outcome import Failure, RunResult
 from prunescope.assets.runs.study_run import run_study
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.storage.partition_store import Store
-from tests.assets.tiny_study import StudyFile, pages, rows, without_answers
+from tests.assets.tiny_study import StudyFile, materialized, pages, rows, without_answers
 from tests.object_store import SECRET, s3_server
 
 
@@ -54,8 +54,6 @@ class Heard:
     def begins(self, name: str, step: str) -> None: ...
 
     def computed(self, name: str, seconds: float) -> None: ...
-
-    def shared(self, name: str, seconds: float) -> None: ...
 
     def failed(self, failure: Failure) -> None: ...
 
@@ -191,7 +189,7 @@ def test_an_error_of_a_whole_task_fails_each_of_its_partitions_with_its_type_mac
     monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
     wanted = (WantedPartition("a", ("variants",)), WantedPartition("b", ("variants", "traces")))
     task = ModelTask(StudyRequest("no-such-study"), str(tmp_path), "m", wanted)
-    events = Worker(replace(given, host="the-driver")).compute(TASK.dump_json(task))
+    events = Worker(replace(given, host="the-driver")).compute(task)
     assert [(event.recipe, event.step) for event in events] == [("a", "variants"), ("b", "variants")]
     for event in events:
         assert isinstance(event, StepFailed)
@@ -322,13 +320,8 @@ def test_a_run_of_the_ui_computes_its_partition_on_a_remote_cluster(
     def run(recipe: str) -> object:
         engine = {"kind": "ray", "ray": {"address": machines.far}}
         resources = {"study": {"study": str(study.path)}, "warehouse": {"root": str(tmp_path)}, "engine": engine}
-        return defs.resolve_job_def("variant_tables").execute_in_process(
-            instance=instance,
-            partition_key=variant_key("tiny-a", recipe),
-            asset_selection=[AssetKey(table) for table in RETRIEVAL_TABLES],
-            run_config={"resources": {name: {"config": config} for name, config in resources.items()}},
-            raise_on_error=False,
-        )
+        config = {"resources": {name: {"config": config} for name, config in resources.items()}}
+        return materialized(instance, config, RETRIEVAL_TABLES, variant_key("tiny-a", recipe))
 
     with DagsterInstance.ephemeral() as instance:
         register(instance, MODELS, ["tiny-a"])

@@ -79,7 +79,7 @@ def ran(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def todo(study: Path, root: Path) -> dict[str, tuple[str, ...]]:
     plan = make_plan(StudyRequest(str(study)).load(), Store(root), root.parent / "cache", SILENT, replace=True)
-    return {work.name: work.tables for work in (*plan.models, *plan.variants)}
+    return {work.name: work.tables for work in plan.works}
 
 
 def tables_of(warehouse: Path) -> set[str]:

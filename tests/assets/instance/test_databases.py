@@ -1,15 +1,12 @@
-"""Dagster's SQLite databases: kept open, few files, migrations read once."""
+"""Dagster's SQLite databases are kept open."""
 
 from pathlib import Path
 
 import pytest
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from dagster import DagsterInstance, job, op
 from dagster._core.storage.runs.sqlite import sqlite_run_storage
 from sqlalchemy.pool import NullPool, QueuePool
 
-from prunescope.assets.instance import instance as module
 from prunescope.assets.instance.instance import _STORAGES, databases_kept_open, open_instance
 
 
@@ -36,35 +33,6 @@ def test_no_event_of_a_run_flushes_the_log_of_a_database(tmp_path: Path) -> None
         # The last connection to a database removes its log.
         assert run_file.with_name(f"{run_file.name}-wal").exists()
         assert run_file.with_name("index.db-wal").exists()
-
-
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux tells which files a process holds")
-def test_few_files_stay_open_after_many_runs(tmp_path: Path) -> None:
-    with open_instance(tmp_path) as instance:
-        for _ in range(20):
-            _run(instance)
-        found = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.exists()]
-        assert 1 < len({name for name in found if name.endswith(".db")}) <= 16
-
-
-def test_migrations_are_read_once_however_many_databases_are_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read: list[str | None] = []
-
-    def counted(config: Config) -> ScriptDirectory:
-        read.append(config.config_file_name)
-        return original(config)
-
-    original = module._read_migrations
-    monkeypatch.setattr(module, "_read_migrations", counted)
-    module._migrations.cache_clear()
-    for name in ("one", "two"):
-        with open_instance(tmp_path / name) as instance:
-            _run(instance)
-            assert instance.event_log_storage.alembic_version()[0] is not None
-    assert len(read) == len(set(read)) > 1
-    assert ScriptDirectory.from_config == original
 
 
 def test_a_database_has_one_engine_while_kept_open_and_dagsters_own_afterwards(

@@ -5,10 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
-
-import pytest
-from dagster import DagsterInstance
 
 from prunescope.assets.instance.launcher import _is_alive
 from tests.assets.tiny_study import ROOT
@@ -32,15 +28,6 @@ if __name__ == "__main__":
     multiprocessing.get_context("fork").Process(target=child, args=(int(sys.argv[1]),)).start()
     os.kill(os.getpid(), signal.SIGKILL)
 """
-
-
-@pytest.mark.parametrize(("home", "warns"), [(".tmp_dagster_home_x", True), ("_dagster", False)])
-def test_dagster_dev_says_how_to_keep_its_history(tmp_path: Path, caplog, home: str, warns: bool) -> None:
-    (tmp_path / home).mkdir()
-    (tmp_path / home / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text())
-    with DagsterInstance.from_config(str(tmp_path / home)) as instance:
-        assert instance.run_launcher.supports_check_run_worker_health
-    assert ("`prunescope ui` keeps it" in caplog.text) == warns
 
 
 def test_a_zombie_process_counts_as_dead():

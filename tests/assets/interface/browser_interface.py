@@ -15,7 +15,12 @@ from typing import Any
 from tests.assets.tiny_study import ROOT, SERVER
 
 PATIENCE = 240.0
-_PLACE = {"repositoryName": "__repository__", "repositoryLocationName": "prunescope.assets.definitions"}
+# `pipelineName`: the job that Dagster makes of all assets.
+_PLACE = {
+    "repositoryName": "__repository__",
+    "repositoryLocationName": "prunescope.assets.definitions",
+    "pipelineName": "__ASSET_JOB",
+}
 
 
 class Interface:
@@ -46,10 +51,10 @@ class Interface:
                 time.sleep(0.5)
         raise AssertionError("the interface did not load its assets")
 
-    def launch(self, job: str, assets: list[str], partition: str, study: Path) -> str:
+    def launch(self, assets: list[str], partition: str, study: Path) -> str:
         """Launch a run of one partition of some assets; return its id."""
         parameters = {
-            "selector": _PLACE | {"pipelineName": job, "assetSelection": [{"path": [asset]} for asset in assets]},
+            "selector": _PLACE | {"assetSelection": [{"path": [asset]} for asset in assets]},
             "mode": "default",
             "runConfigData": {"resources": {"study": {"config": {"study": str(study)}}}},
             # Without the tags of the two dimensions, as a user writes it by hand.

@@ -35,7 +35,16 @@ from prunescope.assets.planning import steps
 from prunescope.warehouse.maintenance.diagnostics import diagnose
 from prunescope.warehouse.tables import TABLES
 from tests.assets.interface.browser_interface import PATIENCE, Interface, free_port, started
-from tests.assets.tiny_study import ANSWERS, RECIPES, VARIANT_TABLES, StudyFile, partitions, workers_of, written_since
+from tests.assets.tiny_study import (
+    ANSWERS,
+    RECIPES,
+    VARIANT_TABLES,
+    StudyFile,
+    computing,
+    materialized,
+    partitions,
+    written_since,
+)
 from tests.screenshots import browser
 
 BY_COMMAND_LINE = ["dense", "magnitude-50", "wanda-2of4"]
@@ -87,7 +96,6 @@ def ui(
     warehouse = shutil.copytree(computed_once, folder / "warehouse")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PRUNESCOPE_CACHE", str(cache))
-        patch.setenv("PRUNESCOPE_WORKER_IDLE", "30")
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.delenv("DAGSTER_HOME", raising=False)
         change_magnitude(study, warehouse)
@@ -110,16 +118,14 @@ def change_magnitude(study: StudyFile, warehouse: Path) -> None:
     changed = {"name": "magnitude-50", "method": "magnitude", "sparsity": 0.4}
     study.write(recipes=["dense", changed, "wanda-2of4", "attn-drop-1"])
     with open_instance(warehouse) as instance:
-        job = defs.resolve_job_def("recipes")
-        config = asks_for(study)
-        assert job.execute_in_process(instance=instance, partition_key="magnitude-50", run_config=config).success
+        assert materialized(instance, asks_for(study), ["recipe"], "magnitude-50").success
 
 
 def computed_by_the_command_line(recipe: str, study: StudyFile, warehouse: Path) -> None:
     """Record the run that computed a variant in the history, as in a warehouse that was not moved."""
     tags = {STUDY_TAG: study.name, WAREHOUSE_TAG: str(warehouse), "dagster/partition": f"tiny-a|{recipe}"}
     with open_instance(warehouse) as instance:
-        job = defs.resolve_job_def("variant_tables")
+        job = defs.resolve_implicit_global_asset_job_def()
         instance.create_run_for_job(job, status=DagsterRunStatus.SUCCESS, tags=tags, run_config=asks_for(study))
 
 
@@ -137,11 +143,10 @@ def until(is_so: Callable[[], object], what: Callable[[], object]) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.integration
 def test_the_interface_shows_the_graph_and_what_a_changed_recipe_makes_stale(interface: Interface, port: int) -> None:
-    nodes = interface.ask("{ assetNodes { assetKey { path } groupName jobNames partitionKeys } }")["assetNodes"]
+    nodes = interface.ask("{ assetNodes { assetKey { path } groupName partitionKeys } }")["assetNodes"]
     shown = {node["assetKey"]["path"][-1]: node for node in nodes}
     assert set(TABLES) - {"imported_scores"} | {"recipe", "report", "hierarchy", "q01_spike_predictors"} < set(shown)
     assert sorted(shown["variants"]["partitionKeys"]) == sorted(f"tiny-a|{recipe}" for recipe in RECIPES)
-    assert "variant_tables" in shown["generations"]["jobNames"]
     # The interface follows dependencies in its own copy of the graph, which would lose a mapping of ours.
     of_magnitude = {f"{table}[tiny-a|magnitude-50]" for table in VARIANT_TABLES}
     assert interface.stale() == of_magnitude | ANSWERS
@@ -171,7 +176,7 @@ def test_the_interface_shows_the_graph_and_what_a_changed_recipe_makes_stale(int
 @pytest.mark.skipif(not Path("/proc").exists(), reason="processes are found as on Linux")
 @pytest.mark.integration
 @pytest.mark.exhaustive  # three variants again, one after the other, of which the click below makes one
-def test_a_backfill_loads_the_model_once_and_leaves_only_the_answers_stale(ui: Opened) -> None:
+def test_a_backfill_computes_its_variants_and_leaves_only_the_answers_stale(ui: Opened) -> None:
     keys = [f"tiny-a|{recipe}" for recipe in BY_COMMAND_LINE]
     backfill = ui.interface.backfill(list(steps.VARIANT_TABLES), keys)
 
@@ -180,9 +185,7 @@ def test_a_backfill_loads_the_model_once_and_leaves_only_the_answers_stale(ui: O
 
     until(lambda: len(ended()) == len(keys), lambda: ui.interface.runs_of(backfill))
     assert set(ui.interface.runs_of(backfill).values()) == {"SUCCESS"}
-    loads = [line for run in ended() for line in ui.interface.run(run)[1] if "verify its structure: 0 of 1" in line]
-    assert len(loads) == 1, loads
-    assert len(workers_of(ui.warehouse)) == 1
+    assert not computing(psutil.Process(ui.process.pid))
     assert ui.interface.stale() == ANSWERS
 
 
@@ -241,24 +244,24 @@ def test_a_click_recomputes_a_variant_and_a_failed_run_is_re_executed_from_its_p
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not Path("/proc").exists(), reason="processes are found as on Linux")
 @pytest.mark.integration
-# test_worker.py interrupts a task, test_engines.py writes the lines of its progress.
+# test_child_process.py interrupts a task, test_engines.py writes the lines of its progress.
 @pytest.mark.exhaustive
 def test_a_run_reports_progress_and_cancelling_it_stops_its_computation(ui: Opened) -> None:
     interface, study, warehouse = ui.interface, ui.study, ui.warehouse
     before = partitions(warehouse)
     # Every window scores one token: the tiny model computes for minutes.
     study.write(texts=[{"id": "help", "source": "embedded", "context": 128, "stride": 1, "max_tokens": 50_000}])
-    long = interface.launch("variant_tables", ["text_tokens"], "tiny-a|dense", study.path)
+    long = interface.launch(["text_tokens"], "tiny-a|dense", study.path)
     _, told = interface.wait_for(long, lambda _, lines: any("dense model on every text" in line for line in lines))
     assert any(line.startswith("tiny-a@dense texts: dense model on every text: ") for line in told)
-    assert workers_of(warehouse)
+    assert computing(psutil.Process(ui.process.pid))
     interface.terminate(long)
     interface.wait_for(long, lambda status, _: status == "CANCELED")
-    assert not workers_of(warehouse)
+    assert not computing(psutil.Process(ui.process.pid))
     assert partitions(warehouse) == before
     assert not diagnose(warehouse)
     # The study measures no speed: nothing is loaded for it.
-    following = interface.launch("variant_tables", ["speed"], "tiny-a|dense", study.path)
+    following = interface.launch(["speed"], "tiny-a|dense", study.path)
     interface.wait_for(following, lambda status, _: status == "SUCCESS")
 
 
@@ -272,18 +275,19 @@ def below(process: subprocess.Popen[bytes], word: str) -> list[psutil.Process]:
     return found
 
 
-# test_worker.py kills and interrupts workers, test_interrupted.py ends the runs of dead processes.
+# test_child_process.py kills a child's parent, test_interrupted.py ends the runs of dead processes.
 @pytest.mark.exhaustive
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not Path("/proc").exists(), reason="processes are found as on Linux")
 @pytest.mark.integration
 def test_a_run_ends_with_a_killed_server_and_the_servers_with_the_interface(ui: Opened, port: int) -> None:
     ui.study.write(texts=[{"id": "help", "source": "embedded", "context": 128, "stride": 1, "max_tokens": 50_000}])
-    long = ui.interface.launch("variant_tables", ["text_tokens"], "tiny-a|attn-drop-1", ui.study.path)
+    long = ui.interface.launch(["text_tokens"], "tiny-a|attn-drop-1", ui.study.path)
     ui.interface.wait_for(long, lambda _, lines: any("dense model on every text" in line for line in lines))
+    (child,) = computing(psutil.Process(ui.process.pid))
     (server_of_code,) = below(ui.process, "grpc")
     server_of_code.kill()
-    until(lambda: not workers_of(ui.warehouse), lambda: "the worker goes on")
+    until(lambda: not child.is_running(), lambda: "the child goes on")
     until(lambda: ui.interface.run(long)[0] in {"CANCELED", "FAILURE"}, lambda: ui.interface.run(long))
     children = below(ui.process, "prunescope.assets.interface.subprocesses")
     assert {"webserver", "daemon", "code-server"} <= {word for each in children for word in each.cmdline()}

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dagster import AssetKey, DagsterInstance
+from dagster import DagsterInstance
 from dagster._core.asset_graph_view.asset_graph_view import AssetGraphView
 from dagster._core.definitions import data_version
 from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
@@ -13,17 +13,16 @@ from dagster._core.workspace import context
 from dagster._time import get_current_datetime
 
 from prunescope.assets.definitions import defs
-from prunescope.assets.defs.figure_assets import figure_assets
+from prunescope.assets.defs.answer_assets import figure_assets, question_assets, report
 from prunescope.assets.defs.partitions import RECIPES, register
-from prunescope.assets.defs.question_assets import question_assets
 from prunescope.assets.defs.recipe_asset import published_recipes, recipe
 from prunescope.assets.defs.reference_asset import paper_reference
-from prunescope.assets.defs.report_asset import report
 from prunescope.assets.defs.table_assets import table_assets
 from prunescope.assets.instance.instance import open_instance
 from prunescope.assets.interface.staleness import install
 from prunescope.assets.planning import steps
-from tests.assets.tiny_study import ANSWERS, StudyFile
+from prunescope.assets.planning.steps import VARIANT_TABLES
+from tests.assets.tiny_study import ANSWERS, StudyFile, materialized
 from tests.assets.tiny_study import RECIPES as NAMES
 from tests.assets.tiny_study import VARIANT_TABLES as FILLED
 
@@ -58,16 +57,11 @@ def stale(instance: DagsterInstance, graph: AssetGraph = GRAPH) -> set[str]:
     return found
 
 
-def run(instance: DagsterInstance, study: StudyFile, job: str, partition: str | None, *assets: str) -> None:
+def run(instance: DagsterInstance, study: StudyFile, partition: str | None, *assets: str) -> None:
     resources = {"study": {"config": {"study": str(study.path)}}}
-    if job != "recipes":
+    if "variants" in assets:
         resources["engine"] = {"config": {"kind": "inline"}}
-    config = {"resources": {name: resources[name] for name in resources if job != "answers" or name == "study"}}
-    keys = [AssetKey.from_user_string(name) for name in assets] or None
-    done = defs.resolve_job_def(job).execute_in_process(
-        instance=instance, partition_key=partition, asset_selection=keys, run_config=config
-    )
-    assert done.success
+    assert materialized(instance, {"resources": resources}, assets, partition).success
 
 
 def of(recipe: str, tables: tuple[str, ...] = FILLED) -> set[str]:
@@ -81,12 +75,12 @@ def test_a_changed_parameter_makes_everything_behind_it_stale_until_it_is_recomp
 ) -> None:
     assert stale(instance) == set()
     study.write(recipes=[*OTHERS, LESS])
-    run(instance, study, "recipes", "magnitude-50")
+    run(instance, study, "magnitude-50", "recipe")
     assert stale(instance) == of("magnitude-50") | ANSWERS
-    run(instance, study, "variant_tables", "tiny-a|magnitude-50")
+    run(instance, study, "tiny-a|magnitude-50", *VARIANT_TABLES)
     assert stale(instance) == ANSWERS
     few = {"q04_fit_of_theorem_3", "figures/spaces"}
-    run(instance, study, "answers", None, *few)
+    run(instance, study, None, *few)
     assert stale(instance) == ANSWERS - few
 
 
@@ -95,11 +89,11 @@ def test_a_variant_computed_by_hand_publishes_its_parameters_and_is_current(
 ) -> None:
     before = published_recipes(instance, NAMES)
     study.write(recipes=[*OTHERS, LESS])
-    run(instance, study, "variant_tables", "tiny-a|magnitude-50", "variants")
+    run(instance, study, "tiny-a|magnitude-50", "variants")
     published = published_recipes(instance, NAMES)
     assert {name for name in NAMES if published[name] != before[name]} == {"magnitude-50"}
     assert stale(instance) == of("magnitude-50", FILLED[1:]) | ANSWERS
-    run(instance, study, "recipes", "magnitude-50")
+    run(instance, study, "magnitude-50", "recipe")
     assert published_recipes(instance, NAMES) == published
     assert stale(instance) == of("magnitude-50", FILLED[1:]) | ANSWERS, "a run that publishes the same changes nothing"
 
@@ -109,12 +103,12 @@ def test_a_recipe_published_for_the_first_time_makes_nothing_stale(
 ) -> None:
     study.write(recipes=[*NAMES, "mlp-drop-1", "mlp-drop-2"])
     register(instance, RECIPES, ["mlp-drop-1", "mlp-drop-2"])
-    run(instance, study, "recipes", "mlp-drop-1")
+    run(instance, study, "mlp-drop-1", "recipe")
     assert stale(instance) == set()
     # The state after a run by hand that published nothing.
     monkeypatch.setattr("prunescope.assets.defs.engine_resource.publish", lambda *_: None)
-    run(instance, study, "variant_tables", "tiny-a|mlp-drop-2")
-    run(instance, study, "recipes", "mlp-drop-2")
+    run(instance, study, "tiny-a|mlp-drop-2", *VARIANT_TABLES)
+    run(instance, study, "mlp-drop-2", "recipe")
     assert stale(instance) == ANSWERS, "which know nothing of the new variant"
 
 
@@ -131,5 +125,5 @@ def test_answers_over_more_variants_than_dagster_compares_become_stale(
 ) -> None:
     register(instance, RECIPES, [f"magnitude-0.{number}" for number in range(100, 200)])
     study.write(recipes=[*OTHERS, LESS])
-    run(instance, study, "recipes", "magnitude-50")
+    run(instance, study, "magnitude-50", "recipe")
     assert stale(instance) == of("magnitude-50") | ANSWERS

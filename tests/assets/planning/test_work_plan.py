@@ -25,7 +25,7 @@ def plan(study: StudyFile, warehouse: Path, cache: Path, *, replace: bool = Fals
 
 
 def todo(found: Plan) -> dict[str, tuple[str, ...]]:
-    return {work.name: work.tables for work in (*found.models, *found.variants)}
+    return {work.name: work.tables for work in found.works}
 
 
 def test_an_empty_warehouse_needs_everything(study: StudyFile, tmp_path: Path, cache: Path) -> None:

@@ -9,8 +9,7 @@ import polars as pl
 import pytest
 from dagster import materialize
 
-from prunescope.assets.defs.figure_assets import figure_assets, figure_key
-from prunescope.assets.defs.report_asset import report
+from prunescope.assets.defs.answer_assets import figure_assets, figure_key, report
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.assets.publishing import explorer_data
 from prunescope.assets.publishing.explorer_data import documents

@@ -4,7 +4,6 @@ import errno
 import fcntl
 import logging
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -86,36 +85,22 @@ def test_an_interrupt_ends_with_code_130_and_keeps_whole_partitions(study: Study
     assert nothing_is_left_running(warehouse)
 
 
-def test_runs_of_another_locked_warehouse_are_not_declared_dead(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_own", [True, False])
+def test_dead_runs_are_ended_and_those_of_other_warehouses_only_in_a_history_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_own: bool
 ) -> None:
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
-    own, locked, unlocked, gone = (tmp_path / name for name in ("own", "locked", "unlocked", "gone"))
-    for folder in (own, locked, unlocked):
-        folder.mkdir()
-        (folder / "_lock").touch()
-    with open_instance(own) as instance, writer_lock(own, lambda _: None), (locked / "_lock").open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        runs = {
-            folder: instance.create_run_for_job(_job(), status=STARTED, tags={WAREHOUSE_TAG: str(folder)})
-            for folder in (own, locked, unlocked, gone)
-        }
+    if not is_own:
+        monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    own, other = tmp_path / "own", tmp_path / "other"
+    with open_instance(own) as instance, writer_lock(own, lambda _: None):
+        runs = [
+            instance.create_run_for_job(_job(), status=STARTED, tags=tags)
+            for tags in ({WAREHOUSE_TAG: str(own)}, {WAREHOUSE_TAG: str(other)}, {}, {GRPC_INFO_TAG: "{}"})
+        ]
         recover(instance, str(own), own)
-        statuses = {folder: instance.get_run_by_id(run.run_id).status for folder, run in runs.items()}
-    assert statuses == dict.fromkeys((own, unlocked, gone), DagsterRunStatus.FAILURE) | {locked: STARTED}
-
-
-@pytest.mark.parametrize("tags", [{}, {GRPC_INFO_TAG: "{}"}])
-def test_the_slot_of_a_killed_run_is_free_after_the_warehouse_has_moved(tmp_path: Path, tags: dict[str, str]) -> None:
-    old, new = tmp_path / "old", tmp_path / "new"
-    with open_instance(old) as instance:
-        killed = instance.create_run_for_job(_job(), status=STARTED, tags={WAREHOUSE_TAG: str(old)} | tags)
-        instance.event_log_storage.initialize_concurrency_limit_to_default("gpu")
-        assert instance.event_log_storage.claim_concurrency_slot("gpu", killed.run_id, "step").is_claimed
-    shutil.copytree(old, new)
-    with open_instance(new) as instance, writer_lock(new, lambda _: None):
-        recover(instance, str(new), new)
-        assert instance.event_log_storage.claim_concurrency_slot("gpu", "another run", "step").is_claimed
+        statuses = [instance.get_run_by_id(run.run_id).status for run in runs]
+    ended = DagsterRunStatus.FAILURE
+    assert statuses == [ended, ended if is_own else STARTED, STARTED, STARTED]
 
 
 def test_run_monitoring_ends_the_run_whose_process_is_gone_and_no_other(tmp_path: Path) -> None:

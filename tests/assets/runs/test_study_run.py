@@ -25,6 +25,7 @@ from prunescope.assets.defs.partitions import RECIPES as PRUNED
 from prunescope.assets.instance.instance import LAUNCHER_TAGS, open_instance
 from prunescope.assets.interface.staleness import Staleness
 from prunescope.assets.planning.steps import MODEL_TABLES
+from prunescope.assets.planning.steps import VARIANT_TABLES as ALL_VARIANT_TABLES
 from prunescope.warehouse.catalogue import database
 from prunescope.warehouse.maintenance.diagnostics import diagnose
 from prunescope.warehouse.quality.plausibility_checks import PLAUSIBILITY_CHECKS
@@ -35,6 +36,7 @@ from tests.assets.tiny_study import (
     ROOT,
     VARIANT_TABLES,
     StudyFile,
+    materialized,
     partitions,
     without_answers,
     written_since,
@@ -272,8 +274,7 @@ def test_the_job_of_a_variant_leaves_tables_alone_that_its_study_does_not_measur
         register(instance, MODELS, ["tiny-a"])
         register(instance, PRUNED, RECIPES)
         key = variant_key("tiny-a", "magnitude-50")
-        job = defs.resolve_job_def("variant_tables")
-        assert job.execute_in_process(instance=instance, run_config=config, partition_key=key).success
+        assert materialized(instance, config, ALL_VARIANT_TABLES, key).success
     written = {name.split("/")[0] for name in written_since(before, warehouse)}
     assert written == {"variants", "mask_samples", "speed"}
     assert set(before) <= set(partitions(warehouse))

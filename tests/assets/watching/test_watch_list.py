@@ -92,8 +92,6 @@ def test_a_model_in_the_folder_belongs_to_every_watched_study_and_not_to_demo(
     (_, tiny) = load_watch_state(store).studies
     assert tiny.request == StudyRequest(str(study.path), added=(f"new={path}",))
     assert tiny.study.subset == "", "the study keeps its report"
-    assert tiny.of_model("new", ["dense"]) == StudyRequest(str(study.path), (f"new={path}",), ("dense",))
-    assert tiny.of_model("tiny-a") == StudyRequest(str(study.path), ("tiny-a",))
 
 
 def test_a_copy_that_goes_on_is_waited_for(store: Store, drop) -> None:

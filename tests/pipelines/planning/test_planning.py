@@ -18,7 +18,7 @@ from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.meta_model import Shape, load_meta_model, shape_of
 from prunescope.pipelines.models.token_cache import ROOM
-from prunescope.pipelines.planning.cost_model import Machine, MemoryItem, TaskSize, Work, pace, peak
+from prunescope.pipelines.planning.cost_model import Machine, MemoryItem, TaskSize, Work, peak
 from prunescope.pipelines.planning.machine_speed import measure_machine
 from prunescope.pipelines.planning.memory import memory_items
 from prunescope.pipelines.planning.rows import rows_of
@@ -238,11 +238,8 @@ def test_timing_costs_two_warm_ups_and_its_repeats_on_both_sides() -> None:
     assert work.work("speed", parse_recipe("noise-batch")) == load().work("speed", recipe) == Work()
 
 
-@pytest.mark.parametrize(("written", "tokens"), [(None, 0.4 * 6), (4.5, 4.5), (50.0, 6)])
-def test_a_written_task_costs_texts_as_long_as_earlier_ones_and_as_many_forks(
-    written: float | None, tokens: float
-) -> None:
-    task = TaskSize("w", "greedy", 65, (10,) * 65, 0, 0.0, shared=30, new_tokens=6, written=written)
+def test_a_written_task_costs_texts_of_a_share_of_their_limit_and_as_many_forks() -> None:
+    task, tokens = TaskSize("w", "greedy", 65, (10,) * 65, 0, 0.0, shared=30, new_tokens=6), 0.4 * 6
     sizes = (task, TaskSize("c", "letter", 2, (8, 8), 4, 2.0))
     work, pruned = replace(load(), tasks=sizes), parse_recipe("magnitude-50")
     for recipe, texts in ((parse_recipe("dense"), 1), (pruned, 2)):
@@ -322,15 +319,6 @@ def test_layers_and_head_have_speeds_of_their_own() -> None:
     assert [work.seconds(machine) for work in each] == [2000, 200]
     assert sum(each, Work()) == Work(2e6, 2e6)
     assert sum(each, Work()).seconds(machine) == 2200
-
-
-def test_a_pace_is_that_of_the_finished_work_beside_twenty_seconds_as_predicted() -> None:
-    assert pace([]) == 1
-    assert pace([(30.0, 90.0), (50.0, 100.0)]) == pytest.approx((90 + 100 + 20) / (30 + 50 + 20))
-    # 600 s where the median takes 3 times as long as predicted: the process was stopped.
-    assert pace([(10.0, 30.0), (10.0, 600.0), (20.0, 20.0)]) == pytest.approx((30 + 3 * 3 * 10 + 20 + 20) / (40 + 20))
-    # Most stages took no longer than their overhead, which says nothing of the rest.
-    assert pace([(10.0, 0.0), (10.0, 0.0), (10.0, 20.0)]) == pytest.approx((20 + 20) / (30 + 20))
 
 
 def test_peak_memory_is_the_constant_part_plus_the_largest_phase() -> None:

@@ -1,0 +1,212 @@
+"""The assets of the answers: questions, figures, and the report with the checks that compare several tables.
+
+A question is a view in `sql/questions/` with a preview, its SQL and its column lineage. A figure has a preview picture.
+The views between questions and tables are no assets: they hold no data, a changed one changes the code version of each
+question above it, and fifty more nodes would clutter the graph.
+"""
+
+import base64
+import shlex
+from collections.abc import Mapping
+
+from dagster import (
+    AssetCheckResult,
+    AssetCheckSpec,
+    AssetExecutionContext,
+    AssetKey,
+    AssetsDefinition,
+    DataVersion,
+    MaterializeResult,
+    MetadataValue,
+    TableColumnDep,
+    TableColumnLineage,
+    asset,
+)
+
+from prunescope.assets.defs.metadata import view_schema
+from prunescope.assets.defs.resources import Ask, StudyResource, WarehouseResource
+from prunescope.assets.planning import freshness
+from prunescope.assets.publishing.explorer_data import documents
+from prunescope.pipelines.reporting.charts.files import preview
+from prunescope.pipelines.reporting.charts.registry import FIGURES, Figure
+from prunescope.pipelines.reporting.explorer.page import render as render_page
+from prunescope.warehouse.catalogue import view_header
+from prunescope.warehouse.catalogue.column_docs import explain
+from prunescope.warehouse.catalogue.database import SQL, view_sql
+from prunescope.warehouse.catalogue.lineage import origins, questions, reading
+from prunescope.warehouse.catalogue.view import ColumnDoc, View
+from prunescope.warehouse.core.formats import markdown_escaped, render
+from prunescope.warehouse.core.quoting import quoted
+from prunescope.warehouse.quality.foreign_keys import assertions
+from prunescope.warehouse.storage.provenance import fingerprint
+
+PREVIEW_ROWS = 20
+# Limit for the preview: Dagster stores metadata in its database and sends them whole to the browser.
+_MAX_BYTES = 100_000
+ASSERTIONS = "sql_assertions"
+
+
+def question_assets() -> list[AssetsDefinition]:
+    """Return an unpartitioned asset for every question; it depends on all partitions of its tables."""
+    docs = explain(view_sql().values())
+    return [_question(view, docs[view.name]) for view in questions().values()]
+
+
+def _question(view: View, docs: Mapping[str, ColumnDoc]) -> AssetsDefinition:
+    query = reading(view.sql)
+
+    @asset(
+        name=view.name,
+        group_name="questions",
+        kinds={"sql", "duckdb"},
+        description=_description(view),
+        deps=[AssetKey(table) for table in query.tables],
+        code_version=query.sql_hash,
+        metadata={
+            "dagster/column_schema": view_schema(docs, {}, {}),
+            "ask": f"prunescope question {view.name.partition('_')[0]}",
+            "SQL": MetadataValue.md(f"```sql\n{view.sql}\n```"),
+        },
+    )
+    def answer(context: AssetExecutionContext, warehouse: WarehouseResource) -> MaterializeResult:  # noqa: ARG001
+        rows = warehouse.ask(f"FROM {quoted(view.name)}")
+        types = warehouse.ask(f"DESCRIBE {quoted(view.name)}").select("column_name", "column_type")
+        return MaterializeResult(
+            data_version=DataVersion(freshness.answer_version(warehouse.store(), query)),
+            metadata={
+                "dagster/row_count": rows.height,
+                "dagster/column_schema": view_schema(docs, dict(types.iter_rows()), origins()[view.name]),
+                "dagster/column_lineage": _column_lineage(view.name),
+                "preview": MetadataValue.md(str(render(rows.head(PREVIEW_ROWS).to_arrow(), "markdown"))),
+            },
+        )
+
+    return answer
+
+
+def _description(view: View) -> str:
+    header = view_header.parse(view.header)
+    return "\n\n".join(
+        [
+            f"**{header.asks}**",
+            f"{_sentence(header.reason)} {_sentence(header.grain)}",
+            f"How to read it: {header.how_to_read}",
+            f"It reads {header.inputs}.",
+        ]
+    )
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
+
+
+def _column_lineage(question: str) -> TableColumnLineage:
+    return TableColumnLineage(
+        {
+            column: [TableColumnDep(AssetKey(table), name) for table, name in sorted(columns)]
+            for column, columns in origins()[question].items()
+        }
+    )
+
+
+def figure_assets() -> list[AssetsDefinition]:
+    """Return an unpartitioned asset for every figure."""
+    return [_figure(figure) for figure in FIGURES.values()]
+
+
+def figure_key(name: str) -> AssetKey:
+    """Return a figure's asset key; the prefix keeps figures and tables of the same name apart."""
+    return AssetKey(["figures", name])
+
+
+def _figure(figure: Figure) -> AssetsDefinition:
+    query = reading(figure.query)
+    code = fingerprint({"sql": query.sql_hash, "charts": freshness.charts_version()})
+
+    @asset(
+        key=figure_key(figure.name),
+        group_name="figures",
+        kinds={"altair", "duckdb"},
+        description=f"**{figure.title}**\n\n{figure.caption}\n\nThe preview shows its first chart; the report has all.",
+        deps=[AssetKey(name) for name in (*query.tables, *query.questions)],
+        code_version=code,
+        metadata={"SQL": MetadataValue.md(f"```sql\n{figure.query}\n```")},
+    )
+    def preview_of(context: AssetExecutionContext, warehouse: WarehouseResource) -> MaterializeResult:  # noqa: ARG001
+        figures = warehouse.figures()
+        title, _ = next(figures.drawings(figure))
+        return MaterializeResult(
+            data_version=DataVersion(
+                fingerprint({"data": freshness.answer_version(warehouse.store(), query), "code": code})
+            ),
+            metadata={
+                "dagster/row_count": figures.answer(figure.query).height,
+                "preview": MetadataValue.md(_embedded(title, figures.svg(figure))),
+            },
+        )
+
+    return preview_of
+
+
+def _embedded(title: str, svg: str) -> str:
+    """Return a drawing as a picture inside Markdown, scaled down to the size limit."""
+    picture = base64.b64encode(preview(svg, _MAX_BYTES)).decode()
+    return f"![{markdown_escaped(title)}](data:image/png;base64,{picture})"
+
+
+@asset(
+    name="report",
+    group_name="report",
+    kinds={"html"},
+    description="The study as one HTML file that works offline: answers, findings, figures, every text token by token.",
+    deps=[
+        AssetKey("paper_reference"),
+        *(AssetKey(name) for name in questions()),
+        *(figure_key(name) for name in FIGURES),
+    ],
+    code_version=freshness.explorer_version(),
+    check_specs=[
+        AssetCheckSpec(
+            ASSERTIONS,
+            asset="report",
+            blocking=True,
+            description="No file of sql/tests and no foreign key returns a row: the tables agree with each other.",
+        )
+    ],
+)
+def report(
+    context: AssetExecutionContext,  # noqa: ARG001
+    study: StudyResource,
+    warehouse: WarehouseResource,
+) -> MaterializeResult:
+    """Render the report of the run's study."""
+    store = warehouse.store()
+    chosen = study.request(store).load()
+    # Before anything is read: partitions that are written meanwhile then make the report outdated.
+    version = freshness.report_version(store, chosen)
+    with warehouse.only(chosen) as catalogue:
+        broken = broken_assertions(catalogue.ask)
+        data = documents(chosen, catalogue.connection, catalogue.ask, catalogue.figures).within()
+        page = render_page(data, live=False)
+    # A report on contradictory tables is written, but never counts as current.
+    version = version if not broken else ""
+    path = store.write_bytes(
+        freshness.report_file(chosen), lambda temporary: freshness.write_report(temporary, page, version)
+    )
+    return MaterializeResult(
+        data_version=DataVersion(version or "broken"),
+        metadata={
+            "path": MetadataValue.path(str(path)),
+            "bytes": path.stat().st_size,
+            "study": chosen.name,
+            "read it": f"prunescope report {path.stem} -o report.html --warehouse {shlex.quote(str(store.root))}",
+        },
+        check_results=[AssetCheckResult(check_name=ASSERTIONS, passed=not broken, metadata=broken)],
+    )
+
+
+def broken_assertions(ask: Ask) -> dict[str, int]:
+    """Run the files of `sql/tests` and the foreign keys; return the number of rows of those that return any."""
+    queries = {path.stem: path.read_text(encoding="utf-8") for path in sorted((SQL / "tests").glob("assert_*.sql"))}
+    counts = {name: ask(query.strip().removesuffix(";")).height for name, query in (queries | assertions()).items()}
+    return {name: count for name, count in counts.items() if count}

@@ -1,1 +1,0 @@
-"""The engine that computes in a separate process on this machine."""
