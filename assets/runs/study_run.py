@@ -3,13 +3,11 @@
 With nothing to do, neither Dagster nor torch is imported.
 """
 
-import traceback
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunescope.assets.execution.error_transport import KINDS, error_line, is_error
 from prunescope.assets.execution.ray.config import RayClusterConfig
 from prunescope.assets.execution.task import ModelTask, StepBegun, StepFailed, TableWritten, WantedPartition
 from prunescope.assets.planning.fingerprints import find_model
@@ -18,7 +16,7 @@ from prunescope.assets.planning.steps import STEPS, VARIANT_TABLES
 from prunescope.assets.planning.work_plan import Plan, StudyRequest, make_plan
 from prunescope.assets.runs.outcome import Failure, Listener, RunResult
 from prunescope.assets.runs.precompile import compiling_beside
-from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.assets.runs.refused_models import RefusedModels
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
@@ -100,14 +98,13 @@ class StudyRun:
     def __post_init__(self) -> None:
         """Load the study, and leave out the models that cannot be found."""
         self.study: Study = self.request.load()
-        # By model that cannot be computed.
-        self._refused: dict[str, Failure] = {}
-        self._refuse(lambda name: find_model(self.study, name, self.cache, self.listener))
+        self._refused = RefusedModels(self.study, self.listener)
+        self._refused.check(lambda name: find_model(self.study, name, self.cache, self.listener))
 
     @property
     def result(self) -> RunResult:
         """Return what was computed and what failed."""
-        return RunResult(self.study, self._computed, [*self._refused.values(), *self._failures])
+        return self._refused.added_to(RunResult(self.study, self._computed, self._failures))
 
     def plan(self) -> Plan:
         """Return the work to do."""
@@ -118,7 +115,7 @@ class StudyRun:
             self.listener,
             replace=self.replace,
             tables=self.tables,
-            without=self._refused,
+            without=self._refused.failures,
         )
 
     def events(self, context: "OpExecutionContext", engine: "Engine") -> "DagsterEvents":
@@ -159,32 +156,7 @@ class StudyRun:
                 dense = find_model(self.study, name, self.cache, self.listener)
                 loads[name] = dense, check_study(checked, dense.folder)
 
-        self._refuse(check)
-
-    def _refuse(self, check: Callable[[str], object]) -> None:
-        """Call the check with the name of each remaining model; one for which it raises any error is a failure.
-
-        Raises:
-            InputError, WarehouseError, ComputationError: the error of the first model, if none is left.
-        """
-        errors = list[tuple[str, BaseException]]()
-        names = [model.name for model in self.study.models if model.name not in self._refused]
-        for name in names:
-            try:
-                check(name)
-            except BaseException as error:
-                if not is_error(error):
-                    raise
-                errors.append((name, error))
-        if errors and len(errors) == len(names):
-            name, error = errors[0]
-            if isinstance(error, (*KINDS.values(), OSError)):
-                raise error
-            raise ComputationError(f"{name} cannot be read: {error_line(error)}") from error
-        for name, error in errors:
-            trace = "".join(traceback.format_exception(error))
-            self._refused[name] = Failure(name, error_line(error), isinstance(error, InputError), trace)
-            self.listener.failed(self._refused[name])
+        self._refused.check(check)
 
     def _computed_events(
         self, context: "OpExecutionContext", engine: "Engine", plan: Plan, loads: "Loads"
