@@ -109,7 +109,7 @@ def search(
     - `prunescope search my-study.yaml --remove 20% --remove 30% --menu sparsegpt-2of4,drop --minutes 60 -o recipes`
     """
     from prunescope.assets.planning.steps import MODEL_TABLES, SEARCH_TABLES
-    from prunescope.assets.runs.study_run import run_study
+    from prunescope.assets.runs.run_study import run_study
 
     if control is not None and no_controls:
         raise InputError(f"--control and {_NONE} contradict each other; leave one of them out")

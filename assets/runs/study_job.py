@@ -55,7 +55,6 @@ from prunescope.pipelines.core.log_progress import LogProgress
 from prunescope.warehouse.catalogue.database import build_file
 from prunescope.warehouse.storage.partition_store import Store
 
-DagsterEvents = Iterator[AssetMaterialization | AssetCheckEvaluation]
 # The views as a file for DuckDB's own tools; every run writes it again.
 CATALOGUE = "_catalogue/prunescope.duckdb"
 # The run that `run_in_this_process` executes: Dagster passes plain configuration alone to a job.
@@ -90,7 +89,7 @@ def _study_graph(pool: str | None) -> GraphDefinition:
             replace=config.replace,
             tables=None if config.answers else set(CODE_VERSIONS),
         )
-        yield from run.events(context, engine.engine)
+        yield from run.events(context, engine.engine, answer)
         if failures := run.result.failures:
             raise StepFailure("\n".join(f"{failure.name}: {failure.message}" for failure in failures))
         yield Output(None)

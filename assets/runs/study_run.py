@@ -1,80 +1,34 @@
-"""The run of a study: finds stale partitions, has them computed model by model, and records them in Dagster.
-
-With nothing to do, neither Dagster nor torch is imported.
-"""
+"""The run of a study: finds stale partitions, has them computed model by model, and records them in Dagster."""
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunescope.assets.execution.ray.config import RayClusterConfig
 from prunescope.assets.execution.task import ModelTask, StepBegun, StepFailed, TableWritten, WantedPartition
 from prunescope.assets.planning.fingerprints import find_model
 from prunescope.assets.planning.freshness import study_partitions
 from prunescope.assets.planning.steps import STEPS, VARIANT_TABLES
 from prunescope.assets.planning.work_plan import Plan, StudyRequest, make_plan
 from prunescope.assets.runs.outcome import Failure, Listener, RunResult
-from prunescope.assets.runs.precompile import compiling_beside
 from prunescope.assets.runs.refused_models import RefusedModels
 from prunescope.pipelines.studies import Study
-from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
 
 if TYPE_CHECKING:  # Dagster and torch
-    from dagster import OpExecutionContext
+    from dagster import AssetCheckEvaluation, AssetMaterialization, OpExecutionContext
 
     from prunescope.assets.execution.engines import Engine
     from prunescope.assets.planning.fingerprints import DenseModel
-    from prunescope.assets.runs.study_job import DagsterEvents
     from prunescope.pipelines.planning.workload import Workload
 
     Loads = dict[str, tuple[DenseModel, Workload]]
+    DagsterEvents = Iterator[AssetMaterialization | AssetCheckEvaluation]
+    # Answers questions, draws figures and writes the report; returns its seconds, and its failure if there was one.
+    Answer = Callable[[OpExecutionContext, StudyRequest, Store], tuple[float, Failure | None]]
 
 # Errors that the user can fix.
 INPUT_ERRORS = {"InputError", "WarehouseError"}
-
-
-@compiling_beside()
-def run_study(
-    request: StudyRequest,
-    root: Place | str,
-    cache: Path,
-    listener: Listener,
-    *,
-    replace: bool = False,
-    tables: Collection[str] | None = None,
-    cluster: RayClusterConfig | None = None,
-) -> RunResult:
-    """Bring the warehouse up to date with a study, in this process or on a cluster.
-
-    If some models cannot be found or read or do not fit the study, they are failures and the others go on.
-
-    Args:
-        request: the study.
-        root: the warehouse.
-        cache: folder for fetched and converted models.
-        listener: receives the progress.
-        replace: recompute partitions that another study computed from other inputs, instead of refusing.
-        tables: update these tables only, without questions and report; None for the whole study.
-        cluster: the Ray cluster that computes instead, if any.
-
-    Raises:
-        InputError: the study or all of its models are wrong, another study's partition is in the way, or the cluster
-            does not fit.
-        ComputationError: the cluster lost all of its workers.
-        WarehouseError: the warehouse cannot be read or written.
-        KeyboardInterrupt: SIGINT or SIGTERM arrived; complete partitions stay, and no partial one is left.
-    """
-    run = StudyRun(request, Store(root), cache, listener, replace=replace, tables=tables)
-    plan = run.plan()
-    if plan.unread:
-        listener.note(f"{plan.unread} current partitions are kept unread; `prunescope verify` checks them")
-    if not plan.is_empty:
-        from prunescope.assets.runs.study_job import run_in_this_process
-
-        run_in_this_process(run, cluster)
-    return run.result
 
 
 @dataclass
@@ -118,7 +72,7 @@ class StudyRun:
             without=self._refused.failures,
         )
 
-    def events(self, context: "OpExecutionContext", engine: "Engine") -> "DagsterEvents":
+    def events(self, context: "OpExecutionContext", engine: "Engine", answer: "Answer") -> "DagsterEvents":
         """Compute all that is missing or stale; yield the events of each partition as it is written.
 
         The caller holds the writer lock of the warehouse, so the plan is made again: the process that held it before
@@ -131,7 +85,7 @@ class StudyRun:
                 self._check(loads, {work.model for work in plan.works})
                 plan = self.plan()
             if not plan.is_empty:
-                yield from self._computed_events(context, engine, plan, loads)
+                yield from self._computed_events(context, engine, plan, loads, answer)
         except Exception as error:
             self.error = error
             raise
@@ -159,13 +113,12 @@ class StudyRun:
         self._refused.check(check)
 
     def _computed_events(
-        self, context: "OpExecutionContext", engine: "Engine", plan: Plan, loads: "Loads"
+        self, context: "OpExecutionContext", engine: "Engine", plan: Plan, loads: "Loads", answer: "Answer"
     ) -> "DagsterEvents":
         from prunescope.assets.defs.partitions import register_study
         from prunescope.assets.defs.recipe_asset import unpublished
         from prunescope.assets.defs.recorded import RecordedTables
         from prunescope.assets.runs.forecast import ANSWERS, stages
-        from prunescope.assets.runs.study_job import answer
 
         # Only bars show the time that is left, and a cluster does not tell them what it begins.
         foreseen = stages(plan, self.store, loads) if engine.kind == "inline" else ()

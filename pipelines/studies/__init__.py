@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -330,11 +330,12 @@ def study_of(fields: object, path: Path) -> Study:
         raise InputError(
             f"{key_place(path, ['allow_code_execution'])} is not a key of a study; pass --allow-code-execution to `run`"
         )
+    readers: dict[str, Callable[[object], object]] = {
+        "prompts": lambda value: resolve_prompts(value, str(path), is_shipped=path.parent == FOLDER),
+        "template": lambda value: read_template(value, str(path), ["template"]),
+    }
     refused = []
-    for key, read in (
-        ("prompts", lambda value: resolve_prompts(value, str(path), is_shipped=path.parent == FOLDER)),
-        ("template", lambda value: read_template(value, str(path), ["template"])),
-    ):
+    for key, read in readers.items():
         try:
             if key in fields:
                 fields[key] = read(fields[key])

@@ -12,7 +12,7 @@ from prunescope.assets.execution.model_session import ModelSession
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.runs.forecast import ANSWERS
 from prunescope.assets.runs.outcome import Failure, Stage
-from prunescope.assets.runs.study_run import run_study
+from prunescope.assets.runs.run_study import run_study
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.pruning.variant import verify_variant
 from tests.assets.runs.test_interrupted import stop_once_there_is

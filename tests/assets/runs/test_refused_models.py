@@ -8,6 +8,7 @@ import pytest
 from prunescope.assets.planning.work_plan import Plan, StudyRequest
 from prunescope.assets.runs import study_run
 from prunescope.assets.runs.outcome import Failure, RunResult
+from prunescope.assets.runs.run_study import run_study
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.log_progress import LogProgress
 from tests.assets.tiny_study import StudyFile
@@ -46,7 +47,7 @@ def run_with(
     request, listener = StudyRequest(str(study.path)), Listening()
     monkeypatch.setattr(study_run, "find_model", read)
     monkeypatch.setattr(study_run, "make_plan", planned)
-    result = study_run.run_study(request, tmp_path / "warehouse", tmp_path, listener)
+    result = run_study(request, tmp_path / "warehouse", tmp_path, listener)
     return result, listener.failures, left_out
 
 
