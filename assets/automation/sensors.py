@@ -131,6 +131,8 @@ def _requests(
     all_states, requests = dict[str, str](), []
     for watched in backlog.watch.studies:
         name = watched.study.name
+        if any(study == name for study, _ in backlog.of_others):
+            continue  # its run would only end with the error that names the other study
         states = {f"{name}/report": backlog.stale_reports[name]} if name in backlog.stale_reports else {}
         for work in backlog.due:
             if work.watched.study.name == name:

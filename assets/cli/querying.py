@@ -196,7 +196,8 @@ def variants(context: typer.Context, sink: Sink) -> None:
 
     query = """
         SELECT variants.model, weight_format, variants.recipe, method, parameters_removed_share, sparsity,
-               len(sublayers_dropped) AS sublayers_dropped, file_bytes, variants.seconds, study, created_at
+               len(sublayers_dropped) AS sublayers_dropped, file_bytes, variants.seconds, study,
+               created_at::VARCHAR AS created_at
         FROM variants
         LEFT JOIN models ON models.model = variants.model
         JOIN provenance ON table_name = 'variants' AND provenance.model = variants.model

@@ -93,11 +93,13 @@ def find_prompt(index: Index, variant: int, prompt: str | None) -> int:
     measured = {index["prompts"][m]["prompt_id"]: m for m in entry["traces"]}
     if prompt in measured:
         return measured[prompt]
-    known = f"there are {', '.join([*measured][:20])}{', …' if len(measured) > 20 else ''}"
+    names = [label(name, 80) for name in measured]
+    there_are = f"there are {', '.join(names[:20])}{', …' if len(names) > 20 else ''}"
+    known = there_are if names else "it has no steps of any prompt"
     if prompt is None:
         raise InputError(f"--variant: add --prompt; {known}")
-    hint = did_you_mean(prompt, measured).strip() or known
-    raise InputError(f"--prompt {prompt}: no steps of it were measured for {entry['id']}; {hint}")
+    hint = did_you_mean(prompt, names).strip() or known
+    raise InputError(f"--prompt {prompt}: no steps of it were measured for {label(entry['id'], 80)}; {hint}")
 
 
 def show_overview(console: Console, index: Index) -> None:

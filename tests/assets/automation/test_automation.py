@@ -28,7 +28,6 @@ from prunescope.assets.planning import freshness
 from prunescope.assets.planning.freshness import report_file
 from prunescope.assets.watching import backlog
 from prunescope.pipelines.models.sources import identify
-from prunescope.pipelines.recipes import parse_recipe
 from prunescope.warehouse.storage.partition_store import Store
 from tests.assets.tiny_study import RECIPES, StudyFile
 from tests.tiny_models import SHORT_TEXT
@@ -176,7 +175,10 @@ def test_the_variants_of_a_changed_parameter_are_requested_once(watched: Watched
     study.write(recipes=["dense", LESS, "wanda-2of4", "attn-drop-1"])
     context = build_sensor_context(instance=watched.instance)
     (event,) = watch_sensor(context).asset_events
-    assert (event.partition, event.tags) == ("magnitude-50", {DATA_VERSION_TAG: parse_recipe(LESS).hash})
+    assert (event.partition, event.tags) == (
+        "magnitude-50",
+        {DATA_VERSION_TAG: study_of(study).recipe("magnitude-50").hash},
+    )
     assert watched.requested() == ["tiny"]
     assert watched.requested() == [], "also if that run has failed"
     study.write(recipes=["dense", LESS | {"sparsity": 0.3}, "wanda-2of4", "attn-drop-1"])
