@@ -8,7 +8,7 @@ from prunescope.pipelines.reporting.charts import hierarchy, method_encoding, th
 TITLE = "Second-order estimates against the truth"
 CAPTION = (
     "Above: each point is one layer at one position. On the diagonal the estimate is exact; above it, the estimate is "
-    "too large. The points are a fixed sample of at most 500 per theorem (the smallest MD5 values of the row's key). "
+    "too large. A fixed sample shows at most 500 points per theorem (the smallest MD5 values of the row's key). "
     "Rows whose estimate or truth is exactly 0 are left out, because logarithmic axes cannot show them. Points below "
     "1e-9 are drawn on the edge. Below: the bias by decile of the truth, over all points instead of the sample. It is "
     "the median of estimate over truth at the middle of the decile, with bars from the 10th to the 90th percentile. A "

@@ -266,7 +266,7 @@ def test_sampled_texts_estimate_the_kl_of_the_distributions_over_texts_within_it
 def test_a_token_that_one_model_hardly_gives_costs_its_whole_logarithm(toy: Decoder) -> None:
     # At a low temperature probabilities underflow float32, and their logarithms do not.
     study = toy_study(2, "a", temperature=0.01)
-    variant = prune(toy, parse_recipe("magnitude-50"))
+    variant = prune(toy, parse_recipe("magnitude-70"))
     steps = SamplingSession(toy, "tiny", study).trace("r", variant)["sampled_steps"]
     assert steps["kl_dense_pruned_nats"].is_finite().all()
     first = steps.filter(trajectory="teacher_forced", sample=0, step=0)
