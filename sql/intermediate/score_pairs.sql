@@ -5,7 +5,8 @@
 -- how to read: intervals are Wilson's over the samples. The covariance is of right answers to the same samples, from
 --   the 2 × 2 table of both variants' answers; 0 if answers are not stored, so that both then count as independent,
 --   which makes intervals of differences rather too wide. Under agreement the dense score is 1 without an error.
---   Perplexities are excluded, and intervals are NULL if a score is not a share.
+--   Perplexities are excluded, and intervals are NULL if a score is not a share. A guess reads no
+--   question: 70 of the first 100 questions of BoolQ are right with yes.
 -- reason: losses and gaps compare paired scores, and need both errors and what the two have in common.
 -- columns:
 --   metric: Name of the score within its task
@@ -17,7 +18,8 @@
 --   score_dense: The dense model's score [share]
 --   score_dense_low: Lower end of its 95 % interval, Wilson over samples [share]
 --   score_dense_high: Upper end of its 95 % interval, Wilson over samples [share]
---   guess: Score of a guess, the mean of 1/options; 0 for a written text or a single option; NULL if not known [share]
+--   guess: Score of a guess; 0 for a written text or a single option; NULL if not known [share] = the mean of 1/options;
+--     for a score, also that of the best constant answer, if options are letters or the same in every question
 --   n_answers: Samples that both scores rest on; those graded on both sides where answers are stored [samples]
 --   answers_covariance: Covariance of being right in one answer of each; 0 if answers are not stored [share²]
 --   answers_variance: Variance of being right in the variant's answers [share²]
@@ -28,19 +30,28 @@ with groups as (
     where recipe = 'dense'
 ),
 
-guesses as (
+task_guesses as (
     select
-        samples.model, groups.task_group,
+        samples.model, groups.task_group, samples.task, samples.scoring,
+        count(*) as n,
         -- A single option, as in LAMBADA, cannot be guessed.
-        avg(
-            case
-                when len(samples.option_log_likelihoods) > 1 then 1.0 / len(samples.option_log_likelihoods)
-                else 0.0
-            end
-        ) as guess
+        avg(case when len(option_log_likelihoods) > 1 then 1.0 / len(option_log_likelihoods) else 0.0 end) as by_chance,
+        -- Letters, and options that are the same in every question, can be answered alike without reading.
+        case
+            when max(len(option_log_likelihoods)) > 1 and count(*) > 1
+                and (bool_or(samples.scoring = 'letter') or count(distinct options) = 1)
+                then list_max(map_values(histogram(target_index))) / count(*)
+        end as by_constant
     from stg_task_samples as samples
     inner join groups using (model, task)
     where samples.recipe = 'dense' and samples.scoring in ('full_text', 'letter')
+    group by all
+),
+
+guesses as (
+    select model, task_group, sum(n * by_chance) / sum(n) as by_chance,
+        sum(n * greatest(by_chance, by_constant)) / sum(n) as guess
+    from task_guesses
     group by all
 ),
 
@@ -80,7 +91,11 @@ select
     dense.score as score_dense,
     dense.ends[1] as score_dense_low,
     dense.ends[2] as score_dense_high,
-    case when other.kind = 'generative' then 0.0 else guesses.guess end as guess,
+    case
+        when other.kind = 'generative' then 0.0
+        when other.metric = 'agreement' then guesses.by_chance
+        else guesses.guess
+    end as guess,
     coalesce(answers.n, least(other.n, dense.n)) as n_answers,
     case
         -- That the dense model agrees with itself is certain.

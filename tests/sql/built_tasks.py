@@ -105,7 +105,12 @@ def task_sample(
         "sample_hash": f"hash of {sample}",
         "scoring": scoring,
         "question": f"question {sample}",
-        "options": None if is_greedy else labels,
+        # Letters are the same in every question, texts are not.
+        "options": None
+        if is_greedy
+        else labels
+        if scoring == "letter"
+        else [*labels[:-1], f"{labels[-1]} of {sample}"],
         "target": (None if is_correct is None else "12") if is_greedy else labels[target],
         "answer": ("12" if is_correct else "13") if is_greedy else labels[best],
         "is_correct": is_correct if is_greedy else best == target,

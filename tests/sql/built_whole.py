@@ -75,8 +75,9 @@ def _score(warehouse: Handmade, recipe: str, chance: np.random.Generator) -> Non
         fork: dict[str, object] = {"first_flip_step": 3, "text_fork": "so 12", "is_correct_fork": sample % 2 == 0}
         forked = {} if is_dense else fork | {"is_correct_lenient_fork": True}
         task_sample(warehouse, recipe, "maths", f"s{sample}", is_correct=written[sample], **forked)
+        options = {"target": sample % 2, "log_likelihoods": chosen[sample][:: -1 if sample % 2 else 1]}
         for scoring in ("letter", "full_text"):
-            task_sample(warehouse, recipe, "choice", f"s{sample}", scoring=scoring, log_likelihoods=chosen[sample])
+            task_sample(warehouse, recipe, "choice", f"s{sample}", scoring=scoring, **options)
     share = sum(written) / 8
     task_score(warehouse, recipe, "maths", share, metric="exact_match", kind="generative", n=8)
     task_score(warehouse, recipe, "choice", sum(first > second for first, second in chosen) / 8, n=8)

@@ -101,8 +101,10 @@ def test_a_claim_of_two_answers_says_so_and_stays_open(ask: Ask) -> None:
         is_dense = recipe == "dense"
         answers = 40 if recipe in {"dense", "r0"} else 2  # the claim rests on what the variant with the fewest has
         for sample in range(16):
-            right = [-1.0, -2.0, -3.0, -4.0] if is_dense or sample < 11 else [-2.0, -1.0, -3.0, -4.0]
-            task_sample(warehouse, recipe, "arc", f"s{sample}", scoring="letter", log_likelihoods=right)
+            target, chosen = sample % 4, (sample if is_dense or sample < 11 else sample + 1) % 4
+            nats = [-1.0 if option == chosen else -2.0 for option in range(4)]
+            options = {"scoring": "letter", "log_likelihoods": nats, "target": target}
+            task_sample(warehouse, recipe, "arc", f"s{sample}", **options)
         task_score(warehouse, recipe, "arc", 1.0 if is_dense else 11 / 16, metric="accuracy_letter", n=16)
         task_score(
             warehouse,

@@ -177,7 +177,9 @@ def test_a_group_of_tasks_is_one_task_and_joins_its_published_number(ask: Ask) -
             given = {"metric": "word_perplexity", "kind": "perplexity", "group": "texts", "standard_error": None}
             task_score(warehouse, recipe, task, math.exp(nats), n=words, **given)
     for task in ("mmlu_x", "mmlu_y"):
-        task_sample(warehouse, "dense", task, "s", scoring="letter", log_likelihoods=[-1.0, -2.0, -3.0, -4.0])
+        for target in range(4):
+            options = {"scoring": "letter", "log_likelihoods": [-1.0, -2.0, -3.0, -4.0], "target": target}
+            task_sample(warehouse, "dense", task, f"s{target}", **options)
     paper_reference(warehouse, "attn-drop", "mmlu", 0.5, dropped=1, metric="accuracy_letter")
     groups = by(ask(warehouse, "task_group_scores"), "recipe", "task_group")
     mean = {row["recipe"]: row for row in ask(warehouse, "score_means")}

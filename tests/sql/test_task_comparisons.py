@@ -305,3 +305,28 @@ def test_a_program_is_judged_once_and_not_as_text(ask: Ask) -> None:
     (row,) = ask(warehouse, "task_comparisons")
 
     assert (row["metric"], row["n_samples"], row["n_graded"], row["accuracy_pruned"]) == ("pass_at_1", 3, 2, 1.0)
+
+
+def test_the_best_constant_answer_is_a_guess_where_letters_or_equal_options_allow_one(ask: Ask) -> None:
+    warehouse = Handmade()
+    cases = {"boolq": (["no", "yes"], "full_text"), "letters": (["A", "B"], "letter"), "texts": (None, "full_text")}
+    for task, (options, scoring) in cases.items():
+        for sample in range(10):
+            target = int(sample < 7)
+            given = {} if options is None else {"options": options}
+            nats = [-2.0, -1.0] if target else [-1.0, -2.0]
+            task_sample(
+                warehouse, "dense", task, f"s{sample}", scoring=scoring, log_likelihoods=nats, target=target, **given
+            )
+        for recipe, score in (("dense", 1.0), (RECIPE, 0.7)):
+            task_score(warehouse, recipe, task, score, metric="accuracy", n=100)
+            task_score(warehouse, recipe, task, score, metric="agreement", n=100)
+    query = "select task_group, metric, guess from score_pairs"
+    assert {(row["task_group"], row["metric"]): row["guess"] for row in ask(warehouse, query)} == {
+        ("boolq", "accuracy"): about(0.7),
+        ("letters", "accuracy"): about(0.7),
+        ("texts", "accuracy"): about(0.5),
+        ("boolq", "agreement"): about(0.5),
+        ("letters", "agreement"): about(0.5),
+        ("texts", "agreement"): about(0.5),
+    }

@@ -2,10 +2,10 @@
 -- grain: one row per pruned variant × measure × kind of task.
 -- key: model, recipe, measure, kind
 -- inputs: metric_losses, graded_answers, stg_task_scores
--- how to read: the loss of a task is the lost part of what its dense score has above a guess; a guess among options is
---   the mean of 1/options, for a written text or a single option 0. Tasks that the dense model does not solve beyond a
---   guess, where the whole 95 % interval of its score (Wilson's) is not above it, have nothing to lose and are
---   excluded; if the right options are unevenly distributed, as in BoolQ, even that does not prove knowledge. A group
+-- how to read: the loss of a task is the lost part of what its dense score has above a guess (score_pairs): the mean
+--   of 1/options or the score of the best constant answer, such as yes in BoolQ; 0 for a written text or a single
+--   option. Tasks that the dense model does not solve beyond a guess, where the whole 95 % interval of its score
+--   (Wilson's) is not above it, have nothing to lose and are excluded. A group
 --   of tasks, such as MMLU, is one task (task_group_scores). The metrics of a task are averaged first, then the tasks.
 --   measure score uses every metric but agreement, measure agreement only that one, which takes the dense model's own
 --   answers as the right ones. Below 0 the score rose; above 1 choosing is worse than a guess. noise_loss is the loss
