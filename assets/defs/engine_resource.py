@@ -7,13 +7,12 @@ from typing import Self
 from dagster import (
     AssetCheckResult,
     AssetExecutionContext,
-    AssetKey,
-    AssetRecordsFilter,
     Config,
     ConfigurableResource,
     InitResourceContext,
     MaterializeResult,
     ResourceDependency,
+    RunsFilter,
 )
 from pydantic import Field, PrivateAttr
 
@@ -28,6 +27,9 @@ from prunescope.assets.instance.instance import STUDY_TAG, writer_lock
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.core.log_progress import LogProgress
 from prunescope.warehouse.tables import TABLES
+
+# Runs of a study that are searched for one with a partition.
+_MAX_RUNS = 100
 
 
 class RayConfig(Config):
@@ -102,11 +104,12 @@ class EngineResource(ConfigurableResource):
         store, recipe = self.warehouse.store(), name or None
 
         def last_request(study_name: str) -> StudyRequest | None:
-            filters = AssetRecordsFilter(AssetKey("variants" if recipe else "models"), asset_partitions=[str(key)])
-            records = context.instance.fetch_materializations(filters, limit=1).records
-            run = context.instance.get_run_by_id(records[0].run_id) if records else None
-            is_of_study = run is not None and run.tags.get(STUDY_TAG) == study_name
-            return StudyResource.of_run(run.run_config) if run is not None and is_of_study else None
+            # Runs by a click, such as this one, name no study.
+            for run in context.instance.get_runs(RunsFilter(tags={STUDY_TAG: study_name}), limit=_MAX_RUNS):
+                request = StudyResource.of_run(run.run_config)
+                if request is not None and recipe in {None, *(own.name for own in request.load().recipes)}:
+                    return request
+            return None
 
         request = study.request(store, model, recipe, last_request)
         task = ModelTask(request, str(store.root), model, (WantedPartition(recipe, (step,)),))

@@ -4,6 +4,7 @@
 is a function for each step: from a partition's context and the session to the tables that it writes.
 """
 
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
     Pruned = Variant | Exception
     Traces = dict[str, pl.DataFrame]
+
+_LOG = logging.getLogger(__name__)
 
 Events = Iterator[Event]
 Tables = Iterator[TableWritten]
@@ -124,8 +127,10 @@ class _Run:
         if len(recipes) > 1:
             yield StepBegun(self.task.name(recipes[0], step), step)
             started = time.perf_counter()
-            with suppress(Exception):  # one after the other shows whose error it is, and needs less memory
+            try:
                 results = compute_all(self.context, self.session, recipes)
+            except Exception as error:  # one after the other shows whose error it is, and needs less memory
+                _LOG.debug("%s of %s fail together: %r", step, ", ".join(recipes), error)
             seconds = (time.perf_counter() - started) / len(recipes)
         for recipe in recipes:
             if recipe in results:

@@ -30,7 +30,7 @@ def statistics_of(
     """Collect the statistics that recipes with one calibration need.
 
     Args:
-        context: the variant of one of the recipes.
+        context: of the model, or of one of the recipes.
         recipes: all with the study's calibration, or all with the same calibration of their own.
         tokens: the calibration's tokens, if a recipe reads any.
         measure: measures the model on recipes' own calibration; the model's tables hold the study's.
@@ -42,7 +42,7 @@ def statistics_of(
     from prunescope.pipelines.pruning.pruning_inputs import Statistics, Unfinished
 
     names = {name for recipe in recipes for name in recipe.needs}
-    if names and context.variant_recipe.calibration is not None:
+    if names and recipes[0].calibration is not None:
         result = measure()
         # Rounded as in the tables, so that a study with this calibration as its own prunes the same weights.
         needed = {name: pl.DataFrame(to_arrow(TABLES[name], getattr(result, name))) for name in names}
@@ -54,7 +54,7 @@ def statistics_of(
         needed.get("activation_stats"),
         needed.get("block_influence"),
         tokens,
-        calibration_dtype(context.study.calibrated_for(context.variant_recipe).calibration),
+        calibration_dtype(context.study.calibrated_for(recipes[0]).calibration),
         unfinished=Unfinished(folder, weight_hash),
         order=max(orders, key=len),
         cache=settings.cache_folder(),
