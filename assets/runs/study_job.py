@@ -160,7 +160,8 @@ def answer(
     result = asset_definitions.definitions.resolve_job_def("answers").execute_in_process(
         instance=context.instance,
         asset_selection=assets,
-        run_config=run_config(request, store),
+        run_config=run_config(request, store)
+        | {key: value for key, value in context.run.run_config.items() if key == "loggers"},
         tags=run_tags(request.load().name, store)
         | {tag: value for tag, value in context.run_tags.items() if tag in LAUNCHER_TAGS},
         raise_on_error=False,

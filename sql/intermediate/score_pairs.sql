@@ -18,8 +18,8 @@
 --   score_dense: The dense model's score [share]
 --   score_dense_low: Lower end of its 95 % interval, Wilson over samples [share]
 --   score_dense_high: Upper end of its 95 % interval, Wilson over samples [share]
---   guess: Score of a guess; 0 for a written text or a single option; NULL if not known [share] = the mean of 1/options;
---     for a score, also that of the best constant answer, if options are letters or the same in every question
+--   guess: Score of a guess; 0 for a written text or a single option; NULL if not known [share] = the mean of
+--     1/options; for a score, also that of the best constant answer, if options are letters or always the same
 --   n_answers: Samples that both scores rest on; those graded on both sides where answers are stored [samples]
 --   answers_covariance: Covariance of being right in one answer of each; 0 if answers are not stored [share²]
 --   answers_variance: Variance of being right in the variant's answers [share²]
@@ -35,12 +35,19 @@ task_guesses as (
         samples.model, groups.task_group, samples.task, samples.scoring,
         count(*) as n,
         -- A single option, as in LAMBADA, cannot be guessed.
-        avg(case when len(option_log_likelihoods) > 1 then 1.0 / len(option_log_likelihoods) else 0.0 end) as by_chance,
+        avg(
+            case
+                when len(samples.option_log_likelihoods) > 1 then 1.0 / len(samples.option_log_likelihoods)
+                else 0.0
+            end
+        ) as by_chance,
         -- Letters, and options that are the same in every question, can be answered alike without reading.
         case
-            when max(len(option_log_likelihoods)) > 1 and count(*) > 1
-                and (bool_or(samples.scoring = 'letter') or count(distinct options) = 1)
-                then list_max(map_values(histogram(target_index))) / count(*)
+            when
+                max(len(samples.option_log_likelihoods)) > 1
+                and count(*) > 1
+                and (bool_or(samples.scoring = 'letter') or count(distinct samples.options) = 1)
+                then list_max(map_values(histogram(samples.target_index))) / count(*)
         end as by_constant
     from stg_task_samples as samples
     inner join groups using (model, task)
@@ -49,7 +56,9 @@ task_guesses as (
 ),
 
 guesses as (
-    select model, task_group, sum(n * by_chance) / sum(n) as by_chance,
+    select
+        model, task_group,
+        sum(n * by_chance) / sum(n) as by_chance,
         sum(n * greatest(by_chance, by_constant)) / sum(n) as guess
     from task_guesses
     group by all

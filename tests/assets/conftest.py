@@ -69,6 +69,7 @@ def computed_once(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, c
         done = prunescope("run", study.path, "--warehouse", folder / "warehouse", environment=environment, cwd=folder)
         assert done.returncode == 0, done.stderr
         assert MARK.decode() not in done.stdout + done.stderr
+        assert "DEBUG" not in done.stderr, "Dagster's log belongs in its history"
 
     return made_once(tmp_path_factory, "once", compute) / "warehouse"
 
