@@ -123,20 +123,22 @@ class _Run:
         self, step: str, recipes: Sequence[str], compute_all: ComputeAll, write: Callable[..., Tables]
     ) -> Events:
         """Compute a step of several variants in the same passes; if that fails, one variant after the other."""
-        results = dict[str, object]()
+        results, reason = dict[str, object](), ""
         if len(recipes) > 1:
             yield StepBegun(self.task.name(recipes[0], step), step)
             started = time.perf_counter()
             try:
                 results = compute_all(self.context, self.session, recipes)
             except Exception as error:  # one after the other shows whose error it is, and needs less memory
-                _LOG.debug("%s of %s fail together: %r", step, ", ".join(recipes), error)
+                reason = f"{type(error).__name__}: {error}"
             seconds = (time.perf_counter() - started) / len(recipes)
         for recipe in recipes:
             if recipe in results:
                 yield from self._guarded(recipe, step, partial(write, result=results.pop(recipe), seconds=seconds))
             else:
                 yield from self._alone(recipe, step)
+        if reason and self.failed.isdisjoint(recipes):
+            _LOG.warning("%s: %s failed in one pass and not one by one (%s)", step, ", ".join(recipes), reason)
 
     def _alone(self, recipe: str | None, step: str) -> Events:
         """Compute a step of one partition; a step that the study does not request leaves its tables as they are."""

@@ -40,7 +40,7 @@ Compared = tuple[Mapping[str | None, bool], dict[str | None, str]]
 
 @dataclass(frozen=True)
 class DueWork:
-    """What one model of one watched study needs.
+    """The work that one model of a watched study needs.
 
     Attributes:
         states: missing and outdated recipes (None: the model itself), each with a hash of model, recipe and study.

@@ -19,7 +19,7 @@ from prunescope.pipelines.models.sublayer import Branch, Sublayer, has_matrix, w
 
 @dataclass(frozen=True)
 class SkipPlan:
-    """What must be known about modules in order to skip them.
+    """Facts about modules that are needed to skip them.
 
     Attributes:
         lengths: number of values that each module returns; None if it returns a tensor.

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from prunescope.warehouse.quality import checks
 
 PART = "part.parquet"
-# Of eleven layouts, measured on 5.2 million generated layer records of 96 bytes and the demo's 162,000: LZ4 with split
+# Eleven layouts were measured on 5.2 million generated layer records of 96 bytes and the demo's 162,000: LZ4 with split
 # floats takes 0.35 µs to write a record, 102 and 80 bytes for it, and 4.5 ns to read a value in DuckDB. Zstandard saves
 # 6 % of the bytes for 0.48 µs and 6.0 ns, LZ4 with plain floats reads in 3.1 ns and takes 8 % more.
 # Rows keep the engine's order (layer, sublayer, lens, scope, prompt, position): labels then come in runs and cost under

@@ -172,7 +172,7 @@ def _task_hash(loaded: LoadedTask, output: TaskOutput) -> str:
 
 
 def sample_rows(loaded: LoadedTask, output: TaskOutput) -> Iterator[Row]:
-    """Yield one row per sample, whatever its number of filters."""
+    """Yield one row per sample, also if several filters read its answer."""
     by_sample: dict[int, list[Mapping[str, Any]]] = {}
     for sample in output.samples:
         by_sample.setdefault(int(sample["doc_id"]), []).append(sample)

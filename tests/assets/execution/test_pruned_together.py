@@ -5,9 +5,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from prunescope.assets.execution import compute
 from prunescope.assets.execution.model_session import ModelSession
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.runs.forecast import ANSWERS
@@ -198,3 +200,25 @@ def test_a_damaged_file_is_removed_so_that_the_next_run_prunes_again(study: Stud
     assert not file.exists()
     computed(study, warehouse, "variants", "magnitude-50")
     verify_variant(file)
+
+
+def test_a_pass_that_fails_although_each_variant_succeeds_is_reported(
+    study: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    study.write(recipes=["dense", *FAMILY[:2]], **LITTLE)
+    session, root, prune_all = ModelSession(), tmp_path / "warehouse", compute._prune_all
+    with one_thread():
+        computed(study, root, "models", session=session)
+        computed(study, root, "variants", "a", "b", session=session)
+        assert not caplog.records
+
+        def broken(context: Any, session: ModelSession, recipes: Sequence[str]) -> Any:
+            if len(recipes) > 1:
+                raise ValueError("no such name")
+            return prune_all(context, session, recipes)
+
+        monkeypatch.setattr(compute, "_prune_all", broken)
+        tables = computed(study, root, "variants", "a", "b", session=session)
+    assert [table.recipe for table in tables] == ["a", "b"]
+    (record,) = caplog.records
+    assert record.getMessage() == "variants: a, b failed in one pass and not one by one (ValueError: no such name)"

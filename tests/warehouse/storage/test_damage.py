@@ -1,4 +1,4 @@
-"""Whatever is in the place of a partition: each reader names it and leaves it out, and writing replaces it."""
+"""Files, links and folders in a partition's place: readers name them and leave them out, and writing replaces them."""
 
 import os
 import re
