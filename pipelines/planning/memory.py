@@ -74,6 +74,7 @@ def memory_items(
         "final streams of the prompts": (8 * load.texts_per_prompt * len(load.prompts) + 4 * load.sampled_texts)
         * steps_width,
         "keys and values of the dense texts": load.kept_bytes,
+        "keys and values of the tasks' contexts": load.kept_context_bytes,
         "final streams of the texts": text_states,
         "embeddings of the dense model": sum(embedded) * FLOAT_BYTES,
     }

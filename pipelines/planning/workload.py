@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from prunescope.pipelines.core.device import resolve_device
-from prunescope.pipelines.evaluation.tasks.batched_generation import BATCH_CONTEXTS
+from prunescope.pipelines.evaluation.tasks.batched_generation import BATCH_CONTEXTS, KEPT_CONTEXT_BYTES
 from prunescope.pipelines.evaluation.traces.decoding import BATCH_TEXTS, bytes_a_variant
 from prunescope.pipelines.evaluation.traces.greedy_texts import KEPT_BYTES
 from prunescope.pipelines.models.meta_model import Shape
@@ -91,6 +91,14 @@ class Workload:
         """Bytes of keys and values of the dense texts, from which the dense model goes on; 0 if they are not kept."""
         size = sum(self.lengths) * self.shape.cache_width * self.shape.layers * self.item_size
         return size if size <= KEPT_BYTES and {"own_text", "fork"} & set(self.study.measure.trajectories) else 0
+
+    @property
+    def kept_context_bytes(self) -> int:
+        """Bytes of keys and values of the tasks' contexts, after which the dense model continues variants' texts."""
+        writing = [task for task in self.tasks if task.new_tokens]
+        tokens = sum(sum(task.contexts) + len(task.contexts) * task.shared for task in writing)
+        size = tokens * self.shape.cache_width * self.shape.layers * self.item_size
+        return size if size <= KEPT_CONTEXT_BYTES else 0
 
     @property
     def sampled_texts(self) -> int:
@@ -284,10 +292,11 @@ class Workload:
         work = Work()
         for task in self.tasks:
             texts = 2 if task.new_tokens and recipe.method != "dense" else 1
-            batches = texts * -(-len(task.contexts) // BATCH_CONTEXTS)
-            work += Work(texts * sum(map(self.forward, task.contexts)) + batches * self.forward(task.shared))
+            batches = -(-len(task.contexts) // BATCH_CONTEXTS)
+            reads = 1 if self.kept_context_bytes else texts
+            work += Work(reads * (sum(map(self.forward, task.contexts)) + batches * self.forward(task.shared)))
             written = task.options + texts * len(task.contexts) * task.answer_tokens
-            work += self._write(written, batches * task.answer_tokens)
+            work += self._write(written, texts * batches * task.answer_tokens)
         return work
 
     def _retrieval(self, recipe: Recipe | None) -> Work:

@@ -1,7 +1,7 @@
 """Greedy generation of answers to many contexts in one batch, with the decoder's current weights."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
@@ -13,10 +13,10 @@ from torch import Tensor
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.evaluation.tasks.speculative_decoding import DraftProposer, best_draft_length
 from prunescope.pipelines.metrics.text_metrics import common_prefix_length, distinct_n, repeat_rates
-from prunescope.pipelines.models.decoder import Decoder, padded_left, probe_tokens
+from prunescope.pipelines.models.decoder import Decoder, padded_left, padded_right, probe_tokens
 from prunescope.pipelines.models.known_text import WHOLE, KnownText, Pass
 from prunescope.pipelines.models.module_calls import quick_linears
-from prunescope.pipelines.models.token_cache import TokenCache
+from prunescope.pipelines.models.token_cache import KeyValues, TokenCache
 
 # Maximum contexts per batch: on a CPU, a product of 64 rows takes half the time per row of a product of 16 rows. After
 # the first FEW_CONTEXTS, a context joins only if its padding is at most half as long as an answer.
@@ -27,6 +27,10 @@ MAX_TOKENS = 32_768
 BLOCK_ROWS = 64
 # Minimum length of a prefix that all contexts of a batch share, such as worked examples, to run it once.
 MIN_SHARED_PREFIX = 64
+# Padding tokens in a pass over contexts above which a second pass is faster.
+MAX_PADDING = 64
+# Maximum size of the keys and values of contexts that are kept.
+KEPT_CONTEXT_BYTES = 2**30
 # RoPE variants that depend on the longest position of a pass, and therefore on the length of a draft.
 _LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
 
@@ -61,9 +65,10 @@ class Generation:
 
 @dataclass
 class _Row:
-    """Context and the answer generated so far."""
+    """Context, its keys and values if they are known, and the answer generated so far."""
 
     context: tuple[int, ...]
+    states: KeyValues | None
     stops: tuple[str, ...]
     limit: int
     proposer: DraftProposer
@@ -120,6 +125,7 @@ def generate_greedy(
     starts: Sequence[Sequence[int]] | None = None,
     *,
     reuses_prefix: bool | None = None,
+    known: Mapping[tuple[int, ...], KeyValues] | None = None,
 ) -> list[Generation]:
     """Generate a greedy answer to every context, up to a stop string, an end token or the limit.
 
@@ -141,6 +147,7 @@ def generate_greedy(
         others: another model's tokens after each context, used as drafts; they decide no token.
         starts: tokens that each answer must begin with; they count towards the limit.
         reuses_prefix: the result of `can_reuse_prefix`, if it is known.
+        known: keys and values by context, from `read_contexts`; these contexts are not read again.
 
     Raises:
         InputError: the limit leaves no room for a context; or a context is empty and no token begins a text.
@@ -156,7 +163,14 @@ def generate_greedy(
     for tokens, stops, other, start in zip(contexts, until, others or none, starts or none, strict=True):
         context = tuple(tokens)[-room:] or _first_token(decoder)
         proposer = DraftProposer(context, other)
-        row = _Row(context, tuple(stop for stop in stops if stop), max_new_tokens, proposer, list(start))
+        row = _Row(
+            context,
+            (known or {}).get(context),
+            tuple(stop for stop in stops if stop),
+            max_new_tokens,
+            proposer,
+            list(start),
+        )
         row.proposer.observe(start)
         row.ended = bool(start) and _has_ended(decoder, row)
         rows.append(row)
@@ -207,11 +221,14 @@ def _step(decoder: Decoder, batch: _Batch, *, reuses_prefix: bool) -> None:
     drafts: list[list[int]] = [[] for _ in rows]
     if cache is None:
         cache = None if decoder.cache_refusal else decoder.new_cache()
-        read = [(*row.context, *row.tokens) for row in rows]
-        tokens, mask = _prefill(decoder, read, cache, reuses_prefix=reuses_prefix)
+        if cache is not None and reuses_prefix and all(row.states for row in rows):
+            tokens, mask = _after_contexts(decoder, rows, cache)
+        else:
+            read = [(*row.context, *row.tokens) for row in rows]
+            tokens, mask = _prefill(decoder, read, cache, reuses_prefix=reuses_prefix)
         # RecurrentGemma keeps its state in its modules and resets it only on a pass of several tokens: a text that
         # begins with one token would continue the previous text. Without a cache all tokens run again.
-        cache = None if tokens.shape[1] == 1 else cache
+        cache = None if mask.shape[1] == 1 else cache
     else:
         if batch.uses_drafts:
             drafts = [row.proposer.propose(row.limit - len(row.tokens) - 1) for row in rows]
@@ -282,6 +299,14 @@ def _prefill(
     return _after_prefix(decoder, contexts[0][:shared], [context[shared:] for context in contexts], cache)
 
 
+def _after_contexts(decoder: Decoder, rows: Sequence[_Row], cache: TokenCache) -> tuple[Tensor, Tensor]:
+    """Fill the cache with known contexts; return the padded tokens that remain, and the mask of all tokens."""
+    cache.fill([list(cast(KeyValues, row.states)) for row in rows], [len(row.context) - 1 for row in rows])
+    _, before = padded_left([row.context[:-1] for row in rows], decoder.device)
+    tokens, after = padded_left([(row.context[-1], *row.tokens) for row in rows], decoder.device)
+    return tokens, torch.cat([before, after], dim=1)
+
+
 def _after_prefix(
     decoder: Decoder, prefix: Sequence[int], ends: Sequence[Sequence[int]], cache: TokenCache
 ) -> tuple[Tensor, Tensor]:
@@ -289,6 +314,56 @@ def _after_prefix(
     cache.keep([0] * len(ends))
     tokens, mask = padded_left(ends, decoder.device)
     return tokens, torch.cat([torch.ones_like(mask[:, :1]).expand(-1, len(prefix)), mask], dim=1)
+
+
+def read_contexts(decoder: Decoder, contexts: Sequence[tuple[int, ...]]) -> list[KeyValues] | None:
+    """Return keys and values of each context, at least of all tokens but the last; None if the cache has other states.
+
+    A prefix that all contexts share runs first; then contexts of similar length run together, padded on the right.
+    """
+    # In token order all other contexts lie between these two.
+    shared = min(min(map(len, contexts)) - 2, common_prefix_length(min(contexts), max(contexts)))
+    if shared < 0 or decoder.cache_refusal is not None or not decoder.new_cache().has_keys_alone:
+        return None
+    config = cast(Any, decoder.model).config.to_dict()
+    is_worth_a_pass = shared * (len(contexts) - 1) > MAX_PADDING and not depends_on_pass_length(config)
+    prefix = read_contexts(decoder, [contexts[0][: shared + 1]]) if is_worth_a_pass else None
+    shared = shared if prefix else 0
+    groups: list[list[int]] = []
+    for context in sorted(range(len(contexts)), key=lambda context: len(contexts[context])):
+        if not groups or sum(len(contexts[context]) - len(contexts[each]) for each in groups[-1]) > MAX_PADDING:
+            groups.append([])
+        groups[-1].append(context)
+    found: dict[int, KeyValues | None] = {}
+    for group in groups:
+        cache = decoder.new_cache()
+        if prefix:
+            cache.fill([list(prefix[0]) for _ in group], [shared] * len(group))
+        decoder.hidden(padded_right([contexts[context][shared:-1] for context in group]).to(decoder.device), cache)
+        found |= {context: cache.text(row, 0) for row, context in enumerate(group)}
+    texts = [found[context] for context in range(len(contexts))]
+    return None if None in texts else cast(list[KeyValues], texts)
+
+
+@torch.inference_mode()
+def add_contexts(
+    decoder: Decoder, known: dict[tuple[int, ...], KeyValues], contexts: Sequence[tuple[int, ...]]
+) -> None:
+    """Read contexts that are not yet known, if the keys and values of all fit into KEPT_CONTEXT_BYTES."""
+    missing = sorted({*contexts} - {*known}, key=lambda context: (len(context), context))
+    missing = [context for context in missing if 1 < len(context) < decoder.context_length]
+    first = read_contexts(decoder, missing[:1]) if missing else None
+    if not first:
+        return
+    bytes_per_token = sum(side[:, :1].nbytes for both in first[0] for side in both)
+    if bytes_per_token * sum(map(len, (*known, *missing))) > KEPT_CONTEXT_BYTES:
+        return
+    size = decoder.at_once(BATCH_CONTEXTS)
+    for batch in (missing[start : start + size] for start in range(0, len(missing), size)):
+        states = cast(list[KeyValues], read_contexts(decoder, batch))
+        for context, layers in zip(batch, states, strict=True):
+            end = len(context) - 1  # a view would keep the whole batch in memory
+            known[context] = [(keys[:, :end].clone(), values[:, :end].clone()) for keys, values in layers]
 
 
 @torch.inference_mode()

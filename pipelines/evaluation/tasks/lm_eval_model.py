@@ -23,13 +23,19 @@ from torch import Tensor
 from prunescope.pipelines.core.batching import batched
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
-from prunescope.pipelines.evaluation.tasks.batched_generation import Generation, can_reuse_prefix, generate_greedy
+from prunescope.pipelines.evaluation.tasks.batched_generation import (
+    Generation,
+    add_contexts,
+    can_reuse_prefix,
+    generate_greedy,
+)
 from prunescope.pipelines.evaluation.tasks.loading import quiet
 from prunescope.pipelines.metrics.text_metrics import common_prefix_length
 from prunescope.pipelines.models.decoder import Decoder, padded_left, padded_right, probe_tokens
 from prunescope.pipelines.models.float64_pass import float64_norms, in_float64
 from prunescope.pipelines.models.known_text import WHOLE, KnownText, Pass
 from prunescope.pipelines.models.module_calls import quick_linears
+from prunescope.pipelines.models.token_cache import KeyValues
 
 # Tokens per forward pass, padding included: enough to fill the matrix products, but little memory.
 PASS_TOKENS = 2048
@@ -103,6 +109,7 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
         others: another model's tokens by `sample_hash`; they serve as drafts and decide no token.
         starts: by `sample_hash`, the tokens that a text must begin with; other texts stay empty. None leaves all texts
             free.
+        contexts: keys and values of contexts that the applied weights have read; None if they are not to be kept.
         is_noise: whether the applied variant is rounding noise, which float64 would hide.
     """
 
@@ -121,6 +128,7 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
         self.written: dict[str, Generation] = {}
         self.others: Mapping[str, Sequence[int]] = {}
         self.starts: Mapping[str, Sequence[int]] | None = None
+        self.contexts: dict[tuple[int, ...], KeyValues] | None = None
 
     def set_context(self, context: int | None) -> None:
         """Set the number of tokens per window of a text; None is the model's context."""
@@ -183,9 +191,6 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
         keys = [sample_hash([request.args]) for request in requests]
         eos = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
         for key, request in zip(keys, requests, strict=True):
-            if self.starts is not None and key not in self.starts:
-                self.written[key] = Generation("", (), ended=False, kept=0)
-                continue
             context, arguments = request.args
             settings = normalize_gen_kwargs(dict(arguments), self.max_gen_toks)
             if settings.get("do_sample") and settings.get("temperature", 1.0) > 0:
@@ -193,13 +198,26 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
             until = handle_stop_sequences(settings.get("until"), eos=eos)
             ids = tuple(int(token) for token in self.tok_batch_encode([context])[0][0])
             by_limit[int(settings["max_gen_toks"])].append((key, ids, until))
+        # All contexts, so that what is kept does not depend on which texts have starts.
+        if self.contexts is not None and self._reuses_prefix:
+            add_contexts(self.decoder, self.contexts, [ids for group in by_limit.values() for _, ids, _ in group])
+        for limit, group in by_limit.items() if self.starts is not None else ():
+            self.written |= {key: Generation("", (), ended=False, kept=0) for key, *_ in group}
+            by_limit[limit] = [each for each in group if each[0] in self.starts]
         waiting = [len(ids) for group in by_limit.values() for _, ids, _ in group]
         self.progress.start(self.task, len(waiting), sum(waiting))
         for limit, group in by_limit.items():
             others, starts = ([known.get(key, ()) for key, *_ in group] for known in (self.others, self.starts or {}))
             contexts, stops = [ids for _, ids, _ in group], [until for *_, until in group]
             answers = generate_greedy(
-                self.decoder, contexts, stops, limit, others=others, starts=starts, reuses_prefix=self._reuses_prefix
+                self.decoder,
+                contexts,
+                stops,
+                limit,
+                others=others,
+                starts=starts,
+                reuses_prefix=self._reuses_prefix,
+                known=self.contexts,
             )
             self.written |= {key: answer for (key, *_), answer in zip(group, answers, strict=True)}
             self.progress.advance(len(group))

@@ -25,6 +25,7 @@ from prunescope.pipelines.evaluation.tasks.score_rows import (
 )
 from prunescope.pipelines.metrics.text_metrics import first_flip
 from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.token_cache import KeyValues
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
@@ -78,6 +79,7 @@ class TaskSession:
         self._tasks = load_tasks(specs)
         self._lm = VariantLM(decoder)
         self._dense: pl.DataFrame | None = None
+        self._dense_contexts: dict[tuple[int, ...], KeyValues] = {}
 
     def score(
         self, recipe: str, variant: Variant, dense: pl.DataFrame | None = None, progress: Progress = SILENT
@@ -173,6 +175,7 @@ class TaskSession:
         lm.set_context(spec.context)
         lm.written.clear()
         lm.others, lm.starts = others, starts
+        lm.contexts = None if starts is None else self._dense_contexts  # the dense model continues the starts
         named = {f"{loaded.name} by {loaded.scoring}": loaded for loaded in together}
         for loaded in together:
             loaded.task.set_fewshot_seed(spec.seed)

@@ -13,13 +13,13 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from prunescope.pipelines.evaluation.tasks.batched_generation import depends_on_pass_length
+from prunescope.pipelines.evaluation.tasks.batched_generation import read_contexts
 from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt, find_answer
 from prunescope.pipelines.metrics.divergence import COLUMN_NAMES, divergence
 from prunescope.pipelines.metrics.option_metrics import option_row
 from prunescope.pipelines.metrics.ranking import top_ids
 from prunescope.pipelines.metrics.text_metrics import collapse_step, distinct_n, first_flip, repeat_rates
-from prunescope.pipelines.models.decoder import Decoder, padded_left, padded_right
+from prunescope.pipelines.models.decoder import Decoder, padded_left
 from prunescope.pipelines.models.module_calls import first_tensor, hooks, quick_linears, stream_of
 from prunescope.pipelines.models.token_cache import KeyValues
 from prunescope.pipelines.studies import MeasureSpec
@@ -67,8 +67,6 @@ TOP_TOKEN_BYTES = 80
 _ROW_BYTES = 5 * len(COLUMN_NAMES)
 # Number of texts decoded together; it bounds the memory of their key-value cache.
 BATCH_TEXTS = 64
-# Padding tokens in a pass over prompts above which a second pass is faster.
-MAX_PADDING = 64
 
 
 @dataclass(frozen=True)
@@ -133,39 +131,10 @@ def decode(
         stops = None if least is None else [least[text] for text in texts]
         own = [prompts[prompt] for prompt in used]
         with quick_linears(decoder.model):
-            read = [list(known[prompt]) for prompt in used] if known else _read(decoder, own)
+            read = [list(known[prompt]) for prompt in used] if known else read_contexts(decoder, own)
             decoded = _decode_batch(decoder, own, rows, texts, most, choose, stops, read, keep)
         results |= dict(zip(texts, decoded, strict=True))
     return [results[text] for text in range(len(results))]
-
-
-def _read(decoder: Decoder, prompts: Sequence[tuple[int, ...]]) -> list[KeyValues] | None:
-    """Return keys and values of each prompt, at least of all tokens but the last; None if the cache has other states.
-
-    A prefix that all prompts share runs first; then prompts of similar length run together, padded on the right.
-    """
-    shared, flip = min(map(len, prompts)) - 2, first_flip(min(prompts), max(prompts))
-    shared = shared if flip is None else min(shared, flip)  # all other prompts lie between the two in token order
-    if shared < 0 or decoder.cache_refusal is not None or not decoder.new_cache().has_keys_alone:
-        return None
-    config = cast(Any, decoder.model).config.to_dict()
-    is_worth_a_pass = shared * (len(prompts) - 1) > MAX_PADDING and not depends_on_pass_length(config)
-    prefix = _read(decoder, [prompts[0][: shared + 1]]) if is_worth_a_pass else None
-    shared = shared if prefix else 0
-    groups: list[list[int]] = []
-    for prompt in sorted(range(len(prompts)), key=lambda prompt: len(prompts[prompt])):
-        if not groups or sum(len(prompts[prompt]) - len(prompts[each]) for each in groups[-1]) > MAX_PADDING:
-            groups.append([])
-        groups[-1].append(prompt)
-    found: dict[int, KeyValues | None] = {}
-    for group in groups:
-        cache = decoder.new_cache()
-        if prefix:
-            cache.fill([list(prefix[0]) for _ in group], [shared] * len(group))
-        decoder.hidden(padded_right([prompts[prompt][shared:-1] for prompt in group]).to(decoder.device), cache)
-        found |= {prompt: cache.text(row, 0) for row, prompt in enumerate(group)}
-    texts = [found[prompt] for prompt in range(len(prompts))]
-    return None if None in texts else cast(list[KeyValues], texts)
 
 
 def _batches(decoder: Decoder, lengths: Sequence[int], copies: int) -> list[list[int]]:

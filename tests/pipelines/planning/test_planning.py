@@ -238,15 +238,22 @@ def test_timing_costs_two_warm_ups_and_its_repeats_on_both_sides() -> None:
     assert work.work("speed", parse_recipe("noise-batch")) == load().work("speed", recipe) == Work()
 
 
-def test_a_written_task_costs_texts_of_a_share_of_their_limit_and_as_many_forks() -> None:
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_a_written_task_costs_texts_of_a_share_of_their_limit_and_as_many_forks(
+    is_kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 65 * (10 + 30) * 8 * 2 * 4  # keys and values of the contexts, after which the forks begin
+    monkeypatch.setattr("prunescope.pipelines.planning.workload.KEPT_CONTEXT_BYTES", size - (not is_kept))
     task, tokens = TaskSize("w", "greedy", 65, (10,) * 65, 0, 0.0, shared=30, new_tokens=6), 0.4 * 6
     sizes = (task, TaskSize("c", "letter", 2, (8, 8), 4, 2.0))
     work, pruned = replace(load(), tasks=sizes), parse_recipe("magnitude-50")
     for recipe, texts in ((parse_recipe("dense"), 1), (pruned, 2)):
         found = work.work("tasks", recipe)
+        assert work.kept_context_bytes == size * is_kept
+        reads = 1 if is_kept else texts
         # So many contexts are two batches, each of which runs what they share once.
         read = texts * 2 * tokens * 12 * (960 * 4 + 50 * 8 * 4)
-        answers = texts * (65 * (work.forward(10) + tokens * 2 * 960) + 2 * work.forward(30))
+        answers = reads * (65 * work.forward(10) + 2 * work.forward(30)) + texts * 65 * tokens * 2 * 960
         assert found.layers == pytest.approx(answers + 2 * work.forward(8) + 2 * 4 * 960, rel=1e-12)
         assert found.head == pytest.approx((texts * 65 * tokens + 4) * ONCE + read, rel=1e-12)
     (rows,) = [rows for rows in rows_of(work, pruned) if rows.table == "task_samples"]

@@ -11,11 +11,12 @@ import pytest
 import regex
 import torch
 
-from prunescope.pipelines.evaluation.tasks import lm_eval_model, score
-from prunescope.pipelines.evaluation.tasks.batched_generation import generate_greedy
+from prunescope.pipelines.evaluation.tasks import batched_generation, lm_eval_model, score
+from prunescope.pipelines.evaluation.tasks.batched_generation import add_contexts, generate_greedy
 from prunescope.pipelines.evaluation.tasks.sandbox_client import ExecutionVerdict
 from prunescope.pipelines.evaluation.tasks.score import TaskSession
 from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.token_cache import KeyValues
 from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.recipes import parse_recipe
@@ -167,6 +168,32 @@ def test_a_start_is_continued_as_the_plain_loop_continues_it(decoder: Decoder) -
             assert list(answer.tokens) == expected
             assert answer.text == text_of(decoder, expected)
             assert answer.ended == has_ended(decoder, expected)
+
+
+def test_known_contexts_are_continued_and_not_read_again(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = tuple(range(7, 107))
+    read = [*(long[n:] for n in range(3)), long[:5], (9, 8)]
+    starts, known = [(), (5,), (5, 77), (31,), (7,)], dict[tuple[int, ...], KeyValues]()
+    add_contexts(decoder, known, [*read, (9,)])
+    assert {*known} == {*read}
+    assert all(keys.shape[1] == len(context) - 1 for context, layers in known.items() for keys, _ in layers)
+
+    passes = []
+    decoder.trunk.register_forward_pre_hook(
+        lambda _, __, keywords: passes.append(keywords["input_ids"].shape[1]), with_kwargs=True
+    )
+    for some in (known, {long: known[long]}):
+        passes.clear()
+        found = generate_greedy(decoder, read, [STOPS] * 5, LIMIT, starts=starts, reuses_prefix=True, known=some)
+        for own, start, answer in zip(read, starts, found, strict=True):
+            assert list(answer.tokens) == written(decoder, own, start)
+        # The first pass reads the last token of a context and its start, unless one context of the batch is unknown.
+        assert (passes[0] == 3) == (some is known)
+
+    monkeypatch.setattr(batched_generation, "KEPT_CONTEXT_BYTES", 1000)
+    too_many = dict[tuple[int, ...], KeyValues]()
+    add_contexts(decoder, too_many, read)
+    assert not too_many
 
 
 def test_only_programs_of_forks_run_again(decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

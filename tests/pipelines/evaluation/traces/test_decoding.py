@@ -152,7 +152,7 @@ def test_what_all_prompts_begin_with_is_read_once(
     expected: list[tuple[int, ...]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("prunescope.pipelines.evaluation.traces.decoding.MAX_PADDING", most)
+    monkeypatch.setattr("prunescope.pipelines.evaluation.tasks.batched_generation.MAX_PADDING", most)
     ends = [(4, 5), (3,), (4, 5, 6, 7, 8), (4, 9)] if beginning else [(4, 5), (3, 8), (4, 5, 6, 7, 8)]
     prompts = [beginning + end for end in ends]
     alone = [decode_greedily(decoder, [prompt], 4)[0] for prompt in prompts]
