@@ -322,7 +322,7 @@ def read_contexts(decoder: Decoder, contexts: Sequence[tuple[int, ...]]) -> list
     A prefix that all contexts share runs first; then contexts of similar length run together, padded on the right.
     """
     # In token order all other contexts lie between these two.
-    shared = min(min(map(len, contexts)) - 2, common_prefix_length(min(contexts), max(contexts)))
+    shared = min(*(len(context) - 2 for context in contexts), common_prefix_length(min(contexts), max(contexts)))
     if shared < 0 or decoder.cache_refusal is not None or not decoder.new_cache().has_keys_alone:
         return None
     config = cast(Any, decoder.model).config.to_dict()
@@ -360,7 +360,8 @@ def add_contexts(
         return
     size = decoder.at_once(BATCH_CONTEXTS)
     for batch in (missing[start : start + size] for start in range(0, len(missing), size)):
-        states = cast(list[KeyValues], read_contexts(decoder, batch))
+        with quick_linears(decoder.model):
+            states = cast(list[KeyValues], read_contexts(decoder, batch))
         for context, layers in zip(batch, states, strict=True):
             end = len(context) - 1  # a view would keep the whole batch in memory
             known[context] = [(keys[:, :end].clone(), values[:, :end].clone()) for keys, values in layers]
@@ -413,8 +414,10 @@ def _best(decoder: Decoder, states: Float[Tensor, "texts tokens width"]) -> tupl
 
 
 def _has_ended(decoder: Decoder, row: _Row) -> bool:
-    """Return whether the last token ends the text, or the text contains a stop string, special tokens included."""
-    text = decoder.tokenizer.decode(row.tokens) if row.stops else ""
+    """Return whether the last token ends the text, or completes a stop string, special tokens included."""
+    # A character has at most four tokens; one more, because a tokenizer may strip a space where a text begins.
+    last = 4 * max(map(len, row.stops), default=0) + 1
+    text = decoder.tokenizer.decode(row.tokens[-last:]) if row.stops else ""
     return row.tokens[-1] in decoder.end_ids or any(stop in text for stop in row.stops)
 
 
