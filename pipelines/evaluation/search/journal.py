@@ -17,11 +17,9 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 class Journal:
-    """Arrays of finished measurements, one file per measurement.
+    """Arrays of finished measurements, one file per measurement in a folder that the first one creates.
 
-    Args:
-        folder: created with the first measurement.
-        fingerprint: hash of everything that measurements depend on in addition to their keys.
+    `fingerprint` is the hash of everything that measurements depend on in addition to their keys.
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
@@ -36,11 +34,7 @@ class Journal:
         return self._folder / f"{name[:32]}.npz"
 
     def remember(self, key: object, measure: Callable[[], Arrays]) -> Arrays:
-        """Return a measurement from the journal, or measure and store it.
-
-        Args:
-            key: JSON key of the measurement.
-            measure: measures; its arrays are stored all or none.
+        """Return the measurement of a JSON key from the journal, or measure and store it, all arrays or none.
 
         Raises:
             OSError: the folder cannot be read or written.

@@ -50,14 +50,9 @@ class Option:
 class Menu:
     """Treatments of every sublayer of a model.
 
-    Args:
-        decoder: the dense model.
-        treatments: names of recipes that change matrices, `drop`, `attn-drop` and `mlp-drop`; `keep` is always
-            included.
-        splits: treatments of all sublayers with one recipe per matrix.
-        statistics: calibration tokens, and where to store finished layers.
-        step_milliseconds: time of each sublayer in a decoding step, by label; None if time is not the budget.
-        progress: advances once per layer.
+    `treatments` are names of recipes that change matrices, `drop`, `attn-drop` and `mlp-drop`; `keep` is always
+    included. `splits` are treatments of all sublayers with one recipe per matrix. `step_milliseconds` has the time of
+    each sublayer in a decoding step, by label; None if time is not the budget.
 
     Raises:
         InputError: a recipe does not fit the model.
@@ -83,24 +78,17 @@ class Menu:
             if not isinstance(pruned, Variant):
                 raise pruned
             self._variants[name] = pruned
-        self.options: tuple[Option, ...] = tuple(
-            option
-            for label, sublayer in self.sublayers.items()
-            for option in self._options(label, sublayer, treatments)
-        )
-
-    def _options(self, label: str, sublayer: Sublayer, treatments: Sequence[str]) -> list[Option]:
-        step_milliseconds = self._step_milliseconds
-        size = sum(matrix.size for matrix in sublayer.matrices.values())
-        saved = None if step_milliseconds is None else 0.0
-        options = [Option(label, KEEP, 0, 0, saved)]
-        if {DROP, f"{sublayer.kind}-{DROP}"} & set(treatments):
-            time = None if step_milliseconds is None else step_milliseconds[label]
-            options.append(Option(label, DROP, size, size * WEIGHT_BYTES, time))
-        for name, variant in self._variants.items():
-            if any(matrix in variant.changes for matrix in sublayer.matrices):
-                options.append(Option(label, name, *self.removed(label, name), saved))
-        return options
+        saved, options = None if step_milliseconds is None else 0.0, list[Option]()
+        for label, sublayer in self.sublayers.items():
+            options.append(Option(label, KEEP, 0, 0, saved))
+            if {DROP, f"{sublayer.kind}-{DROP}"} & set(treatments):
+                size = sum(matrix.size for matrix in sublayer.matrices.values())
+                time = None if step_milliseconds is None else step_milliseconds[label]
+                options.append(Option(label, DROP, size, size * WEIGHT_BYTES, time))
+            for name, variant in self._variants.items():
+                if any(matrix in variant.changes for matrix in sublayer.matrices):
+                    options.append(Option(label, name, *self.removed(label, name), saved))
+        self.options: tuple[Option, ...] = tuple(options)
 
     def only(self, treatments: Collection[str]) -> "Menu":
         """Return the menu with only some of its recipes; keeping and dropping stay."""
@@ -132,9 +120,7 @@ class Menu:
     def weights(self, sublayer: str, treatment: str) -> Mapping[str, WeightDelta]:
         """Return the changes of a sublayer's matrices under a treatment other than `drop`, by name.
 
-        Args:
-            sublayer: label of the sublayer.
-            treatment: a treatment of all matrices, or of those with one name: `wanda-20 q_proj`.
+        A treatment is of all matrices, or of those with one name: `wanda-20 q_proj`.
         """
         if treatment == KEEP:
             return {}

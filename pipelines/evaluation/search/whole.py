@@ -23,12 +23,7 @@ Means = NDArray[np.float64]
 
 
 class WholeMeasurement:
-    """Dense side of a search's items, computed once; each variant costs one pass over them.
-
-    Args:
-        decoder: the dense model.
-        items: the texts to measure on.
-    """
+    """Dense side of a search's items, computed once; each variant costs one pass over them."""
 
     def __init__(self, decoder: Decoder, items: Sequence[Item]) -> None:
         self._decoder, self._items = decoder, items
