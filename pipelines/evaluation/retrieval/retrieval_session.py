@@ -43,13 +43,7 @@ Tables = dict[str, pl.DataFrame]
 class _Data:
     """One data set in the model's tokens, with the dense model's embeddings.
 
-    Attributes:
-        spec: the study's entry.
-        collection: its texts and judgements.
-        pooling: pooling of this model's states.
-        hash: hash of contents and settings.
-        ids: tokens of the queries, then of the documents.
-        dense: their embeddings by the dense model.
+    `hash` covers contents and settings. `ids` are the tokens of the queries, then of the documents.
     """
 
     spec: RetrievalSpec
@@ -62,12 +56,6 @@ class _Data:
 
 class RetrievalSession:
     """Dense side of retrieval, embedded once and shared by the variants of a model.
-
-    Args:
-        decoder: the dense model.
-        model: name of the model in the tables.
-        data_sets: the study's data sets.
-        progress: advances once per batch of texts.
 
     Raises:
         InputError: a data set is malformed, or its `max_length` exceeds the model's context.
@@ -138,11 +126,13 @@ class RetrievalSession:
             for query, value in zip(queries, own, strict=True)
         ]
         names = [("query", name) for name in queries] + [("document", name) for name in documents]
-        embeddings = _embedding_rows(labels, names, data.ids, pruned) if data.spec.keep_embeddings else None
+        embeddings = EMBEDDINGS.to_frame()
+        if data.spec.keep_embeddings:
+            embeddings = _embedding_rows(labels, names, data.ids, pruned)
         return {
             "retrieval_scores": pl.DataFrame(scores, schema=SCORES),
             "retrieval_queries": pl.DataFrame(by_query, schema=QUERIES),
-            "retrieval_embeddings": EMBEDDINGS.to_frame() if embeddings is None else embeddings,
+            "retrieval_embeddings": embeddings,
         }
 
 

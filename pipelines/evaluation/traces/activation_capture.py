@@ -63,18 +63,11 @@ def run_known(
     keep_calls: bool,
     norms: Norms | None = None,
 ) -> Capture:
-    """Run the decoder with its current weights over given tokens.
+    """Run the decoder with its current weights over given tokens, and record every position from `first` on.
 
-    A pass over all tokens and a pass through a key-value cache give the same states.
-
-    Args:
-        decoder: dense, or with a variant applied.
-        tokens: (1, length).
-        first: first measured position; all later ones are measured.
-        by_token_from: None runs all tokens at once; otherwise the tokens from this index on run one by one through a
-            key-value cache.
-        keep_calls: whether to keep arguments and whole contributions, for `replay` and for scope `isolated`.
-        norms: result of `float64_norms`, to compute the layers in float64; None for the decoder's own type.
+    A pass over all tokens and a pass through a key-value cache give the same states. The tokens from `by_token_from` on
+    run one by one through a cache; None runs all at once. `keep_calls` keeps arguments and whole contributions, for
+    `replay` and for scope `isolated`. `norms`, the result of `float64_norms`, lets the layers compute in float64.
     """
     capture = Capture(norms)
     streams: dict[int, list[Tensor]] = defaultdict(list)
@@ -153,18 +146,13 @@ def replay(
     norms: Norms | None = None,
     noise: str | None = None,
 ) -> States:
-    """Return the contribution of a sublayer with other weights in the dense context, at the measured positions.
+    """Return the contribution of a sublayer with other weights in the dense context, at the positions from `first` on.
 
     An attention that ran through a cache gets a new cache, filled with its own keys and values. With the dense cache,
     every step after the first would be wrong.
 
-    Args:
-        sublayer: the sublayer.
-        calls: its calls in the dense pass.
-        weights: the other weights, as for `swap_weights`.
-        first: first position to return.
-        norms: norms of the dense pass.
-        noise: noise of a `Variant`; the sublayer then computes with this rounding, also after a float64 pass.
+    `calls` and `norms` are those of the dense pass, `weights` as for `swap_weights`. With the noise of a `Variant` the
+    sublayer computes with that rounding, also after a float64 pass.
 
     Returns:
         (positions, width), in the type of the dense pass's contributions; float32 with noise.

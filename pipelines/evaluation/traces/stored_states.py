@@ -14,16 +14,16 @@ from prunescope.pipelines.core.errors import InputError
 _MAX_EXPONENT = 15
 _MIN_FLOAT32_EXPONENT = -126
 _KEY = ("model", "prompt_id", "position", "layer", "sublayer")
-_TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
-    "prompt_id": pl.String,
-    "position": pl.Int32,
-    "layer": pl.Int16,
-    "sublayer": pl.String,
-    "scope": pl.String,
-    "scale": pl.Float32,
-    "state": pl.List(pl.Float16),
-}
-STATE_SCHEMA = pl.Schema(_TYPES)
+STATE_SCHEMA = pl.Schema(
+    {
+        "prompt_id": pl.String,
+        "position": pl.Int32,
+        "layer": pl.Int16,
+        **dict.fromkeys(("sublayer", "scope"), pl.String),
+        "scale": pl.Float32,
+        "state": pl.List(pl.Float16),
+    }
+)
 
 
 def state_rows(
@@ -38,12 +38,8 @@ def state_rows(
     A value is scale × float16. The scale is a power of two, so scaling is exact and only float16 rounds. The error is
     at most 2^-11 of an entry that is at least 2^-28 of the row's largest, and 2^-39 of the largest for smaller entries.
 
-    Args:
-        prompt_ids: prompt of each row of the states.
-        positions: position of each row.
-        layer: index of the layer.
-        sublayer: attn or mlp.
-        states: by scope, the stream for `dense`, and its shift for the others; None gives no rows.
+    `states` has, by scope, the stream for `dense` and its shift for the others; None gives no rows. `prompt_ids` and
+    `positions` are those of its rows.
     """
     frames = [STATE_SCHEMA.to_frame()]
     for scope, values in states.items():
@@ -66,8 +62,7 @@ def state_rows(
 def read_states(frame: pl.DataFrame) -> tuple[pl.DataFrame, Float[Tensor, "rows width"], Float[Tensor, "rows width"]]:
     """Return dense streams and their shifts in float32, ready for `divergence` through any lens.
 
-    Args:
-        frame: rows of `hidden_states` of one model, including those of the recipe `dense`.
+    `frame` has rows of `hidden_states` of one model, including those of the recipe `dense`.
 
     Returns:
         The rows of all other recipes without their vectors, the dense stream of each, and its shift. An isolated shift

@@ -4,7 +4,6 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
 
 import numpy as np
 import polars as pl
@@ -37,11 +36,8 @@ Columns = dict[str, np.ndarray]
 class _DensePrompt:
     """Dense side of one prompt.
 
-    Attributes:
-        prompt: the prompt.
-        decoded: greedy continuation of the prompt.
-        forced: the same tokens, decoded in batches of the shape in which a variant reads them.
-        tokens: prompt and continuation, (1, length).
+    `decoded` is its greedy continuation. `forced` has the same tokens, decoded in batches of the shape in which a
+    variant reads them. `tokens` are prompt and continuation, (1, length).
     """
 
     prompt: TokenizedPrompt
@@ -59,11 +55,8 @@ class _DensePrompt:
 class _LayeredPrompt(_DensePrompt):
     """Dense side of one prompt that is measured at every layer.
 
-    Attributes:
-        decoder: the dense model.
-        first: first measured position.
-        capture: pass over the tokens, with the calls of every sublayer.
-        full_pass: pass over all tokens at once in the model's own type, for scope `isolated`; otherwise `capture`.
+    `first` is the first measured position. `capture` is a pass over the tokens, with the calls of every sublayer.
+    `full_pass` is a pass over all tokens at once in the model's own type, for scope `isolated`; otherwise `capture`.
     """
 
     decoder: Decoder
@@ -94,8 +87,7 @@ class _VariantShifts:
 
     Attributes:
         shifts: per prompt, the shift of the stream after each sublayer, by label.
-        isolated: per prompt, the shift of the final stream by each changed sublayer alone, by label; empty if it is not
-            measured.
+        isolated: the shift of the final stream by each changed sublayer alone; empty if it is not measured.
     """
 
     shifts: list[dict[str, Tensor]]
@@ -106,12 +98,6 @@ class TraceSession:
     """Dense side of a study's prompts, computed once and shared by the variants of a model.
 
     Only the prompts of `Study.layer_prompts` keep the states of their sublayers. The others keep their final streams.
-
-    Args:
-        decoder: the dense model.
-        model: name of the model in the tables.
-        study: prompts and settings.
-        progress: advances once per prompt.
 
     Raises:
         InputError: a prompt does not fit the model.
@@ -300,11 +286,6 @@ class TraceSession:
         positions = [position for dense in self._layered for position in dense.positions]
         return state_rows(ids, positions, sublayer.layer, sublayer.kind, states)
 
-    def _workspace(self) -> Workspace:
-        if not hasattr(self._thread_local, "workspace"):
-            self._thread_local.workspace = Workspace()
-        return cast(Workspace, self._thread_local.workspace)
-
     def _measured(
         self, stream: Tensor, moves: Mapping[tuple[str, str], Tensor | None]
     ) -> dict[tuple[str, str], list[Columns]]:
@@ -345,7 +326,7 @@ class TraceSession:
             list(shifts.values()),
             head,
             self.study.measure.temperatures,
-            workspace=self._workspace(),
+            workspace=vars(self._thread_local).setdefault("workspace", Workspace()),
         )
         measured = dict(zip(shifts, columns, strict=True))
         return {key: measured[key if key in measured else None] for key in moves}
@@ -378,13 +359,8 @@ class TraceSession:
 def _local_shifts(sublayer: Sublayer, variant: Variant, passes: Sequence[tuple[Capture, int]]) -> list[Tensor]:
     """Return, per pass, the pruned contribution of a sublayer in the dense context minus the dense contribution.
 
-    Args:
-        sublayer: a sublayer that the variant changes.
-        variant: the variant.
-        passes: dense passes, each with the first position to return.
-
-    Returns:
-        Float32 shifts, subtracted in the type of the pass.
+    The variant changes the sublayer. Each pass comes with the first position to return. The shifts are float32,
+    subtracted in the type of the pass.
     """
     wholes = [dense.whole[sublayer.label][first:] for dense, first in passes]
     if sublayer.label in variant.dropped:

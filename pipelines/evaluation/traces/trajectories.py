@@ -34,12 +34,8 @@ def output_tables(
 ) -> dict[str, pl.DataFrame]:
     """Return `decoding_steps`, `top_tokens`, `option_subspace` and `generations` of one variant.
 
-    Args:
-        decoder: the dense model.
-        measure: trajectories, temperatures and number of top tokens.
-        forced: per prompt, both models on the dense text.
-        dense: per prompt, the dense text.
-        texts: per prompt, the variant's texts; none if it was measured only on the dense text, in one pass.
+    Per prompt, `forced` has both models on the dense text, `dense` that text, and `texts` the variant's texts; there
+    are none if it was measured only on the dense text, in one pass.
     """
     written = [(pair, own, text) for pair, own, text in zip(forced, dense, texts, strict=False) if text.own]
     tops = [top_rows(decoder, forced, measure.top_k)]
