@@ -212,7 +212,7 @@ def source_hash(source: str, cache: Path) -> str:
 
 def count_weights(folder: Path) -> int:
     """Return the number of weights in the checked weight files of a folder."""
-    return _stored_weights(folder).total()
+    return stored_weights(folder).total()
 
 
 def weight_format(source: str, folder: Path) -> str:
@@ -239,13 +239,13 @@ def weight_format(source: str, folder: Path) -> str:
         for tensor in reader.tensors:
             counts[tensor.tensor_type.name] += int(tensor.n_elements)
     else:
-        counts = _stored_weights(folder)
+        counts = stored_weights(folder)
     shares = {kind: count / counts.total() for kind, count in counts.most_common()}
     mixture = ", ".join(f"{100 * share:.0f} % {kind}" for kind, share in shares.items() if share >= 0.005)
     return f"{name}: {mixture}" if name else mixture.removeprefix("100 % ")
 
 
-def _stored_weights(folder: Path) -> Counter[str]:
+def stored_weights(folder: Path) -> Counter[str]:
     """Return the number of weights per type in the checked weight files of a folder."""
     counts = Counter[str]()
     for file in check_folder(folder):

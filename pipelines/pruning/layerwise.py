@@ -81,13 +81,8 @@ def prune_layers(
     passes the tokens through its own pruned layers. In the first layer all jobs have the same inputs. Every variant is
     bit for bit the one that its recipe gives alone.
 
-    Args:
-        decoder: the dense model; its weights are only read.
-        jobs: the recipes with their inputs.
-        base: result of the earlier recipes of a composition.
-        tokens: calibration tokens, for jobs that run the model.
-        dtype: dtype in which the tokens pass the layers; None is the model's own.
-        progress: one step per layer.
+    `base` is the result of the earlier recipes of a composition. Jobs that run the model need `tokens`, which pass the
+    layers in `dtype` (None: the model's own).
 
     Returns:
         For each job the base with the recipe's changes, or the error; a failed recipe does not stop the others.
@@ -133,14 +128,7 @@ def _targets(layer: Layer, job: PruningJob, base: Variant) -> dict[str, _Target]
 
 
 class _JobRun:
-    """A job and its results so far.
-
-    Attributes:
-        job: the job.
-        targets: the matrices to change, by layer.
-        failure: the error that ended the run.
-        latest: the changes in the latest layer.
-    """
+    """A job and its results so far: its targets by layer, the error that ended it, the changes in the latest layer."""
 
     def __init__(self, decoder: Decoder, job: PruningJob, base: Variant) -> None:
         self.job = job
@@ -206,10 +194,8 @@ class _JobRun:
 class _Group:
     """Jobs with the same predecessors, and therefore the same inputs.
 
-    Attributes:
-        needs_forward: whether they need a run of the model on the tokens.
-        sees_pruned: whether the predecessors are pruned; such a group has one job.
-        states: the residual streams before the next layer; None if the model is not run.
+    If the predecessors are pruned (`sees_pruned`), the group has one job. `states` are the residual streams before the
+    next layer; None if the model is not run.
     """
 
     def __init__(self, runs: list[_JobRun]) -> None:
@@ -238,11 +224,11 @@ class _Group:
 
 
 def _grouped(runs: list[_JobRun]) -> list[_Group]:
-    without_forward = [run for run in runs if not run.job.needs_forward]
-    forward = [run for run in runs if run.job.needs_forward]
-    shared = [run for run in forward if run.job.recipe.predecessors == "dense"]
-    single = [[run] for run in forward if run.job.recipe.predecessors == "pruned"]
-    return [_Group(group) for group in (without_forward, shared, *single) if group]
+    groups: dict[object, list[_JobRun]] = {"no forward": [], "dense": []}
+    for number, run in enumerate(runs):
+        kind = run.job.recipe.predecessors if run.job.needs_forward else "no forward"
+        groups.setdefault(number if kind == "pruned" else kind, []).append(run)
+    return [_Group(group) for group in groups.values() if group]
 
 
 def _prune_layer(decoder: Decoder, index: int, groups: list[_Group], base: Variant, streams: Streams | None) -> None:

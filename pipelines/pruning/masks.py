@@ -1,19 +1,14 @@
 """Exact masks from scores, also with ties. True keeps a weight."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Shaped
-from numpy.typing import NDArray
 from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 
 Scores = Float[Tensor, "out in"]
 Mask = Bool[Tensor, "out in"]
-# The threshold of a matrix is estimated from every 97th score; 97 is coprime to all usual widths.
-_STRIDE = 97
 # Largest M of an N:M pattern.
 MAX_BLOCK = 64
 
@@ -22,12 +17,8 @@ def keep_share(scores: Scores, sparsity: float, group: str) -> Mask:
     """Drop exactly round(sparsity × n) of the lowest scores in each group of n.
 
     Equal scores at the threshold are dropped in index order until the count is exact. `scores <= threshold` alone would
-    drop too many quantized weights, which have many ties.
-
-    Args:
-        scores: (outputs, inputs), finite; low scores are dropped.
-        sparsity: share to drop, 0 to 1.
-        group: `matrix` (all scores together) or `output` (each row separately).
+    drop too many quantized weights, which have many ties. A group is the `matrix` (all scores together) or an `output`
+    (each row separately).
 
     Raises:
         InputError: a share below 1 rounds to a whole group.
@@ -66,22 +57,8 @@ def _smallest(rows: Float[Tensor, "rows n"], count: int) -> Float[Tensor, "rows 
     """Return the `count`-th smallest value of every row."""
     if rows.device.type != "cpu":
         return rows.kthvalue(count, dim=1, keepdim=True).values
-    if len(rows) == 1:
-        return torch.tensor([[_smallest_of_many(rows[0].numpy(), count)]], dtype=rows.dtype)
     # numpy's introselect is several times faster than torch's kthvalue on a CPU.
     return torch.from_numpy(np.partition(rows.numpy(), count - 1, axis=1)[:, count - 1 : count])
-
-
-def _smallest_of_many(values: NDArray[np.floating[Any]], count: int) -> float:
-    """Return the `count`-th smallest of many values, sorting only those between two bounds from a sample."""
-    sample = np.sort(values[::_STRIDE])
-    middle, margin = (count - 1) * len(sample) // len(values), len(sample) // 50 + 1
-    low, high = sample[max(middle - margin, 0)], sample[min(middle + margin, len(sample) - 1)]
-    below = int(np.count_nonzero(values < low))
-    between = values[(values >= low) & (values <= high)]
-    if not below < count <= below + len(between):  # the sample is not representative
-        below, between = 0, values
-    return float(np.partition(between, count - 1 - below)[count - 1 - below])
 
 
 def keep_n_of_m(scores: Scores, keep: int, block: int) -> Mask:

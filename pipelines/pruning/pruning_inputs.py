@@ -19,7 +19,6 @@ from prunescope.pipelines.pruning.calibration.statistics import tokens_hash
 from prunescope.pipelines.pruning.layer_checkpoints import LayerFiles
 from prunescope.pipelines.pruning.layerwise import PruningJob
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.recipes import LayerwiseRecipe
 from prunescope.pipelines.recipes.base import BaseRecipe, Statistic
 
 
@@ -49,11 +48,9 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """The folder of a run's finished layers, from which a killed run resumes.
+    """The folder of a run's finished layers, from which a killed run resumes, and the hash of the dense weights.
 
-    Attributes:
-        folder: the folder; `layer_checkpoints.discard` removes it when the variant is saved.
-        weight_hash: hash of the dense weights.
+    `layer_checkpoints.discard` removes it when the variant is saved.
     """
 
     folder: Path
@@ -73,7 +70,7 @@ def table_for(recipe: BaseRecipe, statistics: Statistics, name: Statistic) -> pl
     return rows
 
 
-def known_moments(recipe: LayerwiseRecipe, statistics: Statistics) -> dict[str, ActivationMoments] | None:
+def known_moments(recipe: BaseRecipe, statistics: Statistics) -> dict[str, ActivationMoments] | None:
     """Return the inputs of all matrices from `activation_stats`, or None without that table.
 
     Raises:

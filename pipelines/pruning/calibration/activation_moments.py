@@ -114,12 +114,9 @@ class StopForwardError(Exception):
 class InputRecorder:
     """Recorder of the inputs of matrices, identified by the matrix products that read them.
 
-    Args:
-        matrices: the matrices by name.
-        grams: names of the matrices for whose inputs to compute Gram matrices.
-        with_tails: whether to compute fourth moments and largest inputs.
-        stops: whether `observe` raises StopForwardError once a batch has shown all inputs. The first batch shows how
-            often each matrix is used. If it does not use all of them (experts), every batch runs to its end.
+    `grams` are names of the matrices for whose inputs to compute Gram matrices. `with_tails` adds fourth moments and
+    largest inputs. `stops` lets `observe` raise StopForwardError once a batch has shown all inputs. The first batch
+    shows how often each matrix is used. If it does not use all of them (experts), every batch runs to its end.
     """
 
     def __init__(

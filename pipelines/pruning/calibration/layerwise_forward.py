@@ -36,10 +36,7 @@ States = list[Float[Tensor, "batch length width"]]
 class Streams:
     """Layer-by-layer forward passes over some tokens; several `States` can move through the layers independently.
 
-    Args:
-        decoder: the model.
-        tokens: the tokens.
-        dtype: dtype of weights and activations in the layers; None is the model's own. One layer is cast at a time.
+    Weights and activations of one layer at a time are cast to `dtype`; None is the model's own.
     """
 
     def __init__(
@@ -82,13 +79,8 @@ class Streams:
     ) -> dict[str, ActivationMoments]:
         """Run a layer with its current weights and return the inputs of some of its matrices, by name.
 
-        Args:
-            index: the layer's index.
-            states: the streams before it.
-            matrices: some of its matrices.
-            grams: names of the matrices for whose inputs to compute Gram matrices.
-            with_tails: whether to compute fourth moments and largest inputs.
-            advances: whether to replace the streams by the layer's output; if not, a batch may stop early.
+        `grams` and `with_tails` are those of `InputRecorder`. `advances` replaces the streams by the layer's output;
+        without it a batch may stop early.
 
         Raises:
             ComputationError: an input is NaN or infinite.

@@ -161,8 +161,7 @@ def calibrate(decoder: Decoder, spec: CalibrationSpec, model: str, progress: Pro
 class Influence:
     """1 − cos of the stream before and after each attention, MLP and block, averaged over tokens in float64.
 
-    Args:
-        decoder: the decoder; its forward passes are measured while the hooks of `watch` are registered.
+    The decoder's passes are measured while the hooks of `watch` are registered.
     """
 
     def __init__(self, decoder: Decoder) -> None:

@@ -26,9 +26,8 @@ from prunescope.pipelines.pruning.checkpoints.materialized_weights import (
     stored_dtype,
     unchanged,
 )
-from prunescope.pipelines.pruning.checkpoints.model_card import About, card
+from prunescope.pipelines.pruning.checkpoints.model_card import About, CheckpointResult, card
 from prunescope.pipelines.pruning.checkpoints.output_directory import atomic_directory, require_free, require_room
-from prunescope.pipelines.pruning.checkpoints.result import CheckpointResult
 from prunescope.pipelines.pruning.module_selection import layer_of
 from prunescope.pipelines.pruning.variant import Variant, save_tensors
 from prunescope.pipelines.pruning.variant_patching import apply_variant
@@ -66,7 +65,7 @@ def export(
         _write_config_and_tokenizer(scratch, decoder, form, dtype)
         logits = _require_same(scratch, decoder, probe, expected)
         rounded = None if torch.equal(expected, unrounded) else (_name(dtype), distance(logits, unrounded.float()))
-        notes = (*form.notes, *_quantization_notes(quantized, dtype), *_type_notes(decoder, dtype))
+        notes = (*form.notes, *_notes(decoder, quantized, dtype))
         result = CheckpointResult(folder, size, form.parameters, distance(logits, expected.float()), notes, rounded)
         (scratch / "README.md").write_text(card(about, result, decoder, variant), encoding="utf-8")
         if about.variant_hash:
@@ -164,12 +163,9 @@ def _stored(
     return stored if weights.is_changed(old) or torch.equal(stored.to(tensor.dtype), tensor) else tensor
 
 
-def _quantization_notes(matrices: int, dtype: torch.dtype) -> Iterator[str]:
-    if matrices:
-        yield f"The weights of {matrices} quantized matrices are stored dequantized, in {_name(dtype)}."
-
-
-def _type_notes(decoder: Decoder, dtype: torch.dtype) -> Iterator[str]:
+def _notes(decoder: Decoder, quantized: int, dtype: torch.dtype) -> Iterator[str]:
+    if quantized:
+        yield f"The weights of {quantized} quantized matrices are stored dequantized, in {_name(dtype)}."
     if torch.promote_types(dtype, decoder.dtype) != decoder.dtype:
         yield (
             f"The model was pruned in {_name(decoder.dtype)} and is stored in {_name(dtype)}: parameters that the "

@@ -1,6 +1,5 @@
 """Parameters of a pruned model, built on access, and those that are zero because their sublayer is dropped."""
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -9,14 +8,13 @@ from functools import cache, reduce
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.models.decoder import Decoder, probe_tokens
 from prunescope.pipelines.models.load import load_model
 from prunescope.pipelines.models.module_calls import hooks
-from prunescope.pipelines.models.sources import check_folder
+from prunescope.pipelines.models.sources import stored_weights
 from prunescope.pipelines.models.sublayer import Branch, Sublayer, SublayerCall, has_matrix
 from prunescope.pipelines.models.weight_matrices import Matrix, Products
 from prunescope.pipelines.models.weight_offload import data_of, swapped_data
@@ -24,7 +22,7 @@ from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant, contributing
 from prunescope.pipelines.pruning.weight_delta import LazyMapping, WeightDelta
 
-_TYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_FLOATS = {"float64", "float32", "bfloat16", "float16"}
 _PROBE_TOKENS = 12
 
 
@@ -56,13 +54,7 @@ def _tensors(model: nn.Module) -> Mapping[str, Tensor]:
 
 
 def _stored_dtypes(folder: Path) -> Counter[torch.dtype]:
-    counts: Counter[torch.dtype] = Counter()
-    for file in check_folder(folder):
-        with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118 (not a mapping)
-                part = opened.get_slice(name)
-                if part.get_dtype() in _TYPES:
-                    counts[_TYPES[part.get_dtype()]] += math.prod(part.get_shape())
+    counts = Counter({getattr(torch, kind): n for kind, n in stored_weights(folder).items() if kind in _FLOATS})
     if not counts:
         raise InputError(f"{folder}: none of its weights is a float of 16 bits or more; such a model is not exported")
     return counts

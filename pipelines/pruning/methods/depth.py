@@ -70,22 +70,14 @@ def drop(
     else:
         order = drop_order(decoder, recipe, tokens, base, known, progress, dtype)
     chosen = {sublayer for label, _ in order[: recipe.count] for sublayer in sublayers_of(label)}
-    removed = tuple(each.label for each in decoder.sublayers if each.label in chosen - {*base.dropped})
-    gone = [each for each in decoder.sublayers if each.label in {*base.dropped, *removed}]
-    matrices = {name for each in gone for name in each.matrices}
-    modules = {name for each in gone for name in each.modules}
+    gone = [each for each in decoder.sublayers if each.label in chosen | {*base.dropped}]
     facts = dict(base.facts)
     if "structure" in facts:
+        matrices = {name for each in gone for name in each.matrices}
         facts["structure"] = {name: fact for name, fact in facts["structure"].items() if name not in matrices}
     facts["drop_order"] = [label for label, _ in order]
     facts["drop_scores"] = [score for _, score in order if score is not None]
-    return replace(
-        base,
-        changes={name: change for name, change in base.changes.items() if name not in matrices},
-        parameters={name: value for name, value in base.parameters.items() if name.rpartition(".")[0] not in modules},
-        dropped=(*base.dropped, *removed),
-        facts=facts,
-    )
+    return replace(base.without(gone), facts=facts)
 
 
 @torch.inference_mode()
@@ -100,15 +92,9 @@ def drop_order(
 ) -> list[Removal]:
     """Return the order in which a recipe removes units, measured on the base.
 
-    Args:
-        decoder: the dense model; its weights are only read.
-        recipe: the recipe.
-        tokens: calibration tokens.
-        base: result of the earlier recipes of a composition.
-        known: the beginning of an iterative or greedy order, which is the same for every count.
-        progress: one step per measured removal.
-        dtype: dtype of weights and activations below the head while the tokens pass, cast in all layers at once; None
-            is the model's own. Scores are computed in float32 and float64.
+    `known` is the beginning of an iterative or greedy order, which is the same for every count. `dtype` is that of
+    weights and activations below the head while the calibration tokens pass, cast in all layers at once; None is the
+    model's own. Scores are computed in float32 and float64. The progress advances once per measured removal.
 
     Returns:
         All remaining units for `influence` and `random`; otherwise as many as are removed, even if more are known.
@@ -209,8 +195,7 @@ def losses(decoder: Decoder, units: Sequence[str], tokens: Tokens, dropped: set[
             sums[label] += _loss(decoder.head, stream[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
     scored = tokens.shape[0] * (tokens.shape[1] - 1)
     means = {label: total / scored for label, total in sums.items()}
-    bad = next((label for label, loss in means.items() if not np.isfinite(loss)), None)
-    if bad is not None:
+    for bad in (label for label, loss in means.items() if not np.isfinite(loss)):
         raise ComputationError(f"the calibration loss without {bad} is NaN or infinite")
     return means
 
@@ -243,10 +228,8 @@ def _stream_without(
 def _loss(head: OutputHead, streams: Float[Tensor, "rows width"], targets: Int[Tensor, " rows"]) -> float:
     """Return the sum of −log p(target), computed one block of logits at a time."""
     blocks = zip(streams.split(BLOCK_ROWS), targets.split(BLOCK_ROWS), strict=True)
-    return sum(
-        float(cross_entropy(head.logits(rows.float()), ids, reduction="none").sum(dtype=torch.float64))
-        for rows, ids in blocks
-    )
+    losses = (cross_entropy(head.logits(rows.float()), ids, reduction="none") for rows, ids in blocks)
+    return sum(float(each.sum(dtype=torch.float64)) for each in losses)
 
 
 def angular_distances(decoder: Decoder, units: Sequence[str], count: int, tokens: Tokens) -> dict[str, float]:
@@ -315,8 +298,7 @@ def _remaining(decoder: Decoder, recipe: DepthRecipe, base: Variant) -> list[str
             f"recipe {recipe.name}: of the model's {len(units)} only {len(remaining)} are left after the earlier "
             "recipes; drop fewer"
         )
-    gone = next((label for label in recipe.given if label not in remaining), None)
-    if gone is not None:
+    for gone in (label for label in recipe.given if label not in remaining):
         raise InputError(f"recipe {recipe.name}: {gone} is already gone; leave it out of the list")
     return remaining
 

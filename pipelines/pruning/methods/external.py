@@ -101,14 +101,7 @@ def _drop_silent(decoder: Decoder, variant: Variant) -> Variant:
     suspects = [sublayer for sublayer in decoder.sublayers if _may_be_silent(sublayer, variant)]
     with apply_variant(decoder, variant, skips=False):
         loud = contributing(decoder, suspects, probe_tokens(decoder, _PROBE_TOKENS, seed=2))
-    silent = [sublayer for sublayer in suspects if sublayer.label not in loud]
-    gone = {name for sublayer in silent for name in (*sublayer.matrices, *sublayer.modules)}
-    return Variant(
-        {name: change for name, change in variant.changes.items() if name not in gone},
-        {name: value for name, value in variant.parameters.items() if name.rpartition(".")[0] not in gone},
-        (*variant.dropped, *(sublayer.label for sublayer in silent)),
-        facts=variant.facts,
-    )
+    return variant.without([sublayer for sublayer in suspects if sublayer.label not in loud])
 
 
 def _may_be_silent(sublayer: Sublayer, variant: Variant) -> bool:
@@ -125,13 +118,7 @@ def _may_be_silent(sublayer: Sublayer, variant: Variant) -> bool:
 
 @dataclass(frozen=True)
 class _Pair:
-    """The dense model and another one of its class.
-
-    Attributes:
-        decoder: the dense model.
-        other: the other model.
-        where: the recipe and source, for messages.
-    """
+    """The dense model and another one of its class; `where` names the recipe and its source in messages."""
 
     decoder: Decoder
     other: nn.Module
@@ -234,8 +221,7 @@ class _Pair:
 def _require_same_tokens(dense: Any, other: Any, where: str) -> None:  # noqa: ANN401 (any tokenizer)
     """Refuse a tokenizer that gives another id to one of the dense model's tokens."""
     vocabulary = other.get_vocab()
-    wrong = next((token for token, number in dense.get_vocab().items() if vocabulary.get(token) != number), None)
-    if wrong is not None:
+    for wrong in (token for token, number in dense.get_vocab().items() if vocabulary.get(token) != number):
         raise InputError(f"{where}: its tokenizer differs ({wrong!r} has another id or none)")
 
 

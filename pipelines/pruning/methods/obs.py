@@ -150,11 +150,8 @@ def by_blocks(
     If the columns of Q up to a block b are chosen and Δ = W − Q, the remaining error is least if the columns from b on
     make the rest of Δ R zero: W_b + Δ R_b R_bb⁻¹. Each block starts from there.
 
-    Args:
-        target: W, float32.
-        root: R, upper triangular.
-        width: columns per block; the last block may have fewer.
-        step: maps the block's columns, its current weights and R_bb⁻¹ to its final weights.
+    W is `target`, float32; R is `root`, upper triangular. A block has `width` columns; the last one may have fewer.
+    `step` maps the block's columns, its current weights and R_bb⁻¹ to its final weights.
     """
     final = torch.empty_like(target)
     errors = torch.empty_like(target)

@@ -33,15 +33,7 @@ _MARGIN = 1e-4
 
 @dataclass(frozen=True)
 class _Rounded:
-    """Quantized weights before they are packed.
-
-    Attributes:
-        codes: (outputs, inputs).
-        scales: (outputs, groups).
-        zeros: (outputs, groups).
-        group: inputs per grid.
-        channels: factors by which the inputs' weights were multiplied before.
-    """
+    """Quantized weights before they are packed; `channels` are the factors by which inputs were multiplied before."""
 
     codes: UInt8[Tensor, "out in"]
     scales: Grids

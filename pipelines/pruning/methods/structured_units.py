@@ -158,14 +158,10 @@ class _Probe:
     def feeding(
         self, readers: Stack, feeders: Family, count: int, *, is_whole: bool = False, is_shared: bool = False
     ) -> tuple[dict[str, Tensor], list[str]]:
-        """Find the rows of some matrices that feed each unit.
+        """Find the rows of some matrices that feed each of `count` units, which `readers` read in every expert.
 
-        Args:
-            readers: the matrix that reads the units, of every expert.
-            feeders: matrices that may feed them.
-            count: number of units.
-            is_whole: whether to end the search at the first matrix that feeds units but has no rows for single units.
-            is_shared: whether the last rows of a matrix may serve all units.
+        If `is_whole`, the search ends at the first matrix that feeds units but has no rows for single units. If
+        `is_shared`, the last rows of a matrix may serve all units.
 
         Returns:
             The rows of each unit by the matrix's key, and the keys of matrices that feed units but have no rows for
@@ -291,12 +287,8 @@ def _zeroed(matrices: Stack, index: Tensor | tuple[slice, Tensor]) -> dict[str, 
     for matrix in matrices.values():
         weight = matrix.weight.clone()
         weight[index] = 0
-        weights[matrix.name] = _stored_layout(matrix, weight)
+        weights[matrix.name] = (weight.T if matrix.is_transposed else weight).contiguous()
     return weights
-
-
-def _stored_layout(matrix: Matrix, weight: Tensor) -> Tensor:
-    return weight.T.contiguous() if matrix.is_transposed else weight.contiguous()
 
 
 def _shape(stack: Stack) -> tuple[int, int]:
