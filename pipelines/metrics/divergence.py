@@ -95,13 +95,8 @@ def divergences(
     error of 2⁻⁹ themselves, which sets a far higher floor: in KL about 4e-4 nats at SmolLM2-135M's output, by the
     recipe `noise-bfloat16`.
 
-    Args:
-        x: The dense head input.
-        shifts: Shifts dx of x; None is a zero shift, which costs no more than the dense side.
-        head: The LM head.
-        temperatures: Softmax temperatures, all above 0.
-        targets: One token per row; adds its log-probability on both sides, TARGET_NAMES.
-        workspace: Buffers of one thread to reuse; None allocates them for the call.
+    x is the dense head input. A shift of None is zero, which costs no more than the dense side. `targets`, one token
+    per row, add its log-probability on both sides, TARGET_NAMES. A thread may reuse its `workspace`.
 
     Returns:
         For each shift, columns by the names of the table contract, each of shape (temperatures, n); columns that do not

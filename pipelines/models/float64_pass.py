@@ -60,11 +60,8 @@ def in_float64(decoder: Decoder, norms: Norms) -> Iterator[None]:
     """Let the layers compute in float64, with the weights that they have when they run.
 
     A linear module's weight is converted in blocks inside its product, which takes twice as long as in float32. Other
-    parameters of a layer are converted while it runs. Hooks registered inside see float64.
-
-    Args:
-        decoder: with float32 weights on a CPU, dense or with a variant applied.
-        norms: from `float64_norms`.
+    parameters of a layer are converted while it runs. Hooks registered inside see float64. The decoder has float32
+    weights on a CPU; `norms` come from `float64_norms`.
     """
     inside = (module for layer in decoder.layers for module in layer.module.modules())
     with ExitStack() as stack:

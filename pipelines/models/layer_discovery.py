@@ -34,12 +34,9 @@ from prunescope.pipelines.models.weight_offload import on_device
 
 @dataclass(frozen=True)
 class _Source:
-    """A module whose output may be added to the stream.
+    """A module whose output may be added to the stream, with chain and residual as in `Branch`.
 
-    Attributes:
-        chain: the modules up to this one, as in `Branch`.
-        added: its contribution with multiplier 1, over the probe tokens.
-        residual: as in `Branch`.
+    `added` is its contribution with multiplier 1, over the probe tokens.
     """
 
     chain: tuple[nn.Module, ...]
@@ -48,14 +45,10 @@ class _Source:
 
 
 def find_layer(index: int, module: nn.Module, run: ForwardRecorder, *, may_norm_stream: bool = False) -> Layer:
-    """Find one layer's sublayers and prove them.
+    """Find one layer's sublayers and prove them, from the probe `run`.
 
-    Args:
-        index: the layer's number.
-        module: the layer.
-        run: the probe.
-        may_norm_stream: whether to accept post-norm layers, whose norms produce the next stream. Their contributions
-            are exact only to the rounding of a stream, which is too coarse for traces.
+    `may_norm_stream` accepts post-norm layers, whose norms produce the next stream. Their contributions are exact only
+    to the rounding of a stream, which is too coarse for traces.
 
     Raises:
         InputError: names the layer, or the module in it, and what could not be proved.

@@ -75,12 +75,9 @@ def load_decoder(
 ) -> Decoder:
     """Load a folder of safetensors and prove its structure.
 
-    Args:
-        folder: the model's folder.
-        dtype: of its weights.
-        device: on which it computes; `auto` is the first GPU, or all GPUs if it is too small, or the CPU without a GPU.
-        memory: bytes of layers per device; layers beyond these limits are read from disk whenever they run. None puts
-            all layers on the device.
+    The device `auto` is the first GPU, or all GPUs if it is too small, or the CPU without a GPU. `memory` has bytes of
+    layers per device; layers beyond these limits are read from disk whenever they run. None puts all layers on the
+    device.
 
     Raises:
         InputError: the architecture is unknown or not a decoder, a part of it could not be proved, or its weights
@@ -114,9 +111,8 @@ def load_model(
             f"{folder}: the weights of {missing[0]} are missing or of another shape; fetch the model again"
         )
     with library_errors(folder):
-        added = set(
-            tokenizer.get_added_vocab().values()
-        )  # beyond the embedding in Gemma 3; refused if a text contains one
+        # Added tokens are beyond the embedding in Gemma 3; they are refused if a text contains one.
+        added = set(tokenizer.get_added_vocab().values())
         last = max((token for token in tokenizer.get_vocab().values() if token not in added), default=0)
         rows = int(cast(Any, model).get_input_embeddings().weight.shape[0])
     if last >= rows:

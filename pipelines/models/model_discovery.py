@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.metrics.rounding import distance, is_same, other_rounding
-from prunescope.pipelines.models.context_length import context_length
 from prunescope.pipelines.models.decoder import Decoder, Layer
 from prunescope.pipelines.models.file_validation import library_errors
 from prunescope.pipelines.models.forward_probe import ForwardRecorder
 from prunescope.pipelines.models.known_text import WHOLE, KnownText, Pass
 from prunescope.pipelines.models.layer_discovery import find_layer
 from prunescope.pipelines.models.lm_head import find_lm_head
+from prunescope.pipelines.models.meta_model import context_length
 from prunescope.pipelines.models.module_calls import first_tensor, hooks, without_cache
 from prunescope.pipelines.models.skipping import SkipPlan, find_skips
 from prunescope.pipelines.models.sublayer import SublayerCall, has_matrix

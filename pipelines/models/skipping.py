@@ -21,9 +21,8 @@ from prunescope.pipelines.models.sublayer import Branch, Sublayer, has_matrix, w
 class SkipPlan:
     """Facts about modules that are needed to skip them.
 
-    Attributes:
-        lengths: number of values that each module returns; None if it returns a tensor.
-        norms: by a sublayer's label, the norm before it that no other module reads.
+    `lengths` is the number of values that each module returns; None if it returns a tensor. `norms` has, by a
+    sublayer's label, the norm before it that no other module reads.
     """
 
     lengths: Mapping[nn.Module, int | None]

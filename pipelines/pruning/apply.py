@@ -72,7 +72,8 @@ def prune_all(
     """
     together = [recipe for recipe in recipes if isinstance(recipe, MatrixRecipe) or shares_passes(recipe)]
     results = _prune_matrices(decoder, together, statistics, Variant(), Variant(), progress)
-    probe, dense = probe_tokens(decoder, 16), None
+    probe = probe_tokens(decoder, 16)
+    dense: Tensor | None = None
     for recipe in recipes:
         if recipe.name not in results:
             try:

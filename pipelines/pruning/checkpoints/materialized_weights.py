@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.models.decoder import Decoder, probe_tokens
 from prunescope.pipelines.models.load import load_model
-from prunescope.pipelines.models.module_calls import hooks
 from prunescope.pipelines.models.sources import stored_weights
 from prunescope.pipelines.models.sublayer import Branch, Sublayer, SublayerCall, has_matrix
 from prunescope.pipelines.models.weight_matrices import Matrix, Products
@@ -129,12 +128,10 @@ def last_matrices(decoder: Decoder) -> dict[str, list[Matrix]]:
     One of several experts is returned. Branches without a known matrix product are omitted.
     """
     sublayers = list(decoder.sublayers)
-    calls: dict[str, list[SublayerCall]] = {sublayer.label: [] for sublayer in sublayers}
-    with hooks(*(handle for each in sublayers for handle in each.record_calls(calls[each.label]))):
-        decoder.hidden(probe_tokens(decoder, _PROBE_TOKENS, seed=1))
+    calls = decoder.calls_of(sublayers, probe_tokens(decoder, _PROBE_TOKENS, seed=1))
     last: dict[str, list[Matrix]] = {}
     for sublayer in sublayers:
-        order = _products(sublayer, calls[sublayer.label][0])
+        order = _products(sublayer, calls[sublayer.label])
         for branch in sublayer.parts:
             own = {id(parameter) for mixer in branch.mixers for parameter in mixer.parameters()}
             matrices = [matrix for matrix in order if id(matrix.parameter) in own]

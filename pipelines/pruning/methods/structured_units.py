@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.models.decoder import Decoder, probe_tokens
-from prunescope.pipelines.models.module_calls import hooks
 from prunescope.pipelines.models.sublayer import Sublayer, SublayerCall
 from prunescope.pipelines.models.weight_matrices import CONVOLUTIONS, Matrix, Products
 from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments, InputRecorder
@@ -64,12 +63,7 @@ class Units:
 
 def probe_calls(decoder: Decoder, sublayers: Sequence[Sublayer]) -> dict[str, SublayerCall]:
     """Return the arguments of each sublayer's call on a few random tokens, by label."""
-    tokens = probe_tokens(decoder, _PROBE_TOKENS)
-    calls: dict[str, list[SublayerCall]] = {each.label: [] for each in sublayers}
-    handles = [handle for each in sublayers for handle in each.record_calls(calls[each.label])]
-    with hooks(*handles):
-        decoder.hidden(tokens)
-    return {label: recorded[0] for label, recorded in calls.items()}
+    return decoder.calls_of(sublayers, probe_tokens(decoder, _PROBE_TOKENS))
 
 
 def neurons_of(sublayer: Sublayer, call: SublayerCall, width: int) -> list[Units]:
