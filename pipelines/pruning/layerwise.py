@@ -14,7 +14,7 @@ from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
-from prunescope.pipelines.models.decoder import Decoder, Layer
+from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.weight_matrices import Matrix
 from prunescope.pipelines.models.weight_offload import on_device
 from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments
@@ -116,23 +116,18 @@ class _Target(NamedTuple):
     sparsity: float | None
 
 
-def _targets(layer: Layer, job: PruningJob, base: Variant) -> dict[str, _Target]:
-    """Return a layer's matrices that a job changes, by name, without those of dropped sublayers."""
-    return {
-        name: _Target(matrix, recipe, job.sparsity(sublayer.label, name))
-        for sublayer in layer.sublayers
-        if sublayer.label not in base.dropped
-        for name, matrix in sublayer.matrices.items()
-        if (recipe := job.recipe.treatment(sublayer.label, name)) is not None and is_chosen(recipe, sublayer.kind, name)
-    }
-
-
 class _JobRun:
     """A job and its results so far: its targets by layer, the error that ended it, the changes in the latest layer."""
 
     def __init__(self, decoder: Decoder, job: PruningJob, base: Variant) -> None:
         self.job = job
-        self.targets = [_targets(layer, job, base) for layer in decoder.layers]
+        self.targets: list[dict[str, _Target]] = [{} for _ in decoder.layers]
+        for sublayer in decoder.sublayers:
+            for name, matrix in sublayer.matrices.items() if sublayer.label not in base.dropped else ():
+                recipe = job.recipe.treatment(sublayer.label, name)
+                if recipe is not None and is_chosen(recipe, sublayer.kind, name):
+                    sparsity = job.sparsity(sublayer.label, name)
+                    self.targets[sublayer.layer][name] = _Target(matrix, recipe, sparsity)
         self.failure: Failure | None = None
         self.latest: Mapping[str, WeightDelta] = {}
         self._changes: dict[str, WeightDelta] = {}

@@ -61,10 +61,18 @@ def prune_units(
             parameters[name] = bias
         for name, mask in _masks(units, keep).items():
             before = base.changes.get(name)
-            earlier = None if before is None else before.mask
-            change = WeightDelta.masked(mask if earlier is None else mask & earlier)
+            masked = None if before is None else before.mask
+            change = WeightDelta.masked(mask if masked is None else mask & masked)
             changes[name] = change if before is None else before.then(change, units.sublayer.matrices[name].weight)
-        facts[units.reader.name] = _fact(units, keep, facts.get(units.reader.name, {}).get("removed", []))
+        earlier = facts.get(units.reader.name, {}).get("removed", [])
+        facts[units.reader.name] = {
+            "kind": units.kind,
+            "layer": units.sublayer.layer,
+            "units": units.count,
+            "columns_a_unit": units.columns.shape[1],
+            "fed_by": list(units.rows),
+            "removed": sorted({*earlier, *(~keep).nonzero().flatten().tolist()}),
+        }
     return replace(base, changes=changes, parameters=parameters, facts={**base.facts, "structure": facts})
 
 
@@ -240,14 +248,3 @@ def _compensating_bias(
     added = weight[:, removed] @ moments[reader.name].mean.cpu()[removed]
     bias = added if before is None else before.double().cpu() + added
     return name, bias.to(reader.parameter.dtype)
-
-
-def _fact(units: Units, keep: Bool[Tensor, " units"], earlier: Sequence[int]) -> dict[str, Any]:
-    return {
-        "kind": units.kind,
-        "layer": units.sublayer.layer,
-        "units": units.count,
-        "columns_a_unit": units.columns.shape[1],
-        "fed_by": list(units.rows),
-        "removed": sorted({*earlier, *(~keep).nonzero().flatten().tolist()}),
-    }

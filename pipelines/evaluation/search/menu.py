@@ -19,7 +19,7 @@ from prunescope.pipelines.pruning.apply import prune_all
 from prunescope.pipelines.pruning.pruning_inputs import Statistics
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.weight_delta import WEIGHT_BYTES, LazyMapping, WeightDelta
-from prunescope.pipelines.recipes import MaskingRecipe, MatrixRecipe, MixedRecipe, Recipe, parse_recipe
+from prunescope.pipelines.recipes import MaskingRecipe, MixedRecipe, Recipe, parse_recipe
 from prunescope.pipelines.recipes.mixed import part_of
 from prunescope.pipelines.studies.search_spec import DROPS
 
@@ -70,7 +70,9 @@ class Menu:
     ) -> None:
         self.sublayers: Mapping[str, Sublayer] = {each.label: each for each in decoder.sublayers}
         self._step_milliseconds = step_milliseconds
-        recipes: list[Recipe] = [*(_recipe(name) for name in treatments if name not in DROPS), *splits]
+        written = (parse_recipe(name) for name in treatments if name not in DROPS)
+        dense = {"predecessors": "dense"}
+        recipes: list[Recipe] = [*(recipe.model_copy(update=dense) for recipe in written), *splits]
         self._variants: dict[str, Variant] = {}
         # Weights and bytes that a treatment removes from a matrix; cached, because counting reads the changes.
         self._counts: dict[tuple[str, str], tuple[int, int]] = {}
@@ -155,13 +157,6 @@ class Menu:
         }
         dropped = tuple(label for label, treatment in allocation.items() if treatment == DROP)
         return Variant(LazyMapping(chosen, lambda name: chosen[name][name]), dropped=dropped)
-
-
-def _recipe(name: str) -> Recipe:
-    recipe = parse_recipe(name)
-    if not isinstance(recipe, MatrixRecipe):
-        raise TypeError(f"{name} changes no matrices; studies refuse it")
-    return recipe.model_copy(update={"predecessors": "dense"})
 
 
 def sparsities(treatments: Sequence[str]) -> dict[str, tuple[str, float]]:

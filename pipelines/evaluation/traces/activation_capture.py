@@ -100,7 +100,12 @@ def run_known(
         if decoder.is_rounded:
             handles.append(decoder.layers[-1].module.register_forward_hook(save_final_stream))
         stack.enter_context(hooks(*handles))
-        _run(decoder, tokens, by_token_from)
+        chunks = (
+            tokens.split([by_token_from, *[1] * (tokens.shape[1] - by_token_from)], 1) if by_token_from else [tokens]
+        )
+        cache = None if by_token_from is None else decoder.new_cache()
+        for chunk in chunks:
+            decoder.hidden(chunk, cache)
     for index, parts in streams.items():
         capture.streams[index] = torch.cat(parts, dim=1)[0, first:].float()
     for label, parts in added.items():
@@ -113,15 +118,6 @@ def run_known(
     if decoder.is_rounded:
         _add_rounding(decoder, capture)
     return capture
-
-
-def _run(decoder: Decoder, tokens: Int[Tensor, "1 tokens"], by_token_from: int | None) -> None:
-    if by_token_from is None:
-        decoder.hidden(tokens)
-        return
-    cache = decoder.new_cache()
-    for chunk in (tokens[:, :by_token_from], *tokens[:, by_token_from:].split(1, dim=1)):
-        decoder.hidden(chunk, cache)
 
 
 def _add_rounding(decoder: Decoder, capture: Capture) -> None:

@@ -44,7 +44,11 @@ def state_rows(
     frames = [STATE_SCHEMA.to_frame()]
     for scope, values in states.items():
         if values is not None:
-            state, scale = _halves(values)
+            # float16 in units of the row's scale
+            _, exponent = torch.frexp(values.float().abs().amax(dim=-1, keepdim=True))
+            exponent = (exponent - _MAX_EXPONENT).clamp(min=_MIN_FLOAT32_EXPONENT)
+            scale = torch.ldexp(torch.ones_like(exponent, dtype=torch.float32), exponent)
+            state = (values.float() / scale).half().cpu().numpy()
             frames.append(
                 pl.DataFrame(
                     {"prompt_id": prompt_ids, "position": positions}, schema_overrides={"position": pl.Int32}
@@ -52,7 +56,7 @@ def state_rows(
                     layer=pl.lit(layer, pl.Int16),
                     sublayer=pl.lit(sublayer),
                     scope=pl.lit(scope),
-                    scale=pl.Series(scale),
+                    scale=pl.Series(scale[:, 0].cpu().numpy()),
                     state=pl.Series(state).arr.to_list(),
                 )
             )
@@ -88,14 +92,6 @@ def read_states(frame: pl.DataFrame) -> tuple[pl.DataFrame, Float[Tensor, "rows 
         missing = ", ".join(f"{name} {first[name]}" for name in _KEY)
         raise InputError(f"hidden_states: no dense stream at {missing}; also read the recipe dense of the same study")
     return moved.drop("scale", "state"), _values(dense)[rows.to_torch().long()], _values(moved)
-
-
-def _halves(values: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows as float16 in units of their scales, and the scales."""
-    _, exponent = torch.frexp(values.float().abs().amax(dim=-1, keepdim=True))
-    exponent = (exponent - _MAX_EXPONENT).clamp(min=_MIN_FLOAT32_EXPONENT)
-    scale = torch.ldexp(torch.ones_like(exponent, dtype=torch.float32), exponent)
-    return (values.float() / scale).half().cpu().numpy(), scale[:, 0].cpu().numpy()
 
 
 def _values(frame: pl.DataFrame) -> Tensor:

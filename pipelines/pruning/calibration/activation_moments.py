@@ -26,6 +26,7 @@ class ActivationMoments:
         tokens: number of inputs.
         sums: Σ x per channel, float64, on the device of the inputs.
         squares: Σ x² per channel, as `sums`.
+        fourth: Σ x⁴ over all channels, if tails were requested, and `largest` the largest |x|.
         derived: results that methods share between matrices with the same inputs, such as factors of the Gram matrix.
     """
 
@@ -33,8 +34,8 @@ class ActivationMoments:
         self.tokens = 0
         self.sums = torch.zeros(channels, dtype=torch.float64)
         self.squares = torch.zeros(channels, dtype=torch.float64)
-        self._fourth = torch.zeros((), dtype=torch.float64)
-        self._largest = torch.zeros(())
+        self.fourth = torch.zeros((), dtype=torch.float64)
+        self.largest = torch.zeros(())
         self.derived: dict[Hashable, object] = {}
         self._products: Tensor | None = None
 
@@ -54,28 +55,23 @@ class ActivationMoments:
         self.tokens += len(x)
         # Sums stay on the device, which then need not wait for the host at every batch.
         self.sums, self.squares = self.sums.to(x.device), self.squares.to(x.device)
-        self._fourth, self._largest = self._fourth.to(x.device), self._largest.to(x.device)
+        self.fourth, self.largest = self.fourth.to(x.device), self.largest.to(x.device)
         for block in x.split(_BLOCK):
             values = block.float()
             squares = values.square()
             self.sums += values.sum(dim=0)
             self.squares += squares.sum(dim=0)
             if with_tails:
-                self._fourth += squares.square().sum(dim=0).sum(dtype=torch.float64)
-                self._largest = torch.maximum(self._largest, squares.max().sqrt())
+                self.fourth += squares.square().sum(dim=0).sum(dtype=torch.float64)
+                self.largest = torch.maximum(self.largest, squares.max().sqrt())
         if with_gram:
-            products = _gram(x.float())
+            values = x.float()
+            if x.device.type == "cpu":  # numpy detects the symmetric product and computes only half of it
+                array = values.contiguous().numpy()
+                products = torch.from_numpy(np.dot(array.T, array))
+            else:
+                products = values.T @ values
             self._products = products.double() if self._products is None else self._products.add_(products)
-
-    @property
-    def fourth(self) -> float:
-        """Σ x⁴ over all channels, if tails were requested."""
-        return float(self._fourth)
-
-    @property
-    def largest(self) -> float:
-        """The largest |x|, if tails were requested."""
-        return float(self._largest)
 
     @cached_property
     def mean(self) -> Float[Tensor, " in"]:
@@ -92,19 +88,6 @@ class ActivationMoments:
         """Σ x xᵀ in float32 on the model's device, rounded once from a float64 total; None if not requested."""
         products, self._products = self._products, None
         return None if products is None else products.float()
-
-    def require_finite(self, name: str) -> None:
-        """Raise a ComputationError that names the matrix if an input is NaN or infinite."""
-        if not float(self.squares.sum()) < float("inf"):
-            raise ComputationError(f"{name}: an input is NaN or infinite on the calibration tokens")
-
-
-def _gram(x: Float[Tensor, "tokens in"]) -> Float[Tensor, "in in"]:
-    """Return Σ x xᵀ in float32; numpy detects the symmetric product and computes only half of it."""
-    if x.device.type != "cpu":
-        return x.T @ x
-    array = x.contiguous().numpy()
-    return torch.from_numpy(np.dot(array.T, array))
 
 
 class StopForwardError(Exception):
@@ -180,7 +163,8 @@ class InputRecorder:
         """
         inputs: dict[str, ActivationMoments] = {}
         for names, group in self._groups.items():
-            group.require_finite(names[0])
+            if not float(group.squares.sum()) < float("inf"):
+                raise ComputationError(f"{names[0]}: an input is NaN or infinite on the calibration tokens")
             for name in names:
                 if name in inputs:  # it shared its input in one batch but not in another
                     raise ComputationError(f"{name}: reads other tensors in other batches")

@@ -234,7 +234,7 @@ def _row(model: str, sublayer: Sublayer, matrix: Matrix, inputs: ActivationMomen
     second = inputs.second_moment.cpu()
     outputs, channels = matrix.shape
     mean = float(second.mean())
-    kurtosis = inputs.fourth / (inputs.tokens * channels) / mean**2 if mean else 0.0
+    kurtosis = float(inputs.fourth) / (inputs.tokens * channels) / mean**2 if mean else 0.0
     rms = second.sqrt()
     return {
         "model": model,
@@ -248,7 +248,7 @@ def _row(model: str, sublayer: Sublayer, matrix: Matrix, inputs: ActivationMomen
         "second_moment": second.float().tolist(),
         "rms": mean**0.5,
         "kurtosis": kurtosis,
-        "max_abs": inputs.largest,
+        "max_abs": float(inputs.largest),
         "outlier_channels": int((rms > OUTLIER * rms.median()).sum()),
         "calibration_hash": digest,
     }

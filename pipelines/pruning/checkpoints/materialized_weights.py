@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cache, reduce
 from pathlib import Path
@@ -172,6 +171,7 @@ def silencing(decoder: Decoder, variant: Variant) -> frozenset[str]:
         weights = dict(decoder.model.named_parameters())
         names = {id(parameter): name for name, parameter in weights.items()}
         loud = set(last)
+        zeros = cache(torch.zeros)  # one tensor per shape, because they may be many and offloaded to disk
         for whole in (False, True):
             for sublayer in dropped:
                 if sublayer.label in loud:
@@ -182,7 +182,8 @@ def silencing(decoder: Decoder, variant: Variant) -> frozenset[str]:
                             else _last_parameters(branch, last[sublayer.label])
                         )
                         silenced |= {names[id(parameter)] for parameter in parameters}
-            with _zero([weights[name] for name in silenced]):
+            silent = [weights[name] for name in silenced]
+            with swapped_data(silent, lambda each: zeros(each.shape, dtype=each.dtype, device=each.device)):
                 loud = contributing(decoder, dropped, probe)
     if loud:
         raise InputError(f"{sorted(loud)[0]}: adds to the stream even without weights; its drop cannot be exported")
@@ -199,9 +200,3 @@ def _last_parameters(branch: Branch, last: list[Matrix]) -> Iterator[nn.Paramete
                 yield from (p for key, p in parameters.items() if id(p) in own or key == "bias")
             elif not has_matrix(mixer):
                 yield from (p for key, p in parameters.items() if key == "bias")
-
-
-def _zero(parameters: list[nn.Parameter]) -> AbstractContextManager[None]:
-    # All parameters of one shape share one tensor, because they may be many and offloaded to disk.
-    zeros = cache(torch.zeros)
-    return swapped_data(parameters, lambda each: zeros(each.shape, dtype=each.dtype, device=each.device))

@@ -36,7 +36,12 @@ def atomic_directory(folder: Path) -> Iterator[Path]:
     """Yield a hidden folder that is renamed to `folder` at the end, or removed after an error."""
     target = folder.absolute()
     with explained_write_errors(folder):
-        _remove_leftovers(target)
+        # Remove what killed processes left of this target, but not folders that another process is writing. The suffix
+        # is tempfile's, so the pattern never matches the prefix of another target.
+        leftover = re.compile(re.escape(f".{target.name}{_WRITING}") + "[a-z0-9_]{8}")
+        for path in target.parent.iterdir():
+            if leftover.fullmatch(path.name):
+                remove_dead(path)
         scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}{_WRITING}"))
         descriptor = os.open(scratch, os.O_RDONLY)
         try:
@@ -81,15 +86,6 @@ def unfinished_directory(folder: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
     finally:
         os.close(descriptor)
-
-
-def _remove_leftovers(target: Path) -> None:
-    """Remove what killed processes left of this target, but not folders that another process is writing."""
-    # The suffix is tempfile's, so the pattern never matches the prefix of another target.
-    leftover = re.compile(re.escape(f".{target.name}{_WRITING}") + "[a-z0-9_]{8}")
-    for path in target.parent.iterdir():
-        if leftover.fullmatch(path.name):
-            remove_dead(path)
 
 
 @contextmanager

@@ -66,7 +66,10 @@ def drop(
     """
     remaining = _remaining(decoder, recipe, base)
     if recipe.by == "influence" and base.is_dense:
-        order = ordered(_from_table(recipe, remaining, influence))
+        if influence is None:
+            raise InputError(f"recipe {recipe.name} needs block_influence; materialise it first")
+        values = {f"{row['unit']}.{row['layer']}": row["influence"] for row in influence.iter_rows(named=True)}
+        order = ordered({label: values[label] for label in remaining})
     else:
         order = drop_order(decoder, recipe, tokens, base, known, progress, dtype)
     chosen = {sublayer for label, _ in order[: recipe.count] for sublayer in sublayers_of(label)}
@@ -301,10 +304,3 @@ def _remaining(decoder: Decoder, recipe: DepthRecipe, base: Variant) -> list[str
     for gone in (label for label in recipe.given if label not in remaining):
         raise InputError(f"recipe {recipe.name}: {gone} is already gone; leave it out of the list")
     return remaining
-
-
-def _from_table(recipe: DepthRecipe, units: Sequence[str], influence: pl.DataFrame | None) -> dict[str, float]:
-    if influence is None:
-        raise InputError(f"recipe {recipe.name} needs block_influence; materialise it first")
-    values = {f"{row['unit']}.{row['layer']}": row["influence"] for row in influence.iter_rows(named=True)}
-    return {label: values[label] for label in units}

@@ -55,7 +55,9 @@ def external(decoder: Decoder, recipe: ExternalRecipe, cache: Path, progress: Pr
     where = f"recipe {recipe.name}: {recipe.source}"
     if type(model) is not type(decoder.model):
         raise InputError(f"{where}: is a {type(model).__name__}, the dense model a {type(decoder.model).__name__}")
-    _require_same_tokens(decoder.tokenizer, tokenizer, where)
+    vocabulary = tokenizer.get_vocab()
+    for wrong in (token for token, number in decoder.tokenizer.get_vocab().items() if vocabulary.get(token) != number):
+        raise InputError(f"{where}: its tokenizer differs ({wrong!r} has another id or none)")
     pair = _Pair(decoder, model, where)
     layers, similarities = _matched_layers(pair, recipe.layers)
     progress.start(f"compare {recipe.name}", len(layers))
@@ -216,13 +218,6 @@ class _Pair:
             if getattr(self.decoder.model.get_submodule(module), key, value) is not None:
                 raise InputError(f"{self.where}: has {name}, for which the dense model has no place")
             yield own, value.cpu().clone()
-
-
-def _require_same_tokens(dense: Any, other: Any, where: str) -> None:  # noqa: ANN401 (any tokenizer)
-    """Refuse a tokenizer that gives another id to one of the dense model's tokens."""
-    vocabulary = other.get_vocab()
-    for wrong in (token for token, number in dense.get_vocab().items() if vocabulary.get(token) != number):
-        raise InputError(f"{where}: its tokenizer differs ({wrong!r} has another id or none)")
 
 
 def _matched_layers(pair: _Pair, listed: tuple[int, ...] | None) -> tuple[tuple[int, ...], list[float]]:

@@ -180,7 +180,8 @@ class _Probe:
                 if not is_fed:
                     break
             else:
-                if is_fed or not self._ignores(readers, matrices, dense):
+                zeros = {matrix.name: torch.zeros_like(matrix.stored) for matrix in matrices.values()}
+                if is_fed or not _same_inputs(self._inputs(readers, zeros), dense, slice(None)):
                     mixed.append(key)
                     if is_whole:
                         break
@@ -211,11 +212,6 @@ class _Probe:
             Units(kind, self._sublayer, reader, count, {feeders[key][expert].name: own for key, own in rows.items()})
             for expert, reader in readers.items()
         ]
-
-    def _ignores(self, readers: Stack, matrices: Stack, dense: Mapping[str, ActivationMoments]) -> bool:
-        """Return whether the reader's inputs stay the same if some matrices are all zero."""
-        zeros = {matrix.name: torch.zeros_like(matrix.stored) for matrix in matrices.values()}
-        return _same_inputs(self._inputs(readers, zeros), dense, slice(None))
 
     def _inputs(self, readers: Stack, weights: Mapping[str, Tensor]) -> dict[str, ActivationMoments]:
         with swap_weights(self._sublayer, weights):
