@@ -37,12 +37,17 @@ def float64_norms(decoder: Decoder) -> Norms | None:
     formulas: dict[object, FinalNorm | None] = {}
     for layer in decoder.layers:
         for module in layer.module.modules():
-            if not _is_plain(module):
+            weight = getattr(module, "weight", None)
+            # Like a norm, it has a vector of weights and no modules inside.
+            if not isinstance(weight, Tensor) or weight.dim() != 1 or any(True for _ in module.children()):
                 continue
             settings = {name: value for name, value in vars(module).items() if isinstance(value, (bool, int, float))}
             kind = type(module), *settings.items(), *((name, each.shape) for name, each in module.named_parameters())
             if kind not in formulas:  # others of this class differ only in their gains, which are read at each call
-                formulas[kind] = _formula(module)
+                try:
+                    formulas[kind] = find_final_norm(module, len(weight))
+                except _UNFIT:
+                    formulas[kind] = None
             if (formula := formulas[kind]) is not None:
                 norms[module] = formula
     tokens = probe_tokens(decoder, 8)
@@ -128,19 +133,6 @@ def cast_floats(value: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401 (any mod
     if type(value) in {tuple, list}:
         return type(value)(cast_floats(each, dtype) for each in value)
     return {key: cast_floats(each, dtype) for key, each in value.items()} if type(value) is dict else value
-
-
-def _is_plain(module: nn.Module) -> bool:
-    """Return whether a module, like a norm, has a vector of weights and no modules inside."""
-    weight = getattr(module, "weight", None)
-    return isinstance(weight, Tensor) and weight.dim() == 1 and not any(True for _ in module.children())
-
-
-def _formula(module: nn.Module) -> FinalNorm | None:
-    try:
-        return find_final_norm(module, len(cast(Any, module).weight))
-    except _UNFIT:
-        return None
 
 
 def _linear(module: nn.Linear) -> Callable[[Tensor], Tensor]:

@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +24,6 @@ from prunescope.pipelines.models.module_calls import call_with_state, first_tens
 from prunescope.pipelines.models.sublayer import (
     Branch,
     Kind,
-    Observe,
     Sublayer,
     SublayerCall,
     has_matrix,
@@ -263,6 +264,14 @@ def _require_same(again: Tensor, truth: Tensor, name: str, rounding: float) -> N
         )
 
 
+class _Run(NamedTuple):
+    """A repeated run of a layer: its output, and its sublayers' contributions and calls."""
+
+    output: Tensor
+    added: dict[str, Tensor]
+    calls: dict[str, SublayerCall]
+
+
 def _prove_runs(module: nn.Module, attn: Sublayer, mlp: Sublayer, probe: ForwardRecorder) -> bool:
     """Run the layer again, whole and without sublayers, and return whether it is parallel.
 
@@ -275,21 +284,25 @@ def _prove_runs(module: nn.Module, attn: Sublayer, mlp: Sublayer, probe: Forward
     call, name = probe.call_of(module), probe.names[module]
 
     def run(*dropped: Sublayer, shift: Tensor | None = None) -> _Run:
-        result = _Run()
+        added, calls = dict[str, Tensor](), {each.label: list[SublayerCall]() for each in (attn, mlp)}
+
+        def observe(label: str, value: Tensor) -> Tensor | None:
+            added[label] = value
+            return None if shift is None or label == mlp.label else value + shift
+
         with ExitStack() as stack:
             for sublayer in dropped:
                 stack.enter_context(sublayer.dropped())
             for sublayer in (attn, mlp):
-                observe = result.observer(sublayer, shift if sublayer is attn else None)
-                stack.enter_context(hooks(*sublayer.watch(observe)))
-                stack.enter_context(hooks(*sublayer.record_calls(result.calls.setdefault(sublayer.label, []))))
+                stack.enter_context(hooks(*sublayer.watch(partial(observe, sublayer.label))))
+                stack.enter_context(hooks(*sublayer.record_calls(calls[sublayer.label])))
             args, kwargs = call.arguments
-            result.output = first_tensor(module(*args, **kwargs))
-        return result
+            output = first_tensor(module(*args, **kwargs))
+        return _Run(output, added, {label: own[0] for label, own in calls.items()})
 
     whole = run()
     for sublayer in (attn, mlp):
-        again, added = sublayer.recompute(whole.calls[sublayer.label][0]), whole.added[sublayer.label]
+        again, added = sublayer.recompute(whole.calls[sublayer.label]), whole.added[sublayer.label]
         _require_same(again, added, sublayer.name, _rounding(sublayer.parts, probe))
     if not is_sum(call.result, [call.input_copy, *whole.added.values()]):
         raise InputError(f"{name}: called again on the same stream it returns something else; refused")
@@ -298,25 +311,5 @@ def _prove_runs(module: nn.Module, attn: Sublayer, mlp: Sublayer, probe: Forward
     if not torch.equal(run(attn, mlp).output, call.input_copy):
         raise InputError(f"{name}: without its sublayers it still changes the stream; refused")
     # A shift as large as the stream changes the input of every module that reads attention's contribution.
-    shifted = run(shift=call.input_copy)
-    return torch.equal(shifted.input_of(mlp), whole.input_of(mlp))
-
-
-class _Run:
-    """A repeated run of a layer: its output, and its sublayers' contributions and calls."""
-
-    def __init__(self) -> None:
-        self.added: dict[str, Tensor] = {}
-        self.calls: dict[str, list[SublayerCall]] = {}
-        self.output = torch.empty(0)
-
-    def observer(self, sublayer: Sublayer, shift: Tensor | None) -> Observe:
-        def observe(value: Tensor) -> Tensor | None:
-            self.added[sublayer.label] = value
-            return None if shift is None else value + shift
-
-        return observe
-
-    def input_of(self, sublayer: Sublayer) -> Tensor:
-        """Return the state on which the sublayer's first module was called."""
-        return stream_of(*self.calls[sublayer.label][0].parts[0])
+    inputs = (each.calls[mlp.label].parts[0] for each in (run(shift=call.input_copy), whole))
+    return torch.equal(*(stream_of(*arguments) for arguments in inputs))

@@ -60,7 +60,12 @@ def enough_memory(folder: Path, dtype: torch.dtype, device: str) -> dict[str, in
     if total and needed <= _WEIGHT_SHARE * total:
         limits = {name: round(_WEIGHT_SHARE * (available_bytes(name) or 0)) for name in names}
         # The first device also holds the embedding and the head.
-        limits[chosen] = max(0, limits[chosen] - _outside_layers(folder) * dtype.itemsize)
+        with library_errors(folder):
+            config, meta = _meta(folder, dtype)
+        stack = layer_stack(meta, int(config.get_text_config().num_hidden_layers))
+        inside = 0 if stack is None else sum(parameter.numel() for parameter in stack.parameters())
+        outside = sum(parameter.numel() for parameter in meta.parameters()) - inside
+        limits[chosen] = max(0, limits[chosen] - outside * dtype.itemsize)
         return limits
     type_name = str(dtype).removeprefix("torch.")
     raise InputError(
@@ -155,14 +160,6 @@ def _meta(folder: Path, dtype: torch.dtype) -> tuple[Any, nn.Module]:
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
         return config, auto_class(config).from_config(config, dtype=dtype)
-
-
-def _outside_layers(folder: Path) -> int:
-    with library_errors(folder):
-        config, meta = _meta(folder, torch.float32)
-    stack = layer_stack(meta, int(config.get_text_config().num_hidden_layers))
-    layers = 0 if stack is None else sum(parameter.numel() for parameter in stack.parameters())
-    return sum(parameter.numel() for parameter in meta.parameters()) - layers
 
 
 def _require_weights(folder: Path, meta: nn.Module) -> None:

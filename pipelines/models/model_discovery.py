@@ -91,7 +91,11 @@ def _discovered(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # n
     states = run.calls[decoder.trunk][0].output.last_hidden_state
     with other_rounding(model):
         decoder = replace(decoder, rounding=distance(decoder.hidden(probe), states))
-    _require_deterministic(decoder, decoder.hidden(probe), states)
+    if not is_same(again := decoder.hidden(probe), states, decoder.rounding):
+        raise InputError(
+            f"{type(model).__name__}: two runs on the same tokens differ by {distance(again, states):.1e} of their "
+            "length; a model that draws random numbers is refused"
+        )
     decoder = replace(decoder, cache_refusal=_cache_refusal(decoder, probe, known))
     decoder = replace(decoder, is_causal=_is_causal(decoder, probe, known))
     can_pad = _can_pad_left if decoder.is_causal else _can_pad_right
@@ -141,14 +145,6 @@ def _require_own_weights(layers: tuple[Layer, ...]) -> None:
                 owner = owners.setdefault(id(matrix.parameter), sublayer.name)
                 if owner != sublayer.name:
                     raise InputError(f"{name}: shares its weight with {owner}; one cannot change alone; refused")
-
-
-def _require_deterministic(decoder: Decoder, states: Tensor, first: Tensor) -> None:
-    if not is_same(states, first, decoder.rounding):
-        raise InputError(
-            f"{type(decoder.model).__name__}: two runs on the same tokens differ by {distance(states, first):.1e} of "
-            "their length; a model that draws random numbers is refused"
-        )
 
 
 def _is_causal(decoder: Decoder, probe: Tensor, known: KnownText) -> bool:

@@ -41,18 +41,17 @@ class SkipPlan:
                         growing = host.register_forward_pre_hook(_growing(sublayer.layer), with_kwargs=True)
                         stack.enter_context(hooks(growing))
                 is_whole = len(skipped) == 2
-                for module in [host] if is_whole else self._passed_through(skipped[0]):
+                # The norm before a single sublayer and all but the first module of each branch pass values through.
+                through = [host]
+                if not is_whole:
+                    norm = self.norms.get(skipped[0].label)
+                    through = [] if norm is None else [norm]
+                    through += [module for part in skipped[0].parts for module in part.chain[1:]]
+                for module in through:
                     stack.enter_context(other_forward(module, self._identity(module)))
                 for part in () if is_whole else skipped[0].parts:
                     stack.enter_context(other_forward(part.chain[0], self._no_contribution(part)))
             yield
-
-    def _passed_through(self, sublayer: Sublayer) -> Iterator[nn.Module]:
-        """Yield the modules that become the identity: the norm before, and all but the first of each branch."""
-        if sublayer.label in self.norms:
-            yield self.norms[sublayer.label]
-        for part in sublayer.parts:
-            yield from part.chain[1:]
 
     def _identity(self, module: nn.Module) -> Callable[..., object]:
         def forward(*args: Any, **kwargs: Any) -> object:  # noqa: ANN401 (any module's signature)

@@ -30,14 +30,10 @@ Allocation = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Option:
-    """One treatment of one sublayer.
+    """One treatment of one sublayer (its label): `keep`, `drop` or the name of a recipe.
 
-    Attributes:
-        sublayer: label of the sublayer.
-        treatment: `keep`, `drop` or the name of a recipe.
-        parameters: number of weights that it removes.
-        bytes: bytes that it saves in a file with packed masks and codes.
-        milliseconds: time that it saves per decoding step; None if it was not measured.
+    It removes `parameters` weights, and saves `bytes` in a file with packed masks and codes and `milliseconds` per
+    decoding step; None if the time was not measured.
     """
 
     sublayer: str

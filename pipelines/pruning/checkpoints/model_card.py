@@ -60,10 +60,8 @@ class About:
     """Contents of the card.
 
     Attributes:
-        model: the dense model's name.
-        source: its source, as the user named it.
+        source: the model's source, as the user named it.
         weight_hash: hash of its files.
-        recipe: the recipe's name, like `method` and `parameters_json`.
         calibration: settings of the calibration, by name; empty if the recipe needs none.
         scores: measures against the dense model and their values.
         variant_hash: hash of the variant in a warehouse; empty if it is in none.
