@@ -83,11 +83,7 @@ def data_set_rows(source: str, what: str) -> Iterator[dict[str, Any]]:
 
 
 def data_set_state(source: str) -> FileStates:
-    """Return a value that changes with a folder's files; empty for a data set on the hub.
-
-    Raises:
-        InputError: the source has another form.
-    """
+    """Return a value that changes with a folder's files; InputError if the source has another form."""
     try:
         return _file_states(source)
     except ValueError as error:

@@ -57,11 +57,7 @@ class Record:
 
 
 def require_unambiguous(source: str) -> None:
-    """Refuse a shipped set's name that is also the name of a file in the working folder.
-
-    Raises:
-        InputError: names both.
-    """
+    """Raise an InputError if a shipped set's name is also that of a file in the working folder."""
     if source in SHIPPED and Path(source).is_file():
         raise InputError(
             f"source {source!r} is the name of a shipped set and of a file here; rename the file and give its path "
@@ -75,11 +71,7 @@ def set_name(source: str) -> str:
 
 
 def source_state(source: str) -> object:
-    """Return a value that changes when the records of a local source may have changed.
-
-    Raises:
-        InputError: as in `read_records`.
-    """
+    """Return a value that changes when the records of a local source may have; errors as in `read_records`."""
     if source.startswith(PREFIX):
         return data_set_state(source)
     path = _path(source)

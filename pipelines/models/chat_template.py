@@ -32,11 +32,7 @@ def messages_in_chat_template(
 
 
 def check_chat_template(tokenizer: Any) -> None:  # noqa: ANN401
-    """Render a message in a tokenizer's chat template, if it has one.
-
-    Raises:
-        InputError: the template is wrong, or leaves the message out.
-    """
+    """Raise an InputError if a tokenizer's chat template is wrong or leaves the message out."""
     if not getattr(tokenizer, "chat_template", None):
         return
     message = "Why?"

@@ -88,20 +88,12 @@ class Decoder:
 
     @property
     def head(self) -> OutputHead:
-        """Return the final norm and the LM head in the form that the metrics read.
-
-        Raises:
-            InputError: the model has no head.
-        """
+        """Return the final norm and the LM head in the form that the metrics read; InputError without a head."""
         return self._lm_head.head
 
     @property
     def final_norm(self) -> nn.Module:
-        """Return the module that reads the residual stream: the final norm, or the head if the model has no norm.
-
-        Raises:
-            InputError: the model has no head.
-        """
+        """Return the module that reads the residual stream: the final norm, else the head; InputError without one."""
         return self._lm_head.final
 
     @property
@@ -161,11 +153,7 @@ class Decoder:
         return {label: recorded[0] for label, recorded in calls.items()}
 
     def new_cache(self) -> TokenCache:
-        """Return an empty cache for `hidden`.
-
-        Raises:
-            InputError: the model does not run through a cache; names the study's key that requires one.
-        """
+        """Return an empty cache for `hidden`; InputError if the model does not run through one."""
         if self.cache_refusal is not None:
             raise InputError(f"measure.cache: {self.cache_refusal}; set it to false")
         return TokenCache(cast(Any, self.model).config)

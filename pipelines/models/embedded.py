@@ -73,11 +73,7 @@ _SHORT = {"embedded": "smollm2-135m-instruct", "embedded-encoder": "all-minilm-l
 
 
 def embedded_model(source: str) -> EmbeddedModel | None:
-    """Return the model that `embedded`, `embedded-encoder` or `embedded:NAME` names, or None for any other source.
-
-    Raises:
-        InputError: no embedded model has that name.
-    """
+    """Return the model of `embedded`, `embedded-encoder` or `embedded:NAME`, else None; InputError for another NAME."""
     if not source.startswith(PREFIX) and source not in _SHORT:
         return None
     name = _SHORT.get(source, source.removeprefix(PREFIX))

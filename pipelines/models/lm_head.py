@@ -27,11 +27,7 @@ class LMHead:
 
 
 def find_lm_head(model: nn.Module, probe: Tensor, logits: Tensor, last: nn.Module, run: ForwardRecorder) -> LMHead:
-    """Find and prove everything after the last layer, from the model's logits on the recorded tokens `probe`.
-
-    Raises:
-        InputError: names the module and what could not be proved.
-    """
+    """Find and prove everything after the last layer, from the logits on the tokens `probe`; InputError if it fails."""
     module = cast(Any, model).get_output_embeddings()
     if not isinstance(module, nn.Linear):
         raise InputError(f"{type(model).__name__}: the LM head is not one linear module; refused")

@@ -27,11 +27,7 @@ _WEIGHT_SHARE = 0.9
 
 
 def check_device(device: str, memory: Mapping[str, int] | None = None) -> None:
-    """Refuse a study's `device` and `memory` if torch does not see the named devices.
-
-    Raises:
-        InputError: names the key and the fix.
-    """
+    """Raise an InputError if torch does not see the devices of a study's `device` and `memory`."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     for key, name in (("device", device), *(("memory", name) for name in memory or ())):
         if not name.startswith("cuda"):
@@ -163,11 +159,7 @@ def _meta(folder: Path, dtype: torch.dtype) -> tuple[Any, nn.Module]:
 
 
 def _require_weights(folder: Path, meta: nn.Module) -> None:
-    """Refuse a config that asks for many more weights than the folder holds, because transformers would fill memory.
-
-    Raises:
-        InputError: names both counts.
-    """
+    """Raise an InputError if a config asks for far more weights than the folder holds, which would fill memory."""
     needed, held = sum(parameter.numel() for parameter in meta.parameters()), count_weights(folder)
     if needed > _MAX_PACKED * held:
         raise InputError(

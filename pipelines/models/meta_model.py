@@ -118,11 +118,7 @@ def load_meta_model(path: Path) -> MetaModel:
 
 
 def shape_of(model: MetaModel) -> Shape:
-    """Return the sizes of a model.
-
-    Raises:
-        InputError: it has no list of as many layers as its config states.
-    """
+    """Return the sizes of a model; InputError if it has no list of as many layers as its config states."""
     config = model.config
     stack = layer_stack(model.module, int(config.num_hidden_layers))
     embedding: torch.Tensor = model.module.get_input_embeddings().weight  # type: ignore[operator]

@@ -179,11 +179,7 @@ def identify(folder: Path, cache: Path) -> ModelIdentity:
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
-    """Return the files of a model's tokenizer.
-
-    Raises:
-        InputError: it has none.
-    """
+    """Return the files of a model's tokenizer; InputError if it has none."""
     files = [folder / name for name in TOKENIZER_FILES if (folder / name).exists()]
     if not files:
         raise InputError(f"{folder}: holds no tokenizer (tokenizer.json or the like)")
@@ -191,11 +187,7 @@ def tokenizer_files(folder: Path) -> list[Path]:
 
 
 def source_hash(source: str, cache: Path) -> str:
-    """Return the content hash of a source's weights; a GGUF file is hashed without conversion.
-
-    Raises:
-        InputError: as in `locate`.
-    """
+    """Return the content hash of a source's weights, of a GGUF file without conversion; errors as in `locate`."""
     path = local_path(source, "model")
     if path.is_file() and path.suffix == ".gguf":
         return file_hash(path, cache)

@@ -42,11 +42,7 @@ def keep_share(scores: Scores, sparsity: float, group: str) -> Mask:
 
 
 def share_of(size: int, sparsity: float) -> int:
-    """Return the number of weights that is a share of a group, rounded.
-
-    Raises:
-        InputError: a share below 1 rounds to the whole group.
-    """
+    """Return how many weights a share of a group is, rounded; InputError if a share below 1 rounds to the whole."""
     count = round(sparsity * size)
     if count == size and sparsity < 1:
         raise InputError(f"sparsity {sparsity:g} of a group of {size} weights would drop all of them; lower it")
@@ -113,11 +109,7 @@ def cumulative_shares(scores: Scores) -> Float[Tensor, "out in"]:
 
 
 def require_finite(values: Shaped[Tensor, "..."]) -> None:
-    """Refuse NaN and infinite scores.
-
-    Raises:
-        ComputationError: a score is NaN or infinite.
-    """
+    """Raise a ComputationError if a score is NaN or infinite."""
     # If any value is NaN, so are the extremes: one pass, twenty times as fast as testing every value.
     if values.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(values))).all()):
         raise ComputationError("a pruning score is NaN or infinite: the weights or the activations are damaged")

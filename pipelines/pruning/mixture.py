@@ -27,11 +27,7 @@ def without_dropped(decoder: Decoder, recipe: MixedRecipe, variant: Variant) -> 
 
 
 def require_matrices(decoder: Decoder, recipe: MixedRecipe) -> None:
-    """Refuse a recipe that names a matrix that the model does not have.
-
-    Raises:
-        InputError: names the matrix and those of its sublayer.
-    """
+    """Raise an InputError for a matrix that the model does not have; it names those of the sublayer."""
     sublayers = {sublayer.label: sublayer for sublayer in decoder.sublayers}
     for place in recipe.matrix_recipes:
         label = sublayer_of(place)

@@ -58,11 +58,7 @@ class Unfinished:
 
 
 def table_for(recipe: BaseRecipe, statistics: Statistics, name: Statistic) -> pl.DataFrame | None:
-    """Return a table if a recipe needs it, or None if it does not or the table is missing.
-
-    Raises:
-        InputError: the table was measured on other tokens.
-    """
+    """Return a table if a recipe needs it and it is there, else None; InputError if it was measured on other tokens."""
     rows: pl.DataFrame | None = getattr(statistics, name) if name in recipe.needs else None
     tokens = statistics.tokens
     if rows is not None and tokens is not None and set(rows["calibration_hash"]) != {tokens_hash(tokens)}:
@@ -71,11 +67,7 @@ def table_for(recipe: BaseRecipe, statistics: Statistics, name: Statistic) -> pl
 
 
 def known_moments(recipe: BaseRecipe, statistics: Statistics) -> dict[str, ActivationMoments] | None:
-    """Return the inputs of all matrices from `activation_stats`, or None without that table.
-
-    Raises:
-        InputError: the table was measured on other tokens.
-    """
+    """Return the inputs of all matrices from `activation_stats`, or None without it; errors as in `table_for`."""
     rows = table_for(recipe, statistics, "activation_stats")
     if rows is None:
         return None

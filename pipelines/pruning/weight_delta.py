@@ -211,11 +211,7 @@ class WeightDelta:
 
     @classmethod
     def restored(cls, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> "WeightDelta":
-        """Rebuild a change from `tensors` and `numbers`.
-
-        Raises:
-            ValueError, KeyError, TypeError: they do not fit together.
-        """
+        """Rebuild a change from `tensors` and `numbers`; ValueError, KeyError or TypeError if they do not fit."""
         outputs, inputs = (int(size) for size in numbers["shape"])
         codes = None
         if "packed" in tensors:

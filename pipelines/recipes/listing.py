@@ -28,11 +28,7 @@ def recipe_forms() -> list[dict[str, str]]:
 
 
 def recipe_parameters(method: str) -> list[dict[str, str]]:
-    """Return one row per parameter of a method, with its default and its meaning.
-
-    Raises:
-        InputError: the method does not exist.
-    """
+    """Return one row per parameter of a method, with its default and its meaning; InputError for an unknown method."""
     kind = _kind(method)
     meanings = attribute_docs(kind)
     return [
@@ -47,11 +43,7 @@ def recipe_parameters(method: str) -> list[dict[str, str]]:
 
 
 def recipe_text(method: str) -> str:
-    """Return the description of a method.
-
-    Raises:
-        InputError: the method does not exist.
-    """
+    """Return the description of a method; InputError for an unknown method."""
     return description(_kind(method))
 
 

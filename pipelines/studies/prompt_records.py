@@ -122,11 +122,7 @@ class _Fields:
         return next((name for name in names if name is not None and self.record.fields[name] is not None), None)
 
     def value(self, key: str) -> Any:  # noqa: ANN401 (any JSON)
-        """Return the value of the field, or None if the record has none.
-
-        Raises:
-            InputError: the study names a field that the record does not have.
-        """
+        """Return the value of the field, or None if the record has none; InputError if the study names it."""
         name = self.name(key)
         if name is None:
             return None

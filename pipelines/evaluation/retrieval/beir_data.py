@@ -33,11 +33,7 @@ def files_of(spec: RetrievalSpec) -> tuple[Path, Path, Path]:
 
 
 def require_files(spec: RetrievalSpec) -> None:
-    """Refuse a data set with a missing file.
-
-    Raises:
-        InputError: names the file.
-    """
+    """Raise an InputError for a missing file of a data set."""
     for file in files_of(spec):
         if not file.is_file():
             raise InputError(f"{spec.what}: {file} is missing; {_FORMAT}")
@@ -55,11 +51,7 @@ def contents_hash(collection: Collection) -> str:
 
 
 def read_collection(spec: RetrievalSpec) -> Collection:
-    """Read a data set.
-
-    Raises:
-        InputError: a file cannot be read, or a line is malformed, repeats an id or names an unknown id.
-    """
+    """Read a data set; InputError for an unreadable file, a malformed line, a repeated or an unknown id."""
     require_files(spec)
     corpus_file, queries_file, judgements_file = files_of(spec)
     documents, queries = _texts(corpus_file), _texts(queries_file)

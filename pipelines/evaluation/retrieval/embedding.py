@@ -21,11 +21,7 @@ _TOKENIZER_TEXTS = 1000
 
 
 def require_fits(spec: RetrievalSpec, context_length: int) -> None:
-    """Refuse a `max_length` that exceeds the model's context.
-
-    Raises:
-        InputError: names the key.
-    """
+    """Raise an InputError if `max_length` exceeds the model's context."""
     if spec.max_length > context_length:
         raise InputError(
             f"{spec.what}: `max_length` {spec.max_length} is over the model's context of {context_length} "

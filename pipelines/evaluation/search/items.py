@@ -60,11 +60,7 @@ def search_items(
 
 
 def text_items(decoder: Decoder, study: Study, spec: SearchSpec) -> list[Item]:
-    """Return windows of the search's source that overlap no calibration window and no text of the study.
-
-    Raises:
-        InputError: the source is too short for them.
-    """
+    """Return windows of the source that nothing else of the study reads; InputError if it is too short for them."""
     count, length = spec.texts, spec.length
     texts = tokenize_texts(study, decoder.tokenizer, decoder.context_length)
     seen = [calibration_tokens(decoder.tokenizer, study.calibration), *(text.windows for text in texts)]

@@ -34,11 +34,7 @@ class Journal:
         return self._folder / f"{name[:32]}.npz"
 
     def remember(self, key: object, measure: Callable[[], Arrays]) -> Arrays:
-        """Return the measurement of a JSON key from the journal, or measure and store it, all arrays or none.
-
-        Raises:
-            OSError: the folder cannot be read or written.
-        """
+        """Return the measurement of a JSON key from the journal, or measure and store it; OSErrors pass."""
         file = self._file(key)
         damaged = (ValueError, EOFError, BadZipFile)
         with suppress(FileNotFoundError, *damaged), file.open("rb") as opened, np.load(opened) as stored:

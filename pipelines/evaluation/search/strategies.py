@@ -55,11 +55,7 @@ class Strategy:
     _tried: set[bytes] = field(default_factory=set)
 
     def run(self) -> None:
-        """Make the trials.
-
-        Raises:
-            Expired: the time of the search is over.
-        """
+        """Make the trials; raises Expired when the time of the search is over."""
         try:
             choice = cheapest(self.problem, self.costs, self.target)
         except InputError:

@@ -120,11 +120,7 @@ class InputRecorder:
         self._missing: Counter[str] = Counter()
 
     def observe(self, rows: Tensor, operand: Tensor) -> None:
-        """Record a product rows·operand if the operand is one of the matrices, or a stack of them.
-
-        Raises:
-            StopForwardError: this was the last product of the batch.
-        """
+        """Record a product rows·operand of the matrices or of a stack; StopForwardError after a batch's last one."""
         if operand.dim() == 3 and operand.data_ptr() in self._by_address:
             for expert_rows, expert in zip(rows, operand, strict=True):
                 self.observe(expert_rows, expert)

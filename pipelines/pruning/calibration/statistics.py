@@ -115,11 +115,7 @@ def tokens_hash(tokens: Int[Tensor, "sequences length"]) -> str:
 
 
 def require_context(spec: CalibrationSpec, context: int, key: str = "`calibration.length`") -> None:
-    """Refuse windows longer than a model's context; `key` names the setting of the length in the message.
-
-    Raises:
-        InputError: they are longer.
-    """
+    """Raise an InputError for windows longer than a model's context; `key` names the setting of the length in it."""
     if spec.length > context:
         raise InputError(f"{key} {spec.length} is over the model's context of {context} tokens; give at most {context}")
 
@@ -197,11 +193,7 @@ class Influence:
 
     @property
     def means(self) -> dict[str, float]:
-        """Influence by label of the unit: `attn.3`, `mlp.3` or `block.3`.
-
-        Raises:
-            ComputationError: an activation is NaN or infinite.
-        """
+        """Influence by label of the unit, `attn.3`, `mlp.3` or `block.3`; ComputationError if it is NaN or infinite."""
         means = {f"{unit}.{layer}": defect / self._tokens for (layer, unit), (defect, _) in self._sums.items()}
         if not all(map(math.isfinite, means.values())):
             raise ComputationError("an activation is NaN or infinite on the calibration tokens")

@@ -190,11 +190,7 @@ def _write_config_and_tokenizer(scratch: Path, decoder: Decoder, form: Form, dty
 
 
 def _require_same(scratch: Path, decoder: Decoder, probe: Int[Tensor, "1 tokens"], expected: Tensor) -> Tensor:
-    """Return the folder's logits, which must be the variant's.
-
-    Raises:
-        ComputationError: they differ by more than rounding, or transformers lacks a weight.
-    """
+    """Return the folder's logits; ComputationError if a weight is missing or they differ by more than rounding."""
     try:
         model, loading = open_folder(scratch, decoder.dtype, decoder.device, decoder.memory_for_second_model)
     except (ValueError, KeyError, RuntimeError, OSError) as error:

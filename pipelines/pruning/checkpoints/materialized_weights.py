@@ -25,11 +25,7 @@ _PROBE_TOKENS = 12
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
-    """Return the dtype of most weights in a folder.
-
-    Raises:
-        InputError: none of its weights is a float of 16 bits or more.
-    """
+    """Return the dtype of most weights in a folder; InputError if none is a float of 16 bits or more."""
     return _stored_dtypes(folder).most_common(1)[0][0]
 
 

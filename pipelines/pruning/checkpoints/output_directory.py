@@ -19,11 +19,7 @@ _WRITING = ".writing-"
 
 
 def require_free(folder: Path) -> None:
-    """Refuse a path at which no folder can be created.
-
-    Raises:
-        InputError: the path is a file or not empty, or its parent folder is missing.
-    """
+    """Raise an InputError if the path is a file or not empty, or its parent folder is missing."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         what = "is not empty" if folder.is_dir() else "is a file"
         raise InputError(f"{folder}: {what}; choose a folder that does not exist yet")

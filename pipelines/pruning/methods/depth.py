@@ -289,11 +289,7 @@ def _last_tokens(decoder: Decoder, tokens: Tokens) -> tuple[list[Tensor], dict[s
 
 
 def _remaining(decoder: Decoder, recipe: DepthRecipe, base: Variant) -> list[str]:
-    """Return the labels of the units that earlier recipes left, in forward order.
-
-    Raises:
-        InputError: no unit would be left, or a listed one is already gone.
-    """
+    """Return the labels of the units left, in forward order; InputError if none would be, or a listed one is gone."""
     units = recipe.units(len(decoder.layers))
     remaining = [label for label in units if not set(sublayers_of(label)) <= {*base.dropped}]
     if recipe.count >= len(remaining):

@@ -68,11 +68,7 @@ def factored(context: MatrixContext, recipe: str, damping: float, *, largest_fir
 
 
 def gram_of(inputs: ActivationMoments, name: str) -> Float[Tensor, "in in"]:
-    """Return X Xᵀ in float64.
-
-    Raises:
-        ComputationError: X Xᵀ is NaN or infinite.
-    """
+    """Return X Xᵀ in float64; ComputationError if it is NaN or infinite."""
     gram = cast(Tensor, inputs.gram).double()
     if not _is_finite(gram):
         raise ComputationError(f"{name}: the Gram matrix of its inputs is NaN or infinite")
@@ -82,11 +78,7 @@ def gram_of(inputs: ActivationMoments, name: str) -> Float[Tensor, "in in"]:
 def target_of(
     context: MatrixContext, weight: Float[Tensor, "out in"], dead: Bool[Tensor, " in"]
 ) -> Float[Tensor, "out in"]:
-    """Return the weight whose output a method reconstructs, float32, with zeros for dead inputs.
-
-    Raises:
-        ComputationError: a weight is NaN or infinite.
-    """
+    """Return the weight to reconstruct, float32, with zeros for dead inputs; ComputationError if it is not finite."""
     target = weight.float().masked_fill(dead, 0).contiguous()
     if not _is_finite(target):
         raise ComputationError(f"{context.name}: a weight is NaN or infinite")

@@ -50,11 +50,7 @@ class _Rounded:
 
 
 def rtn(context: MatrixContext, recipe: RTN) -> WeightDelta:
-    """Round every weight to the nearest code of its group's grid; masked weights stay zero.
-
-    Raises:
-        ComputationError: a weight is NaN or infinite.
-    """
+    """Round weights to the nearest codes of their grids; masked ones stay zero. ComputationError if any is infinite."""
     weight = context.weight.float()
     rounded = _nearest(weight, recipe, torch.ones_like(weight[0]))
     codes = QuantizedWeights.of(rounded.codes, recipe.bits, rounded.group, rounded.scales, rounded.zeros)
