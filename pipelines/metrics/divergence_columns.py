@@ -17,13 +17,9 @@ Sums = Mapping[str, Numbers]
 class DenseSums:
     """The dense side of n rows.
 
-    Attributes:
-        inverse: 1/T, (T, 1).
-        size: V.
-        rows: sums of `fused_kernels.DENSE`, (n,).
-        softmaxes: sums of `fused_kernels.SOFTMAX`, (T, n).
-        ids: the most likely tokens in order, (n, k).
-        gap: returns z − max z at tokens (n, k) of every row, each among `ids` or the target.
+    `inverse` is 1/T, (T, 1); `size` is V. `rows` are sums of `fused_kernels.DENSE`, (n,); `softmaxes` of SOFTMAX, (T,
+    n). `ids` are the most likely tokens in order, (n, k). `gap` returns z − max z at tokens (n, k) of every row, each
+    among `ids` or the target.
     """
 
     inverse: Numbers
@@ -38,12 +34,9 @@ class DenseSums:
 class ShiftSums:
     """One shift of n rows.
 
-    Attributes:
-        rows: sums of `fused_kernels.SHIFT`, (n,).
-        moves: sums of `fused_kernels.P_SPACE_SUMS`, (T, n).
-        ids: the pruned side's most likely tokens, (n, k).
-        gap: returns the dense side's z − max z at some of `ids`.
-        dz: returns Δz at tokens (n, k) of every row, each among both sides' `ids` or the target.
+    `rows` are sums of `fused_kernels.SHIFT`, (n,); `moves` of P_SPACE_SUMS, (T, n). `ids` are the pruned side's most
+    likely tokens, (n, k). `gap` returns the dense side's z − max z at some of them, `dz` Δz at tokens (n, k) of every
+    row, each among both sides' `ids` or the target.
     """
 
     rows: Sums

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.models.lm_head import LMHead
-from prunescope.pipelines.models.module_calls import hooks, without_cache
+from prunescope.pipelines.models.module_calls import entered, hooks, without_cache
 from prunescope.pipelines.models.skipping import SkipPlan
 from prunescope.pipelines.models.sublayer import Sublayer, SublayerCall
 from prunescope.pipelines.models.token_cache import TokenCache
@@ -129,21 +129,16 @@ class Decoder:
         """Return the weight matrices of all sublayers by name."""
         return {name: matrix for sublayer in self.sublayers for name, matrix in sublayer.matrices.items()}
 
-    @contextmanager
-    def without(self, labels: Collection[str], *, skips: bool = True) -> Iterator[None]:
+    def without(self, labels: Collection[str], *, skips: bool = True) -> AbstractContextManager[None]:
         """Temporarily drop the sublayers with some labels.
 
         With `skips` their modules are skipped if that is proved. Otherwise the modules run, for hooks that need every
         call, and their contributions are dropped.
         """
         dropped = [sublayer for sublayer in self.sublayers if sublayer.label in labels]
-        with ExitStack() as stack:
-            if skips and self.skips is not None:
-                stack.enter_context(self.skips.without(dropped))
-            else:
-                for sublayer in dropped:
-                    stack.enter_context(sublayer.dropped())
-            yield
+        if skips and self.skips is not None:
+            return self.skips.without(dropped)
+        return entered(sublayer.dropped() for sublayer in dropped)
 
     def calls_of(self, sublayers: Sequence[Sublayer], tokens: Int[Tensor, "batch tokens"]) -> dict[str, SublayerCall]:
         """Return the arguments of each sublayer's call in a pass over some tokens, by label."""

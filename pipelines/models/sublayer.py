@@ -1,7 +1,7 @@
 """One sublayer of a decoder, whose contribution to the residual stream can be observed, recomputed and dropped."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from transformers.cache_utils import Cache
 
 from prunescope.pipelines.models.module_calls import (
     Arguments,
+    entered,
     first_tensor,
     hooks,
     other_forward,
@@ -247,13 +248,9 @@ class Sublayer:
         """Temporarily load the sublayer's weights to their device; see `weight_offload.on_device`."""
         return on_device(*(module for part in self.parts for module in part.chain))
 
-    @contextmanager
-    def dropped(self) -> Iterator[None]:
+    def dropped(self) -> AbstractContextManager[None]:
         """Temporarily add nothing to the stream; see `Branch.dropped`."""
-        with ExitStack() as stack:
-            for part in self.parts:
-                stack.enter_context(part.dropped())
-            yield
+        return entered(part.dropped() for part in self.parts)
 
 
 def has_matrix(module: nn.Module) -> bool:

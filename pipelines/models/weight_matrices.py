@@ -25,11 +25,8 @@ _PRODUCTS = {
 class Matrix:
     """One weight matrix: y = W x.
 
-    Attributes:
-        name: its module's name in the model; for a stacked parameter, the parameter's name with the expert in brackets.
-        parameter: the parameter that holds it.
-        expert: index of its slice in a stacked parameter; None if the parameter is the matrix.
-        is_transposed: whether it is stored as (in, out), as in GPT-2's Conv1D and some experts.
+    It is named after its module; in a stacked parameter, of which it is the slice `expert`, after the parameter with
+    the expert in brackets. `is_transposed` means stored as (in, out), as in GPT-2's Conv1D and some experts.
     """
 
     name: str

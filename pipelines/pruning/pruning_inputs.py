@@ -27,11 +27,9 @@ class Statistics:
     """Inputs that recipes share.
 
     Attributes:
-        activation_stats: rows of that table. Recipes with dense predecessors that read only moments use them instead
-            of running the model.
-        block_influence: rows of that table.
-        tokens: calibration tokens.
-        dtype: dtype in which the tokens pass the layers; None is the model's own.
+        activation_stats: rows of that table, like `block_influence`. Recipes with dense predecessors that read only
+            moments use them instead of running the model.
+        tokens: calibration tokens, which pass the layers in `dtype`; None is the model's own.
         unfinished: where to store finished layers until the variant is complete; None keeps them in memory.
         order: labels and scores from an earlier run of the same iterative or greedy drop with any count.
         cache: folder for downloaded or converted files, for recipes that read a checkpoint.

@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from prunescope.pipelines.core.device import available_bytes
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.models.decoder import Decoder, Layer
-from prunescope.pipelines.models.module_calls import hooks
+from prunescope.pipelines.models.module_calls import entered, hooks
 from prunescope.pipelines.models.sublayer import Sublayer
 from prunescope.pipelines.models.weight_offload import data_of, on_device
 from prunescope.pipelines.pruning.calibration.layerwise_forward import cast_parameters
@@ -119,16 +119,15 @@ def apply_to_layer(layer: Layer, variant: Variant) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def swap_outer_parameters(decoder: Decoder, variant: Variant) -> Iterator[None]:
+def swap_outer_parameters(decoder: Decoder, variant: Variant) -> AbstractContextManager[None]:
     """Temporarily set a variant's parameters outside the sublayers: gains of norms, embeddings, learned positions."""
     inside = {name for sublayer in decoder.sublayers for name in sublayer.modules}
-    with ExitStack() as stack:
-        for name, value in variant.parameters.items():
-            module, _, key = name.rpartition(".")
-            if module not in inside:
-                stack.enter_context(_swap_parameter(decoder.model.get_submodule(module), key, value))
-        yield
+    places = ((name.rpartition("."), value) for name, value in variant.parameters.items())
+    return entered(
+        _swap_parameter(decoder.model.get_submodule(module), key, value)
+        for (module, _, key), value in places
+        if module not in inside
+    )
 
 
 def contributing(decoder: Decoder, sublayers: Iterable[Sublayer], tokens: Int[Tensor, "batch length"]) -> set[str]:

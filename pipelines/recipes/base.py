@@ -84,6 +84,8 @@ class MatrixRecipe(BaseRecipe):
 
     # Statistics of every matrix's inputs that the recipe reads.
     reads: ClassVar[Reads] = "nothing"
+    # Whether it computes from the dense weights, and would undo an earlier quantization.
+    starts_dense: ClassVar[bool] = False
 
     modules: tuple[str, ...] = Field(default=(), examples=[["mlp"]])
     predecessors: Literal["pruned", "dense"] = "pruned"

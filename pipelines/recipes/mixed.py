@@ -11,10 +11,10 @@ from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.pipelines.core.validation_errors import first_problem
 from prunescope.pipelines.recipes.base import BaseRecipe, MaskingRecipe, MatrixRecipe, Reads, Statistic
 from prunescope.pipelines.recipes.depth import DepthRecipe
-from prunescope.pipelines.recipes.quantization import AWQ, GPTQ, RTN
-from prunescope.pipelines.recipes.weights import ADMM, RIA, Magnitude, SparseGPT, Wanda
+from prunescope.pipelines.recipes.quantization import AnyQuantization
+from prunescope.pipelines.recipes.weights import ADMM, FirstWeightRecipe
 
-_Matrices = Magnitude | Wanda | RIA | SparseGPT | ADMM | RTN | GPTQ | AWQ
+_Matrices = FirstWeightRecipe | AnyQuantization
 _KINDS: tuple[type[_Matrices], ...] = get_args(_Matrices)
 _ADAPTER: TypeAdapter[_Matrices] = TypeAdapter(Annotated[_Matrices, Field(discriminator="method")])
 _FORMS = ["drop", *(form for kind in _KINDS for form, _ in kind.EXAMPLES if "+" not in form)]

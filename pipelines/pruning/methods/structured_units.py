@@ -31,16 +31,11 @@ Family = Mapping[str, Stack]
 
 @dataclass(frozen=True)
 class Units:
-    """The neurons or heads whose outputs one matrix reads.
+    """The neurons or heads whose outputs one matrix, `reader`, reads in consecutive blocks of equal size, one per unit.
 
-    Attributes:
-        kind: neurons or heads. Query heads that share keys and values are one unit. If all query heads share one head
-            of keys and values, each is a unit.
-        sublayer: their sublayer.
-        reader: the matrix that reads them; its inputs are consecutive blocks of equal size, one per unit.
-        count: number of units.
-        rows: the rows that feed each unit, (units, rows per unit), by name of the feeding matrix. Empty if it is not
-            verified that each row belongs to one unit; the unit's columns in the reader can still be removed.
+    Query heads that share keys and values are one unit. If all query heads share one head of keys and values, each is a
+    unit. `rows` are the rows that feed each unit, (units, rows per unit), by name of the feeding matrix. It is empty if
+    it is not verified that each row belongs to one unit; the unit's columns in the reader can still be removed.
     """
 
     kind: UnitKind
