@@ -125,7 +125,12 @@ def divergences(
             for name, values in (in_h | block.columns(move)).items():
                 columns[name][:, part] = values
         del block  # its arrays are freed before the next block's are made
-    return [_checked(columns) for columns in results]
+    for name, values in (item for columns in results for item in columns.items()):
+        is_bad = ~np.isfinite(values).all(0)
+        if is_bad.any():
+            row = int(is_bad.nonzero()[0][0])
+            raise NumericalError(f"row {row}: {name} is not a finite number (a zero vector, or logits beyond float32)")
+    return [*results]
 
 
 def _check_input(x: Tensor, moves: list[Tensor], temperatures: Sequence[float]) -> None:
@@ -139,12 +144,3 @@ def _check_input(x: Tensor, moves: list[Tensor], temperatures: Sequence[float]) 
     if bool(is_bad.any()):
         which, row = is_bad.nonzero()[0].tolist()
         raise NumericalError(f"row {row}: the {'shift' if which else 'state'} is NaN or infinite")
-
-
-def _checked(columns: dict[str, NDArray[Any]]) -> Columns:
-    for name, values in columns.items():
-        is_bad = ~np.isfinite(values).all(0)
-        if is_bad.any():
-            row = int(is_bad.nonzero()[0][0])
-            raise NumericalError(f"row {row}: {name} is not a finite number (a zero vector, or logits beyond float32)")
-    return columns

@@ -30,8 +30,17 @@ def known_folder(source: str, cache: Path) -> Path | None:
         if digest is None:
             return None
         folder = converted_folder(digest, cache)
+    elif is_hub_id(source):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+        name, _, revision = source.partition("@")
+        try:
+            folder = Path(snapshot_download(name, revision=revision or None, local_files_only=True))
+        except (LocalEntryNotFoundError, HFValidationError, OSError):
+            return None
     else:
-        return _from_hub_cache(source)
+        return None
     return folder if folder.exists() else None
 
 
@@ -60,16 +69,3 @@ def stamp(model: Path) -> str:
     files = sorted(model.iterdir()) if model.is_dir() else [model]
     states = [(file.name, status.st_size, status.st_mtime_ns) for file in files for status in (file.stat(),)]
     return hashlib.sha256(repr(states).encode()).hexdigest()
-
-
-def _from_hub_cache(source: str) -> Path | None:
-    if not is_hub_id(source):
-        return None
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    name, _, revision = source.partition("@")
-    try:
-        return Path(snapshot_download(name, revision=revision or None, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError, OSError):
-        return None

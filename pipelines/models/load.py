@@ -136,7 +136,12 @@ def open_folder(
     # Unless `trust_remote_code` is set, transformers asks at the terminal.
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     config, meta = _meta(folder, dtype)
-    _require_weights(folder, meta)
+    needed, held = sum(parameter.numel() for parameter in meta.parameters()), count_weights(folder)
+    if needed > _MAX_PACKED * held:  # transformers would fill memory with random numbers
+        raise InputError(
+            f"{folder / 'config.json'}: asks for {needed:,} weights, and the folder's files hold {held:,}; fetch the "
+            "model again"
+        )
     placement = None
     if memory is not None:
         placement = Placement(meta, int(config.get_text_config().num_hidden_layers), memory, dtype, device)
@@ -156,13 +161,3 @@ def _meta(folder: Path, dtype: torch.dtype) -> tuple[Any, nn.Module]:
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
         return config, auto_class(config).from_config(config, dtype=dtype)
-
-
-def _require_weights(folder: Path, meta: nn.Module) -> None:
-    """Raise an InputError if a config asks for far more weights than the folder holds, which would fill memory."""
-    needed, held = sum(parameter.numel() for parameter in meta.parameters()), count_weights(folder)
-    if needed > _MAX_PACKED * held:
-        raise InputError(
-            f"{folder / 'config.json'}: asks for {needed:,} weights, and the folder's files hold {held:,}; fetch the "
-            "model again"
-        )

@@ -195,10 +195,13 @@ def _keep_globally(
     The best unit of each module stays, so that a smaller model remains (2312.11983 §3.3 has no such rule).
     """
     owners = [(module, unit) for module, units in enumerate(groups) for unit in range(units.count)]
-    ranks = torch.cat([_standardised(own) for own in scores])
-    for module, own in enumerate(scores):
-        best = sum(units.count for units in groups[:module]) + int(own.argmax())
-        ranks[best] = torch.inf
+    standardised = []
+    for own in scores:
+        spread = own.std(correction=1) if len(own) > 1 else own.new_zeros(())
+        rank = (own - own.mean()) / spread if spread > 0 else torch.zeros_like(own)
+        rank[own.argmax()] = torch.inf
+        standardised.append(rank)
+    ranks = torch.cat(standardised)
     order = [index for index in torch.argsort(ranks, stable=True).tolist() if ranks[index] < torch.inf]
     weights = torch.tensor([groups[module].weights for module, _ in owners], dtype=torch.float64)
     target = recipe.share * float(weights.sum())
@@ -209,12 +212,6 @@ def _keep_globally(
         module, unit = owners[index]
         keeps[module][unit] = False
     return keeps
-
-
-def _standardised(scores: Tensor) -> Tensor:
-    """Return (s − mean)/standard deviation, or zeros if all scores are equal."""
-    spread = scores.std(correction=1) if len(scores) > 1 else scores.new_zeros(())
-    return (scores - scores.mean()) / spread if spread > 0 else torch.zeros_like(scores)
 
 
 def _masks(units: Units, keep: Bool[Tensor, " units"]) -> dict[str, Tensor]:

@@ -64,7 +64,12 @@ def resolve_prompts(entries: object, where: str, *, is_shipped: bool = False) ->
             raise InputError(f"{key_place(where, keys)}: over {MAX_PROMPTS:,} prompts in the study; lower `samples`")
     if told:
         raise InputError("\n".join(told))
-    _require_unique(prompts, where)
+    first: dict[str, Prompt] = {}
+    for prompt in prompts:
+        if (other := first.setdefault(prompt.id, prompt)) is not prompt:
+            places = " and ".join(dict.fromkeys(one.origin for one in (other, prompt)))
+            fix = "rename one of them; in a set, `id: false` makes ids from the lines, and `name` their beginning"
+            raise InputError(f"{key_place(where, ['prompts'])}: the id {prompt.id!r} is listed twice ({places}); {fix}")
     return prompts
 
 
@@ -129,12 +134,3 @@ def _chosen(spec: PromptSet) -> Iterator[Record]:
         what = f"the set {spec.source}" if spec.source in SHIPPED else spec.source
         raise InputError(f"`samples` is {spec.samples}, but {what} has {len(drawn)} prompts; lower it")
     yield from drawn
-
-
-def _require_unique(prompts: Sequence[Prompt], where: str) -> None:
-    first: dict[str, Prompt] = {}
-    for prompt in prompts:
-        if (other := first.setdefault(prompt.id, prompt)) is not prompt:
-            places = " and ".join(dict.fromkeys(one.origin for one in (other, prompt)))
-            fix = "rename one of them; in a set, `id: false` makes ids from the lines, and `name` their beginning"
-            raise InputError(f"{key_place(where, ['prompts'])}: the id {prompt.id!r} is listed twice ({places}); {fix}")

@@ -117,7 +117,13 @@ class RetrievalSession:
         labels = {"model": self.model, "recipe": recipe, "data_set": data.spec.name}
         hashed = labels | {"data_hash": data.hash}
         scores = [
-            hashed | {"metric": name, "value": own.mean(), "standard_error": _standard_error(own), "n": len(own)}
+            hashed
+            | {
+                "metric": name,
+                "value": own.mean(),
+                "standard_error": None if len(own) < 2 else own.std(ddof=1) / len(own) ** 0.5,
+                "n": len(own),
+            }
             for name, own in (values | {COSINE: cosines}).items()
         ]
         by_query = [
@@ -150,10 +156,6 @@ def _cosines(dense: Float[Tensor, "texts width"], pruned: Float[Tensor, "texts w
     """Return the cosine of each text's two embeddings as 1 − ‖u − v‖²/2 of unit vectors, which is at most 1."""
     one, other = (torch.nn.functional.normalize(vectors.double()) for vectors in (dense, pruned))
     return np.asarray((1 - (one - other).square().sum(dim=1) / 2).clamp(min=-1))
-
-
-def _standard_error(values: np.ndarray) -> float | None:
-    return None if len(values) < 2 else float(values.std(ddof=1) / len(values) ** 0.5)
 
 
 def _embedding_rows(

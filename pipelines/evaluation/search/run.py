@@ -94,7 +94,12 @@ def run_search(
 
     try:
         items = search_items(decoder, study, unasked(decoder, study, spec), spec, progress)
-        times = _milliseconds(decoder, spec, journal)
+        times = None
+        if spec.budget == "milliseconds":  # measured once per search
+            measured = journal.remember(
+                ["milliseconds"], lambda: {label: np.array(own) for label, own in step_milliseconds(decoder).items()}
+            )
+            times = {label: float(own) for label, own in measured.items()}
         result = Search(decoder, spec, menu_of, items, journal, progress).run()
     except InputError:
         # A refused target does not wait. Measurements for the other targets stay.
@@ -155,16 +160,6 @@ def unasked(decoder: Decoder, study: Study, spec: SearchSpec) -> Study:
         if len(tokenized.ids) + spec.new_tokens <= decoder.context_length:
             drawn = drawn.model_copy(update={"prompts": (*drawn.prompts, prompt)})
     return drawn
-
-
-def _milliseconds(decoder: Decoder, spec: SearchSpec, journal: Journal) -> dict[str, float] | None:
-    """Return the time of each sublayer in a decoding step, measured once per search; None if time is not the budget."""
-    if spec.budget != "milliseconds":
-        return None
-    times = journal.remember(
-        ["milliseconds"], lambda: {label: np.array(own) for label, own in step_milliseconds(decoder).items()}
-    )
-    return {label: float(own) for label, own in times.items()}
 
 
 def _appended(earlier: pl.DataFrame, rows: pl.DataFrame, key: SearchKey, targets: tuple[float, ...]) -> pl.DataFrame:

@@ -84,10 +84,6 @@ class DecodingResult:
     tokens: tuple[int, ...]
     streams: Float64[Tensor, "steps width"]
 
-    def followed_by(self, other: "DecodingResult") -> "DecodingResult":
-        """Return this text, continued by another one."""
-        return DecodingResult(self.tokens + other.tokens, torch.cat([self.streams, other.streams]))
-
 
 # Chooses one token per row, given the logits, the number of each row's text, and the step.
 Choice = Callable[[Float[Tensor, "rows vocabulary"], Sequence[int], int], Int[Tensor, " rows"]]

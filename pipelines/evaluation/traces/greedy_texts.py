@@ -99,7 +99,10 @@ class GreedyTexts:
             ends = self._decode(task, contexts, steps, list(begun.values()), least, progress, states)
             after = dict(zip(begun, ends, strict=True))
         for index, start in shared.items():
-            whole = [start.followed_by(end) for end in after[index]] if index in after else [start] * 2
+            whole = [
+                DecodingResult(start.tokens + end.tokens, torch.cat([start.streams, end.streams]))
+                for end in after.get(index, ())
+            ] or [start] * 2
             texts_behind = dict(zip(self._measured, whole, strict=False))
             found[index] = replace(found[index], read=texts_behind.get("read"), fork=texts_behind.get("fork"))
         return found

@@ -1,6 +1,7 @@
 """Comparison of variants with the dense model, per layer and per step, as rows of the trace tables."""
 
 import threading
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -334,12 +335,14 @@ class TraceSession:
     def _frames(
         self, sublayer: Sublayer, lens: str, scope: str, is_changed: bool, columns: Columns
     ) -> list[pl.DataFrame]:
-        keys = [
-            (dense.prompt.prompt.id, position, _step(dense, position))
-            for dense in self._layered
-            for position in dense.positions
-        ]
-        about = {"prompt_id": [k[0] for k in keys], "position": [k[1] for k in keys], "step": [k[2] for k in keys]}
+        about = defaultdict[str, list[object]](list)
+        for dense in self._layered:
+            for position in dense.positions:
+                # The step of the generated token that a position predicts, if it predicts one.
+                step = position - (len(dense.prompt.ids) - 1)
+                about["prompt_id"].append(dense.prompt.prompt.id)
+                about["position"].append(position)
+                about["step"].append(step if 0 <= step < len(dense.decoded.tokens) else None)
         schema = {"position": pl.Int32, "step": pl.Int32}
         return [
             pl.DataFrame(
@@ -389,12 +392,6 @@ def _propagated_shifts(decoder: Decoder, dense: Capture, pruned: Capture) -> dic
         shift = shift + attn + mlp
         shifts[layer.mlp.label] = shift.float()
     return shifts
-
-
-def _step(dense: _DensePrompt, position: int) -> int | None:
-    """Return the step of the generated token that a position predicts; None if it predicts none."""
-    step = position - (len(dense.prompt.ids) - 1)
-    return step if 0 <= step < len(dense.decoded.tokens) else None
 
 
 def _all_finite(tensors: Iterable[Tensor]) -> bool:

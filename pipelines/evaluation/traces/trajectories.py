@@ -45,7 +45,12 @@ def output_tables(
         own_texts = [_own_text(decoder, pair, text) for pair, _, text in written]
         tops.append(top_rows(decoder, own_texts, measure.top_k))
         tokens = first_tokens(own_texts, tops[-1], "dense")
-        pairs.append([_with_dense_tokens(*own) for own in zip(own_texts, written, tokens, strict=True)])
+        # What the dense model would write: its own text up to the flip, then its most likely tokens.
+        for place, ((forced_pair, _, text), firsts) in enumerate(zip(written, tokens, strict=True)):
+            shared = len(firsts) if text.flip is None else text.flip + 1
+            own_tokens = (*forced_pair.dense_tokens[:shared], *firsts[shared:])
+            own_texts[place] = replace(own_texts[place], dense_tokens=own_tokens)
+        pairs.append(own_texts)
     if "fork" in measure.trajectories:
         pairs.append([_fork(decoder, *own) for own in written if own[2].fork])
     if "free_running" in measure.trajectories:
@@ -79,13 +84,6 @@ def _own_text(decoder: Decoder, forced: DensePrunedPair, text: VariantTexts) -> 
         streams = torch.cat([streams, text.read.streams[behind].float()])
         shifts = torch.cat([shifts, (own.streams[behind] - text.read.streams[behind]).float()])
     return DensePrunedPair(forced.prompt, "own_text", streams, shifts, (), tokens)
-
-
-def _with_dense_tokens(pair: DensePrunedPair, written: _Written, firsts: tuple[int, ...]) -> DensePrunedPair:
-    """Add what the dense model would write: its own text up to the flip, then its most likely tokens."""
-    forced, _, text = written
-    shared = len(firsts) if text.flip is None else text.flip + 1
-    return replace(pair, dense_tokens=(*forced.dense_tokens[:shared], *firsts[shared:]))
 
 
 def _fork(decoder: Decoder, forced: DensePrunedPair, dense: DecodingResult, text: VariantTexts) -> DensePrunedPair:

@@ -110,7 +110,8 @@ def heads_of(sublayer: Sublayer, call: SublayerCall, width: int, heads: int) -> 
     _require_read(sublayer)
     probe = _Probe(sublayer, call)
     units: list[Units] = []
-    for family in _families(sublayer, without=_recurrent(sublayer)):
+    mixers = (mixer for mixer in sublayer.mixers if any(isinstance(each, CONVOLUTIONS) for each in mixer.modules()))
+    for family in _families(sublayer, without={module for mixer in mixers for module in mixer.modules()}):
         heads_of_family = _heads_in(family, probe, width, heads)
         if not heads_of_family:
             raise InputError(
@@ -289,16 +290,6 @@ def _families(sublayer: Sublayer, without: Collection[nn.Module] = ()) -> list[F
         if sublayer.modules.get(module) not in without:
             families.setdefault(module, {}).setdefault(key, {})[matrix.expert] = matrix
     return list(families.values())
-
-
-def _recurrent(sublayer: Sublayer) -> set[nn.Module]:
-    """Return all modules of mixers that contain a convolution."""
-    return {
-        module
-        for mixer in sublayer.mixers
-        if any(isinstance(inside, CONVOLUTIONS) for inside in mixer.modules())
-        for module in mixer.modules()
-    }
 
 
 def _require_read(sublayer: Sublayer) -> None:
