@@ -84,10 +84,7 @@ def source_state(source: str) -> object:
 
 
 def read_records(source: str) -> Iterator[Record]:
-    """Yield the records of a source.
-
-    Args:
-        source: the name of a shipped set, a path that ends in one of `_READERS`, or `hf:NAME[:CONFIG]:SPLIT`.
+    """Yield the records of a shipped set, of a path that ends in one of `_READERS`, or of `hf:NAME[:CONFIG]:SPLIT`.
 
     Raises:
         InputError: it does not exist, holds no record, or a record is malformed; names file, line and fix.

@@ -96,11 +96,9 @@ def divergences(
     recipe `noise-bfloat16`.
 
     x is the dense head input. A shift of None is zero, which costs no more than the dense side. `targets`, one token
-    per row, add its log-probability on both sides, TARGET_NAMES. A thread may reuse its `workspace`.
-
-    Returns:
-        For each shift, columns by the names of the table contract, each of shape (temperatures, n); columns that do not
-        depend on the temperature are repeated.
+    per row, add its log-probability on both sides, TARGET_NAMES. A thread may reuse its `workspace`. The result has,
+    for each shift, columns by the names of the table contract, each of shape (temperatures, n); columns that do not
+    depend on the temperature are repeated.
 
     Raises:
         NumericalError: A row is NaN or infinite, or has a zero vector on either side; the row is named.

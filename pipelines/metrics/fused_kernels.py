@@ -384,13 +384,10 @@ def _cut(size: int, reach: float) -> float:
 
 @_element
 def _pack(sources, first: int, highest: _F, lowest: _F, targets, start: int) -> int:
-    """Copy g, a − highest and dz of the tokens with g or a − highest above `lowest`, in order.
+    """Copy g, a − highest and dz of the tokens with g or a − highest above `lowest`, in order; return the next index.
 
     Sources are float32 (n,) each, read from `first` on. Targets, at least n + _LANES long, are written from `start` on,
     and may be the sources if `start` is at most `first`.
-
-    Returns:
-        The index after the last one written.
     """
     _wide()
     g, a, dz = sources

@@ -39,10 +39,7 @@ def check_device(device: str, memory: Mapping[str, int] | None = None) -> None:
 
 
 def enough_memory(folder: Path, dtype: torch.dtype, device: str) -> dict[str, int] | None:
-    """Check that a model's weights fit into the free memory of a study's `device`.
-
-    Returns:
-        None if they fit on one device; limits per GPU if they fit only on all GPUs and `device` is auto.
+    """Return limits per GPU if a model fits only on all GPUs and `device` is auto; None if it fits on one device.
 
     Raises:
         InputError: they do not fit; names the settings that help.

@@ -84,12 +84,9 @@ def is_hub_id(source: str) -> bool:
 
 
 def locate_config(source: str, cache: Path, progress: Progress = SILENT) -> tuple[Path, bool]:
-    """Return the path of a model's config and tokenizer, and whether all of its weights are there, too.
+    """Return the folder or unconverted GGUF file of a model's config and tokenizer, and whether all weights are there.
 
     Nothing is converted, and weights are fetched only for the embedded models. Arguments are those of `locate`.
-
-    Returns:
-        A folder, or a GGUF file that is not yet converted.
 
     Raises:
         InputError: the model does not exist, is a pickle, or needs custom code.
@@ -202,9 +199,8 @@ def count_weights(folder: Path) -> int:
 def weight_format(source: str, folder: Path) -> str:
     """Return the number formats in which a source, located at a folder, stores its weights; loading may convert them.
 
-    Returns:
-        Such as `bfloat16`, or `Q4_1: 79 % Q4_1, 21 % Q8_0`: a GGUF file's name for its mixture, and the shares of the
-        formats that hold at least half a percent of the weights.
+    The result is such as `bfloat16`, or `Q4_1: 79 % Q4_1, 21 % Q8_0`: a GGUF file's name for its mixture, and the
+    shares of the formats that hold at least half a percent of the weights.
     """
     if (model := embedded_model(source)) is not None and model.weight_format:
         return model.weight_format

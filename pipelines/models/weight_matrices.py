@@ -101,12 +101,9 @@ def matrices_of(
     """Return the weight matrices inside some modules, and the names of stacks that no product read as matrices.
 
     `names` has these modules and all modules inside them. `products` are operands (…, in, out) of the products of a
-    run, by address.
-
-    Returns:
-        Matrices by name: those of linear modules, and three-dimensional parameters whose slices were read as matrices.
-        Convolutions and two-dimensional parameters outside a linear module (routers, state matrices) are omitted.
-        Stacks that no product read cannot be masked, because their layout is unknown.
+    run, by address. Matrices, by name, are those of linear modules, and three-dimensional parameters whose slices were
+    read as matrices. Convolutions and two-dimensional parameters outside a linear module (routers, state matrices) are
+    omitted. Stacks that no product read cannot be masked, because their layout is unknown.
     """
     matrices: dict[str, Matrix] = {}
     unread = []

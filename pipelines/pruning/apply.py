@@ -67,8 +67,7 @@ def prune_all(
 ) -> dict[str, Variant | Failure]:
     """Prune a model with recipes of different names; matrix recipes share passes over the calibration tokens.
 
-    Returns:
-        The variant or the error by recipe name; a failed recipe does not stop the others.
+    The result is the variant or the error by recipe name; a failed recipe does not stop the others.
     """
     together = [recipe for recipe in recipes if isinstance(recipe, MatrixRecipe) or shares_passes(recipe)]
     results = _prune_matrices(decoder, together, statistics, Variant(), Variant(), progress)

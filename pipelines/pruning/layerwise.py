@@ -82,10 +82,8 @@ def prune_layers(
     bit for bit the one that its recipe gives alone.
 
     `base` is the result of the earlier recipes of a composition. Jobs that run the model need `tokens`, which pass the
-    layers in `dtype` (None: the model's own).
-
-    Returns:
-        For each job the base with the recipe's changes, or the error; a failed recipe does not stop the others.
+    layers in `dtype` (None: the model's own). The result is, for each job, the base with the recipe's changes, or the
+    error; a failed recipe does not stop the others.
     """
     runs = [_JobRun(decoder, job, base) for job in jobs]
     groups = _grouped(runs)

@@ -38,11 +38,9 @@ def prune_units(
     """Remove neurons or heads from the model that earlier recipes left.
 
     Moments of a dense base are known from `activation_stats`. Another base is measured on the calibration tokens, which
-    pass the layers in `dtype` (None: the model's own). Units whose weights are all zero score lowest and go first.
-
-    Returns:
-        The base with the rows and columns of the removed units masked, and with biases if the recipe compensates. Its
-        fact `structure` lists the removed units by the name of the matrix that reads them.
+    pass the layers in `dtype` (None: the model's own). Units whose weights are all zero score lowest and go first. The
+    result has the rows and columns of the removed units masked, and biases if the recipe compensates. Its fact
+    `structure` lists the removed units by the name of the matrix that reads them.
 
     Raises:
         InputError: the model's units are not verified, the share removes none or all of a module's units, or a

@@ -24,12 +24,7 @@ _Value = TypeVar("_Value")
 
 
 class LazyMapping(Mapping[str, _Value]):
-    """A mapping that computes or reads a value each time it is accessed; names alone need no access.
-
-    Args:
-        names: the keys, in order.
-        read: returns the value of a key.
-    """
+    """A mapping that calls `read` with a name whenever its value is accessed; names, in order, need no access."""
 
     def __init__(self, names: Iterable[str], read: Callable[[str], _Value]) -> None:
         self._names, self._read = dict.fromkeys(names), read
@@ -117,12 +112,7 @@ class WeightDelta:
 
     @classmethod
     def valued(cls, weight: Weight, mask: Mask | None = None) -> "WeightDelta":
-        """Return a change to new values.
-
-        Args:
-            weight: in the model's dtype; values outside the mask are ignored.
-            mask: True if a weight is kept; None if all are kept.
-        """
+        """Return a change to new values in the model's dtype; those outside the mask (None: none) are ignored."""
         values = weight.detach().cpu()
         if mask is None:
             return cls(_shape(weight), values=values.reshape(-1).contiguous())

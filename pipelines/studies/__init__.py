@@ -281,10 +281,7 @@ def study_names() -> list[str]:
 
 
 def load_study(name_or_path: str) -> Study:
-    """Read and validate a study.
-
-    Args:
-        name_or_path: a shipped study's name, or the path of a YAML file (.yaml or .yml).
+    """Read and validate a shipped study, by its name, or a YAML file (.yaml or .yml), by its path.
 
     Raises:
         InputError: the study does not exist, or its file is not valid; names file and key.

@@ -96,11 +96,8 @@ def question_of(record: Record, spec: PromptSet) -> tuple[str, tuple[str, ...], 
 class _Fields:
     """The fields of a record by their meaning.
 
-    Args:
-        record: the record.
-        spec: the set, which may name fields.
-        keys: names of the study's keys that differ from the set's.
-        owner: the part of the study that names fields.
+    `spec` may name fields. `keys` are names of the study's keys that differ from the set's. `owner` is the part of the
+    study that names fields.
     """
 
     def __init__(

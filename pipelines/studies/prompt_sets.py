@@ -29,10 +29,8 @@ MAX_TEMPLATE_BYTES = 1_000_000
 def resolve_prompts(entries: object, where: str, *, is_shipped: bool = False) -> object:
     """Return a study's `prompts` with every set replaced by its prompts.
 
-    Args:
-        entries: the content of the YAML: a list of prompts, sets and names of sets, or one set.
-        where: the study's file, for messages.
-        is_shipped: whether the study is in the package; its sets then come from the package, not from local files.
+    `entries` is the content of the YAML: a list of prompts, sets and names of sets, or one set. `where` is the study's
+    file, for messages. Sets of a shipped study come from the package, not from local files.
 
     Raises:
         InputError: an entry, a file or a record is wrong; names file, line, field and fix.
@@ -76,10 +74,7 @@ def resolve_prompts(entries: object, where: str, *, is_shipped: bool = False) ->
 def read_template(template: object, where: str, keys: Sequence[str | int]) -> object:
     """Return `chat`, `plain`, or the text of the Jinja file that a key names.
 
-    Args:
-        template: the key's value.
-        where: the study's file, for messages.
-        keys: the key, as in `key_place`.
+    `keys` names the key, as in `key_place`, and `where` the study's file, for messages.
 
     Raises:
         InputError: the file cannot be read or holds no template.

@@ -69,10 +69,7 @@ class RetrievalSession:
         self._data = [self._read(spec, progress) for spec in data_sets]
 
     def measure(self, recipe: str, variant: Variant, progress: Progress = SILENT) -> Tables:
-        """Embed every text with a variant and score the ranked documents.
-
-        Returns:
-            Rows of `retrieval_scores`, `retrieval_queries` and `retrieval_embeddings`.
+        """Return the rows of `retrieval_scores`, `retrieval_queries` and `retrieval_embeddings` of one variant.
 
         Raises:
             ComputationError: an embedding is NaN, infinite or zero.

@@ -115,10 +115,8 @@ class EffectEngine:
         differences are small against the context's own effect.
 
         Only the first `items` are used (None: all). After `until`, a value of `time.monotonic`, no batch but the first
-        is measured, so that fewer items have effects. The progress advances once per swap and item.
-
-        Returns:
-            Effects against the dense model; in a context they include the context's own.
+        is measured, so that fewer items have effects. The progress advances once per swap and item. Effects are against
+        the dense model; in a context they include the context's own.
 
         Raises:
             ComputationError: a swap gives NaN or infinite states.

@@ -148,10 +148,8 @@ def replay(
     every step after the first would be wrong.
 
     `calls` and `norms` are those of the dense pass, `weights` as for `swap_weights`. With the noise of a `Variant` the
-    sublayer computes with that rounding, also after a float64 pass.
-
-    Returns:
-        (positions, width), in the type of the dense pass's contributions; float32 with noise.
+    sublayer computes with that rounding, also after a float64 pass. The result, (positions, width), has the type of the
+    dense pass's contributions; float32 with noise.
     """
     if noise is not None:
         norms, dtype = None, torch.bfloat16 if noise == "bfloat16" else torch.float32

@@ -51,10 +51,8 @@ class IsolatedEffect:
         """Return the shift of the final residual stream that each swapped sublayer causes on its own.
 
         `dense` is a pass over all tokens at once that kept its calls. `moved` has the local shift of each swapped
-        sublayer at all positions: its contribution in the dense context minus the dense contribution.
-
-        Returns:
-            Shift by swap at all positions, before the final norm, float32; exactly zero if the local shift is zero.
+        sublayer at all positions: its contribution in the dense context minus the dense contribution. The shifts are at
+        all positions, before the final norm, float32; exactly zero if the local shift is zero.
 
         Raises:
             ComputationError: a layer called again on the dense stream gives another contribution.

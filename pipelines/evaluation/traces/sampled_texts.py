@@ -134,12 +134,9 @@ class SamplingSession:
         return [_Text(text.tokens, DenseTextStates.of(text.streams)) for text in texts]
 
     def trace(self, recipe: str, variant: Variant, progress: Progress = SILENT) -> dict[str, pl.DataFrame]:
-        """Sample from one variant and compare it with the dense model on the texts of both.
+        """Return the rows of `sampled_generations` and `sampled_steps` of one variant.
 
         Each model also reads the other model's texts, unless all texts are the same.
-
-        Returns:
-            Rows of `sampled_generations` and `sampled_steps`.
 
         Raises:
             ComputationError: the variant's states or logits are NaN or infinite.

@@ -64,13 +64,10 @@ def state_rows(
 
 
 def read_states(frame: pl.DataFrame) -> tuple[pl.DataFrame, Float[Tensor, "rows width"], Float[Tensor, "rows width"]]:
-    """Return dense streams and their shifts in float32, ready for `divergence` through any lens.
+    """Return the rows of all recipes but `dense`, the dense stream of each, and its shift, both in float32.
 
-    `frame` has rows of `hidden_states` of one model, including those of the recipe `dense`.
-
-    Returns:
-        The rows of all other recipes without their vectors, the dense stream of each, and its shift. An isolated shift
-        is paired with the final stream.
+    `frame` has rows of `hidden_states` of one model, including those of the recipe `dense`. The returned rows have no
+    vectors. An isolated shift is paired with the final stream.
 
     Raises:
         InputError: a shift has no dense stream.

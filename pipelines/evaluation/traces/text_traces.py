@@ -117,10 +117,7 @@ class TextSession:
         progress.done()
 
     def trace(self, recipe: str, variant: Variant, progress: Progress = SILENT) -> pl.DataFrame:
-        """Measure one variant.
-
-        Returns:
-            Rows of `text_tokens`; none if the study has no texts.
+        """Return the rows of `text_tokens` of one variant; none if the study has no texts.
 
         Raises:
             ComputationError: the variant's states or logits are NaN or infinite.

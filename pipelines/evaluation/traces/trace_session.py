@@ -162,11 +162,9 @@ class TraceSession:
     ) -> dict[str, dict[str, pl.DataFrame]]:
         """Measure several variants together; they share the dense logits and softmax of every row.
 
-        The rows of a variant are bit-identical, whichever variants are measured with it.
-
-        Returns:
-            Per recipe, the rows of `layer_transitions`, `decoding_steps`, `top_tokens`, `option_subspace`,
-            `generations` and `hidden_states`.
+        The rows of a variant are bit-identical, whichever variants are measured with it. The result has, by recipe, the
+        rows of `layer_transitions`, `decoding_steps`, `top_tokens`, `option_subspace`, `generations` and
+        `hidden_states`.
 
         Raises:
             ComputationError: a variant's states or logits are NaN or infinite.

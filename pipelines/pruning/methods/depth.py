@@ -54,11 +54,9 @@ def drop(
     """Remove a recipe's units from the model that earlier recipes left.
 
     Influences of a dense base are read from `influence`, the rows of `block_influence`. All other scores are measured
-    on the base. The other arguments are those of `drop_order`.
-
-    Returns:
-        The base without the units and without changes inside them. Its facts hold the measured order and the score of
-        each unit in it; after several drops, those of the last one.
+    on the base. The other arguments are those of `drop_order`. The result is the base without the units and without
+    changes inside them. Its facts hold the measured order and the score of each unit in it; after several drops, those
+    of the last one.
 
     Raises:
         InputError: the model has too few units, or a statistic is missing.
@@ -97,10 +95,8 @@ def drop_order(
 
     `known` is the beginning of an iterative or greedy order, which is the same for every count. `dtype` is that of
     weights and activations below the head while the calibration tokens pass, cast in all layers at once; None is the
-    model's own. Scores are computed in float32 and float64. The progress advances once per measured removal.
-
-    Returns:
-        All remaining units for `influence` and `random`; otherwise as many as are removed, even if more are known.
+    model's own. Scores are computed in float32 and float64. The progress advances once per measured removal. The order
+    has all remaining units for `influence` and `random`; otherwise as many as are removed, even if more are known.
 
     Raises:
         InputError: the model has too few units, or there are no tokens.

@@ -24,13 +24,10 @@ class Channels:
 def exchange(
     dense: Tensor, weight: Tensor, kept: Tensor, channels: Channels, block: int, cycles: int, threshold: float
 ) -> tuple[Tensor, Tensor, int]:
-    """Exchange weights of every row.
+    """Exchange weights of every row; return them (undefined if removed), the new `kept`, and the number of exchanges.
 
     Weights that return have the values of `dense`, (out, in). Both weights of an exchange are in one group of `block`
     consecutive inputs. A row has at most `cycles` exchanges, and none while its mean error is at most `threshold`.
-
-    Returns:
-        The weights (undefined if removed), the new `kept`, and the number of exchanges.
     """
     if weight.device.type != "cpu":
         return eager(dense, weight, kept, channels, block, cycles, threshold)

@@ -15,10 +15,7 @@ def grid(weight: Group, bits: int, symmetric: bool) -> tuple[Column, Column]:
 
     0 is always exactly on the grid, so masked weights stay zero. A row of zeros gets scale 1. These are the min-max
     grids of GPTQ (Frantar et al., 2210.17323 §4). If `symmetric`, the zero is the middle code (2^(bits−1)) and the
-    range ± the largest |w|, not min to max.
-
-    Returns:
-        Scales, and zeros as whole numbers from 0 to 2^bits − 1; float32.
+    range ± the largest |w|, not min to max. Zeros are whole numbers from 0 to 2^bits − 1; both are float32.
     """
     w = weight.float()
     steps = 2**bits - 1

@@ -151,11 +151,9 @@ class _Probe:
         """Find the rows of some matrices that feed each of `count` units, which `readers` read in every expert.
 
         If `is_whole`, the search ends at the first matrix that feeds units but has no rows for single units. If
-        `is_shared`, the last rows of a matrix may serve all units.
-
-        Returns:
-            The rows of each unit by the matrix's key, and the keys of matrices that feed units but have no rows for
-            single units. Matrices that do not feed the reader are in neither.
+        `is_shared`, the last rows of a matrix may serve all units. The result is the rows of each unit by the matrix's
+        key, and the keys of matrices that feed units but have no rows for single units. Matrices that do not feed the
+        reader are in neither.
         """
         dense = self._inputs(readers, {})
         channels = _shape(readers)[1]
