@@ -72,7 +72,14 @@ class Placement:
         observing products need parameters that stay the same objects.
         """
         vars(model)["placement"] = self  # keeps the scratch directory as long as the model exists
-        weights = _on_disk(model)
+        loaders = (
+            getattr(getattr(each, "weights_map", None), "dataset", None)
+            for hook in (vars(module).get("_hf_hook") for module in model.modules())
+            for each in getattr(hook, "hooks", (hook,))
+        )
+        # The weights that accelerate left on disk; each access reads one.
+        found = (loader for loader in loaders if isinstance(loader, OffloadedWeightsLoader))
+        weights = cast(Mapping[str, torch.Tensor], next(found, {}))
         remove_hook_from_submodules(model)
         for module in model.modules():
             vars(module).pop("forward", None)
@@ -111,17 +118,6 @@ class Placement:
                 setattr(module, key, replaced[parameter])
             for buffer in module.buffers(recurse=False):
                 offload(buffer, offloaded)
-
-
-def _on_disk(model: nn.Module) -> Mapping[str, torch.Tensor]:
-    """Return the weights that accelerate left on disk, by name; each access reads one."""
-    for module in model.modules():
-        hook = vars(module).get("_hf_hook")
-        for each in getattr(hook, "hooks", (hook,)):
-            loader = getattr(getattr(each, "weights_map", None), "dataset", None)
-            if isinstance(loader, OffloadedWeightsLoader):
-                return cast(Mapping[str, torch.Tensor], loader)
-    return {}
 
 
 def _outside(model: nn.Module, stack: str) -> Iterator[str]:

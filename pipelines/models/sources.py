@@ -144,8 +144,13 @@ def check_folder(folder: Path, *, whole: bool = True) -> list[Path]:
             )
         if whole:
             raise InputError(f"{folder}: holds no .safetensors file")
-    names = _indexed_names(folder / "model.safetensors.index.json")
-    if names is not None:
+    index_file = folder / "model.safetensors.index.json"
+    if index_file.exists():
+        try:
+            index: Any = read_description(index_file)
+            names = {str(name) for name in index["weight_map"].values()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{index_file}: cannot be read as an index of weights; fetch the model again") from error
         missing = sorted(names - {file.name for file in weights})
         if missing and whole:
             raise InputError(f"{folder / missing[0]}: named by the index but missing; fetch the model again")
@@ -153,16 +158,6 @@ def check_folder(folder: Path, *, whole: bool = True) -> list[Path]:
     for file in weights if whole else ():
         check_safetensors(file)
     return weights
-
-
-def _indexed_names(index_file: Path) -> set[str] | None:
-    if not index_file.exists():
-        return None
-    try:
-        index: Any = read_description(index_file)
-        return {str(name) for name in index["weight_map"].values()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{index_file}: cannot be read as an index of weights; fetch the model again") from error
 
 
 def identify(folder: Path, cache: Path) -> ModelIdentity:

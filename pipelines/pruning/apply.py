@@ -180,25 +180,18 @@ def _job(
     changed = (sublayer for sublayer in decoder.sublayers if recipe.treatments_of(sublayer.label))
     for unread in (name for sublayer in changed for name in sublayer.unread):
         raise InputError(f"recipe {recipe.name}: {unread} is not recognised as a matrix; only drops can be used")
+    moments = known_moments(recipe, statistics) if recipe.reads_table and base.is_dense else None
     if isinstance(recipe, MixedRecipe):
         require_matrices(decoder, recipe)
-    moments = known_moments(recipe, statistics) if recipe.reads_table and base.is_dense else None
-    sparsities = _sparsities(decoder, recipe, statistics, base)
+        treatments = recipe.matrix_recipes.items()
+        sparsities = {place: each.sparsity if isinstance(each, MaskingRecipe) else None for place, each in treatments}
+    else:
+        require_matches(decoder, recipe)
+        by_layer = layer_sparsities(decoder, recipe, table_for(recipe, statistics, "activation_stats"), base.dropped)
+        sparsities = {sublayer.label: by_layer[sublayer.layer] for sublayer in decoder.sublayers}
     job = PruningJob(recipe, sparsities, moments, origin=origin)
     if job.needs_forward and statistics.tokens is None:
         raise InputError(f"recipe {recipe.name} needs calibration tokens")
     if statistics.unfinished is None:
         return job
     return replace(job, files=layer_files(decoder, job, statistics, statistics.unfinished, base))
-
-
-def _sparsities(
-    decoder: Decoder, recipe: LayerwiseRecipe, statistics: Statistics, base: Variant
-) -> dict[str, float | None]:
-    """Return the share of weights to set to zero by sublayer, or by place in a mixed recipe; None if it has none."""
-    if isinstance(recipe, MixedRecipe):
-        treatments = recipe.matrix_recipes.items()
-        return {place: each.sparsity if isinstance(each, MaskingRecipe) else None for place, each in treatments}
-    require_matches(decoder, recipe)
-    by_layer = layer_sparsities(decoder, recipe, table_for(recipe, statistics, "activation_stats"), base.dropped)
-    return {sublayer.label: by_layer[sublayer.layer] for sublayer in decoder.sublayers}

@@ -116,21 +116,15 @@ def run_known(
             capture.whole[label] = states
         capture.added[label] = states[first:]
     if decoder.is_rounded:
-        _add_rounding(decoder, capture)
+        # The rounding of a layer's own sums is added to its MLP's contribution. In float32 it is far below what is
+        # measured, and is ignored on both sides; in bfloat16 it is most of the shift. All terms are multiples of one
+        # bfloat16 step or close to each other, so float32 holds the differences exactly.
+        after = capture.streams.pop(len(decoder.layers))
+        for index, layer in reversed(list(enumerate(decoder.layers))):
+            stream = capture.streams[index]
+            capture.added[layer.mlp.label] = after - stream - capture.added[layer.attn.label]
+            after = stream
     return capture
-
-
-def _add_rounding(decoder: Decoder, capture: Capture) -> None:
-    """Add to each MLP's contribution the rounding of the layer's own sums.
-
-    In float32 it is far below what is measured, and is ignored on both sides. In bfloat16 it is most of the shift.
-    """
-    after = capture.streams.pop(len(decoder.layers))
-    for index, layer in reversed(list(enumerate(decoder.layers))):
-        stream = capture.streams[index]
-        # All terms are multiples of one bfloat16 step or close to each other, so float32 holds the differences exactly.
-        capture.added[layer.mlp.label] = after - stream - capture.added[layer.attn.label]
-        after = stream
 
 
 @torch.inference_mode()

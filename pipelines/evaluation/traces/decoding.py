@@ -417,12 +417,18 @@ def generation_row(
     """Return the row of `generations` of one prompt."""
     end = end_of(decoder, tokens)
     judged = text_columns(decoder, prompt, tokens, dense)
+    answer_end = end
+    if judged["answer"] is not None:  # the first step at which the text contains the final answer
+        parts = (list(tokens[: step + 1]) for step in range(len(tokens[:end])))
+        texts = (decoder.tokenizer.decode(part, skip_special_tokens=True) for part in parts)
+        steps = (step for step, text in enumerate(texts) if find_answer(prompt.prompt, text) == judged["answer"])
+        answer_end = next(steps, end)
     return {
         "kind": prompt.prompt.kind,
         "prompt_text": prompt.prompt.text,
         "prompt_tokens": len(prompt.ids),
         **judged,
-        "answer_end_step": _answer_end(decoder, prompt, tokens[:end], cast(str | None, judged["answer"]), end),
+        "answer_end_step": answer_end,
     }
 
 
@@ -458,16 +464,3 @@ def text_columns(
         "gold": gold,
         "is_correct": answer == gold if is_graded else None,
     }
-
-
-def _answer_end(
-    decoder: Decoder, prompt: TokenizedPrompt, written: tuple[int, ...], answer: str | None, end: int | None
-) -> int | None:
-    """Return the first step at which the text contains the final answer; if it has no answer, the end of the text."""
-    if answer is None:
-        return end
-    for step in range(len(written)):
-        text = decoder.tokenizer.decode(list(written[: step + 1]), skip_special_tokens=True)
-        if find_answer(prompt.prompt, text) == answer:
-            return step
-    return end

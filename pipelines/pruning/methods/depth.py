@@ -190,7 +190,12 @@ def losses(decoder: Decoder, units: Sequence[str], tokens: Tokens, dropped: set[
         ids = batch.to(decoder.device)
         calls = _layer_calls(decoder, ids)
         for label in units:
-            stream = _stream_without(decoder, label, calls, dropped)
+            gone, start = {*dropped, *sublayers_of(label)}, int(label.partition(".")[2])
+            stream = stream_of(*calls[start])
+            with decoder.without(sublayers_of(label), skips=False):
+                for layer, call in zip(decoder.layers[start:], calls[start:], strict=True):
+                    if not {each.label for each in layer.sublayers} <= gone:
+                        stream = call_with_state(layer.module, *call, stream)
             sums[label] += _loss(decoder.head, stream[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
     scored = tokens.shape[0] * (tokens.shape[1] - 1)
     means = {label: total / scored for label, total in sums.items()}
@@ -209,19 +214,6 @@ def _layer_calls(decoder: Decoder, tokens: Tokens) -> list[Arguments]:
     with hooks(*handles):
         decoder.hidden(tokens)
     return calls
-
-
-def _stream_without(
-    decoder: Decoder, label: str, calls: Sequence[Arguments], dropped: set[str]
-) -> Float[Tensor, "batch length width"]:
-    gone = {*dropped, *sublayers_of(label)}
-    start = int(label.partition(".")[2])
-    stream = stream_of(*calls[start])
-    with decoder.without(sublayers_of(label), skips=False):
-        for layer, call in zip(decoder.layers[start:], calls[start:], strict=True):
-            if not {each.label for each in layer.sublayers} <= gone:
-                stream = call_with_state(layer.module, *call, stream)
-    return stream
 
 
 def _loss(head: OutputHead, streams: Float[Tensor, "rows width"], targets: Int[Tensor, " rows"]) -> float:

@@ -82,7 +82,12 @@ def external(decoder: Decoder, recipe: ExternalRecipe, cache: Path, progress: Pr
     if len(layers) < len(decoder.layers):
         facts |= {"layers": list(layers), "likeness": similarities}
     dropped = tuple(f"{kind}.{i}" for i in range(len(decoder.layers)) if i not in layers for kind in ("attn", "mlp"))
-    variant = _drop_silent(decoder, Variant(changes, parameters, dropped, facts=facts))
+    variant = Variant(changes, parameters, dropped, facts=facts)
+    # Exports write drops as zeros if a class cannot omit sublayers, so sublayers that contribute nothing are dropped.
+    suspects = [sublayer for sublayer in decoder.sublayers if _may_be_silent(sublayer, variant)]
+    with apply_variant(decoder, variant, skips=False):
+        loud = contributing(decoder, suspects, probe_tokens(decoder, _PROBE_TOKENS, seed=2))
+    variant = variant.without([sublayer for sublayer in suspects if sublayer.label not in loud])
     _require_same_logits(pair, variant, replaced)
     return variant
 
@@ -96,14 +101,6 @@ def _change(matrix: Matrix, weight: Float[Tensor, "out in"]) -> WeightDelta | No
     if bool(((weight == dense) | removed).all()):
         return WeightDelta.masked(~removed)
     return WeightDelta.valued(weight, ~removed if bool(removed.any()) else None)
-
-
-def _drop_silent(decoder: Decoder, variant: Variant) -> Variant:
-    """Drop sublayers that contribute nothing, because exports write drops as zeros if a class cannot omit sublayers."""
-    suspects = [sublayer for sublayer in decoder.sublayers if _may_be_silent(sublayer, variant)]
-    with apply_variant(decoder, variant, skips=False):
-        loud = contributing(decoder, suspects, probe_tokens(decoder, _PROBE_TOKENS, seed=2))
-    return variant.without([sublayer for sublayer in suspects if sublayer.label not in loud])
 
 
 def _may_be_silent(sublayer: Sublayer, variant: Variant) -> bool:
