@@ -59,10 +59,7 @@ def subnormals_flushed() -> Iterator[None]:
 
 
 class Workspace:
-    """Buffers of one thread, reused by every block to save page faults.
-
-    They grow to the largest block so far: (rows + 6) × V float32 numbers.
-    """
+    """Buffers of one thread, reused by every block to save page faults; up to (rows + 6) × V float32 numbers."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, NDArray[np.float32]] = {}

@@ -31,10 +31,7 @@ class Nucleus:
 
 
 def nuclei(logits: Float[Tensor, "n v"], temperature: float, top_p: float) -> list[Nucleus]:
-    """Return each row's smallest set of most likely tokens with a total of at least `top_p`, ties by lower id.
-
-    Logits are at temperature 1; a `top_p` of 1 takes every token.
-    """
+    """Return each row's smallest set of likeliest tokens with a total of `top_p`, ties by lower id; logits at T = 1."""
     size = logits.shape[1]
     peaks = logits.amax(-1, keepdim=True)
     if top_p >= 1:

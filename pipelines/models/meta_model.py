@@ -75,10 +75,7 @@ class Shape:
 
 
 def auto_class(config: Any) -> Any:  # noqa: ANN401 (transformers' own)
-    """Return transformers' auto class for a checkpoint: with an LM head unless its config names a model without one.
-
-    Encoders and embedding models are published without a head.
-    """
+    """Return transformers' auto class for a checkpoint: with an LM head unless its config names a model without one."""
     bare = MODEL_MAPPING_NAMES.get(config.model_type)
     return AutoModel if bare is not None and (config.architectures or [None])[0] == bare else AutoModelForCausalLM
 

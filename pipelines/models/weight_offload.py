@@ -81,10 +81,7 @@ def finalize_placement(layers: Iterable[nn.Module]) -> bool:
 
 
 def offload(tensor: Tensor, layer: OffloadedLayer, read: Read | None = None) -> None:
-    """Let `on_device` load a parameter or buffer of a layer.
-
-    `read` reads its numbers from disk; None if the tensor itself holds them.
-    """
+    """Let `on_device` load a parameter or buffer of a layer; `read` reads it from disk (None: it holds its numbers)."""
     vars(tensor)[_KEY] = _OffloadedTensor(layer, read)
 
 

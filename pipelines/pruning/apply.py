@@ -65,10 +65,7 @@ def prune(
 def prune_all(
     decoder: Decoder, recipes: Sequence[Recipe], statistics: Statistics, progress: Progress = SILENT
 ) -> dict[str, Variant | Failure]:
-    """Prune a model with recipes of different names; matrix recipes share passes over the calibration tokens.
-
-    The result is the variant or the error by recipe name; a failed recipe does not stop the others.
-    """
+    """Return the variant or the error by recipe name; matrix recipes share passes over the calibration tokens."""
     together = [recipe for recipe in recipes if isinstance(recipe, MatrixRecipe) or shares_passes(recipe)]
     results = _prune_matrices(decoder, together, statistics, Variant(), Variant(), progress)
     probe = probe_tokens(decoder, 16)

@@ -1,7 +1,4 @@
-"""Layer-by-layer pruning: each matrix is changed on the inputs that the previous layers produce.
-
-Only one layer's statistics are in memory at a time.
-"""
+"""Layer-by-layer pruning on the inputs that the previous layers produce; only one layer's statistics are in memory."""
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy

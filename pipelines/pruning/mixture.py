@@ -1,7 +1,4 @@
-"""The drops of a mixed recipe and the checks of its treatments.
-
-`layerwise` changes the matrices.
-"""
+"""The drops of a mixed recipe and the checks of its treatments; `layerwise` changes the matrices."""
 
 import torch
 

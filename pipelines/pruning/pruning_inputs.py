@@ -46,10 +46,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """The folder of a run's finished layers, from which a killed run resumes, and the hash of the dense weights.
-
-    `layer_checkpoints.discard` removes it when the variant is saved.
-    """
+    """The folder of a run's finished layers, from which it resumes until `discard` removes it; the weights' hash."""
 
     folder: Path
     weight_hash: str

@@ -153,10 +153,7 @@ class WeightDelta:
         return bits.flatten()[: self.shape[0] * self.shape[1]].reshape(self.shape).bool()
 
     def then(self, later: "WeightDelta", dense: Weight) -> "WeightDelta":
-        """Merge this change with a later one; a later mask keeps values and codes.
-
-        Later values that all equal the dense ones are not stored.
-        """
+        """Merge with a later change, whose mask keeps values and codes; values equal to dense ones are not stored."""
         if later.values is not None:
             remaining = dense.reshape(-1) if (mask := later.mask) is None else dense[mask.to(dense.device)]
             return replace(later, values=None) if torch.equal(later.values, remaining.cpu()) else later

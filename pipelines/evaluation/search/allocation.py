@@ -23,10 +23,7 @@ _NARROW, _WIDE = 500, 20_000
 
 @dataclass(frozen=True)
 class Problem:
-    """Options of all sublayers, in one list.
-
-    `group` is the sublayer of each, from 0; `removed` is what it removes, in the budget's unit.
-    """
+    """Options of all sublayers in one list: the sublayer of each, from 0, and what it removes, in the budget's unit."""
 
     group: Choice
     removed: Numbers
@@ -109,10 +106,7 @@ def cheapest(
 
 
 def uniform_choice(problem: Problem, sizes: Numbers, target: float, allowed: NDArray[np.bool_]) -> Choice:
-    """Return the choice that reaches the target with nearly the same share of every sublayer; errors as in `cheapest`.
-
-    `sizes` are those of the sublayers.
-    """
+    """Return the choice that removes nearly the same share of every sublayer (of `sizes`); errors as in `cheapest`."""
     # The cost per weight grows with the share, so that equal shares cost least.
     return cheapest(problem, problem.removed**3 / sizes[problem.group] ** 2, target, allowed)
 

@@ -90,10 +90,7 @@ class Effects:
 
 
 class EffectEngine:
-    """Measurement of effects on a list of items.
-
-    `journal` stores every measured batch of items, so that an interrupted measurement can continue; None stores none.
-    """
+    """Measurement of effects on items; `journal` stores every measured batch, so that it can continue (None: none)."""
 
     def __init__(self, decoder: Decoder, menu: Menu, items: Sequence[Item], journal: Journal | None = None) -> None:
         self._decoder, self._menu, self._items, self._journal = decoder, menu, list(items), journal

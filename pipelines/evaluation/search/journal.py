@@ -17,10 +17,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 class Journal:
-    """Arrays of finished measurements, one file per measurement in a folder that the first one creates.
-
-    `fingerprint` is the hash of everything that measurements depend on in addition to their keys.
-    """
+    """Arrays of measurements, one file each; `fingerprint` is the hash of all that they depend on besides keys."""
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self._folder, self._fingerprint = folder, fingerprint

@@ -1,7 +1,4 @@
-"""Assembly of a search on one model: its items, menu and journal, and the rows of its tables.
-
-The strategies are in `search`. This module does not access the warehouse.
-"""
+"""Assembly of a search on one model: items, menu, journal and rows; `search` has the strategies. No warehouse here."""
 
 import json
 import random
@@ -142,10 +139,7 @@ def _write_targets(folder: Path, targets: Collection[float]) -> None:
 
 
 def unasked(decoder: Decoder, study: Study, spec: SearchSpec) -> Study:
-    """Return the study with prompts that it does not use, drawn from the package's sets, in place of its own.
-
-    The prompts and their answers fit into the model's context.
-    """
+    """Return the study with prompts of the package that it does not use and that fit, in place of its own."""
     asked = {prompt.text.strip() for prompt in study.prompts}
     # The package's sets have the names of the kinds.
     shipped = cast(list[Prompt], resolve_prompts(list(KINDS), "search", is_shipped=True))

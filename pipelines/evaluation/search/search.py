@@ -42,10 +42,7 @@ Menus = Callable[[Sequence[str], Sequence[MixedRecipe]], Menu]
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Rows of `search_effects` and `search_trials`, without the columns that name model and search.
-
-    `is_complete` says whether every strategy ended before the time was over.
-    """
+    """Rows of `search_effects` and `search_trials`, without model and search; whether every strategy ended in time."""
 
     effects: pl.DataFrame
     trials: pl.DataFrame
@@ -165,10 +162,7 @@ class Search:
         )
 
     def _effects(self, swaps: Sequence[Swap], context: Allocation, items: int) -> Effects:
-        """Return effects, from the journal or measured now.
-
-        They take at most half of the time that is left; then fewer items are measured.
-        """
+        """Return effects, from the journal or measured now, on fewer items if half of the time left is not enough."""
         until = (time.monotonic() + self._deadline) / 2
         return self._engine.measure(swaps, context, items, self._progress, until)
 

@@ -63,10 +63,7 @@ def nearest(sparsity: float, names: Iterable[str]) -> str:
 
 
 def probes_of(targets: Sequence[float], methods: Mapping[str, str]) -> dict[float, str]:
-    """Return which treatment of a method to measure per target: few in all, each within a factor of two of the target.
-
-    The targets are in ascending order; `methods` has the treatments of one method.
-    """
+    """Return the treatment of a method to measure per target (ascending): few in all, each within a factor of two."""
     found: dict[float, str] = {}
     for target in targets:
         if target not in found:

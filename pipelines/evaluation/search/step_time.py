@@ -1,7 +1,4 @@
-"""Time that each sublayer takes in one decoding step, for the budget `milliseconds` of a search.
-
-`prunescope.pipelines.evaluation.speed` times whole variants.
-"""
+"""Time of each sublayer in a decoding step, for the budget `milliseconds`; `evaluation.speed` times whole variants."""
 
 import time
 from collections import defaultdict

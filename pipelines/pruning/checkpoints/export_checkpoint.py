@@ -102,10 +102,7 @@ def _write_weights(
     dtype: torch.dtype,
     progress: Progress,
 ) -> int:
-    """Write safetensors files, and an index if there are several; return the bytes of the weights.
-
-    Only one file's tensors are in memory at a time.
-    """
+    """Write safetensors files, one in memory at a time, and an index if there are several; return their bytes."""
     shard: dict[str, Tensor] = {}
     numbers: dict[str, int] = {}
     count = size = total = 0

@@ -1,7 +1,4 @@
-"""Depth pruning: the order in which sublayers or blocks are removed.
-
-Orders are by influence, by loss, of consecutive units, at random, or listed in the recipe.
-"""
+"""Depth pruning: the order of removing sublayers or blocks, measured, drawn at random or listed in the recipe."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,4 @@
-"""Discovery of an MLP's neurons and an attention's heads: the rows and columns of each, verified by running them.
-
-Units are found by the shapes of matrices, without names of architectures.
-"""
+"""Discovery of an MLP's neurons and an attention's heads by the shapes of matrices, verified by running them."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
