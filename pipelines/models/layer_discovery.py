@@ -178,7 +178,17 @@ def _prove_sum(layer: nn.Module, mixers: list[nn.Module], run: ForwardRecorder) 
                         Branch(source.chain, factor, source.residual)
                         for source, factor in zip(used, factors, strict=True)
                     ]
-    raise InputError(_why_no_sum(layer, total, mixers, run))
+    for child in _children(layer, run):
+        if not has_matrix(child) and is_same(run.call_of(child).result, total, run.rounding.get(child, 0.0)):
+            raise InputError(
+                f"{run.names[layer]}: {run.names[child]} norms the stream itself (post-norm), "
+                "so there is no stream in which contributions add up; refused"
+            )
+    returned = ", ".join(run.names[mixer] for mixer in mixers)
+    raise InputError(
+        f"{run.names[layer]}: the stream plus constant multiples of what {returned} return does not rebuild its "
+        "output; refused"
+    )
 
 
 def _post_norm_branches(layer: nn.Module, run: ForwardRecorder) -> list[Branch] | None:
@@ -212,20 +222,6 @@ def _chain_from(
         feeding = (module for module in inner if same_memory(run.call_of(module).output_tensor, first.input))
         chain = [before, *chain] if (before := next(feeding, None)) is not None and before not in chain else []
     return chain or None
-
-
-def _why_no_sum(layer: nn.Module, total: Tensor, mixers: list[nn.Module], run: ForwardRecorder) -> str:
-    for child in _children(layer, run):
-        if not has_matrix(child) and is_same(run.call_of(child).result, total, run.rounding.get(child, 0.0)):
-            return (
-                f"{run.names[layer]}: {run.names[child]} norms the stream itself (post-norm), "
-                "so there is no stream in which contributions add up; refused"
-            )
-    returned = ", ".join(run.names[mixer] for mixer in mixers)
-    return (
-        f"{run.names[layer]}: the stream plus constant multiples of what {returned} return does not rebuild its "
-        "output; refused"
-    )
 
 
 def _mixes_positions(branch: Branch, run: ForwardRecorder) -> bool:

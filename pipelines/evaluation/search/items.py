@@ -82,7 +82,7 @@ def text_items(decoder: Decoder, study: Study, spec: SearchSpec) -> list[Item]:
         if len(items) == count:
             return items
     raise InputError(
-        f"search: the source {spec.source} has {len(items)} windows of {length} tokens beside those that calibrate "
+        f"search: the source {spec.source} has {len(items)} windows of {length} tokens besides those that calibrate "
         f"recipes or are measured, and {count} are needed; lower `search.texts` or give a longer `search.source`"
     )
 
