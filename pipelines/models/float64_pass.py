@@ -1,8 +1,9 @@
 """Passes of a float32 decoder whose layers compute in float64, with one layer's weights converted at a time."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -112,9 +113,9 @@ def _exact_forwards(modules: Iterable[nn.Module], norms: Norms) -> Iterator[set[
             if "forward" in vars(module):  # dropping a branch that ends in a norm replaces the norm's forward
                 continue
             if module in norms:
-                stack.enter_context(other_forward(module, _exact(module, norms[module])))
+                stack.enter_context(other_forward(module, partial(_exact, module, norms[module])))
             elif type(module) is nn.Linear:
-                stack.enter_context(other_forward(module, _linear(module)))
+                stack.enter_context(other_forward(module, partial(_linear, module)))
                 converted.add(module.weight)
         yield converted
 
@@ -135,18 +136,11 @@ def cast_floats(value: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401 (any mod
     return {key: cast_floats(each, dtype) for key, each in value.items()} if type(value) is dict else value
 
 
-def _linear(module: nn.Linear) -> Callable[[Tensor], Tensor]:
-    def forward(x: Tensor) -> Tensor:
-        product = product64(x, module.weight)  # read at each call: a variant swaps weights
-        return product if module.bias is None else product + module.bias
-
-    return forward
+def _linear(module: nn.Linear, x: Tensor) -> Tensor:
+    product = product64(x, module.weight)  # read at each call: a variant swaps weights
+    return product if module.bias is None else product + module.bias
 
 
-def _exact(module: nn.Module, norm: FinalNorm) -> Callable[..., Tensor]:
-    def forward(states: Tensor) -> Tensor:
-        # Weights are read at each call because a variant may change gains.
-        own = cast(Any, module)
-        return replace(norm, weight=own.weight, bias=getattr(own, "bias", None)).exact(states)
-
-    return forward
+def _exact(module: nn.Module, norm: FinalNorm, states: Tensor) -> Tensor:
+    own = cast(Any, module)  # read at each call: a variant may change gains
+    return replace(norm, weight=own.weight, bias=getattr(own, "bias", None)).exact(states)

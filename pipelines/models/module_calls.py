@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -110,15 +111,12 @@ def quick_linears(model: nn.Module) -> AbstractContextManager[None]:
     forward is already replaced, stay unchanged.
     """
     return entered(
-        other_forward(module, _quick_forward(module))
+        other_forward(module, partial(_quick_forward, module))
         for module in model.modules()
         if type(module) is nn.Linear and module.weight.dtype == torch.float32 and "forward" not in vars(module)
     )
 
 
-def _quick_forward(module: nn.Linear) -> Callable[[Tensor], Tensor]:
-    def forward(x: Tensor) -> Tensor:
-        # `product` checks for a CPU at each call, because offloaded weights move to their device only then.
-        return product(x, module.weight, module.bias)
-
-    return forward
+def _quick_forward(module: nn.Linear, x: Tensor) -> Tensor:
+    # `product` checks for a CPU at each call, because offloaded weights move to their device only then.
+    return product(x, module.weight, module.bias)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -219,18 +220,15 @@ class Sublayer:
             arguments.clear()
             shape[:] = stream_of(args, kwargs).shape
 
-        def recorder(index: int) -> Callable[..., None]:
-            def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
-                arguments[index] = (args, kwargs)
-                if len(arguments) == len(self.parts):
-                    parts = tuple(arguments[part] for part in range(len(self.parts)))
-                    calls.append(SublayerCall(parts, (shape[0], shape[1])))
-
-            return hook
+        def record(index: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            arguments[index] = (args, kwargs)
+            if len(arguments) == len(self.parts):
+                parts = tuple(arguments[part] for part in range(len(self.parts)))
+                calls.append(SublayerCall(parts, (shape[0], shape[1])))
 
         handles = [self.host.register_forward_pre_hook(begin, with_kwargs=True)]
         for index, part in enumerate(self.parts):
-            handles.append(part.chain[0].register_forward_pre_hook(recorder(index), with_kwargs=True))
+            handles.append(part.chain[0].register_forward_pre_hook(partial(record, index), with_kwargs=True))
         return handles
 
     def recompute(self, call: SublayerCall, cache: Cache | None = None) -> Added:

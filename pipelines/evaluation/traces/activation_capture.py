@@ -1,9 +1,10 @@
 """Forward passes over known tokens that record what every sublayer read and added."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -73,28 +74,25 @@ def run_known(
     streams: dict[int, list[Tensor]] = defaultdict(list)
     added: dict[str, list[Tensor]] = defaultdict(list)
 
-    def save_stream(index: int) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
-            streams[index].append(stream_of(args, kwargs))
-            if keep_calls and by_token_from is None and norms is None:
-                capture.layer_calls[index] = args, kwargs
-
-        return hook
+    def save_stream(index: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        streams[index].append(stream_of(args, kwargs))
+        if keep_calls and by_token_from is None and norms is None:
+            capture.layer_calls[index] = args, kwargs
 
     def save_final_stream(module: nn.Module, args: tuple[Any, ...], output: object) -> None:  # noqa: ARG001
         streams[len(decoder.layers)].append(first_tensor(output))
 
-    def save_added(label: str) -> Callable[[Tensor], None]:
-        return lambda contribution: added[label].append(contribution.to(decoder.device))
+    def save_added(label: str, contribution: Tensor) -> None:
+        added[label].append(contribution.to(decoder.device))
 
     with ExitStack() as stack:
         if norms is not None:  # before the other hooks are registered, so that they see float64
             stack.enter_context(in_float64(decoder, norms))
         handles = []
         for index, layer in enumerate(decoder.layers):
-            handles.append(layer.module.register_forward_pre_hook(save_stream(index), with_kwargs=True))
+            handles.append(layer.module.register_forward_pre_hook(partial(save_stream, index), with_kwargs=True))
             for sublayer in (layer.attn, layer.mlp):
-                handles += sublayer.watch(save_added(sublayer.label))
+                handles += sublayer.watch(partial(save_added, sublayer.label))
                 if keep_calls:
                     handles += sublayer.record_calls(capture.calls.setdefault(sublayer.label, []))
         if decoder.is_rounded:

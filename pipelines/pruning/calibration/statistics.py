@@ -172,24 +172,21 @@ class Influence:
         for index, layer in enumerate(self._decoder.layers):
             for sublayer in layer.sublayers:
                 handles += sublayer.watch(partial(self._contributions.__setitem__, sublayer.kind))
-            handles.append(layer.module.register_forward_hook(self._measure(index), with_kwargs=True))
+            handles.append(layer.module.register_forward_hook(partial(self._measure, index), with_kwargs=True))
         return handles
 
-    def _measure(self, index: int) -> Any:  # noqa: ANN401 (a torch hook)
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:  # noqa: ARG001
-            before = stream_of(args, kwargs)
-            attn, mlp = (self._contributions[kind].to(before.device) for kind in ("attn", "mlp"))
-            middle = before if self._decoder.layers[index].is_parallel else before + attn
-            for unit, start, add in (("attn", before, attn), ("mlp", middle, mlp), ("block", before, attn + mlp)):
-                flat, shift = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (start, add))
-                metrics = space_metrics(flat, shift)
-                sums = self._sums.get((index, unit), (0.0, 0.0))
-                defect, orthogonal = float(metrics["one_minus_cos_h"].sum()), float(metrics["orth_rel_h"].sum())
-                self._sums[index, unit] = (sums[0] + defect, sums[1] + orthogonal)
-            if index == 0:
-                self._tokens += before.shape[0] * before.shape[1]
-
-        return hook
+    def _measure(self, index: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], __: object) -> None:
+        before = stream_of(args, kwargs)
+        attn, mlp = (self._contributions[kind].to(before.device) for kind in ("attn", "mlp"))
+        middle = before if self._decoder.layers[index].is_parallel else before + attn
+        for unit, start, add in (("attn", before, attn), ("mlp", middle, mlp), ("block", before, attn + mlp)):
+            flat, shift = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (start, add))
+            metrics = space_metrics(flat, shift)
+            sums = self._sums.get((index, unit), (0.0, 0.0))
+            defect, orthogonal = float(metrics["one_minus_cos_h"].sum()), float(metrics["orth_rel_h"].sum())
+            self._sums[index, unit] = (sums[0] + defect, sums[1] + orthogonal)
+        if index == 0:
+            self._tokens += before.shape[0] * before.shape[1]
 
     @property
     def means(self) -> dict[str, float]:
