@@ -1,7 +1,6 @@
 """Comparison of variants with the dense model, per layer and per step, as rows of the trace tables."""
 
 import threading
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -333,7 +332,7 @@ class TraceSession:
     def _frames(
         self, sublayer: Sublayer, lens: str, scope: str, is_changed: bool, columns: Columns
     ) -> list[pl.DataFrame]:
-        about = defaultdict[str, list[object]](list)
+        about: dict[str, list[object]] = {"prompt_id": [], "position": [], "step": []}
         for dense in self._layered:
             for position in dense.positions:
                 # The step of the generated token that a position predicts, if it predicts one.
