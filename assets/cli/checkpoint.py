@@ -16,7 +16,7 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.errors import DamagedFileError
 
 if TYPE_CHECKING:
-    from prunescope.pipelines.pruning.checkpoints.result import CheckpointResult
+    from prunescope.pipelines.pruning.checkpoints.model_card import CheckpointResult
     from prunescope.pipelines.recipes.calibration import CalibrationSpec
     from prunescope.warehouse.storage.location import Place
 

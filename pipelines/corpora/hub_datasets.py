@@ -49,12 +49,10 @@ TEXT_SOURCE = Annotated[SOURCE, AfterValidator(_of_a_form)]
 
 
 def data_set_documents(source: str, what: str) -> tuple[str, ...]:
-    """Return the first documents of a split.
+    """Return the first documents of a split, `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`.
 
-    Args:
-        source: `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`; NAME is a data set of the hub, a folder of data files or one that
-            `save_to_disk` wrote.
-        what: use of the source, for messages.
+    NAME is a data set of the hub, a folder of data files or one that `save_to_disk` wrote. `what` is the use, for
+    messages.
 
     Raises:
         InputError: the set, config, split or column does not exist.
@@ -83,11 +81,7 @@ def data_set_rows(source: str, what: str) -> Iterator[dict[str, Any]]:
 
 
 def data_set_state(source: str) -> FileStates:
-    """Return a value that changes with a folder's files; empty for a data set on the hub.
-
-    Raises:
-        InputError: the source has another form.
-    """
+    """Return a value that changes with a folder's files; InputError if the source has another form."""
     try:
         return _file_states(source)
     except ValueError as error:

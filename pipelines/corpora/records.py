@@ -40,12 +40,10 @@ _SIBLINGS = 1_000
 
 @dataclass(frozen=True)
 class Record:
-    """A record of a set.
+    """A record of a set, with its values by name.
 
-    Attributes:
-        number: number of its line if the file has lines, else of the record, from 1.
-        unit: the file and the unit that is counted, for messages.
-        fields: values by name.
+    `number` is that of its line if the file has lines, else of the record, from 1; `unit` names the file and what is
+    counted.
     """
 
     number: int
@@ -54,16 +52,12 @@ class Record:
 
     @property
     def place(self) -> str:
-        """Return the file and the number, for messages."""
+        """Return the file, the counted unit and the number, for messages."""
         return f"{self.unit} {self.number}"
 
 
 def require_unambiguous(source: str) -> None:
-    """Refuse a shipped set's name that is also the name of a file in the working folder.
-
-    Raises:
-        InputError: names both.
-    """
+    """Raise an InputError if a shipped set's name is also that of a file in the working folder."""
     if source in SHIPPED and Path(source).is_file():
         raise InputError(
             f"source {source!r} is the name of a shipped set and of a file here; rename the file and give its path "
@@ -77,16 +71,12 @@ def set_name(source: str) -> str:
 
 
 def source_state(source: str) -> object:
-    """Return a value that changes when the records of a local source may have changed.
-
-    Raises:
-        InputError: as in `read_records`.
-    """
+    """Return a value that changes when the records of a local source may have; errors as in `read_records`."""
     if source.startswith(PREFIX):
         return data_set_state(source)
     path = _path(source)
     try:
-        require_regular(path, MAX_BYTES, "a prompt set")
+        require_regular(path, MAX_BYTES, "a file of records")
         status = path.stat()
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -94,10 +84,7 @@ def source_state(source: str) -> object:
 
 
 def read_records(source: str) -> Iterator[Record]:
-    """Yield the records of a source.
-
-    Args:
-        source: the name of a shipped set, a path that ends in one of `_READERS`, or `hf:NAME[:CONFIG]:SPLIT`.
+    """Yield the records of a shipped set, of a path that ends in one of `_READERS`, or of `hf:NAME[:CONFIG]:SPLIT`.
 
     Raises:
         InputError: it does not exist, holds no record, or a record is malformed; names file, line and fix.
@@ -159,11 +146,16 @@ def _unreadable(path: Path, error: OSError) -> InputError:
     return InputError(f"{path}: {error.strerror or error}; give a readable file")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield all lines with their numbers and line feeds, the only characters that end a line."""
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield all lines with their numbers and line feeds, the only characters that end a line.
+
+    Raises:
+        InputError: the file is too large, a line is too long, or it is not UTF-8; names the line.
+        OSError: it cannot be read.
+    """
     number = 0
     try:
-        with open_regular(path, MAX_BYTES, "a prompt set") as stream:
+        with open_regular(path, MAX_BYTES, "a file of records") as stream:
             for number, line in enumerate(iter(partial(stream.readline, MAX_LINE_BYTES + 1), b""), start=1):
                 if len(line) > MAX_LINE_BYTES:
                     raise InputError(f"{path}, line {number}: longer than {MAX_LINE_BYTES:,} bytes; split it")
@@ -175,7 +167,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         if not line.strip():
             continue
         try:
@@ -216,7 +208,7 @@ def _object(value: object, place: str) -> dict[str, Any]:
 
 def _table(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
     csv.field_size_limit(MAX_LINE_BYTES)  # the default of 131,072 is less than a long prompt
-    reader = csv.reader((line for _, line in _lines(path)), delimiter=delimiter, strict=True)
+    reader = csv.reader((line for _, line in numbered_lines(path)), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     while True:
         number = reader.line_num + 1
@@ -250,7 +242,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
     number = 0
     try:
-        with open_regular(path, MAX_BYTES, "a prompt set") as stream, pq.ParquetFile(stream) as file:
+        with open_regular(path, MAX_BYTES, "a file of records") as stream, pq.ParquetFile(stream) as file:
             for batch in file.iter_batches(batch_size=1_000):
                 for row in batch.to_pylist():
                     number += 1
@@ -261,7 +253,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _text(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         if line.strip():
             yield number, {"text": line.rstrip("\r\n")}
 

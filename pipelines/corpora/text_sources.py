@@ -72,20 +72,12 @@ def read_documents(source: str, what: str) -> tuple[str, ...]:
 
 
 def text_hash(source: str, what: str) -> str:
-    """Return the SHA-256 of a source's whole text in UTF-8, which identifies texts in tables.
-
-    Raises:
-        InputError: the source cannot be read.
-    """
+    """Return the SHA-256 of a source's text in UTF-8, which identifies it in tables; errors as in `read_documents`."""
     return hashlib.sha256(read_text(source, what).encode()).hexdigest()
 
 
 def contents_hash(source: str, what: str) -> str:
-    """Return the SHA-256 of a source's contents; that of `embedded` depends on the version of Python.
-
-    Raises:
-        InputError: the source cannot be read.
-    """
+    """Return the SHA-256 of a source's contents; that of `embedded` depends on Python. InputError if unreadable."""
     if source.startswith(PREFIX):
         return data_set_hash(source, what)
     if source == "embedded":

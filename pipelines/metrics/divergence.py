@@ -95,17 +95,10 @@ def divergences(
     error of 2⁻⁹ themselves, which sets a far higher floor: in KL about 4e-4 nats at SmolLM2-135M's output, by the
     recipe `noise-bfloat16`.
 
-    Args:
-        x: The dense head input.
-        shifts: Shifts dx of x; None is a zero shift, which costs no more than the dense side.
-        head: The LM head.
-        temperatures: Softmax temperatures, all above 0.
-        targets: One token per row; adds its log-probability on both sides, TARGET_NAMES.
-        workspace: Buffers of one thread to reuse; None allocates them for the call.
-
-    Returns:
-        For each shift, columns by the names of the table contract, each of shape (temperatures, n); columns that do not
-        depend on the temperature are repeated.
+    x is the dense head input. A shift of None is zero, which costs no more than the dense side. `targets`, one token
+    per row, add its log-probability on both sides, TARGET_NAMES. A thread may reuse its `workspace`. The result has,
+    for each shift, columns by the names of the table contract, each of shape (temperatures, n); columns that do not
+    depend on the temperature are repeated.
 
     Raises:
         NumericalError: A row is NaN or infinite, or has a zero vector on either side; the row is named.
@@ -130,7 +123,12 @@ def divergences(
             for name, values in (in_h | block.columns(move)).items():
                 columns[name][:, part] = values
         del block  # its arrays are freed before the next block's are made
-    return [_checked(columns) for columns in results]
+    for name, values in (item for columns in results for item in columns.items()):
+        is_bad = ~np.isfinite(values).all(0)
+        if is_bad.any():
+            row = int(is_bad.nonzero()[0][0])
+            raise NumericalError(f"row {row}: {name} is not a finite number (a zero vector, or logits beyond float32)")
+    return [*results]
 
 
 def _check_input(x: Tensor, moves: list[Tensor], temperatures: Sequence[float]) -> None:
@@ -144,12 +142,3 @@ def _check_input(x: Tensor, moves: list[Tensor], temperatures: Sequence[float]) 
     if bool(is_bad.any()):
         which, row = is_bad.nonzero()[0].tolist()
         raise NumericalError(f"row {row}: the {'shift' if which else 'state'} is NaN or infinite")
-
-
-def _checked(columns: dict[str, NDArray[Any]]) -> Columns:
-    for name, values in columns.items():
-        is_bad = ~np.isfinite(values).all(0)
-        if is_bad.any():
-            row = int(is_bad.nonzero()[0][0])
-            raise NumericalError(f"row {row}: {name} is not a finite number (a zero vector, or logits beyond float32)")
-    return columns

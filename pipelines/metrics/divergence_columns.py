@@ -17,13 +17,9 @@ Sums = Mapping[str, Numbers]
 class DenseSums:
     """The dense side of n rows.
 
-    Attributes:
-        inverse: 1/T, (T, 1).
-        size: V.
-        rows: sums of `fused_kernels.DENSE`, (n,).
-        softmaxes: sums of `fused_kernels.SOFTMAX`, (T, n).
-        ids: the most likely tokens in order, (n, k).
-        gap: returns z − max z at tokens (n, k) of every row, each among `ids` or the target.
+    `inverse` is 1/T, (T, 1); `size` is V. `rows` are sums of `fused_kernels.DENSE`, (n,); `softmaxes` of SOFTMAX, (T,
+    n). `ids` are the most likely tokens in order, (n, k). `gap` returns z − max z at tokens (n, k) of every row, each
+    among `ids` or the target.
     """
 
     inverse: Numbers
@@ -38,12 +34,9 @@ class DenseSums:
 class ShiftSums:
     """One shift of n rows.
 
-    Attributes:
-        rows: sums of `fused_kernels.SHIFT`, (n,).
-        moves: sums of `fused_kernels.P_SPACE_SUMS`, (T, n).
-        ids: the pruned side's most likely tokens, (n, k).
-        gap: returns the dense side's z − max z at some of `ids`.
-        dz: returns Δz at tokens (n, k) of every row, each among both sides' `ids` or the target.
+    `rows` are sums of `fused_kernels.SHIFT`, (n,); `moves` of P_SPACE_SUMS, (T, n). `ids` are the pruned side's most
+    likely tokens, (n, k). `gap` returns the dense side's z − max z at some of them, `dz` Δz at tokens (n, k) of every
+    row, each among both sides' `ids` or the target.
     """
 
     rows: Sums
@@ -70,17 +63,10 @@ class ShiftSums:
 
 
 def one_minus_cos(along: Numbers, across: Numbers) -> Numbers:
-    """Return 1 − cos between v and v + Δ, from the parts of Δ in units of ‖v‖.
+    """Return 1 − cos between v and v + Δ, in [0, 2]; NaN if v + Δ is 0, which has no direction.
 
-    With A = 1 + along and r = hypot(A, across), the cosine is A/r. For A > 0 the defect is across²/(r (r + A)), a
-    quotient of sums of positive terms. For A ≤ 0 nothing cancels in 1 − A/r.
-
-    Args:
-        along: ⟨Δ, v⟩/‖v‖².
-        across: ‖Δ⊥‖/‖v‖.
-
-    Returns:
-        Values in [0, 2]; NaN if v + Δ is 0, which has no direction.
+    `along` is ⟨Δ, v⟩/‖v‖², `across` is ‖Δ⊥‖/‖v‖. With A = 1 + along and r = hypot(A, across), the cosine is A/r. For A
+    > 0 the defect is across²/(r (r + A)), a quotient of sums of positive terms. For A ≤ 0 nothing cancels in 1 − A/r.
     """
     ahead = 1 + along
     length = np.hypot(ahead, across)
@@ -184,16 +170,13 @@ def target_columns(dense: DenseSums, shift: ShiftSums, targets: Ids) -> dict[str
 def needs_float64(dense: DenseSums, shift: ShiftSums, product_noise: float, reach: float) -> NDArray[np.bool_]:
     """Return which rows have a column that the rounding of a float32 head product could change by more than about 3e-4.
 
-    An error ε of single logits changes Σ p c² by at most 2ε Σ p|c|, KL(p‖q) by 2ε TV, KL(q‖p) by ε Σ q|s|, and p by
-    the error of z. Most rows have sums far above that. The exceptions are shifts that are nearly equal for all likely
+    An error ε of single logits changes Σ p c² by at most 2ε Σ p|c|, KL(p‖q) by 2ε TV, KL(q‖p) by ε Σ q|s|, and p by the
+    error of z. Most rows have sums far above that. The exceptions are shifts that are nearly equal for all likely
     tokens, or nearly parallel to z. Values below 1e-9 are ignored, because accuracy is promised from 1e-8 on.
 
-    Args:
-        dense: the dense side.
-        shift: the shift.
-        product_noise: error of a logit relative to the root mean square of its row.
-        reach: distance from the largest logit beyond which all tokens together have no weight. A row whose tokens
-            within it were recomputed is exact.
+    `product_noise` is the error of a logit relative to the root mean square of its row. `reach` is the distance from
+    the largest logit beyond which all tokens together have no weight: a row whose tokens within it were recomputed is
+    exact.
     """
     tolerance = 3e-4
     # Variances are stored in logits², so at a high temperature a smaller variance of Δz/T counts.

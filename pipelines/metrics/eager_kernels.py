@@ -22,15 +22,9 @@ def total(values: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
 
 @dataclass(frozen=True)
 class DenseRows:
-    """The dense side of a block of rows.
+    """The dense side of a block of rows: logits z, gap = z − max z, and weights exp(gap/T) by temperature.
 
-    Attributes:
-        z: logits.
-        gap: z − max z.
-        weights: exp((z − max z)/T), by temperature.
-        ids: the most likely tokens, in order.
-        rows: sums of `fused_kernels.DENSE`.
-        softmaxes: sums of `fused_kernels.SOFTMAX`, by temperature.
+    `ids` are the most likely tokens, in order. `rows` and `softmaxes` are the sums of `fused_kernels`.
     """
 
     z: Float[Tensor, "n v"]

@@ -305,19 +305,16 @@ def gaps(z, x, weight, bias, sizes, reaches, gap, rows) -> None:
 
     Each logit of a float32 product has an error proportional to the root mean square of its row, which a softmax turns
     into a relative error of p. This matters only for tokens near the largest logit. If logits are large there are few
-    of them, and recomputing makes their z − max z exact to float32 rounding. Each row uses the widest of `reaches`
-    that holds few enough tokens.
+    of them, and recomputing makes their z − max z exact to float32 rounding. Each row uses the widest of `reaches` that
+    holds few enough tokens.
 
-    Args:
+    Arrays:
         z: logits, float32 (n, V); recomputed ones are written back.
-        x: the head's input, float32 (n, d).
-        weight: W, float32 (V, d).
-        bias: float32 (V,), or of length 0 without a bias.
+        x, weight, bias: the head's input (n, d), W (V, d), and b (V,), or of length 0 without a bias; float32.
         sizes: root mean square of a row above which up to FEW_EXACT tokens are recomputed, and the one above which up
             to MAX_EXACT are; infinite for never.
         reaches: distances from the largest logit within which tokens are recomputed, the widest first.
-        gap: out, z − max z, float32 (n, V).
-        rows: out, DENSE (n,).
+        gap, rows: out, z − max z, float32 (n, V), and DENSE (n,).
     """
     _wide()
     size = z.shape[1]
@@ -387,18 +384,10 @@ def _cut(size: int, reach: float) -> float:
 
 @_element
 def _pack(sources, first: int, highest: _F, lowest: _F, targets, start: int) -> int:
-    """Copy g, a − highest and dz of the tokens with g or a − highest above `lowest`, in order.
+    """Copy g, a − highest and dz of the tokens with g or a − highest above `lowest`, in order; return the next index.
 
-    Args:
-        sources: g, a and dz, float32 (n,) each.
-        first: first index to read.
-        highest: subtracted from a.
-        lowest: the bound.
-        targets: g, a and dz of the copied tokens, float32 (at least n + _LANES,); may be the sources.
-        start: first index to write; at most `first` if the targets are the sources.
-
-    Returns:
-        The index after the last one written.
+    Sources are float32 (n,) each, read from `first` on. Targets, at least n + _LANES long, are written from `start` on,
+    and may be the sources if `start` is at most `first`.
     """
     _wide()
     g, a, dz = sources
@@ -474,22 +463,16 @@ def _softmax(gap, factor, out) -> None:
 def shift_rows(z, gap, rows, softmaxes, ids, dz, inverse, order, states, head, scratch, shifts, moves, moved_ids):
     """Compute the sums of one shift of a block of rows; `gaps` and `dense_rows` must have run.
 
-    Args:
-        z: dense logits, float32 (n, V).
-        gap: z − max z.
-        rows: DENSE (n,).
-        softmaxes: SOFTMAX (T, n).
-        ids: the dense side's most likely tokens (n, k).
+    Arrays:
+        z, gap, rows, softmaxes, ids: the dense side: logits (n, V), z − max z, DENSE (n,), SOFTMAX (T, n), top tokens.
         dz: Δz, float32 (n, V). Likely tokens of the rows that `gaps` recomputed are recomputed here in float64.
-        inverse: 1/T, float32 (T,).
-        order: as in `dense_rows`.
+        inverse, order: as in `dense_rows`.
         states: x and dx, float32 (n, d) each.
         head: W and bias, as in `gaps`.
         scratch: float32 (6, V + SLACK).
         shifts: out, SHIFT (n,): ‖Δz‖², ⟨Δz, z⟩/‖z‖², ‖Δz⊥‖², the unweighted variance, z − max z of the pruned side's
             top token, and two ranks.
-        moves: out, P_SPACE_SUMS (T, n).
-        moved_ids: out, the pruned side's most likely tokens (n, k).
+        moves, moved_ids: out, P_SPACE_SUMS (T, n), and the pruned side's most likely tokens (n, k).
     """
     _wide()
     size = z.shape[1]

@@ -59,10 +59,7 @@ def subnormals_flushed() -> Iterator[None]:
 
 
 class Workspace:
-    """Buffers of one thread, reused by every block to save page faults.
-
-    They grow to the largest block so far: (rows + 6) × V float32 numbers.
-    """
+    """Buffers of one thread, reused by every block to save page faults; up to (rows + 6) × V float32 numbers."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, NDArray[np.float32]] = {}
@@ -98,12 +95,8 @@ def kernels_for(device: torch.device) -> Literal["numba", "triton", "torch"]:
 class Block:
     """The dense side of a block of rows; `columns` compares it with one shift at a time.
 
-    Args:
-        x: dense head input, float32.
-        head: the LM head.
-        temperatures: softmax temperatures.
-        workspace: buffers, for one block at a time.
-        targets: tokens for the log-probability columns, or None.
+    `x` is the dense head input, float32. The workspace serves one block at a time. `targets` are tokens for the
+    log-probability columns, or None.
     """
 
     x: Float[Tensor, "n d"]

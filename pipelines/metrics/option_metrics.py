@@ -17,8 +17,7 @@ from prunescope.pipelines.metrics.vector_metrics import space_metrics
 def kendall_tau_b(left: Sequence[float], right: Sequence[float]) -> float | None:
     """Return Kendall's tau-b of two rankings: (concordant − discordant)/√(untied in left × untied in right).
 
-    Returns:
-        A value in [−1, 1], or None if all values of one side are equal.
+    It is in [−1, 1]; None if all values of one side are equal.
     """
     agreement = untied_left = untied_right = 0
     for one, other in combinations(range(len(left)), 2):
@@ -41,20 +40,11 @@ def option_row(
     options: Sequence[str],
     temperature: float,
 ) -> dict[str, object]:
-    """Return the columns of one question in h-, z- and p-space, from the head's input at its last token.
+    """Return the columns of one question in h-, z- and p-space.
 
-    Logits are float32 products. All arithmetic on them is float64, and shifts are never differences of logits.
-
-    Args:
-        x: The dense head input.
-        dx: Its shift.
-        head: The LM head.
-        option_ids: Token of each option.
-        options: Label of each option, in the same order; ties go to the earlier label.
-        temperature: T > 0.
-
-    Returns:
-        Columns by name, list columns in the order of the options.
+    x is the head's input at its last token, dx its shift. Logits are float32 products. All arithmetic on them is
+    float64, and shifts are never differences of logits. List columns are in the order of the options, of which each has
+    one token and a label; ties go to the earlier label.
     """
     z, dz = head.logits_of_state(x[None]).double(), head.shift(x[None], dx[None]).double()
     dense, pruned = z[0], z[0] + dz[0]

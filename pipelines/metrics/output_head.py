@@ -85,9 +85,8 @@ class FinalNorm:
 def find_final_norm(module: nn.Module, width: int) -> FinalNorm:
     """Return the formula of a norm module, verified on random states from far below its eps to far above it.
 
-    Args:
-        module: with a gain, a bias, both or neither; eps may be an attribute or a constant in its code.
-        width: d of the normed states.
+    The module has a gain, a bias, both or neither; eps may be an attribute or a constant in its code. `width` is that
+    of the normed states.
 
     Raises:
         InputError: no known formula reproduces the module's output.
@@ -176,16 +175,8 @@ class OutputHead:
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
         """Return the head's input for residual streams h, and its shift for a shift dh of h.
 
-        Args:
-            h: Dense residual streams.
-            dh: Their shifts.
-            lens: `raw`, the stream itself (2603.24652 §3), or `normed`, after the final norm.
-
-        Raises:
-            ValueError: an unknown lens.
+        The lens is `raw`, the stream itself (2603.24652 §3), or `normed`, after the final norm.
         """
-        if lens not in ("raw", "normed"):
-            raise ValueError(f"lens {lens!r}: choose raw or normed")
         if lens == "raw" or self.norm is None:
             return h, dh
         return self.norm(h), self.norm.shift(h, dh)
@@ -243,9 +234,9 @@ class OutputHead:
     ) -> Float[Tensor, "n v"]:
         """Return capped(z + Δ) − capped(z) without subtracting the two, or Δ itself without a cap.
 
-        With a = z/c and b = Δ/c, tanh(a + b) − tanh(a) = sinh(b) / (cosh(a)·cosh(a + b)). We write
-        cosh(t) = e^|t| (1 + e^(−2|t|))/2 and sinh|t| = −e^|t| expm1(−2|t|)/2. Then all exponents are at most 0,
-        because |b| ≤ |a| + |a + b|, and no term overflows:
+        With a = z/c and b = Δ/c, tanh(a + b) − tanh(a) = sinh(b) / (cosh(a)·cosh(a + b)). We write cosh(t) = e^|t| (1 +
+        e^(−2|t|))/2 and sinh|t| = −e^|t| expm1(−2|t|)/2. Then all exponents are at most 0, because |b| ≤ |a| + |a + b|,
+        and no term overflows:
 
             Δ_capped = c·sign(b)·2·(−expm1(−2|b|))·e^(|b| − |a| − |a + b|) / ((1 + e^(−2|a|))(1 + e^(−2|a + b|))).
 
@@ -253,10 +244,7 @@ class OutputHead:
         relative error of a few u. So the relative error is below 4·u·(2 + |a| + |b|), also for tiny Δ and for z near
         the cap. The result is 0 only if both sides are beyond 50 caps: it is then below float32's smallest number.
 
-        Args:
-            z: Raw dense logits.
-            dz: Their shifts.
-            out: Tensor for the result, which may be `dz`; None allocates one.
+        z are raw dense logits. `out` takes the result and may be `dz`; None allocates a tensor.
         """
         if self.cap is None:
             return dz if out is None else out.copy_(dz)

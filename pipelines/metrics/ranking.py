@@ -44,13 +44,7 @@ def top_of_chunks(
     """Return the ids of the `count` most likely tokens from the maxima of chunks of CHUNK tokens; overwrites `maxima`.
 
     The top k tokens are in the first k chunks by (maximum, lowest chunk), because every chunk before a token's own
-    contains a token that precedes it.
-
-    Args:
-        maxima: the largest logit of every chunk.
-        logits: returns the logits at ids (n, m) of every row.
-        size: V.
-        count: k, at most V.
+    contains a token that precedes it. `logits` returns the logits at ids (n, m) of every row. `size` is V ≥ k.
     """
     chunks = _first_largest(maxima, min(count, maxima.shape[1])).sort(-1).values
     ids = (chunks[:, :, None] * CHUNK + torch.arange(CHUNK, device=chunks.device)).flatten(1)

@@ -38,12 +38,9 @@ def is_sum(total: Tensor, terms: list[Tensor]) -> bool:
 
 
 def is_close(actual: Tensor, truth: Tensor, rounding: float) -> bool:
-    """Return whether two results differ by rounding alone.
+    """Return whether two results of as many numbers, in any shape, differ by rounding alone.
 
-    Args:
-        actual: any shape.
-        truth: as many numbers.
-        rounding: distance that rounding alone causes, as measured with `other_rounding`.
+    `rounding` is the distance that rounding alone causes, as measured with `other_rounding`.
     """
     factor = _FACTOR if truth.dtype.itemsize > 2 else _FACTOR_IN_HALF
     return actual.numel() == truth.numel() and distance(actual, truth) <= min(factor * rounding, _LARGEST)

@@ -24,25 +24,14 @@ _GOLDEN, _FIRST, _SECOND = (np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476
 
 @dataclass(frozen=True)
 class Nucleus:
-    """The tokens that may be drawn.
-
-    Attributes:
-        ids: token ids, rising.
-        scores: (logit − largest logit)/temperature; the weight of a token is exp(score).
-    """
+    """The tokens that may be drawn: rising ids, and scores (logit − largest)/temperature, whose exp is their weight."""
 
     ids: NDArray[np.int64]
     scores: NDArray[np.float64]
 
 
 def nuclei(logits: Float[Tensor, "n v"], temperature: float, top_p: float) -> list[Nucleus]:
-    """Return each row's smallest set of most likely tokens with a total of at least `top_p`, ties by lower id.
-
-    Args:
-        logits: at temperature 1.
-        temperature: temperature of the softmax, above 0.
-        top_p: above 0; 1 takes every token.
-    """
+    """Return each row's smallest set of likeliest tokens with a total of `top_p`, ties by lower id; logits at T = 1."""
     size = logits.shape[1]
     peaks = logits.amax(-1, keepdim=True)
     if top_p >= 1:

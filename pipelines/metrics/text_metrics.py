@@ -11,10 +11,7 @@ _MIN_LOOP_TOKENS = 6
 
 
 def repeat_rates(tokens: Sequence[int], n: int = 3) -> NDArray[np.float32]:
-    """Return the share of repeated n-grams up to each step, 1 − distinct/all; 0 before the first n-gram.
-
-    The last value is the rate of the whole sequence.
-    """
+    """Return the share of repeated n-grams up to each step, 1 − distinct/all; 0 before the first n-gram."""
     rates = np.zeros(len(tokens), dtype=np.float32)
     seen: set[tuple[int, ...]] = set()
     for step in range(n - 1, len(tokens)):
@@ -30,10 +27,7 @@ def distinct_n(tokens: Sequence[int], n: int) -> float:
 
 
 def collapse_step(tokens: Sequence[int]) -> int | None:
-    """Return the first step that completes a loop, or None.
-
-    A loop is one n-gram, n ≤ 8, at least three times in a row, over at least 6 tokens.
-    """
+    """Return the first step that completes a loop (an n-gram, n ≤ 8, three times in a row, ≥ 6 tokens), or None."""
     # matched[n]: number of consecutive tokens that equal the token n before them; the loop is n tokens longer.
     matched = [0] * (_MAX_LOOP_LENGTH + 1)
     for step, token in enumerate(tokens):

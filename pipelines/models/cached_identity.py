@@ -30,17 +30,22 @@ def known_folder(source: str, cache: Path) -> Path | None:
         if digest is None:
             return None
         folder = converted_folder(digest, cache)
+    elif is_hub_id(source):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+        name, _, revision = source.partition("@")
+        try:
+            folder = Path(snapshot_download(name, revision=revision or None, local_files_only=True))
+        except (LocalEntryNotFoundError, HFValidationError, OSError):
+            return None
     else:
-        return _from_hub_cache(source)
+        return None
     return folder if folder.exists() else None
 
 
 def known_identity(folder: Path, cache: Path) -> ModelIdentity | None:
-    """Return the hashes of a model, or None if a file is new or has changed since it was hashed.
-
-    Raises:
-        InputError: a file is missing, cut short or a pickle.
-    """
+    """Return a model's hashes, or None if a file is new or changed since it was hashed; errors as in `check_folder`."""
     tokenizer = [folder / name for name in TOKENIZER_FILES if (folder / name).exists()]
     files = [folder / "config.json", *check_folder(folder), *tokenizer]
     if any(remembered_hash(file, cache) is None for file in files):
@@ -49,11 +54,7 @@ def known_identity(folder: Path, cache: Path) -> ModelIdentity | None:
 
 
 def require_whole(model: Path) -> None:
-    """Refuse an incomplete folder or GGUF file, as far as file headers show.
-
-    Raises:
-        InputError: names the file and the reason.
-    """
+    """Raise an InputError for an incomplete folder or GGUF file, as far as file headers show."""
     if model.is_file():
         with open_regular(model) as stream:
             if stream.read(4) != b"GGUF":
@@ -64,24 +65,7 @@ def require_whole(model: Path) -> None:
 
 
 def stamp(model: Path) -> str:
-    """Return a hash of the names, sizes and times of a model's files, without reading the files.
-
-    Raises:
-        OSError: a file is gone.
-    """
+    """Return a hash of the names, sizes and times of a model's files, not of their contents; OSError if one is gone."""
     files = sorted(model.iterdir()) if model.is_dir() else [model]
     states = [(file.name, status.st_size, status.st_mtime_ns) for file in files for status in (file.stat(),)]
     return hashlib.sha256(repr(states).encode()).hexdigest()
-
-
-def _from_hub_cache(source: str) -> Path | None:
-    if not is_hub_id(source):
-        return None
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    name, _, revision = source.partition("@")
-    try:
-        return Path(snapshot_download(name, revision=revision or None, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError, OSError):
-        return None

@@ -16,12 +16,9 @@ def messages_in_chat_template(
     *,
     add_generation_prompt: bool,
 ) -> str:
-    """Return messages in the chat template of a tokenizer that has one.
+    """Return messages in the chat template of a tokenizer that has one; a system message comes first.
 
-    Args:
-        tokenizer: any tokenizer.
-        messages: in order; a system message comes first.
-        add_generation_prompt: whether to append the beginning of the answer.
+    `add_generation_prompt` appends the beginning of the answer.
 
     Raises:
         InputError: the template is wrong.
@@ -35,11 +32,7 @@ def messages_in_chat_template(
 
 
 def check_chat_template(tokenizer: Any) -> None:  # noqa: ANN401
-    """Render a message in a tokenizer's chat template, if it has one.
-
-    Raises:
-        InputError: the template is wrong, or leaves the message out.
-    """
+    """Raise an InputError if a tokenizer's chat template is wrong or leaves the message out."""
     if not getattr(tokenizer, "chat_template", None):
         return
     message = "Why?"
@@ -50,13 +43,10 @@ def check_chat_template(tokenizer: Any) -> None:  # noqa: ANN401
 
 
 def messages_in_template(template: str, tokenizer: Any, messages: Sequence[dict[str, str]]) -> str:  # noqa: ANN401
-    """Return messages in a Jinja template.
+    """Return messages in a Jinja template; a system message comes first.
 
-    Args:
-        template: it reads `messages` as a chat template does, `text` (the last message), `system` (empty without one),
-            `add_generation_prompt` (true) and the names of special tokens, such as `bos_token`.
-        tokenizer: the tokenizer with the special tokens.
-        messages: in order; a system message comes first.
+    The template reads `messages` as a chat template does, `text` (the last message), `system` (empty without one),
+    `add_generation_prompt` (true) and the names of the tokenizer's special tokens, such as `bos_token`.
 
     Raises:
         TemplateFailedError: the template is wrong.

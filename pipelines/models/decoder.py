@@ -3,7 +3,7 @@
 import inspect
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.models.lm_head import LMHead
-from prunescope.pipelines.models.module_calls import without_cache
+from prunescope.pipelines.models.module_calls import entered, hooks, without_cache
 from prunescope.pipelines.models.skipping import SkipPlan
-from prunescope.pipelines.models.sublayer import Sublayer
+from prunescope.pipelines.models.sublayer import Sublayer, SublayerCall
 from prunescope.pipelines.models.token_cache import TokenCache
 from prunescope.pipelines.models.weight_matrices import Matrix
 
@@ -44,16 +44,12 @@ class Decoder:
     Attributes:
         model: the transformers model, in eval mode, without gradients.
         trunk: the part below the LM head; returns the normed last states.
-        layers: in order.
         output: final norm and LM head; None in a model that only embeds (BERT, E5-Mistral).
-        tokenizer: the model's own.
         end_ids: tokens that end a text.
         vocabulary: rows of its embedding.
         width: width of the stream and the last states.
         context_length: length in tokens.
         folder: the model's files.
-        dtype: dtype of its weights.
-        device: on which it computes.
         cache_refusal: why tokens cannot pass one by one through a cache; None if they can, as proved at load.
         can_pad: whether padding leaves a text's states unchanged, as proved at load. For a causal model this is left
             padding in a batch with a longer text, also after that text's row left the cache; else right padding.
@@ -93,20 +89,12 @@ class Decoder:
 
     @property
     def head(self) -> OutputHead:
-        """Return the final norm and the LM head in the form that the metrics read.
-
-        Raises:
-            InputError: the model has no head.
-        """
+        """Return the final norm and the LM head in the form that the metrics read; InputError without a head."""
         return self._lm_head.head
 
     @property
     def final_norm(self) -> nn.Module:
-        """Return the module that reads the residual stream: the final norm, or the head if the model has no norm.
-
-        Raises:
-            InputError: the model has no head.
-        """
+        """Return the module that reads the residual stream: the final norm, else the head; InputError without one."""
         return self._lm_head.final
 
     @property
@@ -142,30 +130,26 @@ class Decoder:
         """Return the weight matrices of all sublayers by name."""
         return {name: matrix for sublayer in self.sublayers for name, matrix in sublayer.matrices.items()}
 
-    @contextmanager
-    def without(self, labels: Collection[str], *, skips: bool = True) -> Iterator[None]:
-        """Temporarily drop some sublayers.
+    def without(self, labels: Collection[str], *, skips: bool = True) -> AbstractContextManager[None]:
+        """Temporarily drop the sublayers with some labels.
 
-        Args:
-            labels: labels of the sublayers.
-            skips: whether to skip their modules if that is proved. Otherwise the modules run, for hooks that need
-                every call, and their contributions are dropped.
+        With `skips` their modules are skipped if that is proved. Otherwise the modules run, for hooks that need every
+        call, and their contributions are dropped.
         """
         dropped = [sublayer for sublayer in self.sublayers if sublayer.label in labels]
-        with ExitStack() as stack:
-            if skips and self.skips is not None:
-                stack.enter_context(self.skips.without(dropped))
-            else:
-                for sublayer in dropped:
-                    stack.enter_context(sublayer.dropped())
-            yield
+        if skips and self.skips is not None:
+            return self.skips.without(dropped)
+        return entered(sublayer.dropped() for sublayer in dropped)
+
+    def calls_of(self, sublayers: Sequence[Sublayer], tokens: Int[Tensor, "batch tokens"]) -> dict[str, SublayerCall]:
+        """Return the arguments of each sublayer's call in a pass over some tokens, by label."""
+        calls: dict[str, list[SublayerCall]] = {each.label: [] for each in sublayers}
+        with hooks(*(handle for each in sublayers for handle in each.record_calls(calls[each.label]))):
+            self.hidden(tokens)
+        return {label: recorded[0] for label, recorded in calls.items()}
 
     def new_cache(self) -> TokenCache:
-        """Return an empty cache for `hidden`.
-
-        Raises:
-            InputError: the model does not run through a cache; names the study's key that requires one.
-        """
+        """Return an empty cache for `hidden`; InputError if the model does not run through one."""
         if self.cache_refusal is not None:
             raise InputError(f"measure.cache: {self.cache_refusal}; set it to false")
         return TokenCache(cast(Any, self.model).config)
@@ -177,13 +161,11 @@ class Decoder:
         cache: TokenCache | None = None,
         real: Int[Tensor, "batch seen"] | None = None,
     ) -> Float[Tensor, "batch tokens width"]:
-        """Run the trunk and return the normed last states.
+        """Run the trunk over new tokens and return the normed last states.
 
-        Args:
-            tokens: the new tokens.
-            cache: cache of the earlier tokens; the new tokens are added to it.
-            real: 0 for left padding, 1 for other tokens, over earlier and new tokens. It must be on the CPU, because
-                an accelerator would have to finish all earlier work before it could tell whether there is padding.
+        The tokens are added to the cache of the earlier ones. `real` is 0 for left padding, 1 for other tokens, over
+        earlier and new tokens. It must be on the CPU, because an accelerator would have to finish all earlier work
+        before it could tell whether there is padding.
 
         Raises:
             InputError: a token is beyond the embedding.
@@ -214,10 +196,6 @@ class Decoder:
         self, tokens: Int[Tensor, "batch tokens"], lengths: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch tokens width"]:
         """Return the last states of texts padded on the right; the states of the padding are meaningless.
-
-        Args:
-            tokens: the texts, each from the first column on.
-            lengths: tokens per text.
 
         Raises:
             InputError: a token is beyond the embedding, or the model is neither causal nor proved to ignore padding.

@@ -56,10 +56,8 @@ def _own_head(decoder: Decoder) -> nn.Linear | None:
 def structure_rows(decoder: Decoder) -> pl.DataFrame:
     """Return what discovery found and proved, part by part, followed by the shares of the parameters.
 
-    Returns:
-        Columns `part`, `module` (its name in the model), `form` (how it adds to the stream, or its formula), `order`
-        (parallel or sequential, for sublayers), `matrices` (number that a recipe can mask), `parameters` and `share` of
-        all parameters. A tied head has no parameters of its own. Norms and learned positions count as `other`.
+    `form` is how a part adds to the stream, or its formula; `matrices` the number that a recipe can mask. A tied head
+    has no parameters of its own. Norms and learned positions count as `other`.
     """
     model = cast(Any, decoder.model)
     names = {module: name for name, module in model.named_modules()}

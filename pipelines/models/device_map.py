@@ -36,12 +36,9 @@ def places_of(layers: nn.ModuleList, limits: Mapping[str, int], dtype: torch.dty
 class Placement:
     """The device map of a model whose layers are in different places, and the offloading of those layers.
 
-    Args:
-        meta: the model on the meta device.
-        layers: number of layers in its config.
-        limits: bytes of layers per device; devices are filled in this order, and other layers stay on disk.
-        dtype: dtype of the weights.
-        device: holds everything outside the layers; layers on disk, or in CPU memory next to a GPU, also compute there.
+    `meta` is the model on the meta device. Devices are filled with layers up to their limits in bytes, in their order;
+    other layers stay on disk. `device` holds everything outside the layers; layers on disk, or in CPU memory next to a
+    GPU, also compute there.
 
     Raises:
         InputError: no list of layers was found.
@@ -75,7 +72,14 @@ class Placement:
         observing products need parameters that stay the same objects.
         """
         vars(model)["placement"] = self  # keeps the scratch directory as long as the model exists
-        weights = _on_disk(model)
+        loaders = (
+            getattr(getattr(each, "weights_map", None), "dataset", None)
+            for hook in (vars(module).get("_hf_hook") for module in model.modules())
+            for each in getattr(hook, "hooks", (hook,))
+        )
+        # The weights that accelerate left on disk; each access reads one.
+        found = (loader for loader in loaders if isinstance(loader, OffloadedWeightsLoader))
+        weights = cast(Mapping[str, torch.Tensor], next(found, {}))
         remove_hook_from_submodules(model)
         for module in model.modules():
             vars(module).pop("forward", None)
@@ -114,17 +118,6 @@ class Placement:
                 setattr(module, key, replaced[parameter])
             for buffer in module.buffers(recurse=False):
                 offload(buffer, offloaded)
-
-
-def _on_disk(model: nn.Module) -> Mapping[str, torch.Tensor]:
-    """Return the weights that accelerate left on disk, by name; each access reads one."""
-    for module in model.modules():
-        hook = vars(module).get("_hf_hook")
-        for each in getattr(hook, "hooks", (hook,)):
-            loader = getattr(getattr(each, "weights_map", None), "dataset", None)
-            if isinstance(loader, OffloadedWeightsLoader):
-                return cast(Mapping[str, torch.Tensor], loader)
-    return {}
 
 
 def _outside(model: nn.Module, stack: str) -> Iterator[str]:

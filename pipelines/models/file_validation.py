@@ -132,59 +132,42 @@ def check_gguf(file: Path) -> None:
     """
     try:
         with open_regular(file) as stream:
-            _GGUFScanner(stream, file.stat().st_size).scan()
+            _scan_gguf(stream, file.stat().st_size)
     except (struct.error, ValueError, OverflowError) as error:
         raise InputError(f"{file}: not a GGUF file, or cut short ({error}); fetch it again") from error
 
 
-class _GGUFScanner:
-    """Scanner that skips through the metadata of a GGUF file without storing it."""
+def _scan_gguf(stream: BinaryIO, size: int) -> None:
+    """Skip through the metadata; the library's reader notices no end of the file, and fills memory with values."""
+    order, values = "<", 0
 
-    def __init__(self, stream: BinaryIO, size: int) -> None:
-        self._stream = stream
-        self._size = size
-        self._order = "<"
-        self._values = 0
+    def number(form: str) -> int:
+        return int(struct.unpack(order + form, stream.read(struct.calcsize(order + form)))[0])
 
-    def scan(self) -> None:
-        """Raise ValueError or struct.error if the file is shorter than its metadata says."""
-        if self._stream.read(4) != b"GGUF":
-            raise ValueError("it does not begin with GGUF")
-        if self._number("I") & 0xFFFF == 0:  # in the wrong byte order a small version appears as 65,536 or more
-            self._order = ">"
-        _, entries = self._number("Q"), self._number("Q")
-        for _ in range(self._count(entries)):
-            self._skip(self._number("Q"))
-            self._skip_value(self._number("I"))
-
-    def _skip_value(self, kind: int) -> None:
-        if kind == _STRING:
-            self._skip(self._number("Q"))
-        elif kind in _SCALARS:
-            self._skip(_SCALARS[kind])
-        elif kind == _ARRAY:
-            of, count = self._number("I"), self._count(self._number("Q"))
-            if of in _SCALARS:
-                self._skip(count * _SCALARS[of])
-            elif of == _STRING:
-                for _ in range(count):
-                    self._skip(self._number("Q"))
-            else:
-                raise ValueError("an array of arrays")
-        else:
-            raise ValueError(f"no value is of type {kind}")
-
-    def _count(self, values: int) -> int:
-        self._values += values
-        if self._values > GGUF_VALUES:
+    def count() -> int:
+        nonlocal values
+        own = number("Q")
+        values += own
+        if values > GGUF_VALUES:
             raise ValueError(f"more than {GGUF_VALUES:,} values of metadata")
-        return values
+        return own
 
-    def _number(self, form: str) -> int:
-        (number,) = struct.unpack(self._order + form, self._stream.read(struct.calcsize(self._order + form)))
-        return int(number)
+    def skip(kind: int, times: int = 1) -> None:
+        for _ in range(times if kind == _STRING else 1):
+            length = number("Q") if kind == _STRING else times * _SCALARS[kind]
+            if length > size - stream.tell():
+                raise ValueError(f"it ends at {size:,} bytes")
+            stream.seek(length, 1)
 
-    def _skip(self, length: int) -> None:
-        if length > self._size - self._stream.tell():
-            raise ValueError(f"it ends at {self._size:,} bytes")
-        self._stream.seek(length, 1)
+    if stream.read(4) != b"GGUF":
+        raise ValueError("it does not begin with GGUF")
+    if number("I") & 0xFFFF == 0:  # in the wrong byte order a small version appears as 65,536 or more
+        order = ">"
+    number("Q")
+    for _ in range(count()):
+        skip(_STRING)
+        is_array = (kind := number("I")) == _ARRAY
+        kind = number("I") if is_array else kind
+        if kind not in {_STRING, *_SCALARS}:
+            raise ValueError("an array of arrays" if kind == _ARRAY else f"no value is of type {kind}")
+        skip(kind, count() if is_array else 1)

@@ -1,8 +1,9 @@
 """Passes of a float32 decoder whose layers compute in float64, with one layer's weights converted at a time."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -37,12 +38,17 @@ def float64_norms(decoder: Decoder) -> Norms | None:
     formulas: dict[object, FinalNorm | None] = {}
     for layer in decoder.layers:
         for module in layer.module.modules():
-            if not _is_plain(module):
+            weight = getattr(module, "weight", None)
+            # Like a norm, it has a vector of weights and no modules inside.
+            if not isinstance(weight, Tensor) or weight.dim() != 1 or any(True for _ in module.children()):
                 continue
             settings = {name: value for name, value in vars(module).items() if isinstance(value, (bool, int, float))}
             kind = type(module), *settings.items(), *((name, each.shape) for name, each in module.named_parameters())
             if kind not in formulas:  # others of this class differ only in their gains, which are read at each call
-                formulas[kind] = _formula(module)
+                try:
+                    formulas[kind] = find_final_norm(module, len(weight))
+                except _UNFIT:
+                    formulas[kind] = None
             if (formula := formulas[kind]) is not None:
                 norms[module] = formula
     tokens = probe_tokens(decoder, 8)
@@ -60,11 +66,8 @@ def in_float64(decoder: Decoder, norms: Norms) -> Iterator[None]:
     """Let the layers compute in float64, with the weights that they have when they run.
 
     A linear module's weight is converted in blocks inside its product, which takes twice as long as in float32. Other
-    parameters of a layer are converted while it runs. Hooks registered inside see float64.
-
-    Args:
-        decoder: with float32 weights on a CPU, dense or with a variant applied.
-        norms: from `float64_norms`.
+    parameters of a layer are converted while it runs. Hooks registered inside see float64. The decoder has float32
+    weights on a CPU; `norms` come from `float64_norms`.
     """
     inside = (module for layer in decoder.layers for module in layer.module.modules())
     with ExitStack() as stack:
@@ -110,9 +113,9 @@ def _exact_forwards(modules: Iterable[nn.Module], norms: Norms) -> Iterator[set[
             if "forward" in vars(module):  # dropping a branch that ends in a norm replaces the norm's forward
                 continue
             if module in norms:
-                stack.enter_context(other_forward(module, _exact(module, norms[module])))
+                stack.enter_context(other_forward(module, partial(_exact, module, norms[module])))
             elif type(module) is nn.Linear:
-                stack.enter_context(other_forward(module, _linear(module)))
+                stack.enter_context(other_forward(module, partial(_linear, module)))
                 converted.add(module.weight)
         yield converted
 
@@ -133,31 +136,11 @@ def cast_floats(value: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401 (any mod
     return {key: cast_floats(each, dtype) for key, each in value.items()} if type(value) is dict else value
 
 
-def _is_plain(module: nn.Module) -> bool:
-    """Return whether a module, like a norm, has a vector of weights and no modules inside."""
-    weight = getattr(module, "weight", None)
-    return isinstance(weight, Tensor) and weight.dim() == 1 and not any(True for _ in module.children())
+def _linear(module: nn.Linear, x: Tensor) -> Tensor:
+    product = product64(x, module.weight)  # read at each call: a variant swaps weights
+    return product if module.bias is None else product + module.bias
 
 
-def _formula(module: nn.Module) -> FinalNorm | None:
-    try:
-        return find_final_norm(module, len(cast(Any, module).weight))
-    except _UNFIT:
-        return None
-
-
-def _linear(module: nn.Linear) -> Callable[[Tensor], Tensor]:
-    def forward(x: Tensor) -> Tensor:
-        product = product64(x, module.weight)  # read at each call: a variant swaps weights
-        return product if module.bias is None else product + module.bias
-
-    return forward
-
-
-def _exact(module: nn.Module, norm: FinalNorm) -> Callable[..., Tensor]:
-    def forward(states: Tensor) -> Tensor:
-        # Weights are read at each call because a variant may change gains.
-        own = cast(Any, module)
-        return replace(norm, weight=own.weight, bias=getattr(own, "bias", None)).exact(states)
-
-    return forward
+def _exact(module: nn.Module, norm: FinalNorm, states: Tensor) -> Tensor:
+    own = cast(Any, module)  # read at each call: a variant may change gains
+    return replace(norm, weight=own.weight, bias=getattr(own, "bias", None)).exact(states)

@@ -14,16 +14,10 @@ from prunescope.pipelines.models.module_calls import Arguments, state_argument, 
 
 @dataclass
 class ModuleIO:
-    """One call of a module. Copies are kept because modules may overwrite their inputs and outputs.
+    """One call of a module, with its number in the run.
 
-    Attributes:
-        order: number of the call in the run.
-        arguments: as they were passed.
-        input: the hidden state among the arguments, by reference.
-        input_copy: its value at the call.
-        output: the returned value, by reference.
-        output_tensor: the first tensor of the output, by reference, or None.
-        output_copy: the value of that tensor at the return.
+    `input` is the hidden state among the arguments, by reference, and `output_tensor` the first tensor of the output.
+    Copies are kept because modules may overwrite their inputs and outputs.
     """
 
     order: int
@@ -43,11 +37,8 @@ class ModuleIO:
 class ForwardRecorder:
     """Recorder of the calls of all modules of a model, in passes with the hooks of `watch`.
 
-    Attributes:
-        calls: calls per module, in order.
-        names: names of all modules.
-        numbers: numbers in the model's config, which a multiplier or scale may equal.
-        rounding: for each module that was called once, how far rounding within its layer moves its output.
+    `numbers` are those in the model's config, which a multiplier or scale may equal. `rounding` says, for each module
+    that was called once, how far rounding within its layer moves its output.
     """
 
     def __init__(self, model: nn.Module) -> None:

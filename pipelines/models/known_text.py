@@ -46,8 +46,7 @@ class KnownText:
     def differing(self, passes: Iterable[Pass]) -> str | None:
         """Return the name of the first sublayer that adds something else in another reading, or None.
 
-        Args:
-            passes: the reading, which may omit the end of the text. Other rows may hold anything.
+        The reading may omit the end of the text. Other rows may hold anything.
         """
         found = self._read(passes)
         differing = (each for each in self._decoder.sublayers if not self.is_known(each.label, found[each.label]))

@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +24,6 @@ from prunescope.pipelines.models.module_calls import call_with_state, first_tens
 from prunescope.pipelines.models.sublayer import (
     Branch,
     Kind,
-    Observe,
     Sublayer,
     SublayerCall,
     has_matrix,
@@ -34,12 +35,9 @@ from prunescope.pipelines.models.weight_offload import on_device
 
 @dataclass(frozen=True)
 class _Source:
-    """A module whose output may be added to the stream.
+    """A module whose output may be added to the stream, with chain and residual as in `Branch`.
 
-    Attributes:
-        chain: the modules up to this one, as in `Branch`.
-        added: its contribution with multiplier 1, over the probe tokens.
-        residual: as in `Branch`.
+    `added` is its contribution with multiplier 1, over the probe tokens.
     """
 
     chain: tuple[nn.Module, ...]
@@ -48,14 +46,10 @@ class _Source:
 
 
 def find_layer(index: int, module: nn.Module, run: ForwardRecorder, *, may_norm_stream: bool = False) -> Layer:
-    """Find one layer's sublayers and prove them.
+    """Find one layer's sublayers and prove them, from the probe `run`.
 
-    Args:
-        index: the layer's number.
-        module: the layer.
-        run: the probe.
-        may_norm_stream: whether to accept post-norm layers, whose norms produce the next stream. Their contributions
-            are exact only to the rounding of a stream, which is too coarse for traces.
+    `may_norm_stream` accepts post-norm layers, whose norms produce the next stream. Their contributions are exact only
+    to the rounding of a stream, which is too coarse for traces.
 
     Raises:
         InputError: names the layer, or the module in it, and what could not be proved.
@@ -175,14 +169,26 @@ def _prove_sum(layer: nn.Module, mixers: list[nn.Module], run: ForwardRecorder) 
             unused = {mixer for mixer, source in zip(mixers, choice, strict=True) if source is None}
             if not used or not unused <= feeding or feeding & {source.chain[-1] for source in used}:
                 continue
-            for factors in _factors(total, stream, used, known) if with_multipliers else [[1.0] * len(used)]:
+            added = [source.added for source in used]
+            estimates = (multipliers(total, stream, added, numbers) for numbers in (known, set[float]()))
+            for factors in filter(None, estimates) if with_multipliers else [[1.0] * len(used)]:
                 scaled = [source.added * factor for source, factor in zip(used, factors, strict=True)]
                 if is_sum(total, [stream, *scaled]):
                     return [
                         Branch(source.chain, factor, source.residual)
                         for source, factor in zip(used, factors, strict=True)
                     ]
-    raise InputError(_why_no_sum(layer, total, mixers, run))
+    for child in _children(layer, run):
+        if not has_matrix(child) and is_same(run.call_of(child).result, total, run.rounding.get(child, 0.0)):
+            raise InputError(
+                f"{run.names[layer]}: {run.names[child]} norms the stream itself (post-norm), "
+                "so there is no stream in which contributions add up; refused"
+            )
+    returned = ", ".join(run.names[mixer] for mixer in mixers)
+    raise InputError(
+        f"{run.names[layer]}: the stream plus constant multiples of what {returned} return does not rebuild its "
+        "output; refused"
+    )
 
 
 def _post_norm_branches(layer: nn.Module, run: ForwardRecorder) -> list[Branch] | None:
@@ -218,26 +224,6 @@ def _chain_from(
     return chain or None
 
 
-def _factors(total: Tensor, stream: Tensor, used: list[_Source], known: set[float]) -> list[list[float]]:
-    added = [source.added for source in used]
-    estimates = [multipliers(total, stream, added, known), multipliers(total, stream, added, set())]
-    return [estimate for estimate in estimates if estimate is not None]
-
-
-def _why_no_sum(layer: nn.Module, total: Tensor, mixers: list[nn.Module], run: ForwardRecorder) -> str:
-    for child in _children(layer, run):
-        if not has_matrix(child) and is_same(run.call_of(child).result, total, run.rounding.get(child, 0.0)):
-            return (
-                f"{run.names[layer]}: {run.names[child]} norms the stream itself (post-norm), "
-                "so there is no stream in which contributions add up; refused"
-            )
-    returned = ", ".join(run.names[mixer] for mixer in mixers)
-    return (
-        f"{run.names[layer]}: the stream plus constant multiples of what {returned} return does not rebuild its "
-        "output; refused"
-    )
-
-
 def _mixes_positions(branch: Branch, run: ForwardRecorder) -> bool:
     """Return whether the output at the last position depends on other tokens, as in attention but not in an MLP."""
     call = run.call_of(branch.chain[0])
@@ -270,6 +256,14 @@ def _require_same(again: Tensor, truth: Tensor, name: str, rounding: float) -> N
         )
 
 
+class _Run(NamedTuple):
+    """A repeated run of a layer: its output, and its sublayers' contributions and calls."""
+
+    output: Tensor
+    added: dict[str, Tensor]
+    calls: dict[str, SublayerCall]
+
+
 def _prove_runs(module: nn.Module, attn: Sublayer, mlp: Sublayer, probe: ForwardRecorder) -> bool:
     """Run the layer again, whole and without sublayers, and return whether it is parallel.
 
@@ -282,21 +276,25 @@ def _prove_runs(module: nn.Module, attn: Sublayer, mlp: Sublayer, probe: Forward
     call, name = probe.call_of(module), probe.names[module]
 
     def run(*dropped: Sublayer, shift: Tensor | None = None) -> _Run:
-        result = _Run()
+        added, calls = dict[str, Tensor](), {each.label: list[SublayerCall]() for each in (attn, mlp)}
+
+        def observe(label: str, value: Tensor) -> Tensor | None:
+            added[label] = value
+            return None if shift is None or label == mlp.label else value + shift
+
         with ExitStack() as stack:
             for sublayer in dropped:
                 stack.enter_context(sublayer.dropped())
             for sublayer in (attn, mlp):
-                observe = result.observer(sublayer, shift if sublayer is attn else None)
-                stack.enter_context(hooks(*sublayer.watch(observe)))
-                stack.enter_context(hooks(*sublayer.record_calls(result.calls.setdefault(sublayer.label, []))))
+                stack.enter_context(hooks(*sublayer.watch(partial(observe, sublayer.label))))
+                stack.enter_context(hooks(*sublayer.record_calls(calls[sublayer.label])))
             args, kwargs = call.arguments
-            result.output = first_tensor(module(*args, **kwargs))
-        return result
+            output = first_tensor(module(*args, **kwargs))
+        return _Run(output, added, {label: own[0] for label, own in calls.items()})
 
     whole = run()
     for sublayer in (attn, mlp):
-        again, added = sublayer.recompute(whole.calls[sublayer.label][0]), whole.added[sublayer.label]
+        again, added = sublayer.recompute(whole.calls[sublayer.label]), whole.added[sublayer.label]
         _require_same(again, added, sublayer.name, _rounding(sublayer.parts, probe))
     if not is_sum(call.result, [call.input_copy, *whole.added.values()]):
         raise InputError(f"{name}: called again on the same stream it returns something else; refused")
@@ -305,25 +303,5 @@ def _prove_runs(module: nn.Module, attn: Sublayer, mlp: Sublayer, probe: Forward
     if not torch.equal(run(attn, mlp).output, call.input_copy):
         raise InputError(f"{name}: without its sublayers it still changes the stream; refused")
     # A shift as large as the stream changes the input of every module that reads attention's contribution.
-    shifted = run(shift=call.input_copy)
-    return torch.equal(shifted.input_of(mlp), whole.input_of(mlp))
-
-
-class _Run:
-    """A repeated run of a layer: its output, and its sublayers' contributions and calls."""
-
-    def __init__(self) -> None:
-        self.added: dict[str, Tensor] = {}
-        self.calls: dict[str, list[SublayerCall]] = {}
-        self.output = torch.empty(0)
-
-    def observer(self, sublayer: Sublayer, shift: Tensor | None) -> Observe:
-        def observe(value: Tensor) -> Tensor | None:
-            self.added[sublayer.label] = value
-            return None if shift is None else value + shift
-
-        return observe
-
-    def input_of(self, sublayer: Sublayer) -> Tensor:
-        """Return the state on which the sublayer's first module was called."""
-        return stream_of(*self.calls[sublayer.label][0].parts[0])
+    inputs = (each.calls[mlp.label].parts[0] for each in (run(shift=call.input_copy), whole))
+    return torch.equal(*(stream_of(*arguments) for arguments in inputs))

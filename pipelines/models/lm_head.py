@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any, cast
 
 import torch
@@ -27,16 +28,18 @@ class LMHead:
 
 
 def find_lm_head(model: nn.Module, probe: Tensor, logits: Tensor, last: nn.Module, run: ForwardRecorder) -> LMHead:
-    """Find and prove everything after the last layer, from the model's logits on the recorded tokens `probe`.
-
-    Raises:
-        InputError: names the module and what could not be proved.
-    """
+    """Find and prove everything after the last layer, from the logits on the tokens `probe`; InputError if it fails."""
     module = cast(Any, model).get_output_embeddings()
     if not isinstance(module, nn.Linear):
         raise InputError(f"{type(model).__name__}: the LM head is not one linear module; refused")
-    trunk = _trunk(model, run)
-    trunk_output = run.calls[trunk][0].output
+    outputs = [
+        (calls[0].order, below, calls[0].output)
+        for below, calls in run.calls.items()
+        if below is not model and isinstance(getattr(calls[0].output, "last_hidden_state", None), Tensor)
+    ]
+    if not outputs:
+        raise InputError(f"{type(model).__name__}: no part of it returns its last states; is it a decoder?")
+    _, trunk, trunk_output = min(outputs, key=itemgetter(0))  # the outermost module is called first
     stream, states = run.call_of(last).result, trunk_output.last_hidden_state
     final, norm = _final_norm(stream, states, module, last, run)
     # Separate views, because weights that are swapped into a tied embedding must not reach the head.
@@ -59,18 +62,6 @@ def find_lm_head(model: nn.Module, probe: Tensor, logits: Tensor, last: nn.Modul
             f"{run.names[final]}, {run.names[module]}: norm and head do not rebuild the logits ({error:.1e}); refused"
         )
     return LMHead(trunk, final, head)
-
-
-def _trunk(model: nn.Module, run: ForwardRecorder) -> nn.Module:
-    """Return the outermost module below the model that returns last states, which is the first such module called."""
-    candidates = [
-        (calls[0].order, module)
-        for module, calls in run.calls.items()
-        if module is not model and isinstance(getattr(calls[0].output, "last_hidden_state", None), Tensor)
-    ]
-    if not candidates:
-        raise InputError(f"{type(model).__name__}: no part of it returns its last states; is it a decoder?")
-    return min(candidates, key=lambda candidate: candidate[0])[1]
 
 
 def _final_norm(

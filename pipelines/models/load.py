@@ -27,11 +27,7 @@ _WEIGHT_SHARE = 0.9
 
 
 def check_device(device: str, memory: Mapping[str, int] | None = None) -> None:
-    """Refuse a study's `device` and `memory` if torch does not see the named devices.
-
-    Raises:
-        InputError: names the key and the fix.
-    """
+    """Raise an InputError if torch does not see the devices of a study's `device` and `memory`."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     for key, name in (("device", device), *(("memory", name) for name in memory or ())):
         if not name.startswith("cuda"):
@@ -43,10 +39,7 @@ def check_device(device: str, memory: Mapping[str, int] | None = None) -> None:
 
 
 def enough_memory(folder: Path, dtype: torch.dtype, device: str) -> dict[str, int] | None:
-    """Check that a model's weights fit into the free memory of a study's `device`.
-
-    Returns:
-        None if they fit on one device; limits per GPU if they fit only on all GPUs and `device` is auto.
+    """Return limits per GPU if a model fits only on all GPUs and `device` is auto; None if it fits on one device.
 
     Raises:
         InputError: they do not fit; names the settings that help.
@@ -60,7 +53,12 @@ def enough_memory(folder: Path, dtype: torch.dtype, device: str) -> dict[str, in
     if total and needed <= _WEIGHT_SHARE * total:
         limits = {name: round(_WEIGHT_SHARE * (available_bytes(name) or 0)) for name in names}
         # The first device also holds the embedding and the head.
-        limits[chosen] = max(0, limits[chosen] - _outside_layers(folder) * dtype.itemsize)
+        with library_errors(folder):
+            config, meta = _meta(folder, dtype)
+        stack = layer_stack(meta, int(config.get_text_config().num_hidden_layers))
+        inside = 0 if stack is None else sum(parameter.numel() for parameter in stack.parameters())
+        outside = sum(parameter.numel() for parameter in meta.parameters()) - inside
+        limits[chosen] = max(0, limits[chosen] - outside * dtype.itemsize)
         return limits
     type_name = str(dtype).removeprefix("torch.")
     raise InputError(
@@ -75,12 +73,9 @@ def load_decoder(
 ) -> Decoder:
     """Load a folder of safetensors and prove its structure.
 
-    Args:
-        folder: the model's folder.
-        dtype: of its weights.
-        device: on which it computes; `auto` is the first GPU, or all GPUs if it is too small, or the CPU without a GPU.
-        memory: bytes of layers per device; layers beyond these limits are read from disk whenever they run. None puts
-            all layers on the device.
+    The device `auto` is the first GPU, or all GPUs if it is too small, or the CPU without a GPU. `memory` has bytes of
+    layers per device; layers beyond these limits are read from disk whenever they run. None puts all layers on the
+    device.
 
     Raises:
         InputError: the architecture is unknown or not a decoder, a part of it could not be proved, or its weights
@@ -114,9 +109,8 @@ def load_model(
             f"{folder}: the weights of {missing[0]} are missing or of another shape; fetch the model again"
         )
     with library_errors(folder):
-        added = set(
-            tokenizer.get_added_vocab().values()
-        )  # beyond the embedding in Gemma 3; refused if a text contains one
+        # Added tokens are beyond the embedding in Gemma 3; they are refused if a text contains one.
+        added = set(tokenizer.get_added_vocab().values())
         last = max((token for token in tokenizer.get_vocab().values() if token not in added), default=0)
         rows = int(cast(Any, model).get_input_embeddings().weight.shape[0])
     if last >= rows:
@@ -139,7 +133,12 @@ def open_folder(
     # Unless `trust_remote_code` is set, transformers asks at the terminal.
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     config, meta = _meta(folder, dtype)
-    _require_weights(folder, meta)
+    needed, held = sum(parameter.numel() for parameter in meta.parameters()), count_weights(folder)
+    if needed > _MAX_PACKED * held:  # transformers would fill memory with random numbers
+        raise InputError(
+            f"{folder / 'config.json'}: asks for {needed:,} weights, and the folder's files hold {held:,}; fetch the "
+            "model again"
+        )
     placement = None
     if memory is not None:
         placement = Placement(meta, int(config.get_text_config().num_hidden_layers), memory, dtype, device)
@@ -159,25 +158,3 @@ def _meta(folder: Path, dtype: torch.dtype) -> tuple[Any, nn.Module]:
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
         return config, auto_class(config).from_config(config, dtype=dtype)
-
-
-def _outside_layers(folder: Path) -> int:
-    with library_errors(folder):
-        config, meta = _meta(folder, torch.float32)
-    stack = layer_stack(meta, int(config.get_text_config().num_hidden_layers))
-    layers = 0 if stack is None else sum(parameter.numel() for parameter in stack.parameters())
-    return sum(parameter.numel() for parameter in meta.parameters()) - layers
-
-
-def _require_weights(folder: Path, meta: nn.Module) -> None:
-    """Refuse a config that asks for many more weights than the folder holds, because transformers would fill memory.
-
-    Raises:
-        InputError: names both counts.
-    """
-    needed, held = sum(parameter.numel() for parameter in meta.parameters()), count_weights(folder)
-    if needed > _MAX_PACKED * held:
-        raise InputError(
-            f"{folder / 'config.json'}: asks for {needed:,} weights, and the folder's files hold {held:,}; fetch the "
-            "model again"
-        )

@@ -16,20 +16,15 @@ from transformers.utils import logging as transformers_logging
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.models.config_validation import check_config
-from prunescope.pipelines.models.context_length import context_length
 from prunescope.pipelines.models.file_validation import TOKENIZER_FILES, check_gguf, library_errors
 from prunescope.pipelines.models.weight_matrices import CONVOLUTIONS
 
 
 @dataclass(frozen=True)
 class MetaModel:
-    """Config, tokenizer and modules on the meta device.
+    """Config of the text decoder, tokenizer and modules on the meta device, with empty parameters.
 
-    Attributes:
-        config: the text decoder's config.
-        tokenizer: the model's own, or None if it is absent, as in a plan from a config alone.
-        module: the model with empty parameters.
-        context_length: in tokens.
+    The tokenizer is None if it is absent, as in a plan from a config alone. The context length is in tokens.
     """
 
     config: Any
@@ -80,12 +75,18 @@ class Shape:
 
 
 def auto_class(config: Any) -> Any:  # noqa: ANN401 (transformers' own)
-    """Return transformers' auto class for a checkpoint: with an LM head unless its config names a model without one.
-
-    Encoders and embedding models are published without a head.
-    """
+    """Return transformers' auto class for a checkpoint: with an LM head unless its config names a model without one."""
     bare = MODEL_MAPPING_NAMES.get(config.model_type)
     return AutoModel if bare is not None and (config.architectures or [None])[0] == bare else AutoModelForCausalLM
+
+
+def context_length(config: Any, tokenizer: Any) -> int:  # noqa: ANN401 (the config of any architecture)
+    """Return the longest sequence that a model was made for, in tokens; without a limit the largest 32-bit number."""
+    for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+        if getattr(config, key, None):
+            return int(getattr(config, key))
+    # A tokenizer without a limit has a model_max_length of about 1e30.
+    return min(int(tokenizer.model_max_length), 2**31 - 1)
 
 
 def load_meta_model(path: Path) -> MetaModel:
@@ -114,11 +115,7 @@ def load_meta_model(path: Path) -> MetaModel:
 
 
 def shape_of(model: MetaModel) -> Shape:
-    """Return the sizes of a model.
-
-    Raises:
-        InputError: it has no list of as many layers as its config states.
-    """
+    """Return the sizes of a model; InputError if it has no list of as many layers as its config states."""
     config = model.config
     stack = layer_stack(model.module, int(config.num_hidden_layers))
     embedding: torch.Tensor = model.module.get_input_embeddings().weight  # type: ignore[operator]

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.metrics.rounding import distance, is_same, other_rounding
-from prunescope.pipelines.models.context_length import context_length
-from prunescope.pipelines.models.decoder import Decoder, Layer
+from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.file_validation import library_errors
 from prunescope.pipelines.models.forward_probe import ForwardRecorder
 from prunescope.pipelines.models.known_text import WHOLE, KnownText, Pass
 from prunescope.pipelines.models.layer_discovery import find_layer
 from prunescope.pipelines.models.lm_head import find_lm_head
+from prunescope.pipelines.models.meta_model import context_length
 from prunescope.pipelines.models.module_calls import first_tensor, hooks, without_cache
 from prunescope.pipelines.models.skipping import SkipPlan, find_skips
 from prunescope.pipelines.models.sublayer import SublayerCall, has_matrix
@@ -67,11 +67,15 @@ def _discovered(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # n
         model(input_ids=probe, **without_cache(model))
     config = typed.config
     layers = tuple(find_layer(index, module, run, may_norm_stream=not has_head) for index, module in enumerate(stack))
-    _require_own_weights(layers)
+    owners: dict[int, str] = {}
+    for sublayer in (sublayer for layer in layers for sublayer in layer.sublayers):
+        for name, matrix in sublayer.matrices.items():
+            if (owner := owners.setdefault(id(matrix.parameter), sublayer.name)) != sublayer.name:
+                raise InputError(f"{name}: shares its weight with {owner}; one cannot change alone; refused")
     output = find_lm_head(model, probe, first_tensor(result.logits), stack[-1], run) if has_head else None
 
-    owners = (getattr(model, "generation_config", None), config, tokenizer)
-    ends = [getattr(owner, "eos_token_id", None) for owner in owners]
+    sources = (getattr(model, "generation_config", None), config, tokenizer)
+    ends = [getattr(source, "eos_token_id", None) for source in sources]
     flat = [end for group in ends for end in (group if isinstance(group, list) else [group]) if end is not None]
     decoder = Decoder(
         model=model,
@@ -91,9 +95,16 @@ def _discovered(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # n
     states = run.calls[decoder.trunk][0].output.last_hidden_state
     with other_rounding(model):
         decoder = replace(decoder, rounding=distance(decoder.hidden(probe), states))
-    _require_deterministic(decoder, decoder.hidden(probe), states)
+    if not is_same(again := decoder.hidden(probe), states, decoder.rounding):
+        raise InputError(
+            f"{type(model).__name__}: two runs on the same tokens differ by {distance(again, states):.1e} of their "
+            "length; a model that draws random numbers is refused"
+        )
     decoder = replace(decoder, cache_refusal=_cache_refusal(decoder, probe, known))
-    decoder = replace(decoder, is_causal=_is_causal(decoder, probe, known))
+    other = probe.clone()
+    other[:, -1] = (other[:, -1] + 1) % vocabulary
+    is_causal = known.differing([(partial(decoder.hidden, other), slice(-1))]) is None
+    decoder = replace(decoder, is_causal=is_causal)
     can_pad = _can_pad_left if decoder.is_causal else _can_pad_right
     decoder = replace(decoder, can_pad=can_pad(decoder, probe, known))
     return replace(decoder, skips=_skips(decoder, probe, run))
@@ -131,30 +142,6 @@ def _layer_stack(model: nn.Module, run: ForwardRecorder) -> nn.ModuleList:
                 "without one residual stream through all layers it is refused"
             )
     return stack
-
-
-def _require_own_weights(layers: tuple[Layer, ...]) -> None:
-    owners: dict[int, str] = {}
-    for layer in layers:
-        for sublayer in layer.sublayers:
-            for name, matrix in sublayer.matrices.items():
-                owner = owners.setdefault(id(matrix.parameter), sublayer.name)
-                if owner != sublayer.name:
-                    raise InputError(f"{name}: shares its weight with {owner}; one cannot change alone; refused")
-
-
-def _require_deterministic(decoder: Decoder, states: Tensor, first: Tensor) -> None:
-    if not is_same(states, first, decoder.rounding):
-        raise InputError(
-            f"{type(decoder.model).__name__}: two runs on the same tokens differ by {distance(states, first):.1e} of "
-            "their length; a model that draws random numbers is refused"
-        )
-
-
-def _is_causal(decoder: Decoder, probe: Tensor, known: KnownText) -> bool:
-    other = probe.clone()
-    other[:, -1] = (other[:, -1] + 1) % decoder.vocabulary
-    return known.differing([(partial(decoder.hidden, other), slice(-1))]) is None
 
 
 def _cache_refusal(decoder: Decoder, probe: Tensor, known: KnownText) -> str | None:

@@ -1,8 +1,9 @@
 """Access to calls of modules with unknown signatures (state, first output, cache), and temporary hooks and forwards."""
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -71,6 +72,15 @@ def without_cache(model: nn.Module) -> dict[str, Any]:
 
 
 @contextmanager
+def entered(contexts: Iterable[AbstractContextManager[object]]) -> Iterator[None]:
+    """Enter contexts one after the other, each made only then, and leave them in reverse order."""
+    with ExitStack() as stack:
+        for context in contexts:
+            stack.enter_context(context)
+        yield
+
+
+@contextmanager
 def hooks(*handles: RemovableHandle) -> Iterator[None]:
     """Remove hooks at the end of the context, also after an error."""
     try:
@@ -94,23 +104,19 @@ def other_forward(module: nn.Module, forward: Callable[..., object]) -> Iterator
             cast(Any, module).forward = before
 
 
-@contextmanager
-def quick_linears(model: nn.Module) -> Iterator[None]:
+def quick_linears(model: nn.Module) -> AbstractContextManager[None]:
     """Temporarily make all float32 linear modules of the model use `cpu_matmul.product`.
 
     Weights are read at every call, so swapped ones are used. Modules of a subclass or another dtype, and those whose
     forward is already replaced, stay unchanged.
     """
-    with ExitStack() as stack:
-        for module in model.modules():
-            if type(module) is nn.Linear and module.weight.dtype == torch.float32 and "forward" not in vars(module):
-                stack.enter_context(other_forward(module, _quick_forward(module)))
-        yield
+    return entered(
+        other_forward(module, partial(_quick_forward, module))
+        for module in model.modules()
+        if type(module) is nn.Linear and module.weight.dtype == torch.float32 and "forward" not in vars(module)
+    )
 
 
-def _quick_forward(module: nn.Linear) -> Callable[[Tensor], Tensor]:
-    def forward(x: Tensor) -> Tensor:
-        # `product` checks for a CPU at each call, because offloaded weights move to their device only then.
-        return product(x, module.weight, module.bias)
-
-    return forward
+def _quick_forward(module: nn.Linear, x: Tensor) -> Tensor:
+    # `product` checks for a CPU at each call, because offloaded weights move to their device only then.
+    return product(x, module.weight, module.bias)

@@ -3,9 +3,10 @@
 If hooks need every module's call, use `Sublayer.dropped` instead.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,9 +22,8 @@ from prunescope.pipelines.models.sublayer import Branch, Sublayer, has_matrix, w
 class SkipPlan:
     """Facts about modules that are needed to skip them.
 
-    Attributes:
-        lengths: number of values that each module returns; None if it returns a tensor.
-        norms: by a sublayer's label, the norm before it that no other module reads.
+    `lengths` is the number of values that each module returns; None if it returns a tensor. `norms` has, by a
+    sublayer's label, the norm before it that no other module reads.
     """
 
     lengths: Mapping[nn.Module, int | None]
@@ -39,37 +39,29 @@ class SkipPlan:
             for host, skipped in by_layer.items():
                 for sublayer in skipped:
                     if sublayer.kind == "attn":
-                        growing = host.register_forward_pre_hook(_growing(sublayer.layer), with_kwargs=True)
+                        growing = host.register_forward_pre_hook(partial(_grow, sublayer.layer), with_kwargs=True)
                         stack.enter_context(hooks(growing))
                 is_whole = len(skipped) == 2
-                for module in [host] if is_whole else self._passed_through(skipped[0]):
-                    stack.enter_context(other_forward(module, self._identity(module)))
+                # The norm before a single sublayer and all but the first module of each branch pass values through.
+                through = [host]
+                if not is_whole:
+                    norm = self.norms.get(skipped[0].label)
+                    through = [] if norm is None else [norm]
+                    through += [module for part in skipped[0].parts for module in part.chain[1:]]
+                for module in through:
+                    stack.enter_context(other_forward(module, partial(self._identity, module)))
                 for part in () if is_whole else skipped[0].parts:
-                    stack.enter_context(other_forward(part.chain[0], self._no_contribution(part)))
+                    stack.enter_context(other_forward(part.chain[0], partial(self._no_contribution, part)))
             yield
 
-    def _passed_through(self, sublayer: Sublayer) -> Iterator[nn.Module]:
-        """Yield the modules that become the identity: the norm before, and all but the first of each branch."""
-        if sublayer.label in self.norms:
-            yield self.norms[sublayer.label]
-        for part in sublayer.parts:
-            yield from part.chain[1:]
+    def _identity(self, module: nn.Module, *args: Any, **kwargs: Any) -> object:  # noqa: ANN401 (any signature)
+        return self._in_form_of(module, stream_of(args, kwargs))
 
-    def _identity(self, module: nn.Module) -> Callable[..., object]:
-        def forward(*args: Any, **kwargs: Any) -> object:  # noqa: ANN401 (any module's signature)
-            return self._in_form_of(module, stream_of(args, kwargs))
-
-        return forward
-
-    def _no_contribution(self, part: Branch) -> Callable[..., object]:
-        """Return a forward that gives zeros, or the stream itself if the module adds it."""
-
-        def forward(*args: Any, **kwargs: Any) -> object:  # noqa: ANN401 (any module's signature)
-            if part.residual is not None:
-                return self._in_form_of(part.chain[0], without_residual((args, kwargs), part.residual)[1])
-            return self._in_form_of(part.chain[0], torch.zeros_like(stream_of(args, kwargs)))
-
-        return forward
+    def _no_contribution(self, part: Branch, *args: Any, **kwargs: Any) -> object:  # noqa: ANN401 (any signature)
+        """Return zeros, or the stream itself if the module adds it."""
+        if part.residual is not None:
+            return self._in_form_of(part.chain[0], without_residual((args, kwargs), part.residual)[1])
+        return self._in_form_of(part.chain[0], torch.zeros_like(stream_of(args, kwargs)))
 
     def _in_form_of(self, module: nn.Module, value: Tensor) -> object:
         length = self.lengths[module]
@@ -103,19 +95,15 @@ def _norm_before(sublayer: Sublayer, run: ForwardRecorder) -> nn.Module | None:
     return None
 
 
-def _growing(layer: int) -> Callable[..., None]:
-    """Return a hook that extends a layer's cache by the new tokens, with one number for each."""
-
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
-        cache = next((value for value in (*args, *kwargs.values()) if isinstance(value, Cache)), None)
-        if cache is None:
-            return
-        own = cache.layers[layer] if layer < len(cache.layers) else None
-        if own is None or isinstance(own, CacheLayerMixin):  # caches made without a config add their layers in `update`
-            batch, tokens = stream_of(args, kwargs).shape[:2]
-            zeros = stream_of(args, kwargs).new_zeros(batch, 1, tokens, 1)
-            cache.update(zeros, zeros, layer)
-        if isinstance(own, LinearAttentionCacheLayerMixin):
-            own.has_previous_state = dict.fromkeys(own.has_previous_state, True)
-
-    return hook
+def _grow(layer: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Extend a layer's cache by the new tokens, with one number for each."""
+    cache = next((value for value in (*args, *kwargs.values()) if isinstance(value, Cache)), None)
+    if cache is None:
+        return
+    own = cache.layers[layer] if layer < len(cache.layers) else None
+    if own is None or isinstance(own, CacheLayerMixin):  # caches made without a config add their layers in `update`
+        batch, tokens = stream_of(args, kwargs).shape[:2]
+        zeros = stream_of(args, kwargs).new_zeros(batch, 1, tokens, 1)
+        cache.update(zeros, zeros, layer)
+    if isinstance(own, LinearAttentionCacheLayerMixin):
+        own.has_previous_state = dict.fromkeys(own.has_previous_state, True)

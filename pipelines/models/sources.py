@@ -43,12 +43,9 @@ _TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat1
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """Content hashes of a model's weights and tokenizer.
+    """SHA-256 over names and contents of a model's config and weight files, and of its tokenizer's files.
 
-    Attributes:
-        weight_hash: SHA-256 over names and contents of the config and weight files.
-        tokenizer_hash: SHA-256 over names and contents of the tokenizer's files.
-        weight_bytes: total size of the weight files.
+    `weight_bytes` is the total size of the weight files.
     """
 
     weight_hash: str
@@ -57,13 +54,10 @@ class ModelIdentity:
 
 
 def locate(source: str, cache: Path, progress: Progress = SILENT) -> Path:
-    """Return the folder that holds a model as safetensors; fetch or convert the model if needed.
+    """Return the folder that holds a model as safetensors; fetch or convert the model into the cache if needed.
 
-    Args:
-        source: `embedded:NAME`, `embedded` (SmolLM2-135M-Instruct), `embedded-encoder` (all-MiniLM-L6-v2), a folder,
-            a GGUF file, or a hub id `org/name[@revision]`.
-        cache: folder for fetched and converted models.
-        progress: of fetching and converting.
+    A source is `embedded:NAME`, `embedded` (SmolLM2-135M-Instruct), `embedded-encoder` (all-MiniLM-L6-v2), a folder, a
+    GGUF file, or a hub id `org/name[@revision]`.
 
     Raises:
         InputError: the model does not exist, is cut short, is a pickle, or needs custom code.
@@ -90,12 +84,9 @@ def is_hub_id(source: str) -> bool:
 
 
 def locate_config(source: str, cache: Path, progress: Progress = SILENT) -> tuple[Path, bool]:
-    """Return the path of a model's config and tokenizer, and whether all of its weights are there, too.
+    """Return the folder or unconverted GGUF file of a model's config and tokenizer, and whether all weights are there.
 
     Nothing is converted, and weights are fetched only for the embedded models. Arguments are those of `locate`.
-
-    Returns:
-        A folder, or a GGUF file that is not yet converted.
 
     Raises:
         InputError: the model does not exist, is a pickle, or needs custom code.
@@ -127,9 +118,7 @@ def shipped_outline(source: str) -> Path | None:
 def check_folder(folder: Path, *, whole: bool = True) -> list[Path]:
     """Check that a folder can be loaded safely, and return its weight files.
 
-    Args:
-        folder: config and weights.
-        whole: whether to refuse missing and truncated weight files.
+    `whole` refuses missing and truncated weight files.
 
     Raises:
         InputError: a file is missing, cut short or a pickle, or the config needs custom code.
@@ -155,8 +144,13 @@ def check_folder(folder: Path, *, whole: bool = True) -> list[Path]:
             )
         if whole:
             raise InputError(f"{folder}: holds no .safetensors file")
-    names = _indexed_names(folder / "model.safetensors.index.json")
-    if names is not None:
+    index_file = folder / "model.safetensors.index.json"
+    if index_file.exists():
+        try:
+            index: Any = read_description(index_file)
+            names = {str(name) for name in index["weight_map"].values()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{index_file}: cannot be read as an index of weights; fetch the model again") from error
         missing = sorted(names - {file.name for file in weights})
         if missing and whole:
             raise InputError(f"{folder / missing[0]}: named by the index but missing; fetch the model again")
@@ -164,16 +158,6 @@ def check_folder(folder: Path, *, whole: bool = True) -> list[Path]:
     for file in weights if whole else ():
         check_safetensors(file)
     return weights
-
-
-def _indexed_names(index_file: Path) -> set[str] | None:
-    if not index_file.exists():
-        return None
-    try:
-        index: Any = read_description(index_file)
-        return {str(name) for name in index["weight_map"].values()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{index_file}: cannot be read as an index of weights; fetch the model again") from error
 
 
 def identify(folder: Path, cache: Path) -> ModelIdentity:
@@ -187,11 +171,7 @@ def identify(folder: Path, cache: Path) -> ModelIdentity:
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
-    """Return the files of a model's tokenizer.
-
-    Raises:
-        InputError: it has none.
-    """
+    """Return the files of a model's tokenizer; InputError if it has none."""
     files = [folder / name for name in TOKENIZER_FILES if (folder / name).exists()]
     if not files:
         raise InputError(f"{folder}: holds no tokenizer (tokenizer.json or the like)")
@@ -199,11 +179,7 @@ def tokenizer_files(folder: Path) -> list[Path]:
 
 
 def source_hash(source: str, cache: Path) -> str:
-    """Return the content hash of a source's weights; a GGUF file is hashed without conversion.
-
-    Raises:
-        InputError: as in `locate`.
-    """
+    """Return the content hash of a source's weights, of a GGUF file without conversion; errors as in `locate`."""
     path = local_path(source, "model")
     if path.is_file() and path.suffix == ".gguf":
         return file_hash(path, cache)
@@ -212,19 +188,14 @@ def source_hash(source: str, cache: Path) -> str:
 
 def count_weights(folder: Path) -> int:
     """Return the number of weights in the checked weight files of a folder."""
-    return _stored_weights(folder).total()
+    return stored_weights(folder).total()
 
 
 def weight_format(source: str, folder: Path) -> str:
-    """Return the number formats in which a checkpoint stores its weights; loading may convert them.
+    """Return the number formats in which a source, located at a folder, stores its weights; loading may convert them.
 
-    Args:
-        source: as in `locate`.
-        folder: the located model.
-
-    Returns:
-        Such as `bfloat16`, or `Q4_1: 79 % Q4_1, 21 % Q8_0`: a GGUF file's name for its mixture, and the shares of the
-        formats that hold at least half a percent of the weights.
+    The result is such as `bfloat16`, or `Q4_1: 79 % Q4_1, 21 % Q8_0`: a GGUF file's name for its mixture, and the
+    shares of the formats that hold at least half a percent of the weights.
     """
     if (model := embedded_model(source)) is not None and model.weight_format:
         return model.weight_format
@@ -239,13 +210,13 @@ def weight_format(source: str, folder: Path) -> str:
         for tensor in reader.tensors:
             counts[tensor.tensor_type.name] += int(tensor.n_elements)
     else:
-        counts = _stored_weights(folder)
+        counts = stored_weights(folder)
     shares = {kind: count / counts.total() for kind, count in counts.most_common()}
     mixture = ", ".join(f"{100 * share:.0f} % {kind}" for kind, share in shares.items() if share >= 0.005)
     return f"{name}: {mixture}" if name else mixture.removeprefix("100 % ")
 
 
-def _stored_weights(folder: Path) -> Counter[str]:
+def stored_weights(folder: Path) -> Counter[str]:
     """Return the number of weights per type in the checked weight files of a folder."""
     counts = Counter[str]()
     for file in check_folder(folder):
@@ -314,7 +285,7 @@ def _made(sha256: str, cache: Path, progress: Progress, make: Callable[[Path], P
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _only_process(folder.parent, progress) as scratch:
             if not folder.exists():
-                _publish(make(scratch), folder)
+                make(scratch).rename(folder)  # so that no reader sees an incomplete one
     except OSError as error:
         raise ComputationError(f"{cache}: cannot be written ({error.strerror or error})") from error
     return folder
@@ -356,15 +327,6 @@ def _fetch(model: EmbeddedModel, scratch: Path, progress: Progress) -> Path:
         folder = _convert(folder / GGUF, scratch, progress)
     shutil.rmtree(parts)
     return folder
-
-
-def _publish(scratch: Path, folder: Path) -> None:
-    """Rename a finished folder into place, so that no reader sees an incomplete one."""
-    try:
-        scratch.rename(folder)
-    except OSError:
-        if not folder.exists():  # else another process has published the same folder
-            raise
 
 
 def _from_hub(source: str, *, weights: bool = True) -> Path:

@@ -1,8 +1,9 @@
 """One sublayer of a decoder, whose contribution to the residual stream can be observed, recomputed and dropped."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,7 @@ from transformers.cache_utils import Cache
 
 from prunescope.pipelines.models.module_calls import (
     Arguments,
+    entered,
     first_tensor,
     hooks,
     other_forward,
@@ -67,8 +69,7 @@ class Branch:
     def watch(self, observe: Callable[[Tensor], Tensor | None]) -> list[RemovableHandle]:
         """Call `observe` with every contribution in the layer's own shape; a tensor that it returns replaces it.
 
-        Returns:
-            Hooks for the caller to remove.
+        The caller removes the hooks.
         """
         if self.is_post_norm:
             return self._watch_streams(observe)
@@ -186,12 +187,8 @@ class Sublayer:
     def watch(self, observe: Observe) -> list[RemovableHandle]:
         """Call `observe` with the sublayer's contribution to the stream, at every call of its layer.
 
-        Args:
-            observe: gets a copy of the contribution, (batch, tokens, width) in the model's dtype; a tensor that it
-                returns replaces it.
-
-        Returns:
-            Hooks for the caller to remove.
+        `observe` gets a copy, (batch, tokens, width) in the model's dtype; a tensor that it returns replaces the
+        contribution. The caller removes the hooks.
         """
         shape: list[int] = []
         contributions: list[Tensor] = []
@@ -223,26 +220,21 @@ class Sublayer:
             arguments.clear()
             shape[:] = stream_of(args, kwargs).shape
 
-        def recorder(index: int) -> Callable[..., None]:
-            def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
-                arguments[index] = (args, kwargs)
-                if len(arguments) == len(self.parts):
-                    parts = tuple(arguments[part] for part in range(len(self.parts)))
-                    calls.append(SublayerCall(parts, (shape[0], shape[1])))
-
-            return hook
+        def record(index: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            arguments[index] = (args, kwargs)
+            if len(arguments) == len(self.parts):
+                parts = tuple(arguments[part] for part in range(len(self.parts)))
+                calls.append(SublayerCall(parts, (shape[0], shape[1])))
 
         handles = [self.host.register_forward_pre_hook(begin, with_kwargs=True)]
         for index, part in enumerate(self.parts):
-            handles.append(part.chain[0].register_forward_pre_hook(recorder(index), with_kwargs=True))
+            handles.append(part.chain[0].register_forward_pre_hook(partial(record, index), with_kwargs=True))
         return handles
 
     def recompute(self, call: SublayerCall, cache: Cache | None = None) -> Added:
-        """Recompute the contribution for a recorded call, with the current weights.
+        """Recompute the contribution for a recorded call, one chunk, with the current weights.
 
-        Args:
-            call: one chunk.
-            cache: replaces the cache in the recorded arguments; it must hold the sublayer's own past.
+        `cache` replaces the cache in the recorded arguments; it must hold the sublayer's own past.
         """
         calls = call.parts if cache is None else tuple(with_cache(part, cache) for part in call.parts)
         with self.on_device():
@@ -254,13 +246,9 @@ class Sublayer:
         """Temporarily load the sublayer's weights to their device; see `weight_offload.on_device`."""
         return on_device(*(module for part in self.parts for module in part.chain))
 
-    @contextmanager
-    def dropped(self) -> Iterator[None]:
+    def dropped(self) -> AbstractContextManager[None]:
         """Temporarily add nothing to the stream; see `Branch.dropped`."""
-        with ExitStack() as stack:
-            for part in self.parts:
-                stack.enter_context(part.dropped())
-            yield
+        return entered(part.dropped() for part in self.parts)
 
 
 def has_matrix(module: nn.Module) -> bool:

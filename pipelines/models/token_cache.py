@@ -78,11 +78,7 @@ class _GrowingLayer(DynamicLayer):
         *args: object,  # noqa: ARG002
         **kwargs: object,  # noqa: ARG002
     ) -> tuple[Tensor, Tensor]:
-        """Append keys and values of new tokens, (batch, heads, tokens, size) each, and return those of all tokens.
-
-        Raises:
-            ValueError: the batch size differs from that of the earlier tokens.
-        """
+        """Append keys and values of new tokens, (batch, heads, tokens, size); ValueError for another batch size."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         before = self.get_seq_length()

@@ -25,11 +25,8 @@ _PRODUCTS = {
 class Matrix:
     """One weight matrix: y = W x.
 
-    Attributes:
-        name: its module's name in the model; for a stacked parameter, the parameter's name with the expert in brackets.
-        parameter: the parameter that holds it.
-        expert: index of its slice in a stacked parameter; None if the parameter is the matrix.
-        is_transposed: whether it is stored as (in, out), as in GPT-2's Conv1D and some experts.
+    It is named after its module; in a stacked parameter, of which it is the slice `expert`, after the parameter with
+    the expert in brackets. `is_transposed` means stored as (in, out), as in GPT-2's Conv1D and some experts.
     """
 
     name: str
@@ -69,11 +66,9 @@ class Matrix:
 class Products(TorchFunctionMode):
     """Context in which every matrix product is observed.
 
-    Experts are not modules, so only products show their inputs.
-
-    Args:
-        observe: called for each product x·matrix with the rows x (…, n, in) and the matrix (…, in, out). It is also
-            called with the transpose of a product of two tensors, because the left one may be the weight.
+    Experts are not modules, so only products show their inputs. `observe` is called for each product x·matrix with the
+    rows x (…, n, in) and the matrix (…, in, out). It is also called with the transpose of a product of two tensors,
+    because the left one may be the weight.
     """
 
     def __init__(self, observe: Callable[[Tensor, Tensor], None]) -> None:
@@ -105,15 +100,10 @@ def matrices_of(
 ) -> tuple[dict[str, Matrix], tuple[str, ...]]:
     """Return the weight matrices inside some modules, and the names of stacks that no product read as matrices.
 
-    Args:
-        mixers: the modules.
-        names: names of these modules and of all modules inside them.
-        products: operands (…, in, out) of the products of a run, by address.
-
-    Returns:
-        Matrices by name: those of linear modules, and three-dimensional parameters whose slices were read as matrices.
-        Convolutions and two-dimensional parameters outside a linear module (routers, state matrices) are omitted.
-        Stacks that no product read cannot be masked, because their layout is unknown.
+    `names` has these modules and all modules inside them. `products` are operands (…, in, out) of the products of a
+    run, by address. Matrices, by name, are those of linear modules, and three-dimensional parameters whose slices were
+    read as matrices. Convolutions and two-dimensional parameters outside a linear module (routers, state matrices) are
+    omitted. Stacks that no product read cannot be masked, because their layout is unknown.
     """
     matrices: dict[str, Matrix] = {}
     unread = []

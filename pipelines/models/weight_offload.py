@@ -20,12 +20,8 @@ class OffloadedLayer:
     """A layer's forward that loads its weights, moves its inputs to them, and moves its output back.
 
     Hooks on the layer see tensors on the model's device; hooks on modules inside it see tensors on the layer's device.
-
-    Args:
-        layer: the layer; its forward is replaced.
-        final_device: where it computes after it is proved.
-        device: the model's device, where it computes until then, because proofs compare tensors of different layers.
-        is_streamed: whether its weights are elsewhere while it does not run.
+    It computes on `final_device` after it is proved, and until then on the model's `device`, because proofs compare
+    tensors of different layers. `is_streamed` says whether its weights are elsewhere while it does not run.
     """
 
     def __init__(
@@ -85,13 +81,7 @@ def finalize_placement(layers: Iterable[nn.Module]) -> bool:
 
 
 def offload(tensor: Tensor, layer: OffloadedLayer, read: Read | None = None) -> None:
-    """Let `on_device` load a parameter or buffer.
-
-    Args:
-        tensor: the parameter or buffer.
-        layer: its layer.
-        read: reads its numbers from disk; None if the tensor itself holds them.
-    """
+    """Let `on_device` load a parameter or buffer of a layer; `read` reads it from disk (None: it holds its numbers)."""
     vars(tensor)[_KEY] = _OffloadedTensor(layer, read)
 
 

@@ -22,7 +22,12 @@ def zeros_replaced(model: nn.Module) -> Iterator[None]:
         yield
         return
     generator = torch.Generator().manual_seed(0)
-    with swapped_data(zeros, lambda parameter: _random(parameter, generator).to(parameter.data)):
+
+    def random(parameter: nn.Parameter) -> Tensor:
+        inputs = parameter.shape[-1] if parameter.dim() >= 2 else 4
+        return torch.randn(parameter.shape, generator=generator).div(inputs**0.5).to(parameter.data)
+
+    with swapped_data(zeros, random):
         yield
 
 
@@ -32,8 +37,3 @@ def _is_zero(parameter: nn.Parameter) -> bool:
     data = data_of(parameter)
     # For nearly all parameters the first number decides.
     return not bool(data.reshape(-1)[:1].any()) and not bool(data.any())
-
-
-def _random(parameter: nn.Parameter, generator: torch.Generator) -> Tensor:
-    inputs = parameter.shape[-1] if parameter.dim() >= 2 else 4
-    return torch.randn(parameter.shape, generator=generator).div(inputs**0.5)

@@ -34,6 +34,7 @@ from prunescope.pipelines.recipes import (
     Recipe,
     SingleRecipe,
     StructuredRecipe,
+    changes_matrices,
     shares_passes,
     steps,
 )
@@ -64,14 +65,11 @@ def prune(
 def prune_all(
     decoder: Decoder, recipes: Sequence[Recipe], statistics: Statistics, progress: Progress = SILENT
 ) -> dict[str, Variant | Failure]:
-    """Prune a model with recipes of different names; matrix recipes share passes over the calibration tokens.
-
-    Returns:
-        The variant or the error by recipe name; a failed recipe does not stop the others.
-    """
+    """Return the variant or the error by recipe name; matrix recipes share passes over the calibration tokens."""
     together = [recipe for recipe in recipes if isinstance(recipe, MatrixRecipe) or shares_passes(recipe)]
     results = _prune_matrices(decoder, together, statistics, Variant(), Variant(), progress)
-    probe: _Probe | None = None
+    probe = probe_tokens(decoder, 16)
+    dense: Tensor | None = None
     for recipe in recipes:
         if recipe.name not in results:
             try:
@@ -81,8 +79,11 @@ def prune_all(
         variant = results[recipe.name]
         # Noise may change nothing: it is a valid result if both batch shapes round alike.
         if isinstance(variant, Variant) and not isinstance(recipe, (DenseRecipe, NoiseRecipe)):
-            probe = probe or _Probe(decoder)
-            results[recipe.name] = probe.require_effect(recipe, variant)
+            dense = decoder.hidden(probe) if dense is None else dense
+            with apply_variant(decoder, variant, max_bytes=0):  # a single pass needs one layer at a time
+                if torch.equal(dense, decoder.hidden(probe)):
+                    text = f"recipe {recipe.name} leaves the forward pass unchanged"
+                    results[recipe.name] = ComputationError(text)
     return {recipe.name: results[recipe.name] for recipe in recipes}
 
 
@@ -114,36 +115,24 @@ def _apply_step(
         case NoiseRecipe():
             return Variant(noise=recipe.kind)
         case DepthRecipe():
-            known = statistics.order if base.is_dense else ()
+            order = statistics.order if base.is_dense else ()
             influence = table_for(recipe, statistics, "block_influence") if base.is_dense else None
-            return drop(decoder, recipe, influence, statistics.tokens, base, progress, known, statistics.dtype)
+            return drop(decoder, recipe, influence, statistics.tokens, base, progress, order, statistics.dtype)
         case ExternalRecipe():
             if statistics.cache is None:
                 raise InputError(f"recipe {recipe.name} needs a cache folder for downloaded and converted files")
             return external(decoder, recipe, statistics.cache, progress)
         case StructuredRecipe():
-            stats = table_for(recipe, statistics, "activation_stats") if base.is_dense else None
-            return prune_units(decoder, recipe, stats, statistics.tokens, base, progress, statistics.dtype)
+            known = known_moments(recipe, statistics) if base.is_dense else None
+            return prune_units(decoder, recipe, known, statistics.tokens, base, progress, statistics.dtype)
         case MatrixRecipe() | MixedRecipe():
-            return _apply_layerwise(decoder, recipe, statistics, base, origin, progress)
-
-
-def _apply_layerwise(
-    decoder: Decoder,
-    recipe: LayerwiseRecipe,
-    statistics: Statistics,
-    base: Variant,
-    origin: Variant,
-    progress: Progress,
-) -> Variant:
-    # The matrices' inputs exclude the dropped sublayers, unless the predecessors are dense.
-    if isinstance(recipe, MixedRecipe):
-        if recipe.predecessors == "pruned" or not recipe.matrix_recipes:
-            base = without_dropped(decoder, recipe, base)
-        if not recipe.matrix_recipes:
-            return base
-    results = _prune_matrices(decoder, [recipe], statistics, base, origin, progress)
-    return _require_variant(results[recipe.name])
+            is_changing = changes_matrices(recipe)
+            # The matrices' inputs exclude the dropped sublayers, unless the predecessors are dense.
+            if isinstance(recipe, MixedRecipe) and (recipe.predecessors == "pruned" or not is_changing):
+                base = without_dropped(decoder, recipe, base)
+            changing = [recipe] if is_changing else []
+            results = {recipe.name: base} | _prune_matrices(decoder, changing, statistics, base, origin, progress)
+            return _require_variant(results[recipe.name])
 
 
 def _prune_matrices(
@@ -164,10 +153,8 @@ def _prune_matrices(
             results[recipe.name] = failure
     if jobs:
         variants = prune_layers(decoder, jobs, base, statistics.tokens, statistics.dtype, progress)
-        results |= {
-            job.recipe.name: _completed(decoder, job.recipe, variant)
-            for job, variant in zip(jobs, variants, strict=True)
-        }
+        for job, variant in zip(jobs, variants, strict=True):
+            results[job.recipe.name] = _completed(decoder, job.recipe, variant)
     return results
 
 
@@ -188,45 +175,20 @@ def _job(
     if isinstance(recipe, MixedRecipe):
         recipe.require_sublayers(len(decoder.layers))
     changed = (sublayer for sublayer in decoder.sublayers if recipe.treatments_of(sublayer.label))
-    unread = next((name for sublayer in changed for name in sublayer.unread), None)
-    if unread is not None:
+    for unread in (name for sublayer in changed for name in sublayer.unread):
         raise InputError(f"recipe {recipe.name}: {unread} is not recognised as a matrix; only drops can be used")
+    moments = known_moments(recipe, statistics) if recipe.reads_table and base.is_dense else None
     if isinstance(recipe, MixedRecipe):
         require_matrices(decoder, recipe)
-    moments = known_moments(recipe, statistics) if recipe.reads_table and base.is_dense else None
-    sparsities = _sparsities(decoder, recipe, statistics, base)
+        treatments = recipe.matrix_recipes.items()
+        sparsities = {place: each.sparsity if isinstance(each, MaskingRecipe) else None for place, each in treatments}
+    else:
+        require_matches(decoder, recipe)
+        by_layer = layer_sparsities(decoder, recipe, table_for(recipe, statistics, "activation_stats"), base.dropped)
+        sparsities = {sublayer.label: by_layer[sublayer.layer] for sublayer in decoder.sublayers}
     job = PruningJob(recipe, sparsities, moments, origin=origin)
     if job.needs_forward and statistics.tokens is None:
         raise InputError(f"recipe {recipe.name} needs calibration tokens")
     if statistics.unfinished is None:
         return job
     return replace(job, files=layer_files(decoder, job, statistics, statistics.unfinished, base))
-
-
-def _sparsities(
-    decoder: Decoder, recipe: LayerwiseRecipe, statistics: Statistics, base: Variant
-) -> dict[str, float | None]:
-    """Return the share of weights to set to zero by sublayer, or by place in a mixed recipe; None if it has none."""
-    if isinstance(recipe, MixedRecipe):
-        treatments = recipe.matrix_recipes.items()
-        return {place: each.sparsity if isinstance(each, MaskingRecipe) else None for place, each in treatments}
-    require_matches(decoder, recipe)
-    by_layer = layer_sparsities(decoder, recipe, table_for(recipe, statistics, "activation_stats"), base.dropped)
-    return {sublayer.label: by_layer[sublayer.layer] for sublayer in decoder.sublayers}
-
-
-class _Probe:
-    """A few tokens with their dense hidden states, which every variant must change."""
-
-    def __init__(self, decoder: Decoder) -> None:
-        self._decoder = decoder
-        self._tokens = probe_tokens(decoder, 16)
-        self._dense = decoder.hidden(self._tokens)
-
-    def require_effect(self, recipe: Recipe, variant: Variant) -> Variant | ComputationError:
-        """Return the variant, or an error if it computes the same as the dense model."""
-        with apply_variant(self._decoder, variant, max_bytes=0):  # a single pass needs one layer at a time
-            pruned = self._decoder.hidden(self._tokens)
-        if torch.equal(self._dense, pruned):
-            return ComputationError(f"recipe {recipe.name} leaves the forward pass unchanged")
-        return variant

@@ -16,11 +16,9 @@ from prunescope.pipelines.pruning.weight_delta import LazyMapping, WeightDelta
 
 
 class LayerFiles:
-    """One safetensors file per finished layer of a run.
+    """One safetensors file per finished layer of a run, in a folder that is created if missing.
 
-    Args:
-        folder: created if missing; files of other runs in it are ignored and overwritten.
-        fingerprint: hash of everything that the changes depend on.
+    Files of runs with another `fingerprint`, the hash of all that the changes depend on, are ignored and overwritten.
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:

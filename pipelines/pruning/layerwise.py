@@ -1,7 +1,4 @@
-"""Layer-by-layer pruning: each matrix is changed on the inputs that the previous layers produce.
-
-Only one layer's statistics are in memory at a time.
-"""
+"""Layer-by-layer pruning on the inputs that the previous layers produce; only one layer's statistics are in memory."""
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -14,7 +11,7 @@ from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
-from prunescope.pipelines.models.decoder import Decoder, Layer
+from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.weight_matrices import Matrix
 from prunescope.pipelines.models.weight_offload import on_device
 from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments
@@ -81,16 +78,9 @@ def prune_layers(
     passes the tokens through its own pruned layers. In the first layer all jobs have the same inputs. Every variant is
     bit for bit the one that its recipe gives alone.
 
-    Args:
-        decoder: the dense model; its weights are only read.
-        jobs: the recipes with their inputs.
-        base: result of the earlier recipes of a composition.
-        tokens: calibration tokens, for jobs that run the model.
-        dtype: dtype in which the tokens pass the layers; None is the model's own.
-        progress: one step per layer.
-
-    Returns:
-        For each job the base with the recipe's changes, or the error; a failed recipe does not stop the others.
+    `base` is the result of the earlier recipes of a composition. Jobs that run the model need `tokens`, which pass the
+    layers in `dtype` (None: the model's own). The result is, for each job, the base with the recipe's changes, or the
+    error; a failed recipe does not stop the others.
     """
     runs = [_JobRun(decoder, job, base) for job in jobs]
     groups = _grouped(runs)
@@ -121,30 +111,18 @@ class _Target(NamedTuple):
     sparsity: float | None
 
 
-def _targets(layer: Layer, job: PruningJob, base: Variant) -> dict[str, _Target]:
-    """Return a layer's matrices that a job changes, by name, without those of dropped sublayers."""
-    return {
-        name: _Target(matrix, recipe, job.sparsity(sublayer.label, name))
-        for sublayer in layer.sublayers
-        if sublayer.label not in base.dropped
-        for name, matrix in sublayer.matrices.items()
-        if (recipe := job.recipe.treatment(sublayer.label, name)) is not None and is_chosen(recipe, sublayer.kind, name)
-    }
-
-
 class _JobRun:
-    """A job and its results so far.
-
-    Attributes:
-        job: the job.
-        targets: the matrices to change, by layer.
-        failure: the error that ended the run.
-        latest: the changes in the latest layer.
-    """
+    """A job and its results so far: its targets by layer, the error that ended it, the changes in the latest layer."""
 
     def __init__(self, decoder: Decoder, job: PruningJob, base: Variant) -> None:
         self.job = job
-        self.targets = [_targets(layer, job, base) for layer in decoder.layers]
+        self.targets: list[dict[str, _Target]] = [{} for _ in decoder.layers]
+        for sublayer in decoder.sublayers:
+            for name, matrix in sublayer.matrices.items() if sublayer.label not in base.dropped else ():
+                recipe = job.recipe.treatment(sublayer.label, name)
+                if recipe is not None and is_chosen(recipe, sublayer.kind, name):
+                    sparsity = job.sparsity(sublayer.label, name)
+                    self.targets[sublayer.layer][name] = _Target(matrix, recipe, sparsity)
         self.failure: Failure | None = None
         self.latest: Mapping[str, WeightDelta] = {}
         self._changes: dict[str, WeightDelta] = {}
@@ -206,10 +184,8 @@ class _JobRun:
 class _Group:
     """Jobs with the same predecessors, and therefore the same inputs.
 
-    Attributes:
-        needs_forward: whether they need a run of the model on the tokens.
-        sees_pruned: whether the predecessors are pruned; such a group has one job.
-        states: the residual streams before the next layer; None if the model is not run.
+    If the predecessors are pruned (`sees_pruned`), the group has one job. `states` are the residual streams before the
+    next layer; None if the model is not run.
     """
 
     def __init__(self, runs: list[_JobRun]) -> None:
@@ -238,11 +214,11 @@ class _Group:
 
 
 def _grouped(runs: list[_JobRun]) -> list[_Group]:
-    without_forward = [run for run in runs if not run.job.needs_forward]
-    forward = [run for run in runs if run.job.needs_forward]
-    shared = [run for run in forward if run.job.recipe.predecessors == "dense"]
-    single = [[run] for run in forward if run.job.recipe.predecessors == "pruned"]
-    return [_Group(group) for group in (without_forward, shared, *single) if group]
+    groups: dict[object, list[_JobRun]] = {"no forward": [], "dense": []}
+    for number, run in enumerate(runs):
+        kind = run.job.recipe.predecessors if run.job.needs_forward else "no forward"
+        groups.setdefault(number if kind == "pruned" else kind, []).append(run)
+    return [_Group(group) for group in groups.values() if group]
 
 
 def _prune_layer(decoder: Decoder, index: int, groups: list[_Group], base: Variant, streams: Streams | None) -> None:

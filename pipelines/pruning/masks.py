@@ -1,19 +1,14 @@
 """Exact masks from scores, also with ties. True keeps a weight."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Shaped
-from numpy.typing import NDArray
 from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 
 Scores = Float[Tensor, "out in"]
 Mask = Bool[Tensor, "out in"]
-# The threshold of a matrix is estimated from every 97th score; 97 is coprime to all usual widths.
-_STRIDE = 97
 # Largest M of an N:M pattern.
 MAX_BLOCK = 64
 
@@ -22,12 +17,8 @@ def keep_share(scores: Scores, sparsity: float, group: str) -> Mask:
     """Drop exactly round(sparsity × n) of the lowest scores in each group of n.
 
     Equal scores at the threshold are dropped in index order until the count is exact. `scores <= threshold` alone would
-    drop too many quantized weights, which have many ties.
-
-    Args:
-        scores: (outputs, inputs), finite; low scores are dropped.
-        sparsity: share to drop, 0 to 1.
-        group: `matrix` (all scores together) or `output` (each row separately).
+    drop too many quantized weights, which have many ties. A group is the `matrix` (all scores together) or an `output`
+    (each row separately).
 
     Raises:
         InputError: a share below 1 rounds to a whole group.
@@ -38,7 +29,10 @@ def keep_share(scores: Scores, sparsity: float, group: str) -> Mask:
     count = share_of(rows.shape[1], sparsity)
     if count == 0:
         return torch.ones_like(scores, dtype=torch.bool)
-    threshold = _smallest(rows, count)
+    if rows.device.type == "cpu":  # numpy's introselect is several times faster than torch's kthvalue on a CPU
+        threshold = torch.from_numpy(np.partition(rows.numpy(), count - 1, axis=1)[:, count - 1 : count])
+    else:
+        threshold = rows.kthvalue(count, dim=1, keepdim=True).values
     dropped = rows <= threshold
     # Every row drops at least `count` here, so the total shows whether any row has surplus ties.
     if int(dropped.count_nonzero()) > len(rows) * count:
@@ -51,37 +45,11 @@ def keep_share(scores: Scores, sparsity: float, group: str) -> Mask:
 
 
 def share_of(size: int, sparsity: float) -> int:
-    """Return the number of weights that is a share of a group, rounded.
-
-    Raises:
-        InputError: a share below 1 rounds to the whole group.
-    """
+    """Return how many weights a share of a group is, rounded; InputError if a share below 1 rounds to the whole."""
     count = round(sparsity * size)
     if count == size and sparsity < 1:
         raise InputError(f"sparsity {sparsity:g} of a group of {size} weights would drop all of them; lower it")
     return count
-
-
-def _smallest(rows: Float[Tensor, "rows n"], count: int) -> Float[Tensor, "rows 1"]:
-    """Return the `count`-th smallest value of every row."""
-    if rows.device.type != "cpu":
-        return rows.kthvalue(count, dim=1, keepdim=True).values
-    if len(rows) == 1:
-        return torch.tensor([[_smallest_of_many(rows[0].numpy(), count)]], dtype=rows.dtype)
-    # numpy's introselect is several times faster than torch's kthvalue on a CPU.
-    return torch.from_numpy(np.partition(rows.numpy(), count - 1, axis=1)[:, count - 1 : count])
-
-
-def _smallest_of_many(values: NDArray[np.floating[Any]], count: int) -> float:
-    """Return the `count`-th smallest of many values, sorting only those between two bounds from a sample."""
-    sample = np.sort(values[::_STRIDE])
-    middle, margin = (count - 1) * len(sample) // len(values), len(sample) // 50 + 1
-    low, high = sample[max(middle - margin, 0)], sample[min(middle + margin, len(sample) - 1)]
-    below = int(np.count_nonzero(values < low))
-    between = values[(values >= low) & (values <= high)]
-    if not below < count <= below + len(between):  # the sample is not representative
-        below, between = 0, values
-    return float(np.partition(between, count - 1 - below)[count - 1 - below])
 
 
 def keep_n_of_m(scores: Scores, keep: int, block: int) -> Mask:
@@ -136,11 +104,7 @@ def cumulative_shares(scores: Scores) -> Float[Tensor, "out in"]:
 
 
 def require_finite(values: Shaped[Tensor, "..."]) -> None:
-    """Refuse NaN and infinite scores.
-
-    Raises:
-        ComputationError: a score is NaN or infinite.
-    """
+    """Raise a ComputationError if a score is NaN or infinite."""
     # If any value is NaN, so are the extremes: one pass, twenty times as fast as testing every value.
     if values.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(values))).all()):
         raise ComputationError("a pruning score is NaN or infinite: the weights or the activations are damaged")

@@ -1,7 +1,4 @@
-"""The drops of a mixed recipe and the checks of its treatments.
-
-`layerwise` changes the matrices.
-"""
+"""The drops of a mixed recipe and the checks of its treatments; `layerwise` changes the matrices."""
 
 import torch
 
@@ -27,11 +24,7 @@ def without_dropped(decoder: Decoder, recipe: MixedRecipe, variant: Variant) -> 
 
 
 def require_matrices(decoder: Decoder, recipe: MixedRecipe) -> None:
-    """Refuse a recipe that names a matrix that the model does not have.
-
-    Raises:
-        InputError: names the matrix and those of its sublayer.
-    """
+    """Raise an InputError for a matrix that the model does not have; it names those of the sublayer."""
     sublayers = {sublayer.label: sublayer for sublayer in decoder.sublayers}
     for place in recipe.matrix_recipes:
         label = sublayer_of(place)
@@ -48,10 +41,15 @@ def require_effects(decoder: Decoder, recipe: MixedRecipe, variant: Variant) -> 
     Raises:
         ComputationError: names the treatment and its sublayer or matrix.
     """
+
+    def is_other(name: str, matrix: Matrix) -> bool:
+        dense, change = matrix.weight, variant.changes.get(name)
+        return change is not None and not torch.equal(change.weight(dense), dense)
+
     for sublayer in decoder.sublayers:
         own = {place: each for place, each in recipe.matrix_recipes.items() if sublayer_of(place) == sublayer.label}
         changed = (matrix for place in own for matrix in _matrices(sublayer, place).items())
-        if own and not any(_differs(name, matrix, variant) for name, matrix in changed):
+        if own and not any(is_other(*each) for each in changed):
             place, treatment = next(iter(own.items()))
             raise ComputationError(f"recipe {recipe.name}: {treatment.name} changes nothing in {place}; leave it out")
 
@@ -63,7 +61,3 @@ def _matrices(sublayer: Sublayer, place: str) -> dict[str, Matrix]:
         for name, matrix in sublayer.matrices.items()
         if place in {sublayer.label, f"{sublayer.label}.{part_of(name)}"}
     }
-
-
-def _differs(name: str, matrix: Matrix, variant: Variant) -> bool:
-    return name in variant.changes and not torch.equal(variant.changes[name].weight(matrix.weight), matrix.weight)

@@ -23,11 +23,7 @@ def is_chosen(recipe: MatrixRecipe, kind: str, name: str) -> bool:
 
 
 def require_matches(decoder: Decoder, recipe: MatrixRecipe) -> None:
-    """Refuse a pattern in `modules` that matches no matrix.
-
-    Raises:
-        InputError: names the pattern and some matrices of the model.
-    """
+    """Raise an InputError for a pattern in `modules` that matches no matrix; it names some matrices of the model."""
     names = [(sublayer.kind, name) for sublayer in decoder.sublayers for name in sublayer.matrices]
     for pattern in recipe.modules:
         if not any(_matches(pattern, kind, name) for kind, name in names):

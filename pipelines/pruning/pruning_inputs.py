@@ -19,7 +19,6 @@ from prunescope.pipelines.pruning.calibration.statistics import tokens_hash
 from prunescope.pipelines.pruning.layer_checkpoints import LayerFiles
 from prunescope.pipelines.pruning.layerwise import PruningJob
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.recipes import LayerwiseRecipe
 from prunescope.pipelines.recipes.base import BaseRecipe, Statistic
 
 
@@ -28,11 +27,9 @@ class Statistics:
     """Inputs that recipes share.
 
     Attributes:
-        activation_stats: rows of that table. Recipes with dense predecessors that read only moments use them instead
-            of running the model.
-        block_influence: rows of that table.
-        tokens: calibration tokens.
-        dtype: dtype in which the tokens pass the layers; None is the model's own.
+        activation_stats: rows of that table, like `block_influence`. Recipes with dense predecessors that read only
+            moments use them instead of running the model.
+        tokens: calibration tokens, which pass the layers in `dtype`; None is the model's own.
         unfinished: where to store finished layers until the variant is complete; None keeps them in memory.
         order: labels and scores from an earlier run of the same iterative or greedy drop with any count.
         cache: folder for downloaded or converted files, for recipes that read a checkpoint.
@@ -49,23 +46,14 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """The folder of a run's finished layers, from which a killed run resumes.
-
-    Attributes:
-        folder: the folder; `layer_checkpoints.discard` removes it when the variant is saved.
-        weight_hash: hash of the dense weights.
-    """
+    """The folder of a run's finished layers, from which it resumes until `discard` removes it; the weights' hash."""
 
     folder: Path
     weight_hash: str
 
 
 def table_for(recipe: BaseRecipe, statistics: Statistics, name: Statistic) -> pl.DataFrame | None:
-    """Return a table if a recipe needs it, or None if it does not or the table is missing.
-
-    Raises:
-        InputError: the table was measured on other tokens.
-    """
+    """Return a table if a recipe needs it and it is there, else None; InputError if it was measured on other tokens."""
     rows: pl.DataFrame | None = getattr(statistics, name) if name in recipe.needs else None
     tokens = statistics.tokens
     if rows is not None and tokens is not None and set(rows["calibration_hash"]) != {tokens_hash(tokens)}:
@@ -73,12 +61,8 @@ def table_for(recipe: BaseRecipe, statistics: Statistics, name: Statistic) -> pl
     return rows
 
 
-def known_moments(recipe: LayerwiseRecipe, statistics: Statistics) -> dict[str, ActivationMoments] | None:
-    """Return the inputs of all matrices from `activation_stats`, or None without that table.
-
-    Raises:
-        InputError: the table was measured on other tokens.
-    """
+def known_moments(recipe: BaseRecipe, statistics: Statistics) -> dict[str, ActivationMoments] | None:
+    """Return the inputs of all matrices from `activation_stats`, or None without it; errors as in `table_for`."""
     rows = table_for(recipe, statistics, "activation_stats")
     if rows is None:
         return None

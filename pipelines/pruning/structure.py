@@ -4,10 +4,9 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import polars as pl
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -16,6 +15,7 @@ from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.weight_matrices import Matrix
+from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments
 from prunescope.pipelines.pruning.calibration.layerwise_forward import Streams
 from prunescope.pipelines.pruning.masks import keep_share
 from prunescope.pipelines.pruning.methods.structured_units import Units, head_count, heads_of, neurons_of, probe_calls
@@ -25,19 +25,11 @@ from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import StructuredRecipe
 
 
-@dataclass(frozen=True)
-class Moments:
-    """E[x] and E[x²] of a matrix's inputs, per channel in float64."""
-
-    mean: Float[Tensor, " in"]
-    second: Float[Tensor, " in"]
-
-
 @torch.inference_mode()
 def prune_units(
     decoder: Decoder,
     recipe: StructuredRecipe,
-    activation_stats: pl.DataFrame | None,
+    known: Mapping[str, ActivationMoments] | None,
     tokens: Int[Tensor, "sequences length"] | None,
     base: Variant,
     progress: Progress = SILENT,
@@ -45,12 +37,10 @@ def prune_units(
 ) -> Variant:
     """Remove neurons or heads from the model that earlier recipes left.
 
-    Moments of a dense base come from `activation_stats`. Another base is measured on the calibration tokens, which
-    pass the layers in `dtype` (None: the model's own). Units whose weights are all zero score lowest and go first.
-
-    Returns:
-        The base with the rows and columns of the removed units masked, and with biases if the recipe compensates. Its
-        fact `structure` lists the removed units by the name of the matrix that reads them.
+    Moments of a dense base are known from `activation_stats`. Another base is measured on the calibration tokens, which
+    pass the layers in `dtype` (None: the model's own). Units whose weights are all zero score lowest and go first. The
+    result has the rows and columns of the removed units masked, and biases if the recipe compensates. Its fact
+    `structure` lists the removed units by the name of the matrix that reads them.
 
     Raises:
         InputError: the model's units are not verified, the share removes none or all of a module's units, or a
@@ -58,7 +48,7 @@ def prune_units(
         ComputationError: a score is NaN or infinite.
     """
     groups = _units_of(decoder, recipe, base, progress)
-    moments = _moments(decoder, recipe, groups, activation_stats, tokens, base, dtype) if recipe.needs else {}
+    moments = _moments(decoder, recipe, groups, known, tokens, base, dtype) if recipe.needs else {}
     scores = [_scores(units, recipe, base, moments) for units in groups]
     select = _keep_uniformly if recipe.ratios == "uniform" else _keep_globally
     changes, parameters = dict(base.changes), dict(base.parameters)
@@ -69,10 +59,18 @@ def prune_units(
             parameters[name] = bias
         for name, mask in _masks(units, keep).items():
             before = base.changes.get(name)
-            earlier = None if before is None else before.mask
-            change = WeightDelta.masked(mask if earlier is None else mask & earlier)
+            masked = None if before is None else before.mask
+            change = WeightDelta.masked(mask if masked is None else mask & masked)
             changes[name] = change if before is None else before.then(change, units.sublayer.matrices[name].weight)
-        facts[units.reader.name] = _fact(units, keep, facts.get(units.reader.name, {}).get("removed", []))
+        earlier = facts.get(units.reader.name, {}).get("removed", [])
+        facts[units.reader.name] = {
+            "kind": units.kind,
+            "layer": units.sublayer.layer,
+            "units": units.count,
+            "columns_a_unit": units.columns.shape[1],
+            "fed_by": list(units.rows),
+            "removed": sorted({*earlier, *(~keep).nonzero().flatten().tolist()}),
+        }
     return replace(base, changes=changes, parameters=parameters, facts={**base.facts, "structure": facts})
 
 
@@ -99,29 +97,22 @@ def _moments(
     decoder: Decoder,
     recipe: StructuredRecipe,
     groups: Sequence[Units],
-    activation_stats: pl.DataFrame | None,
+    known: Mapping[str, ActivationMoments] | None,
     tokens: Int[Tensor, "sequences length"] | None,
     base: Variant,
     dtype: torch.dtype | None,
-) -> dict[str, Moments]:
-    """Return moments by name of the reader, from the table or measured on the model that earlier recipes left."""
+) -> Mapping[str, ActivationMoments]:
+    """Return moments by name of the reader, known or measured on the model that earlier recipes left."""
     readers = {units.reader.name: units.reader for units in groups}
     if base.is_dense:
-        if activation_stats is None:
+        if known is None:
             raise InputError(f"recipe {recipe.name} needs activation_stats; materialise it first")
-        rows = activation_stats.filter(pl.col("module").cast(pl.String).is_in(list(readers)))
-        moments = {
-            row["module"]: Moments(
-                torch.tensor(row["mean"], dtype=torch.float64), torch.tensor(row["second_moment"], dtype=torch.float64)
-            )
-            for row in rows.iter_rows(named=True)
-        }
+        moments = known
     else:
         if tokens is None or not tokens.numel():
             raise InputError(f"recipe {recipe.name} needs calibration tokens")
         moments = _measured(decoder, readers, tokens, base, dtype)
-    missing = next((name for name in readers if name not in moments), None)
-    if missing is not None:
+    for missing in (name for name in readers if name not in moments):
         raise InputError(
             f"recipe {recipe.name}: no calibration token reached {missing}; raise calibration.sequences, "
             "or use the magnitude score"
@@ -135,18 +126,15 @@ def _measured(
     tokens: Int[Tensor, "sequences length"],
     base: Variant,
     dtype: torch.dtype | None,
-) -> dict[str, Moments]:
-    moments: dict[str, Moments] = {}
+) -> dict[str, ActivationMoments]:
+    moments: dict[str, ActivationMoments] = {}
     with swap_outer_parameters(decoder, base):
         streams = Streams(decoder, tokens, dtype)
         states = streams.begin()
         for index, layer in enumerate(decoder.layers):
             names = (name for sublayer in layer.sublayers for name in sublayer.matrices if name in readers)
             with apply_to_layer(layer, base):
-                measured = streams.measure(index, states, {name: readers[name] for name in names}, advances=True)
-            moments |= {
-                name: Moments(inputs.mean.cpu(), inputs.second_moment.cpu()) for name, inputs in measured.items()
-            }
+                moments |= streams.measure(index, states, {name: readers[name] for name in names}, advances=True)
     return moments
 
 
@@ -157,7 +145,7 @@ def _weight(units: Units, name: str, base: Variant) -> Float[Tensor, "out in"]:
 
 
 def _scores(
-    units: Units, recipe: StructuredRecipe, base: Variant, moments: Mapping[str, Moments]
+    units: Units, recipe: StructuredRecipe, base: Variant, moments: Mapping[str, ActivationMoments]
 ) -> Float[Tensor, " units"]:
     """Return the score of every unit, float64 on the CPU; see `StructuredRecipe.score`."""
     weight = _weight(units, units.reader.name, base)
@@ -169,11 +157,11 @@ def _scores(
             total += row_squares[rows].sum(dim=1)
         scores = total.sqrt()
     else:
-        inputs = moments[units.reader.name]
+        mean, second = moments[units.reader.name].mean.cpu(), moments[units.reader.name].second_moment.cpu()
         if recipe.score == "wanda":
-            channels = weight.abs().sum(dim=0, dtype=torch.float64).cpu() * inputs.second.sqrt()
+            channels = weight.abs().sum(dim=0, dtype=torch.float64).cpu() * second.sqrt()
         else:
-            channels = squares * (inputs.second - inputs.mean.square()).clamp(min=0)
+            channels = squares * (second - mean.square()).clamp(min=0)
         scores = channels[units.columns].sum(dim=1)
     if not bool(scores.isfinite().all()):
         raise ComputationError(f"{units.reader.name}: a score is NaN or infinite: weights or activations are damaged")
@@ -205,10 +193,13 @@ def _keep_globally(
     The best unit of each module stays, so that a smaller model remains (2312.11983 §3.3 has no such rule).
     """
     owners = [(module, unit) for module, units in enumerate(groups) for unit in range(units.count)]
-    ranks = torch.cat([_standardised(own) for own in scores])
-    for module, own in enumerate(scores):
-        best = sum(units.count for units in groups[:module]) + int(own.argmax())
-        ranks[best] = torch.inf
+    standardised = []
+    for own in scores:
+        spread = own.std(correction=1) if len(own) > 1 else own.new_zeros(())
+        rank = (own - own.mean()) / spread if spread > 0 else torch.zeros_like(own)
+        rank[own.argmax()] = torch.inf
+        standardised.append(rank)
+    ranks = torch.cat(standardised)
     order = [index for index in torch.argsort(ranks, stable=True).tolist() if ranks[index] < torch.inf]
     weights = torch.tensor([groups[module].weights for module, _ in owners], dtype=torch.float64)
     target = recipe.share * float(weights.sum())
@@ -219,12 +210,6 @@ def _keep_globally(
         module, unit = owners[index]
         keeps[module][unit] = False
     return keeps
-
-
-def _standardised(scores: Tensor) -> Tensor:
-    """Return (s − mean)/standard deviation, or zeros if all scores are equal."""
-    spread = scores.std(correction=1) if len(scores) > 1 else scores.new_zeros(())
-    return (scores - scores.mean()) / spread if spread > 0 else torch.zeros_like(scores)
 
 
 def _masks(units: Units, keep: Bool[Tensor, " units"]) -> dict[str, Tensor]:
@@ -240,7 +225,11 @@ def _masks(units: Units, keep: Bool[Tensor, " units"]) -> dict[str, Tensor]:
 
 
 def _compensating_bias(
-    units: Units, recipe: StructuredRecipe, keep: Bool[Tensor, " units"], base: Variant, moments: Mapping[str, Moments]
+    units: Units,
+    recipe: StructuredRecipe,
+    keep: Bool[Tensor, " units"],
+    base: Variant,
+    moments: Mapping[str, ActivationMoments],
 ) -> tuple[str, Tensor]:
     """Return the name and value of the reader's bias plus the removed inputs' mean contribution (2312.11983 §3.4)."""
     reader = units.reader
@@ -251,17 +240,6 @@ def _compensating_bias(
     before = base.parameters.get(name, module.bias)
     weight = _weight(units, reader.name, base).double().cpu()
     removed = units.columns[~keep].flatten()
-    added = weight[:, removed] @ moments[reader.name].mean[removed]
+    added = weight[:, removed] @ moments[reader.name].mean.cpu()[removed]
     bias = added if before is None else before.double().cpu() + added
     return name, bias.to(reader.parameter.dtype)
-
-
-def _fact(units: Units, keep: Bool[Tensor, " units"], earlier: Sequence[int]) -> dict[str, Any]:
-    return {
-        "kind": units.kind,
-        "layer": units.sublayer.layer,
-        "units": units.count,
-        "columns_a_unit": units.columns.shape[1],
-        "fed_by": list(units.rows),
-        "removed": sorted({*earlier, *(~keep).nonzero().flatten().tolist()}),
-    }

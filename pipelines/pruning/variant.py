@@ -6,8 +6,8 @@ The dense weights are never copied. A variant and the dense model together give 
 import hashlib
 import json
 import stat
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -61,6 +61,16 @@ class Variant:
     def moves(self, sublayer: Sublayer) -> bool:
         """Return whether the sublayer computes anything different from the dense model's, by a change or by noise."""
         return self.noise is not None or self.changed(sublayer)
+
+    def without(self, sublayers: Sequence[Sublayer]) -> "Variant":
+        """Return the variant with some more sublayers dropped, and without changes inside them."""
+        gone = {name for sublayer in sublayers for name in (*sublayer.matrices, *sublayer.modules)}
+        return replace(
+            self,
+            changes={name: change for name, change in self.changes.items() if name not in gone},
+            parameters={name: own for name, own in self.parameters.items() if name.rpartition(".")[0] not in gone},
+            dropped=(*self.dropped, *(sublayer.label for sublayer in sublayers if sublayer.label not in self.dropped)),
+        )
 
     def weights(self, sublayer: Sublayer) -> dict[str, Tensor]:
         """Return the sublayer's changed matrices, in their stored layout, and other changed parameters, by name."""

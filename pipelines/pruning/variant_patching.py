@@ -1,8 +1,8 @@
 """Context managers that temporarily apply a variant to a decoder and then restore the dense weights unchanged."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from functools import cache
+from functools import cache, partial
 
 import torch
 from jaxtyping import Int
@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from prunescope.pipelines.core.device import available_bytes
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.models.decoder import Decoder, Layer
-from prunescope.pipelines.models.module_calls import hooks
+from prunescope.pipelines.models.module_calls import entered, hooks
 from prunescope.pipelines.models.sublayer import Sublayer
 from prunescope.pipelines.models.weight_offload import data_of, on_device
 from prunescope.pipelines.pruning.calibration.layerwise_forward import cast_parameters
@@ -119,26 +119,26 @@ def apply_to_layer(layer: Layer, variant: Variant) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def swap_outer_parameters(decoder: Decoder, variant: Variant) -> Iterator[None]:
+def swap_outer_parameters(decoder: Decoder, variant: Variant) -> AbstractContextManager[None]:
     """Temporarily set a variant's parameters outside the sublayers: gains of norms, embeddings, learned positions."""
     inside = {name for sublayer in decoder.sublayers for name in sublayer.modules}
-    with ExitStack() as stack:
-        for name, value in variant.parameters.items():
-            module, _, key = name.rpartition(".")
-            if module not in inside:
-                stack.enter_context(_swap_parameter(decoder.model.get_submodule(module), key, value))
-        yield
+    places = ((name.rpartition("."), value) for name, value in variant.parameters.items())
+    return entered(
+        _swap_parameter(decoder.model.get_submodule(module), key, value)
+        for (module, _, key), value in places
+        if module not in inside
+    )
 
 
 def contributing(decoder: Decoder, sublayers: Iterable[Sublayer], tokens: Int[Tensor, "batch length"]) -> set[str]:
     """Return the labels of the sublayers that add anything but zeros to the stream on some tokens."""
     labels: set[str] = set()
 
-    def observe(label: str) -> Callable[[Tensor], None]:
-        return lambda added: labels.add(label) if bool(added.any()) else None
+    def observe(label: str, added: Tensor) -> None:
+        if bool(added.any()):
+            labels.add(label)
 
-    with hooks(*(handle for each in sublayers for handle in each.watch(observe(each.label)))):
+    with hooks(*(handle for each in sublayers for handle in each.watch(partial(observe, each.label)))):
         decoder.hidden(tokens)
     return labels
 
@@ -148,13 +148,10 @@ def _layer_by_layer(decoder: Decoder, variant: Variant) -> Iterator[None]:
     """Build changed weights when a layer begins and free them when it ends."""
     current = ExitStack()
 
-    def begin(layer: Layer) -> Callable[..., None]:
-        def hook(module: nn.Module, args: object) -> None:  # noqa: ARG001
-            current.enter_context(on_device(module))
-            for sublayer in layer.sublayers:
-                current.enter_context(swap_weights(sublayer, variant.weights(sublayer)))
-
-        return hook
+    def begin(layer: Layer, module: nn.Module, _: object) -> None:
+        current.enter_context(on_device(module))
+        for sublayer in layer.sublayers:
+            current.enter_context(swap_weights(sublayer, variant.weights(sublayer)))
 
     def end(module: nn.Module, args: object, output: object) -> None:  # noqa: ARG001
         current.close()
@@ -163,7 +160,7 @@ def _layer_by_layer(decoder: Decoder, variant: Variant) -> Iterator[None]:
         handle
         for layer in decoder.layers
         for handle in (
-            layer.module.register_forward_pre_hook(begin(layer)),
+            layer.module.register_forward_pre_hook(partial(begin, layer)),
             layer.module.register_forward_hook(end, always_call=True),
         )
     ]

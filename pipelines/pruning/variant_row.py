@@ -31,7 +31,12 @@ def variant_row(
         key: value for key, value in variant.facts.items() if key not in {"drop_order", "drop_scores", "structure"}
     }
     dropped = sum(sublayer.size for sublayer in sublayers if sublayer.label in variant.dropped)
-    saved_bytes = sum(_saved_bytes(variant, sublayer) for sublayer in sublayers)
+    gone = {name for sublayer in sublayers if sublayer.label in variant.dropped for name in sublayer.matrices}
+    saved_bytes = sum(
+        WEIGHT_BYTES * matrix.size if name in gone else variant.changes[name].saved_bytes
+        for name, matrix in decoder.matrices.items()
+        if name in gone or name in variant.changes
+    )
     total = sum(parameter.numel() for parameter in decoder.model.parameters())
     return pl.DataFrame(
         {
@@ -80,12 +85,6 @@ def _counts(variant: Variant, sublayer: Sublayer) -> tuple[int, int]:
             moved = change.weight(dense) != dense
             others += int((moved if mask is None else moved & mask.to(moved.device)).sum())
     return zeros, others
-
-
-def _saved_bytes(variant: Variant, sublayer: Sublayer) -> int:
-    if sublayer.label in variant.dropped:
-        return WEIGHT_BYTES * sum(matrix.size for matrix in sublayer.matrices.values())
-    return sum(variant.changes[name].saved_bytes for name in sublayer.matrices if name in variant.changes)
 
 
 def peak_memory_bytes() -> int:

@@ -24,12 +24,7 @@ _Value = TypeVar("_Value")
 
 
 class LazyMapping(Mapping[str, _Value]):
-    """A mapping that computes or reads a value each time it is accessed; names alone need no access.
-
-    Args:
-        names: the keys, in order.
-        read: returns the value of a key.
-    """
+    """A mapping that calls `read` with a name whenever its value is accessed; names, in order, need no access."""
 
     def __init__(self, names: Iterable[str], read: Callable[[str], _Value]) -> None:
         self._names, self._read = dict.fromkeys(names), read
@@ -117,12 +112,7 @@ class WeightDelta:
 
     @classmethod
     def valued(cls, weight: Weight, mask: Mask | None = None) -> "WeightDelta":
-        """Return a change to new values.
-
-        Args:
-            weight: in the model's dtype; values outside the mask are ignored.
-            mask: True if a weight is kept; None if all are kept.
-        """
+        """Return a change to new values in the model's dtype; those outside the mask (None: none) are ignored."""
         values = weight.detach().cpu()
         if mask is None:
             return cls(_shape(weight), values=values.reshape(-1).contiguous())
@@ -163,10 +153,7 @@ class WeightDelta:
         return bits.flatten()[: self.shape[0] * self.shape[1]].reshape(self.shape).bool()
 
     def then(self, later: "WeightDelta", dense: Weight) -> "WeightDelta":
-        """Merge this change with a later one; a later mask keeps values and codes.
-
-        Later values that all equal the dense ones are not stored.
-        """
+        """Merge with a later change, whose mask keeps values and codes; values equal to dense ones are not stored."""
         if later.values is not None:
             remaining = dense.reshape(-1) if (mask := later.mask) is None else dense[mask.to(dense.device)]
             return replace(later, values=None) if torch.equal(later.values, remaining.cpu()) else later
@@ -211,11 +198,7 @@ class WeightDelta:
 
     @classmethod
     def restored(cls, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> "WeightDelta":
-        """Rebuild a change from `tensors` and `numbers`.
-
-        Raises:
-            ValueError, KeyError, TypeError: they do not fit together.
-        """
+        """Rebuild a change from `tensors` and `numbers`; ValueError, KeyError or TypeError if they do not fit."""
         outputs, inputs = (int(size) for size in numbers["shape"])
         codes = None
         if "packed" in tensors:

@@ -1,6 +1,6 @@
 """Recipes: their classes, parameters and names. No torch here, so that planning is fast.
 
-A new recipe needs a class in a module of this folder, an entry in `SingleRecipe`, and its computation in
+A new recipe is a class in a module of this folder, in the union at its end, and its computation is in
 `prunescope.pipelines.pruning.methods`.
 """
 
@@ -28,40 +28,25 @@ from prunescope.pipelines.recipes.baselines import DenseRecipe, NoiseKind, Noise
 from prunescope.pipelines.recipes.depth import DepthRecipe
 from prunescope.pipelines.recipes.external import ExternalRecipe
 from prunescope.pipelines.recipes.mixed import MixedRecipe
-from prunescope.pipelines.recipes.quantization import AWQ, GPTQ, RTN, QuantizationRecipe
-from prunescope.pipelines.recipes.structure import Flap, Heads, Neurons, StructuredRecipe
-from prunescope.pipelines.recipes.weights import ADMM, RIA, DSnoT, Magnitude, SparseGPT, Wanda
+from prunescope.pipelines.recipes.quantization import AWQ, GPTQ, RTN, AnyQuantization, QuantizationRecipe
+from prunescope.pipelines.recipes.structure import AnyStructure, Flap, Heads, Neurons, StructuredRecipe
+from prunescope.pipelines.recipes.weights import ADMM, RIA, DSnoT, Magnitude, SparseGPT, Wanda, WeightRecipe
 
 __all__ = [
-    "ADMM",
-    "AWQ",
-    "GPTQ",
-    "NAME",
-    "RIA",
-    "RTN",
-    "DSnoT",
-    "DenseRecipe",
-    "DepthRecipe",
-    "ExternalRecipe",
-    "Flap",
-    "Heads",
-    "Magnitude",
-    "MaskingRecipe",
-    "MatrixRecipe",
-    "MixedRecipe",
-    "Neurons",
-    "NoiseKind",
-    "NoiseRecipe",
-    "SparseGPT",
-    "StructuredRecipe",
-    "Wanda",
-]
+    "ADMM", "AWQ", "GPTQ", "NAME", "RIA", "RTN", "DSnoT", "DenseRecipe", "DepthRecipe", "ExternalRecipe", "Flap",
+    "Heads", "Magnitude", "MaskingRecipe", "MatrixRecipe", "MixedRecipe", "Neurons", "NoiseKind", "NoiseRecipe",
+    "SparseGPT", "StructuredRecipe", "Wanda",
+]  # fmt: skip
 
-_Weights = Magnitude | Wanda | RIA | SparseGPT | ADMM | DSnoT
-_Quantization = RTN | GPTQ | AWQ
-_Structure = Neurons | Heads | Flap
 SingleRecipe = (
-    DenseRecipe | _Weights | _Quantization | _Structure | DepthRecipe | MixedRecipe | ExternalRecipe | NoiseRecipe
+    DenseRecipe
+    | WeightRecipe
+    | AnyQuantization
+    | AnyStructure
+    | DepthRecipe
+    | MixedRecipe
+    | ExternalRecipe
+    | NoiseRecipe
 )
 KINDS: tuple[type[SingleRecipe], ...] = get_args(SingleRecipe)
 # Recipes that change matrices layer by layer.
@@ -106,7 +91,7 @@ class ComposedRecipe(BaseRecipe):
             if isinstance(part, ExternalRecipe) and earlier:
                 raise ValueError(f"{part.name} is a whole checkpoint; it can only come first")
             quantized = next((recipe for recipe in earlier if isinstance(recipe, QuantizationRecipe)), None)
-            if isinstance(part, (SparseGPT, ADMM, DSnoT)) and quantized is not None:
+            if isinstance(part, MatrixRecipe) and part.starts_dense and quantized is not None:
                 raise ValueError(
                     f"{part.name} starts from the dense weights and would undo {quantized.name}; prune first, then "
                     "quantize"
@@ -204,7 +189,10 @@ def parse_recipe(text: str) -> Recipe:
         InputError: the name has none of the known forms, or its numbers are out of range.
     """
     if text.lstrip().startswith("{"):
-        return _validated(text, _with_name(_mapping(text)))
+        mapping = parse_yaml(text, f"recipe {text[:200]!r}")
+        if not isinstance(mapping, dict):
+            raise InputError(f"recipe {text!r}: not a YAML mapping; write it as `{{name: mine, method: wanda, …}}`")
+        return _validated(text, _with_name(mapping))
     parts = _PLUS.split(text)
     fields = [_spelled(part, text) for part in parts]
     return _validated(text, fields[0] if len(parts) == 1 else {"name": text, "method": "composed", "parts": fields})
@@ -228,13 +216,6 @@ def _spelled(name: str, text: str) -> dict[str, object]:
         hint += "Per cents are 1 to 99, bits 2 to 8, counts at least 1. "
     part = "" if name == text else f" in {text!r}"
     raise InputError(f"unknown recipe {name!r}{part}; {hint}`prunescope recipes` lists all forms")
-
-
-def _mapping(text: str) -> dict[str, object]:
-    fields = parse_yaml(text, f"recipe {text[:200]!r}")
-    if not isinstance(fields, dict):
-        raise InputError(f"recipe {text!r}: not a YAML mapping; write it as `{{name: mine, method: wanda, …}}`")
-    return fields
 
 
 def _validated(text: str, fields: dict[str, object]) -> Recipe:

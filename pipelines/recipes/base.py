@@ -84,6 +84,8 @@ class MatrixRecipe(BaseRecipe):
 
     # Statistics of every matrix's inputs that the recipe reads.
     reads: ClassVar[Reads] = "nothing"
+    # Whether it computes from the dense weights, and would undo an earlier quantization.
+    starts_dense: ClassVar[bool] = False
 
     modules: tuple[str, ...] = Field(default=(), examples=[["mlp"]])
     predecessors: Literal["pruned", "dense"] = "pruned"
@@ -147,11 +149,7 @@ class MaskingRecipe(MatrixRecipe):
         return self.require_pattern()
 
     def require_pattern(self) -> Self:
-        """Return the recipe itself.
-
-        Raises:
-            ValueError: its pattern has none of the three forms.
-        """
+        """Return the recipe itself; ValueError if its pattern has none of the three forms."""
         if isinstance(self.ratios, tuple):
             if any(given is not None for given in (self.keep, self.block, self.sparsity)):
                 raise ValueError("`ratios` gives one sparsity per layer; leave `sparsity`, `keep` and `block` out")

@@ -15,11 +15,14 @@ _AUTHORS = re.compile(r"\(([^()]+ et al\.,[^()]+)\)")
 
 def recipe_forms() -> list[dict[str, str]]:
     """Return one row per example of a name: its meaning, the paper, the method."""
+    papers = {kind: dict.fromkeys(_ARXIV.findall(kind.__doc__ or "")) for kind in KINDS}
     return [
         {
             "form": form,
             "what it does": meaning,
-            "source": _source(kind),
+            "source": ", ".join(
+                [f"arXiv {number}" for number in papers[kind]] or _AUTHORS.findall(kind.__doc__ or "")[:1]
+            ),
             "method": _methods(kind)[0] if len(_methods(kind)) == 1 else steps(parse_recipe(form))[-1].method,
         }
         for kind in KINDS
@@ -28,11 +31,7 @@ def recipe_forms() -> list[dict[str, str]]:
 
 
 def recipe_parameters(method: str) -> list[dict[str, str]]:
-    """Return one row per parameter of a method, with its default and its meaning.
-
-    Raises:
-        InputError: the method does not exist.
-    """
+    """Return one row per parameter of a method, with its default and its meaning; InputError for an unknown method."""
     kind = _kind(method)
     meanings = attribute_docs(kind)
     return [
@@ -47,11 +46,7 @@ def recipe_parameters(method: str) -> list[dict[str, str]]:
 
 
 def recipe_text(method: str) -> str:
-    """Return the description of a method.
-
-    Raises:
-        InputError: the method does not exist.
-    """
+    """Return the description of a method; InputError for an unknown method."""
     return description(_kind(method))
 
 
@@ -61,12 +56,6 @@ def _kind(method: str) -> type[BaseRecipe]:
             return kind
     known = [name for kind in KINDS for name in _methods(kind)]
     raise InputError(f"no method {method!r}; {did_you_mean(method, known)}there are {', '.join(known)}")
-
-
-def _source(kind: type[BaseRecipe]) -> str:
-    text = kind.__doc__ or ""
-    numbers = [f"arXiv {number}" for number in dict.fromkeys(_ARXIV.findall(text))]
-    return ", ".join(numbers or _AUTHORS.findall(text)[:1])
 
 
 def _methods(kind: type[BaseRecipe]) -> tuple[str, ...]:

@@ -11,10 +11,10 @@ from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.pipelines.core.validation_errors import first_problem
 from prunescope.pipelines.recipes.base import BaseRecipe, MaskingRecipe, MatrixRecipe, Reads, Statistic
 from prunescope.pipelines.recipes.depth import DepthRecipe
-from prunescope.pipelines.recipes.quantization import AWQ, GPTQ, RTN
-from prunescope.pipelines.recipes.weights import ADMM, RIA, Magnitude, SparseGPT, Wanda
+from prunescope.pipelines.recipes.quantization import AnyQuantization
+from prunescope.pipelines.recipes.weights import ADMM, FirstWeightRecipe
 
-_Matrices = Magnitude | Wanda | RIA | SparseGPT | ADMM | RTN | GPTQ | AWQ
+_Matrices = FirstWeightRecipe | AnyQuantization
 _KINDS: tuple[type[_Matrices], ...] = get_args(_Matrices)
 _ADAPTER: TypeAdapter[_Matrices] = TypeAdapter(Annotated[_Matrices, Field(discriminator="method")])
 _FORMS = ["drop", *(form for kind in _KINDS for form, _ in kind.EXAMPLES if "+" not in form)]
@@ -116,11 +116,7 @@ class MixedRecipe(BaseRecipe):
         return any(recipe.is_calibrated for recipe in self.matrix_recipes.values())
 
     def require_sublayers(self, layers: int) -> None:
-        """Refuse a sublayer that a model with `layers` layers does not have.
-
-        Raises:
-            InputError: names the sublayer.
-        """
+        """Raise an InputError for a sublayer that a model with `layers` layers does not have."""
         unknown = next((label for label in self.treatments if _position(label)[0] >= layers), None)
         if unknown is not None:
             raise InputError(f"recipe {self.name}: the model has no {unknown}, only attn.0 to mlp.{layers - 1}")
@@ -142,11 +138,7 @@ def _position(place: str) -> tuple[int, str, str]:
 
 
 def _parsed(label: str, given: object, predecessors: str) -> object:
-    """Return `drop`, or the recipe that a name or mapping stands for.
-
-    Raises:
-        ValueError: it is neither, or cannot be the treatment of one sublayer; the message begins with the label.
-    """
+    """Return `drop`, or the recipe that a name or mapping stands for; a ValueError begins with the label."""
     if given == "drop":
         if label != sublayer_of(label):
             raise ValueError(f"{label}: drop applies to a whole sublayer; write {sublayer_of(label)}: drop")
@@ -176,11 +168,7 @@ def _spelled(label: str, given: object) -> dict[str, object]:
 
 
 def _require_alone(label: str, recipe: _Matrices) -> _Matrices:
-    """Return the recipe if it can be the treatment of one sublayer.
-
-    Raises:
-        ValueError: it has parameters that make no sense there.
-    """
+    """Return the recipe; ValueError if it has parameters that make no sense for one sublayer."""
     if recipe.calibration is not None:
         raise ValueError(f"{label}: `calibration` is the same for all treatments; set it next to `treatments`")
     if recipe.modules:

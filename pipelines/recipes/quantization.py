@@ -86,3 +86,6 @@ class AWQ(QuantizationRecipe):
     method: Literal["awq"] = "awq"
     steps: int = Field(default=20, ge=1, le=MAX_STEPS)
     clip: bool = True
+
+
+AnyQuantization = RTN | GPTQ | AWQ

@@ -89,3 +89,6 @@ class Flap(StructuredRecipe):
     compensate: bool = True
 
     KINDS: ClassVar = ("attn", "mlp")
+
+
+AnyStructure = Neurons | Heads | Flap

@@ -99,6 +99,7 @@ class DSnoT(MatrixRecipe):
     )
 
     reads: ClassVar[Reads] = "moments"
+    starts_dense: ClassVar[bool] = True
     method: Literal["dsnot"] = "dsnot"
     max_cycle: int = Field(default=50, ge=1, le=MAX_STEPS)
     update_threshold: float = Field(default=5e-5, ge=0)
@@ -125,6 +126,7 @@ class SparseGPT(MaskingRecipe):
     )
 
     reads: ClassVar[Reads] = "gram"
+    starts_dense: ClassVar[bool] = True
     method: Literal["sparsegpt"] = "sparsegpt"
     columns: int = Field(default=128, ge=1, le=2**24)
     damping: float = Field(default=0.01, gt=0)
@@ -152,6 +154,7 @@ class ADMM(MaskingRecipe):
     )
 
     reads: ClassVar[Reads] = "gram"
+    starts_dense: ClassVar[bool] = True
     method: Literal["admm"] = "admm"
     iterations: int = Field(default=20, ge=1, le=MAX_STEPS)
     mask_iterations: int = Field(default=15, ge=1, le=MAX_STEPS)
@@ -166,3 +169,8 @@ class ADMM(MaskingRecipe):
         if self.sparsity is None and self.keep is None and self.block is None and self.ratios == "uniform":
             return self  # it uses the mask of the earlier recipes
         return self.require_pattern()
+
+
+# Recipes that can be a matrix's only one, and all; a new recipe joins one of them.
+FirstWeightRecipe = Magnitude | Wanda | RIA | SparseGPT | ADMM
+WeightRecipe = FirstWeightRecipe | DSnoT

@@ -197,11 +197,7 @@ class Study(FrozenModel):
         return tuple(chosen)
 
     def model(self, name: str) -> ModelSpec:
-        """Return the model with that name.
-
-        Raises:
-            InputError: the study has no such model.
-        """
+        """Return the model with that name; InputError if the study has none."""
         for model in self.models:
             if model.name == name:
                 return model
@@ -242,11 +238,7 @@ class Study(FrozenModel):
         return other.model_copy(update={"subset": digest[:8]})
 
     def searching(self, keys: Mapping[str, object]) -> "Study":
-        """Return the study with some keys of `search` replaced, or with a new `search` of these keys.
-
-        Raises:
-            InputError: a value is wrong; names the key.
-        """
+        """Return the study with some keys of `search` replaced, or added; InputError for a wrong value."""
         fields = self.model_dump() | {"recipes": self.recipes}  # a dump does not record which keys were omitted
         fields["search"] = {**(fields["search"] or {}), **keys}
         return _validated(fields, f"study {self.name}").model_copy(
@@ -289,10 +281,7 @@ def study_names() -> list[str]:
 
 
 def load_study(name_or_path: str) -> Study:
-    """Read and validate a study.
-
-    Args:
-        name_or_path: a shipped study's name, or the path of a YAML file (.yaml or .yml).
+    """Read and validate a shipped study, by its name, or a YAML file (.yaml or .yml), by its path.
 
     Raises:
         InputError: the study does not exist, or its file is not valid; names file and key.

@@ -12,11 +12,7 @@ _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
 def parse_size(size: object) -> object:
-    """Return the bytes of a size such as `20GiB`, `1.5 GB` or `0`; pydantic checks values that are not strings.
-
-    Raises:
-        ValueError: it is not a size.
-    """
+    """Return the bytes of a size such as `20GiB`, `1.5 GB` or `0`, unchanged if not a string; ValueError for others."""
     if not isinstance(size, str):
         return size
     match = _SIZE.fullmatch(size.strip())
@@ -38,11 +34,7 @@ LayerDevice = Annotated[str, AfterValidator(_layer_device)]
 
 
 def parse_limits(arguments: list[str]) -> dict[str, int] | None:
-    """Return the limits in command line arguments such as `cpu=8GiB`, or None without arguments.
-
-    Raises:
-        ValueError: an argument has another form; names it.
-    """
+    """Return the limits in arguments such as `cpu=8GiB`, or None without arguments; ValueError for other forms."""
     limits: dict[str, int] = {}
     for argument in arguments:
         device, separator, size = argument.partition("=")

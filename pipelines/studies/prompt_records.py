@@ -96,11 +96,8 @@ def question_of(record: Record, spec: PromptSet) -> tuple[str, tuple[str, ...], 
 class _Fields:
     """The fields of a record by their meaning.
 
-    Args:
-        record: the record.
-        spec: the set, which may name fields.
-        keys: names of the study's keys that differ from the set's.
-        owner: the part of the study that names fields.
+    `spec` may name fields. `keys` are names of the study's keys that differ from the set's. `owner` is the part of the
+    study that names fields.
     """
 
     def __init__(
@@ -122,11 +119,7 @@ class _Fields:
         return next((name for name in names if name is not None and self.record.fields[name] is not None), None)
 
     def value(self, key: str) -> Any:  # noqa: ANN401 (any JSON)
-        """Return the value of the field, or None if the record has none.
-
-        Raises:
-            InputError: the study names a field that the record does not have.
-        """
+        """Return the value of the field, or None if the record has none; InputError if the study names it."""
         name = self.name(key)
         if name is None:
             return None

@@ -29,10 +29,8 @@ MAX_TEMPLATE_BYTES = 1_000_000
 def resolve_prompts(entries: object, where: str, *, is_shipped: bool = False) -> object:
     """Return a study's `prompts` with every set replaced by its prompts.
 
-    Args:
-        entries: the content of the YAML: a list of prompts, sets and names of sets, or one set.
-        where: the study's file, for messages.
-        is_shipped: whether the study is in the package; its sets then come from the package, not from local files.
+    `entries` is the content of the YAML: a list of prompts, sets and names of sets, or one set. `where` is the study's
+    file, for messages. Sets of a shipped study come from the package, not from local files.
 
     Raises:
         InputError: an entry, a file or a record is wrong; names file, line, field and fix.
@@ -64,17 +62,19 @@ def resolve_prompts(entries: object, where: str, *, is_shipped: bool = False) ->
             raise InputError(f"{key_place(where, keys)}: over {MAX_PROMPTS:,} prompts in the study; lower `samples`")
     if told:
         raise InputError("\n".join(told))
-    _require_unique(prompts, where)
+    first: dict[str, Prompt] = {}
+    for prompt in prompts:
+        if (other := first.setdefault(prompt.id, prompt)) is not prompt:
+            places = " and ".join(dict.fromkeys(one.origin for one in (other, prompt)))
+            fix = "rename one of them; in a set, `id: false` makes ids from the lines, and `name` their beginning"
+            raise InputError(f"{key_place(where, ['prompts'])}: the id {prompt.id!r} is listed twice ({places}); {fix}")
     return prompts
 
 
 def read_template(template: object, where: str, keys: Sequence[str | int]) -> object:
     """Return `chat`, `plain`, or the text of the Jinja file that a key names.
 
-    Args:
-        template: the key's value.
-        where: the study's file, for messages.
-        keys: the key, as in `key_place`.
+    `keys` names the key, as in `key_place`, and `where` the study's file, for messages.
 
     Raises:
         InputError: the file cannot be read or holds no template.
@@ -129,12 +129,3 @@ def _chosen(spec: PromptSet) -> Iterator[Record]:
         what = f"the set {spec.source}" if spec.source in SHIPPED else spec.source
         raise InputError(f"`samples` is {spec.samples}, but {what} has {len(drawn)} prompts; lower it")
     yield from drawn
-
-
-def _require_unique(prompts: Sequence[Prompt], where: str) -> None:
-    first: dict[str, Prompt] = {}
-    for prompt in prompts:
-        if (other := first.setdefault(prompt.id, prompt)) is not prompt:
-            places = " and ".join(dict.fromkeys(one.origin for one in (other, prompt)))
-            fix = "rename one of them; in a set, `id: false` makes ids from the lines, and `name` their beginning"
-            raise InputError(f"{key_place(where, ['prompts'])}: the id {prompt.id!r} is listed twice ({places}); {fix}")

@@ -31,11 +31,7 @@ def number_text(text: str) -> str | None:
 
 
 def require_text(text: str) -> str:
-    """Return the text unchanged.
-
-    Raises:
-        ValueError: it holds half of a surrogate pair, which no file and no tokenizer accepts.
-    """
+    """Return the text; ValueError if it holds half of a surrogate pair, which no file and no tokenizer accepts."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -46,11 +42,7 @@ def require_text(text: str) -> str:
 
 
 def require_template(template: str | None) -> str | None:
-    """Return `chat`, `plain` or the text of a Jinja template unchanged.
-
-    Raises:
-        ValueError: it is something else.
-    """
+    """Return `chat`, `plain` or the text of a Jinja template; ValueError for anything else."""
     if template is not None and template not in BUILT_IN_TEMPLATES and "{{" not in template and "{%" not in template:
         shown = template if len(template) <= 80 else f"{template[:80]}…"
         raise ValueError(f"{shown!r} is not `chat`, `plain` or a Jinja file, which contains {{{{ text }}}}")

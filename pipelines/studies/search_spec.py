@@ -83,8 +83,12 @@ def require_reachable(search: SearchSpec, tasks: Sequence[str]) -> None:
     if task and task not in tasks:
         own = ", ".join(tasks) if tasks else "none"
         raise ValueError(f"`search.objective` is of task {task!r}, but the study's `tasks` are {own}")
-    for name in search.menu:
-        _require_treatment(name)
+    for name in (name for name in search.menu if name not in DROPS):
+        try:
+            MixedRecipe.model_validate({"name": "menu", "treatments": {"mlp.0": name}})
+        except ValidationError as error:
+            reason = first_problem(error)[1].removeprefix("mlp.0: ")
+            raise ValueError(f"`search.menu`: {name}: {reason}") from None
     drops = set(DROPS) & set(search.menu)
     if search.budget == "milliseconds" and not drops:
         raise ValueError("`search.budget` is milliseconds, which only drops save; add drop to `search.menu`")
@@ -94,17 +98,6 @@ def require_reachable(search: SearchSpec, tasks: Sequence[str]) -> None:
             f"`search.remove` is {max(search.remove):.1%}, but the menu removes at most {max(shares):.1%} of the "
             "parameters; add treatments that remove more, such as drop, or lower it"
         )
-
-
-def _require_treatment(name: str) -> None:
-    """Refuse a recipe that cannot be the treatment of one sublayer in a mixed recipe."""
-    if name in DROPS:
-        return
-    try:
-        MixedRecipe.model_validate({"name": "menu", "treatments": {"mlp.0": name}})
-    except ValidationError as error:
-        reason = first_problem(error)[1].removeprefix("mlp.0: ")
-        raise ValueError(f"`search.menu`: {name}: {reason}") from None
 
 
 def _share(name: str) -> float:

@@ -4,26 +4,21 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.regular_files import open_regular
+from prunescope.pipelines.corpora.records import numbered_lines
 from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec
 
-# A document of BEIR has a few thousand characters. The limit stops the reading of a file without line feeds.
-MAX_LINE_BYTES = 10_000_000
 _FORMAT = "a folder in BEIR's format holds corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv"
 
 
 @dataclass(frozen=True)
 class Collection:
-    """Data set, cut to the limits of its specification.
+    """Data set, cut to the limits of its specification: texts by id, in the order of the files.
 
-    Attributes:
-        documents: title and text by id, in the order of the file.
-        queries: texts by id, in the order of the file; only those with a judgement.
-        relevance: judgements by query and document id; above 0 is relevant, and unlisted documents are not.
+    Documents begin with their titles. Queries are only those with a judgement. Relevance is by query and document id;
+    above 0 is relevant, and unlisted documents are not.
     """
 
     documents: Mapping[str, str]
@@ -38,11 +33,7 @@ def files_of(spec: RetrievalSpec) -> tuple[Path, Path, Path]:
 
 
 def require_files(spec: RetrievalSpec) -> None:
-    """Refuse a data set with a missing file.
-
-    Raises:
-        InputError: names the file.
-    """
+    """Raise an InputError for a missing file of a data set."""
     for file in files_of(spec):
         if not file.is_file():
             raise InputError(f"{spec.what}: {file} is missing; {_FORMAT}")
@@ -60,11 +51,7 @@ def contents_hash(collection: Collection) -> str:
 
 
 def read_collection(spec: RetrievalSpec) -> Collection:
-    """Read a data set.
-
-    Raises:
-        InputError: a file cannot be read, or a line is malformed, repeats an id or names an unknown id.
-    """
+    """Read a data set; InputError for an unreadable file, a malformed line, a repeated or an unknown id."""
     require_files(spec)
     corpus_file, queries_file, judgements_file = files_of(spec)
     documents, queries = _texts(corpus_file), _texts(queries_file)
@@ -103,16 +90,9 @@ def _limited(
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Yield the non-blank lines with their numbers; only a line feed ends a line, as in JSONL."""
+    """Yield the non-blank lines with their numbers."""
     try:
-        with open_regular(file) as stream:
-            for number, line in enumerate(iter(partial(stream.readline, MAX_LINE_BYTES + 1), b""), start=1):
-                if len(line) > MAX_LINE_BYTES:
-                    raise InputError(f"{file}: line {number}: longer than {MAX_LINE_BYTES:,} bytes; split the document")
-                if line.strip():
-                    yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: line {number}: not UTF-8 text; save it as UTF-8") from error
+        yield from ((number, line.rstrip("\r\n")) for number, line in numbered_lines(file) if line.strip())
     except OSError as error:
         raise InputError(f"{file}: {error.strerror}; {_FORMAT}") from error
 
@@ -124,15 +104,15 @@ def _texts(file: Path) -> dict[str, str]:
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{file}: line {number}: not valid JSON") from error
+            raise InputError(f"{file}, line {number}: not valid JSON") from error
         name, text = (record.get("_id"), record.get("text")) if isinstance(record, dict) else (None, None)
         title = record.get("title") or "" if isinstance(record, dict) else ""
         if not isinstance(name, str) or not name or not isinstance(text, str) or not isinstance(title, str):
             raise InputError(
-                f"{file}: line {number}: not an object with the strings `_id` and `text` (and maybe `title`)"
+                f"{file}, line {number}: not an object with the strings `_id` and `text` (and maybe `title`)"
             )
         if name in texts:
-            raise InputError(f"{file}: line {number}: the id {name!r} occurs twice")
+            raise InputError(f"{file}, line {number}: the id {name!r} occurs twice")
         texts[name] = f"{title} {text}".strip()
     return texts
 
@@ -148,14 +128,14 @@ def _judgements(file: Path, documents: Mapping[str, str], queries: Mapping[str, 
             query, document, score = fields[0], fields[1], int(fields[2])
         except (IndexError, ValueError) as error:
             raise InputError(
-                f"{file}: line {number}: not query id, document id and a whole number between tabs"
+                f"{file}, line {number}: not query id, document id and a whole number between tabs"
             ) from error
         for name, known, where in ((query, queries, "queries.jsonl"), (document, documents, "corpus.jsonl")):
             if name not in known:
                 raise InputError(
-                    f"{file}: line {number}: {name!r} is not in {where}; download that file again or delete the line"
+                    f"{file}, line {number}: {name!r} is not in {where}; download that file again or delete the line"
                 )
         if document in relevance.setdefault(query, {}):
-            raise InputError(f"{file}: line {number}: {query!r} and {document!r} are judged twice")
+            raise InputError(f"{file}, line {number}: {query!r} and {document!r} are judged twice")
         relevance[query][document] = score
     return relevance

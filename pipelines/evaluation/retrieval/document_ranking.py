@@ -21,16 +21,11 @@ def rank_documents(
     own: Sequence[int | None],
     depth: int = DEPTH,
 ) -> list[list[int]]:
-    """Return the indices of the documents most similar to each query by inner product, the best first.
+    """Return the indices of the `depth` documents most similar to each query by inner product, the best first.
 
     Similarities are summed in float64 and rounded to float32, so that equal documents tie for any order of the sums.
-    Ties are broken by order in the corpus.
-
-    Args:
-        queries: one per row.
-        documents: one per row.
-        own: index of the document that is the query itself (as in ArguAna) and must not be ranked, or None.
-        depth: number of ranked documents.
+    Ties are broken by order in the corpus. `own` is the index of the document that is the query itself (as in ArguAna)
+    and must not be ranked, or None.
     """
     rankings: list[list[int]] = []
     block_documents = max(1, _BLOCK // max(1, documents.shape[1]))
@@ -53,18 +48,11 @@ def rank_documents(
 def score_rankings(
     relevance: Mapping[str, Mapping[str, int]], ranked: Mapping[str, Sequence[str]]
 ) -> dict[str, dict[str, float]]:
-    """Return each measure per query.
+    """Return each measure per query; 0 if a query finds no relevant document.
 
     nDCG@10 uses the judgements as gains with a discount of log₂(rank + 1) (Järvelin and Kekäläinen 2002, as in
     trec_eval). Recall@100 is the share of relevant documents in the first 100. MRR@10 is one over the rank of the first
-    relevant document in the first 10.
-
-    Args:
-        relevance: judgements by query and document id.
-        ranked: document ids by query, the best first.
-
-    Returns:
-        Values by measure and query; 0 if a query finds no relevant document.
+    relevant document in the first 10. Judgements are by query and document id; ranked ids are the best first.
     """
     # trec_eval breaks ties in its own way; scores of −rank do not tie.
     run = {query: {name: float(-rank) for rank, name in enumerate(names)} for query, names in ranked.items()}

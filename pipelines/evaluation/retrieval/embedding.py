@@ -21,11 +21,7 @@ _TOKENIZER_TEXTS = 1000
 
 
 def require_fits(spec: RetrievalSpec, context_length: int) -> None:
-    """Refuse a `max_length` that exceeds the model's context.
-
-    Raises:
-        InputError: names the key.
-    """
+    """Raise an InputError if `max_length` exceeds the model's context."""
     if spec.max_length > context_length:
         raise InputError(
             f"{spec.what}: `max_length` {spec.max_length} is over the model's context of {context_length} "
@@ -39,14 +35,10 @@ def tokens_of(
     max_length: int,
     pooling: Pooling,
 ) -> list[tuple[int, ...]]:
-    """Return the token ids of texts, cut to `max_length`, special tokens included.
+    """Return the token ids of texts with their prefixes, cut to `max_length`, special tokens included.
 
-    Args:
-        texts: texts with their prefixes.
-        tokenizer: the model's own.
-        max_length: maximum tokens per text.
-        pooling: with `last` every text ends with the tokenizer's end token, even a cut one; with `mean` only a text
-            without any token gets it.
+    With the pooling `last` every text ends with the tokenizer's end token, even a cut one; with `mean` only a text
+    without any token gets it.
 
     Raises:
         InputError: an end token is needed and the tokenizer has none.
@@ -78,13 +70,7 @@ def embed(
 ) -> Float[Tensor, "texts width"]:
     """Return vectors of texts in float32, pooled in float64 from the states after the final norm.
 
-    Equal texts share one vector, so that they tie.
-
-    Args:
-        decoder: dense, or with a variant applied.
-        texts: token ids, at least one per text.
-        pooling: `last` or `mean`.
-        progress: advances once per batch.
+    Equal texts share one vector, so that they tie. A text has at least one token. The progress advances once per batch.
 
     Raises:
         InputError: the model is bidirectional and does not ignore padding.

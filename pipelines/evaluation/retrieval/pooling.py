@@ -14,10 +14,7 @@ def pooled(
 ) -> Float[Tensor, "texts width"]:
     """Return one vector per text, in float64: its last state, or the mean of its states, without padding.
 
-    Args:
-        states: states of texts padded on the right.
-        lengths: number of tokens per text.
-        pooling: `last` or `mean`.
+    The texts are padded on the right.
     """
     if pooling == "last":
         return states[torch.arange(len(states), device=states.device), lengths - 1].double()

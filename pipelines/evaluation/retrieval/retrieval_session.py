@@ -43,13 +43,7 @@ Tables = dict[str, pl.DataFrame]
 class _Data:
     """One data set in the model's tokens, with the dense model's embeddings.
 
-    Attributes:
-        spec: the study's entry.
-        collection: its texts and judgements.
-        pooling: pooling of this model's states.
-        hash: hash of contents and settings.
-        ids: tokens of the queries, then of the documents.
-        dense: their embeddings by the dense model.
+    `hash` covers contents and settings. `ids` are the tokens of the queries, then of the documents.
     """
 
     spec: RetrievalSpec
@@ -63,12 +57,6 @@ class _Data:
 class RetrievalSession:
     """Dense side of retrieval, embedded once and shared by the variants of a model.
 
-    Args:
-        decoder: the dense model.
-        model: name of the model in the tables.
-        data_sets: the study's data sets.
-        progress: advances once per batch of texts.
-
     Raises:
         InputError: a data set is malformed, or its `max_length` exceeds the model's context.
         ComputationError: an embedding is NaN, infinite or zero.
@@ -81,10 +69,7 @@ class RetrievalSession:
         self._data = [self._read(spec, progress) for spec in data_sets]
 
     def measure(self, recipe: str, variant: Variant, progress: Progress = SILENT) -> Tables:
-        """Embed every text with a variant and score the ranked documents.
-
-        Returns:
-            Rows of `retrieval_scores`, `retrieval_queries` and `retrieval_embeddings`.
+        """Return the rows of `retrieval_scores`, `retrieval_queries` and `retrieval_embeddings` of one variant.
 
         Raises:
             ComputationError: an embedding is NaN, infinite or zero.
@@ -129,7 +114,13 @@ class RetrievalSession:
         labels = {"model": self.model, "recipe": recipe, "data_set": data.spec.name}
         hashed = labels | {"data_hash": data.hash}
         scores = [
-            hashed | {"metric": name, "value": own.mean(), "standard_error": _standard_error(own), "n": len(own)}
+            hashed
+            | {
+                "metric": name,
+                "value": own.mean(),
+                "standard_error": None if len(own) < 2 else own.std(ddof=1) / len(own) ** 0.5,
+                "n": len(own),
+            }
             for name, own in (values | {COSINE: cosines}).items()
         ]
         by_query = [
@@ -138,11 +129,13 @@ class RetrievalSession:
             for query, value in zip(queries, own, strict=True)
         ]
         names = [("query", name) for name in queries] + [("document", name) for name in documents]
-        embeddings = _embedding_rows(labels, names, data.ids, pruned) if data.spec.keep_embeddings else None
+        embeddings = EMBEDDINGS.to_frame()
+        if data.spec.keep_embeddings:
+            embeddings = _embedding_rows(labels, names, data.ids, pruned)
         return {
             "retrieval_scores": pl.DataFrame(scores, schema=SCORES),
             "retrieval_queries": pl.DataFrame(by_query, schema=QUERIES),
-            "retrieval_embeddings": EMBEDDINGS.to_frame() if embeddings is None else embeddings,
+            "retrieval_embeddings": embeddings,
         }
 
 
@@ -160,10 +153,6 @@ def _cosines(dense: Float[Tensor, "texts width"], pruned: Float[Tensor, "texts w
     """Return the cosine of each text's two embeddings as 1 − ‖u − v‖²/2 of unit vectors, which is at most 1."""
     one, other = (torch.nn.functional.normalize(vectors.double()) for vectors in (dense, pruned))
     return np.asarray((1 - (one - other).square().sum(dim=1) / 2).clamp(min=-1))
-
-
-def _standard_error(values: np.ndarray) -> float | None:
-    return None if len(values) < 2 else float(values.std(ddof=1) / len(values) ** 0.5)
 
 
 def _embedding_rows(

@@ -23,12 +23,7 @@ _NARROW, _WIDE = 500, 20_000
 
 @dataclass(frozen=True)
 class Problem:
-    """Options of all sublayers, in one list.
-
-    Attributes:
-        group: sublayer of each option, from 0.
-        removed: what each option removes, in the budget's unit.
-    """
+    """Options of all sublayers in one list: the sublayer of each, from 0, and what it removes, in the budget's unit."""
 
     group: Choice
     removed: Numbers
@@ -56,11 +51,7 @@ class Problem:
     def pairs(self, current: Choice, costs: Numbers, target: float, options: Choice) -> Iterator[Choice]:
         """Yield the choices with one or two other options that cost less and reach a target, the cheapest first.
 
-        Args:
-            current: the choice to change.
-            costs: cost of each option minus that of its sublayer's current option.
-            target: removal, in the budget's unit.
-            options: options that may be chosen.
+        `costs` are differences from each sublayer's current option. Only `options` may be chosen.
         """
         others = options[~np.isin(options, current)]
         # Options of one sublayer exclude each other, so a pair of the same option stands for a single change.
@@ -91,20 +82,16 @@ def cheapest(
     is far below the error of measured costs. HiGHS's integer solver was slower on such problems (a minute for 60
     sublayers with 9 options each), and its tolerances were too wide: 1e-6 of the target and of the largest cost.
 
-    Args:
-        problem: the options.
-        costs: cost of each option.
-        target: removal, in the budget's unit.
-        allowed: options that may be chosen; None allows all.
-        changes: a choice, and how many sublayers may differ from it.
+    Only `allowed` options may be chosen (None: all). `changes` is a choice and how many sublayers may differ from it.
 
     Raises:
         InputError: the allowed options cannot reach the target.
     """
     is_open = np.ones(len(costs), dtype=bool) if allowed is None else allowed.copy()
+    current, most = changes or ([], problem.groups)
     is_change = np.ones(len(costs), dtype=bool)
-    is_change[[] if changes is None else changes[0]] = False
-    limits = _Limits(problem, is_change, problem.groups if changes is None else changes[1], target)
+    is_change[current] = False
+    limits = _Limits(problem, is_change, most, target)
     best, cost = None, np.inf
     for width in (_NARROW, _NARROW, _WIDE):
         extra, bound = _relaxed(limits, costs, is_open)
@@ -119,41 +106,19 @@ def cheapest(
 
 
 def uniform_choice(problem: Problem, sizes: Numbers, target: float, allowed: NDArray[np.bool_]) -> Choice:
-    """Return the choice that reaches the target with nearly the same share of every sublayer.
-
-    Args:
-        problem: the options.
-        sizes: sizes of the sublayers.
-        target: removal, in the budget's unit.
-        allowed: options that may be chosen.
-
-    Raises:
-        InputError: the allowed options cannot reach the target.
-    """
+    """Return the choice that removes nearly the same share of every sublayer (of `sizes`); errors as in `cheapest`."""
     # The cost per weight grows with the share, so that equal shares cost least.
     return cheapest(problem, problem.removed**3 / sizes[problem.group] ** 2, target, allowed)
 
 
 @dataclass(frozen=True)
 class _Limits:
-    """Limits of a choice: how much it must remove, and how many sublayers it may change.
-
-    Attributes:
-        problem: the options.
-        is_change: whether an option counts as a change.
-        changes: maximum number of changes.
-        target: minimum removal.
-    """
+    """Limits of a choice: it removes at least the target, and at most `changes` of its options are changes."""
 
     problem: Problem
     is_change: NDArray[np.bool_]
     changes: int
     target: float
-
-    @property
-    def least(self) -> float:
-        """Removal at which the target counts as reached."""
-        return self.problem.least(self.target)
 
 
 def _relaxed(limits: _Limits, costs: Numbers, is_open: NDArray[np.bool_]) -> tuple[Numbers, float]:
@@ -167,7 +132,7 @@ def _relaxed(limits: _Limits, costs: Numbers, is_open: NDArray[np.bool_]) -> tup
     solved = linprog(
         costs[options] / scale,
         A_ub=np.stack([-problem.removed[options] / unit, limits.is_change[options].astype(float)]),
-        b_ub=[-limits.least / unit, limits.changes],
+        b_ub=[-problem.least(limits.target) / unit, limits.changes],
         A_eq=one_each,
         b_eq=np.ones(problem.groups),
     )
@@ -179,7 +144,7 @@ def _relaxed(limits: _Limits, costs: Numbers, is_open: NDArray[np.bool_]) -> tup
     reduced = costs - price * problem.removed + toll * limits.is_change
     lowest = np.full(problem.groups, np.inf)
     np.minimum.at(lowest, problem.group[options], reduced[options])
-    bound = float(lowest.sum() + price * limits.least - toll * limits.changes)
+    bound = float(lowest.sum() + price * problem.least(limits.target) - toll * limits.changes)
     return reduced - lowest[problem.group], bound
 
 
@@ -188,15 +153,10 @@ def _walk(
 ) -> Choice | None:
     """Return the cheapest choice whose extras sum to at most the gap; None if there is none.
 
-    Args:
-        limits: limits of the choice.
-        costs: cost of each option.
-        extra: what each option adds to the bound.
-        is_open: options to choose from.
-        gap: gap between the bound and the cost of a known choice.
-        width: number of partial choices to keep, those with the lowest extras.
+    `extra` is what each option adds to the bound. `gap` is the distance of the bound from the cost of a known choice.
+    The `width` partial choices with the lowest extras are kept.
     """
-    problem = limits.problem
+    problem, least = limits.problem, limits.problem.least(limits.target)
     ladders = [np.flatnonzero(is_open & (problem.group == group)) for group in range(problem.groups)]
     if not all(len(own) for own in ladders):
         return None
@@ -213,7 +173,7 @@ def _walk(
             extras[before] + extra[option],
             changes[before] + limits.is_change[option],
         )
-        kept = np.flatnonzero((sums[2] <= gap) & (sums[0] + most >= limits.least) & (sums[3] <= limits.changes))
+        kept = np.flatnonzero((sums[2] <= gap) & (sums[0] + most >= least) & (sums[3] <= limits.changes))
         kept = kept[_unsurpassed(sums[0][kept], sums[1][kept], sums[3][kept])]
         if len(kept) > width:
             kept = kept[np.argpartition(sums[2][kept], width)[:width]]
@@ -248,29 +208,24 @@ def random_choice(problem: Problem, target: float, generator: np.random.Generato
     for step in (1, -1):
         # Step up until the target is reached. Then step sublayers down in random order, as long as the target holds.
         while removed < least if step == 1 else True:
-            movable = [g for g, own in enumerate(ladders) if 0 <= places[g] + step < len(own)]
-            changes = [
-                problem.removed[ladders[g][places[g] + step]] - problem.removed[ladders[g][places[g]]] for g in movable
-            ]
-            if step == -1:
-                movable = [g for g, change in zip(movable, changes, strict=True) if removed + change >= least]
+            changes = {
+                group: float(problem.removed[own[place + step]] - problem.removed[own[place]])
+                for group, (own, place) in enumerate(zip(ladders, places, strict=True))
+                if 0 <= place + step < len(own)
+            }
+            movable = [group for group, change in changes.items() if step == 1 or removed + change >= least]
             if not movable:
                 break
             group = int(generator.choice(movable))
-            before = places[group]
             places[group] += step
-            removed += float(problem.removed[ladders[group][places[group]]] - problem.removed[ladders[group][before]])
+            removed += changes[group]
     return np.array([own[place] for own, place in zip(ladders, places, strict=True)])
 
 
 def greedy_choice(problem: Problem, costs: Numbers, target: float) -> Choice:
     """Return the choice that always takes the option with the lowest additional cost per unit that it removes."""
-    choice = np.array(
-        [
-            np.flatnonzero(problem.group == g)[problem.removed[problem.group == g].argmin()]
-            for g in range(problem.groups)
-        ]
-    )
+    ladders = (np.flatnonzero(problem.group == group) for group in range(problem.groups))
+    choice = np.array([own[problem.removed[own].argmin()] for own in ladders])
     while problem.total(choice) < problem.least(target):
         now = choice[problem.group]
         freed = problem.removed - problem.removed[now]

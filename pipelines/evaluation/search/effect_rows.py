@@ -11,23 +11,18 @@ from prunescope.pipelines.evaluation.search.menu import Menu
 from prunescope.pipelines.evaluation.search.treatments import Treatments
 from prunescope.pipelines.evaluation.search.trials import half_width
 
-_TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
-    "layer": pl.Int16,
-    "sublayer": pl.String,
-    "matrix": pl.String,
-    "treatment": pl.String,
-    "parameters_removed": pl.Int64,
-    "bytes_removed": pl.Int64,
-    "milliseconds_removed": pl.Float64,
-    "kl_dense_pruned_nats": pl.Float64,
-    "kl_low": pl.Float64,
-    "kl_high": pl.Float64,
-    "one_minus_cos_h": pl.Float64,
-    "n_items": pl.Int32,
-    "item_kl": pl.List(pl.Float32),
-    "seconds": pl.Float64,
-}
-SCHEMA = pl.Schema(_TYPES)
+SCHEMA = pl.Schema(
+    {
+        "layer": pl.Int16,
+        **dict.fromkeys(("sublayer", "matrix", "treatment"), pl.String),
+        **dict.fromkeys(("parameters_removed", "bytes_removed"), pl.Int64),
+        "milliseconds_removed": pl.Float64,
+        **dict.fromkeys(("kl_dense_pruned_nats", "kl_low", "kl_high", "one_minus_cos_h"), pl.Float64),
+        "n_items": pl.Int32,
+        "item_kl": pl.List(pl.Float32),
+        "seconds": pl.Float64,
+    }
+)
 Row = Mapping[str, object]
 
 
@@ -39,10 +34,15 @@ def measured_rows(menu: Menu, effects: Effects) -> Iterator[Row]:
     for index, swap in enumerate(effects.swaps):
         own = effects.kl[seen[:, index], index]
         half, mean = half_width(float(errors[index]), len(own)), float(means[index])
-        interval = {"kl_low": max(0.0, mean - half), "kl_high": mean + half}
-        values = {"kl_dense_pruned_nats": mean, "one_minus_cos_h": float(cosines[index])}
-        measured = {"n_items": len(own), "item_kl": own.tolist(), "seconds": effects.seconds / len(effects.swaps)}
-        yield _about(menu, *swap) | values | interval | measured
+        yield _about(menu, *swap) | {
+            "kl_dense_pruned_nats": mean,
+            "one_minus_cos_h": float(cosines[index]),
+            "kl_low": max(0.0, mean - half),
+            "kl_high": mean + half,
+            "n_items": len(own),
+            "item_kl": own.tolist(),
+            "seconds": effects.seconds / len(effects.swaps),
+        }
 
 
 def computed_rows(menu: Menu, effects: Effects, treatments: Treatments) -> Iterator[Row]:

@@ -22,12 +22,7 @@ from prunescope.pipelines.evaluation.search.items import Item
 from prunescope.pipelines.evaluation.search.journal import Arrays, Journal
 from prunescope.pipelines.evaluation.search.menu import DROP, KEEP, Allocation, Menu
 from prunescope.pipelines.evaluation.search.output_kl import DenseOutput
-from prunescope.pipelines.evaluation.search.trials import (
-    half_width,
-    logarithms,
-    standard_error,
-    treatments_json,
-)
+from prunescope.pipelines.evaluation.search.trials import half_width, logarithms, standard_error, treatments_json
 from prunescope.pipelines.evaluation.traces.activation_capture import Capture, replay, run_known, stream_after
 from prunescope.pipelines.evaluation.traces.isolated import IsolatedEffect, Swap
 from prunescope.pipelines.metrics.vector_metrics import space_metrics
@@ -95,15 +90,7 @@ class Effects:
 
 
 class EffectEngine:
-    """Measurement of effects on a list of items.
-
-    Args:
-        decoder: the dense model.
-        menu: treatments and their weights.
-        items: the texts to measure on.
-        journal: stores every measured batch of items, so that an interrupted measurement can continue; None stores
-            none.
-    """
+    """Measurement of effects on items; `journal` stores every measured batch, so that it can continue (None: none)."""
 
     def __init__(self, decoder: Decoder, menu: Menu, items: Sequence[Item], journal: Journal | None = None) -> None:
         self._decoder, self._menu, self._items, self._journal = decoder, menu, list(items), journal
@@ -124,16 +111,9 @@ class EffectEngine:
         tokens, so few items suffice to compare them. In a context all swaps are measured on all items, because their
         differences are small against the context's own effect.
 
-        Args:
-            swaps: sublayer and treatment, a sublayer's reference first.
-            context: the allocation around the swaps; None is the dense model.
-            items: number of items to use, from the first; None uses all.
-            progress: advances once per swap and item.
-            until: value of `time.monotonic` after which no batch but the first is measured, so that fewer items have
-                effects.
-
-        Returns:
-            Effects against the dense model; in a context they include the context's own.
+        Only the first `items` are used (None: all). After `until`, a value of `time.monotonic`, no batch but the first
+        is measured, so that fewer items have effects. The progress advances once per swap and item. Effects are against
+        the dense model; in a context they include the context's own.
 
         Raises:
             ComputationError: a swap gives NaN or infinite states.
@@ -159,9 +139,8 @@ class EffectEngine:
             # Swaps that stopped before count as done.
             progress.advance((stop - start) * (len(swaps) if is_stored else len(swaps) - len(active)))
             if not context:
-                known = [
-                    _is_known(kl[:stop, i], kl[:stop, reference[i]]) and i != reference[i] for i in active.tolist()
-                ]
+                pairs = zip(active.tolist(), reference[active].tolist(), strict=True)
+                known = [i != first and _is_known(kl[:stop, i], kl[:stop, first]) for i, first in pairs]
                 active = active[~np.array(known)]
         progress.done()
         return Effects(tuple(swaps), kl, cosines, reference, seconds)
@@ -217,12 +196,7 @@ class EffectEngine:
         return [new.to(own.device) - own for new, own in zip(after, before, strict=True)]
 
     def _at_output(
-        self,
-        item: Item,
-        output: DenseOutput,
-        around: Capture,
-        offset: Tensor,
-        moves: Mapping[Swap, Tensor],
+        self, item: Item, output: DenseOutput, around: Capture, offset: Tensor, moves: Mapping[Swap, Tensor]
     ) -> tuple[Means, Means]:
         kl, cosines = [], []
         for moved in self._isolation.shifts(around, moves).values():

@@ -24,13 +24,7 @@ _UNMEASURED = 8
 
 @dataclass(frozen=True)
 class Item:
-    """One text of a search.
-
-    Attributes:
-        id: name in the tables.
-        tokens: token ids up to the last measured position.
-        first: first measured position; all later ones are measured.
-    """
+    """One text of a search: its name in the tables, token ids up to the last measured position, and the first one."""
 
     id: str
     tokens: tuple[int, ...]
@@ -47,15 +41,10 @@ def search_items(
 ) -> list[Item]:
     """Return the items of a search's objective: samples of a task, or texts and prompts in turn.
 
-    Args:
-        decoder: the dense model.
-        study: the study.
-        unasked: the study with the prompts of the search in place of its own.
-        spec: objective and numbers of items.
-        progress: advances once for the answers of a task.
+    `unasked` is the study with the prompts of the search in place of its own.
 
     Raises:
-        InputError: fewer than two items, or the objective names a task that the study does not have.
+        InputError: fewer than two items.
     """
     kind, _, task = spec.objective.partition(":")
     if kind == "task":
@@ -71,11 +60,7 @@ def search_items(
 
 
 def text_items(decoder: Decoder, study: Study, spec: SearchSpec) -> list[Item]:
-    """Return windows of the search's source that overlap no calibration window and no text of the study.
-
-    Raises:
-        InputError: the source is too short for them.
-    """
+    """Return windows of the source that nothing else of the study reads; InputError if it is too short for them."""
     count, length = spec.texts, spec.length
     texts = tokenize_texts(study, decoder.tokenizer, decoder.context_length)
     seen = [calibration_tokens(decoder.tokenizer, study.calibration), *(text.windows for text in texts)]
@@ -97,7 +82,7 @@ def text_items(decoder: Decoder, study: Study, spec: SearchSpec) -> list[Item]:
         if len(items) == count:
             return items
     raise InputError(
-        f"search: the source {spec.source} has {len(items)} windows of {length} tokens beside those that calibrate "
+        f"search: the source {spec.source} has {len(items)} windows of {length} tokens besides those that calibrate "
         f"recipes or are measured, and {count} are needed; lower `search.texts` or give a longer `search.source`"
     )
 
@@ -117,29 +102,19 @@ def prompt_items(decoder: Decoder, study: Study) -> list[Item]:
 
 
 def task_items(decoder: Decoder, study: Study, name: str, count: int, progress: Progress = SILENT) -> list[Item]:
-    """Return samples of one of the study's tasks, measured at the tokens of their right answers.
+    """Return at most `count` samples of one of the study's tasks, measured at the tokens of their right answers.
 
     They follow the samples that the study scores. If the study scores all of its data, they are from the last half and
     **overlap** with the study's scores. The progress then says so. Items are named `TASK-SAMPLE`, with the `sample_id`
-    of `task_samples`.
-
-    Args:
-        decoder: the dense model; in a task that generates text its greedy answers count as right.
-        study: its tasks.
-        name: name of the task.
-        count: maximum number of samples.
-        progress: advances once.
+    of `task_samples`. In a task that generates text the dense model's greedy answers count as right.
 
     Raises:
-        InputError: the study has no such task, or it has no right answers.
+        InputError: the task has no right answers.
     """
-    spec = next((spec for spec in study.tasks if spec.name == name), None)
-    if spec is None:
-        own = ", ".join(spec.name for spec in study.tasks) or "none"
-        raise InputError(f"search: objective task:{name}: the study has no task {name!r}; its tasks are {own}")
     # lm-eval is imported here because other objectives do not need it.
     from prunescope.pipelines.evaluation.tasks.right_answers import right_answers
 
+    spec = next(spec for spec in study.tasks if spec.name == name)  # a study refuses an objective without its task
     return [
         Item(f"{each.task}-{each.sample_id}", each.tokens, len(each.tokens) - each.length)
         for each in right_answers(decoder, spec, count, progress)

@@ -17,12 +17,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 class Journal:
-    """Arrays of finished measurements, one file per measurement.
-
-    Args:
-        folder: created with the first measurement.
-        fingerprint: hash of everything that measurements depend on in addition to their keys.
-    """
+    """Arrays of measurements, one file each; `fingerprint` is the hash of all that they depend on besides keys."""
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self._folder, self._fingerprint = folder, fingerprint
@@ -36,15 +31,7 @@ class Journal:
         return self._folder / f"{name[:32]}.npz"
 
     def remember(self, key: object, measure: Callable[[], Arrays]) -> Arrays:
-        """Return a measurement from the journal, or measure and store it.
-
-        Args:
-            key: JSON key of the measurement.
-            measure: measures; its arrays are stored all or none.
-
-        Raises:
-            OSError: the folder cannot be read or written.
-        """
+        """Return the measurement of a JSON key from the journal, or measure and store it; OSErrors pass."""
         file = self._file(key)
         damaged = (ValueError, EOFError, BadZipFile)
         with suppress(FileNotFoundError, *damaged), file.open("rb") as opened, np.load(opened) as stored:

@@ -19,7 +19,7 @@ from prunescope.pipelines.pruning.apply import prune_all
 from prunescope.pipelines.pruning.pruning_inputs import Statistics
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.weight_delta import WEIGHT_BYTES, LazyMapping, WeightDelta
-from prunescope.pipelines.recipes import MaskingRecipe, MatrixRecipe, MixedRecipe, Recipe, parse_recipe
+from prunescope.pipelines.recipes import MaskingRecipe, MixedRecipe, Recipe, parse_recipe
 from prunescope.pipelines.recipes.mixed import part_of
 from prunescope.pipelines.studies.search_spec import DROPS
 
@@ -30,14 +30,10 @@ Allocation = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Option:
-    """One treatment of one sublayer.
+    """One treatment of one sublayer (its label): `keep`, `drop` or the name of a recipe.
 
-    Attributes:
-        sublayer: label of the sublayer.
-        treatment: `keep`, `drop` or the name of a recipe.
-        parameters: number of weights that it removes.
-        bytes: bytes that it saves in a file with packed masks and codes.
-        milliseconds: time that it saves per decoding step; None if it was not measured.
+    It removes `parameters` weights, and saves `bytes` in a file with packed masks and codes and `milliseconds` per
+    decoding step; None if the time was not measured.
     """
 
     sublayer: str
@@ -50,14 +46,9 @@ class Option:
 class Menu:
     """Treatments of every sublayer of a model.
 
-    Args:
-        decoder: the dense model.
-        treatments: names of recipes that change matrices, `drop`, `attn-drop` and `mlp-drop`; `keep` is always
-            included.
-        splits: treatments of all sublayers with one recipe per matrix.
-        statistics: calibration tokens, and where to store finished layers.
-        step_milliseconds: time of each sublayer in a decoding step, by label; None if time is not the budget.
-        progress: advances once per layer.
+    `treatments` are names of recipes that change matrices, `drop`, `attn-drop` and `mlp-drop`; `keep` is always
+    included. `splits` are treatments of all sublayers with one recipe per matrix. `step_milliseconds` has the time of
+    each sublayer in a decoding step, by label; None if time is not the budget.
 
     Raises:
         InputError: a recipe does not fit the model.
@@ -75,7 +66,9 @@ class Menu:
     ) -> None:
         self.sublayers: Mapping[str, Sublayer] = {each.label: each for each in decoder.sublayers}
         self._step_milliseconds = step_milliseconds
-        recipes: list[Recipe] = [*(_recipe(name) for name in treatments if name not in DROPS), *splits]
+        written = (parse_recipe(name) for name in treatments if name not in DROPS)
+        dense = {"predecessors": "dense"}
+        recipes: list[Recipe] = [*(recipe.model_copy(update=dense) for recipe in written), *splits]
         self._variants: dict[str, Variant] = {}
         # Weights and bytes that a treatment removes from a matrix; cached, because counting reads the changes.
         self._counts: dict[tuple[str, str], tuple[int, int]] = {}
@@ -83,24 +76,17 @@ class Menu:
             if not isinstance(pruned, Variant):
                 raise pruned
             self._variants[name] = pruned
-        self.options: tuple[Option, ...] = tuple(
-            option
-            for label, sublayer in self.sublayers.items()
-            for option in self._options(label, sublayer, treatments)
-        )
-
-    def _options(self, label: str, sublayer: Sublayer, treatments: Sequence[str]) -> list[Option]:
-        step_milliseconds = self._step_milliseconds
-        size = sum(matrix.size for matrix in sublayer.matrices.values())
-        saved = None if step_milliseconds is None else 0.0
-        options = [Option(label, KEEP, 0, 0, saved)]
-        if {DROP, f"{sublayer.kind}-{DROP}"} & set(treatments):
-            time = None if step_milliseconds is None else step_milliseconds[label]
-            options.append(Option(label, DROP, size, size * WEIGHT_BYTES, time))
-        for name, variant in self._variants.items():
-            if any(matrix in variant.changes for matrix in sublayer.matrices):
-                options.append(Option(label, name, *self.removed(label, name), saved))
-        return options
+        saved, options = None if step_milliseconds is None else 0.0, list[Option]()
+        for label, sublayer in self.sublayers.items():
+            options.append(Option(label, KEEP, 0, 0, saved))
+            if {DROP, f"{sublayer.kind}-{DROP}"} & set(treatments):
+                size = sum(matrix.size for matrix in sublayer.matrices.values())
+                time = None if step_milliseconds is None else step_milliseconds[label]
+                options.append(Option(label, DROP, size, size * WEIGHT_BYTES, time))
+            for name, variant in self._variants.items():
+                if any(matrix in variant.changes for matrix in sublayer.matrices):
+                    options.append(Option(label, name, *self.removed(label, name), saved))
+        self.options: tuple[Option, ...] = tuple(options)
 
     def only(self, treatments: Collection[str]) -> "Menu":
         """Return the menu with only some of its recipes; keeping and dropping stay."""
@@ -132,9 +118,7 @@ class Menu:
     def weights(self, sublayer: str, treatment: str) -> Mapping[str, WeightDelta]:
         """Return the changes of a sublayer's matrices under a treatment other than `drop`, by name.
 
-        Args:
-            sublayer: label of the sublayer.
-            treatment: a treatment of all matrices, or of those with one name: `wanda-20 q_proj`.
+        A treatment is of all matrices, or of those with one name: `wanda-20 q_proj`.
         """
         if treatment == KEEP:
             return {}
@@ -169,13 +153,6 @@ class Menu:
         }
         dropped = tuple(label for label, treatment in allocation.items() if treatment == DROP)
         return Variant(LazyMapping(chosen, lambda name: chosen[name][name]), dropped=dropped)
-
-
-def _recipe(name: str) -> Recipe:
-    recipe = parse_recipe(name)
-    if not isinstance(recipe, MatrixRecipe):
-        raise TypeError(f"{name} changes no matrices; studies refuse it")
-    return recipe.model_copy(update={"predecessors": "dense"})
 
 
 def sparsities(treatments: Sequence[str]) -> dict[str, tuple[str, float]]:

@@ -19,11 +19,8 @@ _LARGEST = 60.0
 class DenseOutput:
     """Softmax of the dense model at some positions, against which shifts of the final stream are measured.
 
-    Args:
-        streams: final residual streams, before the final norm.
-        head: final norm and LM head.
-        keeps_softmax: keep it for the next shift, rows × V × 4 bytes, twice as many with a cap; otherwise each shift
-            computes it again, which is a second product with the head.
+    `streams` are final residual streams, before the final norm. `keeps_softmax` keeps it for the next shift, rows × V ×
+    4 bytes, twice as many with a cap; otherwise each shift computes it again, which is a second product with the head.
     """
 
     @torch.inference_mode()

@@ -21,13 +21,7 @@ def published_recipes(sizes: Mapping[str, float], share: float, budget: str) -> 
     attention, MLP or whole blocks; and drops of attention for about half of the share with SparseGPT for the rest. The
     budget `bytes` adds GPTQ. The budget `milliseconds` has only drops.
 
-    Args:
-        sizes: weights or milliseconds of each sublayer, by label.
-        share: share of their sum to remove.
-        budget: `parameters`, `bytes` or `milliseconds`.
-
-    Returns:
-        Names or mappings, as `parse_recipe` reads them.
+    `sizes` are weights or milliseconds of each sublayer, by label. The result is names or mappings for `parse_recipe`.
     """
     return [*_masks(share, budget), *_drops(sizes, share), *_composed(sizes, share, budget), *_codes(share, budget)]
 

@@ -1,7 +1,4 @@
-"""Assembly of a search on one model: its items, menu and journal, and the rows of its tables.
-
-The strategies are in `search`. This module does not access the warehouse.
-"""
+"""Assembly of a search on one model: items, menu, journal and rows; `search` has the strategies. No warehouse here."""
 
 import json
 import random
@@ -13,7 +10,6 @@ from typing import cast
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
@@ -39,13 +35,7 @@ _TARGETS = "targets.json"
 
 @dataclass(frozen=True)
 class SearchKey:
-    """Names of a search.
-
-    Attributes:
-        model: name of the model in the tables.
-        search: hash of everything that the measurements depend on.
-        weight_hash: hash of the dense weights.
-    """
+    """Names of a search: the model's in the tables, the hash of all that measurements depend on, and of the weights."""
 
     model: str
     search: str
@@ -63,16 +53,10 @@ def run_search(
 ) -> tuple[dict[str, pl.DataFrame], set[float]]:
     """Search for the study's targets.
 
-    Args:
-        decoder: the dense model.
-        study: its `search`, calibration, prompts and tasks.
-        key: names for the rows.
-        statistics: statistics of the dense model, with the calibration tokens.
-        folder: stores finished measurements and layers; the same call after an interruption continues from there.
-        earlier: rows of the model's earlier searches, by table; without columns if there are none. Rows of other
-            searches stay, and so do rows of this search at other targets. Targets that already have rows are not
-            searched again.
-        progress: receives the progress of each measurement.
+    `folder` stores finished measurements and layers; the same call after an interruption continues from there.
+    `earlier` has the rows of the model's earlier searches, by table; without columns if there are none. Rows of other
+    searches stay, and so do rows of this search at other targets. Targets that already have rows are not searched
+    again.
 
     Returns:
         All rows of both tables, and the targets, of this and of earlier calls, at which the time was over before every
@@ -107,7 +91,12 @@ def run_search(
 
     try:
         items = search_items(decoder, study, unasked(decoder, study, spec), spec, progress)
-        times = _milliseconds(decoder, spec, journal)
+        times = None
+        if spec.budget == "milliseconds":  # measured once per search
+            measured = journal.remember(
+                ["milliseconds"], lambda: {label: np.array(own) for label, own in step_milliseconds(decoder).items()}
+            )
+            times = {label: float(own) for label, own in measured.items()}
         result = Search(decoder, spec, menu_of, items, journal, progress).run()
     except InputError:
         # A refused target does not wait. Measurements for the other targets stay.
@@ -120,9 +109,12 @@ def run_search(
             "give more `minutes` (--minutes) and run it again: what was measured is kept"
         )
     tables = {
-        "search_effects": _appended(effects, _named(result.effects, key, {}), key, missing),
+        "search_effects": _appended(effects, result.effects, key, missing),
         "search_trials": _appended(
-            known, _named(result.trials, key, {"objective": spec.objective, "budget": spec.budget}), key, missing
+            known,
+            result.trials.with_columns(objective=pl.lit(spec.objective), budget=pl.lit(spec.budget)),
+            key,
+            missing,
         ),
     }
     return tables, waiting if result.is_complete else {*missing, *waiting}
@@ -147,13 +139,7 @@ def _write_targets(folder: Path, targets: Collection[float]) -> None:
 
 
 def unasked(decoder: Decoder, study: Study, spec: SearchSpec) -> Study:
-    """Return the study with prompts that it does not use, drawn from the package's sets, in place of its own.
-
-    Args:
-        decoder: the dense model; the prompts fit into its context.
-        study: the study.
-        spec: number of prompts, seed of their draw, and length of their answers.
-    """
+    """Return the study with prompts of the package that it does not use and that fit, in place of its own."""
     asked = {prompt.text.strip() for prompt in study.prompts}
     # The package's sets have the names of the kinds.
     shipped = cast(list[Prompt], resolve_prompts(list(KINDS), "search", is_shipped=True))
@@ -170,24 +156,9 @@ def unasked(decoder: Decoder, study: Study, spec: SearchSpec) -> Study:
     return drawn
 
 
-def _milliseconds(decoder: Decoder, spec: SearchSpec, journal: Journal) -> dict[str, float] | None:
-    """Return the time of each sublayer in a decoding step, measured once per search; None if time is not the budget."""
-    if spec.budget != "milliseconds":
-        return None
-
-    def measure() -> dict[str, NDArray[np.float64]]:
-        return {label: np.array(own) for label, own in step_milliseconds(decoder).items()}
-
-    return {label: float(own) for label, own in journal.remember(["milliseconds"], measure).items()}
-
-
-def _named(rows: pl.DataFrame, key: SearchKey, columns: Mapping[str, str]) -> pl.DataFrame:
-    values = {"model": key.model, "search": key.search} | dict(columns)
-    return rows.with_columns(**{name: pl.lit(value) for name, value in values.items()})
-
-
 def _appended(earlier: pl.DataFrame, rows: pl.DataFrame, key: SearchKey, targets: tuple[float, ...]) -> pl.DataFrame:
     """Return earlier rows that are not replaced, then the new rows; new trials continue the numbering."""
+    rows = rows.with_columns(model=pl.lit(key.model), search=pl.lit(key.search))
     if earlier.is_empty():
         return rows
     earlier, is_same = earlier.with_columns(pl.col(pl.Categorical).cast(pl.String)), pl.col("search") == key.search

@@ -42,13 +42,7 @@ Menus = Callable[[Sequence[str], Sequence[MixedRecipe]], Menu]
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Rows of `search_effects` and `search_trials`, without the columns that name model and search.
-
-    Attributes:
-        effects: effects of single treatments.
-        trials: trials, in order.
-        is_complete: whether every strategy ended before the time was over.
-    """
+    """Rows of `search_effects` and `search_trials`, without model and search; whether every strategy ended in time."""
 
     effects: pl.DataFrame
     trials: pl.DataFrame
@@ -58,13 +52,8 @@ class SearchResult:
 class Search:
     """Search on one model.
 
-    Args:
-        decoder: the dense model.
-        spec: targets, objective, budget and strategies.
-        menus: returns the menu for some treatments of `spec.menu` and some mixed recipes.
-        items: the texts to measure on.
-        journal: stores finished measurements.
-        progress: receives the progress of each measurement.
+    `menus` returns the menu for some treatments of `spec.menu` and some mixed recipes. `items` are the texts to measure
+    on. `journal` stores finished measurements.
     """
 
     def __init__(
@@ -173,10 +162,7 @@ class Search:
         )
 
     def _effects(self, swaps: Sequence[Swap], context: Allocation, items: int) -> Effects:
-        """Return effects, from the journal or measured now.
-
-        They take at most half of the time that is left; then fewer items are measured.
-        """
+        """Return effects, from the journal or measured now, on fewer items if half of the time left is not enough."""
         until = (time.monotonic() + self._deadline) / 2
         return self._engine.measure(swaps, context, items, self._progress, until)
 
@@ -193,20 +179,13 @@ class Search:
         except Expired:
             is_complete = False
         # Before its last step, a greedy removal has removed less than the target.
-        places = [
-            place
-            for place, trial in enumerate(self._trials)
-            if (trial.strategy, trial.remove) == (name, share)
-            and trial.is_accepted
-            and trial.removed >= share * (1 - 1e-9)
-        ]
-        if places:
-            best = self._trials[places[-1]]
+        best = self._best(name, share, least=share * (1 - 1e-9))
+        if best is not None:
             digest = hashlib.sha256(treatments_json(best.allocation).encode()).hexdigest()
             label = "mixed" if name == "searched" else f"mixed-{name}"
             recipe = f"{label}-{100 * share:g}-{digest[:6]}"
             whole = self._treatments.in_full(best.allocation)
-            self._trials[places[-1]] = replace(best, is_result=True, recipe=recipe, recipe_treatments=whole)
+            self._trials[best.number] = replace(best, is_result=True, recipe=recipe, recipe_treatments=whole)
         return is_complete
 
     def _strategy(self, name: str, share: float, effects: Effects) -> Strategy:
@@ -252,10 +231,11 @@ class Search:
             expected = None if name == "random" else float(costs[choice].sum())
             self._measure(name, share, name, menu.allocation(choice), expected, best)
 
-    def _best(self, name: str, share: float, *moves: str) -> Trial | None:
-        """Return the last accepted trial of a strategy at a target; if moves are given, only of these moves."""
+    def _best(self, name: str, share: float, move: str = "", least: float = 0) -> Trial | None:
+        """Return the last accepted trial of a strategy at a target, of a move if it is given, that removes enough."""
         own = (trial for trial in reversed(self._trials) if (trial.strategy, trial.remove) == (name, share))
-        return next((trial for trial in own if trial.is_accepted and (not moves or trial.move in moves)), None)
+        fitting = (trial for trial in own if trial.move == (move or trial.move) and trial.removed >= least)
+        return next((trial for trial in fitting if trial.is_accepted), None)
 
     def _measure(
         self, name: str, share: float, move: str, allocation: Allocation, expected: float | None, parent: Trial | None

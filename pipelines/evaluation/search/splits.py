@@ -6,7 +6,7 @@ follow the best split of any sparsity and its cost.
 
 import hashlib
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -63,12 +63,7 @@ def nearest(sparsity: float, names: Iterable[str]) -> str:
 
 
 def probes_of(targets: Sequence[float], methods: Mapping[str, str]) -> dict[float, str]:
-    """Return which treatment of a method to measure per target: few in all, each within a factor of two of the target.
-
-    Args:
-        targets: in ascending order.
-        methods: the treatments of one method.
-    """
+    """Return the treatment of a method to measure per target (ascending): few in all, each within a factor of two."""
     found: dict[float, str] = {}
     for target in targets:
         if target not in found:
@@ -86,13 +81,9 @@ def within_reach(targets: Sequence[float], methods: Mapping[str, str]) -> list[s
 
 @dataclass(frozen=True)
 class MatrixGroup:
-    """Matrices of one sublayer whose names have the same end: usually one matrix, or one per expert.
+    """Matrices of one sublayer whose names have the same end, such as `q_proj`: usually one matrix, or one per expert.
 
-    Attributes:
-        sublayer: label of the sublayer.
-        name: end of the names, such as `q_proj`.
-        size: number of weights.
-        inputs: number of inputs of the narrowest matrix.
+    `size` is their number of weights, `inputs` the number of inputs of the narrowest.
     """
 
     sublayer: str
@@ -144,15 +135,8 @@ class Split:
     If effects add up and grow with the third power of the sparsity, their sum is smallest if each matrix's sparsity is
     proportional to (weights / effect)^½.
 
-    Args:
-        groups: groups of all sublayers.
-        effects: effect of each group alone.
-        probe: the treatment with which the effects were measured.
-        by: `kl` or `cos`, the kind of effect, for the name.
-
-    Attributes:
-        probe: that treatment.
-        name: end of the names of split treatments; equal for equal splits only.
+    `effects` has the effect of each group alone under the treatment `probe`; `by` is its kind, `kl` or `cos`. `name` is
+    the end of the names of split treatments, equal for equal splits only.
     """
 
     def __init__(self, groups: Sequence[MatrixGroup], effects: Numbers, probe: str, by: str = "kl") -> None:
@@ -171,11 +155,9 @@ class Split:
         A matrix has at least two zeros per row. It has at most three times the measured sparsity and at most 70 %, or
         the sparsity of its sublayer if that is more.
         """
-        found = np.empty(len(self._groups))
-        by_sublayer: defaultdict[str, list[int]] = defaultdict(list)
-        for index, group in enumerate(self._groups):
-            by_sublayer[group.sublayer].append(index)
-        for own in by_sublayer.values():
+        found, labels = np.empty(len(self._groups)), np.array([group.sublayer for group in self._groups])
+        for label in dict.fromkeys(labels):
+            own = np.flatnonzero(labels == label)
             sizes = np.array([self._groups[index].size for index in own])
             least = np.array([max(_LOWEST, 2 / self._groups[index].inputs) for index in own]).clip(max=sparsity)
             most, goal = max(min(_HIGHEST, _REACH * self._measured), sparsity), sparsity * sizes.sum()
@@ -189,18 +171,10 @@ class Split:
         return dict(zip(self._groups, (np.ceil(1e4 * found - 1e-6) / 1e4).tolist(), strict=True))
 
     def recipe(self, treatment: str) -> MixedRecipe:
-        """Return a treatment of all sublayers with its sparsity split between their matrices.
-
-        Args:
-            treatment: name of a recipe that ends in its sparsity, such as `wanda-20`.
-        """
+        """Return a treatment named by its sparsity, such as `wanda-20`, split between the matrices of all sublayers."""
         stem = treatment.rpartition("-")[0]
-        treatments = {
-            group.place: f"{stem}-{100 * own:g}" for group, own in self.sparsities(sparsity_of(treatment)).items()
-        }
-        return MixedRecipe.model_validate(
-            {"name": treatment + self.name, "predecessors": "dense", "treatments": treatments}
-        )
+        own = {each.place: f"{stem}-{100 * x:g}" for each, x in self.sparsities(sparsity_of(treatment)).items()}
+        return MixedRecipe.model_validate({"name": treatment + self.name, "predecessors": "dense", "treatments": own})
 
     def reference(self, treatment: str) -> "Reference":
         """Return what the effects of a treatment that `recipe` splits are computed from."""
@@ -224,10 +198,7 @@ def _mean_density(keys: Sequence[str], density: Numbers, size: Numbers) -> Numbe
 class Reference:
     """Sparsities from which the effects of one treatment are computed.
 
-    Attributes:
-        probe: the treatment that was measured for each group alone.
-        measured: sparsity of the probe.
-        own: sparsities under the treatment itself.
+    `probe` was measured for each group alone, at the sparsity `measured`; `own` has the sparsities under the treatment.
     """
 
     probe: str
@@ -246,10 +217,7 @@ class Reference:
 def predicted_effects(menu: Menu, references: Mapping[str, Reference], effects: Mapping[Swap, float]) -> Numbers:
     """Return the effect of every option: 0 if it keeps the sublayer, a sum over matrices if it is not measured.
 
-    Args:
-        menu: the options.
-        references: sources of the treatments that were not measured, by name.
-        effects: effects of the swaps that were measured.
+    `references` has the sources of the treatments that were not measured, by name; `effects` those of measured swaps.
     """
 
     def effect(label: str, treatment: str) -> float:

@@ -1,7 +1,4 @@
-"""Time that each sublayer takes in one decoding step, for the budget `milliseconds` of a search.
-
-`prunescope.pipelines.evaluation.speed` times whole variants.
-"""
+"""Time of each sublayer in a decoding step, for the budget `milliseconds`; `evaluation.speed` times whole variants."""
 
 import time
 from collections import defaultdict
@@ -39,23 +36,16 @@ def step_milliseconds(decoder: Decoder, clock: Clock = time.perf_counter) -> dic
         raise InputError("search: `memory` offloads layers, whose loading would be timed; choose another `budget`")
     if decoder.cache_refusal is not None:
         raise InputError(f"search: {decoder.cache_refusal}; choose another `budget` than milliseconds")
-    steps = _STEPS + _WARM_UPS
+    steps, now_there = _STEPS + _WARM_UPS, partial(now, clock, decoder.device)
     generator = torch.Generator().manual_seed(0)
     length = max(1, min(_CONTEXT, decoder.context_length - steps)) + steps
     tokens = torch.randint(0, decoder.vocabulary, (1, length), generator=generator).to(decoder.device)
     cache = decoder.new_cache()
     decoder.hidden(tokens[:, :-steps], cache)
     seconds: defaultdict[str, list[float]] = defaultdict(list)
-
     for token in tokens[:, -steps:].split(1, dim=1):
         step: defaultdict[str, float] = defaultdict(float)
-        with hooks(
-            *(
-                handle
-                for each in decoder.sublayers
-                for handle in _timers(each, step, partial(now, clock, decoder.device))
-            )
-        ):
+        with hooks(*(handle for each in decoder.sublayers for handle in _timers(each, step, now_there))):
             decoder.hidden(token, cache)
         for label, taken in step.items():
             seconds[label].append(taken)

@@ -38,15 +38,10 @@ MeasureContext = Callable[[Allocation, Sequence[int]], Numbers]
 class Strategy:
     """Steps of `searched` and `hidden` towards one target.
 
-    Attributes:
-        menu: the options, which are referred to by index.
-        problem: what each option removes.
-        target: removal, in the budget's unit.
-        costs: objective of each option alone.
-        measure: measures an allocation.
-        in_context: measures single swaps.
-        measurements: number of trials in addition to the uniform ones and the first.
-        start: the best uniform allocation; None if there is none.
+    Options of the menu are referred to by index: `problem` has what each removes, in the budget's unit like `target`,
+    and `costs` its objective alone. `measure` measures an allocation, `in_context` single swaps. `measurements` is the
+    number of trials in addition to the uniform ones and the first. `start` is the best uniform allocation; None if
+    there is none.
     """
 
     menu: Menu
@@ -60,11 +55,7 @@ class Strategy:
     _tried: set[bytes] = field(default_factory=set)
 
     def run(self) -> None:
-        """Make the trials.
-
-        Raises:
-            Expired: the time of the search is over.
-        """
+        """Make the trials; raises Expired when the time of the search is over."""
         try:
             choice = cheapest(self.problem, self.costs, self.target)
         except InputError:

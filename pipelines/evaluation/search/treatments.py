@@ -39,9 +39,6 @@ class Treatments:
     every matrix alone: one probe serves all targets within a factor of two. Split treatments, such as
     `wanda-22-by-kl-3fa1c2`, follow from the probes. The end of the name identifies the split.
 
-    Args:
-        spec: menu, targets and budget.
-
     Attributes:
         methods: method of each treatment that has one, by name.
         others: the other treatments of the menu.
@@ -65,10 +62,7 @@ class Treatments:
         """Remove the methods that are best at no target; return the treatments to prune before any is split.
 
         These are the treatments to measure, and those with the highest sparsities, which decide whether targets can be
-        reached.
-
-        Args:
-            winners: the best method at each target; "" if none reaches it alone, and all are kept.
+        reached. `winners` has the best method at each target; "" if none reaches it alone, and all are kept.
         """
         every = list(dict.fromkeys(self.methods.values()))
         kept = [method for method in every if not all(winners.values()) or method in winners.values()]
@@ -103,10 +97,7 @@ class Treatments:
     def split(self, menu: Menu, effects: Effects, by: str) -> tuple[list[str], list[MixedRecipe]]:
         """Return the names and the mixed recipes of a menu with every sparsity split between the matrices.
 
-        Args:
-            menu: any menu of the model.
-            effects: effects of `swaps`.
-            by: `kl` or `cos`, the effect that decides the split.
+        `effects` are those of `swaps`. `by`, `kl` or `cos`, is the effect that decides the split.
         """
         groups, alone = matrix_groups(menu.sublayers), self.alone(menu, effects, by)
         # Uniform sparsities are measured with the same menu.

@@ -12,32 +12,24 @@ from scipy import stats
 from prunescope.pipelines.evaluation.search.menu import KEEP, Allocation
 
 Numbers = NDArray[np.float64]
-_TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
-    "trial": pl.Int32,
-    "parent": pl.Int32,
-    "strategy": pl.String,
-    "move": pl.String,
-    "remove": pl.Float64,
-    "removed": pl.Float64,
-    "treatments_json": pl.String,
-    "exchange": pl.String,
-    "predicted_nats": pl.Float64,
-    "measured_nats": pl.Float64,
-    "measured_low": pl.Float64,
-    "measured_high": pl.Float64,
-    "difference_nats": pl.Float64,
-    "difference_low": pl.Float64,
-    "difference_high": pl.Float64,
-    "n_items": pl.Int32,
-    "item_ids": pl.List(pl.String),
-    "item_nats": pl.List(pl.Float32),
-    "is_accepted": pl.Boolean,
-    "is_result": pl.Boolean,
-    "recipe": pl.String,
-    "recipe_treatments_json": pl.String,
-    "seconds": pl.Float64,
-}
-SCHEMA = pl.Schema(_TYPES)
+SCHEMA = pl.Schema(
+    {
+        **dict.fromkeys(("trial", "parent"), pl.Int32),
+        **dict.fromkeys(("strategy", "move"), pl.String),
+        **dict.fromkeys(("remove", "removed"), pl.Float64),
+        **dict.fromkeys(("treatments_json", "exchange"), pl.String),
+        **dict.fromkeys(("predicted_nats", "measured_nats", "measured_low", "measured_high"), pl.Float64),
+        **dict.fromkeys(("difference_nats", "difference_low", "difference_high"), pl.Float64),
+        "n_items": pl.Int32,
+        "item_ids": pl.List(pl.String),
+        "item_nats": pl.List(pl.Float32),
+        **dict.fromkeys(("is_accepted", "is_result"), pl.Boolean),
+        **dict.fromkeys(("recipe", "recipe_treatments_json"), pl.String),
+        "seconds": pl.Float64,
+    }
+)
+# Fields of a trial that are columns of the same name.
+_COPIED = ("strategy", "move", "remove", "removed", "is_accepted", "is_result", "recipe", "seconds")
 
 
 @dataclass(frozen=True)
@@ -48,18 +40,13 @@ class Trial:
         number: index in order, from 0.
         strategy: `searched`, `hidden`, `random` or `greedy`.
         move: how it was proposed: `uniform`, `sum`, `exchange`, `random` or `greedy`.
-        remove: the target share.
-        removed: the share that it removes.
-        allocation: treatment of each sublayer.
+        remove: the target share; `removed` is the share that it removes.
         predicted: objective that the strategy predicted; None if it predicts none.
-        nats: KL per item.
-        cosines: 1 − cos of the head's input per item.
+        nats: KL per item; `cosines` is 1 − cos of the head's input per item.
         parent: the trial that it changes.
-        seconds: time to prune and measure it.
         is_accepted: whether it was the best of its strategy and target so far.
-        is_result: whether the search returns it for its strategy and target.
-        recipe: name of its recipe.
-        recipe_treatments: treatments of that recipe, by sublayer or matrix.
+        is_result: whether the search returns it for its strategy and target, as `recipe` with `recipe_treatments` by
+            sublayer or matrix.
     """
 
     number: int
@@ -90,10 +77,7 @@ class Trial:
         return {
             "trial": self.number,
             "parent": None if self.parent is None else self.parent.number,
-            "strategy": self.strategy,
-            "move": self.move,
-            "remove": self.remove,
-            "removed": self.removed,
+            **{name: getattr(self, name) for name in _COPIED},
             "treatments_json": treatments_json(self.allocation),
             "exchange": None if self.parent is None else exchange(self.parent.allocation, self.allocation),
             "predicted_nats": None if self.strategy == "hidden" else self.predicted,
@@ -106,11 +90,7 @@ class Trial:
             "n_items": len(item_ids),
             "item_ids": item_ids,
             "item_nats": self.nats.tolist(),
-            "is_accepted": self.is_accepted,
-            "is_result": self.is_result,
-            "recipe": self.recipe,
             "recipe_treatments_json": None if self.recipe_treatments is None else json.dumps(self.recipe_treatments),
-            "seconds": self.seconds,
         }
 
 
@@ -134,11 +114,8 @@ def logarithms(values: Numbers, scale: Numbers | None = None) -> Numbers:
     """Return log((values + c) / 1.001), with c a thousandth of the mean over items; finite for zeros.
 
     The mean of logarithms says what is larger on most texts; a few texts decide an arithmetic mean. The constant c
-    keeps values close to zero from deciding, and the divisor leaves equal values unchanged.
-
-    Args:
-        values: non-negative values, (items, …); NaN stays NaN.
-        scale: values of the same shape whose mean sets c; None is the values themselves.
+    keeps values close to zero from deciding, and the divisor leaves equal values unchanged. Values are non-negative,
+    (items, …); NaN stays NaN. The mean of `scale`, of the same shape (None: the values themselves), sets c.
     """
     least = 1e-3 * np.nanmean(values if scale is None else scale, axis=0)
     found: Numbers = np.log((values + np.maximum(least, np.finfo(float).tiny)) / 1.001)
@@ -158,9 +135,5 @@ def treatments_json(allocation: Allocation) -> str:
 def exchange(before: Allocation, after: Allocation) -> str | None:
     """Return the difference, such as `mlp.3: sparsegpt-30 → drop`; None if there is none."""
     labels = sorted({*before, *after}, key=lambda label: (int(label.rpartition(".")[2]), label))
-    changes = [
-        f"{label}: {before.get(label, KEEP)} → {after.get(label, KEEP)}"
-        for label in labels
-        if before.get(label, KEEP) != after.get(label, KEEP)
-    ]
-    return "; ".join(changes) or None
+    pairs = [(label, before.get(label, KEEP), after.get(label, KEEP)) for label in labels]
+    return "; ".join(f"{label}: {old} → {new}" for label, old, new in pairs if old != new) or None

@@ -23,12 +23,7 @@ Means = NDArray[np.float64]
 
 
 class WholeMeasurement:
-    """Dense side of a search's items, computed once; each variant costs one pass over them.
-
-    Args:
-        decoder: the dense model.
-        items: the texts to measure on.
-    """
+    """Dense side of a search's items, computed once; each variant costs one pass over them."""
 
     def __init__(self, decoder: Decoder, items: Sequence[Item]) -> None:
         self._decoder, self._items = decoder, items
@@ -37,6 +32,7 @@ class WholeMeasurement:
         self._batches = list(batched(by_length, lambda batch, index: (len(batch) + 1) * lengths[index] <= limit))
         self._dense = [DenseOutput(streams, decoder.head) for streams in self._streams()]
 
+    @torch.inference_mode()
     def measure(self, variant: Variant) -> tuple[Means, Means]:
         """Return KL(dense ‖ pruned) in nats and 1 − cos of the head's input, each the mean over an item's positions.
 
@@ -45,7 +41,15 @@ class WholeMeasurement:
         """
         with apply_variant(self._decoder, variant):
             pruned = self._streams()
-        return _compared(self._items, self._dense, pruned)
+        kl, cosines = np.empty(len(pruned)), np.empty(len(pruned))
+        for index, (output, after) in enumerate(zip(self._dense, pruned, strict=True)):
+            nats, move = output.kl(after - output.streams)
+            kl[index] = float(nats.mean())
+            cosines[index] = float(space_metrics(output.states, move)["one_minus_cos_h"].mean())
+        if not np.isfinite(kl).all():
+            wrong = self._items[int(np.argmin(np.isfinite(kl)))].id
+            raise ComputationError(f"search: NaN or infinite states on item {wrong}")
+        return kl, cosines
 
     def _streams(self) -> list[Tensor]:
         """Return every item's final streams at its measured positions, float64."""
@@ -56,15 +60,3 @@ class WholeMeasurement:
             final = final_streams(self._decoder, tokens, slice(None))
             streams |= {index: own[item.measured] for index, item, own in zip(batch, items, final, strict=True)}
         return [streams[index] for index in range(len(self._items))]
-
-
-@torch.inference_mode()
-def _compared(items: Sequence[Item], dense: Sequence[DenseOutput], pruned: Sequence[Tensor]) -> tuple[Means, Means]:
-    kl, cosines = np.empty(len(items)), np.empty(len(items))
-    for index, (output, after) in enumerate(zip(dense, pruned, strict=True)):
-        nats, move = output.kl(after - output.streams)
-        kl[index] = float(nats.mean())
-        cosines[index] = float(space_metrics(output.states, move)["one_minus_cos_h"].mean())
-    if not np.isfinite(kl).all():
-        raise ComputationError(f"search: NaN or infinite states on item {items[int(np.argmin(np.isfinite(kl)))].id}")
-    return kl, cosines

@@ -1,9 +1,10 @@
 """Forward passes over known tokens that record what every sublayer read and added."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -63,51 +64,46 @@ def run_known(
     keep_calls: bool,
     norms: Norms | None = None,
 ) -> Capture:
-    """Run the decoder with its current weights over given tokens.
+    """Run the decoder with its current weights over given tokens, and record every position from `first` on.
 
-    A pass over all tokens and a pass through a key-value cache give the same states.
-
-    Args:
-        decoder: dense, or with a variant applied.
-        tokens: (1, length).
-        first: first measured position; all later ones are measured.
-        by_token_from: None runs all tokens at once; otherwise the tokens from this index on run one by one through a
-            key-value cache.
-        keep_calls: whether to keep arguments and whole contributions, for `replay` and for scope `isolated`.
-        norms: result of `float64_norms`, to compute the layers in float64; None for the decoder's own type.
+    A pass over all tokens and a pass through a key-value cache give the same states. The tokens from `by_token_from` on
+    run one by one through a cache; None runs all at once. `keep_calls` keeps arguments and whole contributions, for
+    `replay` and for scope `isolated`. `norms`, the result of `float64_norms`, lets the layers compute in float64.
     """
     capture = Capture(norms)
     streams: dict[int, list[Tensor]] = defaultdict(list)
     added: dict[str, list[Tensor]] = defaultdict(list)
 
-    def save_stream(index: int) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
-            streams[index].append(stream_of(args, kwargs))
-            if keep_calls and by_token_from is None and norms is None:
-                capture.layer_calls[index] = args, kwargs
-
-        return hook
+    def save_stream(index: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        streams[index].append(stream_of(args, kwargs))
+        if keep_calls and by_token_from is None and norms is None:
+            capture.layer_calls[index] = args, kwargs
 
     def save_final_stream(module: nn.Module, args: tuple[Any, ...], output: object) -> None:  # noqa: ARG001
         streams[len(decoder.layers)].append(first_tensor(output))
 
-    def save_added(label: str) -> Callable[[Tensor], None]:
-        return lambda contribution: added[label].append(contribution.to(decoder.device))
+    def save_added(label: str, contribution: Tensor) -> None:
+        added[label].append(contribution.to(decoder.device))
 
     with ExitStack() as stack:
         if norms is not None:  # before the other hooks are registered, so that they see float64
             stack.enter_context(in_float64(decoder, norms))
         handles = []
         for index, layer in enumerate(decoder.layers):
-            handles.append(layer.module.register_forward_pre_hook(save_stream(index), with_kwargs=True))
+            handles.append(layer.module.register_forward_pre_hook(partial(save_stream, index), with_kwargs=True))
             for sublayer in (layer.attn, layer.mlp):
-                handles += sublayer.watch(save_added(sublayer.label))
+                handles += sublayer.watch(partial(save_added, sublayer.label))
                 if keep_calls:
                     handles += sublayer.record_calls(capture.calls.setdefault(sublayer.label, []))
         if decoder.is_rounded:
             handles.append(decoder.layers[-1].module.register_forward_hook(save_final_stream))
         stack.enter_context(hooks(*handles))
-        _run(decoder, tokens, by_token_from)
+        chunks = (
+            tokens.split([by_token_from, *[1] * (tokens.shape[1] - by_token_from)], 1) if by_token_from else [tokens]
+        )
+        cache = None if by_token_from is None else decoder.new_cache()
+        for chunk in chunks:
+            decoder.hidden(chunk, cache)
     for index, parts in streams.items():
         capture.streams[index] = torch.cat(parts, dim=1)[0, first:].float()
     for label, parts in added.items():
@@ -118,30 +114,15 @@ def run_known(
             capture.whole[label] = states
         capture.added[label] = states[first:]
     if decoder.is_rounded:
-        _add_rounding(decoder, capture)
+        # The rounding of a layer's own sums is added to its MLP's contribution. In float32 it is far below what is
+        # measured, and is ignored on both sides; in bfloat16 it is most of the shift. All terms are multiples of one
+        # bfloat16 step or close to each other, so float32 holds the differences exactly.
+        after = capture.streams.pop(len(decoder.layers))
+        for index, layer in reversed(list(enumerate(decoder.layers))):
+            stream = capture.streams[index]
+            capture.added[layer.mlp.label] = after - stream - capture.added[layer.attn.label]
+            after = stream
     return capture
-
-
-def _run(decoder: Decoder, tokens: Int[Tensor, "1 tokens"], by_token_from: int | None) -> None:
-    if by_token_from is None:
-        decoder.hidden(tokens)
-        return
-    cache = decoder.new_cache()
-    for chunk in (tokens[:, :by_token_from], *tokens[:, by_token_from:].split(1, dim=1)):
-        decoder.hidden(chunk, cache)
-
-
-def _add_rounding(decoder: Decoder, capture: Capture) -> None:
-    """Add to each MLP's contribution the rounding of the layer's own sums.
-
-    In float32 it is far below what is measured, and is ignored on both sides. In bfloat16 it is most of the shift.
-    """
-    after = capture.streams.pop(len(decoder.layers))
-    for index, layer in reversed(list(enumerate(decoder.layers))):
-        stream = capture.streams[index]
-        # All terms are multiples of one bfloat16 step or close to each other, so float32 holds the differences exactly.
-        capture.added[layer.mlp.label] = after - stream - capture.added[layer.attn.label]
-        after = stream
 
 
 @torch.inference_mode()
@@ -153,21 +134,14 @@ def replay(
     norms: Norms | None = None,
     noise: str | None = None,
 ) -> States:
-    """Return the contribution of a sublayer with other weights in the dense context, at the measured positions.
+    """Return the contribution of a sublayer with other weights in the dense context, at the positions from `first` on.
 
     An attention that ran through a cache gets a new cache, filled with its own keys and values. With the dense cache,
     every step after the first would be wrong.
 
-    Args:
-        sublayer: the sublayer.
-        calls: its calls in the dense pass.
-        weights: the other weights, as for `swap_weights`.
-        first: first position to return.
-        norms: norms of the dense pass.
-        noise: noise of a `Variant`; the sublayer then computes with this rounding, also after a float64 pass.
-
-    Returns:
-        (positions, width), in the type of the dense pass's contributions; float32 with noise.
+    `calls` and `norms` are those of the dense pass, `weights` as for `swap_weights`. With the noise of a `Variant` the
+    sublayer computes with that rounding, also after a float64 pass. The result, (positions, width), has the type of the
+    dense pass's contributions; float32 with noise.
     """
     if noise is not None:
         norms, dtype = None, torch.bfloat16 if noise == "bfloat16" else torch.float32

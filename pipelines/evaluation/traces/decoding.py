@@ -26,39 +26,40 @@ from prunescope.pipelines.studies import MeasureSpec
 
 # Types are explicit because a table may have no row, or a column only nulls.
 _OPTION_LISTS = [f"{name}_{side}" for name in ("logits", "p_full", "p_options") for side in ("dense", "pruned")]
-_Types = dict[str, pl.DataType | type[pl.DataType]]
-_OPTION_TYPES: _Types = {
-    "prompt_id": pl.String,
-    "temperature": pl.Float64,
-    "options": pl.List(pl.String),
-    "option_token_ids": pl.List(pl.Int32),
-    "gold": pl.String,
-    **dict.fromkeys(("argmax_dense", "argmax_pruned"), pl.String),
-    "is_argmax_same": pl.Boolean,
-    "kendall_tau": pl.Float64,
-    **dict.fromkeys(_OPTION_LISTS, pl.List(pl.Float64)),
-    **dict.fromkeys(("rank_dense", "rank_pruned"), pl.List(pl.Int32)),
-    **dict.fromkeys(("mass_dense", "mass_pruned"), pl.Float64),
-    **dict.fromkeys(("one_minus_cos_z_options", "one_minus_cos_p_options"), pl.Float64),
-    "kl_options_dense_pruned_nats": pl.Float64,
-    **dict.fromkeys(("one_minus_cos_h", "one_minus_cos_z", "one_minus_cos_p", "kl_dense_pruned_nats"), pl.Float64),
-}
-_GENERATION_TYPES: _Types = {
-    **dict.fromkeys(("prompt_id", "kind", "prompt_text"), pl.String),
-    "prompt_tokens": pl.Int32,
-    "text": pl.String,
-    "token_ids": pl.List(pl.Int32),
-    **dict.fromkeys(("first_flip_step", "collapse_step", "end_step", "answer_end_step"), pl.Int32),
-    **dict.fromkeys(("repeat_rate", "distinct_1", "distinct_2"), pl.Float64),
-    **dict.fromkeys(("answer", "gold"), pl.String),
-    "is_correct": pl.Boolean,
-    "text_fork": pl.String,
-    "token_ids_fork": pl.List(pl.Int32),
-    **dict.fromkeys(("collapse_step_fork", "end_step_fork"), pl.Int32),
-    "answer_fork": pl.String,
-    "is_correct_fork": pl.Boolean,
-}
-OPTION_SCHEMA, GENERATION_SCHEMA = pl.Schema(_OPTION_TYPES), pl.Schema(_GENERATION_TYPES)
+OPTION_SCHEMA = pl.Schema(
+    {
+        "prompt_id": pl.String,
+        "temperature": pl.Float64,
+        "options": pl.List(pl.String),
+        "option_token_ids": pl.List(pl.Int32),
+        **dict.fromkeys(("gold", "argmax_dense", "argmax_pruned"), pl.String),
+        "is_argmax_same": pl.Boolean,
+        "kendall_tau": pl.Float64,
+        **dict.fromkeys(_OPTION_LISTS, pl.List(pl.Float64)),
+        **dict.fromkeys(("rank_dense", "rank_pruned"), pl.List(pl.Int32)),
+        **dict.fromkeys(("mass_dense", "mass_pruned"), pl.Float64),
+        **dict.fromkeys(("one_minus_cos_z_options", "one_minus_cos_p_options"), pl.Float64),
+        "kl_options_dense_pruned_nats": pl.Float64,
+        **dict.fromkeys(("one_minus_cos_h", "one_minus_cos_z", "one_minus_cos_p", "kl_dense_pruned_nats"), pl.Float64),
+    }
+)
+GENERATION_SCHEMA = pl.Schema(
+    {
+        **dict.fromkeys(("prompt_id", "kind", "prompt_text"), pl.String),
+        "prompt_tokens": pl.Int32,
+        "text": pl.String,
+        "token_ids": pl.List(pl.Int32),
+        **dict.fromkeys(("first_flip_step", "collapse_step", "end_step", "answer_end_step"), pl.Int32),
+        **dict.fromkeys(("repeat_rate", "distinct_1", "distinct_2"), pl.Float64),
+        **dict.fromkeys(("answer", "gold"), pl.String),
+        "is_correct": pl.Boolean,
+        "text_fork": pl.String,
+        "token_ids_fork": pl.List(pl.Int32),
+        **dict.fromkeys(("collapse_step_fork", "end_step_fork"), pl.Int32),
+        "answer_fork": pl.String,
+        "is_correct_fork": pl.Boolean,
+    }
+)
 # Number of steps whose logits are in memory at the same time.
 STEPS_AT_ONCE = 64
 # Bytes per row of `top_tokens`: short strings and float64 numbers.
@@ -80,10 +81,6 @@ class DecodingResult:
 
     tokens: tuple[int, ...]
     streams: Float64[Tensor, "steps width"]
-
-    def followed_by(self, other: "DecodingResult") -> "DecodingResult":
-        """Return this text, continued by another one."""
-        return DecodingResult(self.tokens + other.tokens, torch.cat([self.streams, other.streams]))
 
 
 # Chooses one token per row, given the logits, the number of each row's text, and the step.
@@ -111,16 +108,13 @@ def decode(
         decoder: dense, or with a variant applied.
         prompts: token ids.
         steps: maximum number of tokens per text; one number, or one per prompt.
-        choose: chooses the next tokens; texts are numbered prompt by prompt.
+        choose: chooses the next tokens; texts are numbered prompt by prompt, and returned in that order.
         least: minimum number of tokens per text; after it, an end-of-text token ends the text. None decodes `steps`
             tokens of every text, so that the steps of two models pair up.
         copies: number of texts per prompt.
         known: keys and values of each prompt, at least of all tokens but the last; these tokens then do not run.
         keep: receives the number of each finished text and views of the keys and values of all its tokens but the last;
             None if the cache has other states.
-
-    Returns:
-        The texts, prompt by prompt.
     """
     results: dict[int, DecodingResult] = {}
     for texts in _batches(decoder, [len(prompt) for prompt in prompts], copies):
@@ -214,12 +208,8 @@ def _has_ended(
 def bytes_a_variant(measure: MeasureSpec, points: int, steps: int, width: int, weights: int) -> int:
     """Return the bytes of a traced variant before it is written: `layer_transitions`, steps, kept states and masks.
 
-    Args:
-        measure: what is measured.
-        points: number of measured positions, summed over sublayers.
-        steps: number of decoded steps, summed over prompts and trajectories.
-        width: width of the residual stream.
-        weights: number of prunable weights.
+    `points` is the number of measured positions, summed over sublayers; `steps` that of decoded steps, summed over
+    prompts and trajectories; `width` that of the residual stream; `weights` the number of prunable weights.
     """
     settings = len(measure.scopes) * len(measure.lenses) * len(measure.temperatures)
     states = points * len(measure.scopes) * 2 * width if measure.keep_states else 0
@@ -287,7 +277,7 @@ def step_rows(decoder: Decoder, pairs: Sequence[DensePrunedPair], temperatures: 
     """Return the rows of `decoding_steps`; all pairs share one product with the head, which is faster."""
     streams, shifts = (torch.cat([getattr(pair, name) for pair in pairs]) for name in ("streams", "shifts"))
     measured = divergence(*decoder.head.lens(streams, shifts, "normed"), decoder.head, temperatures)
-    texts = _Texts(decoder)
+    text_of = _token_texts(decoder)
     about = pl.concat(
         [
             pl.DataFrame(
@@ -298,8 +288,8 @@ def step_rows(decoder: Decoder, pairs: Sequence[DensePrunedPair], temperatures: 
                     "position": np.arange(len(pair.dense_tokens), dtype=np.int32) + len(pair.prompt.ids) - 1,
                     "token_id_dense": np.array(pair.dense_tokens, dtype=np.int32),
                     "token_id_pruned": np.array(pair.pruned_tokens, dtype=np.int32),
-                    "token_text_dense": texts.of(pair.dense_tokens),
-                    "token_text_pruned": texts.of(pair.pruned_tokens),
+                    "token_text_dense": [*map(text_of, pair.dense_tokens)],
+                    "token_text_pruned": [*map(text_of, pair.pruned_tokens)],
                     "repeat_rate_dense": repeat_rates(pair.dense_tokens),
                     "repeat_rate_pruned": repeat_rates(pair.pruned_tokens),
                 }
@@ -330,7 +320,7 @@ def top_rows(decoder: Decoder, pairs: Sequence[DensePrunedPair], count: int) -> 
         "trajectory": np.repeat([pair.trajectory for pair in pairs], lengths),
         "step": np.concatenate([np.arange(length) for length in lengths]),
     }
-    texts, frames = _Texts(decoder), []
+    text_of, frames = _token_texts(decoder), []
     for first in range(0, len(streams), STEPS_AT_ONCE):
         part = slice(first, first + STEPS_AT_ONCE)
         logits = dict(zip(("dense", "pruned"), logits_of(decoder, streams[part], shifts[part]), strict=True))
@@ -352,7 +342,7 @@ def top_rows(decoder: Decoder, pairs: Sequence[DensePrunedPair], count: int) -> 
                         "side": [side] * len(tokens),
                         "rank": np.tile(np.arange(1, ranks + 1), steps),
                         "token_id": tokens,
-                        "token_text": texts.of(tokens),
+                        "token_text": [*map(text_of, tokens)],
                         **numbers,
                     }
                 )
@@ -366,14 +356,9 @@ def first_tokens(pairs: Sequence[DensePrunedPair], tops: pl.DataFrame, side: str
     return [tuple(islice(tokens, len(pair.streams))) for pair in pairs]
 
 
-class _Texts:
-    """Decoded texts of single tokens, cached."""
-
-    def __init__(self, decoder: Decoder) -> None:
-        self._decode = lru_cache(maxsize=None)(lambda token: decoder.tokenizer.decode([token]))
-
-    def of(self, tokens: Sequence[int]) -> list[str]:
-        return [self._decode(token) for token in tokens]
+def _token_texts(decoder: Decoder) -> Callable[[int], str]:
+    """Return a function that decodes single tokens, cached."""
+    return lru_cache(maxsize=None)(lambda token: decoder.tokenizer.decode([token]))
 
 
 def option_rows(decoder: Decoder, pair: DensePrunedPair, temperatures: tuple[float, ...]) -> list[dict[str, object]]:
@@ -401,12 +386,18 @@ def generation_row(
     """Return the row of `generations` of one prompt."""
     end = end_of(decoder, tokens)
     judged = text_columns(decoder, prompt, tokens, dense)
+    answer_end = end
+    if judged["answer"] is not None:  # the first step at which the text contains the final answer
+        parts = (list(tokens[: step + 1]) for step in range(len(tokens[:end])))
+        texts = (decoder.tokenizer.decode(part, skip_special_tokens=True) for part in parts)
+        steps = (step for step, text in enumerate(texts) if find_answer(prompt.prompt, text) == judged["answer"])
+        answer_end = next(steps, end)
     return {
         "kind": prompt.prompt.kind,
         "prompt_text": prompt.prompt.text,
         "prompt_tokens": len(prompt.ids),
         **judged,
-        "answer_end_step": _answer_end(decoder, prompt, tokens[:end], cast(str | None, judged["answer"]), end),
+        "answer_end_step": answer_end,
     }
 
 
@@ -442,16 +433,3 @@ def text_columns(
         "gold": gold,
         "is_correct": answer == gold if is_graded else None,
     }
-
-
-def _answer_end(
-    decoder: Decoder, prompt: TokenizedPrompt, written: tuple[int, ...], answer: str | None, end: int | None
-) -> int | None:
-    """Return the first step at which the text contains the final answer; if it has no answer, the end of the text."""
-    if answer is None:
-        return end
-    for step in range(len(written)):
-        text = decoder.tokenizer.decode(list(written[: step + 1]), skip_special_tokens=True)
-        if find_answer(prompt.prompt, text) == answer:
-            return step
-    return end

@@ -17,12 +17,7 @@ def final_streams(
     """Return the residual stream before the final norm at some positions, with the decoder's current weights.
 
     As in `DecodingResult`, it is the float64 sum of the embedding and all contributions, or the stream that the head
-    reads if the model computes in fewer bits than float32.
-
-    Args:
-        decoder: dense, or with a variant applied.
-        tokens: texts of one length.
-        reads: the positions.
+    reads if the model computes in fewer bits than float32. The texts have one length.
     """
     total: list[Tensor] = []
 

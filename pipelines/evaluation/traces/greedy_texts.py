@@ -39,13 +39,7 @@ class VariantTexts:
 
 
 class GreedyTexts:
-    """Greedy decoding of all prompts of a study, in batches, with the weights that the decoder has at the call.
-
-    Args:
-        decoder: the model.
-        study: length of the texts, and trajectories.
-        prompts: the prompts.
-    """
+    """Greedy decoding of all prompts of a study, in batches, with the weights that the decoder has at the call."""
 
     def __init__(self, decoder: Decoder, study: Study, prompts: Sequence[TokenizedPrompt]) -> None:
         self._decoder, self._ids = decoder, [prompt.ids for prompt in prompts]
@@ -72,10 +66,7 @@ class GreedyTexts:
     def of_variant(self, name: str, dense: Sequence[Tokens], progress: Progress) -> list[VariantTexts]:
         """Decode every prompt with the weights of a variant: on the dense text, and freely if variants write.
 
-        Args:
-            name: the variant, for the progress.
-            dense: dense text per prompt; it sets the minimum length of a text.
-            progress: advances once per token.
+        `dense`, the dense text per prompt, sets the minimum length of a text.
         """
         begun: list[tuple[Tokens, ...]] = [(tokens, ())[: self._copies] for tokens in dense]
         least = None if self._pads else [len(tokens) for tokens in dense]
@@ -88,12 +79,7 @@ class GreedyTexts:
         """Let the dense model read each text that flips, and let it continue the text after the flip.
 
         It starts at the token of the flip, because it has read and predicted everything before it in its own text.
-
-        Args:
-            name: the variant, for the progress.
-            dense: dense text per prompt.
-            texts: the variant's texts per prompt.
-            progress: advances once per token.
+        `dense` and `texts` are the dense texts and the variant's per prompt.
         """
         found, shared, begun = list(texts), dict[int, DecodingResult](), dict[int, tuple[Tokens, ...]]()
         for index, (known, text) in enumerate(zip(dense, texts, strict=True)):
@@ -113,7 +99,10 @@ class GreedyTexts:
             ends = self._decode(task, contexts, steps, list(begun.values()), least, progress, states)
             after = dict(zip(begun, ends, strict=True))
         for index, start in shared.items():
-            whole = [start.followed_by(end) for end in after[index]] if index in after else [start] * 2
+            whole = [
+                DecodingResult(start.tokens + end.tokens, torch.cat([start.streams, end.streams]))
+                for end in after.get(index, ())
+            ] or [start] * 2
             texts_behind = dict(zip(self._measured, whole, strict=False))
             found[index] = replace(found[index], read=texts_behind.get("read"), fork=texts_behind.get("fork"))
         return found

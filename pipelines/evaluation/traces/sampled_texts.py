@@ -1,6 +1,6 @@
 """Sampled texts of both models under common noise, and both distributions at every token of either text."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from prunescope.pipelines.core.batching import batched
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.core.thread_map import in_parallel
@@ -25,27 +26,29 @@ from prunescope.pipelines.studies import DecodingSpec, Study
 
 # Columns of `divergence` that `sampled_steps` has.
 MEASURES = ("kl_dense_pruned_nats", "kl_pruned_dense_nats", "entropy_dense_nats", "entropy_pruned_nats")
-_Types = dict[str, pl.DataType | type[pl.DataType]]
-_GENERATION_TYPES: _Types = {
-    **dict.fromkeys(("model", "recipe", "prompt_id"), pl.String),
-    "sample": pl.Int32,
-    **dict.fromkeys(("temperature", "top_p"), pl.Float64),
-    "text": pl.String,
-    "token_ids": pl.List(pl.Int32),
-    **dict.fromkeys(("first_flip_step", "collapse_step", "end_step"), pl.Int32),
-    **dict.fromkeys(("repeat_rate", "distinct_1", "distinct_2"), pl.Float64),
-    **dict.fromkeys(("answer", "gold"), pl.String),
-    "is_correct": pl.Boolean,
-}
-_STEP_TYPES: _Types = {
-    **dict.fromkeys(("model", "recipe", "prompt_id", "trajectory"), pl.String),
-    **dict.fromkeys(("sample", "step"), pl.Int32),
-    "temperature": pl.Float64,
-    **dict.fromkeys(("token_id_dense", "token_id_pruned"), pl.Int32),
-    **dict.fromkeys(("total_variation", "flip_probability"), pl.Float64),
-    **dict.fromkeys(MEASURES, pl.Float32),
-}
-GENERATION_SCHEMA, STEP_SCHEMA = pl.Schema(_GENERATION_TYPES), pl.Schema(_STEP_TYPES)
+GENERATION_SCHEMA = pl.Schema(
+    {
+        **dict.fromkeys(("model", "recipe", "prompt_id"), pl.String),
+        "sample": pl.Int32,
+        **dict.fromkeys(("temperature", "top_p"), pl.Float64),
+        "text": pl.String,
+        "token_ids": pl.List(pl.Int32),
+        **dict.fromkeys(("first_flip_step", "collapse_step", "end_step"), pl.Int32),
+        **dict.fromkeys(("repeat_rate", "distinct_1", "distinct_2"), pl.Float64),
+        **dict.fromkeys(("answer", "gold"), pl.String),
+        "is_correct": pl.Boolean,
+    }
+)
+STEP_SCHEMA = pl.Schema(
+    {
+        **dict.fromkeys(("model", "recipe", "prompt_id", "trajectory"), pl.String),
+        **dict.fromkeys(("sample", "step"), pl.Int32),
+        "temperature": pl.Float64,
+        **dict.fromkeys(("token_id_dense", "token_id_pruned"), pl.Int32),
+        **dict.fromkeys(("total_variation", "flip_probability"), pl.Float64),
+        **dict.fromkeys(MEASURES, pl.Float32),
+    }
+)
 # Number of steps whose logits are in memory at the same time, per thread.
 PIECE_ROWS = 64
 
@@ -60,14 +63,9 @@ class _Text:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Some steps of one text.
+    """Some steps of one text, as the dense model and the variant read it.
 
-    Attributes:
-        text: number of the text.
-        steps: the steps.
-        dense: the text as the dense model read it.
-        pruned: the text as the variant read it.
-        trajectories: trajectories of these rows; up to the first flip both, because both texts are the same.
+    `text` is its number. Up to the first flip the rows are of both trajectories, because both texts are the same.
     """
 
     text: int
@@ -90,13 +88,8 @@ class SamplingSession:
     """Sampled texts of the dense model, computed once and shared by the variants of a model.
 
     The final streams of a text take four bytes per number. Noise depends on seed, prompt, sample, step and token.
-    Therefore a variant's texts do not depend on other variants, and depend on other prompts only by rounding.
-
-    Args:
-        decoder: the dense model.
-        model: name of the model in the tables.
-        study: prompts and `decoding`, or its defaults.
-        progress: advances once per token.
+    Therefore a variant's texts do not depend on other variants, and depend on other prompts only by rounding. `study`
+    has the prompts and `decoding`, or its defaults.
 
     Raises:
         InputError: a prompt does not fit the model.
@@ -118,12 +111,8 @@ class SamplingSession:
     def _texts(self, name: str, task: str, progress: Progress, known: Sequence[_Text] | None = None) -> list[_Text]:
         """Return texts that the model in its present state writes or reads, prompt by prompt.
 
-        Args:
-            name: the model or variant, for errors.
-            task: name of the task in the progress.
-            progress: advances once per token.
-            known: texts that the model reads, in the batches in which they were written, so that equal models have
-                equal streams; None samples new texts.
+        `name` is the model or variant, for errors; `task` names the progress. `known` texts are read in the batches in
+        which they were written, so that equal models have equal streams; None samples new texts.
         """
         spec = self._spec
 
@@ -145,12 +134,9 @@ class SamplingSession:
         return [_Text(text.tokens, DenseTextStates.of(text.streams)) for text in texts]
 
     def trace(self, recipe: str, variant: Variant, progress: Progress = SILENT) -> dict[str, pl.DataFrame]:
-        """Sample from one variant and compare it with the dense model on the texts of both.
+        """Return the rows of `sampled_generations` and `sampled_steps` of one variant.
 
         Each model also reads the other model's texts, unless all texts are the same.
-
-        Returns:
-            Rows of `sampled_generations` and `sampled_steps`.
 
         Raises:
             ComputationError: the variant's states or logits are NaN or infinite.
@@ -164,8 +150,12 @@ class SamplingSession:
         # The variant is undone first: a head tied to changed weights must be the dense one.
         if has_flips:
             dense_read = self._texts(f"model {self.model}", f"dense model reads texts of {recipe}", progress, texts)
-        pieces = self._blocks(self._pieces(texts, read, dense_read))
-        steps = [STEP_SCHEMA.to_frame(), *in_parallel(self._steps, pieces, self.decoder.device)]
+        # As many pieces at a time as fit into one block.
+        blocks = batched(
+            self._pieces(texts, read, dense_read),
+            lambda block, piece: sum(len(one.steps) for one in (*block, piece)) <= PIECE_ROWS,
+        )
+        steps = [STEP_SCHEMA.to_frame(), *in_parallel(self._steps, blocks, self.decoder.device)]
         names = {"model": pl.lit(self.model), "recipe": pl.lit(recipe)}
         rows = [
             text_columns(self.decoder, self._prompt(number), text.tokens, dense.tokens)
@@ -187,10 +177,8 @@ class SamplingSession:
     def _pieces(self, texts: Sequence[_Text], read: Sequence[_Text], dense_read: Sequence[_Text]) -> Iterator[_Piece]:
         """Yield the steps of all texts: the shared ones up to the flip, then those of each text.
 
-        Args:
-            texts: the variant's texts.
-            read: the dense model's texts, as the variant reads them.
-            dense_read: the variant's texts, as the dense model reads them.
+        `texts` are the variant's, `read` the dense model's as the variant reads them, `dense_read` the variant's as the
+        dense model reads them.
         """
         for number, (dense, own) in enumerate(zip(self._dense, texts, strict=True)):
             flip = first_flip(dense.tokens, own.tokens)
@@ -203,18 +191,6 @@ class SamplingSession:
                 end = len(pair[0].tokens) if first else shared
                 for start in range(first, end, PIECE_ROWS):
                     yield _Piece(number, range(start, min(start + PIECE_ROWS, end)), *pair, trajectories)
-
-    @staticmethod
-    def _blocks(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
-        """Yield as many pieces at a time as fit into one block."""
-        block: list[_Piece] = []
-        for piece in pieces:
-            if block and sum(len(one.steps) for one in block) + len(piece.steps) > PIECE_ROWS:
-                yield block
-                block = []
-            block.append(piece)
-        if block:
-            yield block
 
     def _steps(self, pieces: Sequence[_Piece]) -> pl.DataFrame:
         """Return the rows of `sampled_steps` of some steps, without model and recipe."""

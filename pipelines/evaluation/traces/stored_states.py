@@ -14,16 +14,16 @@ from prunescope.pipelines.core.errors import InputError
 _MAX_EXPONENT = 15
 _MIN_FLOAT32_EXPONENT = -126
 _KEY = ("model", "prompt_id", "position", "layer", "sublayer")
-_TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
-    "prompt_id": pl.String,
-    "position": pl.Int32,
-    "layer": pl.Int16,
-    "sublayer": pl.String,
-    "scope": pl.String,
-    "scale": pl.Float32,
-    "state": pl.List(pl.Float16),
-}
-STATE_SCHEMA = pl.Schema(_TYPES)
+STATE_SCHEMA = pl.Schema(
+    {
+        "prompt_id": pl.String,
+        "position": pl.Int32,
+        "layer": pl.Int16,
+        **dict.fromkeys(("sublayer", "scope"), pl.String),
+        "scale": pl.Float32,
+        "state": pl.List(pl.Float16),
+    }
+)
 
 
 def state_rows(
@@ -38,17 +38,17 @@ def state_rows(
     A value is scale × float16. The scale is a power of two, so scaling is exact and only float16 rounds. The error is
     at most 2^-11 of an entry that is at least 2^-28 of the row's largest, and 2^-39 of the largest for smaller entries.
 
-    Args:
-        prompt_ids: prompt of each row of the states.
-        positions: position of each row.
-        layer: index of the layer.
-        sublayer: attn or mlp.
-        states: by scope, the stream for `dense`, and its shift for the others; None gives no rows.
+    `states` has, by scope, the stream for `dense` and its shift for the others; None gives no rows. `prompt_ids` and
+    `positions` are those of its rows.
     """
     frames = [STATE_SCHEMA.to_frame()]
     for scope, values in states.items():
         if values is not None:
-            state, scale = _halves(values)
+            # float16 in units of the row's scale
+            _, exponent = torch.frexp(values.float().abs().amax(dim=-1, keepdim=True))
+            exponent = (exponent - _MAX_EXPONENT).clamp(min=_MIN_FLOAT32_EXPONENT)
+            scale = torch.ldexp(torch.ones_like(exponent, dtype=torch.float32), exponent)
+            state = (values.float() / scale).half().cpu().numpy()
             frames.append(
                 pl.DataFrame(
                     {"prompt_id": prompt_ids, "position": positions}, schema_overrides={"position": pl.Int32}
@@ -56,7 +56,7 @@ def state_rows(
                     layer=pl.lit(layer, pl.Int16),
                     sublayer=pl.lit(sublayer),
                     scope=pl.lit(scope),
-                    scale=pl.Series(scale),
+                    scale=pl.Series(scale[:, 0].cpu().numpy()),
                     state=pl.Series(state).arr.to_list(),
                 )
             )
@@ -64,14 +64,10 @@ def state_rows(
 
 
 def read_states(frame: pl.DataFrame) -> tuple[pl.DataFrame, Float[Tensor, "rows width"], Float[Tensor, "rows width"]]:
-    """Return dense streams and their shifts in float32, ready for `divergence` through any lens.
+    """Return the rows of all recipes but `dense`, the dense stream of each, and its shift, both in float32.
 
-    Args:
-        frame: rows of `hidden_states` of one model, including those of the recipe `dense`.
-
-    Returns:
-        The rows of all other recipes without their vectors, the dense stream of each, and its shift. An isolated shift
-        is paired with the final stream.
+    `frame` has rows of `hidden_states` of one model, including those of the recipe `dense`. The returned rows have no
+    vectors. An isolated shift is paired with the final stream.
 
     Raises:
         InputError: a shift has no dense stream.
@@ -93,14 +89,6 @@ def read_states(frame: pl.DataFrame) -> tuple[pl.DataFrame, Float[Tensor, "rows 
         missing = ", ".join(f"{name} {first[name]}" for name in _KEY)
         raise InputError(f"hidden_states: no dense stream at {missing}; also read the recipe dense of the same study")
     return moved.drop("scale", "state"), _values(dense)[rows.to_torch().long()], _values(moved)
-
-
-def _halves(values: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows as float16 in units of their scales, and the scales."""
-    _, exponent = torch.frexp(values.float().abs().amax(dim=-1, keepdim=True))
-    exponent = (exponent - _MAX_EXPONENT).clamp(min=_MIN_FLOAT32_EXPONENT)
-    scale = torch.ldexp(torch.ones_like(exponent, dtype=torch.float32), exponent)
-    return (values.float() / scale).half().cpu().numpy(), scale[:, 0].cpu().numpy()
 
 
 def _values(frame: pl.DataFrame) -> Tensor:

@@ -68,10 +68,6 @@ class DenseTextStates:
 
     The step is 2⁻³¹ of the channel's largest number, at least 128 times finer than float32 there. Both sides are
     rounded to these multiples before they are subtracted, so that equal streams differ by exactly zero.
-
-    Args:
-        counts: multiples of the step.
-        step: one step per channel.
     """
 
     counts: Int32[Tensor, "rows width"]
@@ -104,12 +100,6 @@ class TextSession:
     block by block. A variant then costs one pass, half the cost of running both models, and memory never holds tokens ×
     vocabulary.
 
-    Args:
-        decoder: the dense model.
-        model: name of the model in the tables.
-        study: its texts.
-        progress: advances once per window.
-
     Raises:
         InputError: a text cannot be read or does not fit the model.
         ComputationError: the dense model's states are NaN or infinite.
@@ -118,25 +108,16 @@ class TextSession:
     def __init__(self, decoder: Decoder, model: str, study: Study, progress: Progress = SILENT) -> None:
         self.decoder, self.model = decoder, model
         self._texts = tokenize_texts(study, decoder.tokenizer, decoder.context_length)
+        self._windows = sum(len(text.windows) for text in self._texts)
+        self._tokens = sum(text.windows.numel() for text in self._texts)
         progress.start("dense model on every text", self._windows, self._tokens)
         self._dense = [
             [DenseTextStates.of(streams) for streams in self._streams(text, model, progress)] for text in self._texts
         ]
         progress.done()
 
-    @property
-    def _windows(self) -> int:
-        return sum(len(text.windows) for text in self._texts)
-
-    @property
-    def _tokens(self) -> int:
-        return sum(text.windows.numel() for text in self._texts)
-
     def trace(self, recipe: str, variant: Variant, progress: Progress = SILENT) -> pl.DataFrame:
-        """Measure one variant.
-
-        Returns:
-            Rows of `text_tokens`; none if the study has no texts.
+        """Return the rows of `text_tokens` of one variant; none if the study has no texts.
 
         Raises:
             ComputationError: the variant's states or logits are NaN or infinite.

@@ -4,7 +4,6 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
 
 import numpy as np
 import polars as pl
@@ -37,11 +36,8 @@ Columns = dict[str, np.ndarray]
 class _DensePrompt:
     """Dense side of one prompt.
 
-    Attributes:
-        prompt: the prompt.
-        decoded: greedy continuation of the prompt.
-        forced: the same tokens, decoded in batches of the shape in which a variant reads them.
-        tokens: prompt and continuation, (1, length).
+    `decoded` is its greedy continuation. `forced` has the same tokens, decoded in batches of the shape in which a
+    variant reads them. `tokens` are prompt and continuation, (1, length).
     """
 
     prompt: TokenizedPrompt
@@ -59,11 +55,8 @@ class _DensePrompt:
 class _LayeredPrompt(_DensePrompt):
     """Dense side of one prompt that is measured at every layer.
 
-    Attributes:
-        decoder: the dense model.
-        first: first measured position.
-        capture: pass over the tokens, with the calls of every sublayer.
-        full_pass: pass over all tokens at once in the model's own type, for scope `isolated`; otherwise `capture`.
+    `first` is the first measured position. `capture` is a pass over the tokens, with the calls of every sublayer.
+    `full_pass` is a pass over all tokens at once in the model's own type, for scope `isolated`; otherwise `capture`.
     """
 
     decoder: Decoder
@@ -94,8 +87,7 @@ class _VariantShifts:
 
     Attributes:
         shifts: per prompt, the shift of the stream after each sublayer, by label.
-        isolated: per prompt, the shift of the final stream by each changed sublayer alone, by label; empty if it is not
-            measured.
+        isolated: the shift of the final stream by each changed sublayer alone; empty if it is not measured.
     """
 
     shifts: list[dict[str, Tensor]]
@@ -106,12 +98,6 @@ class TraceSession:
     """Dense side of a study's prompts, computed once and shared by the variants of a model.
 
     Only the prompts of `Study.layer_prompts` keep the states of their sublayers. The others keep their final streams.
-
-    Args:
-        decoder: the dense model.
-        model: name of the model in the tables.
-        study: prompts and settings.
-        progress: advances once per prompt.
 
     Raises:
         InputError: a prompt does not fit the model.
@@ -175,11 +161,9 @@ class TraceSession:
     ) -> dict[str, dict[str, pl.DataFrame]]:
         """Measure several variants together; they share the dense logits and softmax of every row.
 
-        The rows of a variant are bit-identical, whichever variants are measured with it.
-
-        Returns:
-            Per recipe, the rows of `layer_transitions`, `decoding_steps`, `top_tokens`, `option_subspace`,
-            `generations` and `hidden_states`.
+        The rows of a variant are bit-identical, whichever variants are measured with it. The result has, by recipe, the
+        rows of `layer_transitions`, `decoding_steps`, `top_tokens`, `option_subspace`, `generations` and
+        `hidden_states`.
 
         Raises:
             ComputationError: a variant's states or logits are NaN or infinite.
@@ -300,11 +284,6 @@ class TraceSession:
         positions = [position for dense in self._layered for position in dense.positions]
         return state_rows(ids, positions, sublayer.layer, sublayer.kind, states)
 
-    def _workspace(self) -> Workspace:
-        if not hasattr(self._thread_local, "workspace"):
-            self._thread_local.workspace = Workspace()
-        return cast(Workspace, self._thread_local.workspace)
-
     def _measured(
         self, stream: Tensor, moves: Mapping[tuple[str, str], Tensor | None]
     ) -> dict[tuple[str, str], list[Columns]]:
@@ -345,7 +324,7 @@ class TraceSession:
             list(shifts.values()),
             head,
             self.study.measure.temperatures,
-            workspace=self._workspace(),
+            workspace=vars(self._thread_local).setdefault("workspace", Workspace()),
         )
         measured = dict(zip(shifts, columns, strict=True))
         return {key: measured[key if key in measured else None] for key in moves}
@@ -353,12 +332,14 @@ class TraceSession:
     def _frames(
         self, sublayer: Sublayer, lens: str, scope: str, is_changed: bool, columns: Columns
     ) -> list[pl.DataFrame]:
-        keys = [
-            (dense.prompt.prompt.id, position, _step(dense, position))
-            for dense in self._layered
-            for position in dense.positions
-        ]
-        about = {"prompt_id": [k[0] for k in keys], "position": [k[1] for k in keys], "step": [k[2] for k in keys]}
+        about: dict[str, list[object]] = {"prompt_id": [], "position": [], "step": []}
+        for dense in self._layered:
+            for position in dense.positions:
+                # The step of the generated token that a position predicts, if it predicts one.
+                step = position - (len(dense.prompt.ids) - 1)
+                about["prompt_id"].append(dense.prompt.prompt.id)
+                about["position"].append(position)
+                about["step"].append(step if 0 <= step < len(dense.decoded.tokens) else None)
         schema = {"position": pl.Int32, "step": pl.Int32}
         return [
             pl.DataFrame(
@@ -378,13 +359,8 @@ class TraceSession:
 def _local_shifts(sublayer: Sublayer, variant: Variant, passes: Sequence[tuple[Capture, int]]) -> list[Tensor]:
     """Return, per pass, the pruned contribution of a sublayer in the dense context minus the dense contribution.
 
-    Args:
-        sublayer: a sublayer that the variant changes.
-        variant: the variant.
-        passes: dense passes, each with the first position to return.
-
-    Returns:
-        Float32 shifts, subtracted in the type of the pass.
+    The variant changes the sublayer. Each pass comes with the first position to return. The shifts are float32,
+    subtracted in the type of the pass.
     """
     wholes = [dense.whole[sublayer.label][first:] for dense, first in passes]
     if sublayer.label in variant.dropped:
@@ -413,12 +389,6 @@ def _propagated_shifts(decoder: Decoder, dense: Capture, pruned: Capture) -> dic
         shift = shift + attn + mlp
         shifts[layer.mlp.label] = shift.float()
     return shifts
-
-
-def _step(dense: _DensePrompt, position: int) -> int | None:
-    """Return the step of the generated token that a position predicts; None if it predicts none."""
-    step = position - (len(dense.prompt.ids) - 1)
-    return step if 0 <= step < len(dense.decoded.tokens) else None
 
 
 def _all_finite(tensors: Iterable[Tensor]) -> bool:

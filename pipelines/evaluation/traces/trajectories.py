@@ -34,12 +34,8 @@ def output_tables(
 ) -> dict[str, pl.DataFrame]:
     """Return `decoding_steps`, `top_tokens`, `option_subspace` and `generations` of one variant.
 
-    Args:
-        decoder: the dense model.
-        measure: trajectories, temperatures and number of top tokens.
-        forced: per prompt, both models on the dense text.
-        dense: per prompt, the dense text.
-        texts: per prompt, the variant's texts; none if it was measured only on the dense text, in one pass.
+    Per prompt, `forced` has both models on the dense text, `dense` that text, and `texts` the variant's texts; there
+    are none if it was measured only on the dense text, in one pass.
     """
     written = [(pair, own, text) for pair, own, text in zip(forced, dense, texts, strict=False) if text.own]
     tops = [top_rows(decoder, forced, measure.top_k)]
@@ -49,11 +45,16 @@ def output_tables(
         own_texts = [_own_text(decoder, pair, text) for pair, _, text in written]
         tops.append(top_rows(decoder, own_texts, measure.top_k))
         tokens = first_tokens(own_texts, tops[-1], "dense")
-        pairs.append([_with_dense_tokens(*own) for own in zip(own_texts, written, tokens, strict=True)])
+        # What the dense model would write: its own text up to the flip, then its most likely tokens.
+        for place, ((forced_pair, _, text), firsts) in enumerate(zip(written, tokens, strict=True)):
+            shared = len(firsts) if text.flip is None else text.flip + 1
+            own_tokens = (*forced_pair.dense_tokens[:shared], *firsts[shared:])
+            own_texts[place] = replace(own_texts[place], dense_tokens=own_tokens)
+        pairs.append(own_texts)
     if "fork" in measure.trajectories:
-        pairs.append([_fork(decoder, *own) for own in written if own[2].fork])
+        pairs.append([_step_by_step(decoder, "fork", *own) for own in written if own[2].fork])
     if "free_running" in measure.trajectories:
-        pairs.append([_free_running(*own) for own in written])
+        pairs.append([_step_by_step(decoder, "free_running", *own) for own in written])
     generations = [
         generation_row(decoder, pair.prompt, text.own.tokens, own.tokens)
         | fork_columns(decoder, pair.prompt, text.fork.tokens if text.fork else None, own.tokens)
@@ -69,9 +70,6 @@ def output_tables(
     }
 
 
-_Written = tuple[DensePrunedPair, DecodingResult, VariantTexts]
-
-
 def _own_text(decoder: Decoder, forced: DensePrunedPair, text: VariantTexts) -> DensePrunedPair:
     """Pair both models on the variant's text, up to its end; up to the flip the context is the dense text."""
     own = cast(DecodingResult, text.own)
@@ -85,26 +83,16 @@ def _own_text(decoder: Decoder, forced: DensePrunedPair, text: VariantTexts) -> 
     return DensePrunedPair(forced.prompt, "own_text", streams, shifts, (), tokens)
 
 
-def _with_dense_tokens(pair: DensePrunedPair, written: _Written, firsts: tuple[int, ...]) -> DensePrunedPair:
-    """Add what the dense model would write: its own text up to the flip, then its most likely tokens."""
-    forced, _, text = written
-    shared = len(firsts) if text.flip is None else text.flip + 1
-    return replace(pair, dense_tokens=(*forced.dense_tokens[:shared], *firsts[shared:]))
-
-
-def _fork(decoder: Decoder, forced: DensePrunedPair, dense: DecodingResult, text: VariantTexts) -> DensePrunedPair:
-    """Pair the dense text with the fork step by step, up to the shorter one's end; both are equal up to the flip."""
-    fork = cast(DecodingResult, text.fork)
-    known, tokens = up_to_end(decoder, dense.tokens), up_to_end(decoder, fork.tokens)
+def _step_by_step(
+    decoder: Decoder, trajectory: str, forced: DensePrunedPair, dense: DecodingResult, text: VariantTexts
+) -> DensePrunedPair:
+    """Pair the dense text with the fork, equal up to the flip, or with the variant's own text, which may be longer."""
+    own, known = cast(DecodingResult, text.fork if trajectory == "fork" else text.own), dense.tokens
+    tokens = own.tokens
+    if trajectory == "fork":
+        known, tokens = up_to_end(decoder, known), up_to_end(decoder, tokens)
     steps = min(len(known), len(tokens))
-    shifts = (fork.streams[:steps] - dense.streams[:steps]).float()
-    return DensePrunedPair(forced.prompt, "fork", dense.streams[:steps].float(), shifts, known[:steps], tokens[:steps])
-
-
-def _free_running(forced: DensePrunedPair, dense: DecodingResult, text: VariantTexts) -> DensePrunedPair:
-    """Pair step t of the dense text with step t of the variant's own text, which may be longer."""
-    own, steps = cast(DecodingResult, text.own), len(dense.tokens)
-    shifts = (own.streams[:steps] - dense.streams).float()
+    shifts = (own.streams[:steps] - dense.streams[:steps]).float()
     return DensePrunedPair(
-        forced.prompt, "free_running", dense.streams.float(), shifts, dense.tokens, own.tokens[:steps]
+        forced.prompt, trajectory, dense.streams[:steps].float(), shifts, known[:steps], tokens[:steps]
     )

@@ -26,6 +26,7 @@ class ActivationMoments:
         tokens: number of inputs.
         sums: Σ x per channel, float64, on the device of the inputs.
         squares: Σ x² per channel, as `sums`.
+        fourth: Σ x⁴ over all channels, if tails were requested, and `largest` the largest |x|.
         derived: results that methods share between matrices with the same inputs, such as factors of the Gram matrix.
     """
 
@@ -33,8 +34,8 @@ class ActivationMoments:
         self.tokens = 0
         self.sums = torch.zeros(channels, dtype=torch.float64)
         self.squares = torch.zeros(channels, dtype=torch.float64)
-        self._fourth = torch.zeros((), dtype=torch.float64)
-        self._largest = torch.zeros(())
+        self.fourth = torch.zeros((), dtype=torch.float64)
+        self.largest = torch.zeros(())
         self.derived: dict[Hashable, object] = {}
         self._products: Tensor | None = None
 
@@ -54,28 +55,23 @@ class ActivationMoments:
         self.tokens += len(x)
         # Sums stay on the device, which then need not wait for the host at every batch.
         self.sums, self.squares = self.sums.to(x.device), self.squares.to(x.device)
-        self._fourth, self._largest = self._fourth.to(x.device), self._largest.to(x.device)
+        self.fourth, self.largest = self.fourth.to(x.device), self.largest.to(x.device)
         for block in x.split(_BLOCK):
             values = block.float()
             squares = values.square()
             self.sums += values.sum(dim=0)
             self.squares += squares.sum(dim=0)
             if with_tails:
-                self._fourth += squares.square().sum(dim=0).sum(dtype=torch.float64)
-                self._largest = torch.maximum(self._largest, squares.max().sqrt())
+                self.fourth += squares.square().sum(dim=0).sum(dtype=torch.float64)
+                self.largest = torch.maximum(self.largest, squares.max().sqrt())
         if with_gram:
-            products = _gram(x.float())
+            values = x.float()
+            if x.device.type == "cpu":  # numpy detects the symmetric product and computes only half of it
+                array = values.contiguous().numpy()
+                products = torch.from_numpy(np.dot(array.T, array))
+            else:
+                products = values.T @ values
             self._products = products.double() if self._products is None else self._products.add_(products)
-
-    @property
-    def fourth(self) -> float:
-        """Σ x⁴ over all channels, if tails were requested."""
-        return float(self._fourth)
-
-    @property
-    def largest(self) -> float:
-        """The largest |x|, if tails were requested."""
-        return float(self._largest)
 
     @cached_property
     def mean(self) -> Float[Tensor, " in"]:
@@ -93,19 +89,6 @@ class ActivationMoments:
         products, self._products = self._products, None
         return None if products is None else products.float()
 
-    def require_finite(self, name: str) -> None:
-        """Raise a ComputationError that names the matrix if an input is NaN or infinite."""
-        if not float(self.squares.sum()) < float("inf"):
-            raise ComputationError(f"{name}: an input is NaN or infinite on the calibration tokens")
-
-
-def _gram(x: Float[Tensor, "tokens in"]) -> Float[Tensor, "in in"]:
-    """Return Σ x xᵀ in float32; numpy detects the symmetric product and computes only half of it."""
-    if x.device.type != "cpu":
-        return x.T @ x
-    array = x.contiguous().numpy()
-    return torch.from_numpy(np.dot(array.T, array))
-
 
 class StopForwardError(Exception):
     """Signal that a batch has shown all recorded inputs, so the rest of the layer need not run."""
@@ -114,12 +97,9 @@ class StopForwardError(Exception):
 class InputRecorder:
     """Recorder of the inputs of matrices, identified by the matrix products that read them.
 
-    Args:
-        matrices: the matrices by name.
-        grams: names of the matrices for whose inputs to compute Gram matrices.
-        with_tails: whether to compute fourth moments and largest inputs.
-        stops: whether `observe` raises StopForwardError once a batch has shown all inputs. The first batch shows how
-            often each matrix is used. If it does not use all of them (experts), every batch runs to its end.
+    `grams` are names of the matrices for whose inputs to compute Gram matrices. `with_tails` adds fourth moments and
+    largest inputs. `stops` lets `observe` raise StopForwardError once a batch has shown all inputs. The first batch
+    shows how often each matrix is used. If it does not use all of them (experts), every batch runs to its end.
     """
 
     def __init__(
@@ -140,11 +120,7 @@ class InputRecorder:
         self._missing: Counter[str] = Counter()
 
     def observe(self, rows: Tensor, operand: Tensor) -> None:
-        """Record a product rows·operand if the operand is one of the matrices, or a stack of them.
-
-        Raises:
-            StopForwardError: this was the last product of the batch.
-        """
+        """Record a product rows·operand of the matrices or of a stack; StopForwardError after a batch's last one."""
         if operand.dim() == 3 and operand.data_ptr() in self._by_address:
             for expert_rows, expert in zip(rows, operand, strict=True):
                 self.observe(expert_rows, expert)
@@ -183,7 +159,8 @@ class InputRecorder:
         """
         inputs: dict[str, ActivationMoments] = {}
         for names, group in self._groups.items():
-            group.require_finite(names[0])
+            if not float(group.squares.sum()) < float("inf"):
+                raise ComputationError(f"{names[0]}: an input is NaN or infinite on the calibration tokens")
             for name in names:
                 if name in inputs:  # it shared its input in one batch but not in another
                     raise ComputationError(f"{name}: reads other tensors in other batches")

@@ -1,6 +1,6 @@
 """Layer-by-layer forward passes: the residual streams of all tokens move through one layer at a time."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import partial
 from typing import Any
@@ -36,10 +36,7 @@ States = list[Float[Tensor, "batch length width"]]
 class Streams:
     """Layer-by-layer forward passes over some tokens; several `States` can move through the layers independently.
 
-    Args:
-        decoder: the model.
-        tokens: the tokens.
-        dtype: dtype of weights and activations in the layers; None is the model's own. One layer is cast at a time.
+    Weights and activations of one layer at a time are cast to `dtype`; None is the model's own.
     """
 
     def __init__(
@@ -82,13 +79,8 @@ class Streams:
     ) -> dict[str, ActivationMoments]:
         """Run a layer with its current weights and return the inputs of some of its matrices, by name.
 
-        Args:
-            index: the layer's index.
-            states: the streams before it.
-            matrices: some of its matrices.
-            grams: names of the matrices for whose inputs to compute Gram matrices.
-            with_tails: whether to compute fourth moments and largest inputs.
-            advances: whether to replace the streams by the layer's output; if not, a batch may stop early.
+        `grams` and `with_tails` are those of `InputRecorder`. `advances` replaces the streams by the layer's output;
+        without it a batch may stop early.
 
         Raises:
             ComputationError: an input is NaN or infinite.
@@ -131,9 +123,14 @@ def cast_parameters(parameters: Iterable[nn.Parameter], dtype: torch.dtype | Non
 def _calls(decoder: Decoder, tokens: Int[Tensor, "batch length"], outputs: Sequence[object]) -> list[Arguments]:
     """Return the arguments of every layer's call; the state in them is the embeddings."""
     calls: list[Arguments] = []
+
+    def forward(output: object, *args: Any, **kwargs: Any) -> object:  # noqa: ANN401 (any layer's signature)
+        calls.append((args, kwargs))
+        return with_first(output, stream_of(args, kwargs))
+
     with ExitStack() as stack:
         for layer, output in zip(decoder.layers, outputs, strict=True):
-            stack.enter_context(other_forward(layer.module, _identity_forward(calls, output)))
+            stack.enter_context(other_forward(layer.module, partial(forward, output)))
         decoder.hidden(tokens)
     return calls
 
@@ -153,13 +150,3 @@ def _sharing(value: Any, known: Any, equal: dict[tuple[int, int], bool] | None =
     if type(value) in {tuple, list} and isinstance(known, (tuple, list)) and len(value) == len(known):
         return type(value)(_sharing(item, other, equal) for item, other in zip(value, known, strict=True))
     return value
-
-
-def _identity_forward(calls: list[Arguments], output: object) -> Callable[..., object]:
-    """Return a forward that records a layer's arguments and returns the state, in the form of the layer's output."""
-
-    def forward(*args: Any, **kwargs: Any) -> object:  # noqa: ANN401 (any layer's signature)
-        calls.append((args, kwargs))
-        return with_first(output, stream_of(args, kwargs))
-
-    return forward

@@ -115,11 +115,7 @@ def tokens_hash(tokens: Int[Tensor, "sequences length"]) -> str:
 
 
 def require_context(spec: CalibrationSpec, context: int, key: str = "`calibration.length`") -> None:
-    """Refuse windows longer than a model's context; `key` names the setting of the length in the message.
-
-    Raises:
-        InputError: they are longer.
-    """
+    """Raise an InputError for windows longer than a model's context; `key` names the setting of the length in it."""
     if spec.length > context:
         raise InputError(f"{key} {spec.length} is over the model's context of {context} tokens; give at most {context}")
 
@@ -161,8 +157,7 @@ def calibrate(decoder: Decoder, spec: CalibrationSpec, model: str, progress: Pro
 class Influence:
     """1 − cos of the stream before and after each attention, MLP and block, averaged over tokens in float64.
 
-    Args:
-        decoder: the decoder; its forward passes are measured while the hooks of `watch` are registered.
+    The decoder's passes are measured while the hooks of `watch` are registered.
     """
 
     def __init__(self, decoder: Decoder) -> None:
@@ -177,32 +172,25 @@ class Influence:
         for index, layer in enumerate(self._decoder.layers):
             for sublayer in layer.sublayers:
                 handles += sublayer.watch(partial(self._contributions.__setitem__, sublayer.kind))
-            handles.append(layer.module.register_forward_hook(self._measure(index), with_kwargs=True))
+            handles.append(layer.module.register_forward_hook(partial(self._measure, index), with_kwargs=True))
         return handles
 
-    def _measure(self, index: int) -> Any:  # noqa: ANN401 (a torch hook)
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:  # noqa: ARG001
-            before = stream_of(args, kwargs)
-            attn, mlp = (self._contributions[kind].to(before.device) for kind in ("attn", "mlp"))
-            middle = before if self._decoder.layers[index].is_parallel else before + attn
-            for unit, start, add in (("attn", before, attn), ("mlp", middle, mlp), ("block", before, attn + mlp)):
-                flat, shift = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (start, add))
-                metrics = space_metrics(flat, shift)
-                sums = self._sums.get((index, unit), (0.0, 0.0))
-                defect, orthogonal = float(metrics["one_minus_cos_h"].sum()), float(metrics["orth_rel_h"].sum())
-                self._sums[index, unit] = (sums[0] + defect, sums[1] + orthogonal)
-            if index == 0:
-                self._tokens += before.shape[0] * before.shape[1]
-
-        return hook
+    def _measure(self, index: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], __: object) -> None:
+        before = stream_of(args, kwargs)
+        attn, mlp = (self._contributions[kind].to(before.device) for kind in ("attn", "mlp"))
+        middle = before if self._decoder.layers[index].is_parallel else before + attn
+        for unit, start, add in (("attn", before, attn), ("mlp", middle, mlp), ("block", before, attn + mlp)):
+            flat, shift = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (start, add))
+            metrics = space_metrics(flat, shift)
+            sums = self._sums.get((index, unit), (0.0, 0.0))
+            defect, orthogonal = float(metrics["one_minus_cos_h"].sum()), float(metrics["orth_rel_h"].sum())
+            self._sums[index, unit] = (sums[0] + defect, sums[1] + orthogonal)
+        if index == 0:
+            self._tokens += before.shape[0] * before.shape[1]
 
     @property
     def means(self) -> dict[str, float]:
-        """Influence by label of the unit: `attn.3`, `mlp.3` or `block.3`.
-
-        Raises:
-            ComputationError: an activation is NaN or infinite.
-        """
+        """Influence by label of the unit, `attn.3`, `mlp.3` or `block.3`; ComputationError if it is NaN or infinite."""
         means = {f"{unit}.{layer}": defect / self._tokens for (layer, unit), (defect, _) in self._sums.items()}
         if not all(map(math.isfinite, means.values())):
             raise ComputationError("an activation is NaN or infinite on the calibration tokens")
@@ -235,7 +223,7 @@ def _row(model: str, sublayer: Sublayer, matrix: Matrix, inputs: ActivationMomen
     second = inputs.second_moment.cpu()
     outputs, channels = matrix.shape
     mean = float(second.mean())
-    kurtosis = inputs.fourth / (inputs.tokens * channels) / mean**2 if mean else 0.0
+    kurtosis = float(inputs.fourth) / (inputs.tokens * channels) / mean**2 if mean else 0.0
     rms = second.sqrt()
     return {
         "model": model,
@@ -249,7 +237,7 @@ def _row(model: str, sublayer: Sublayer, matrix: Matrix, inputs: ActivationMomen
         "second_moment": second.float().tolist(),
         "rms": mean**0.5,
         "kurtosis": kurtosis,
-        "max_abs": inputs.largest,
+        "max_abs": float(inputs.largest),
         "outlier_channels": int((rms > OUTLIER * rms.median()).sum()),
         "calibration_hash": digest,
     }

@@ -26,9 +26,8 @@ from prunescope.pipelines.pruning.checkpoints.materialized_weights import (
     stored_dtype,
     unchanged,
 )
-from prunescope.pipelines.pruning.checkpoints.model_card import About, card
+from prunescope.pipelines.pruning.checkpoints.model_card import About, CheckpointResult, card
 from prunescope.pipelines.pruning.checkpoints.output_directory import atomic_directory, require_free, require_room
-from prunescope.pipelines.pruning.checkpoints.result import CheckpointResult
 from prunescope.pipelines.pruning.module_selection import layer_of
 from prunescope.pipelines.pruning.variant import Variant, save_tensors
 from prunescope.pipelines.pruning.variant_patching import apply_variant
@@ -66,7 +65,7 @@ def export(
         _write_config_and_tokenizer(scratch, decoder, form, dtype)
         logits = _require_same(scratch, decoder, probe, expected)
         rounded = None if torch.equal(expected, unrounded) else (_name(dtype), distance(logits, unrounded.float()))
-        notes = (*form.notes, *_quantization_notes(quantized, dtype), *_type_notes(decoder, dtype))
+        notes = (*form.notes, *_notes(decoder, quantized, dtype))
         result = CheckpointResult(folder, size, form.parameters, distance(logits, expected.float()), notes, rounded)
         (scratch / "README.md").write_text(card(about, result, decoder, variant), encoding="utf-8")
         if about.variant_hash:
@@ -103,10 +102,7 @@ def _write_weights(
     dtype: torch.dtype,
     progress: Progress,
 ) -> int:
-    """Write safetensors files, and an index if there are several; return the bytes of the weights.
-
-    Only one file's tensors are in memory at a time.
-    """
+    """Write safetensors files, one in memory at a time, and an index if there are several; return their bytes."""
     shard: dict[str, Tensor] = {}
     numbers: dict[str, int] = {}
     count = size = total = 0
@@ -164,12 +160,9 @@ def _stored(
     return stored if weights.is_changed(old) or torch.equal(stored.to(tensor.dtype), tensor) else tensor
 
 
-def _quantization_notes(matrices: int, dtype: torch.dtype) -> Iterator[str]:
-    if matrices:
-        yield f"The weights of {matrices} quantized matrices are stored dequantized, in {_name(dtype)}."
-
-
-def _type_notes(decoder: Decoder, dtype: torch.dtype) -> Iterator[str]:
+def _notes(decoder: Decoder, quantized: int, dtype: torch.dtype) -> Iterator[str]:
+    if quantized:
+        yield f"The weights of {quantized} quantized matrices are stored dequantized, in {_name(dtype)}."
     if torch.promote_types(dtype, decoder.dtype) != decoder.dtype:
         yield (
             f"The model was pruned in {_name(decoder.dtype)} and is stored in {_name(dtype)}: parameters that the "
@@ -194,11 +187,7 @@ def _write_config_and_tokenizer(scratch: Path, decoder: Decoder, form: Form, dty
 
 
 def _require_same(scratch: Path, decoder: Decoder, probe: Int[Tensor, "1 tokens"], expected: Tensor) -> Tensor:
-    """Return the folder's logits, which must be the variant's.
-
-    Raises:
-        ComputationError: they differ by more than rounding, or transformers lacks a weight.
-    """
+    """Return the folder's logits; ComputationError if a weight is missing or they differ by more than rounding."""
     try:
         model, loading = open_folder(scratch, decoder.dtype, decoder.device, decoder.memory_for_second_model)
     except (ValueError, KeyError, RuntimeError, OSError) as error:

@@ -39,15 +39,11 @@ Cut = Mapping[int, Tensor]
 
 @dataclass(frozen=True)
 class Form:
-    """The form in which a model is written.
+    """The form in which a model is written: modules of the new config, on the meta device.
 
-    Attributes:
-        model: modules of the new config, on the meta device.
-        prefix: name of the list of layers.
-        layers: the dense model's layers that remain, in order.
-        changes: keys of the text config whose values differ from the dense model's.
-        cuts: the remaining indices per cut dimension, by parameter name.
-        notes: sentences for the model card.
+    `prefix` names the list of layers, of which those in `layers` remain, in order. `changes` are keys of the text
+    config whose values differ from the dense model's, `cuts` the remaining indices per cut dimension, by parameter
+    name.
     """
 
     model: nn.Module

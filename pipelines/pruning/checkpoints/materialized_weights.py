@@ -1,22 +1,18 @@
 """Parameters of a pruned model, built on access, and those that are zero because their sublayer is dropped."""
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cache, reduce
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.models.decoder import Decoder, probe_tokens
 from prunescope.pipelines.models.load import load_model
-from prunescope.pipelines.models.module_calls import hooks
-from prunescope.pipelines.models.sources import check_folder
+from prunescope.pipelines.models.sources import stored_weights
 from prunescope.pipelines.models.sublayer import Branch, Sublayer, SublayerCall, has_matrix
 from prunescope.pipelines.models.weight_matrices import Matrix, Products
 from prunescope.pipelines.models.weight_offload import data_of, swapped_data
@@ -24,16 +20,12 @@ from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant, contributing
 from prunescope.pipelines.pruning.weight_delta import LazyMapping, WeightDelta
 
-_TYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_FLOATS = {"float64", "float32", "bfloat16", "float16"}
 _PROBE_TOKENS = 12
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
-    """Return the dtype of most weights in a folder.
-
-    Raises:
-        InputError: none of its weights is a float of 16 bits or more.
-    """
+    """Return the dtype of most weights in a folder; InputError if none is a float of 16 bits or more."""
     return _stored_dtypes(folder).most_common(1)[0][0]
 
 
@@ -56,13 +48,7 @@ def _tensors(model: nn.Module) -> Mapping[str, Tensor]:
 
 
 def _stored_dtypes(folder: Path) -> Counter[torch.dtype]:
-    counts: Counter[torch.dtype] = Counter()
-    for file in check_folder(folder):
-        with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118 (not a mapping)
-                part = opened.get_slice(name)
-                if part.get_dtype() in _TYPES:
-                    counts[_TYPES[part.get_dtype()]] += math.prod(part.get_shape())
+    counts = Counter({getattr(torch, kind): n for kind, n in stored_weights(folder).items() if kind in _FLOATS})
     if not counts:
         raise InputError(f"{folder}: none of its weights is a float of 16 bits or more; such a model is not exported")
     return counts
@@ -137,12 +123,10 @@ def last_matrices(decoder: Decoder) -> dict[str, list[Matrix]]:
     One of several experts is returned. Branches without a known matrix product are omitted.
     """
     sublayers = list(decoder.sublayers)
-    calls: dict[str, list[SublayerCall]] = {sublayer.label: [] for sublayer in sublayers}
-    with hooks(*(handle for each in sublayers for handle in each.record_calls(calls[each.label]))):
-        decoder.hidden(probe_tokens(decoder, _PROBE_TOKENS, seed=1))
+    calls = decoder.calls_of(sublayers, probe_tokens(decoder, _PROBE_TOKENS, seed=1))
     last: dict[str, list[Matrix]] = {}
     for sublayer in sublayers:
-        order = _products(sublayer, calls[sublayer.label][0])
+        order = _products(sublayer, calls[sublayer.label])
         for branch in sublayer.parts:
             own = {id(parameter) for mixer in branch.mixers for parameter in mixer.parameters()}
             matrices = [matrix for matrix in order if id(matrix.parameter) in own]
@@ -183,6 +167,7 @@ def silencing(decoder: Decoder, variant: Variant) -> frozenset[str]:
         weights = dict(decoder.model.named_parameters())
         names = {id(parameter): name for name, parameter in weights.items()}
         loud = set(last)
+        zeros = cache(torch.zeros)  # one tensor per shape, because they may be many and offloaded to disk
         for whole in (False, True):
             for sublayer in dropped:
                 if sublayer.label in loud:
@@ -193,7 +178,8 @@ def silencing(decoder: Decoder, variant: Variant) -> frozenset[str]:
                             else _last_parameters(branch, last[sublayer.label])
                         )
                         silenced |= {names[id(parameter)] for parameter in parameters}
-            with _zero([weights[name] for name in silenced]):
+            silent = [weights[name] for name in silenced]
+            with swapped_data(silent, lambda each: zeros(each.shape, dtype=each.dtype, device=each.device)):
                 loud = contributing(decoder, dropped, probe)
     if loud:
         raise InputError(f"{sorted(loud)[0]}: adds to the stream even without weights; its drop cannot be exported")
@@ -210,9 +196,3 @@ def _last_parameters(branch: Branch, last: list[Matrix]) -> Iterator[nn.Paramete
                 yield from (p for key, p in parameters.items() if id(p) in own or key == "bias")
             elif not has_matrix(mixer):
                 yield from (p for key, p in parameters.items() if key == "bias")
-
-
-def _zero(parameters: list[nn.Parameter]) -> AbstractContextManager[None]:
-    # All parameters of one shape share one tensor, because they may be many and offloaded to disk.
-    zeros = cache(torch.zeros)
-    return swapped_data(parameters, lambda each: zeros(each.shape, dtype=each.dtype, device=each.device))

@@ -1,4 +1,4 @@
-"""The model card of an exported variant."""
+"""The result of an export, and its model card."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,6 @@ from prunescope.pipelines.corpora.hub_datasets import PREFIX
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.embedded import embedded_model
 from prunescope.pipelines.models.sources import is_hub_id
-from prunescope.pipelines.pruning.checkpoints.result import CheckpointResult
 from prunescope.pipelines.pruning.variant import Variant
 
 # Keys of the dense model's card that also hold for the variant.
@@ -23,14 +22,46 @@ _INHERITED = ("license", "license_name", "license_link", "language")
 
 
 @dataclass(frozen=True)
+class CheckpointResult:
+    """A written checkpoint and its verification.
+
+    Attributes:
+        folder: the checkpoint's folder.
+        bytes: size of the weights.
+        parameters: number of values in them, tied ones once.
+        distance: relative distance of its logits from those of the variant with values rounded to the stored dtype.
+        notes: sentences on what was removed, filled with zeros or rounded.
+        rounded: the dtype that new values were rounded to, and the relative distance of its logits from those of the
+            unrounded variant; None if nothing was rounded.
+    """
+
+    folder: Path
+    bytes: int
+    parameters: int
+    distance: float
+    notes: tuple[str, ...]
+    rounded: tuple[str, float] | None = None
+
+    @property
+    def proof(self) -> str:
+        """A sentence, without full stop, on how close its logits are to the variant's."""
+        if self.rounded is None:
+            return f"plain transformers gives the same logits (to {self.distance:.1e} of their length)"
+        dtype, distance = self.rounded
+        return (
+            f"new values are rounded to {dtype}, as the dense model is stored, which moves the logits by "
+            f"{distance:.1e} of their length away from the unrounded variant's; plain transformers gives the same "
+            f"logits as the rounded variant (to {self.distance:.1e})"
+        )
+
+
+@dataclass(frozen=True)
 class About:
     """Contents of the card.
 
     Attributes:
-        model: the dense model's name.
-        source: its source, as the user named it.
+        source: the model's source, as the user named it.
         weight_hash: hash of its files.
-        recipe: the recipe's name, like `method` and `parameters_json`.
         calibration: settings of the calibration, by name; empty if the recipe needs none.
         scores: measures against the dense model and their values.
         variant_hash: hash of the variant in a warehouse; empty if it is in none.

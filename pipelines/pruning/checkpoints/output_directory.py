@@ -19,11 +19,7 @@ _WRITING = ".writing-"
 
 
 def require_free(folder: Path) -> None:
-    """Refuse a path at which no folder can be created.
-
-    Raises:
-        InputError: the path is a file or not empty, or its parent folder is missing.
-    """
+    """Raise an InputError if the path is a file or not empty, or its parent folder is missing."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         what = "is not empty" if folder.is_dir() else "is a file"
         raise InputError(f"{folder}: {what}; choose a folder that does not exist yet")
@@ -36,7 +32,12 @@ def atomic_directory(folder: Path) -> Iterator[Path]:
     """Yield a hidden folder that is renamed to `folder` at the end, or removed after an error."""
     target = folder.absolute()
     with explained_write_errors(folder):
-        _remove_leftovers(target)
+        # Remove what killed processes left of this target, but not folders that another process is writing. The suffix
+        # is tempfile's, so the pattern never matches the prefix of another target.
+        leftover = re.compile(re.escape(f".{target.name}{_WRITING}") + "[a-z0-9_]{8}")
+        for path in target.parent.iterdir():
+            if leftover.fullmatch(path.name):
+                remove_dead(path)
         scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}{_WRITING}"))
         descriptor = os.open(scratch, os.O_RDONLY)
         try:
@@ -81,15 +82,6 @@ def unfinished_directory(folder: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
     finally:
         os.close(descriptor)
-
-
-def _remove_leftovers(target: Path) -> None:
-    """Remove what killed processes left of this target, but not folders that another process is writing."""
-    # The suffix is tempfile's, so the pattern never matches the prefix of another target.
-    leftover = re.compile(re.escape(f".{target.name}{_WRITING}") + "[a-z0-9_]{8}")
-    for path in target.parent.iterdir():
-        if leftover.fullmatch(path.name):
-            remove_dead(path)
 
 
 @contextmanager

@@ -21,14 +21,10 @@ Rules = Mapping[tuple[int, int], Tensor]
 class Widths:
     """Smaller matrices for all layers of one size.
 
-    Attributes:
-        description: what is removed, for messages and the model card.
-        before: number of neurons or query heads per layer.
-        after: number that each layer keeps, set by the layer with the most nonzero ones.
-        rules: how the parameters of each module are cut, by module name.
-        cut: names of the parameters that a matching config must cut.
-        groups: key-value heads before and after; None for neurons.
-        size: width of a head; 0 for neurons.
+    `before` is the number of neurons or query heads per layer, `after` what each layer keeps, set by the layer with the
+    most nonzero ones. `rules` say how the parameters of each module are cut, by module name; a matching config must cut
+    those in `cut`. `groups` are key-value heads before and after (None for neurons), `size` the width of a head (0 for
+    neurons).
     """
 
     description: str

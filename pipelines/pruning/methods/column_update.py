@@ -25,7 +25,7 @@ def sweep(
     grid: tuple[Tensor, Tensor, Tensor] | None = None,
     steps: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Update a block of columns.
+    """Update a block of columns, and return the final weights and the mask.
 
     Args:
         current: weights that compensate the errors of all earlier columns, float32 (out, width).
@@ -35,9 +35,6 @@ def sweep(
             largest |w|/R⁻¹_jj when the sweep reaches the first of them, ties by index. Blocks begin at multiples of M.
         grid: scales and zeros, float32 (out, groups), and each column's group, int64 (width,); None without rounding.
         steps: largest code of the grid.
-
-    Returns:
-        The final weights and the mask.
     """
     if current.device.type != "cpu":
         return eager(current, inverse, kept, pattern, grid, steps)

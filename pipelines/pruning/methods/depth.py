@@ -1,7 +1,4 @@
-"""Depth pruning: the order in which sublayers or blocks are removed.
-
-Orders are by influence, by loss, of consecutive units, at random, or listed in the recipe.
-"""
+"""Depth pruning: the order of removing sublayers or blocks, measured, drawn at random or listed in the recipe."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -54,11 +51,9 @@ def drop(
     """Remove a recipe's units from the model that earlier recipes left.
 
     Influences of a dense base are read from `influence`, the rows of `block_influence`. All other scores are measured
-    on the base. The other arguments are those of `drop_order`.
-
-    Returns:
-        The base without the units and without changes inside them. Its facts hold the measured order and the score of
-        each unit in it; after several drops, those of the last one.
+    on the base. The other arguments are those of `drop_order`. The result is the base without the units and without
+    changes inside them. Its facts hold the measured order and the score of each unit in it; after several drops, those
+    of the last one.
 
     Raises:
         InputError: the model has too few units, or a statistic is missing.
@@ -66,26 +61,21 @@ def drop(
     """
     remaining = _remaining(decoder, recipe, base)
     if recipe.by == "influence" and base.is_dense:
-        order = ordered(_from_table(recipe, remaining, influence))
+        if influence is None:
+            raise InputError(f"recipe {recipe.name} needs block_influence; materialise it first")
+        values = {f"{row['unit']}.{row['layer']}": row["influence"] for row in influence.iter_rows(named=True)}
+        order = ordered({label: values[label] for label in remaining})
     else:
         order = drop_order(decoder, recipe, tokens, base, known, progress, dtype)
     chosen = {sublayer for label, _ in order[: recipe.count] for sublayer in sublayers_of(label)}
-    removed = tuple(each.label for each in decoder.sublayers if each.label in chosen - {*base.dropped})
-    gone = [each for each in decoder.sublayers if each.label in {*base.dropped, *removed}]
-    matrices = {name for each in gone for name in each.matrices}
-    modules = {name for each in gone for name in each.modules}
+    gone = [each for each in decoder.sublayers if each.label in chosen | {*base.dropped}]
     facts = dict(base.facts)
     if "structure" in facts:
+        matrices = {name for each in gone for name in each.matrices}
         facts["structure"] = {name: fact for name, fact in facts["structure"].items() if name not in matrices}
     facts["drop_order"] = [label for label, _ in order]
     facts["drop_scores"] = [score for _, score in order if score is not None]
-    return replace(
-        base,
-        changes={name: change for name, change in base.changes.items() if name not in matrices},
-        parameters={name: value for name, value in base.parameters.items() if name.rpartition(".")[0] not in modules},
-        dropped=(*base.dropped, *removed),
-        facts=facts,
-    )
+    return replace(base.without(gone), facts=facts)
 
 
 @torch.inference_mode()
@@ -100,18 +90,10 @@ def drop_order(
 ) -> list[Removal]:
     """Return the order in which a recipe removes units, measured on the base.
 
-    Args:
-        decoder: the dense model; its weights are only read.
-        recipe: the recipe.
-        tokens: calibration tokens.
-        base: result of the earlier recipes of a composition.
-        known: the beginning of an iterative or greedy order, which is the same for every count.
-        progress: one step per measured removal.
-        dtype: dtype of weights and activations below the head while the tokens pass, cast in all layers at once; None
-            is the model's own. Scores are computed in float32 and float64.
-
-    Returns:
-        All remaining units for `influence` and `random`; otherwise as many as are removed, even if more are known.
+    `known` is the beginning of an iterative or greedy order, which is the same for every count. `dtype` is that of
+    weights and activations below the head while the calibration tokens pass, cast in all layers at once; None is the
+    model's own. Scores are computed in float32 and float64. The progress advances once per measured removal. The order
+    has all remaining units for `influence` and `random`; otherwise as many as are removed, even if more are known.
 
     Raises:
         InputError: the model has too few units, or there are no tokens.
@@ -205,12 +187,16 @@ def losses(decoder: Decoder, units: Sequence[str], tokens: Tokens, dropped: set[
         ids = batch.to(decoder.device)
         calls = _layer_calls(decoder, ids)
         for label in units:
-            stream = _stream_without(decoder, label, calls, dropped)
+            gone, start = {*dropped, *sublayers_of(label)}, int(label.partition(".")[2])
+            stream = stream_of(*calls[start])
+            with decoder.without(sublayers_of(label), skips=False):
+                for layer, call in zip(decoder.layers[start:], calls[start:], strict=True):
+                    if not {each.label for each in layer.sublayers} <= gone:
+                        stream = call_with_state(layer.module, *call, stream)
             sums[label] += _loss(decoder.head, stream[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
     scored = tokens.shape[0] * (tokens.shape[1] - 1)
     means = {label: total / scored for label, total in sums.items()}
-    bad = next((label for label, loss in means.items() if not np.isfinite(loss)), None)
-    if bad is not None:
+    for bad in (label for label, loss in means.items() if not np.isfinite(loss)):
         raise ComputationError(f"the calibration loss without {bad} is NaN or infinite")
     return means
 
@@ -227,26 +213,11 @@ def _layer_calls(decoder: Decoder, tokens: Tokens) -> list[Arguments]:
     return calls
 
 
-def _stream_without(
-    decoder: Decoder, label: str, calls: Sequence[Arguments], dropped: set[str]
-) -> Float[Tensor, "batch length width"]:
-    gone = {*dropped, *sublayers_of(label)}
-    start = int(label.partition(".")[2])
-    stream = stream_of(*calls[start])
-    with decoder.without(sublayers_of(label), skips=False):
-        for layer, call in zip(decoder.layers[start:], calls[start:], strict=True):
-            if not {each.label for each in layer.sublayers} <= gone:
-                stream = call_with_state(layer.module, *call, stream)
-    return stream
-
-
 def _loss(head: OutputHead, streams: Float[Tensor, "rows width"], targets: Int[Tensor, " rows"]) -> float:
     """Return the sum of −log p(target), computed one block of logits at a time."""
     blocks = zip(streams.split(BLOCK_ROWS), targets.split(BLOCK_ROWS), strict=True)
-    return sum(
-        float(cross_entropy(head.logits(rows.float()), ids, reduction="none").sum(dtype=torch.float64))
-        for rows, ids in blocks
-    )
+    losses = (cross_entropy(head.logits(rows.float()), ids, reduction="none") for rows, ids in blocks)
+    return sum(float(each.sum(dtype=torch.float64)) for each in losses)
 
 
 def angular_distances(decoder: Decoder, units: Sequence[str], count: int, tokens: Tokens) -> dict[str, float]:
@@ -303,11 +274,7 @@ def _last_tokens(decoder: Decoder, tokens: Tokens) -> tuple[list[Tensor], dict[s
 
 
 def _remaining(decoder: Decoder, recipe: DepthRecipe, base: Variant) -> list[str]:
-    """Return the labels of the units that earlier recipes left, in forward order.
-
-    Raises:
-        InputError: no unit would be left, or a listed one is already gone.
-    """
+    """Return the labels of the units left, in forward order; InputError if none would be, or a listed one is gone."""
     units = recipe.units(len(decoder.layers))
     remaining = [label for label in units if not set(sublayers_of(label)) <= {*base.dropped}]
     if recipe.count >= len(remaining):
@@ -315,14 +282,6 @@ def _remaining(decoder: Decoder, recipe: DepthRecipe, base: Variant) -> list[str
             f"recipe {recipe.name}: of the model's {len(units)} only {len(remaining)} are left after the earlier "
             "recipes; drop fewer"
         )
-    gone = next((label for label in recipe.given if label not in remaining), None)
-    if gone is not None:
+    for gone in (label for label in recipe.given if label not in remaining):
         raise InputError(f"recipe {recipe.name}: {gone} is already gone; leave it out of the list")
     return remaining
-
-
-def _from_table(recipe: DepthRecipe, units: Sequence[str], influence: pl.DataFrame | None) -> dict[str, float]:
-    if influence is None:
-        raise InputError(f"recipe {recipe.name} needs block_influence; materialise it first")
-    values = {f"{row['unit']}.{row['layer']}": row["influence"] for row in influence.iter_rows(named=True)}
-    return {label: values[label] for label in units}

@@ -10,14 +10,11 @@ from prunescope.pipelines.recipes import DSnoT
 def dsnot(context: MatrixContext, recipe: DSnoT) -> WeightDelta | None:
     """Exchange weights until every row's mean output is close to the dense one (Zhang et al., 2310.08915 §3.2–3.3).
 
-    A row is changed at most `max_cycle` times, while its expected error ε = E[(W − Ŵ)x] exceeds `update_threshold`.
-    The removed weight with the largest sign(ε)·W·E[x]/Var[x]^power returns with its dense value. Among the kept weights
+    A row is changed at most `max_cycle` times, while its expected error ε = E[(W − Ŵ)x] exceeds `update_threshold`. The
+    removed weight with the largest sign(ε)·W·E[x]/Var[x]^power returns with its dense value. Among the kept weights
     whose removal reduces ε (sign(ε)·Ŵ·E[x] < 0), the one with the least |Ŵ|·√E[x²] is removed. In an N:M mask both are
     in one group. A row ends at an exchange that would not reduce |ε|, while the published loop goes back and forth
-    until its cycles are used up.
-
-    Returns:
-        The new mask and its weights; None if nothing was exchanged or masked.
+    until its cycles are used up. The result is None if nothing was exchanged or masked.
 
     Raises:
         InputError: no calibration token reached the matrix.

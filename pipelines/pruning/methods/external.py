@@ -55,7 +55,9 @@ def external(decoder: Decoder, recipe: ExternalRecipe, cache: Path, progress: Pr
     where = f"recipe {recipe.name}: {recipe.source}"
     if type(model) is not type(decoder.model):
         raise InputError(f"{where}: is a {type(model).__name__}, the dense model a {type(decoder.model).__name__}")
-    _require_same_tokens(decoder.tokenizer, tokenizer, where)
+    vocabulary = tokenizer.get_vocab()
+    for wrong in (token for token, number in decoder.tokenizer.get_vocab().items() if vocabulary.get(token) != number):
+        raise InputError(f"{where}: its tokenizer differs ({wrong!r} has another id or none)")
     pair = _Pair(decoder, model, where)
     layers, similarities = _matched_layers(pair, recipe.layers)
     progress.start(f"compare {recipe.name}", len(layers))
@@ -80,7 +82,12 @@ def external(decoder: Decoder, recipe: ExternalRecipe, cache: Path, progress: Pr
     if len(layers) < len(decoder.layers):
         facts |= {"layers": list(layers), "likeness": similarities}
     dropped = tuple(f"{kind}.{i}" for i in range(len(decoder.layers)) if i not in layers for kind in ("attn", "mlp"))
-    variant = _drop_silent(decoder, Variant(changes, parameters, dropped, facts=facts))
+    variant = Variant(changes, parameters, dropped, facts=facts)
+    # Exports write drops as zeros if a class cannot omit sublayers, so sublayers that contribute nothing are dropped.
+    suspects = [sublayer for sublayer in decoder.sublayers if _may_be_silent(sublayer, variant)]
+    with apply_variant(decoder, variant, skips=False):
+        loud = contributing(decoder, suspects, probe_tokens(decoder, _PROBE_TOKENS, seed=2))
+    variant = variant.without([sublayer for sublayer in suspects if sublayer.label not in loud])
     _require_same_logits(pair, variant, replaced)
     return variant
 
@@ -94,21 +101,6 @@ def _change(matrix: Matrix, weight: Float[Tensor, "out in"]) -> WeightDelta | No
     if bool(((weight == dense) | removed).all()):
         return WeightDelta.masked(~removed)
     return WeightDelta.valued(weight, ~removed if bool(removed.any()) else None)
-
-
-def _drop_silent(decoder: Decoder, variant: Variant) -> Variant:
-    """Drop sublayers that contribute nothing, because exports write drops as zeros if a class cannot omit sublayers."""
-    suspects = [sublayer for sublayer in decoder.sublayers if _may_be_silent(sublayer, variant)]
-    with apply_variant(decoder, variant, skips=False):
-        loud = contributing(decoder, suspects, probe_tokens(decoder, _PROBE_TOKENS, seed=2))
-    silent = [sublayer for sublayer in suspects if sublayer.label not in loud]
-    gone = {name for sublayer in silent for name in (*sublayer.matrices, *sublayer.modules)}
-    return Variant(
-        {name: change for name, change in variant.changes.items() if name not in gone},
-        {name: value for name, value in variant.parameters.items() if name.rpartition(".")[0] not in gone},
-        (*variant.dropped, *(sublayer.label for sublayer in silent)),
-        facts=variant.facts,
-    )
 
 
 def _may_be_silent(sublayer: Sublayer, variant: Variant) -> bool:
@@ -125,13 +117,7 @@ def _may_be_silent(sublayer: Sublayer, variant: Variant) -> bool:
 
 @dataclass(frozen=True)
 class _Pair:
-    """The dense model and another one of its class.
-
-    Attributes:
-        decoder: the dense model.
-        other: the other model.
-        where: the recipe and source, for messages.
-    """
+    """The dense model and another one of its class; `where` names the recipe and its source in messages."""
 
     decoder: Decoder
     other: nn.Module
@@ -229,14 +215,6 @@ class _Pair:
             if getattr(self.decoder.model.get_submodule(module), key, value) is not None:
                 raise InputError(f"{self.where}: has {name}, for which the dense model has no place")
             yield own, value.cpu().clone()
-
-
-def _require_same_tokens(dense: Any, other: Any, where: str) -> None:  # noqa: ANN401 (any tokenizer)
-    """Refuse a tokenizer that gives another id to one of the dense model's tokens."""
-    vocabulary = other.get_vocab()
-    wrong = next((token for token, number in dense.get_vocab().items() if vocabulary.get(token) != number), None)
-    if wrong is not None:
-        raise InputError(f"{where}: its tokenizer differs ({wrong!r} has another id or none)")
 
 
 def _matched_layers(pair: _Pair, listed: tuple[int, ...] | None) -> tuple[tuple[int, ...], list[float]]:

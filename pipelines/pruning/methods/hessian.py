@@ -50,7 +50,17 @@ def factored(context: MatrixContext, recipe: str, damping: float, *, largest_fir
     inputs = context.require_inputs(recipe)
     key = ("factor", damping, largest_first)
     if key not in inputs.derived:
-        inputs.derived[key] = _factor(inputs, context.name, damping, largest_first)
+        gram = gram_of(inputs, context.name)
+        order = gram.diagonal().argsort(descending=True, stable=True) if largest_first else None
+        if order is not None:
+            gram = gram[order][:, order]
+        diagonal = gram.diagonal()
+        dead = diagonal == 0
+        live = diagonal[~dead]
+        mean = float(live.mean()) if len(live) else 1.0
+        # The Cholesky factor L of P H P, which is H with columns and rows reversed, gives R = P L P.
+        lower, raised = cholesky(gram.flip(0, 1), damping, context.name, unit=mean)
+        inputs.derived[key] = Factor(lower.flip(0, 1).float(), dead, raised, order)
     factor = cast(Factor, inputs.derived[key])
     context.add_fact("damping_raised", factor.raised)
     context.add_fact("dead_channels", int(factor.dead.sum()))
@@ -58,11 +68,7 @@ def factored(context: MatrixContext, recipe: str, damping: float, *, largest_fir
 
 
 def gram_of(inputs: ActivationMoments, name: str) -> Float[Tensor, "in in"]:
-    """Return X Xᵀ in float64.
-
-    Raises:
-        ComputationError: X Xᵀ is NaN or infinite.
-    """
+    """Return X Xᵀ in float64; ComputationError if it is NaN or infinite."""
     gram = cast(Tensor, inputs.gram).double()
     if not _is_finite(gram):
         raise ComputationError(f"{name}: the Gram matrix of its inputs is NaN or infinite")
@@ -72,11 +78,7 @@ def gram_of(inputs: ActivationMoments, name: str) -> Float[Tensor, "in in"]:
 def target_of(
     context: MatrixContext, weight: Float[Tensor, "out in"], dead: Bool[Tensor, " in"]
 ) -> Float[Tensor, "out in"]:
-    """Return the weight whose output a method reconstructs, float32, with zeros for dead inputs.
-
-    Raises:
-        ComputationError: a weight is NaN or infinite.
-    """
+    """Return the weight to reconstruct, float32, with zeros for dead inputs; ComputationError if it is not finite."""
     target = weight.float().masked_fill(dead, 0).contiguous()
     if not _is_finite(target):
         raise ComputationError(f"{context.name}: a weight is NaN or infinite")
@@ -86,20 +88,6 @@ def target_of(
 def _is_finite(values: Tensor) -> bool:
     # Float32 values cannot overflow a float64 sum, so the sum is finite exactly if all values are.
     return bool(torch.isfinite(values.sum(dtype=torch.float64)))
-
-
-def _factor(inputs: ActivationMoments, name: str, damping: float, largest_first: bool) -> Factor:
-    gram = gram_of(inputs, name)
-    order = gram.diagonal().argsort(descending=True, stable=True) if largest_first else None
-    if order is not None:
-        gram = gram[order][:, order]
-    diagonal = gram.diagonal()
-    dead = diagonal == 0
-    live = diagonal[~dead]
-    mean = float(live.mean()) if len(live) else 1.0
-    # The Cholesky factor L of P H P, which is H with columns and rows reversed, gives R = P L P.
-    lower, raised = cholesky(gram.flip(0, 1), damping, name, unit=mean)
-    return Factor(lower.flip(0, 1).float(), dead, raised, order)
 
 
 def cholesky(

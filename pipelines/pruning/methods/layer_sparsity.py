@@ -7,7 +7,6 @@ import torch
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.models.decoder import Decoder
-from prunescope.pipelines.models.weight_matrices import Matrix
 from prunescope.pipelines.pruning.module_selection import chosen_matrices
 from prunescope.pipelines.recipes import MaskingRecipe, MatrixRecipe
 
@@ -50,30 +49,22 @@ def _owl(
     moments = dict(activation_stats.select("module", "second_moment").iter_rows())
     counts = []
     for layer in decoder.layers:
-        reached = []
+        scores = []
         kept = (sublayer for sublayer in layer.sublayers if sublayer.label not in dropped)
         for name, matrix in (item for sublayer in kept for item in chosen_matrices(sublayer, recipe).items()):
             if name in moments:
-                reached.append(matrix)
+                weight = matrix.weight.abs().float()
+                scores.append(weight * torch.tensor(moments[name], device=weight.device).sqrt())
             elif recipe.unreached != "dense":
                 raise InputError(
                     f"recipe {recipe.name}: activation_stats has no row for {name}; no calibration token reached it"
                 )
-        counts.append(_outliers(reached, recipe.owl_m, moments))
+        size = sum(part.numel() for part in scores)
+        mean = sum(float(part.sum(dtype=torch.float64)) for part in scores) / max(size, 1)
+        counts.append((sum(int((part > recipe.owl_m * mean).sum()) for part in scores), size))
     outliers, sizes = torch.tensor(counts, dtype=torch.float64).unbind(dim=1)
     # A layer without included weights has distance 0.
     distances = torch.where(sizes > 0, outliers.sum() / sizes.sum() - outliers / sizes, 0)
     farthest = distances.abs().max()
     scaled = distances / torch.where(farthest > 0, farthest, 1)
     return [float(sparsity) for sparsity in (recipe.sparsity or 0) + recipe.owl_lambda * scaled]
-
-
-def _outliers(matrices: list[Matrix], threshold: float, moments: dict[str, list[float]]) -> tuple[int, int]:
-    """Return the number of outliers among the weights of some matrices, and the number of weights."""
-    scores = []
-    for matrix in matrices:
-        weight = matrix.weight.abs().float()
-        scores.append(weight * torch.tensor(moments[matrix.name], device=weight.device).sqrt())
-    size = sum(part.numel() for part in scores)
-    mean = sum(float(part.sum(dtype=torch.float64)) for part in scores) / max(size, 1)
-    return sum(int((part > threshold * mean).sum()) for part in scores), size

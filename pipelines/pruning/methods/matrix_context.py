@@ -34,11 +34,7 @@ class MatrixContext:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def require_inputs(self, recipe: str) -> ActivationMoments:
-        """Return the moments of its inputs.
-
-        Raises:
-            InputError: no calibration token reached it.
-        """
+        """Return the moments of its inputs; InputError if no calibration token reached it."""
         if self.inputs is None:
             raise InputError(
                 f"recipe {recipe}: no calibration token reached {self.name}; raise calibration.sequences, "

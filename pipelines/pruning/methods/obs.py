@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import cast
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
@@ -83,23 +83,17 @@ class _Quota:
         masked = (~kept).reshape(self._rows, -1).sum(dim=1)
         count = masked + self._removed(self._seen) - self._removed(before)
         ranked = scores.masked_fill(~kept, -1).reshape(self._rows, -1)
-        return _all_but(ranked, count).reshape(kept.shape)
+        size = ranked.shape[1]
+        if self._rows == 1:
+            return keep_share(ranked, int(count) / size, "matrix").reshape(kept.shape)
+        ranks = torch.arange(size, device=ranked.device).expand_as(ranked)
+        is_kept, order = ranks >= count[:, None], ranked.argsort(dim=1, stable=True)
+        return torch.empty_like(is_kept).scatter_(1, order, is_kept).reshape(kept.shape)
 
     def _removed(self, seen: Tensor) -> Tensor:
         """Return the number of weights removed after `seen` kept ones; exact at the end, by integer arithmetic."""
         kept = self._kept.clamp(min=1)
         return (2 * self._missing * seen + kept) // (2 * kept)
-
-
-def _all_but(scores: Float[Tensor, "rows n"], counts: Int[Tensor, " rows"]) -> Bool[Tensor, "rows n"]:
-    """Return the mask without the `counts` lowest scores of each row; equal scores are removed in index order."""
-    size = scores.shape[1]
-    if len(scores) == 1:
-        return keep_share(scores, int(counts) / size, "matrix")
-    ranks = torch.arange(size, device=scores.device).expand_as(scores)
-    return torch.empty_like(scores, dtype=torch.bool).scatter_(
-        1, scores.argsort(dim=1, stable=True), ranks >= counts[:, None]
-    )
 
 
 def gptq(context: MatrixContext, recipe: GPTQ) -> WeightDelta:
@@ -150,11 +144,8 @@ def by_blocks(
     If the columns of Q up to a block b are chosen and Δ = W − Q, the remaining error is least if the columns from b on
     make the rest of Δ R zero: W_b + Δ R_b R_bb⁻¹. Each block starts from there.
 
-    Args:
-        target: W, float32.
-        root: R, upper triangular.
-        width: columns per block; the last block may have fewer.
-        step: maps the block's columns, its current weights and R_bb⁻¹ to its final weights.
+    W is `target`, float32; R is `root`, upper triangular. A block has `width` columns; the last one may have fewer.
+    `step` maps the block's columns, its current weights and R_bb⁻¹ to its final weights.
     """
     final = torch.empty_like(target)
     errors = torch.empty_like(target)

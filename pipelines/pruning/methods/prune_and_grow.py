@@ -10,12 +10,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Channels:
-    """Statistics of each input x, float64.
+    """Statistics of each input x, float64: its mean E[x], and two factors.
 
-    Attributes:
-        mean: E[x].
-        gain: factor in a removed weight's score for returning; NaN or infinite if the mean is 0.
-        size: factor in a kept weight's score for staying.
+    `gain` is that of a removed weight's score for returning, NaN or infinite if the mean is 0; `size` is that of a kept
+    weight's score for staying.
     """
 
     mean: Tensor
@@ -26,19 +24,10 @@ class Channels:
 def exchange(
     dense: Tensor, weight: Tensor, kept: Tensor, channels: Channels, block: int, cycles: int, threshold: float
 ) -> tuple[Tensor, Tensor, int]:
-    """Exchange weights of every row.
+    """Exchange weights of every row; return them (undefined if removed), the new `kept`, and the number of exchanges.
 
-    Args:
-        dense: values of weights that return, (out, in).
-        weight: current values, 0 if removed.
-        kept: True if a weight is kept.
-        channels: statistics of the inputs.
-        block: group size in consecutive inputs; both weights of an exchange are in one group.
-        cycles: maximum number of exchanges per row.
-        threshold: rows whose mean error is at most this are left unchanged.
-
-    Returns:
-        The weights (undefined if removed), the new `kept`, and the number of exchanges.
+    Weights that return have the values of `dense`, (out, in). Both weights of an exchange are in one group of `block`
+    consecutive inputs. A row has at most `cycles` exchanges, and none while its mean error is at most `threshold`.
     """
     if weight.device.type != "cpu":
         return eager(dense, weight, kept, channels, block, cycles, threshold)

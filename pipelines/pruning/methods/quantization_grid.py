@@ -11,18 +11,11 @@ Column = Float[Tensor, " out"]
 
 
 def grid(weight: Group, bits: int, symmetric: bool) -> tuple[Column, Column]:
-    """Return scale and zero per row, so that (code − zero)·scale with codes 0 to 2^bits − 1 spans the row.
+    """Return scale and zero per row of a group, so that (code − zero)·scale with codes 0 to 2^bits − 1 spans the row.
 
     0 is always exactly on the grid, so masked weights stay zero. A row of zeros gets scale 1. These are the min-max
-    grids of GPTQ (Frantar et al., 2210.17323 §4).
-
-    Args:
-        weight: one group of inputs for every output.
-        bits: bits per code, 2 to 8.
-        symmetric: whether the zero is the middle code (2^(bits−1)) and the range ± the largest |w|, not min to max.
-
-    Returns:
-        Scales, and zeros as whole numbers from 0 to 2^bits − 1; float32.
+    grids of GPTQ (Frantar et al., 2210.17323 §4). If `symmetric`, the zero is the middle code (2^(bits−1)) and the
+    range ± the largest |w|, not min to max. Zeros are whole numbers from 0 to 2^bits − 1; both are float32.
     """
     w = weight.float()
     steps = 2**bits - 1

@@ -33,15 +33,7 @@ _MARGIN = 1e-4
 
 @dataclass(frozen=True)
 class _Rounded:
-    """Quantized weights before they are packed.
-
-    Attributes:
-        codes: (outputs, inputs).
-        scales: (outputs, groups).
-        zeros: (outputs, groups).
-        group: inputs per grid.
-        channels: factors by which the inputs' weights were multiplied before.
-    """
+    """Quantized weights before they are packed; `channels` are the factors by which inputs were multiplied before."""
 
     codes: UInt8[Tensor, "out in"]
     scales: Grids
@@ -58,11 +50,7 @@ class _Rounded:
 
 
 def rtn(context: MatrixContext, recipe: RTN) -> WeightDelta:
-    """Round every weight to the nearest code of its group's grid; masked weights stay zero.
-
-    Raises:
-        ComputationError: a weight is NaN or infinite.
-    """
+    """Round weights to the nearest codes of their grids; masked ones stay zero. ComputationError if any is infinite."""
     weight = context.weight.float()
     rounded = _nearest(weight, recipe, torch.ones_like(weight[0]))
     codes = QuantizedWeights.of(rounded.codes, recipe.bits, rounded.group, rounded.scales, rounded.zeros)

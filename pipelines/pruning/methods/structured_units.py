@@ -1,7 +1,4 @@
-"""Discovery of an MLP's neurons and an attention's heads: the rows and columns of each, verified by running them.
-
-Units are found by the shapes of matrices, without names of architectures.
-"""
+"""Discovery of an MLP's neurons and an attention's heads by the shapes of matrices, verified by running them."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +11,6 @@ from torch import Tensor, nn
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.models.decoder import Decoder, probe_tokens
-from prunescope.pipelines.models.module_calls import hooks
 from prunescope.pipelines.models.sublayer import Sublayer, SublayerCall
 from prunescope.pipelines.models.weight_matrices import CONVOLUTIONS, Matrix, Products
 from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments, InputRecorder
@@ -32,16 +28,11 @@ Family = Mapping[str, Stack]
 
 @dataclass(frozen=True)
 class Units:
-    """The neurons or heads whose outputs one matrix reads.
+    """The neurons or heads whose outputs one matrix, `reader`, reads in consecutive blocks of equal size, one per unit.
 
-    Attributes:
-        kind: neurons or heads. Query heads that share keys and values are one unit. If all query heads share one head
-            of keys and values, each is a unit.
-        sublayer: their sublayer.
-        reader: the matrix that reads them; its inputs are consecutive blocks of equal size, one per unit.
-        count: number of units.
-        rows: the rows that feed each unit, (units, rows per unit), by name of the feeding matrix. Empty if it is not
-            verified that each row belongs to one unit; the unit's columns in the reader can still be removed.
+    Query heads that share keys and values are one unit. If all query heads share one head of keys and values, each is a
+    unit. `rows` are the rows that feed each unit, (units, rows per unit), by name of the feeding matrix. It is empty if
+    it is not verified that each row belongs to one unit; the unit's columns in the reader can still be removed.
     """
 
     kind: UnitKind
@@ -64,12 +55,7 @@ class Units:
 
 def probe_calls(decoder: Decoder, sublayers: Sequence[Sublayer]) -> dict[str, SublayerCall]:
     """Return the arguments of each sublayer's call on a few random tokens, by label."""
-    tokens = probe_tokens(decoder, _PROBE_TOKENS)
-    calls: dict[str, list[SublayerCall]] = {each.label: [] for each in sublayers}
-    handles = [handle for each in sublayers for handle in each.record_calls(calls[each.label])]
-    with hooks(*handles):
-        decoder.hidden(tokens)
-    return {label: recorded[0] for label, recorded in calls.items()}
+    return decoder.calls_of(sublayers, probe_tokens(decoder, _PROBE_TOKENS))
 
 
 def neurons_of(sublayer: Sublayer, call: SublayerCall, width: int) -> list[Units]:
@@ -121,7 +107,8 @@ def heads_of(sublayer: Sublayer, call: SublayerCall, width: int, heads: int) -> 
     _require_read(sublayer)
     probe = _Probe(sublayer, call)
     units: list[Units] = []
-    for family in _families(sublayer, without=_recurrent(sublayer)):
+    mixers = (mixer for mixer in sublayer.mixers if any(isinstance(each, CONVOLUTIONS) for each in mixer.modules()))
+    for family in _families(sublayer, without={module for mixer in mixers for module in mixer.modules()}):
         heads_of_family = _heads_in(family, probe, width, heads)
         if not heads_of_family:
             raise InputError(
@@ -158,18 +145,12 @@ class _Probe:
     def feeding(
         self, readers: Stack, feeders: Family, count: int, *, is_whole: bool = False, is_shared: bool = False
     ) -> tuple[dict[str, Tensor], list[str]]:
-        """Find the rows of some matrices that feed each unit.
+        """Find the rows of some matrices that feed each of `count` units, which `readers` read in every expert.
 
-        Args:
-            readers: the matrix that reads the units, of every expert.
-            feeders: matrices that may feed them.
-            count: number of units.
-            is_whole: whether to end the search at the first matrix that feeds units but has no rows for single units.
-            is_shared: whether the last rows of a matrix may serve all units.
-
-        Returns:
-            The rows of each unit by the matrix's key, and the keys of matrices that feed units but have no rows for
-            single units. Matrices that do not feed the reader are in neither.
+        If `is_whole`, the search ends at the first matrix that feeds units but has no rows for single units. If
+        `is_shared`, the last rows of a matrix may serve all units. The result is the rows of each unit by the matrix's
+        key, and the keys of matrices that feed units but have no rows for single units. Matrices that do not feed the
+        reader are in neither.
         """
         dense = self._inputs(readers, {})
         channels = _shape(readers)[1]
@@ -190,7 +171,8 @@ class _Probe:
                 if not is_fed:
                     break
             else:
-                if is_fed or not self._ignores(readers, matrices, dense):
+                zeros = {matrix.name: torch.zeros_like(matrix.stored) for matrix in matrices.values()}
+                if is_fed or not _same_inputs(self._inputs(readers, zeros), dense, slice(None)):
                     mixed.append(key)
                     if is_whole:
                         break
@@ -221,11 +203,6 @@ class _Probe:
             Units(kind, self._sublayer, reader, count, {feeders[key][expert].name: own for key, own in rows.items()})
             for expert, reader in readers.items()
         ]
-
-    def _ignores(self, readers: Stack, matrices: Stack, dense: Mapping[str, ActivationMoments]) -> bool:
-        """Return whether the reader's inputs stay the same if some matrices are all zero."""
-        zeros = {matrix.name: torch.zeros_like(matrix.stored) for matrix in matrices.values()}
-        return _same_inputs(self._inputs(readers, zeros), dense, slice(None))
 
     def _inputs(self, readers: Stack, weights: Mapping[str, Tensor]) -> dict[str, ActivationMoments]:
         with swap_weights(self._sublayer, weights):
@@ -291,12 +268,8 @@ def _zeroed(matrices: Stack, index: Tensor | tuple[slice, Tensor]) -> dict[str, 
     for matrix in matrices.values():
         weight = matrix.weight.clone()
         weight[index] = 0
-        weights[matrix.name] = _stored_layout(matrix, weight)
+        weights[matrix.name] = (weight.T if matrix.is_transposed else weight).contiguous()
     return weights
-
-
-def _stored_layout(matrix: Matrix, weight: Tensor) -> Tensor:
-    return weight.T.contiguous() if matrix.is_transposed else weight.contiguous()
 
 
 def _shape(stack: Stack) -> tuple[int, int]:
@@ -312,16 +285,6 @@ def _families(sublayer: Sublayer, without: Collection[nn.Module] = ()) -> list[F
         if sublayer.modules.get(module) not in without:
             families.setdefault(module, {}).setdefault(key, {})[matrix.expert] = matrix
     return list(families.values())
-
-
-def _recurrent(sublayer: Sublayer) -> set[nn.Module]:
-    """Return all modules of mixers that contain a convolution."""
-    return {
-        module
-        for mixer in sublayer.mixers
-        if any(isinstance(inside, CONVOLUTIONS) for inside in mixer.modules())
-        for module in mixer.modules()
-    }
 
 
 def _require_read(sublayer: Sublayer) -> None:

@@ -233,15 +233,6 @@ def test_a_repeat_may_differ_by_the_rounding_of_the_models_own_type(tiny_folder:
         isolated(IsolatedEffect(decoder), dense, moved)
 
 
-def test_passes_through_a_cache_and_unknown_sublayers_are_refused(llama: Decoder) -> None:
-    cached = run_known(llama, TOKENS, 0, by_token_from=5, keep_calls=True)
-    moved = {"mlp.1": torch.ones_like(cached.whole["mlp.1"])}
-    with pytest.raises(ValueError, match="all tokens at once"):
-        isolated(IsolatedEffect(llama), cached, moved)
-    with pytest.raises(ValueError, match=r"no sublayer mlp\.9"):
-        isolated(IsolatedEffect(llama), dense_pass(llama, TOKENS), {"mlp.9": moved["mlp.1"]})
-
-
 def test_measured_positions_are_the_end_of_the_whole_contributions(llama: Decoder) -> None:
     for by_token_from in (None, 4):
         capture = run_known(llama, TOKENS, 7, by_token_from=by_token_from, keep_calls=True)

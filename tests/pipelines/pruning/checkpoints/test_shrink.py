@@ -14,8 +14,7 @@ from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.checkpoints.export_checkpoint import export
 from prunescope.pipelines.pruning.checkpoints.materialized_weights import MaterializedWeights
-from prunescope.pipelines.pruning.checkpoints.model_card import About
-from prunescope.pipelines.pruning.checkpoints.result import CheckpointResult
+from prunescope.pipelines.pruning.checkpoints.model_card import About, CheckpointResult
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.pruning.weight_delta import WeightDelta
