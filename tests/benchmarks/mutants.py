@@ -267,9 +267,9 @@ FAULTS = (
     ),
     # warehouse
     fault(
-        "warehouse/storage/atomic_write.py",
-        "            temporary.unlink(missing_ok=True)\n            raise",
-        "            raise",
+        "pipelines/core/atomic_write.py",
+        "        temporary.unlink(missing_ok=True)\n        raise",
+        "        raise",
         "warehouse/storage/test_atomic_write.py",
     ),
     fault(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
+from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.warehouse.catalogue import view_header
 from prunescope.warehouse.catalogue.database import connected
 from prunescope.warehouse.catalogue.scope import narrow
@@ -14,7 +15,6 @@ from prunescope.warehouse.catalogue.sql_process import run_safe
 from prunescope.warehouse.catalogue.view import View
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.core.quoting import quoted
-from prunescope.warehouse.core.suggestions import did_you_mean
 from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
@@ -63,7 +63,7 @@ def find_question(name: str) -> View:
     number = f"q{int(name[1:]):02}" if re.fullmatch("[qQ][0-9]+", name) else ""
     found = views.get(name) or views.get(numbers.get(number, ""))
     if found is None:
-        hint = did_you_mean(name, [*numbers, *views])
+        hint = did_you_mean(name, sorted([*numbers, *views]), 3, "{!r}")
         raise WarehouseError(f"there is no question {name!r}; {hint}there are {', '.join(numbers)}")
     return found
 
@@ -167,6 +167,6 @@ def require(root: Place | str, models: Collection[str], row_filter: RowFilter) -
 
 def _require_known(kind: str, names: Collection[str], known: Collection[str]) -> None:
     if unknown := sorted(set(names) - set(known)):
-        hint = did_you_mean(unknown[0], known)
+        hint = did_you_mean(unknown[0], sorted(known), 3, "{!r}")
         listed = ", ".join(sorted(known)[:20]) or "none yet"
         raise WarehouseError(f"there is no {kind} {unknown[0]!r} in the warehouse; {hint}there are {listed}")

@@ -21,10 +21,10 @@ from rich.table import Table as RichTable
 from rich.text import Text
 from tabulate import tabulate
 
+from prunescope.pipelines.core.escapes import escape_control
 from prunescope.warehouse.core import latex
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.core.limits import TEXT_ROWS
-from prunescope.warehouse.core.quoting import escape_control
 
 Format = Literal["table", "csv", "json", "markdown", "latex", "parquet"]
 FORMATS: tuple[str, ...] = get_args(Format)

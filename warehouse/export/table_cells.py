@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import pyarrow as pa
 
+from prunescope.pipelines.core.escapes import escape_control
 from prunescope.warehouse.core.formats import NULL, is_number, markdown_escaped, shown_cell
-from prunescope.warehouse.core.quoting import escape_control
 from prunescope.warehouse.export import best_marks
 from prunescope.warehouse.export.best_marks import BestMark
 from prunescope.warehouse.export.rounding import rounded
