@@ -2,15 +2,13 @@
 
 import re
 from collections.abc import Iterable
+from itertools import takewhile
 
 from prunescope.warehouse.catalogue.view import ColumnDoc, View
 from prunescope.warehouse.core.errors import CatalogueError
 from prunescope.warehouse.tables import TABLES
 
-_COLUMNS = "columns:"
 _NOTE = re.compile(r"   (?P<name>\w+): (?P<doc>.+?)(?: \[(?P<unit>[^\[\]]+)\])?(?: = (?P<formula>.+))?")
-_CONTINUED = "     "
-
 
 # Columns of the view over all footers, which no SQL file defines.
 PROVENANCE_COLUMNS = {
@@ -45,22 +43,12 @@ def split_header(comment: Iterable[str], path: object) -> tuple[str, dict[str, C
     Raises:
         CatalogueError: a line below `columns:` is not a note, or a column has two notes.
     """
-    prose: list[str] = []
-    notes: list[str] = []
-    is_note = False
-    for line in comment:
-        text = line.strip().removeprefix("--").rstrip()
-        if text.strip() == _COLUMNS:
-            is_note = True
-        elif is_note and text.startswith(_CONTINUED) and notes:
-            notes[-1] += f" {text.strip()}"
-        elif is_note and text.startswith("   "):
-            notes.append(text)
-        else:
-            is_note = False
-            prose.append(text.lstrip("-").strip())
+    lines = [line.strip().removeprefix("--").rstrip() for line in comment]
+    start = next((number for number, line in enumerate(lines) if line.strip() == "columns:"), len(lines))
+    noted = list(takewhile(lambda line: line.startswith("   "), lines[start + 1 :]))
+    prose = [line.lstrip("-").strip() for line in (*lines[:start], *lines[start + 1 + len(noted) :])]
     explained: dict[str, ColumnDoc] = {}
-    for note in notes:
+    for note in re.sub(r"\n {5,}", " ", "\n".join(noted)).splitlines():
         parts = _NOTE.fullmatch(note)
         if parts is None:
             raise CatalogueError(f"{path}: {note.strip()!r} is not a note; write `name: what it is [unit] = formula`")

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from prunescope.warehouse.catalogue.column_docs import PROVENANCE_COLUMNS, explain, split_header
 from prunescope.warehouse.catalogue.database import LAYERS, PROVENANCE, PROVENANCE_COMMENT, SQL, connect, view_sql
-from prunescope.warehouse.catalogue.view import ColumnDoc, View
-from prunescope.warehouse.catalogue.view_header import parse, split
+from prunescope.warehouse.catalogue.view import ColumnDoc, View, header_parts
 from prunescope.warehouse.schema.table import Column, Table
 from prunescope.warehouse.tables import TABLES
 
@@ -109,9 +108,9 @@ def _legal(column: Column) -> str:
 
 def _header(view: View) -> Iterator[str]:
     """Yield the parts of a view's header, each as a line."""
-    parts = split(view.header)
-    yield f"{parts.pop('asks')}\n"
-    for name, text in parts.items():
+    asks, *parts = view.parts.items()
+    yield f"{asks[1]}\n"
+    for name, text in parts:
         line = ", ".join(map(_code, text.split(", "))) if name in {"key", "inputs"} else text
         yield f"- {name.capitalize()}: {line}"
     yield ""
@@ -132,9 +131,9 @@ def _statements(folder: str) -> Iterator[str]:
     yield "|---|---|---|"
     for path in sorted((SQL / folder).rglob("*.sql")):
         comment = takewhile(lambda line: line.startswith("--"), path.read_text(encoding="utf-8").splitlines())
-        header = parse(split_header(comment, path)[0])
+        parts = header_parts(split_header(comment, path)[0])
         name = path.relative_to(SQL / folder).with_suffix("").as_posix()
-        yield _row((_code(name), header.asks, ", ".join(map(_code, header.inputs.split(", ")))))
+        yield _row((_code(name), parts["asks"], ", ".join(map(_code, parts["inputs"].split(", ")))))
     yield ""
 
 

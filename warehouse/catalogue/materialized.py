@@ -7,7 +7,6 @@ import duckdb
 import sqlglot
 from sqlglot import exp
 
-from prunescope.warehouse.catalogue import view_header
 from prunescope.warehouse.catalogue.database import view_sql
 from prunescope.warehouse.catalogue.view import View
 from prunescope.warehouse.core.quoting import quoted
@@ -57,4 +56,4 @@ def read_by(query: str) -> set[str]:
 
 
 def _is_aggregate(view: View) -> bool:
-    return view.layer != "staging" and not _MEASURED & set(view_header.parse(view.header).key)
+    return view.layer != "staging" and not _MEASURED & set(view.key)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 
 from prunescope.pipelines.core.suggestions import did_you_mean
-from prunescope.warehouse.catalogue import view_header
 from prunescope.warehouse.catalogue.database import connected
 from prunescope.warehouse.catalogue.scope import narrow
 from prunescope.warehouse.catalogue.sql_process import run_safe
@@ -86,7 +85,7 @@ def statement(root: Place | str, view: View, row_filter: RowFilter) -> Statement
     where = f" WHERE {conditions}" if filters else ""
     parameters = {name: value for _, values in filters for name, value in values.items()}
     query = f"SELECT * FROM {quoted(view.name)}{where}"  # noqa: S608 - names of ours
-    read = None if view_header.parse(view.header).across or not models else frozenset(models)
+    read = None if "across" in view.parts or not models else frozenset(models)
     return Statement(query, parameters or None, read)
 
 

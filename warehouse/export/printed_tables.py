@@ -8,7 +8,6 @@ import duckdb
 import pyarrow as pa
 import sqlglot
 
-from prunescope.warehouse.catalogue import view_header
 from prunescope.warehouse.catalogue.view import View
 from prunescope.warehouse.core.formats import render
 from prunescope.warehouse.core.quoting import quoted
@@ -57,21 +56,20 @@ def table_files(connection: duckdb.DuckDBPyConnection, view: View, limit: int | 
         limit: rows that are written; all if None.
     """
     query = f"SELECT * FROM {quoted(view.name)}"  # noqa: S608 - our own name
-    key = view_header.parse(view.header).key
-    if sqlglot.parse_one(view.sql, dialect="duckdb").args.get("order") is None and key:
-        query += f" ORDER BY {', '.join(map(quoted, key))}"
+    if sqlglot.parse_one(view.sql, dialect="duckdb").args.get("order") is None and view.key:
+        query += f" ORDER BY {', '.join(map(quoted, view.key))}"
     rows = connection.sql(query if limit is None else f"{query} LIMIT {limit + 1}").to_arrow_table()
     count = rows.num_rows
     if limit is not None and count > limit:
         [(count,)] = connection.execute(f"SELECT count(*) FROM {quoted(view.name)}").fetchall()  # noqa: S608
         rows = rows.slice(0, limit)
-    layout = PAPER_TABLES.get(view.name) or derived(view.header, rows.schema, _units(connection, view.name))
+    layout = PAPER_TABLES.get(view.name) or derived(view.parts, rows.schema, _units(connection, view.name))
     if not count:
         return TableFiles({}, rows, layout.caption, count)
     preview = None
     contents = {f"{view.name}.{to}": render(rows, to) for to in ("parquet", "csv")}
     if rows.num_rows <= TYPESET_ROWS:
-        table = printed(view.name, rows, layout, key)
+        table = printed(view.name, rows, layout, view.key)
         preview = replace(table, rows=table.rows[:PREVIEW_ROWS])
         contents |= {
             f"{view.name}.tex": to_latex(table),
