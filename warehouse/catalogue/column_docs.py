@@ -28,7 +28,6 @@ PROVENANCE_COLUMNS = {
     "libraries_json": ColumnDoc("Versions by library, as JSON."),
     "violations": ColumnDoc("Checks of its table that the rows violate; empty without any."),
     "content_hash": ColumnDoc("Hash of the rows, independent of file layout; NULL in files of the first version."),
-    "provenance_hash": ColumnDoc("SHA-256 of the provenance above; NULL in files of the first version."),
     "rows": ColumnDoc("Number of rows."),
     "bytes": ColumnDoc("Size of the file.", "byte"),
 }

@@ -223,7 +223,7 @@ class Store:
             )
 
     def read(self, table: Table, model: str, recipe: str | None) -> pa.Table:
-        """Read all rows of one partition with the table's present columns, and verify its seal and page checksums.
+        """Read all rows of one partition with the table's present columns, and verify its seal.
 
         Columns that a file of an earlier version lacks are NULL.
 
@@ -237,7 +237,7 @@ class Store:
             if is_intact(file) is False:
                 raise damaged(path, ALTERED)
             footer_of(file, path)
-            with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+            with pq.ParquetFile(file) as parquet:
                 return parquet.read()
 
         try:

@@ -67,11 +67,6 @@ class Provenance:
         """Return JSON with sorted keys."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True, allow_nan=False)
 
-    @property
-    def hash(self) -> str:
-        """SHA-256 of `to_json`."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
-
     @classmethod
     def from_json(cls, text: str) -> "Provenance":
         """Parse the text of `to_json`; other keys are ignored.
@@ -96,7 +91,6 @@ class Footer:
         schema: the file's Arrow schema.
         rows: number of rows.
         content_hash: `row_hash.rows_hash` of its rows; None in files written before this hash existed.
-        provenance_hash: SHA-256 of the provenance as JSON with sorted keys; None as above.
     """
 
     provenance: Provenance
@@ -104,7 +98,6 @@ class Footer:
     schema: pa.Schema
     rows: int
     content_hash: str | None
-    provenance_hash: str | None
 
 
 def fingerprint(inputs: Mapping[str, object]) -> str:
@@ -127,9 +120,9 @@ def _object(text: str | bytes) -> dict[str, Any]:
 
 def footer_json(provenance: Provenance, violations: tuple[str, ...], content_hash: str | None = None) -> bytes:
     """Return the JSON under the footer key; without a hash of the rows, that of files of the first version."""
-    hashes = {"content_hash": content_hash, "provenance_hash": provenance.hash} if content_hash else {}
-    facts = json.loads(provenance.to_json()) | {"violations": violations, **hashes}
-    return json.dumps(facts, sort_keys=True).encode()
+    facts = dataclasses.asdict(provenance) | {"violations": violations}
+    facts |= {"content_hash": content_hash} if content_hash else {}
+    return json.dumps(facts, sort_keys=True, allow_nan=False).encode()
 
 
 def damaged(path: Place, reason: object) -> DamagedFileError:
@@ -184,8 +177,8 @@ def footer_of(file: BinaryIO, path: Place, *, is_anywhere: bool = False) -> Foot
     try:
         facts = _object(stored)
         violations = tuple(facts.get("violations", []))
-        hashes = facts.get("content_hash"), facts.get("provenance_hash")
-        footer = Footer(Provenance.from_json(stored.decode()), violations, schema, rows, *hashes)
+        provenance = Provenance.from_json(stored.decode())
+        footer = Footer(provenance, violations, schema, rows, facts.get("content_hash"))
     except ValueError as error:
         raise damaged(path, error) from error
     if not is_anywhere:

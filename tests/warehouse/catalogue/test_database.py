@@ -80,7 +80,6 @@ def test_provenance_is_a_view_with_one_row_per_file(store, safe):
         "rows": 1,
         "bytes": path.stat().st_size,
         "content_hash": footer.content_hash,
-        "provenance_hash": footer.provenance.hash,
         "table_name": "variants",
         "path": str(path),
         "model": "tiny",
