@@ -49,7 +49,7 @@ def _digest(values: pa.Array) -> bytes:
 
 
 def _codes(values: pa.Array) -> tuple[memoryview, list[Any]]:
-    """Return codes of texts in order of first appearance, as bytes, and the texts; a dictionary's order is arbitrary."""
+    """Return texts' codes in order of first appearance, as bytes, and the texts; a dictionary has any order."""
     if not pa.types.is_dictionary(values.type):
         values = values.dictionary_encode()
     used, known = pc.unique(values.indices).drop_null(), dict[Any, int]()
