@@ -153,10 +153,7 @@ class Workload:
     def groups(self, recipes: Sequence[Recipe], max_size: int, max_bytes: int) -> list[Sequence[Recipe]]:
         """Split recipes, in order, into the groups whose variants are traced together.
 
-        Args:
-            recipes: all recipes to trace.
-            max_size: most variants in a group.
-            max_bytes: most bytes of results that a group keeps in memory.
+        A group has at most `max_size` variants, whose results take at most `max_bytes`.
         """
         size = max(1, min(max_size, max_bytes // self.bytes_a_variant))
         return [recipes[start : start + size] for start in range(0, len(recipes), size)]

@@ -80,10 +80,7 @@ class Comparison:
 def compare(root: Place | str, variant_a: str, variant_b: str) -> Comparison:
     """Compare two variants on everything on which both were measured.
 
-    Args:
-        root: the warehouse.
-        variant_a: `MODEL@RECIPE`, or a recipe that the warehouse has of one model only.
-        variant_b: the same.
+    A variant is `MODEL@RECIPE`, or a recipe that the warehouse has of one model only.
 
     Raises:
         WarehouseError: there is no such variant, or they are of two models.
@@ -103,10 +100,7 @@ def compare_pairs(
 ) -> list[Comparison]:
     """Compare pairs of recipes of one model on an open catalogue, with a few queries for all of them.
 
-    Args:
-        connection: a catalogue.
-        model: model of all variants.
-        pairs: recipes of A and of B; the memory needed grows with their number.
+    A pair has the recipes of A and of B. The memory needed grows with the number of pairs.
 
     Returns:
         One comparison per pair, in their order; `missing` explains one without rows.

@@ -74,11 +74,8 @@ def connect(
     All queries of the connection and of its cursors see the files that exist now, whatever is written later; connect
     again for new partitions.
 
-    Args:
-        root: the warehouse, which may be empty or missing.
-        safe: lock the connection: it reads only the partitions, writes no file and accepts no change of settings.
-        gibibytes: memory limit of a locked connection, in GiB.
-        models: models whose partitions are visible; all if None.
+    `safe` locks the connection: it reads only the partitions, within `gibibytes` GiB of memory, writes no file and
+    accepts no change of settings. With `models` only their partitions are visible.
 
     Warns:
         DamagedFileWarning: for each partition that cannot be read or belongs at another path; it is left out.

@@ -101,15 +101,12 @@ class SqlProcess:
         self,
         sql: str,
         parameters: Sequence[object] | Mapping[str, object] | None = None,
-        *,
-        seconds: float = SECONDS,
-        rows: int | None = None,
-        size: int = RESULT_BYTES,
+        **limits: Any,  # noqa: ANN401 - of `render`
     ) -> "pa.Table":
         """Return the rows of one statement; arguments and errors are those of `render`."""
         import pyarrow as pa
 
-        content, _ = self.render(sql, parameters, to=ARROW, seconds=seconds, rows=rows, size=size)
+        content, _ = self.render(sql, parameters, to=ARROW, **limits)
         return pa.ipc.open_stream(content).read_all()
 
     def render(

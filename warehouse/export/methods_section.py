@@ -73,12 +73,7 @@ def methods(
 ) -> Methods:
     """Write the section.
 
-    Args:
-        connection: an open catalogue.
-        used: model and recipe of every exported row.
-        tables: tables that the exported views read.
-        known: sources of hashes.
-        version: version of this package.
+    `used` are model and recipe of every exported row, `tables` those that the exported views read.
     """
     pairs = sorted(set(used))
     connection.execute("CREATE OR REPLACE TEMP TABLE exported_variants (model VARCHAR, recipe VARCHAR)")

@@ -138,10 +138,7 @@ PLAUSIBILITY_CHECKS: Mapping[str, tuple[PlausibilityCheck, ...]] = {
 def measured(table: Table, rows: pl.DataFrame, violations: Collection[Violation] = ()) -> list[CheckResult]:
     """Run all plausibility checks of a table on the rows of one partition.
 
-    Args:
-        table: the definition.
-        rows: the partition.
-        violations: violations of the table's rules, as the store found them; the check of finite numbers reads them.
+    The check of finite numbers reads the violations of the table's rules, as the store found them.
     """
     results: list[CheckResult] = []
     if table.name not in PLAUSIBILITY_CHECKS:

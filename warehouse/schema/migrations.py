@@ -12,10 +12,7 @@ from prunescope.warehouse.schema.table import VERSION_KEY, Migration, Table
 def version_of(table: Table, schema: pa.Schema) -> int | None:
     """Return the version of the table with which a file was written; None if its columns match no version.
 
-    Args:
-        table: the table.
-        schema: the file's Arrow schema. The oldest files do not name their version: then it is the newest one with
-            exactly these columns and types.
+    The oldest files do not name their version: then it is the newest one with exactly these columns and types.
     """
     columns = dict(zip(schema.names, schema.types, strict=True))
     stored = (schema.metadata or {}).get(VERSION_KEY)

@@ -167,12 +167,8 @@ class Store:
     ) -> PartitionFile:
         """Check the rows and replace the partition by them.
 
-        Args:
-            table: the table.
-            rows: exactly its columns, in any order of columns; the order of rows is kept.
-            provenance: stored in the footer.
-            model: the partition's model.
-            recipe: the partition's recipe; None for tables with one file per model.
+        The rows have exactly the table's columns, in any order of columns; the order of rows is kept. `recipe` is None
+        for tables with one file per model.
 
         Raises:
             WarehouseError: the rows do not fit the table or the partition, or cannot be written. The partition is
@@ -313,9 +309,8 @@ class Store:
     def write_bytes(self, relative: str, writer: Callable[[Path], object]) -> Place:
         """Write a file that is no table (a variant, a report), as atomically as a partition.
 
-        Args:
-            relative: path below the root; its first folder starts with `_`, unlike those of tables.
-            writer: writes the temporary file at the path that it gets.
+        The first folder of `relative`, the path below the root, starts with `_`, unlike those of tables. `writer`
+        writes a temporary file at the path that it gets.
 
         Returns:
             The file.

@@ -160,10 +160,7 @@ def require_place(path: Place, model: str, recipe: str | None) -> None:
 def footer_of(file: BinaryIO, path: Place, *, is_anywhere: bool = False) -> Footer:
     """Read the footer of an open partition, without any row.
 
-    Args:
-        file: the partition.
-        path: its path in the warehouse.
-        is_anywhere: whether its names may differ from those of the path.
+    With `is_anywhere` its names may differ from those of `path`.
 
     Raises:
         DamagedFileError: it is without provenance, or belongs at another path.

@@ -76,10 +76,8 @@ class Snapshot:
     def __init__(self, store: Store, models: Collection[str] | None = None, *, is_thorough: bool = False) -> None:
         """Open the partitions that exist now.
 
-        Args:
-            store: the warehouse.
-            models: only the partitions of these models, and those of no study; all where None.
-            is_thorough: whether to compare every byte of large files with their seal, and not only of small ones.
+        With `models` only the partitions of these and those of no study count. `is_thorough` compares every byte of
+        large files with their seal, and not only of small ones.
 
         Warns:
             DamagedFileWarning: for each partition that is left out, because it cannot be read or belongs elsewhere.
@@ -201,8 +199,7 @@ def _remote_file(partition: Partition) -> File | None:
 def damage_explained(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     """Turn DuckDB's error about a file of the warehouse into one that names the partition.
 
-    Args:
-        connection: the connection of the queries, from `database.connect`; it must still be open when they fail.
+    The connection is from `database.connect`; it must still be open when its queries fail.
 
     Raises:
         DamagedFileError: a file contradicts its footer, or no longer exists; the message names it.
