@@ -16,26 +16,8 @@ class Progress(Protocol):
         """Finish the task."""
 
 
-class ProgressGroup:
-    """A listener that forwards events to others; without any it is silent."""
-
-    def __init__(self, *listeners: Progress) -> None:
-        self._listeners = listeners
-
-    def start(self, task: str, total: int, tokens: int = 0) -> None:
-        """Begin a task of `total` steps."""
-        for listener in self._listeners:
-            listener.start(task, total, tokens)
-
-    def advance(self, amount: int = 1) -> None:
-        """Count `amount` more steps as done."""
-        for listener in self._listeners:
-            listener.advance(amount)
-
-    def done(self) -> None:
-        """Finish the task."""
-        for listener in self._listeners:
-            listener.done()
+class Silent(Progress):
+    """A listener that does nothing."""
 
 
-SILENT: Progress = ProgressGroup()
+SILENT: Progress = Silent()

@@ -54,7 +54,7 @@ def problems_of(
     """Return the location of each problem and a message; unknown keys come first.
 
     Args:
-        error: one or more problems. A key that is missing beside an unknown one is left out: it may be misspelt there.
+        error: one or more problems. A missing key next to an unknown one is left out: it may be misspelt.
         model: the validated model, for the keys that are allowed in place of an unknown one, and for examples.
         data: what was validated; labels that are not in it, such as those of a union's members, leave the location.
     """
@@ -79,7 +79,8 @@ def _worded(members: Sequence[Any], model: Any) -> str:  # noqa: ANN401 - pydant
     name, field, owners = _find(model, first["loc"])
     match first["type"]:
         case "extra_forbidden":
-            known = _keys(owners[0]) if len(owners) == 1 else []
+            fields = owners[0].model_fields.items() if len(owners) == 1 else ()
+            known = [key for key, each in fields if not each.exclude]
             hint = did_you_mean(str(first["loc"][-1]), known, form="`{}`").strip()
             return "; ".join(
                 filter(None, ["is no key here", hint or (f"there are {', '.join(known)}" if known else "")])
@@ -197,7 +198,3 @@ def models_in(annotation: Any) -> Iterator[type[BaseModel]]:  # noqa: ANN401 - a
         yield annotation
     for part in get_args(annotation):
         yield from models_in(part)
-
-
-def _keys(model: type[BaseModel]) -> list[str]:
-    return [name for name, field in model.model_fields.items() if not field.exclude]

@@ -60,7 +60,7 @@ def split_header(comment: Iterable[str], path: object) -> tuple[str, dict[str, C
 def explain(views: Iterable[View]) -> dict[str, dict[str, ColumnDoc]]:
     """Return the documentation of each column of each table and view.
 
-    A column without a note has that of the column of the same name in the tables and views that its view reads; where
+    A column without a note has that of the column of the same name in the tables and views that its view reads. If
     these differ it is left out, because it needs a note. Every view comes after the views that it reads.
     """
     known = {

@@ -6,7 +6,6 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeAlias
 
 import duckdb
@@ -112,7 +111,10 @@ def compare_pairs(
     refused = {pair: reason for pair in pairs if (reason := _other_dense_side(measured, *pair))}
     prompts = {pair: _same_prompts(measured, *pair) for pair in pairs if pair not in refused}
     parameter = [{"a": a, "b": b, "prompts": same} for (a, b), (same, _) in prompts.items()]
-    tokens, tasks = (_rows(connection, file, [model, parameter, recipes]) for file in (TOKENS, TASKS))
+    tokens, tasks = (
+        connection.sql(file.read_text(encoding="utf-8"), params=[model, parameter, recipes]).to_arrow_table()
+        for file in (TOKENS, TASKS)
+    )
     comparisons = []
     for a, b in pairs:
         same, reasons = prompts.get((a, b), ([], []))
@@ -128,10 +130,6 @@ def compare_pairs(
                 missing.append(f"{_listed(same)}: other dense tokens, or no temperature in common")
         comparisons.append(Comparison(model, a, b, tuple(same), rows, tuple(missing)))
     return comparisons
-
-
-def _rows(connection: duckdb.DuckDBPyConnection, file: Path, parameters: Sequence[object]) -> pa.Table:
-    return connection.sql(file.read_text(encoding="utf-8"), params=list(parameters)).to_arrow_table()
 
 
 def _of_pair(rows: pa.Table, recipe_a: str, recipe_b: str) -> pa.Table:

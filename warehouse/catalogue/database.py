@@ -371,14 +371,10 @@ def _relation(table: Table, files: Sequence[File]) -> str:
         versions.setdefault(file.version, []).append(file.source)
     # Files without a version may have different columns.
     sources = {
-        version: _read(paths, *([] if version else ["union_by_name = true"])) for version, paths in versions.items()
+        version: f"read_parquet({_list(paths)}, hive_partitioning = false, union_by_name = {version is None})"
+        for version, paths in versions.items()
     }
     return relation(table, typed, sources)
-
-
-def _read(sources: Sequence[str], *options: str) -> str:
-    """Return the call that reads the files."""
-    return f"read_parquet({', '.join([_list(sources), 'hive_partitioning = false', *options])})"
 
 
 def _provenance(files: Sequence[File]) -> str:

@@ -38,7 +38,7 @@ class PinnedObjects(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
         self._small = lru_cache(_CACHED)(self._read)
 
     def info(self, path: str, **_: object) -> dict[str, Any]:
-        """Return size, type and version of an object; raise FileNotFoundError where it was not listed."""
+        """Return size, type and version of an object; raise FileNotFoundError if it was not listed."""
         try:
             return self._objects[self._name(path)]
         except KeyError:

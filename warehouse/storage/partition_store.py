@@ -56,7 +56,7 @@ class Partition:
 
     Attributes:
         table: name of the table.
-        model: name of the model; empty where only a damaged footer has it.
+        model: name of the model; empty if only a damaged footer has it.
         recipe: name of the recipe, or empty likewise; None in tables with one file per model.
         path: the file.
     """
@@ -248,7 +248,7 @@ class Store:
             raise unreadable(path, error) from error
 
     def provenance(self, table: Table, model: str, recipe: str | None) -> Provenance | None:
-        """Return the provenance of a partition; None where it does not exist.
+        """Return the provenance of a partition; None if it does not exist.
 
         Raises:
             DamagedFileError: the file's footer cannot be read.
@@ -307,7 +307,7 @@ class Store:
         return [top / name[len(top.path) :].lstrip("/") for name in names]
 
     def write_bytes(self, relative: str, writer: Callable[[Path], object]) -> Place:
-        """Write a file that is no table (a variant, a report), as atomically as a partition.
+        """Write a file that is not a table (a variant, a report), as atomically as a partition.
 
         The first folder of `relative`, the path below the root, starts with `_`, unlike those of tables. `writer`
         writes a temporary file at the path that it gets.
@@ -320,7 +320,7 @@ class Store:
         """
         parts = PurePosixPath(relative).parts
         if "\0" in relative or ".." in parts or len(parts) < 2 or not parts[0].startswith("_"):
-            raise WarehouseError(f"{relative!r} is no place for a file beside the tables; use _folder/name")
+            raise WarehouseError(f"{relative!r} is not a place for a file outside the tables; use _folder/name")
         path = self.root.joinpath(*parts)
         write_atomically(path, writer)
         return path

@@ -72,7 +72,7 @@ class Provenance:
         """Parse the text of `to_json`; other keys are ignored.
 
         Raises:
-            ValueError: the text is no JSON object, or lacks a field.
+            ValueError: the text is not a JSON object, or lacks a field.
         """
         values = _object(text)
         names = [field.name for field in dataclasses.fields(cls)]
@@ -164,7 +164,7 @@ def footer_of(file: BinaryIO, path: Place, *, is_anywhere: bool = False) -> Foot
 
     Raises:
         DamagedFileError: it is without provenance, or belongs at another path.
-        OSError: it cannot be read; also the exceptions of `BROKEN` for one that is no Parquet file.
+        OSError: it cannot be read; also the exceptions of `BROKEN` for one that is not a Parquet file.
     """
     with pq.ParquetFile(file) as parquet:
         schema, rows = parquet.schema_arrow, parquet.metadata.num_rows

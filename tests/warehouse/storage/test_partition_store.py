@@ -219,7 +219,7 @@ def test_a_folder_of_another_name_is_not_overwritten(store):
 
 @pytest.mark.parametrize("place", ["/etc/x", "../x/y", "_a/../../x", "models/x", "_x", "", "_a/.."])
 def test_other_files_cannot_leave_their_folders(store, place):
-    with pytest.raises(WarehouseError, match="is no place for a file"):
+    with pytest.raises(WarehouseError, match="is not a place for a file"):
         store.write_bytes(place, lambda path: path.touch())
 
 
