@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -48,7 +47,6 @@ LISTINGS = ("duckdb_columns", "duckdb_schemas", "duckdb_tables", "duckdb_views")
 _Source: TypeAlias = tuple[str, Path, str]  # layer, file, text
 # Number of versions whose built views stay in the cache.
 _TEMPLATES = 16
-_IMPORTED = time.time()
 _HEADER = re.compile(r"\s*(?:--[^\n]*\n\s*)+")
 _TYPES = {
     pa.bool_(): "BOOLEAN",
@@ -173,8 +171,6 @@ def views_file() -> Path:
         CatalogueError: a file in `sql/` is invalid; the message names it.
     """
     sources = _sources(SQL)
-    if _is_edited():
-        return _own_template(sources)
     version = hashlib.sha256(f"{duckdb.__version__}\0{_code_hash()}".encode())
     for layer, path, text in sources:
         version.update(f"\0{layer}\0{path.stem}\0{text}".encode())
@@ -262,19 +258,9 @@ def _build_template(file: Path, sources: tuple[_Source, ...]) -> None:
 def _code_hash() -> str:
     """Hash the modules of `warehouse`, which define the tables."""
     digest = hashlib.sha256()
-    for path in _modules():
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-@cache
-def _is_edited() -> bool:
-    """Return whether a module of `warehouse` has changed since this process imported it."""
-    return any(path.stat().st_mtime > _IMPORTED for path in _modules())
-
-
-def _modules() -> list[Path]:
-    return sorted(Path(__file__).parents[1].rglob("*.py"))
 
 
 def _copy(template: Path, connection: duckdb.DuckDBPyConnection) -> None:

@@ -193,7 +193,6 @@ class Store:
                 and (others := set(arrow[name].unique().to_pylist()) - {own})
             ):
                 raise WarehouseError(f"table {table.name}: column {name} holds {min(others)!r}, not only {own!r}")
-        self._refuse_other_name(table, path, model, recipe)
         violations = tuple(checks.violations(table, arrow))
         footer = footer_json(provenance, tuple(str(violation) for violation in violations), rows_hash(arrow))
         arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), FOOTER_KEY: footer, **UNSEALED})
@@ -204,19 +203,6 @@ class Store:
 
         write_atomically(path, fill)
         return PartitionFile(path, arrow.num_rows, path.stat().st_size, violations)
-
-    def _refuse_other_name(self, table: Table, path: Place, model: str, recipe: str | None) -> None:
-        """Refuse to overwrite the partition of another name on a disk that ignores upper and lower case."""
-        try:
-            present = read_footer(path, is_anywhere=True).provenance
-        except (FileNotFoundError, WarehouseError):  # other problems of the path show when it is written
-            return
-        names, others = _name(model, recipe), _name(present.model, present.recipe)
-        if names != others and names.casefold() == others.casefold():
-            raise WarehouseError(
-                f"table {table.name}: {path} holds {others}, and this disk does not distinguish that name from "
-                f"{names}; choose another name"
-            )
 
     def read(self, table: Table, model: str, recipe: str | None) -> pa.Table:
         """Read all rows of one partition with the table's present columns, and verify its seal.

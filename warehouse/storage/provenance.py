@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -63,18 +63,16 @@ class Provenance:
         created_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         return cls(fingerprint(inputs), study, model, recipe, inputs, code_version, {}, 0, "", "", 0.0, created_at)
 
-    def to_json(self) -> str:
-        """Return JSON with sorted keys."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, allow_nan=False)
-
     @classmethod
-    def from_json(cls, text: str) -> "Provenance":
-        """Parse the text of `to_json`; other keys are ignored.
+    def from_json(cls, text: str | bytes) -> "Provenance":
+        """Parse a JSON object with these fields; other keys are ignored.
 
         Raises:
             ValueError: the text is not a JSON object, or lacks a field.
         """
-        values = _object(text)
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError("provenance is not a JSON object")  # noqa: TRY004 - the text is wrong, not its type
         names = [field.name for field in dataclasses.fields(cls)]
         if missing := [name for name in names if name not in values]:
             raise ValueError(f"provenance lacks {', '.join(missing)}")
@@ -109,13 +107,6 @@ def fingerprint(inputs: Mapping[str, object]) -> str:
     """
     canonical = json.dumps(dict(inputs), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _object(text: str | bytes) -> dict[str, Any]:
-    values = json.loads(text)
-    if not isinstance(values, dict):
-        raise ValueError("provenance is not a JSON object")  # noqa: TRY004 - the text is wrong, not its type
-    return values
 
 
 def footer_json(provenance: Provenance, violations: tuple[str, ...], content_hash: str | None = None) -> bytes:
@@ -157,10 +148,8 @@ def require_place(path: Place, model: str, recipe: str | None) -> None:
         raise damaged(path, f"it holds {name}, which belongs at another path")
 
 
-def footer_of(file: BinaryIO, path: Place, *, is_anywhere: bool = False) -> Footer:
+def footer_of(file: BinaryIO, path: Place) -> Footer:
     """Read the footer of an open partition, without any row.
-
-    With `is_anywhere` its names may differ from those of `path`.
 
     Raises:
         DamagedFileError: it is without provenance, or belongs at another path.
@@ -172,18 +161,14 @@ def footer_of(file: BinaryIO, path: Place, *, is_anywhere: bool = False) -> Foot
     if stored is None:
         raise damaged(path, "its footer has no provenance")
     try:
-        facts = _object(stored)
-        violations = tuple(facts.get("violations", []))
-        provenance = Provenance.from_json(stored.decode())
-        footer = Footer(provenance, violations, schema, rows, facts.get("content_hash"))
+        provenance, facts = Provenance.from_json(stored), json.loads(stored)
     except ValueError as error:
         raise damaged(path, error) from error
-    if not is_anywhere:
-        require_place(path, footer.provenance.model, footer.provenance.recipe)
-    return footer
+    require_place(path, provenance.model, provenance.recipe)
+    return Footer(provenance, tuple(facts.get("violations", [])), schema, rows, facts.get("content_hash"))
 
 
-def read_footer(path: Place, *, is_anywhere: bool = False) -> Footer:
+def read_footer(path: Place) -> Footer:
     """Read the footer of one partition as `footer_of` does.
 
     Raises:
@@ -192,7 +177,7 @@ def read_footer(path: Place, *, is_anywhere: bool = False) -> Footer:
         WarehouseError: it cannot be read.
     """
     try:
-        return read_from(path, lambda file: footer_of(file, path, is_anywhere=is_anywhere))
+        return read_from(path, lambda file: footer_of(file, path))
     except FileNotFoundError:
         raise
     except BROKEN as error:

@@ -248,19 +248,6 @@ def test_the_views_are_built_once_for_a_version_of_the_sql(tmp_path, monkeypatch
     assert len(built) == 2
 
 
-def test_a_process_whose_code_was_edited_writes_no_views_for_others(tmp_path, monkeypatch, cache, built):
-    monkeypatch.setattr(database, "SQL", folder_of(tmp_path, marts__a="select 1 as x"))
-    monkeypatch.setattr(database, "_IMPORTED", 0.0)
-    database._is_edited.cache_clear()
-    try:
-        with connect(tmp_path / "none") as connection:
-            assert connection.execute("FROM a").fetchall() == [(1,)]
-    finally:
-        database._is_edited.cache_clear()
-    assert len(built) == 1
-    assert not cache.exists()
-
-
 def test_old_versions_leave_the_cache(tmp_path, monkeypatch, cache):
     monkeypatch.setattr(database, "_TEMPLATES", 2)
     monkeypatch.setattr(database, "SQL", folder_of(tmp_path, marts__a="select 1 as x"))
