@@ -176,7 +176,6 @@ def _applied_weights(load: Workload, recipe: Recipe, noise: str | None, limit: i
 
 
 def _dense_weights(load: Workload) -> dict[str, int]:
-    """Return the bytes of the dense weights on the device."""
     name, total, layers = f"weights in {load.study.dtype}", load.shape.parameters * load.item_size, load.layers_bytes
     if load.resident_bytes is None or load.resident_bytes >= layers:
         return {name: total}

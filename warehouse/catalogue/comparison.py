@@ -138,7 +138,6 @@ def _of_pair(rows: pa.Table, recipe_a: str, recipe_b: str) -> pa.Table:
 
 
 def _resolved(connection: duckdb.DuckDBPyConnection, variant_a: str, variant_b: str) -> tuple[str, str, str]:
-    """Return the model and both recipes."""
     known = connection.execute("SELECT model, recipe FROM variants ORDER BY ALL").fetchall()
     (model_a, recipe_a), (model_b, recipe_b) = (find_variant(name, known) for name in (variant_a, variant_b))
     if model_a != model_b:

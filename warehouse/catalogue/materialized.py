@@ -21,7 +21,6 @@ class Materialized:
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Store the connection; compute nothing."""
         self._connection = connection
         self._views = view_sql()
         self._ready = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}

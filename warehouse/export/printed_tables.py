@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 
 import duckdb
 import pyarrow as pa
@@ -58,8 +59,7 @@ def table_files(connection: duckdb.DuckDBPyConnection, view: View, limit: int | 
     if limit is not None and count > limit:
         [(count,)] = connection.execute(f"SELECT count(*) FROM {quoted(view.name)}").fetchall()  # noqa: S608
         rows = rows.slice(0, limit)
-    docs = explain(view_sql().values())[view.name]
-    units = {name: doc.unit or _UNITS.get(name, "") for name, doc in docs.items()}
+    units = {name: doc.unit or _UNITS.get(name, "") for name, doc in _documented()[view.name].items()}
     layout = PAPER_TABLES.get(view.name) or derived(view.parts, rows.schema, units)
     if not count:
         return TableFiles({}, rows, layout.caption, count)
@@ -75,3 +75,6 @@ def table_files(connection: duckdb.DuckDBPyConnection, view: View, limit: int | 
         }
     encoded = {name: text.encode() if isinstance(text, str) else text for name, text in contents.items()}
     return TableFiles(encoded, rows, layout.caption, count, preview)
+
+
+_documented = cache(lambda: explain(view_sql().values()))

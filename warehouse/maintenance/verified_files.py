@@ -25,7 +25,6 @@ class VerifiedFiles:
     """
 
     def __init__(self, root: Place, cache: Path) -> None:
-        """Read what was found earlier."""
         self.unread = set[Place]()
         self._file = cache / "verified" / f"{hashlib.sha256(os.fsencode(str(root))).hexdigest()[:16]}.json"
         self._before = _read(self._file)

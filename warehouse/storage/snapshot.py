@@ -244,7 +244,6 @@ def _broken(connection: duckdb.DuckDBPyConnection) -> Path | None:
 
 
 def _path_of(source: str) -> Path:
-    """Return the partition's path from what DuckDB opens."""
     if not source.startswith(f"{_DESCRIPTORS}/") or not Path(source).is_symlink():
         return Path(source)
     return Path(str(Path(source).readlink()).removesuffix(_REMOVED))
