@@ -186,13 +186,12 @@ def _same_prompts(measured: _Measured, recipe_a: str, recipe_b: str) -> tuple[li
     if without := [recipe for recipe, prompts in ((recipe_a, a), (recipe_b, b)) if not prompts]:
         who = "neither has a" if len(without) > 1 else f"{without[0]} has no"
         return [], [f"{who} teacher-forced generation"]
-    same: list[str] = []
-    reasons: list[str] = []
-    for recipe, mine, theirs in ((recipe_a, a, b), (recipe_b, b, a)):
-        if alone := sorted(set(mine) - set(theirs)):
-            reasons.append(f"only {recipe} has {_listed(alone)}")
-    others: list[str] = []
-    unknown: list[str] = []
+    reasons = [
+        f"only {recipe} has {_listed(sorted(alone))}"
+        for recipe, alone in ((recipe_a, set(a) - set(b)), (recipe_b, set(b) - set(a)))
+        if alone
+    ]
+    same, others, unknown = list[str](), list[str](), list[str]()
     for prompt in sorted(set(a) & set(b)):
         (text_a, hash_a), (text_b, hash_b) = a[prompt], b[prompt]
         if (hash_a is not None and hash_a == hash_b) or (text_a is not None and text_a == text_b):
