@@ -4,9 +4,8 @@ import hashlib
 import json
 import os
 import warnings
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Self
 
 from prunescope.warehouse.core.errors import DamagedFileWarning, WarehouseError
 from prunescope.warehouse.maintenance.verification import verify_file
@@ -15,7 +14,7 @@ from prunescope.warehouse.storage.file_state import stamp_of
 from prunescope.warehouse.storage.location import Place
 
 
-class VerifiedFiles:
+class VerifiedFiles(AbstractContextManager["VerifiedFiles"]):
     """A memory in the user's cache, written at the end of a `with` block; files of an object store are not read.
 
     A disk that alters bytes without a change of the file's time deceives it; `prunescope verify` reads every file.
@@ -29,10 +28,6 @@ class VerifiedFiles:
         self._file = cache / "verified" / f"{hashlib.sha256(os.fsencode(str(root))).hexdigest()[:16]}.json"
         self._before = _read(self._file)
         self._intact: dict[str, str] = {}
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
 
     def __exit__(self, *_: object) -> None:
         """Write the memory; files that are gone are forgotten."""
