@@ -274,7 +274,7 @@ FAULTS = (
     ),
     fault(
         "warehouse/storage/row_hash.py",
-        "codes[index] = self._codes.setdefault(text, len(self._codes))",
+        "codes[index] = known.setdefault(text, len(known))",
         "codes[index] = index",
         "warehouse/storage/test_row_hash.py",
     ),
