@@ -16,8 +16,17 @@ class Progress(Protocol):
         """Finish the task."""
 
 
-class Silent(Progress):
+class Silent:
     """A listener that does nothing."""
+
+    def start(self, task: str, total: int, tokens: int = 0) -> None:
+        """Ignore the task."""
+
+    def advance(self, amount: int = 1) -> None:
+        """Ignore the steps."""
+
+    def done(self) -> None:
+        """Ignore the end."""
 
 
 SILENT: Progress = Silent()
