@@ -79,8 +79,9 @@ def _worded(members: Sequence[Any], model: Any) -> str:  # noqa: ANN401 - pydant
     name, field, owners = _find(model, first["loc"])
     match first["type"]:
         case "extra_forbidden":
-            fields = owners[0].model_fields.items() if len(owners) == 1 else ()
-            known = [key for key, each in fields if not each.exclude]
+            known = (
+                [key for key, each in owners[0].model_fields.items() if not each.exclude] if len(owners) == 1 else []
+            )
             hint = did_you_mean(str(first["loc"][-1]), known, form="`{}`").strip()
             return "; ".join(
                 filter(None, ["is no key here", hint or (f"there are {', '.join(known)}" if known else "")])
