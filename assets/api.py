@@ -207,13 +207,11 @@ def question(
     import polars as pl
 
     from prunescope.assets.publishing.notebook import Answer
-    from prunescope.warehouse.catalogue import view_header
     from prunescope.warehouse.catalogue.question_query import RowFilter, ask, find_question
 
     view = find_question(name)
-    header = view_header.parse(view.header)
     rows = ask(_existing(root), view, RowFilter(tuple(models), tuple(recipes), tuple(prompts)))
-    return Answer(header.asks, header.how_to_read, pl.DataFrame(rows))
+    return Answer(view.parts["asks"], view.parts["how to read"], pl.DataFrame(rows))
 
 
 def text(name: str, prompt: str, root: "Place | str | None" = None, *, is_own_text: bool = False) -> "TokenText":

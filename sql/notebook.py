@@ -17,21 +17,20 @@ def _():
     import prunescope
     from prunescope.pipelines.reporting.charts import auto_chart
     from prunescope.warehouse.catalogue.database import view_sql
-    from prunescope.warehouse.catalogue.view_header import parse
 
     # PRUNESCOPE_WAREHOUSE, else warehouse/data; prunescope.open("elsewhere") reads another one.
     connection = prunescope.open()
-    return auto_chart, connection, mo, parse, pl, view_sql
+    return auto_chart, connection, mo, pl, view_sql
 
 
 @app.cell
-def _(auto_chart, connection, mo, parse, view_sql):
+def _(auto_chart, connection, mo, view_sql):
     def ask(name):
         """The answer as a frame, and what is shown of it: the question, how to read it, chart and rows."""
-        header = parse(view_sql()[name].header)
+        view = view_sql()[name]
         frame = connection.sql(f'from "{name}"').pl()
-        chart = auto_chart.draw(name, frame, header.key, header.asks)
-        shown = mo.vstack([mo.md(f"## {header.asks}\n\n{header.how_to_read}"), chart, frame])
+        chart = auto_chart.draw(name, frame, view.key, view.parts["asks"])
+        shown = mo.vstack([mo.md(f"## {view.parts['asks']}\n\n{view.parts['how to read']}"), chart, frame])
         return frame, shown
 
     return (ask,)

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 def verify(context: typer.Context, sink: Sink) -> None:
     """Read every file and compare it with its hashes; exit code 1 if one differs or cannot be read.
 
-    A partition has hashes of its rows, of its provenance and of all its bytes, a variant file a hash of its changes to
-    the model. Files from before there were hashes are counted and do not fail the check.
+    A partition has a hash of all its bytes, a variant file a hash of its changes to the model. Files from before there
+    were hashes are counted and do not fail the check.
 
     For example: `prunescope verify --format json`
     """

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.escapes import escape_control
 from prunescope.warehouse.core.errors import WarehouseError
-from prunescope.warehouse.core.quoting import escape_control
 
 if TYPE_CHECKING:
     import pyarrow as pa

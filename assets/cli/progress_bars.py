@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Self
 
 from prunescope.assets.cli.output import STDERR, log, log_wait
-from prunescope.warehouse.core.quoting import escape_control
+from prunescope.pipelines.core.escapes import escape_control
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -31,7 +31,7 @@ from prunescope.warehouse.catalogue.sql_process import Setup
 from prunescope.warehouse.core.limits import GIBIBYTES, SECONDS, TEXT_ROWS
 
 if TYPE_CHECKING:
-    from prunescope.warehouse.catalogue.view_header import Header
+    from prunescope.warehouse.catalogue.view import View
 
 # Shorthands for the commands `tables` and `describe`, also as psql spells them.
 _SHORTHAND = re.compile(
@@ -143,7 +143,6 @@ def question(
     - `prunescope question q01 --chart -o spikes.svg`
     - `prunescope question q11 --format latex -o flips.tex`
     """
-    from prunescope.warehouse.catalogue import view_header
     from prunescope.warehouse.catalogue.question_query import RowFilter, find_question, statement
 
     if name is None:
@@ -167,8 +166,8 @@ def question(
             layout = {"to": sink.format, "width": sink.width, "lines": _LINES if output is None else TEXT_ROWS}
             limits = {"seconds": seconds, "size": answer_bytes(memory)}
             content, count = process.render(query.sql, query.parameters, **layout, **limits)
-    header = view_header.parse(asked.header)
-    log(asked.header if explain else f"{header.asks}\n{_reading(count, header)} (--explain shows more)", "dim")
+    asks = asked.parts["asks"]
+    log(asked.header if explain else f"{asks}\n{_reading(count, asked)} (--explain shows more)", "dim")
     if not chart:
         emit_bytes(content, output)
         return
@@ -177,17 +176,18 @@ def question(
     from prunescope.pipelines.reporting.charts import auto_chart
 
     try:
-        specification = auto_chart.draw(asked.name, pl.DataFrame(rows), header.key, header.asks).to_dict()
+        specification = auto_chart.draw(asked.name, pl.DataFrame(rows), asked.key, asks).to_dict()
     except InputError as error:
         raise InputError(f"--chart: {error}") from error
     require_data([specification])
     show(specification, asked.name, output)
 
 
-def _reading(rows: int, header: "Header") -> str:
+def _reading(rows: int, view: "View") -> str:
     if not rows:
-        return f"no row: the warehouse has no data of {header.inputs or 'its tables'}, or the filters match no row"
-    return f"{rows} row{'' if rows == 1 else 's'}, {header.grain}: {header.reading()}"
+        return f"no row: the warehouse has no data of {view.parts['inputs']}, or the filters match no row"
+    sentence = re.split(r"(?<=[.;:])\s", view.parts["how to read"], maxsplit=1)[0].rstrip(".;:")
+    return f"{rows} row{'' if rows == 1 else 's'}, {view.parts['grain'].rstrip('.')}: {sentence}"
 
 
 def variants(context: typer.Context, sink: Sink) -> None:

@@ -15,7 +15,6 @@ from prunescope.warehouse.core.quoting import quoted
 
 def tables(context: typer.Context, sink: Sink) -> None:
     """List tables and views with their rows and keys; `prunescope describe NAME` lists the columns."""
-    from prunescope.warehouse.catalogue import view_header
     from prunescope.warehouse.catalogue.database import view_sql
     from prunescope.warehouse.storage.partition_store import Store
     from prunescope.warehouse.tables import TABLES
@@ -34,10 +33,9 @@ def tables(context: typer.Context, sink: Sink) -> None:
             }
         )
     rows += [
-        {"name": view.name, "kind": view.layer, "about": header.asks, "key": ", ".join(header.key)}
+        {"name": view.name, "kind": view.layer, "about": view.parts["asks"], "key": ", ".join(view.key)}
         for view in sorted(view_sql().values(), key=lambda view: (view.layer, view.name))
         if view.layer != "staging"
-        for header in [view_header.parse(view.header)]
     ]
     emit_list(rows, sink, name=str, kind=str, partitions=int, rows=int, about=str, key=str)
 
@@ -53,10 +51,10 @@ def describe(
 
     For example: `prunescope describe layer_transitions`
     """
-    from prunescope.warehouse.catalogue import view_header
     from prunescope.warehouse.catalogue.column_docs import PROVENANCE_COLUMNS, explain
     from prunescope.warehouse.catalogue.database import PROVENANCE, PROVENANCE_COMMENT, connected, view_sql
     from prunescope.warehouse.catalogue.lineage import questions as question_views
+    from prunescope.warehouse.catalogue.view import joins
     from prunescope.warehouse.tables import TABLES
 
     documented = explain(view_sql().values()) | {PROVENANCE: PROVENANCE_COLUMNS}
@@ -85,9 +83,10 @@ def describe(
     else:
         log(PROVENANCE_COMMENT if name == PROVENANCE else view_sql()[name].header, "dim")
     keys = {other.name: other.key for other in TABLES.values()}
-    keys |= {view.name: view_header.parse(view.header).key for view in view_sql().values() if view.layer == "marts"}
-    if joins := view_header.joins(name, list(columns), keys):
-        lines = [f"  LEFT JOIN {other} USING ({', '.join(using)})" for other, using in joins.items()]
+    keys |= {view.name: view.key for view in view_sql().values() if view.layer == "marts"}
+    if lines := [
+        f"  LEFT JOIN {other} USING ({', '.join(using)})" for other, using in joins(name, list(columns), keys).items()
+    ]:
         log("\n".join(["joins that add columns and never rows:", *lines]), "dim")
     if table and table.example:
         log(f"for example:\n{textwrap.indent(table.example, '  ')}", "dim")

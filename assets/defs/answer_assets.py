@@ -30,7 +30,6 @@ from prunescope.assets.publishing.explorer_data import documents
 from prunescope.pipelines.reporting.charts.files import preview
 from prunescope.pipelines.reporting.charts.registry import FIGURES, Figure
 from prunescope.pipelines.reporting.explorer.page import render as render_page
-from prunescope.warehouse.catalogue import view_header
 from prunescope.warehouse.catalogue.column_docs import explain
 from prunescope.warehouse.catalogue.database import SQL, view_sql
 from prunescope.warehouse.catalogue.lineage import origins, questions, reading
@@ -85,13 +84,13 @@ def _question(view: View, docs: Mapping[str, ColumnDoc]) -> AssetsDefinition:
 
 
 def _description(view: View) -> str:
-    header = view_header.parse(view.header)
+    parts = view.parts
     return "\n\n".join(
         [
-            f"**{header.asks}**",
-            f"{_sentence(header.reason)} {_sentence(header.grain)}",
-            f"How to read it: {header.how_to_read}",
-            f"It reads {header.inputs}.",
+            f"**{parts['asks']}**",
+            f"{_sentence(parts['reason'])} {_sentence(parts['grain'])}",
+            f"How to read it: {parts['how to read']}",
+            f"It reads {parts['inputs']}.",
         ]
     )
 

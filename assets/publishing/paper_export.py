@@ -26,7 +26,7 @@ from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.core.limits import MAX_ROWS
 from prunescope.warehouse.export.bundle import ExportFolder
 from prunescope.warehouse.export.index_page import index_page
-from prunescope.warehouse.export.methods_section import Calibration, ProvenanceFacts, methods
+from prunescope.warehouse.export.methods_section import methods
 from prunescope.warehouse.export.printed_tables import table_files
 from prunescope.warehouse.export.table_cells import RenderedTable
 from prunescope.warehouse.storage.location import Place
@@ -140,8 +140,9 @@ def export(
             contents.entries[name]["tables"] = [table for table in TABLES if table in read]
             contents.add_unnamed(name, read, variants, noise)
         tables = sorted({table for entry in contents.entries.values() for table in entry["tables"]})
-        known = ProvenanceFacts(_calibrations(connection, study), {text_hash(name, "corpus"): name for name in CORPORA})
-        section = methods(connection, contents.used, tables, known, version("prunescope"))
+        corpora = {text_hash(name, "corpus"): name for name in CORPORA}
+        known = _calibrations(connection, study)
+        section = methods(connection, contents.used, tables, version("prunescope"), known, corpora)
         folder.add("methods.md", section.markdown.encode())
         folder.add("methods.tex", section.latex.encode())
         folder.add("references.bib", section.bibtex.encode())
@@ -218,7 +219,7 @@ def _add_figure(folder: ExportFolder, connection: duckdb.DuckDBPyConnection, nam
     )
 
 
-def _calibrations(connection: duckdb.DuckDBPyConnection, study: Study | None) -> dict[str, Calibration]:
+def _calibrations(connection: duckdb.DuckDBPyConnection, study: Study | None) -> dict[str, dict[str, Any]]:
     """Return the calibrations behind the warehouse's hashes, as far as an available study has the same hash."""
     names = {name for (name,) in connection.execute("SELECT DISTINCT study FROM provenance").fetchall()}
     available = [load_study(name) for name in study_names() if name in names] + ([study] if study else [])
@@ -228,9 +229,7 @@ def _calibrations(connection: duckdb.DuckDBPyConnection, study: Study | None) ->
         if spec.source.startswith(PREFIX):  # its contents would have to be downloaded
             continue
         with suppress(InputError):  # its file is gone
-            calibrations[calibration_hash(spec)] = Calibration(
-                Path(spec.source).name, spec.sequences, spec.length, spec.seed, spec.documents
-            )
+            calibrations[calibration_hash(spec)] = spec.model_dump() | {"source": Path(spec.source).name}
     return calibrations
 
 

@@ -16,23 +16,19 @@ from prunescope.pipelines.core.regular_files import path_problem
 NAME = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$")]
 
 
-def _without_credentials(address: str) -> str:
-    if masked(address) != address:
+def _checked(source: str) -> str:
+    if masked(source) != source:
         raise ValueError(
             "holds credentials or a signed address; copy its target to this machine, for secrets come from the "
             "environment only (HF_TOKEN, AWS_*)"
         )
-    return address
-
-
-def _possible_path(source: str) -> str:
     if (problem := path_problem(source)) is not None:
         raise ValueError(problem)
     return source
 
 
 # A path or an address. It is stored as provenance and shown in the UI.
-SOURCE = Annotated[str, Field(min_length=1), AfterValidator(_without_credentials), AfterValidator(_possible_path)]
+SOURCE = Annotated[str, Field(min_length=1), AfterValidator(_checked)]
 
 
 # Largest counts in studies: beyond any use, and small enough that a plan of them is made at once.

@@ -16,26 +16,17 @@ class Progress(Protocol):
         """Finish the task."""
 
 
-class ProgressGroup:
-    """A listener that forwards events to others; without any it is silent."""
-
-    def __init__(self, *listeners: Progress) -> None:
-        self._listeners = listeners
+class Silent:
+    """A listener that does nothing."""
 
     def start(self, task: str, total: int, tokens: int = 0) -> None:
-        """Begin a task of `total` steps."""
-        for listener in self._listeners:
-            listener.start(task, total, tokens)
+        """Ignore the task."""
 
     def advance(self, amount: int = 1) -> None:
-        """Count `amount` more steps as done."""
-        for listener in self._listeners:
-            listener.advance(amount)
+        """Ignore the steps."""
 
     def done(self) -> None:
-        """Finish the task."""
-        for listener in self._listeners:
-            listener.done()
+        """Ignore the end."""
 
 
-SILENT: Progress = ProgressGroup()
+SILENT: Progress = Silent()

@@ -44,10 +44,7 @@ def local_path(name: str, what: str) -> Path:
 def require_regular(path: Path, limit: int | None = None, what: str = "this kind of file") -> int:
     """Return the size of a regular file, or of the one that a link leads to, without opening it.
 
-    Args:
-        path: of the file.
-        limit: the most bytes that it may have.
-        what: the kind of file that the limit is for, in messages.
+    The limit is in bytes; `what` names in messages the kind of file that it is for.
 
     Raises:
         InputError: it is a device, FIFO or socket, or larger than the limit.

@@ -81,10 +81,9 @@ def parse_yaml(text: str, where: str, loader: type[PlainLoader] = PlainLoader, *
         problem = str(getattr(error, "problem", None) or error)
         fix = "; indent by spaces" if "\\t" in problem else "; put texts with signs such as : ? # into quotes"
         raise InputError(f"{where}:{line} not valid YAML: {problem}{fix}") from error
-    except RecursionError as error:
-        raise InputError(f"{where}: nested too deep; no setting needs that") from error
-    except (ValueError, OverflowError) as error:  # an impossible date, or a number with too many digits
-        raise InputError(f"{where}: not valid YAML: {error}; put texts into quotes") from error
+    except (RecursionError, ValueError, OverflowError) as error:  # also an impossible date, or a number too long
+        deep, wrong = "nested too deep; no setting needs that", f"not valid YAML: {error}; put texts into quotes"
+        raise InputError(f"{where}: {deep if isinstance(error, RecursionError) else wrong}") from error
     return content
 
 

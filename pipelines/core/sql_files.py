@@ -14,12 +14,7 @@ class SqlFile(NamedTuple):
 
 @cache
 def read_sql(folder: str, name: str) -> SqlFile:
-    """Read a file of `sql/`.
-
-    Args:
-        folder: `figures` or `explorer`.
-        name: the file's path in it, without suffix.
-    """
+    """Read the file of `sql/figures` or `sql/explorer` that has this path there, without suffix."""
     lines = files("prunescope.sql").joinpath(folder, f"{name}.sql").read_text(encoding="utf-8").splitlines()
     end = next(number for number, line in enumerate(lines) if not line.startswith("--"))
     header = " ".join(line.removeprefix("--").strip() for line in lines[:end])

@@ -5,9 +5,9 @@ from difflib import get_close_matches
 
 
 def similar_names(name: str, known: Iterable[str], n: int = 1) -> list[str]:
-    """Return at most `n` known names that are like a wrong one or begin with it; case does not matter."""
+    """Return at most `n` known names that are like a wrong one or contain it; case does not matter."""
     by_lower, wanted = {text.lower(): text for text in known}, name.lower()
-    longer = [text for text in by_lower if wanted and text.startswith(wanted)]
+    longer = [text for text in by_lower if wanted and wanted in text]
     return [by_lower[text] for text in (get_close_matches(wanted, by_lower, n=n) or longer)[:n]]
 
 

@@ -54,7 +54,7 @@ def problems_of(
     """Return the location of each problem and a message; unknown keys come first.
 
     Args:
-        error: one or more problems. A key that is missing beside an unknown one is left out: it may be misspelt there.
+        error: one or more problems. A missing key next to an unknown one is left out: it may be misspelt.
         model: the validated model, for the keys that are allowed in place of an unknown one, and for examples.
         data: what was validated; labels that are not in it, such as those of a union's members, leave the location.
     """
@@ -75,38 +75,37 @@ def problems_of(
 def _worded(members: Sequence[Any], model: Any) -> str:  # noqa: ANN401 - pydantic's details, and any annotation
     """Return the message about the problems of one value."""
     first = members[0]
-    name, field, owners = _find(model, first["loc"])
-    message = _message(first, members, [name for owner in owners for name in _keys(owner)] if len(owners) == 1 else [])
-    if first["type"] in {"extra_forbidden", "value_error"} or "`" in message or message.endswith("?") or field is None:
-        return message
-    return f"{message}{_example(name, field)}"
-
-
-def _message(first: Any, members: Sequence[Any], known: Sequence[str]) -> str:  # noqa: ANN401 - pydantic's details
     context, found = first.get("ctx", {}), _shown(first["input"])
+    name, field, owners = _find(model, first["loc"])
     match first["type"]:
-        case "missing":
-            message = "is missing"
         case "extra_forbidden":
+            known = (
+                [key for key, each in owners[0].model_fields.items() if not each.exclude] if len(owners) == 1 else []
+            )
             hint = did_you_mean(str(first["loc"][-1]), known, form="`{}`").strip()
-            listed = f"there are {', '.join(known)}" if known else ""
-            message = "; ".join(filter(None, ["is no key here", hint or listed]))
+            return "; ".join(
+                filter(None, ["is no key here", hint or (f"there are {', '.join(known)}" if known else "")])
+            )
         case "value_error" | "assertion_error":
-            message = str(first["msg"]).split(", ", maxsplit=1)[1]
+            return str(first["msg"]).split(", ", maxsplit=1)[1]
         case "union_tag_not_found":
-            message = "`method` is missing; for example `method: wanda`"
+            return "`method` is missing; for example `method: wanda`"
         case "union_tag_invalid":
             key, tags = context["discriminator"].strip("'"), context["expected_tags"]
-            message = f"`{key}` {context['tag']!r} is none of {tags}{_nearest(str(context['tag']), tags)}"
+            return f"`{key}` {context['tag']!r} is none of {tags}{_nearest(str(context['tag']), tags)}"
+        case "string_type" if isinstance(first["input"], int | float):
+            key = next((part for part in reversed(first["loc"]) if isinstance(part, str)), "")
+            return f'must be a text; put it into quotes: `{key}: "{found}"`'
+        case "missing":
+            message = "is missing"
         case "string_pattern_mismatch":
             message = f"{found} is {_unmatched(context['pattern'])}"
-        case "string_type" if isinstance(first["input"], int | float):
-            message = f'must be a text; put it into quotes: `{_key(first["loc"])}: "{_plain(first["input"])}"`'
         case "literal_error" if len(members) == 1:
             message = f"{found} is none of {context['expected']}{_nearest(str(first['input']), context['expected'])}"
         case _:
             message = f"must be {' or '.join(dict.fromkeys(map(_allowed, members)))}; found {found}"
-    return message
+    is_complete = field is None or "`" in message or message.endswith("?")
+    return message if is_complete else f"{message}{_example(name, field)}"
 
 
 def _unmatched(pattern: str) -> str:
@@ -119,22 +118,16 @@ def _unmatched(pattern: str) -> str:
 
 
 def _allowed(problem: Any) -> str:  # noqa: ANN401 - pydantic's details
-    kind, context = problem["type"], problem.get("ctx", {})
-    pattern = _BOUNDS.get(kind) or _KINDS.get(kind.partition("_")[0], "another value")
-    return pattern.format(**{key: _number(bound) for key, bound in context.items()})
+    pattern = _BOUNDS.get(problem["type"]) or _KINDS.get(problem["type"].partition("_")[0], "another value")
+    bounds = problem.get("ctx", {}).items()
+    return pattern.format(
+        **{key: f"{bound:,.10g}" if isinstance(bound, int | float) else bound for key, bound in bounds}
+    )
 
 
 def _nearest(name: str, expected: str) -> str:
     hint = did_you_mean(name, re.findall(r"'([^']+)'", expected), form="{!r}").strip()
     return f"; {hint}" if hint else ""
-
-
-def _number(bound: object) -> str:
-    return f"{bound:,}" if isinstance(bound, int) else f"{bound:g}" if isinstance(bound, float) else str(bound)
-
-
-def _plain(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _shown(value: object) -> str:
@@ -143,7 +136,7 @@ def _shown(value: object) -> str:
         case None:
             return "no value"
         case bool() | int() | float():
-            return _plain(value)
+            return str(value).lower()
         case str():
             text = masked(value)  # before it is cut
             return repr(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…")
@@ -152,10 +145,6 @@ def _shown(value: object) -> str:
         case dict():
             return f"the keys {', '.join(map(str, list(value)[:5]))}" if value else "no keys"
     return repr(str(value))
-
-
-def _key(location: Sequence[str | int]) -> str:
-    return str(next((part for part in reversed(location) if isinstance(part, str)), ""))
 
 
 def _example(key: str, field: FieldInfo) -> str:
@@ -210,7 +199,3 @@ def models_in(annotation: Any) -> Iterator[type[BaseModel]]:  # noqa: ANN401 - a
         yield annotation
     for part in get_args(annotation):
         yield from models_in(part)
-
-
-def _keys(model: type[BaseModel]) -> list[str]:
-    return [name for name, field in model.model_fields.items() if not field.exclude]

@@ -20,11 +20,8 @@ _CALLS = 5
 def measure_machine(shape: Shape, dtype: torch.dtype, device: str, tokens: int) -> Machine:
     """Measure the speeds of this machine.
 
-    Args:
-        shape: sizes of the planned model; larger matrices are cut to `_SIZE` numbers.
-        dtype: type of the layers.
-        device: cpu or cuda.
-        tokens: length of a typical prompt with its answer.
+    The layers are in `dtype`; a typical prompt with its answer has so many `tokens`. Larger matrices are cut to `_SIZE`
+    numbers.
     """
 
     def speed(rows: int, outputs: int, inputs: int, of: torch.dtype) -> float:

@@ -47,18 +47,16 @@ def memory_items(
     cached = max([batch * (longest + ROOM), *timed_tokens]) * shape.cache_width * shape.layers
     timed_prompts = max((spec.batch * spec.length for spec in timed), default=0)
     calibration = load.study.calibrated_for(recipe).calibration
-    layerwise = (step for step in steps(recipe) if isinstance(step, LayerwiseRecipe))
+    reads_gram = any(isinstance(step, LayerwiseRecipe) and step.reads == "gram" for step in steps(recipe))
     is_replaced = changes_matrices(recipe) or noise is not None
-    # Totals in float64, and those of one batch in float32.
-    gram = 12 * max((size for step in layerwise for size in load.gram_sizes(step)), default=0)
     windows = zip(load.study.texts, load.windows, strict=True)
     text_pass = max(
         (text.context * min(count, max(1, PASS_TOKENS // text.context)) for text, count in windows), default=0
     )
     text_states = load.scored_tokens * shape.width * FLOAT_BYTES
     embedded = [size.texts * shape.width for size in load.retrieval]
-    device = _device(load)
-    is_gpu = device.type != "cpu"
+    device = resolve_device(load.study.device)
+    is_gpu = device != "cpu"
     # Single swaps run in the model's own type: passes in float64, or token by token, are of no use to them.
     full_pass = 0
     if "isolated" in measure.scopes and (load.is_exact or measure.cache):
@@ -79,15 +77,16 @@ def memory_items(
         "embeddings of the dense model": sum(embedded) * FLOAT_BYTES,
     }
     is_alone = is_gpu and load.resident_bytes is None
-    free = (free_bytes or available_bytes(str(device)) or 0) - sum(always.values()) if is_alone else None
-    weights = _applied_weights(load, recipe, noise, changed_limit(str(device), free))
+    free = (free_bytes or available_bytes(device) or 0) - sum(always.values()) if is_alone else None
+    weights = _applied_weights(load, recipe, noise, changed_limit(device, free))
     applied = {"masks, a bit per weight": masks, **weights}
     phases: dict[Phase, dict[str, int]] = {
         "always": always,
         "calibrated": {
             "activations of a calibration batch": BATCH * calibration.length * load.activation_width * size,
             "streams of the calibration tokens": calibration.sequences * calibration.length * shape.width * size,
-            "Gram matrices of a layer": gram,
+            # Totals in float64, and those of one batch in float32.
+            "Gram matrices of a layer": 12 * load.gram_numbers * reads_gram,
         },
         "decoded": {
             **applied,
@@ -136,10 +135,6 @@ def memory_items(
     return [MemoryItem(item, size, phase) for phase, sizes in phases.items() for item, size in sizes.items()]
 
 
-def _device(load: Workload) -> torch.device:
-    return torch.device(resolve_device(load.study.device))
-
-
 def _states_bytes(load: Workload, *, is_exact: bool) -> int:
     """Return the bytes of a pass's states at the measured positions of all prompts."""
     # States kept in the type of the pass are views of the whole sequence; others copy the measured positions.
@@ -159,7 +154,7 @@ def _block_bytes(load: Workload, rows: int, *, is_moved: bool = True) -> int:
     copy that a product may make.
     """
     arrays = 4
-    device = _device(load)
+    device = torch.device(resolve_device(load.study.device))
     # A GPU that is only planned is taken as one that Triton runs on.
     if (torch.cuda.is_available() or device.type != "cuda") and kernels_for(device) == "torch":
         arrays = (21 if is_moved else 6) + len(load.study.measure.temperatures)
@@ -182,7 +177,6 @@ def _applied_weights(load: Workload, recipe: Recipe, noise: str | None, limit: i
 
 
 def _dense_weights(load: Workload) -> dict[str, int]:
-    """Return the bytes of the dense weights on the device."""
     name, total, layers = f"weights in {load.study.dtype}", load.shape.parameters * load.item_size, load.layers_bytes
     if load.resident_bytes is None or load.resident_bytes >= layers:
         return {name: total}

@@ -18,10 +18,6 @@ def verdict_power(study: Study, tasks: Sequence[TaskSize]) -> list[str]:
 
     A share of answers or texts is compared with the tolerance as by Wilson's interval, whose end is at the tolerance
     if the share is t ∓ z √(t (1 − t) / n); the share of changed tokens as by Student's t over prompts.
-
-    Args:
-        study: prompts and tasks.
-        tasks: sizes of the tasks.
     """
     questions = sum(prompt.kind == "choice" for prompt in study.prompts)
     graded = sum(prompt.gold is not None and prompt.answer_pattern is not None for prompt in study.prompts)

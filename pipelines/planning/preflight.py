@@ -36,10 +36,6 @@ Checked = tuple[list[TokenizedPrompt], list[TokenizedText], list[RetrievalSize]]
 def check_study(study: Study, folder: Path) -> Workload:
     """Refuse a study that a model cannot run.
 
-    Args:
-        study: the study.
-        folder: the model's folder of safetensors.
-
     Returns:
         The study on this model, in sizes.
 

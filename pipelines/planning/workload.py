@@ -161,10 +161,7 @@ class Workload:
     def groups(self, recipes: Sequence[Recipe], max_size: int, max_bytes: int) -> list[Sequence[Recipe]]:
         """Split recipes, in order, into the groups whose variants are traced together.
 
-        Args:
-            recipes: all recipes to trace.
-            max_size: most variants in a group.
-            max_bytes: most bytes of results that a group keeps in memory.
+        A group has at most `max_size` variants, whose results take at most `max_bytes`.
         """
         size = max(1, min(max_size, max_bytes // self.bytes_a_variant))
         return [recipes[start : start + size] for start in range(0, len(recipes), size)]
@@ -225,28 +222,20 @@ class Workload:
         for step in steps(recipe):
             if isinstance(step, LayerwiseRecipe) and step.reads != "nothing":
                 passes += 2 if step.predecessors == "pruned" else 0 if step.reads == "moments" else 1
-                gram += tokens * sum(self.gram_sizes(step))
+                gram += tokens * self.shape.layers * self.gram_numbers * (step.reads == "gram")
             elif isinstance(step, DepthRecipe) and step.by in {"iterative", "greedy"}:
                 # One pass per removal. The greedy choice runs the layers above each candidate: half of all on average.
                 units = self.shape.layers * (2 if step.unit == "attn+mlp" else 1)
                 passes += step.count * (1 if step.by == "iterative" else units / 2)
         return Work(passes * self._calibration_pass(study) + gram)
 
-    def gram_sizes(self, recipe: LayerwiseRecipe) -> list[int]:
-        """Return how many numbers the Gram matrices that a recipe reads have in each layer.
+    @property
+    def gram_numbers(self) -> int:
+        """Numbers of the Gram matrices of a layer, if all of them are read.
 
         Two inputs of an attention and one of an MLP are as wide as the stream, its other one as the largest matrix.
         """
-        width, largest = self.shape.width, max(self.shape.largest_matrix)
-        sizes = {"attn": 2 * width**2, "mlp": width**2 + largest**2}
-
-        def reads_gram(label: str) -> bool:
-            return any(treatment.reads == "gram" for treatment in recipe.treatments_of(label))
-
-        return [
-            sum(size for kind, size in sizes.items() if reads_gram(f"{kind}.{layer}"))
-            for layer in range(self.shape.layers)
-        ]
+        return 3 * self.shape.width**2 + max(self.shape.largest_matrix) ** 2
 
     def _traces(self, recipe: Recipe) -> Work:
         """Return the trace work of one variant, counting dropped sublayers as if all layers ran."""

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from prunescope.pipelines.core.synced_write import write_synced
+from prunescope.pipelines.core.atomic_write import replace_file
 from prunescope.pipelines.pruning.variant import stored_changes, tensors_to_store
 from prunescope.pipelines.pruning.weight_delta import LazyMapping, WeightDelta
 
@@ -33,7 +33,7 @@ class LayerFiles:
             "facts": json.dumps(dict(facts)),
         }
         tensors = tensors_to_store(changes)
-        write_synced(self._file(layer), lambda temporary: save_file(tensors, temporary, metadata=metadata))
+        replace_file(self._file(layer), lambda temporary: save_file(tensors, temporary, metadata=metadata))
 
     def read(self, layer: int) -> tuple[Mapping[str, WeightDelta], dict[str, Any]] | None:
         """Return a finished layer's changes, mapped into memory, and the facts, or None without a file of this run."""

@@ -267,14 +267,14 @@ FAULTS = (
     ),
     # warehouse
     fault(
-        "warehouse/storage/atomic_write.py",
-        "            temporary.unlink(missing_ok=True)\n            raise",
-        "            raise",
+        "pipelines/core/atomic_write.py",
+        "        temporary.unlink(missing_ok=True)\n        raise",
+        "        raise",
         "warehouse/storage/test_atomic_write.py",
     ),
     fault(
         "warehouse/storage/row_hash.py",
-        "codes[index] = self._codes.setdefault(text, len(self._codes))",
+        "codes[index] = known.setdefault(text, len(known))",
         "codes[index] = index",
         "warehouse/storage/test_row_hash.py",
     ),

@@ -12,13 +12,12 @@ from prunescope.warehouse.catalogue.database import connect, view_sql
 from prunescope.warehouse.catalogue.materialized import Materialized
 from prunescope.warehouse.catalogue.question_query import RowFilter, ask
 from prunescope.warehouse.catalogue.sql_process import Setup
-from prunescope.warehouse.catalogue.view_header import parse
 from prunescope.warehouse.tables import TABLES
 from tests.kept_processes import KeptProcesses
 from tests.sql.built_whole import whole_warehouse
 from tests.sql.warehouse_builder import Memory
 
-VIEWS = [name for name, view in view_sql().items() if "model" in view.columns and not parse(view.header).across]
+VIEWS = [name for name, view in view_sql().items() if "model" in view.columns and "across" not in view.parts]
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +71,7 @@ def rows_of(connection, view):
 
 
 def key_of(view):
-    return ", ".join(parse(view_sql()[view].header).key) or "ALL"
+    return ", ".join(view_sql()[view].key) or "ALL"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from prunescope.warehouse.catalogue import view_header
 from prunescope.warehouse.catalogue.database import view_sql
 from prunescope.warehouse.export.latex_table import to_latex
 from prunescope.warehouse.export.paper_tables import PAPER_TABLES
@@ -35,7 +34,7 @@ def test_every_paper_view_has_a_layout_whose_columns_it_has(whole: duckdb.DuckDB
         assert needed <= set(rows.column_names), name
         errors = {name for name in rows.column_names if name.endswith("_se")}
         assert errors <= needed, f"{name}: an uncertainty is not printed"
-        key = view_header.parse(view_sql()[name].header).key
+        key = view_sql()[name].key
         text = to_latex(printed(name, rows, layout, key))
         bodies = re.findall(r"\\midrule\n(.*?)\\bottomrule", text, re.DOTALL)
         assert bodies

@@ -2,15 +2,13 @@
 
 import re
 from collections.abc import Iterable
+from itertools import takewhile
 
 from prunescope.warehouse.catalogue.view import ColumnDoc, View
 from prunescope.warehouse.core.errors import CatalogueError
 from prunescope.warehouse.tables import TABLES
 
-_COLUMNS = "columns:"
 _NOTE = re.compile(r"   (?P<name>\w+): (?P<doc>.+?)(?: \[(?P<unit>[^\[\]]+)\])?(?: = (?P<formula>.+))?")
-_CONTINUED = "     "
-
 
 # Columns of the view over all footers, which no SQL file defines.
 PROVENANCE_COLUMNS = {
@@ -30,7 +28,6 @@ PROVENANCE_COLUMNS = {
     "libraries_json": ColumnDoc("Versions by library, as JSON."),
     "violations": ColumnDoc("Checks of its table that the rows violate; empty without any."),
     "content_hash": ColumnDoc("Hash of the rows, independent of file layout; NULL in files of the first version."),
-    "provenance_hash": ColumnDoc("SHA-256 of the provenance above; NULL in files of the first version."),
     "rows": ColumnDoc("Number of rows."),
     "bytes": ColumnDoc("Size of the file.", "byte"),
 }
@@ -45,22 +42,12 @@ def split_header(comment: Iterable[str], path: object) -> tuple[str, dict[str, C
     Raises:
         CatalogueError: a line below `columns:` is not a note, or a column has two notes.
     """
-    prose: list[str] = []
-    notes: list[str] = []
-    is_note = False
-    for line in comment:
-        text = line.strip().removeprefix("--").rstrip()
-        if text.strip() == _COLUMNS:
-            is_note = True
-        elif is_note and text.startswith(_CONTINUED) and notes:
-            notes[-1] += f" {text.strip()}"
-        elif is_note and text.startswith("   "):
-            notes.append(text)
-        else:
-            is_note = False
-            prose.append(text.lstrip("-").strip())
+    lines = [line.strip().removeprefix("--").rstrip() for line in comment]
+    start = next((number for number, line in enumerate(lines) if line.strip() == "columns:"), len(lines))
+    noted = list(takewhile(lambda line: line.startswith("   "), lines[start + 1 :]))
+    prose = [line.lstrip("-").strip() for line in (*lines[:start], *lines[start + 1 + len(noted) :])]
     explained: dict[str, ColumnDoc] = {}
-    for note in notes:
+    for note in re.sub(r"\n {5,}", " ", "\n".join(noted)).splitlines():
         parts = _NOTE.fullmatch(note)
         if parts is None:
             raise CatalogueError(f"{path}: {note.strip()!r} is not a note; write `name: what it is [unit] = formula`")
@@ -73,7 +60,7 @@ def split_header(comment: Iterable[str], path: object) -> tuple[str, dict[str, C
 def explain(views: Iterable[View]) -> dict[str, dict[str, ColumnDoc]]:
     """Return the documentation of each column of each table and view.
 
-    A column without a note has that of the column of the same name in the tables and views that its view reads; where
+    A column without a note has that of the column of the same name in the tables and views that its view reads. If
     these differ it is left out, because it needs a note. Every view comes after the views that it reads.
     """
     known = {

@@ -6,7 +6,6 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeAlias
 
 import duckdb
@@ -80,10 +79,7 @@ class Comparison:
 def compare(root: Place | str, variant_a: str, variant_b: str) -> Comparison:
     """Compare two variants on everything on which both were measured.
 
-    Args:
-        root: the warehouse.
-        variant_a: `MODEL@RECIPE`, or a recipe that the warehouse has of one model only.
-        variant_b: the same.
+    A variant is `MODEL@RECIPE`, or a recipe that the warehouse has of one model only.
 
     Raises:
         WarehouseError: there is no such variant, or they are of two models.
@@ -103,10 +99,7 @@ def compare_pairs(
 ) -> list[Comparison]:
     """Compare pairs of recipes of one model on an open catalogue, with a few queries for all of them.
 
-    Args:
-        connection: a catalogue.
-        model: model of all variants.
-        pairs: recipes of A and of B; the memory needed grows with their number.
+    A pair has the recipes of A and of B. The memory needed grows with the number of pairs.
 
     Returns:
         One comparison per pair, in their order; `missing` explains one without rows.
@@ -118,7 +111,10 @@ def compare_pairs(
     refused = {pair: reason for pair in pairs if (reason := _other_dense_side(measured, *pair))}
     prompts = {pair: _same_prompts(measured, *pair) for pair in pairs if pair not in refused}
     parameter = [{"a": a, "b": b, "prompts": same} for (a, b), (same, _) in prompts.items()]
-    tokens, tasks = (_rows(connection, file, [model, parameter, recipes]) for file in (TOKENS, TASKS))
+    tokens, tasks = (
+        connection.sql(file.read_text(encoding="utf-8"), params=[model, parameter, recipes]).to_arrow_table()
+        for file in (TOKENS, TASKS)
+    )
     comparisons = []
     for a, b in pairs:
         same, reasons = prompts.get((a, b), ([], []))
@@ -136,17 +132,12 @@ def compare_pairs(
     return comparisons
 
 
-def _rows(connection: duckdb.DuckDBPyConnection, file: Path, parameters: Sequence[object]) -> pa.Table:
-    return connection.sql(file.read_text(encoding="utf-8"), params=list(parameters)).to_arrow_table()
-
-
 def _of_pair(rows: pa.Table, recipe_a: str, recipe_b: str) -> pa.Table:
     is_of_pair = (pc.field("recipe_a") == recipe_a) & (pc.field("recipe_b") == recipe_b)
     return rows.filter(is_of_pair).drop_columns(["recipe_a", "recipe_b"])
 
 
 def _resolved(connection: duckdb.DuckDBPyConnection, variant_a: str, variant_b: str) -> tuple[str, str, str]:
-    """Return the model and both recipes."""
     known = connection.execute("SELECT model, recipe FROM variants ORDER BY ALL").fetchall()
     (model_a, recipe_a), (model_b, recipe_b) = (find_variant(name, known) for name in (variant_a, variant_b))
     if model_a != model_b:
@@ -195,13 +186,12 @@ def _same_prompts(measured: _Measured, recipe_a: str, recipe_b: str) -> tuple[li
     if without := [recipe for recipe, prompts in ((recipe_a, a), (recipe_b, b)) if not prompts]:
         who = "neither has a" if len(without) > 1 else f"{without[0]} has no"
         return [], [f"{who} teacher-forced generation"]
-    same: list[str] = []
-    reasons: list[str] = []
-    for recipe, mine, theirs in ((recipe_a, a, b), (recipe_b, b, a)):
-        if alone := sorted(set(mine) - set(theirs)):
-            reasons.append(f"only {recipe} has {_listed(alone)}")
-    others: list[str] = []
-    unknown: list[str] = []
+    reasons = [
+        f"only {recipe} has {_listed(sorted(alone))}"
+        for recipe, alone in ((recipe_a, set(a) - set(b)), (recipe_b, set(b) - set(a)))
+        if alone
+    ]
+    same, others, unknown = list[str](), list[str](), list[str]()
     for prompt in sorted(set(a) & set(b)):
         (text_a, hash_a), (text_b, hash_b) = a[prompt], b[prompt]
         if (hash_a is not None and hash_a == hash_b) or (text_a is not None and text_a == text_b):

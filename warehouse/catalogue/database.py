@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -48,7 +47,6 @@ LISTINGS = ("duckdb_columns", "duckdb_schemas", "duckdb_tables", "duckdb_views")
 _Source: TypeAlias = tuple[str, Path, str]  # layer, file, text
 # Number of versions whose built views stay in the cache.
 _TEMPLATES = 16
-_IMPORTED = time.time()
 _HEADER = re.compile(r"\s*(?:--[^\n]*\n\s*)+")
 _TYPES = {
     pa.bool_(): "BOOLEAN",
@@ -74,11 +72,8 @@ def connect(
     All queries of the connection and of its cursors see the files that exist now, whatever is written later; connect
     again for new partitions.
 
-    Args:
-        root: the warehouse, which may be empty or missing.
-        safe: lock the connection: it reads only the partitions, writes no file and accepts no change of settings.
-        gibibytes: memory limit of a locked connection, in GiB.
-        models: models whose partitions are visible; all if None.
+    `safe` locks the connection: it reads only the partitions, within `gibibytes` GiB of memory, writes no file and
+    accepts no change of settings. With `models` only their partitions are visible.
 
     Warns:
         DamagedFileWarning: for each partition that cannot be read or belongs at another path; it is left out.
@@ -176,8 +171,6 @@ def views_file() -> Path:
         CatalogueError: a file in `sql/` is invalid; the message names it.
     """
     sources = _sources(SQL)
-    if _is_edited():
-        return _own_template(sources)
     version = hashlib.sha256(f"{duckdb.__version__}\0{_code_hash()}".encode())
     for layer, path, text in sources:
         version.update(f"\0{layer}\0{path.stem}\0{text}".encode())
@@ -265,19 +258,9 @@ def _build_template(file: Path, sources: tuple[_Source, ...]) -> None:
 def _code_hash() -> str:
     """Hash the modules of `warehouse`, which define the tables."""
     digest = hashlib.sha256()
-    for path in _modules():
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-@cache
-def _is_edited() -> bool:
-    """Return whether a module of `warehouse` has changed since this process imported it."""
-    return any(path.stat().st_mtime > _IMPORTED for path in _modules())
-
-
-def _modules() -> list[Path]:
-    return sorted(Path(__file__).parents[1].rglob("*.py"))
 
 
 def _copy(template: Path, connection: duckdb.DuckDBPyConnection) -> None:
@@ -374,14 +357,10 @@ def _relation(table: Table, files: Sequence[File]) -> str:
         versions.setdefault(file.version, []).append(file.source)
     # Files without a version may have different columns.
     sources = {
-        version: _read(paths, *([] if version else ["union_by_name = true"])) for version, paths in versions.items()
+        version: f"read_parquet({_list(paths)}, hive_partitioning = false, union_by_name = {version is None})"
+        for version, paths in versions.items()
     }
     return relation(table, typed, sources)
-
-
-def _read(sources: Sequence[str], *options: str) -> str:
-    """Return the call that reads the files."""
-    return f"read_parquet({', '.join([_list(sources), 'hive_partitioning = false', *options])})"
 
 
 def _provenance(files: Sequence[File]) -> str:

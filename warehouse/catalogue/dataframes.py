@@ -10,7 +10,6 @@ import pyarrow.dataset
 from prunescope.warehouse.catalogue.database import PROVENANCE, connected, view_sql
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.core.quoting import quoted
-from prunescope.warehouse.schema.table import Table
 from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.row_hash import without_codes
@@ -36,7 +35,9 @@ def arrow(name: str, root: Place | str) -> pyarrow.dataset.Dataset:
     paths = _files(name, root)
     if paths is None:
         return pyarrow.dataset.dataset(_rows(name, root))
-    return pyarrow.dataset.dataset(paths, schema=_plain(TABLES[name]), format="parquet")
+    # Texts instead of dictionaries, which differ from file to file.
+    plain = pa.schema([field.with_type(without_codes(field.type)) for field in TABLES[name].arrow()])
+    return pyarrow.dataset.dataset(paths, schema=plain, format="parquet")
 
 
 def dataset(name: str, root: Place | str) -> "datasets.Dataset":
@@ -76,8 +77,3 @@ def _rows(name: str, root: Place | str) -> pa.Table:
     _require(name)
     with connected(root) as connection:
         return connection.sql(f"SELECT * FROM {quoted(name)}").to_arrow_table()  # noqa: S608 - a known name
-
-
-def _plain(table: Table) -> pa.Schema:
-    """Return the table's schema with texts instead of dictionaries, which differ from file to file."""
-    return pa.schema([field.with_type(without_codes(field.type)) for field in table.arrow()])

@@ -7,9 +7,7 @@ import duckdb
 import sqlglot
 from sqlglot import exp
 
-from prunescope.warehouse.catalogue import view_header
 from prunescope.warehouse.catalogue.database import view_sql
-from prunescope.warehouse.catalogue.view import View
 from prunescope.warehouse.core.quoting import quoted
 
 # A view with one of these in its key has a row per measurement and is read from the files.
@@ -23,7 +21,6 @@ class Materialized:
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Store the connection; compute nothing."""
         self._connection = connection
         self._views = view_sql()
         self._ready = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
@@ -43,7 +40,7 @@ class Materialized:
             return
         for below in view.depends_on:
             self._compute(below)
-        if _is_aggregate(view):
+        if view.layer != "staging" and not _MEASURED & set(view.key):
             own, table, renamed = (quoted(text) for text in (name, f"{name} table", f"{name} view"))
             self._connection.execute(f"CREATE TABLE {table} AS FROM {own}")
             self._connection.execute(f"ALTER VIEW {own} RENAME TO {renamed}")
@@ -54,7 +51,3 @@ class Materialized:
 def read_by(query: str) -> set[str]:
     """Return the names of tables, views and CTEs that a SELECT reads."""
     return {table.name for table in sqlglot.parse_one(query, dialect="duckdb").find_all(exp.Table)}
-
-
-def _is_aggregate(view: View) -> bool:
-    return view.layer != "staging" and not _MEASURED & set(view_header.parse(view.header).key)

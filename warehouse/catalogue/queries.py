@@ -5,9 +5,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.warehouse.catalogue.database import SQL, connected
 from prunescope.warehouse.core.errors import WarehouseError
-from prunescope.warehouse.core.suggestions import did_you_mean
 from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
@@ -64,7 +64,7 @@ def find_variant(name: str, variants: Collection[tuple[str, str]]) -> tuple[str,
         raise WarehouseError("the warehouse is empty; run a study first, such as `prunescope run demo`")
     matches = [pair for pair in variants if name in {"@".join(pair), pair[1]}]
     if not matches:
-        hint = did_you_mean(name, {text for pair in variants for text in ("@".join(pair), pair[1])})
+        hint = did_you_mean(name, sorted({text for pair in variants for text in ("@".join(pair), pair[1])}), 3, "{!r}")
         raise WarehouseError(f"there is no variant {name!r}; {hint}see `prunescope variants`")
     if len(matches) > 1:
         raise WarehouseError(f"{name!r} is a recipe of {', '.join(model for model, _ in matches)}; write MODEL@RECIPE")

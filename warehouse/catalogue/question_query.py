@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
-from prunescope.warehouse.catalogue import view_header
+from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.warehouse.catalogue.database import connected
 from prunescope.warehouse.catalogue.scope import narrow
 from prunescope.warehouse.catalogue.sql_process import run_safe
 from prunescope.warehouse.catalogue.view import View
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.core.quoting import quoted
-from prunescope.warehouse.core.suggestions import did_you_mean
 from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
@@ -41,12 +40,12 @@ class Statement(NamedTuple):
 
     Attributes:
         sql: the SELECT.
-        parameters: its values by name; None without a filter.
+        parameters: its values; None without a filter.
         models: the models whose files it opens; None for all.
     """
 
     sql: str
-    parameters: dict[str, str] | None
+    parameters: list[list[str]] | None
     models: frozenset[str] | None
 
 
@@ -63,7 +62,7 @@ def find_question(name: str) -> View:
     number = f"q{int(name[1:]):02}" if re.fullmatch("[qQ][0-9]+", name) else ""
     found = views.get(name) or views.get(numbers.get(number, ""))
     if found is None:
-        hint = did_you_mean(name, [*numbers, *views])
+        hint = did_you_mean(name, sorted([*numbers, *views]), 3, "{!r}")
         raise WarehouseError(f"there is no question {name!r}; {hint}there are {', '.join(numbers)}")
     return found
 
@@ -82,11 +81,10 @@ def statement(root: Place | str, view: View, row_filter: RowFilter) -> Statement
     filters = list(_filters(view, row_filter))
     models = {*row_filter.models, *(model for model, _ in row_filter.variants)}
     require(root, models, row_filter)
-    conditions = " AND ".join(condition for condition, _ in filters)
-    where = f" WHERE {conditions}" if filters else ""
-    parameters = {name: value for _, values in filters for name, value in values.items()}
-    query = f"SELECT * FROM {quoted(view.name)}{where}"  # noqa: S608 - names of ours
-    read = None if view_header.parse(view.header).across or not models else frozenset(models)
+    conditions = [f"list_contains(${number}, {expression})" for number, (expression, _) in enumerate(filters, 1)]
+    query = f"SELECT * FROM {quoted(view.name)}{' WHERE ' * bool(filters)}{' AND '.join(conditions)}"  # noqa: S608 - ours
+    parameters = [values for _, values in filters]
+    read = None if "across" in view.parts or not models else frozenset(models)
     return Statement(query, parameters or None, read)
 
 
@@ -118,33 +116,23 @@ def rows_within(root: Place | str, query: str, row_filter: RowFilter) -> "pl.Dat
         return pl.DataFrame(connection.sql(query).to_arrow_table())
 
 
-def _filters(view: View, row_filter: RowFilter) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield each filter as a condition with its parameters."""
-    for option, column, values in (
+def _filters(view: View, row_filter: RowFilter) -> Iterator[tuple[str, list[str]]]:
+    """Yield the column, or the expression, that each filter compares, with the values that it keeps."""
+    usable = {"model": "--model", "recipe": "--recipe", "prompt_id": "--prompt"}
+    variants = ["@".join(pair) for pair in row_filter.variants]
+    for option, expression, values in (
         ("--model", "model", row_filter.models),
         ("--recipe", "recipe", row_filter.recipes),
         ("--prompt", "prompt_id", row_filter.prompts),
+        ("--variant", "model || '@' || recipe", variants),
     ):
+        lacking = [name for name in usable if name in expression and name not in view.columns]
+        if values and lacking:
+            others = [flag for name, flag in usable.items() if name in view.columns]
+            fix = f"use {', '.join(others)}" if others else "ask it without filters"
+            raise WarehouseError(f"{option}: {view.name} has no column {lacking[0]}; {fix}")
         if values:
-            _require_column(view, option, column)
-            parameters = {f"{column}_{index}": value for index, value in enumerate(values)}
-            yield f"{column} IN ({', '.join(f'${name}' for name in parameters)})", parameters
-    if row_filter.variants:
-        for column in ("model", "recipe"):
-            _require_column(view, "--variant", column)
-        parameters, pairs = {}, []
-        for index, (model, recipe) in enumerate(row_filter.variants):
-            parameters |= {f"variant_model_{index}": model, f"variant_recipe_{index}": recipe}
-            pairs.append(f"(model = $variant_model_{index} AND recipe = $variant_recipe_{index})")
-        yield f"({' OR '.join(pairs)})", parameters
-
-
-def _require_column(view: View, option: str, column: str) -> None:
-    if column not in view.columns:
-        usable = {"model": "--model", "recipe": "--recipe", "prompt_id": "--prompt"}
-        others = [flag for name, flag in usable.items() if name in view.columns]
-        fix = f"use {', '.join(others)}" if others else "ask it without filters"
-        raise WarehouseError(f"{option}: {view.name} has no column {column}; {fix}")
+            yield expression, list(values)
 
 
 def require(root: Place | str, models: Collection[str], row_filter: RowFilter) -> None:
@@ -167,6 +155,6 @@ def require(root: Place | str, models: Collection[str], row_filter: RowFilter) -
 
 def _require_known(kind: str, names: Collection[str], known: Collection[str]) -> None:
     if unknown := sorted(set(names) - set(known)):
-        hint = did_you_mean(unknown[0], known)
+        hint = did_you_mean(unknown[0], sorted(known), 3, "{!r}")
         listed = ", ".join(sorted(known)[:20]) or "none yet"
         raise WarehouseError(f"there is no {kind} {unknown[0]!r} in the warehouse; {hint}there are {listed}")

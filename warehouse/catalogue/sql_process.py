@@ -10,7 +10,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from pathlib import Path
@@ -50,7 +50,7 @@ class Setup:
     scope: tuple[frozenset[str], frozenset[str]] | None = None
 
 
-class SqlProcess:
+class SqlProcess(AbstractContextManager["SqlProcess"]):
     """A process with an open warehouse that answers one statement after the other; use it as a context manager."""
 
     def __init__(self, setup: Setup | None = None) -> None:
@@ -89,10 +89,6 @@ class SqlProcess:
         """True while it can answer; a statement that reaches a limit takes the process with it."""
         return not self._is_over and self._process.poll() is None
 
-    def __enter__(self) -> Self:
-        """Return the process."""
-        return self
-
     def __exit__(self, *_: object) -> None:
         """End the process."""
         self.close()
@@ -101,15 +97,12 @@ class SqlProcess:
         self,
         sql: str,
         parameters: Sequence[object] | Mapping[str, object] | None = None,
-        *,
-        seconds: float = SECONDS,
-        rows: int | None = None,
-        size: int = RESULT_BYTES,
+        **limits: Any,  # noqa: ANN401 - of `render`
     ) -> "pa.Table":
         """Return the rows of one statement; arguments and errors are those of `render`."""
         import pyarrow as pa
 
-        content, _ = self.render(sql, parameters, to=ARROW, seconds=seconds, rows=rows, size=size)
+        content, _ = self.render(sql, parameters, to=ARROW, **limits)
         return pa.ipc.open_stream(content).read_all()
 
     def render(

@@ -94,7 +94,6 @@ def _open(setup: Setup) -> duckdb.DuckDBPyConnection:
 
 
 def _address_space() -> int:
-    """Return the bytes of this process's address space."""
     return int(_SIZES.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 

@@ -1,19 +1,10 @@
-"""Exceptions of the warehouse, whose messages name the file or rule and the fix.
+"""Exceptions of the warehouse, whose messages name the file or rule and the fix."""
 
-Messages are printed, logged and stored by Dagster, so credentials in an address are removed from them.
-"""
-
-import re
-
-_CREDENTIALS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:/+)[^/\s@]*@")
+from prunescope.pipelines.core.errors import MaskedError
 
 
-class WarehouseError(Exception):
+class WarehouseError(MaskedError):
     """An operation of the warehouse failed; the message names the path and the fix."""
-
-    def __init__(self, message: str = "") -> None:
-        """Store the message without the credentials of an address in it."""
-        super().__init__(_CREDENTIALS.sub(r"\1…@", message))
 
 
 class DamagedFileError(WarehouseError):

@@ -8,7 +8,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from typing import BinaryIO, Literal, get_args
 
@@ -21,10 +21,10 @@ from rich.table import Table as RichTable
 from rich.text import Text
 from tabulate import tabulate
 
+from prunescope.pipelines.core.escapes import escape_control
 from prunescope.warehouse.core import latex
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.core.limits import TEXT_ROWS
-from prunescope.warehouse.core.quoting import escape_control
 
 Format = Literal["table", "csv", "json", "markdown", "latex", "parquet"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -203,8 +203,13 @@ def _typeset(rows: pa.Table, to: str) -> str:
     if to == "latex":
         letters = "".join("r" if is_right else "l" for is_right in numeric)
         return "\n".join([*latex.tabular(letters, names, map(latex.row, body)), ""])
-    sides = ["right" if is_right else "left" for is_right in numeric] if body else None
-    return tabulate(body, headers=names, tablefmt="pipe", disable_numparse=True, colalign=sides) + "\n"
+    return markdown_table(names, body, numeric)
+
+
+def markdown_table(headings: Sequence[str], body: Sequence[Sequence[str]], is_number: Sequence[bool]) -> str:
+    """Return a pipe table from headings and cells in Markdown; numbers are aligned right."""
+    sides = ["right" if is_right else "left" for is_right in is_number] if body else None
+    return tabulate(body, headings, tablefmt="pipe", disable_numparse=True, colalign=sides) + "\n"
 
 
 def _latex_escaped(text: str) -> str:

@@ -63,14 +63,10 @@ def row(cells: Iterable[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 
-def head(headings: Iterable[str]) -> list[str]:
-    """Return the lines of a table's head from its headings in LaTeX."""
-    return [r"\toprule", row(headings), r"\midrule"]
-
-
 def tabular(letters: str, headings: Iterable[str], body: Iterable[str]) -> list[str]:
     """Return a table from alignment letters, headings in LaTeX and lines from `row`."""
-    return [rf"\begin{{tabular}}{{{letters}}}", *head(headings), *body, r"\bottomrule", r"\end{tabular}"]
+    head = [r"\toprule", row(headings), r"\midrule"]
+    return [rf"\begin{{tabular}}{{{letters}}}", *head, *body, r"\bottomrule", r"\end{tabular}"]
 
 
 def _latex(character: str) -> str:

@@ -8,11 +8,11 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Self
+from typing import Any
 
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.storage.atomic_write import temporaries, translate_os_errors, write_atomically
@@ -21,7 +21,7 @@ MANIFEST = "manifest.json"
 _MADE_BY = "prunescope export"
 
 
-class ExportFolder:
+class ExportFolder(AbstractContextManager["ExportFolder"]):
     """Context in which an export is written, until `finish`.
 
     `hashes` has the SHA-256 of each file by name. `removed` has the names of the earlier export's files that are gone.
@@ -39,22 +39,12 @@ class ExportFolder:
         self._earlier = _earlier_files(directory)
         self._temporary = TemporaryDirectory(prefix="prunescope-export-")
 
-    def __enter__(self) -> Self:
-        """Return the folder."""
-        return self
-
     def __exit__(self, *_: object) -> None:
         """Remove the temporary folder."""
         self._temporary.cleanup()
 
     def add(self, name: str, content: bytes) -> None:
-        """Write one file to the temporary folder.
-
-        Raises:
-            ValueError: the name is taken, or no plain file name.
-        """
-        if name in {"", MANIFEST, *self.hashes} or Path(name).name != name or name.startswith("."):
-            raise ValueError(f"{name!r} cannot name another file of the export")
+        """Write one file to the temporary folder."""
         Path(self._temporary.name, name).write_bytes(content)
         self.hashes[name] = hashlib.sha256(content).hexdigest()
 

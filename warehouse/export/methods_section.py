@@ -6,7 +6,7 @@ The sentences are in `templates/methods.j2`.
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import duckdb
@@ -24,38 +24,6 @@ _Query = Callable[[str], list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """Origin of a calibration set.
-
-    Attributes:
-        source: `embedded`, `c4`, `wikitext2`, the name of a file, or a data set.
-        sequences: number of sequences.
-        length: tokens per sequence.
-        seed: seed of the draw.
-        documents: whether windows span documents (`joined`) or not (`single`).
-    """
-
-    source: str
-    sequences: int
-    length: int
-    seed: int
-    documents: str
-
-
-@dataclass(frozen=True)
-class ProvenanceFacts:
-    """Sources of the hashes in the footers, as far as the caller could verify them.
-
-    Attributes:
-        calibrations: sources by `calibration_hash` of the inputs.
-        corpora: names by `text_hash`.
-    """
-
-    calibrations: Mapping[str, Calibration] = field(default_factory=dict)
-    corpora: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Methods:
     """Section in Markdown and LaTeX, and its bibliography."""
 
@@ -68,8 +36,9 @@ def methods(
     connection: duckdb.DuckDBPyConnection,
     used: Iterable[tuple[str, str]],
     tables: Sequence[str],
-    known: ProvenanceFacts,
     version: str,
+    calibrations: Mapping[str, Mapping[str, Any]],
+    corpora: Mapping[str, str],
 ) -> Methods:
     """Write the section.
 
@@ -77,8 +46,9 @@ def methods(
         connection: an open catalogue.
         used: model and recipe of every exported row.
         tables: tables that the exported views read.
-        known: sources of hashes.
         version: version of this package.
+        calibrations: settings by `calibration_hash` of the inputs, as far as the caller could verify the hashes.
+        corpora: names of texts by `text_hash`, likewise.
     """
     pairs = sorted(set(used))
     connection.execute("CREATE OR REPLACE TEMP TABLE exported_variants (model VARCHAR, recipe VARCHAR)")
@@ -92,8 +62,8 @@ def methods(
     models, entries = _models(query)
     facts = {
         **{"models": models, "is_one_model": len({model for model, _ in pairs}) <= 1, **_recipes(query)},
-        **{"calibrations": _calibrations(query, known), "prior_art": _prior_art(query, tables)},
-        **{**_measures(query, tables), "texts": _texts(query, known) if "text_tokens" in tables else []},
+        **{"calibrations": _calibrations(query, calibrations), "prior_art": _prior_art(query, tables)},
+        **{**_measures(query, tables), "texts": _texts(query, corpora) if "text_tokens" in tables else []},
         **{**_software(query, tables), "version": version},
         **{"corpora": bibliography.CORPORA, "paper": bibliography.PAPER},
     }
@@ -154,13 +124,13 @@ def _recipes(query: _Query) -> dict[str, Any]:
     return {"methods": methods, "noise": noise}
 
 
-def _calibrations(query: _Query, known: ProvenanceFacts) -> list[tuple[list[str], str, Calibration | None]]:
+def _calibrations(query: _Query, known: Mapping[str, object]) -> list[tuple[list[str], str, object]]:
     rows = query(
         "SELECT json_extract_string(inputs_json, '$.calibration_hash') AS calibration, "  # noqa: S608
         f"list(DISTINCT recipe ORDER BY recipe) AS recipes FROM provenance {_OF_EXPORT} "
         "WHERE table_name = 'variants' AND calibration IS NOT NULL GROUP BY calibration ORDER BY calibration"
     )
-    return [(row["recipes"], row["calibration"], known.calibrations.get(row["calibration"])) for row in rows]
+    return [(row["recipes"], row["calibration"], known.get(row["calibration"])) for row in rows]
 
 
 def _measures(query: _Query, tables: Sequence[str]) -> dict[str, Any]:
@@ -203,13 +173,13 @@ def _prior_art(query: _Query, tables: Sequence[str]) -> list[tuple[str, tuple[st
     return found
 
 
-def _texts(query: _Query, known: ProvenanceFacts) -> list[dict[str, Any]]:
+def _texts(query: _Query, known: Mapping[str, str]) -> list[dict[str, Any]]:
     rows = query(
         "SELECT text_id, text_hash, context, stride, max(scored) AS scored FROM (SELECT model, recipe, text_id, "  # noqa: S608
         f"text_hash, context, stride, count(*) AS scored FROM text_tokens GROUP BY ALL) {_OF_EXPORT} "
         "GROUP BY ALL ORDER BY ALL"
     )
-    return [row | {"corpus": known.corpora.get(row["text_hash"])} for row in rows]
+    return [row | {"corpus": known.get(row["text_hash"])} for row in rows]
 
 
 def _software(query: _Query, tables: Sequence[str]) -> dict[str, Any]:

@@ -1,14 +1,15 @@
 """Files of a view: exact as Parquet and CSV, typeset as LaTeX, Markdown and HTML."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 
 import duckdb
 import pyarrow as pa
 import sqlglot
 
-from prunescope.warehouse.catalogue import view_header
+from prunescope.warehouse.catalogue.column_docs import explain
+from prunescope.warehouse.catalogue.database import view_sql
 from prunescope.warehouse.catalogue.view import View
 from prunescope.warehouse.core.formats import render
 from prunescope.warehouse.core.quoting import quoted
@@ -23,7 +24,6 @@ from prunescope.warehouse.tables import TABLES
 TYPESET_ROWS = 1000
 # Rows of a table on the page of an export; its own files have all.
 PREVIEW_ROWS = 20
-_UNIT = re.compile(r"\[([^\]]+)\]")
 _UNITS = {column.name: column.unit for table in TABLES.values() for column in table.columns}
 
 
@@ -50,28 +50,23 @@ def table_files(connection: duckdb.DuckDBPyConnection, view: View, limit: int | 
     """Render at most `limit` rows of a view (None: all) in every format, typeset only up to 1,000 rows.
 
     Rows have the view's order, else that of its key.
-
-    Args:
-        connection: an open catalogue.
-        view: one of its views.
-        limit: rows that are written; all if None.
     """
     query = f"SELECT * FROM {quoted(view.name)}"  # noqa: S608 - our own name
-    key = view_header.parse(view.header).key
-    if sqlglot.parse_one(view.sql, dialect="duckdb").args.get("order") is None and key:
-        query += f" ORDER BY {', '.join(map(quoted, key))}"
+    if sqlglot.parse_one(view.sql, dialect="duckdb").args.get("order") is None and view.key:
+        query += f" ORDER BY {', '.join(map(quoted, view.key))}"
     rows = connection.sql(query if limit is None else f"{query} LIMIT {limit + 1}").to_arrow_table()
     count = rows.num_rows
     if limit is not None and count > limit:
         [(count,)] = connection.execute(f"SELECT count(*) FROM {quoted(view.name)}").fetchall()  # noqa: S608
         rows = rows.slice(0, limit)
-    layout = PAPER_TABLES.get(view.name) or derived(view.header, rows.schema, _units(connection, view.name))
+    units = {name: doc.unit or _UNITS.get(name, "") for name, doc in _documented()[view.name].items()}
+    layout = PAPER_TABLES.get(view.name) or derived(view.parts, rows.schema, units)
     if not count:
         return TableFiles({}, rows, layout.caption, count)
     preview = None
     contents = {f"{view.name}.{to}": render(rows, to) for to in ("parquet", "csv")}
     if rows.num_rows <= TYPESET_ROWS:
-        table = printed(view.name, rows, layout, key)
+        table = printed(view.name, rows, layout, view.key)
         preview = replace(table, rows=table.rows[:PREVIEW_ROWS])
         contents |= {
             f"{view.name}.tex": to_latex(table),
@@ -82,11 +77,4 @@ def table_files(connection: duckdb.DuckDBPyConnection, view: View, limit: int | 
     return TableFiles(encoded, rows, layout.caption, count, preview)
 
 
-def _units(connection: duckdb.DuckDBPyConnection, name: str) -> dict[str, str]:
-    """Return the unit of each column, from its comment or from a table's column of the same name."""
-    query = "SELECT column_name, comment FROM duckdb_columns() WHERE table_name = ?"
-    units = {}
-    for column, comment in connection.execute(query, [name]).fetchall():
-        unit = _UNIT.search(comment or "")
-        units[column] = unit[1] if unit else _UNITS.get(column, "")
-    return units
+_documented = cache(lambda: explain(view_sql().values()))

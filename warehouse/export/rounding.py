@@ -6,20 +6,19 @@ from decimal import ROUND_HALF_EVEN, Decimal
 
 # Outside these bounds a power of ten is easier to read than zeros.
 _LARGE, _SMALL = Decimal(10) ** 6, Decimal(10) ** -3
-# Significant digits of a float64; a smaller error is rounding.
-_RESOLVED = 15
+# Significant digits of a value without uncertainty, and of a float64, below which an error is rounding.
+_DIGITS, _RESOLVED = 3, 15
 _POWERS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def rounded(value: float, error: float | None = None, interval: Sequence[float] = (), digits: int = 3) -> str:
+def rounded(value: float, error: float | None = None, interval: Sequence[float] = ()) -> str:
     """Return a number with its uncertainty, such as `(6.9 ± 0.2) × 10⁻⁵` or `0.80 [0.55, 0.93]`.
 
     Args:
         value: any float.
         error: its standard error, which keeps two significant digits; the value gets as many decimal places. Without an
-            error, or with 0, the value has `digits`.
+            error, or with 0, the value has three significant digits; digits before the point are never dropped.
         interval: its lower and upper end; two significant digits of the half width decide the decimal places.
-        digits: significant digits of a value without uncertainty; digits before the point are never dropped.
     """
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "∞" if value > 0 else "−∞"
@@ -30,7 +29,7 @@ def rounded(value: float, error: float | None = None, interval: Sequence[float] 
     )
     if whole and spread and spread.adjusted() < whole.adjusted() - _RESOLVED:
         spread = Decimal(0)
-    power = _second_digit(spread) if spread else _last_digit(whole, digits)
+    power = _second_digit(spread) if spread else _last_digit(whole)
     numbers = [_to_power(number, power) for number in (whole, *(ends or [spread] * bool(spread)))]
     largest = max(map(abs, numbers))
     exponent = largest.adjusted() if largest and (largest >= _LARGE or largest < _SMALL) else 0
@@ -56,11 +55,11 @@ def _second_digit(spread: Decimal) -> int:
     return power + (_to_power(spread, power).adjusted() > spread.adjusted())
 
 
-def _last_digit(whole: Decimal, digits: int) -> int:
+def _last_digit(whole: Decimal) -> int:
     """Return the power of ten of the last significant digit, between those of the ones and of the value's last."""
     if not whole:
         return 0
-    power = whole.adjusted() - digits + 1
+    power = whole.adjusted() - _DIGITS + 1
     power += _to_power(whole, power).adjusted() > whole.adjusted()
     # A round number needs no zeros after the point.
     shortest = whole.normalize().as_tuple().exponent

@@ -1,13 +1,13 @@
 """Cells of a printed table from rows and their format, and the table as Markdown."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import pyarrow as pa
 
-from prunescope.warehouse.core.formats import NULL, is_number, markdown_escaped, shown_cell
-from prunescope.warehouse.core.quoting import escape_control
+from prunescope.pipelines.core.escapes import escape_control
+from prunescope.warehouse.core.formats import NULL, is_number, markdown_escaped, markdown_table, shown_cell
 from prunescope.warehouse.export import best_marks
 from prunescope.warehouse.export.best_marks import BestMark
 from prunescope.warehouse.export.rounding import rounded
@@ -75,13 +75,10 @@ def printed(name: str, rows: pa.Table, layout: TableSpec, key: Collection[str] =
 
 def to_markdown(table: RenderedTable) -> str:
     """Return a pipe table with its caption above and its notes below."""
-    lines = [f"**{markdown_escaped(table.caption)}**", ""]
-    lines.append(_piped(markdown_escaped(heading) for heading in table.headings))
-    lines.append(_piped("--:" if number else ":--" for number in table.is_number))
-    lines += [_piped(map(_markdown_cell, row, table.is_number)) for row in table.rows]
-    for note in table.notes:
-        lines += ["", markdown_escaped(note)]
-    return "\n".join(lines) + "\n"
+    body = [list(map(_markdown_cell, row, table.is_number)) for row in table.rows]
+    piped = markdown_table([*map(markdown_escaped, table.headings)], body, table.is_number)
+    notes = "".join(f"\n{markdown_escaped(note)}\n" for note in table.notes)
+    return f"**{markdown_escaped(table.caption)}**\n\n{piped}{notes}"
 
 
 def _text(column: ColumnFormat, values: dict[str, list[object]], index: int) -> str:
@@ -124,10 +121,6 @@ def _marks(
         for index, mark in zip(members, of_group, strict=True):
             marks[index] = mark
     return marks
-
-
-def _piped(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _markdown_cell(cell: Cell, is_number: bool) -> str:

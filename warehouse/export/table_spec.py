@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from prunescope.warehouse.catalogue import view_header
-
 
 @dataclass(frozen=True)
 class ColumnFormat:
@@ -63,8 +61,8 @@ class TableSpec:
     within: tuple[str, ...] = ()
 
 
-def derived(header: str, schema: pa.Schema, units: Mapping[str, str]) -> TableSpec:
-    """Return the format of a view without a declared one: all columns, each with its uncertainty.
+def derived(parts: Mapping[str, str], schema: pa.Schema, units: Mapping[str, str]) -> TableSpec:
+    """Return the format of a view without a declared one, from the parts of its header: all columns, with uncertainty.
 
     `x_se` is the standard error of `x`; `x_low` and `x_high` are the ends of its interval.
     """
@@ -79,5 +77,5 @@ def derived(header: str, schema: pa.Schema, units: Mapping[str, str]) -> TableSp
         unit = units.get(name, "")
         # The name `kl_nats` already contains the unit.
         columns.append(ColumnFormat(name, unit="" if unit in name.split("_") else unit, error=error, interval=interval))
-    parts = view_header.parse(header)
-    return TableSpec(parts.asks, tuple(column for column in columns if column.name not in taken), parts.how_to_read)
+    shown = tuple(column for column in columns if column.name not in taken)
+    return TableSpec(parts["asks"], shown, parts.get("how to read", ""))

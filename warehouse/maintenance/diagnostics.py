@@ -23,7 +23,7 @@ LOW_SPACE = 1 << 30
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """A problem of a file or folder: an error where results are wrong or cannot be stored, otherwise a warning."""
+    """A problem of a file or folder: an error if results are wrong or cannot be stored, otherwise a warning."""
 
     level: Literal["error", "warning"]
     subject: str

@@ -37,7 +37,7 @@ class StudyScope:
 
 @dataclass(frozen=True)
 class OrphanFile:
-    """A file that no study names; `study` computed it or its result and is empty where unknown."""
+    """A file that no study names; `study` computed it or its result and is empty if unknown."""
 
     kind: Kind
     path: Place

@@ -4,20 +4,17 @@ import hashlib
 import json
 import os
 import warnings
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Self
 
 from prunescope.warehouse.core.errors import DamagedFileWarning, WarehouseError
 from prunescope.warehouse.maintenance.verification import verify_file
 from prunescope.warehouse.storage.atomic_write import write_atomically
-from prunescope.warehouse.storage.file_checksum import is_intact
 from prunescope.warehouse.storage.file_state import stamp_of
-from prunescope.warehouse.storage.location import Place, read_from
-from prunescope.warehouse.storage.provenance import read_footer
+from prunescope.warehouse.storage.location import Place
 
 
-class VerifiedFiles:
+class VerifiedFiles(AbstractContextManager["VerifiedFiles"]):
     """A memory in the user's cache, written at the end of a `with` block; files of an object store are not read.
 
     A disk that alters bytes without a change of the file's time deceives it; `prunescope verify` reads every file.
@@ -27,20 +24,10 @@ class VerifiedFiles:
     """
 
     def __init__(self, root: Place, cache: Path) -> None:
-        """Read what was found earlier.
-
-        Args:
-            root: the warehouse.
-            cache: the user's cache folder.
-        """
         self.unread = set[Place]()
         self._file = cache / "verified" / f"{hashlib.sha256(os.fsencode(str(root))).hexdigest()[:16]}.json"
         self._before = _read(self._file)
         self._intact: dict[str, str] = {}
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
 
     def __exit__(self, *_: object) -> None:
         """Write the memory; files that are gone are forgotten."""
@@ -61,21 +48,14 @@ class VerifiedFiles:
         if stamp is None:
             return False
         if stamp not in {self._intact.get(name), self._before.get(name)}:
-            if reason := _damage(path):
-                warnings.warn(f"{path} is damaged ({reason}); a run replaces it", DamagedFileWarning, stacklevel=2)
+            result = verify_file(path)
+            if result.state == "changed":
+                warnings.warn(
+                    f"{path} is damaged ({result.reason}); a run replaces it", DamagedFileWarning, stacklevel=2
+                )
                 return True
             self._intact[name] = stamp
         return False
-
-
-def _damage(path: Path) -> str:
-    """Return how the partition is damaged; empty for an intact one."""
-    with suppress(OSError, WarehouseError):
-        if read_from(path, is_intact) and read_footer(path):
-            return ""
-    # Without a seal the file is from an early version, or the seal itself is damaged.
-    result = verify_file(path)
-    return result.reason if result.state == "changed" else ""
 
 
 def _read(file: Path) -> dict[str, str]:

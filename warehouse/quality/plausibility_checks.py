@@ -13,10 +13,10 @@ import polars as pl
 from prunescope.warehouse.quality.checks import FINITE, Violation, engine
 from prunescope.warehouse.schema.table import Table
 
-# NaN and infinity are texts, because JSON lacks them; None where there was nothing to compare.
+# NaN and infinity are texts, because JSON lacks them; None if there was nothing to compare.
 Figure = float | int | str | None
 
-# Theorem 3 is the second term of a series whose third and fourth terms are stored. Where each of those is at most a
+# Theorem 3 is the second term of a series whose third and fourth terms are stored. If each of those is at most a
 # tenth of it, the omitted terms are about a fifth, so a median further off means an error in one of the two.
 # Demo study, normed lens: 0.995 to 1.015 for every variant with 70 such rows or more.
 _SETTLED = 0.1
@@ -24,7 +24,7 @@ _RATIO = (0.8, 1.25)
 # The median of fewer rows scatters: that of four rows was 0.88, that of thousands 1.00.
 MIN_ROWS = 30
 # The identity of the divergence is exact except for the rounding of float32 logits. In the demo study the residual is
-# up to 6e-5 nats where the divergence is in the hundreds, and 5e-6 where it is below ten.
+# up to 6e-5 nats if the divergence is in the hundreds, and 5e-6 if it is below ten.
 _RESIDUAL = 1e-4
 # bfloat16 shifts the demo's dense model by 4e-4 nats at the median, larger models by a few thousandths; the mildest
 # pruning of the demo shifts it by 0.09.
@@ -64,7 +64,7 @@ def _theorem_3(where: str) -> PlausibilityCheck:
     )
     return PlausibilityCheck(
         "theorem_3_estimates_kl",
-        f"Where the next two terms of its series are at most {_SETTLED:.0%} of it each, Theorem 3's estimate over the "
+        f"If the next two terms of its series are at most {_SETTLED:.0%} of it each, Theorem 3's estimate over the "
         f"measured KL has a median between {_RATIO[0]} and {_RATIO[1]}. Fewer than {MIN_ROWS} rows are not judged.",
         {
             "settled_rows": f"count(*) filter (where {settled})",
@@ -138,10 +138,7 @@ PLAUSIBILITY_CHECKS: Mapping[str, tuple[PlausibilityCheck, ...]] = {
 def measured(table: Table, rows: pl.DataFrame, violations: Collection[Violation] = ()) -> list[CheckResult]:
     """Run all plausibility checks of a table on the rows of one partition.
 
-    Args:
-        table: the definition.
-        rows: the partition.
-        violations: violations of the table's rules, as the store found them; the check of finite numbers reads them.
+    The check of finite numbers reads the violations of the table's rules, as the store found them.
     """
     results: list[CheckResult] = []
     if table.name not in PLAUSIBILITY_CHECKS:

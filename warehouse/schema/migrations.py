@@ -12,10 +12,7 @@ from prunescope.warehouse.schema.table import VERSION_KEY, Migration, Table
 def version_of(table: Table, schema: pa.Schema) -> int | None:
     """Return the version of the table with which a file was written; None if its columns match no version.
 
-    Args:
-        table: the table.
-        schema: the file's Arrow schema. The oldest files do not name their version: then it is the newest one with
-            exactly these columns and types.
+    The oldest files do not name their version: then it is the newest one with exactly these columns and types.
     """
     columns = dict(zip(schema.names, schema.types, strict=True))
     stored = (schema.metadata or {}).get(VERSION_KEY)
@@ -73,7 +70,8 @@ def relation(table: Table, typed: Mapping[str, str], sources: Mapping[int | None
             continue
         read = f"SELECT * FROM {source}"  # noqa: S608
         for migration in _later(table, version):
-            kept = f"* EXCLUDE ({_replaced(migration)})" if migration.replaced else "*"
+            replaced = ", ".join(column.name for column in migration.replaced)
+            kept = f"* EXCLUDE ({replaced})" if replaced else "*"
             read = f"SELECT {kept}, {_computed(migration)} FROM ({read})"  # noqa: S608
         casts = ", ".join(f"CAST({name} AS {of}) AS {name}" for name, of in typed.items())
         selects.append(f"SELECT {casts} FROM ({empty} UNION ALL BY NAME {read})")  # noqa: S608
@@ -97,7 +95,3 @@ def _migrated(rows: pa.Table, migration: Migration) -> pa.Table:
 
 def _computed(migration: Migration) -> str:
     return ", ".join(f"{expression} AS {name}" for name, expression in migration.computed.items())
-
-
-def _replaced(migration: Migration) -> str:
-    return ", ".join(column.name for column in migration.replaced)

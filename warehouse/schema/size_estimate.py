@@ -14,12 +14,8 @@ _FLOAT, _UNMOVED, _LISTED, _OTHER = 0.85, 0.135, 0.6, 0.03
 def expected_bytes(table: Table, rows: int, unmoved: int = 0, listed: int = 0, packed: int = 0) -> int:
     """Return the estimated bytes of a Parquet file.
 
-    Args:
-        table: the table.
-        rows: number of rows.
-        unmoved: number of rows with a shift of exactly zero.
-        listed: numbers in list columns.
-        packed: bytes in columns of bits, which do not compress.
+    `unmoved` rows have a shift of exactly zero, `listed` numbers are in list columns, and `packed` are bytes in columns
+    of bits, which do not compress.
     """
     floats = sum(4 for column in table.columns if pa.types.is_float32(column.type))
     others = sum(_width(column.type) for column in table.columns)

@@ -132,23 +132,6 @@ class Table:
     preview_columns: tuple[str, ...] = ()
     example: str = ""
 
-    def __post_init__(self) -> None:
-        """Check names, key, references and versions; raise ValueError if they contradict each other."""
-        names = [column.name for column in self.columns]
-        if len(set(names)) != len(names):
-            raise ValueError(f"table {self.name}: a column name repeats")
-        if not set(self.key) <= set(names):
-            raise ValueError(f"table {self.name}: key {self.key} is not among its columns")
-        if not set(self.preview_columns) <= set(names):
-            raise ValueError(f"table {self.name}: {self.preview_columns} are not among its columns")
-        if missing := [reference for reference in self.references if not set(reference.columns) <= set(names)]:
-            raise ValueError(f"table {self.name}: {missing[0]} names a column that the table lacks")
-        steps = [migration.to for migration in self.migrations]
-        if steps != sorted(set(steps)) or not set(steps) <= set(range(2, self.version + 1)):
-            raise ValueError(f"table {self.name}: migrations to {steps} do not lead to version {self.version}")
-        if max(column.since for column in self.columns) > self.version:
-            raise ValueError(f"table {self.name}: a column was added after version {self.version}")
-
     def arrow(self) -> pa.Schema:
         """Return the Arrow schema, with the grain and the version as metadata."""
         metadata = {b"grain": self.grain.encode(), VERSION_KEY: str(self.version).encode()}

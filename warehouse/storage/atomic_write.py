@@ -1,25 +1,21 @@
-"""Atomic writes: a file appears whole or not at all, and errors of the system become messages with a fix.
+"""Atomic writes on a disk or an object store; errors of the system become messages with a fix.
 
-On a disk: a temporary name in the same folder, fsync, rename, fsync of the folder. On an object store: a local file and
-one upload, which the store shows when it is complete; the last writer wins, and a reader sees the old or the new
-object. The parts of a killed upload are never visible; a lifecycle rule of the bucket removes them.
+An object store shows an upload when it is complete: the last writer wins, and a reader sees the old or the new object.
+The parts of a killed upload are never visible; a lifecycle rule of the bucket removes them.
 """
 
 import errno
-import hashlib
 import os
-import secrets
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from prunescope.pipelines.core.atomic_write import PREFIX, host, replace_file
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.storage.location import Place, failures
 
-PREFIX = ".prunescope-tmp-"
 STALE_SECONDS = 3600.0
 
 _FIXES = {
@@ -38,34 +34,22 @@ _FIXES = {
 
 
 def write_atomically(path: Place, writer: Callable[[Path], object]) -> None:
-    """Call `writer` on a temporary local file, then replace `path` with it in one step.
+    """Call `writer` with the path of a temporary local file, then replace `path` by that file in one step.
 
-    Args:
-        path: the final file; missing folders are made.
-        writer: writes the file at the path that it gets, which does not exist and has the suffix of `path`.
+    The temporary file does not exist before, and has the suffix of `path`. Missing folders are made.
 
     Raises:
         WarehouseError: the file cannot be written; `path` is unchanged.
     """
-    if not isinstance(path, Path):
-        with translate_os_errors(path), tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
+    with translate_os_errors(path):
+        if isinstance(path, Path):
+            replace_file(path, writer)
+            return
+        with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
             whole = Path(folder) / f"whole{path.suffix}"
             with translate_os_errors(whole):
                 writer(whole)
             path.fs.put_file(str(whole), path.path)
-        return
-    # The name identifies the writing process, so that a later run can tell leftovers from work in progress.
-    temporary = path.parent / f"{PREFIX}{_host()}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}"
-    with translate_os_errors(path):
-        _make_folder(path.parent)
-        try:
-            writer(temporary)
-            _sync(temporary)
-            os.replace(temporary, path)  # noqa: PTH105 - the system call, as os.fsync is
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        _sync(path.parent)
 
 
 def temporaries(root: Place) -> Iterator[Path]:
@@ -103,36 +87,13 @@ def _fix(path: Place, error: Exception) -> str:
     return _FIXES.get(number or 0, f"{reason}: check the disk and the path")
 
 
-def _make_folder(folder: Path) -> None:
-    """Make missing folders and sync their entries, which a power failure would lose otherwise."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in reversed(missing):
-        _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _host() -> str:
-    """Return a short name of this machine: a process id has no meaning on another machine that shares the disk."""
-    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
-
-
 def _writer_is_dead(name: str) -> bool:
-    host, _, process = name.removeprefix(PREFIX).partition("-")
+    machine, _, process = name.removeprefix(PREFIX).partition("-")
     pid = process.partition("-")[0]
-    if host != _host() or not pid.isdecimal():
+    if machine != host() or not pid.isdecimal():
         return False
     try:
         os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except (PermissionError, OverflowError):
-        return False
+    except (ProcessLookupError, PermissionError, OverflowError) as error:
+        return isinstance(error, ProcessLookupError)
     return False

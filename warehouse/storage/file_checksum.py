@@ -35,7 +35,7 @@ def seal(path: Path) -> None:
 
 
 def is_intact(file: BinaryIO) -> bool | None:
-    """Return whether every byte is as it was when the file was sealed; None where no seal is found."""
+    """Return whether every byte is as it was when the file was sealed; None if no seal is found."""
     offset = _seal_offset(file)
     if offset is None:
         return None

@@ -36,7 +36,7 @@ def stamps(root: Place, paths: Mapping[Key, Place]) -> dict[Key, tuple[Place, st
 
 
 def stamp_of(path: Path) -> str | None:
-    """Return a text that changes when a local file does; None where it does not exist."""
+    """Return a text that changes when a local file does; None if it does not exist."""
     try:
         status = os.stat(path)  # noqa: PTH116 - takes half the time of Path.stat
     except OSError:

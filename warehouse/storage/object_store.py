@@ -38,7 +38,7 @@ class PinnedObjects(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
         self._small = lru_cache(_CACHED)(self._read)
 
     def info(self, path: str, **_: object) -> dict[str, Any]:
-        """Return size, type and version of an object; raise FileNotFoundError where it was not listed."""
+        """Return size, type and version of an object; raise FileNotFoundError if it was not listed."""
         try:
             return self._objects[self._name(path)]
         except KeyError:
@@ -122,15 +122,12 @@ class _SharedFile(io.RawIOBase):
         self._positions: dict[int, int] = {}
 
     def readable(self) -> bool:
-        """Return true."""
         return True
 
     def seekable(self) -> bool:
-        """Return true."""
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Set this thread's position and return it."""
         with self._lock:
             if whence == os.SEEK_CUR:
                 offset += self._positions.get(threading.get_ident(), 0)
@@ -140,7 +137,6 @@ class _SharedFile(io.RawIOBase):
         return offset
 
     def tell(self) -> int:
-        """Return this thread's position."""
         return self._positions.get(threading.get_ident(), 0)
 
     def read(self, size: int = -1) -> bytes:
@@ -153,7 +149,6 @@ class _SharedFile(io.RawIOBase):
         return content
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
         super().close()
 

@@ -56,7 +56,7 @@ class Partition:
 
     Attributes:
         table: name of the table.
-        model: name of the model; empty where only a damaged footer has it.
+        model: name of the model; empty if only a damaged footer has it.
         recipe: name of the recipe, or empty likewise; None in tables with one file per model.
         path: the file.
     """
@@ -167,12 +167,8 @@ class Store:
     ) -> PartitionFile:
         """Check the rows and replace the partition by them.
 
-        Args:
-            table: the table.
-            rows: exactly its columns, in any order of columns; the order of rows is kept.
-            provenance: stored in the footer.
-            model: the partition's model.
-            recipe: the partition's recipe; None for tables with one file per model.
+        The rows have exactly the table's columns, in any order of columns; the order of rows is kept. `recipe` is None
+        for tables with one file per model.
 
         Raises:
             WarehouseError: the rows do not fit the table or the partition, or cannot be written. The partition is
@@ -197,7 +193,6 @@ class Store:
                 and (others := set(arrow[name].unique().to_pylist()) - {own})
             ):
                 raise WarehouseError(f"table {table.name}: column {name} holds {min(others)!r}, not only {own!r}")
-        self._refuse_other_name(table, path, model, recipe)
         violations = tuple(checks.violations(table, arrow))
         footer = footer_json(provenance, tuple(str(violation) for violation in violations), rows_hash(arrow))
         arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), FOOTER_KEY: footer, **UNSEALED})
@@ -209,21 +204,8 @@ class Store:
         write_atomically(path, fill)
         return PartitionFile(path, arrow.num_rows, path.stat().st_size, violations)
 
-    def _refuse_other_name(self, table: Table, path: Place, model: str, recipe: str | None) -> None:
-        """Refuse to overwrite the partition of another name on a disk that ignores upper and lower case."""
-        try:
-            present = read_footer(path, is_anywhere=True).provenance
-        except (FileNotFoundError, WarehouseError):  # other problems of the path show when it is written
-            return
-        names, others = _name(model, recipe), _name(present.model, present.recipe)
-        if names != others and names.casefold() == others.casefold():
-            raise WarehouseError(
-                f"table {table.name}: {path} holds {others}, and this disk does not distinguish that name from "
-                f"{names}; choose another name"
-            )
-
     def read(self, table: Table, model: str, recipe: str | None) -> pa.Table:
-        """Read all rows of one partition with the table's present columns, and verify its seal and page checksums.
+        """Read all rows of one partition with the table's present columns, and verify its seal.
 
         Columns that a file of an earlier version lacks are NULL.
 
@@ -237,7 +219,7 @@ class Store:
             if is_intact(file) is False:
                 raise damaged(path, ALTERED)
             footer_of(file, path)
-            with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+            with pq.ParquetFile(file) as parquet:
                 return parquet.read()
 
         try:
@@ -252,7 +234,7 @@ class Store:
             raise unreadable(path, error) from error
 
     def provenance(self, table: Table, model: str, recipe: str | None) -> Provenance | None:
-        """Return the provenance of a partition; None where it does not exist.
+        """Return the provenance of a partition; None if it does not exist.
 
         Raises:
             DamagedFileError: the file's footer cannot be read.
@@ -311,11 +293,10 @@ class Store:
         return [top / name[len(top.path) :].lstrip("/") for name in names]
 
     def write_bytes(self, relative: str, writer: Callable[[Path], object]) -> Place:
-        """Write a file that is no table (a variant, a report), as atomically as a partition.
+        """Write a file that is not a table (a variant, a report), as atomically as a partition.
 
-        Args:
-            relative: path below the root; its first folder starts with `_`, unlike those of tables.
-            writer: writes the temporary file at the path that it gets.
+        The first folder of `relative`, the path below the root, starts with `_`, unlike those of tables. `writer`
+        writes a temporary file at the path that it gets.
 
         Returns:
             The file.
@@ -325,7 +306,7 @@ class Store:
         """
         parts = PurePosixPath(relative).parts
         if "\0" in relative or ".." in parts or len(parts) < 2 or not parts[0].startswith("_"):
-            raise WarehouseError(f"{relative!r} is no place for a file beside the tables; use _folder/name")
+            raise WarehouseError(f"{relative!r} is not a place for a file outside the tables; use _folder/name")
         path = self.root.joinpath(*parts)
         write_atomically(path, writer)
         return path

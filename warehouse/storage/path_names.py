@@ -49,5 +49,5 @@ def partition_folders(model: str, recipe: str | None) -> tuple[str, ...]:
 
 
 def original(safe: str) -> str | None:
-    """Return the text that `path_safe` encoded; None where it was shortened."""
+    """Return the text that `path_safe` encoded; None if it was shortened."""
     return None if SHORTENED in safe else unquote(safe)

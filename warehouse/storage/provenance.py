@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -63,23 +63,16 @@ class Provenance:
         created_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         return cls(fingerprint(inputs), study, model, recipe, inputs, code_version, {}, 0, "", "", 0.0, created_at)
 
-    def to_json(self) -> str:
-        """Return JSON with sorted keys."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, allow_nan=False)
-
-    @property
-    def hash(self) -> str:
-        """SHA-256 of `to_json`."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
-
     @classmethod
-    def from_json(cls, text: str) -> "Provenance":
-        """Parse the text of `to_json`; other keys are ignored.
+    def from_json(cls, text: str | bytes) -> "Provenance":
+        """Parse a JSON object with these fields; other keys are ignored.
 
         Raises:
-            ValueError: the text is no JSON object, or lacks a field.
+            ValueError: the text is not a JSON object, or lacks a field.
         """
-        values = _object(text)
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError("provenance is not a JSON object")  # noqa: TRY004 - the text is wrong, not its type
         names = [field.name for field in dataclasses.fields(cls)]
         if missing := [name for name in names if name not in values]:
             raise ValueError(f"provenance lacks {', '.join(missing)}")
@@ -96,7 +89,6 @@ class Footer:
         schema: the file's Arrow schema.
         rows: number of rows.
         content_hash: `row_hash.rows_hash` of its rows; None in files written before this hash existed.
-        provenance_hash: SHA-256 of the provenance as JSON with sorted keys; None as above.
     """
 
     provenance: Provenance
@@ -104,7 +96,6 @@ class Footer:
     schema: pa.Schema
     rows: int
     content_hash: str | None
-    provenance_hash: str | None
 
 
 def fingerprint(inputs: Mapping[str, object]) -> str:
@@ -118,18 +109,11 @@ def fingerprint(inputs: Mapping[str, object]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _object(text: str | bytes) -> dict[str, Any]:
-    values = json.loads(text)
-    if not isinstance(values, dict):
-        raise ValueError("provenance is not a JSON object")  # noqa: TRY004 - the text is wrong, not its type
-    return values
-
-
 def footer_json(provenance: Provenance, violations: tuple[str, ...], content_hash: str | None = None) -> bytes:
     """Return the JSON under the footer key; without a hash of the rows, that of files of the first version."""
-    hashes = {"content_hash": content_hash, "provenance_hash": provenance.hash} if content_hash else {}
-    facts = json.loads(provenance.to_json()) | {"violations": violations, **hashes}
-    return json.dumps(facts, sort_keys=True).encode()
+    facts = dataclasses.asdict(provenance) | {"violations": violations}
+    facts |= {"content_hash": content_hash} if content_hash else {}
+    return json.dumps(facts, sort_keys=True, allow_nan=False).encode()
 
 
 def damaged(path: Place, reason: object) -> DamagedFileError:
@@ -164,17 +148,12 @@ def require_place(path: Place, model: str, recipe: str | None) -> None:
         raise damaged(path, f"it holds {name}, which belongs at another path")
 
 
-def footer_of(file: BinaryIO, path: Place, *, is_anywhere: bool = False) -> Footer:
+def footer_of(file: BinaryIO, path: Place) -> Footer:
     """Read the footer of an open partition, without any row.
-
-    Args:
-        file: the partition.
-        path: its path in the warehouse.
-        is_anywhere: whether its names may differ from those of the path.
 
     Raises:
         DamagedFileError: it is without provenance, or belongs at another path.
-        OSError: it cannot be read; also the exceptions of `BROKEN` for one that is no Parquet file.
+        OSError: it cannot be read; also the exceptions of `BROKEN` for one that is not a Parquet file.
     """
     with pq.ParquetFile(file) as parquet:
         schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
@@ -182,18 +161,14 @@ def footer_of(file: BinaryIO, path: Place, *, is_anywhere: bool = False) -> Foot
     if stored is None:
         raise damaged(path, "its footer has no provenance")
     try:
-        facts = _object(stored)
-        violations = tuple(facts.get("violations", []))
-        hashes = facts.get("content_hash"), facts.get("provenance_hash")
-        footer = Footer(Provenance.from_json(stored.decode()), violations, schema, rows, *hashes)
+        provenance, facts = Provenance.from_json(stored), json.loads(stored)
     except ValueError as error:
         raise damaged(path, error) from error
-    if not is_anywhere:
-        require_place(path, footer.provenance.model, footer.provenance.recipe)
-    return footer
+    require_place(path, provenance.model, provenance.recipe)
+    return Footer(provenance, tuple(facts.get("violations", [])), schema, rows, facts.get("content_hash"))
 
 
-def read_footer(path: Place, *, is_anywhere: bool = False) -> Footer:
+def read_footer(path: Place) -> Footer:
     """Read the footer of one partition as `footer_of` does.
 
     Raises:
@@ -202,7 +177,7 @@ def read_footer(path: Place, *, is_anywhere: bool = False) -> Footer:
         WarehouseError: it cannot be read.
     """
     try:
-        return read_from(path, lambda file: footer_of(file, path, is_anywhere=is_anywhere))
+        return read_from(path, lambda file: footer_of(file, path))
     except FileNotFoundError:
         raise
     except BROKEN as error:

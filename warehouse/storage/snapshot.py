@@ -50,8 +50,8 @@ class File:
 
     Attributes:
         partition: the partition.
-        source: what DuckDB opens: the open file, or the partition's path where files cannot be held open.
-        version: the version of its table; None where its columns are those of no version.
+        source: what DuckDB opens: the open file, or the partition's path if files cannot be held open.
+        version: the version of its table; None if its columns are those of no version.
     """
 
     partition: Partition
@@ -62,7 +62,7 @@ class File:
 class Snapshot:
     """The files of a warehouse at one moment.
 
-    Once a connection holds them, replacing or removing a partition changes nothing that the connection reads. Where
+    Once a connection holds them, replacing or removing a partition changes nothing that the connection reads. If
     the system has no `/proc/self/fd`, or allows too few open files, they are read by their paths; a query that runs
     while its partition is replaced may then fail, or mix old and new rows. On an object store no file can be held: a
     query that opens a replaced object fails with a message that says so; see `object_store.py`.
@@ -76,10 +76,8 @@ class Snapshot:
     def __init__(self, store: Store, models: Collection[str] | None = None, *, is_thorough: bool = False) -> None:
         """Open the partitions that exist now.
 
-        Args:
-            store: the warehouse.
-            models: only the partitions of these models, and those of no study; all where None.
-            is_thorough: whether to compare every byte of large files with their seal, and not only of small ones.
+        With `models` only the partitions of these and those of no study count. `is_thorough` compares every byte of
+        large files with their seal, and not only of small ones.
 
         Warns:
             DamagedFileWarning: for each partition that is left out, because it cannot be read or belongs elsewhere.
@@ -148,7 +146,7 @@ class Snapshot:
         _close(self._descriptors)
 
     def _file(self, partition: Partition) -> File | None:
-        """Open the partition; return None where it was removed since it was listed, or cannot be used."""
+        """Open the partition; return None if it was removed since it was listed, or cannot be used."""
         before = len(self._descriptors)
         try:
             return self._opened(partition)
@@ -201,8 +199,7 @@ def _remote_file(partition: Partition) -> File | None:
 def damage_explained(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     """Turn DuckDB's error about a file of the warehouse into one that names the partition.
 
-    Args:
-        connection: the connection of the queries, from `database.connect`; it must still be open when they fail.
+    The connection is from `database.connect`; it must still be open when its queries fail.
 
     Raises:
         DamagedFileError: a file contradicts its footer, or no longer exists; the message names it.
@@ -236,7 +233,7 @@ def damage_explained(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
 
 
 def _broken(connection: duckdb.DuckDBPyConnection) -> Path | None:
-    """Return the first file whose bytes contradict its seal; None where there is no such file."""
+    """Return the first file whose bytes contradict its seal; None if there is no such file."""
     query = f"SELECT source, path FROM {SOURCES} ORDER BY path"  # noqa: S608 - a name of ours
     for source, path in connection.execute(query).fetchall():
         if (opened := Path(source.removeprefix(LISTED))).is_file():
@@ -247,14 +244,13 @@ def _broken(connection: duckdb.DuckDBPyConnection) -> Path | None:
 
 
 def _path_of(source: str) -> Path:
-    """Return the partition's path from what DuckDB opens."""
     if not source.startswith(f"{_DESCRIPTORS}/") or not Path(source).is_symlink():
         return Path(source)
     return Path(str(Path(source).readlink()).removesuffix(_REMOVED))
 
 
 def _has_room(files: int) -> bool:
-    """Return whether the process may open that many more files; raise its own limit where needed and allowed."""
+    """Return whether the process may open that many more files; raise its own limit if needed and allowed."""
     import resource  # not on Windows, which has no /proc either
 
     needed = len(list(_DESCRIPTORS.iterdir())) + files + _RESERVED

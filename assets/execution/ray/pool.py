@@ -18,8 +18,8 @@ from prunescope.assets.execution.ray.cluster import connected
 from prunescope.assets.execution.ray.config import RayClusterConfig
 from prunescope.assets.execution.ray.worker import Worker, WorkerConfig, versions
 from prunescope.assets.execution.task import Event, ModelTask, StepFailed
+from prunescope.pipelines.core.atomic_write import PREFIX
 from prunescope.pipelines.core.errors import ComputationError, InputError
-from prunescope.warehouse.storage.atomic_write import PREFIX
 from prunescope.warehouse.storage.partition_store import Store
 
 # How often Ray starts a worker again, and repeats the task that it died of.

@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from prunescope.pipelines.core.synced_write import write_synced
+from prunescope.pipelines.core.atomic_write import replace_file
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -42,5 +42,5 @@ class Journal:
             with temporary.open("wb") as stream:
                 np.savez(stream, **dict[str, Any](arrays))
 
-        write_synced(file, write)
+        replace_file(file, write)
         return arrays

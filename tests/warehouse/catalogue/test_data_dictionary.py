@@ -10,7 +10,6 @@ from prunescope.warehouse import tables
 from prunescope.warehouse.catalogue.column_docs import explain
 from prunescope.warehouse.catalogue.data_dictionary import DICTIONARY, dictionary
 from prunescope.warehouse.catalogue.database import SQL, view_sql
-from prunescope.warehouse.catalogue.view_header import parse
 from prunescope.warehouse.tables import TABLES
 
 ROOT = Path(__file__).parents[3]
@@ -62,8 +61,8 @@ def test_every_mart_and_question_is_listed_with_all_its_columns() -> None:
         part = part_of(view.name)
         assert view.header.partition("\n")[0] in part
         assert columns_of(part) == list(view.columns) == list(explained[view.name])
-        assert f"- Key: {', '.join(f'`{column}`' for column in parse(view.header).key)}\n" in part
-        assert ("- Across: models\n" in part) == bool(parse(view.header).across)
+        assert f"- Key: {', '.join(f'`{column}`' for column in view.key)}\n" in part
+        assert ("- Across: models\n" in part) == ("across" in view.parts)
         assert {"- Grain:", "- Key:", "- Inputs:"} <= {line[: line.find(":") + 1] for line in part.splitlines()}
 
 

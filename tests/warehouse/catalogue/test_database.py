@@ -80,7 +80,6 @@ def test_provenance_is_a_view_with_one_row_per_file(store, safe):
         "rows": 1,
         "bytes": path.stat().st_size,
         "content_hash": footer.content_hash,
-        "provenance_hash": footer.provenance.hash,
         "table_name": "variants",
         "path": str(path),
         "model": "tiny",
@@ -247,19 +246,6 @@ def test_the_views_are_built_once_for_a_version_of_the_sql(tmp_path, monkeypatch
     with connect(tmp_path / "none") as connection:
         assert connection.execute("FROM a").fetchall() == [(2,)]
     assert len(built) == 2
-
-
-def test_a_process_whose_code_was_edited_writes_no_views_for_others(tmp_path, monkeypatch, cache, built):
-    monkeypatch.setattr(database, "SQL", folder_of(tmp_path, marts__a="select 1 as x"))
-    monkeypatch.setattr(database, "_IMPORTED", 0.0)
-    database._is_edited.cache_clear()
-    try:
-        with connect(tmp_path / "none") as connection:
-            assert connection.execute("FROM a").fetchall() == [(1,)]
-    finally:
-        database._is_edited.cache_clear()
-    assert len(built) == 1
-    assert not cache.exists()
 
 
 def test_old_versions_leave_the_cache(tmp_path, monkeypatch, cache):

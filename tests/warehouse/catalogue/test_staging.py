@@ -9,7 +9,7 @@ import pytest
 from prunescope.warehouse.catalogue.column_docs import split_header
 from prunescope.warehouse.catalogue.database import SQL, view_sql
 from prunescope.warehouse.catalogue.staging import staging_sql
-from prunescope.warehouse.catalogue.view_header import parse
+from prunescope.warehouse.catalogue.view import header_parts
 from prunescope.warehouse.schema.table import Column, Table
 from prunescope.warehouse.tables import TABLES
 
@@ -63,10 +63,10 @@ def test_the_header_is_that_of_the_table_with_the_notes_of_the_file(tmp_path: Pa
     sql = staging_sql(things("model", "recipe"), path)
     comment = [line for line in sql.splitlines() if line.startswith("--")]
     prose, notes = split_header(comment, path)
-    header = parse(prose)
-    assert header.grain == "one row per thing, in studies with things"
-    assert (header.key, header.inputs) == (("model", "recipe"), "things")
-    assert header.how_to_read == "doubled is twice the value."
+    parts = header_parts(prose)
+    assert parts["grain"] == "one row per thing, in studies with things."
+    assert (parts["key"], parts["inputs"]) == ("model, recipe", "things")
+    assert parts["how to read"] == "doubled is twice the value."
     assert list(notes) == ["variant", "doubled", "label"]
     assert (notes["doubled"].unit, notes["doubled"].formula) == ("nats", "2·value")
 

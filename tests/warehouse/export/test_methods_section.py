@@ -2,9 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import duckdb
 import polars as pl
@@ -12,7 +12,7 @@ import pytest
 
 from prunescope.warehouse.catalogue import database
 from prunescope.warehouse.export import bibliography
-from prunescope.warehouse.export.methods_section import Calibration, Methods, ProvenanceFacts, _prior_art, methods
+from prunescope.warehouse.export.methods_section import Methods, _prior_art, methods
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import Provenance
 from prunescope.warehouse.tables import TABLES
@@ -61,9 +61,12 @@ def written(
     *recipes: str,
     model: str = "tiny",
     tables: tuple[str, ...] = TABLES_READ,
-    known: ProvenanceFacts | None = None,
+    calibration: dict[str, object] | None = None,
+    corpora: Mapping[str, str] = MappingProxyType({}),
 ) -> Methods:
-    return methods(warehouse, {(model, recipe) for recipe in recipes}, tables, known or ProvenanceFacts(), "1.2.3")
+    calibrations = {"c" * 64: calibration} if calibration else {}
+    used = {(model, recipe) for recipe in recipes}
+    return methods(warehouse, used, tables, "1.2.3", calibrations, corpora)
 
 
 def keys(section: Methods) -> set[str]:
@@ -103,16 +106,15 @@ def test_the_section_has_seeds_versions_device_prompts_and_texts(warehouse: duck
 
 
 def test_a_calibration_is_named_where_its_hash_is_proven(warehouse: duckdb.DuckDBPyConnection) -> None:
-    drawn = Calibration("c4", 128, 2048, 3, "single")
-    known = ProvenanceFacts({"c" * 64: drawn}, {"text_hash 0": "wikitext2"})
-    section = written(warehouse, "wanda-50", known=known)
+    drawn = {"source": "c4", "sequences": 128, "length": 2048, "seed": 3, "documents": "single"}
+    section = written(warehouse, "wanda-50", calibration=drawn, corpora={"text_hash 0": "wikitext2"})
     assert "128 sequences of 2,048 tokens from C4 [@raffel2020t5], each within one document, drawn with seed 3" in (
         section.markdown
     )
     assert "(WikiText-2 [@merity2017pointer])" in section.markdown
     assert keys(section) >= {"raffel2020t5", "merity2017pointer"}
-    embedded = ProvenanceFacts({"c" * 64: replace(drawn, source="embedded")}, {})
-    assert "tokens from Python's help topics" in written(warehouse, "wanda-50", known=embedded).markdown
+    embedded = written(warehouse, "wanda-50", calibration=drawn | {"source": "embedded"})
+    assert "tokens from Python's help topics" in embedded.markdown
 
 
 def test_the_ideas_that_tables_rest_on_are_cited_where_their_rows_are_exported(store: Store) -> None:
@@ -122,7 +124,7 @@ def test_the_ideas_that_tables_rest_on_are_cited_where_their_rows_are_exported(s
         trials = TABLES["search_trials"]
         store.write(trials, rows_of(trials, "tiny", None), provenance_of("tiny", None), "tiny", None)
         with database.connect(store.root) as connection:
-            return methods(connection, {("tiny", "w")}, tables, ProvenanceFacts(), "1")
+            return methods(connection, {("tiny", "w")}, tables, "1", {}, {})
 
     steps = rows_of(TABLES["decoding_steps"], "tiny", "w")
     accepted = {"he2026demystifying", "leviathan2023fast", "chen2023accelerating", *OWN_TEXT}
@@ -218,7 +220,7 @@ def test_a_revision_is_named_where_it_differs_from_the_weight_hash(
         store.write(TABLES["variants"], rows, provenance_of(model, "wanda-50"), model, "wanda-50")
     with database.connect(store.root) as connection:
         one = written(connection, "wanda-50", model="one")
-        both = methods(connection, {("one", "wanda-50"), ("two", "wanda-50")}, TABLES_READ, ProvenanceFacts(), "1")
+        both = methods(connection, {("one", "wanda-50"), ("two", "wanda-50")}, TABLES_READ, "1", {}, {})
 
     assert (f"revision `{revision}`" in one.markdown) == (f"revision {revision}" in one.bibtex) == is_told
     assert one.markdown.count("SHA-256 of the weights `weights`") == 1

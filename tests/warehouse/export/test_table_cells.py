@@ -73,7 +73,9 @@ def rows() -> pa.Table:
 def hostile() -> RenderedTable:
     names = [*HOSTILE, "end"]
     return printed(
-        "hostile", pa.table({"recipe": names, "x_1": [*map(float, range(len(names)))]}), derived("h", _schema(), {})
+        "hostile",
+        pa.table({"recipe": names, "x_1": [*map(float, range(len(names)))]}),
+        derived({"asks": "h"}, _schema(), {}),
     )
 
 
@@ -153,7 +155,7 @@ def test_latex_has_rounded_numbers_marks_units_and_groups() -> None:
 
 def test_markdown_and_html_show_the_same_cells() -> None:
     table = printed("my_table", rows(), LAYOUT)
-    lines = to_markdown(table).splitlines()
+    lines = re.sub(" +", " ", to_markdown(table)).splitlines()
     assert lines[4] == "| m | dense | 0 | 100 | – | 2 of 2 |"
     assert lines[5] == "| m | a | **0.691 ± 0.023** | **50.0 ± 1.2** | 0.80 [0.55, 0.93] | 1 of 2 |"
     assert lines[6].startswith("| m | b | <u>3.00 ± 0.10</u> | <u>25.0 ± 1.0</u> |")
@@ -206,7 +208,7 @@ def test_different_unwritable_characters_stay_apart() -> None:
 def test_a_view_without_a_layout_pairs_values_with_their_errors_and_intervals() -> None:
     schema = pa.schema({name: pa.float64() for name in ("x", "x_se", "y", "y_low", "y_high", "z_se", "w_low_nats")})
     found = derived(
-        "What is x?\ngrain: one row.\nhow to read: above 1\nit overshoots.\nreason: r",
+        {"asks": "What is x?", "how to read": "above 1 it overshoots."},
         schema,
         {"x": "nats", "w_low_nats": "nats"},
     )
@@ -243,13 +245,15 @@ def wide(rows: int, figures: int = 20) -> RenderedTable:
     }
     columns["layer"] = list(range(rows))
     table = pa.table(columns)
-    return printed("wide", table, derived("Too wide?", table.schema, {}), ["recipe", "layer"])
+    return printed("wide", table, derived({"asks": "Too wide?"}, table.schema, {}), ["recipe", "layer"])
 
 
 def one_row() -> RenderedTable:
     """Return a table whose key fills the line; a single row does not repeat the key."""
     table = pa.table({f"key_{name}": ["a name of twenty-four"] for name in "abcdefgh"} | {"figure": [1.0]})
-    return printed("one", table, derived("Too wide?", table.schema, {}), [f"key_{name}" for name in "abcdefgh"])
+    return printed(
+        "one", table, derived({"asks": "Too wide?"}, table.schema, {}), [f"key_{name}" for name in "abcdefgh"]
+    )
 
 
 def test_a_wide_table_is_split_into_parts_that_repeat_the_key() -> None:
@@ -284,7 +288,7 @@ def test_a_long_table_continues_in_further_floats_with_its_head_in_each() -> Non
 
 def printed_long(rows: int) -> RenderedTable:
     numbers = pa.table({"x": range(rows)})
-    return printed("long", numbers, derived("h", numbers.schema, {}))
+    return printed("long", numbers, derived({"asks": "h"}, numbers.schema, {}))
 
 
 def test_only_a_small_table_stays_in_one_of_two_columns() -> None:
@@ -295,7 +299,7 @@ def test_only_a_small_table_stays_in_one_of_two_columns() -> None:
 
 def test_a_wide_table_without_a_key_numbers_its_rows() -> None:
     table = pa.table({f"figure_{name}": [1.0, 2.0, 3.0] for name in "abcdefghijklmnopqrstuvwxyz"})
-    text = to_latex(printed("bare", table, derived("h", table.schema, {})))
+    text = to_latex(printed("bare", table, derived({"asks": "h"}, table.schema, {})))
     heads = re.findall(r"\\toprule\n(.*?)\\\\\n\\midrule", text, re.DOTALL)
     assert len(heads) > 1
     assert all(head.startswith("row & ") for head in heads)

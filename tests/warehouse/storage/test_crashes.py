@@ -170,23 +170,6 @@ def test_a_flipped_bit_in_the_footer_raises_only_damage_errors(store):
                 continue
 
 
-def test_exchanged_rows_are_found_although_every_byte_has_a_checksum(store):
-    """Write a file without the store, with correct pages, checksums and seal."""
-    other = write(store, seed=2).path
-    footer = read_footer(other)
-    path = write(store, seed=1).path
-    from prunescope.warehouse.storage.file_checksum import UNSEALED, seal
-    from prunescope.warehouse.storage.partition_store import _write_parquet
-    from prunescope.warehouse.storage.provenance import FOOTER_KEY, footer_json
-
-    rows = store.read(TABLE, *VARIANT)
-    said = footer_json(footer.provenance, (), footer.content_hash)
-    path.unlink()
-    _write_parquet(rows.replace_schema_metadata({FOOTER_KEY: said, **UNSEALED}), path)
-    seal(path)
-    assert verify_file(path).reason == "its rows are not those that it was written with"
-
-
 def test_files_older_than_the_hashes_are_distinguished_from_changed_ones(store):
     from prunescope.warehouse.storage.partition_store import _write_parquet, to_arrow
     from prunescope.warehouse.storage.provenance import FOOTER_KEY, footer_json

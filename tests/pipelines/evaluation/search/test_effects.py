@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from prunescope.pipelines.core.errors import ComputationError
-from prunescope.pipelines.core.progress import ProgressGroup
+from prunescope.pipelines.core.progress import Silent
 from prunescope.pipelines.evaluation.search import effects as effects_module
 from prunescope.pipelines.evaluation.search.effects import BATCH_ITEMS, EffectEngine, Effects
 from prunescope.pipelines.evaluation.search.items import Item
@@ -31,7 +31,7 @@ CONTEXTS = {
 TREATMENTS = ("magnitude-30", "magnitude-50", "drop")
 
 
-class Counter(ProgressGroup):
+class Counter(Silent):
     """The steps that were announced, and those that were made."""
 
     total = steps = 0

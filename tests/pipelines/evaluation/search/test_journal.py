@@ -55,10 +55,10 @@ def test_a_temporary_file_of_a_killed_process_is_no_measurement(tmp_path: Path) 
     measure, journal = Measurement(), Journal(tmp_path, "a")
     journal.remember("key", measure)
     (file,) = tmp_path.iterdir()
-    file.rename(file.with_suffix(".tmp"))
+    file.rename(file.with_name(f".prunescope-tmp-{file.name}.part"))
     journal.remember("key", measure)
     assert measure.calls == 2
-    assert [path.suffix for path in tmp_path.iterdir()] == [".npz"]
+    assert len(list(tmp_path.glob("*.npz"))) == 1
 
 
 def test_a_measurement_that_fails_leaves_nothing(tmp_path: Path) -> None:

@@ -1,33 +1,34 @@
 """Headers of views, split into their parts, and joins that multiply no rows."""
 
 from prunescope.warehouse.catalogue.database import view_sql
-from prunescope.warehouse.catalogue.view_header import joins, parse
+from prunescope.warehouse.catalogue.view import header_parts, joins
 from prunescope.warehouse.tables import TABLES
 
 
 def test_a_header_is_split_into_its_parts():
-    found = parse(
+    found = header_parts(
         "Which one?\nAnd why?\ngrain: one row per a × b.\nkey: a, b\ninputs: x\n"
         "how to read: 1.5 is much; more\nis worse. NULL is nothing.\nreason: someone asks."
     )
-    assert (found.asks, found.grain, found.key) == ("Which one? And why?", "one row per a × b", ("a", "b"))
-    assert found.how_to_read == "1.5 is much; more is worse. NULL is nothing."
-    assert found.reading() == "1.5 is much"
-    assert found.reason == "someone asks."
-    assert parse("") == parse("\n")
-    assert parse("Only this.").key == ()
+    assert found == {
+        "asks": "Which one? And why?",
+        "grain": "one row per a × b.",
+        "key": "a, b",
+        "inputs": "x",
+        "how to read": "1.5 is much; more is worse. NULL is nothing.",
+        "reason": "someone asks.",
+    }
+    assert header_parts("") == header_parts("\n") == {"asks": ""}
 
 
 def test_every_question_has_a_question_grain_key_and_how_to_read():
     for view in view_sql().values():
         if view.layer == "questions":
-            found = parse(view.header)
-            assert found.asks.endswith("?"), view.name
-            assert found.grain.startswith("one row per "), view.name
-            assert found.key, view.name
-            assert set(found.key) <= set(view.columns), view.name
-            assert found.reading(), view.name
-            assert "\n" not in found.reading()
+            assert view.parts["asks"].endswith("?"), view.name
+            assert view.parts["grain"].startswith("one row per "), view.name
+            assert view.key, view.name
+            assert set(view.key) <= set(view.columns), view.name
+            assert all(view.parts[part] for part in ("inputs", "how to read", "reason")), view.name
 
 
 def test_a_table_joins_where_it_has_the_others_whole_key():
