@@ -14,7 +14,6 @@ from dagster import (
     DagsterRunStatus,
     DefaultScheduleStatus,
     DefaultSensorStatus,
-    DynamicPartitionsDefinition,
     RunRequest,
     RunsFilter,
     SensorEvaluationContext,
@@ -26,7 +25,7 @@ from dagster import (
 from pydantic import BaseModel
 
 from prunescope.assets import settings
-from prunescope.assets.defs.partitions import MODELS, RECIPES
+from prunescope.assets.defs.partitions import register_study
 from prunescope.assets.defs.recipe_asset import published, published_recipes
 from prunescope.assets.instance.instance import STUDY_TAG, UNFINISHED, is_busy
 from prunescope.assets.runs.study_job import STUDY, run_config
@@ -75,6 +74,8 @@ def watch_sensor(context: SensorEvaluationContext) -> SensorResult | SkipReason:
         backlog = SCANNER.scan(store)
     except (InputError, WarehouseError) as error:
         return SkipReason(str(error))
+    for watched in backlog.watch.studies:
+        register_study(context.instance, watched.study)
     for source, reason in backlog.watch.refused.items():
         if cursor.told.get(source) != reason:
             context.log.warning(f"not watched: {reason}")
@@ -89,7 +90,6 @@ def watch_sensor(context: SensorEvaluationContext) -> SensorResult | SkipReason:
     asked, requests = _requests(backlog, asked, cursor.times, store) if is_free else (asked, [])
     return SensorResult(
         run_requests=requests,
-        dynamic_partitions_requests=list(_new_partitions(backlog.watch.studies, context.instance)),
         asset_events=list(_changed_recipes(backlog.watch.studies, context.instance)),
         cursor=WatchCursor(
             asked=asked, told=backlog.watch.refused, times=cursor.times + bool(requests)
@@ -170,14 +170,3 @@ def _changed_recipes(studies: Iterable[WatchedStudy], instance: DagsterInstance)
     for name, version in published_recipes(instance, sorted(versions)).items():
         if version not in versions[name]:
             yield published(versions[name][min(versions[name])])
-
-
-def _new_partitions(studies: Iterable[WatchedStudy], instance: DagsterInstance) -> Iterator[object]:
-    names: dict[DynamicPartitionsDefinition, list[str]] = {
-        MODELS: [model.name for watched in studies for model in watched.study.models],
-        RECIPES: [recipe.name for watched in studies for recipe in watched.study.recipes],
-    }
-    for dimension, keys in names.items():
-        known = set(instance.get_dynamic_partitions(str(dimension.name)))
-        if new := [name for name in dict.fromkeys(keys) if name not in known]:
-            yield dimension.build_add_request(new)

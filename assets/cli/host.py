@@ -37,7 +37,7 @@ def ui(
     home = plain_path(prepare_home(local))
     recover_launched(local)
     log(f"http://{LOCALHOST}:{port}/asset-groups shows the lineage of {location}; Ctrl-C stops it")
-    command = [sys.executable, "-W", "ignore", "-c", "from prunescope.assets.interface.webserver import dev; dev()"]
+    command = [sys.executable, "-W", "ignore", "-m", "prunescope.assets.interface.subprocesses", "dev"]
     command += ["--module-name", "prunescope.assets.definitions", "--working-directory", str(settings.package_parent())]
     level = "info" if context.ensure_object(Globals).debug else "warning"
     command += ["--host", LOCALHOST, "--port", str(port), "--log-level", level]

@@ -22,8 +22,9 @@ from prunescope.assets.defs.recipe_asset import publish
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.assets.execution.engines import Engine, EngineKind
 from prunescope.assets.execution.ray.config import RayClusterConfig
-from prunescope.assets.execution.task import ModelTask, StepFailed, TableWritten, WantedPartition
+from prunescope.assets.execution.task import ModelTask, StepFailed, TableWritten
 from prunescope.assets.instance.instance import STUDY_TAG, writer_lock
+from prunescope.assets.planning.steps import STEPS
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.core.log_progress import LogProgress
 from prunescope.warehouse.tables import TABLES
@@ -112,12 +113,16 @@ class EngineResource(ConfigurableResource):
             return None
 
         request = study.request(store, model, recipe, last_request)
-        task = ModelTask(request, str(store.root), model, (WantedPartition(recipe, (step,)),))
+        loaded = request.load()
+        if not STEPS[step].is_requested_by(loaded):
+            for table in STEPS[step].tables:
+                yield from skipped_checks(TABLES[table])
+            return
+        task = ModelTask(request, str(store.root), model, ((recipe, step),))
         for _, event in self.engine.events([task], LogProgress(context.log.info, task.title)):
             if isinstance(event, StepFailed):
                 raise event.error
             if isinstance(event, TableWritten):
                 if step == "variants" and recipe is not None:
-                    publish(context, request.load().recipe(recipe))
-                table = TABLES[event.table]
-                yield from skipped_checks(table) if event.is_skipped else [materialized(table, event)]
+                    publish(context, loaded.recipe(recipe))
+                yield materialized(TABLES[event.table], event)

@@ -48,22 +48,22 @@ class Engine:
         if self.kind == "ray" and self.cluster is not None:
             from prunescope.assets.execution.ray.pool import compute_on_ray
 
-            away = [task.of(lambda _, step: step != "speed") for task in tasks]
-            failed = set[str]()
-            for task, event in compute_on_ray([task for task in away if task.wanted], self.cluster, self.log):
+            away = [task.only(lambda _, step: step != "speed") for task in tasks]
+            failed = set[tuple[str, str | None]]()
+            for task, event in compute_on_ray([task for task in away if task.steps], self.cluster, self.log):
                 if isinstance(event, StepFailed):
-                    failed |= {task.name(event.recipe, event.step), *([task.model] if event.recipe is None else [])}
+                    failed.add((task.model, event.recipe))
                 yield task, event
             tasks = [
-                task.of(
-                    lambda recipe, step, task=task: (
-                        step == "speed" and not {task.model, task.name(recipe, step)} & failed
+                task.only(
+                    lambda recipe, step, model=task.model: (
+                        step == "speed" and not {(model, None), (model, recipe)} & failed
                     )
                 )
                 for task in tasks
             ]
         for task in tasks:
-            if task.wanted:
+            if task.steps:
                 for event in here(task, progress):
                     yield task, event
 
@@ -85,23 +85,17 @@ class Engine:
         """Compute in the child process; a new one goes on with what a lost one had not finished."""
         finished, lost = set[tuple[str | None, str]](), 0
         while True:
-            left = task.of(lambda recipe, step, done=frozenset(finished): (recipe, step) not in done)
-            left = replace(left, halves_batches=lost == _ATTEMPTS - 1)
+            left = tuple(step for step in task.steps if step not in finished)
+            part = replace(task, steps=left, halves_batches=lost == _ATTEMPTS - 1)
             try:
-                for event in self._child.compute(left, progress):
+                for event in self._child.compute(part, progress):
                     yield event
                     if isinstance(event, TableWritten) and event.table == STEPS[event.step].tables[-1]:
                         finished.add((event.recipe, event.step))
                     if isinstance(event, StepFailed):
-                        finished |= {
-                            (wanted.recipe, step)
-                            for wanted in task.wanted
-                            if event.recipe in {None, wanted.recipe}
-                            for step in wanted.steps
-                        }
+                        finished |= {step for step in task.steps if event.recipe in {None, step[0]}}
             except WorkerLostError as error:
-                has_advanced = any((wanted.recipe, step) in finished for wanted in left.wanted for step in wanted.steps)
-                lost = 1 if has_advanced else lost + 1
+                lost = lost + 1 if finished.isdisjoint(left) else 1
                 if lost == _ATTEMPTS:
                     raise
                 self.log(f"{error}; another one goes on")

@@ -4,7 +4,6 @@ Without Dagster and torch.
 """
 
 import datetime
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -17,7 +16,7 @@ from prunescope.assets.execution.partition_preview import command, origin, previ
 from prunescope.assets.execution.task import ModelTask, TableWritten
 from prunescope.assets.planning import fingerprints, freshness
 from prunescope.assets.planning.fingerprints import DenseModel
-from prunescope.assets.planning.steps import CODE_VERSIONS, STEP_OF_TABLE, partition_tables
+from prunescope.assets.planning.steps import CODE_VERSIONS, STEP_OF_TABLE
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.pipelines.recipes import Recipe
 from prunescope.pipelines.studies import Study
@@ -74,10 +73,6 @@ class PartitionContext:
         if self.recipe is None:
             raise ValueError("a model partition has no recipe")
         return self.recipe
-
-    def requires(self, tables: Iterable[str]) -> bool:
-        """Return whether the study fills these tables; others may belong to another study of the partition."""
-        return set(tables) <= set(partition_tables(self.study, self.recipe))
 
     @property
     def variant_file(self) -> str:

@@ -9,26 +9,24 @@ import shutil
 import socket
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Lock
-from typing import Self, cast
+from typing import Any
 
 from dagster import DagsterInstance, DagsterInvalidConfigError, DagsterRunStatus, RunsFilter
 
-# Dagster has no public names for these. CheckError: wrong dagster.yaml (test_deploy). InstanceRef: an instance with
-# overrides. sqlite_*: their engines are replaced in `databases_kept_open`, which raises if Dagster opens SQLite in
-# another way. GRPC_INFO_TAG: marks launched runs (test_interrupted).
-from dagster._check import CheckError
+# Dagster has no public names for these. InstanceRef: an instance whose configuration differs from its dagster.yaml.
+# sqlite_*: `databases_kept_open` replaces their engines; test_databases fails if Dagster opens SQLite in another way.
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.storage.event_log.sqlite import sqlite_event_log
 from dagster._core.storage.runs.sqlite import sqlite_run_storage
 from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
-from dagster._core.storage.tags import GRPC_INFO_TAG
+from dagster_shared.check import CheckError
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.pool import NullPool, Pool, QueuePool
+from sqlalchemy.pool import QueuePool
 from yaml import YAMLError
 
 from prunescope.assets import settings
@@ -46,9 +44,10 @@ _STORAGES = (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage)
 # On every run, since one DAGSTER_HOME can serve several warehouses.
 WAREHOUSE_TAG = "prunescope/warehouse"
 STUDY_TAG = "prunescope/study"
-# Dagster's own, for who started a run; it has no public names for them.
+# Dagster's own, for who started a run and for the code server of a launched one; it has no public names for them.
 USER_TAG = "user"
 LAUNCHER_TAGS = (USER_TAG, "dagster/sensor_name", "dagster/schedule_name")
+CODE_SERVER_TAG = ".dagster/grpc_info"
 # PostgreSQL: timeout of a statement, and lifetime of a pooled connection.
 _STATEMENT_TIMEOUT_MS = 60_000
 _CONNECTION_SECONDS = 3600
@@ -184,23 +183,6 @@ def _translate_database_errors(home: Path) -> Iterator[None]:
         raise WarehouseError(message) from error
 
 
-class _KeptPool(QueuePool):
-    """Pool with one connection that stays open when Dagster disposes of the engine, as it does after every event."""
-
-    def __init__(self, creator: Callable[[], sqlite3.Connection], **_: object) -> None:
-        # A thread that finds the connection in use opens another one, which is closed after use.
-        super().__init__(creator, pool_size=1, max_overflow=-1)
-
-    def dispose(self) -> None:
-        pass
-
-    def recreate(self) -> Self:
-        return self
-
-    def close(self) -> None:
-        super().dispose()
-
-
 def _set_up(connection: sqlite3.Connection, _: object) -> None:
     # Commits write to the log, which is synced only when it is copied into the file.
     connection.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -217,19 +199,18 @@ def databases_kept_open() -> Iterator[None]:
     not wait for the disk either: after a power failure the last events may be missing, but the files stay intact, and
     freshness is read from the Parquet files. These blocks may be nested, but not overlap.
     """
-    engines: dict[tuple[str, float | None], Engine] = {}
+    engines: dict[str, Engine] = {}
     changing = Lock()  # Dagster connects from several threads
 
-    def create(url: str, poolclass: type[Pool], connect_args: Mapping[str, float] | None = None) -> Engine:
-        arguments = dict(connect_args or {})
-        if poolclass is not NullPool or set(arguments) - {"timeout"}:
-            raise ValueError(f"Dagster opens SQLite by {poolclass} and {arguments}, which is not supported here")
-        key = url, arguments.get("timeout")
+    def create(url: str, **options: Any) -> Engine:  # noqa: ANN401 - as Dagster calls it
         with changing:
-            if key not in engines:
-                engines[key] = create_engine(url, poolclass=_KeptPool, connect_args=arguments)
-                event.listen(engines[key], "connect", _set_up)
-            return engines[key]
+            if url not in engines:
+                # A thread that finds the connection in use opens another one, which is closed after use.
+                pool = {"poolclass": QueuePool, "pool_size": 1, "max_overflow": -1}
+                engines[url] = create_engine(url, **options | pool)
+                vars(engines[url])["dispose"] = lambda: None  # Dagster calls it after every event
+                event.listen(engines[url], "connect", _set_up)
+            return engines[url]
 
     originals = [storage.create_engine for storage in _STORAGES]
     try:
@@ -240,7 +221,7 @@ def databases_kept_open() -> Iterator[None]:
         for storage, original in zip(_STORAGES, originals, strict=True):
             vars(storage)["create_engine"] = original
         for engine in engines.values():
-            cast("_KeptPool", engine.pool).close()
+            engine.pool.dispose()
 
 
 def require_space(root: Path) -> None:
@@ -341,7 +322,7 @@ def recover(instance: DagsterInstance, warehouse: str, root: Path) -> None:
     is_own = is_own and not _is_shared(instance.run_storage)
     for run in instance.get_runs(RunsFilter(statuses=_IN_PROGRESS)):
         tag = run.tags.get(WAREHOUSE_TAG)
-        if GRPC_INFO_TAG not in run.tags and tag and (is_own or tag == warehouse):
+        if CODE_SERVER_TAG not in run.tags and tag and (is_own or tag == warehouse):
             instance.report_run_failed(run, "The process was killed.")
 
 
@@ -357,7 +338,7 @@ def recover_launched(root: Path) -> None:
         if _is_shared(instance.run_storage):
             return
         for run in instance.get_runs(RunsFilter(statuses=_IN_PROGRESS)):
-            if GRPC_INFO_TAG in run.tags and not _is_listening(run.tags[GRPC_INFO_TAG]):
+            if CODE_SERVER_TAG in run.tags and not _is_listening(run.tags[CODE_SERVER_TAG]):
                 instance.report_run_failed(run, "The code server of this run is gone.")
 
 

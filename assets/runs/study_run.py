@@ -1,14 +1,15 @@
 """The run of a study: finds stale partitions, has them computed model by model, and records them in Dagster."""
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunescope.assets.execution.task import ModelTask, StepBegun, StepFailed, TableWritten, WantedPartition
+from prunescope.assets.execution.task import ModelTask, StepBegun, StepFailed, TableWritten
 from prunescope.assets.planning.fingerprints import find_model
 from prunescope.assets.planning.freshness import study_partitions
-from prunescope.assets.planning.steps import STEPS, VARIANT_TABLES
+from prunescope.assets.planning.steps import STEPS, VARIANT_TABLES, steps_writing
 from prunescope.assets.planning.work_plan import Plan, StudyRequest, make_plan
 from prunescope.assets.runs.outcome import Failure, Listener, RunResult
 from prunescope.assets.runs.refused_models import RefusedModels
@@ -130,7 +131,7 @@ class StudyRun:
             if self.interrupted():
                 raise KeyboardInterrupt
             if isinstance(event, StepBegun):
-                self.listener.begins(event.partition, event.step)
+                self.listener.begins(task.name(event.recipe, event.step), event.step)
             elif isinstance(event, TableWritten):
                 yield from recorded.events(event, task.model)
                 self._written(task.name(event.recipe, event.step), event)
@@ -149,13 +150,13 @@ class StudyRun:
 
     def _tasks(self, plan: Plan) -> Iterator[ModelTask]:
         """Yield a task for each model with work."""
-        for model in self.study.models:
-            works = [work for work in plan.works if work.model == model.name]
-            wanted = tuple(map(WantedPartition.of, works))
-            for work, partition in zip(works, wanted, strict=True):
-                self._unfinished[work.name], self._seconds[work.name] = set(partition.steps), 0.0
-            if wanted:
-                yield ModelTask(self.request, str(self.store.root), model.name, wanted)
+        steps = defaultdict[str, list[tuple[str | None, str]]](list)
+        for work in plan.works:
+            names = [step.name for step in steps_writing(work.tables)]
+            self._unfinished[work.name], self._seconds[work.name] = set(names), 0.0
+            steps[work.model] += [(work.recipe.name if work.recipe else None, name) for name in names]
+        for model, wanted in steps.items():
+            yield ModelTask(self.request, str(self.store.root), model, tuple(wanted))
 
     def _written(self, name: str, event: TableWritten) -> None:
         if event.table != STEPS[event.step].tables[-1]:

@@ -22,7 +22,7 @@ from dagster import AssetKey, DagsterInstance, ExecuteInProcessResult
 
 from prunescope.assets.execution.compute import compute
 from prunescope.assets.execution.model_session import ModelSession
-from prunescope.assets.execution.task import ModelTask, StepFailed, TableWritten, WantedPartition
+from prunescope.assets.execution.task import ModelTask, StepFailed, TableWritten
 from prunescope.assets.planning.steps import RETRIEVAL_TABLES, SAMPLED_TABLES, SPEED_TABLE
 from prunescope.assets.planning.steps import VARIANT_TABLES as ALL_VARIANT_TABLES
 from prunescope.assets.planning.work_plan import StudyRequest
@@ -218,7 +218,7 @@ def computed(
     """Compute steps of some variants, or of the model, in one task; raise the first error."""
     request = StudyRequest(str(study.path)) if isinstance(study, StudyFile) else study
     names = (steps,) if isinstance(steps, str) else tuple(steps)
-    wanted = tuple(WantedPartition(recipe, names) for recipe in recipes or (None,))
+    wanted = tuple((recipe, name) for recipe in recipes or (None,) for name in names)
     events = list(compute(ModelTask(request, str(root), model, wanted, **options), session or ModelSession()))
     for event in events:
         if isinstance(event, StepFailed):

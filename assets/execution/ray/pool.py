@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -117,12 +117,11 @@ def chunks(task: ModelTask, workers: int) -> Iterator[ModelTask]:
     A worker gets up to four variants together, because they share the dense model's work; fewer if there would be none
     left for other workers.
     """
-    variants = [wanted for wanted in task.wanted if wanted.recipe is not None]
-    size = max(1, min(MAX_VARIANTS, len(variants) // workers))
-    for start in range(0, len(variants), size):
-        yield replace(task, wanted=tuple(variants[start : start + size]))
-    search = task.of(lambda recipe, step: recipe is None and step == "search")
-    if search.wanted:
+    recipes = list(dict.fromkeys(recipe for recipe, _ in task.steps if recipe is not None))
+    size = max(1, min(MAX_VARIANTS, len(recipes) // workers))
+    for start in range(0, len(recipes), size):
+        yield task.only(lambda recipe, _, chosen=recipes[start : start + size]: recipe in chosen)
+    if (search := task.only(lambda _, step: step == "search")).steps:
         yield search
 
 
@@ -143,10 +142,10 @@ class _Pool:
 
         variants = dict[str, list[ModelTask]]()
         for task in tasks:
-            own = task.of(lambda recipe, step: recipe is None and step != "search")
+            own = task.only(lambda recipe, step: recipe is None and step != "search")
             later = list(chunks(task, len(self._workers)))
-            self._waiting.extend([own] if own.wanted else later)
-            if own.wanted:
+            self._waiting.extend([own] if own.steps else later)
+            if own.steps:
                 variants[task.model] = later
         by_model = {task.model: task for task in tasks}
         while self._waiting or any(task for _, task in self._running.values()):
@@ -196,12 +195,11 @@ class _Pool:
                     raise ComputationError(f"workers on the Ray cluster die as they start: {reason}") from error
                 return []
             self._log(f"{1 + RESTARTS} Ray workers died computing {task.title} ({reason})")
-            if len(task.wanted) > 1:
-                self._waiting.extendleft(replace(task, wanted=(wanted,)) for wanted in task.wanted)
+            recipes = dict.fromkeys(recipe for recipe, _ in task.steps)
+            if len(recipes) > 1:
+                self._waiting.extendleft(task.only(lambda other, _, own=own: other == own) for own in recipes)
                 return []
-            [wanted] = task.wanted
-            failure = ComputationError(f"{1 + RESTARTS} workers died computing it; the last one: {reason}")
-            return [StepFailed.of(wanted.recipe, wanted.steps[0], failure)]
+            return task.failed(ComputationError(f"{1 + RESTARTS} workers died computing it; the last one: {reason}"))
         if task is not None:
             return list(answer)
         worker.is_ready, self._lost_at_start = True, 0

@@ -13,7 +13,7 @@ import pytest
 
 from prunescope.assets.execution.child_process import ChildProcess
 from prunescope.assets.execution.error_transport import WorkerLostError
-from prunescope.assets.execution.task import ModelTask, StepFailed, TableWritten, WantedPartition
+from prunescope.assets.execution.task import ModelTask, StepFailed, TableWritten
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
@@ -39,7 +39,7 @@ def asked(
     recipe: str | None = None,
     progress: Progress = SILENT,
 ) -> list[TableWritten]:
-    task = ModelTask(StudyRequest(str(study.path)), str(root), "tiny-a", (WantedPartition(recipe, (step,)),))
+    task = ModelTask(StudyRequest(str(study.path)), str(root), "tiny-a", ((recipe, step),))
     events = list(child.compute(task, progress))
     for event in events:
         if isinstance(event, StepFailed):
@@ -90,7 +90,7 @@ def test_a_child_writes_what_a_run_writes_and_is_replaced_when_it_was_killed_or_
     with pytest.raises(InputError, match="nonsense") as caught:
         asked(child, "speed", study, root, "nonsense")
     assert "in compute" in str(caught.value.__cause__), "its own traceback is the cause"
-    assert [report.is_skipped for report in asked(child, "speed", study, root, "dense")] == [True]
+    assert [report.table for report in asked(child, "models", study, root)] == ["models"]
     assert len(children() - first) == 1
     with pytest.raises(KeyboardInterrupt):
         asked(child, "calibration", study, root, progress=Cancels())

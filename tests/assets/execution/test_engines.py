@@ -19,14 +19,7 @@ from prunescope.assets.execution.child_process import ChildProcess
 from prunescope.assets.execution.engines import Engine
 from prunescope.assets.execution.error_transport import WorkerLostError, is_out_of_memory, is_transient
 from prunescope.assets.execution.model_session import ModelSession
-from prunescope.assets.execution.task import (
-    Event,
-    ModelTask,
-    StepBegun,
-    StepFailed,
-    TableWritten,
-    WantedPartition,
-)
+from prunescope.assets.execution.task import Event, ModelTask, StepBegun, StepFailed, TableWritten
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.log_progress import LogProgress
@@ -62,9 +55,7 @@ def test_a_lost_worker_is_replaced_and_its_task_computed_again(study: StudyFile,
         os.kill(started.pop(), signal.SIGKILL)
         killed.set()
 
-    task = ModelTask(
-        StudyRequest(str(study.path)), str(warehouse), "tiny-a", (WantedPartition("dense", ("mask_samples",)),)
-    )
+    task = ModelTask(StudyRequest(str(study.path)), str(warehouse), "tiny-a", (("dense", "mask_samples"),))
     engine = Engine("child", None, said.append)
     killer = threading.Thread(target=kill_the_first)
     killer.start()
@@ -110,12 +101,12 @@ def test_a_worker_that_is_lost_goes_on_with_what_is_left_and_at_last_with_half_t
         yield TableWritten("a", "tasks", "task_scores")
 
     monkeypatch.setattr(ChildProcess, "compute", answer)
-    wanted = (WantedPartition("a", ("texts", "tasks")), WantedPartition("b", ("texts", "tasks")))
-    task = ModelTask(StudyRequest("demo"), str(tmp_path), "m", wanted)
+    steps = tuple((recipe, step) for recipe in "ab" for step in ("texts", "tasks"))
+    task = ModelTask(StudyRequest("demo"), str(tmp_path), "m", steps)
     engine = Engine("child", None, lambda _: None)
     assert len(list(engine.events([task], SILENT))) == 3
-    left = (WantedPartition("a", ("tasks",)),)
-    assert [part.wanted for part in asked] == [wanted, left, left]
+    left = (("a", "tasks"),)
+    assert [part.steps for part in asked] == [steps, left, left]
     assert [part.halves_batches for part in asked] == [False, False, True]
 
 
@@ -124,11 +115,11 @@ def test_a_task_that_loses_three_workers_fails(monkeypatch: pytest.MonkeyPatch, 
 
     def lose(_: ChildProcess, task: ModelTask, *__: object) -> Iterator[Event]:
         asked.append(task)
-        yield StepBegun("m@a", "tasks")
+        yield StepBegun("a", "tasks")
         raise WorkerLostError("killed")
 
     monkeypatch.setattr(ChildProcess, "compute", lose)
-    task = ModelTask(StudyRequest("demo"), str(tmp_path), "m", (WantedPartition("a", ("tasks",)),))
+    task = ModelTask(StudyRequest("demo"), str(tmp_path), "m", (("a", "tasks"),))
     with pytest.raises(WorkerLostError):
         list(Engine("child", None, lambda _: None).events([task], SILENT))
     assert [part.halves_batches for part in asked] == [False, False, True]
@@ -137,15 +128,15 @@ def test_a_task_that_loses_three_workers_fails(monkeypatch: pytest.MonkeyPatch, 
 def test_what_storage_does_not_answer_is_tried_twice_more(
     monkeypatch: pytest.MonkeyPatch, study: StudyFile, warehouse: Path
 ) -> None:
-    tries, whole = [0], compute_module._STEPS["mask_samples"]
+    tries, rows_of = [0], compute_module._rows
 
-    def fail_twice(*arguments: object) -> Iterator[TableWritten]:
+    def fail_twice(*arguments: object) -> dict[str, pl.DataFrame]:
         tries[0] += 1
-        if tries[0] < 3 or tries[0] > 3:
+        if tries[0] != 3:
             raise TimeoutError("s3")
-        yield from whole(*arguments)
+        return rows_of(*arguments)
 
-    monkeypatch.setitem(compute_module._STEPS, "mask_samples", fail_twice)
+    monkeypatch.setattr(compute_module, "_rows", fail_twice)
     monkeypatch.setattr(compute_module, "_RETRY_SECONDS", 0)
     assert [table.table for table in computed(study, warehouse, "mask_samples", "dense")] == ["mask_samples"]
     assert tries == [3]

@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import logging
 import os
 import signal
 import subprocess
@@ -11,12 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from dagster import DagsterRunStatus, RunsFilter
-from dagster._core.events import EngineEventData
-from dagster._core.storage.tags import GRPC_INFO_TAG
-from dagster._daemon.monitoring.run_monitoring import monitor_started_run
+from dagster import DagsterRunStatus
+from dagster._core.storage import tags
 
-from prunescope.assets.instance.instance import WAREHOUSE_TAG, open_instance, recover, writer_lock
+from prunescope.assets.instance.instance import CODE_SERVER_TAG, WAREHOUSE_TAG, open_instance, recover, writer_lock
 from prunescope.warehouse.maintenance.diagnostics import diagnose
 from prunescope.warehouse.storage.atomic_write import temporaries
 from tests.assets.tiny_study import Command, Running, StudyFile, pages, partitions, rows
@@ -95,7 +92,7 @@ def test_dead_runs_are_ended_and_those_of_other_warehouses_only_in_a_history_of_
     with open_instance(own) as instance, writer_lock(own, lambda _: None):
         runs = [
             instance.create_run_for_job(_job(), status=STARTED, tags=tags)
-            for tags in ({WAREHOUSE_TAG: str(own)}, {WAREHOUSE_TAG: str(other)}, {}, {GRPC_INFO_TAG: "{}"})
+            for tags in ({WAREHOUSE_TAG: str(own)}, {WAREHOUSE_TAG: str(other)}, {}, {CODE_SERVER_TAG: "{}"})
         ]
         recover(instance, str(own), own)
         statuses = [instance.get_run_by_id(run.run_id).status for run in runs]
@@ -103,19 +100,8 @@ def test_dead_runs_are_ended_and_those_of_other_warehouses_only_in_a_history_of_
     assert statuses == [ended, ended if is_own else STARTED, STARTED, STARTED]
 
 
-def test_run_monitoring_ends_the_run_whose_process_is_gone_and_no_other(tmp_path: Path) -> None:
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    with open_instance(tmp_path) as instance:
-        statuses = []
-        for pid in (gone.pid, os.getpid(), None):
-            run = instance.create_run_for_job(_job(), status=DagsterRunStatus.STARTED, tags={GRPC_INFO_TAG: "{}"})
-            if pid is not None:
-                instance.report_engine_event("Started process for run", run, EngineEventData.in_process(pid))
-            (record,) = instance.get_run_records(RunsFilter(run_ids=[run.run_id]))
-            monitor_started_run(instance, None, record, logging.getLogger("monitoring"))
-            statuses.append(instance.get_run_by_id(run.run_id).status)
-    assert statuses == [DagsterRunStatus.FAILURE, DagsterRunStatus.STARTED, DagsterRunStatus.STARTED]
+def test_the_tag_of_a_launched_run_is_that_of_dagster() -> None:
+    assert CODE_SERVER_TAG == tags.GRPC_INFO_TAG
 
 
 def _job() -> object:
