@@ -1,6 +1,6 @@
 """The computation of a unit of work, a model with its variants: from the loaded model to written tables.
 
-`compute` is called in the process of a run, in its child process and on the machines of a Ray cluster. Below it
+`compute` is called in the process of a run and on the machines of a Ray cluster. Below it
 is a function for each step: from a partition's context and the session to the tables that it writes.
 """
 
@@ -140,7 +140,7 @@ class _Run:
         written, halves, retries, note = set[str](), False, _RETRIES, {}
         broken = list[str]()
         if self.task.halves_batches:
-            note = {"memory": "its worker was lost at first; half the batch size was enough"}
+            note = {"memory": "its process was lost at first; half the batch size was enough"}
         failed: StepFailed | None = None
         while True:
             try:

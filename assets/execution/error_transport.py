@@ -13,10 +13,6 @@ class RemoteError(Exception):
     """The traceback of an error in another process."""
 
 
-class WorkerLostError(Exception):
-    """A worker ended during a task: killed, out of memory, or never started."""
-
-
 def is_transient(error: BaseException) -> bool:
     """Return whether another attempt may succeed, as after an object store did not answer."""
     # The client libraries of object stores raise their own classes and are not imported for this check.

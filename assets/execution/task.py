@@ -21,7 +21,7 @@ class ModelTask:
     Attributes:
         root: the warehouse.
         steps: recipe and name of each step, in the order of the data flow; recipe None: the model's own partition.
-        halves_batches: whether every batch is half as large, because a worker was lost, probably for lack of memory.
+        halves_batches: whether every batch is half as large, because a process was lost, probably for lack of memory.
     """
 
     request: StudyRequest

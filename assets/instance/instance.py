@@ -9,7 +9,7 @@ import shutil
 import socket
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Lock
@@ -44,10 +44,12 @@ _STORAGES = (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage)
 # On every run, since one DAGSTER_HOME can serve several warehouses.
 WAREHOUSE_TAG = "prunescope/warehouse"
 STUDY_TAG = "prunescope/study"
-# Dagster's own, for who started a run and for the code server of a launched one; it has no public names for them.
+# Dagster's own: who started a run, the code server of a launched one, and how often a lost process was replaced. It has
+# no public names for them; test_interrupted and test_study_run compare these.
 USER_TAG = "user"
 LAUNCHER_TAGS = (USER_TAG, "dagster/sensor_name", "dagster/schedule_name")
 CODE_SERVER_TAG = ".dagster/grpc_info"
+RETRY_TAG = "dagster/retry_number"
 # PostgreSQL: timeout of a statement, and lifetime of a pooled connection.
 _STATEMENT_TIMEOUT_MS = 60_000
 _CONNECTION_SECONDS = 3600
@@ -293,6 +295,11 @@ def _machine_lock(home: Path, url: str, waiting: Callable[[str], None]) -> Itera
         yield
 
 
+def is_last_attempt(tags: Mapping[str, str]) -> bool:
+    """Return whether a run with these tags replaces a run that replaced another, since both processes were lost."""
+    return int(tags.get(RETRY_TAG, "0")) >= 2
+
+
 def is_busy(root: Path) -> bool:
     """Return whether a process holds the writer lock; `root` as in `prepare_home`."""
     try:
@@ -310,8 +317,7 @@ def recover(instance: DagsterInstance, warehouse: str, root: Path) -> None:
 
     The caller holds the writer lock of the warehouse. A run of the command line holds that lock until it ends, so every
     other run of this warehouse is dead. In a history inside the warehouse that includes runs at its earlier paths. Runs
-    that the UI or the daemon launched may be waiting for the lock; Dagster's run monitoring ends those, and frees their
-    slots in pools.
+    that the UI or the daemon launched may be waiting for the lock; Dagster's code server ends those of lost processes.
 
     Args:
         instance: the instance of the warehouse.

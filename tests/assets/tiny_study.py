@@ -175,18 +175,12 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def children() -> set[int]:
-    """Return the child processes of this one that compute for a run."""
-    return {each.pid for each in multiprocessing.active_children() if each.name.startswith("SpawnProcess")}
-
-
 def computing(interface: psutil.Process) -> set[psutil.Process]:
-    """Return the processes that compute for the runs of an interface; each is the child of a run's process."""
+    """Return the processes of the runs of an interface, which compute."""
     found = set()
     for each in interface.children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            parent = each.parent()
-            if parent is not None and all("--multiprocessing-fork" in one.cmdline() for one in (each, parent)):
+            if "--multiprocessing-fork" in each.cmdline():
                 found.add(each)
     return found
 

@@ -498,13 +498,6 @@ FAULTS = (
         "assets/execution/test_engines.py::test_the_memory_error_of_every_library_is_recognised",
     ),
     fault(
-        "assets/execution/engines.py",
-        "halves_batches=lost == _ATTEMPTS - 1",
-        "halves_batches=False",
-        "assets/execution/test_engines.py::"
-        "test_a_worker_that_is_lost_goes_on_with_what_is_left_and_at_last_with_half_the_batch",
-    ),
-    fault(
         "pipelines/core/log_progress.py",
         "if self._clock() >= self._next:",
         "if self._clock() >= 0:",

@@ -13,9 +13,19 @@ import pytest
 from dagster import DagsterRunStatus
 from dagster._core.storage import tags
 
-from prunescope.assets.instance.instance import CODE_SERVER_TAG, WAREHOUSE_TAG, open_instance, recover, writer_lock
+from prunescope.assets.instance.instance import (
+    CODE_SERVER_TAG,
+    RETRY_TAG,
+    WAREHOUSE_TAG,
+    is_last_attempt,
+    open_instance,
+    recover,
+    writer_lock,
+)
+from prunescope.assets.runs.study_job import run_tags
 from prunescope.warehouse.maintenance.diagnostics import diagnose
 from prunescope.warehouse.storage.atomic_write import temporaries
+from prunescope.warehouse.storage.partition_store import Store
 from tests.assets.tiny_study import Command, Running, StudyFile, pages, partitions, rows
 
 PATIENCE = 240.0
@@ -100,8 +110,13 @@ def test_dead_runs_are_ended_and_those_of_other_warehouses_only_in_a_history_of_
     assert statuses == [ended, ended if is_own else STARTED, STARTED, STARTED]
 
 
-def test_the_tag_of_a_launched_run_is_that_of_dagster() -> None:
-    assert CODE_SERVER_TAG == tags.GRPC_INFO_TAG
+def test_the_tags_of_launched_and_replaced_runs_are_those_of_dagster() -> None:
+    assert (CODE_SERVER_TAG, RETRY_TAG) == (tags.GRPC_INFO_TAG, tags.RETRY_NUMBER_TAG)
+    assert run_tags("tiny", Store("w")).keys() >= {tags.MAX_RETRIES_TAG}
+
+
+def test_a_run_is_the_last_attempt_if_two_processes_before_it_were_lost() -> None:
+    assert [is_last_attempt(tags) for tags in ({}, {RETRY_TAG: "1"}, {RETRY_TAG: "2"})] == [False, False, True]
 
 
 def _job() -> object:
