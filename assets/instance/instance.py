@@ -259,7 +259,7 @@ def writer_lock(root: Path, waiting: Callable[[str], None], url: str | None = No
     Raises:
         WarehouseError: the folder cannot be written, or the database cannot be reached.
     """
-    path = root.resolve() / "_lock"
+    path = _lock_file(root)
     if path in _LOCKS:
         yield
         return
@@ -270,6 +270,10 @@ def writer_lock(root: Path, waiting: Callable[[str], None], url: str | None = No
         _LOCKS.add(path)
         stack.callback(_LOCKS.discard, path)
         yield
+
+
+def _lock_file(root: Path) -> Path:
+    return root.resolve() / "_lock"
 
 
 @contextmanager
@@ -313,39 +317,27 @@ def is_busy(root: Path) -> bool:
 
 
 def recover(instance: DagsterInstance, warehouse: str, root: Path) -> None:
-    """End the runs of the command line whose process was killed.
+    """End the unfinished runs that are dead.
 
-    The caller holds the writer lock of the warehouse. A run of the command line holds that lock until it ends, so every
-    other run of this warehouse is dead. In a history inside the warehouse that includes runs at its earlier paths. Runs
-    that the UI or the daemon launched may be waiting for the lock; Dagster's code server ends those of lost processes.
+    A run of the command line holds the writer lock of its warehouse until it ends: if this process holds it, every
+    other is dead. In a history inside the warehouse that includes runs at its earlier paths. A launched run is dead if
+    its code server is gone, as after a crash of the machine. If several machines share one history, launched runs are
+    left alone, because code servers of other machines cannot be reached from here.
 
     Args:
         instance: the instance of the warehouse.
         warehouse: the warehouse, as in the runs' tags.
         root: as in `prepare_home`.
     """
-    is_own = Path(instance.root_directory).resolve() == (root / "_dagster").resolve()
-    is_own = is_own and not _is_shared(instance.run_storage)
+    is_shared = _is_shared(instance.run_storage)
+    is_own = not is_shared and Path(instance.root_directory).resolve() == (root / "_dagster").resolve()
     for run in instance.get_runs(RunsFilter(statuses=_IN_PROGRESS)):
-        tag = run.tags.get(WAREHOUSE_TAG)
-        if CODE_SERVER_TAG not in run.tags and tag and (is_own or tag == warehouse):
-            instance.report_run_failed(run, "The process was killed.")
-
-
-def recover_launched(root: Path) -> None:
-    """End launched runs whose code server is gone, as after a crash of the machine.
-
-    If several machines share one history, end none: code servers of other machines cannot be reached from here.
-
-    Args:
-        root: as in `prepare_home`.
-    """
-    with open_instance(root) as instance:
-        if _is_shared(instance.run_storage):
-            return
-        for run in instance.get_runs(RunsFilter(statuses=_IN_PROGRESS)):
-            if CODE_SERVER_TAG in run.tags and not _is_listening(run.tags[CODE_SERVER_TAG]):
+        server, tag = run.tags.get(CODE_SERVER_TAG), run.tags.get(WAREHOUSE_TAG)
+        if server is not None:
+            if not is_shared and not _is_listening(server):
                 instance.report_run_failed(run, "The code server of this run is gone.")
+        elif _lock_file(root) in _LOCKS and tag and (is_own or tag == warehouse):
+            instance.report_run_failed(run, "The process was killed.")
 
 
 def _is_listening(server: str) -> bool:

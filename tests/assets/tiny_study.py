@@ -123,8 +123,10 @@ def _main(arguments: list[str], variables: dict[str, str], told: Path) -> None:
 class Running:
     """`prunescope run` up to its partitions, or another command, in a process of its own, which can be killed."""
 
-    def __init__(self, study: StudyFile, warehouse: Path, command: str = "run", *options: str) -> None:
-        self._told = warehouse.with_suffix(".told")
+    def __init__(
+        self, study: StudyFile, warehouse: Path, command: str = "run", *options: str, told: Path | None = None
+    ) -> None:
+        self._told = told or warehouse.with_suffix(".told")
         arguments = [command, str(study.path), "--warehouse", str(warehouse), *options]
         self._process = WARM.Process(target=_main, args=(arguments, dict(os.environ), self._told))
         self._process.start()

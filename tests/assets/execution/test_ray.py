@@ -3,6 +3,7 @@
 The cluster is a real one, of two nodes on this machine.
 """
 
+import os
 import socket
 import warnings
 from collections.abc import Callable, Iterator
@@ -334,3 +335,29 @@ def test_a_request_that_no_machine_can_meet_is_refused_at_once(ran: Ran, machine
     with pytest.raises(InputError, match="no machine of the Ray cluster has 1 CPUs and 4 GPUs"):
         list(compute_on_ray([task], place, print))
     assert not list(tmp_path.glob(".prunescope-tmp*"))
+
+
+@cluster
+def test_a_killed_worker_is_started_again_and_its_tables_are_those_of_a_single_process(
+    ran: Ran, machines: Machines, study: StudyFile, tmp_path: Path, computed_once: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed, assign, warehouse = list[int](), _Pool._assign, tmp_path / "warehouse"
+
+    def assign_and_kill(pool: _Pool) -> None:
+        assign(pool)
+        if not killed and any(task and task.steps[0][0] is not None for _, task in pool._running.values()):
+            for process in psutil.process_iter():
+                if process.name().startswith("ray::Worker"):
+                    process.kill()
+                    killed.append(process.pid)
+
+    without_answers(monkeypatch)
+    monkeypatch.setattr(_Pool, "_assign", assign_and_kill)
+    cache = Path(os.environ["PRUNESCOPE_CACHE"])
+    place = RayClusterConfig(machines.address)
+    outcome = run_study(StudyRequest(str(study.path)), str(warehouse), cache, Heard(), cluster=place)
+    assert killed
+    assert not outcome.failures
+    alone, found = rows(computed_once), rows(warehouse)
+    assert found.keys() == {name for name in alone if not name.startswith("paper_reference")}
+    assert all(table.equals(alone[name]) for name, table in found.items())
