@@ -164,8 +164,8 @@ class _Run:
                 time.sleep(_RETRY_SECONDS)
             else:
                 if is_memory:
-                    told = f"with half of the batch as well; `prunescope plan` says how much is needed ({reason})"
-                    failed = StepFailed.of(recipe, step, ComputationError(f"out of memory, {told}"))
+                    advice = f"with half of the batch as well; `prunescope plan` says how much is needed ({reason})"
+                    failed = StepFailed.of(recipe, step, ComputationError(f"out of memory, {advice}"))
                 self.failed.add(recipe)
                 yield failed
                 break

@@ -35,7 +35,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def is_error(raised: BaseException) -> bool:
     """Return whether something failed, rather than that this process is to end."""
-    # A panic in a library written in Rust, such as tokenizers, is no Exception.
+    # A panic in a library written in Rust, such as tokenizers, does not derive from Exception.
     return isinstance(raised, Exception) or _is_named(raised, "PanicException")
 
 

@@ -95,7 +95,7 @@ class PartitionContext:
         try:
             return load_variant(self.store.local_file(file, settings.cache_folder()), self.dense.identity.weight_hash)
         except DamagedVariantError:
-            (self.store.root / file).unlink()  # so that the next run prunes again instead of failing again
+            (self.store.root / file).unlink()  # the next run prunes again instead of failing again
             raise
 
     def read(self, table: str) -> pl.DataFrame:
@@ -103,7 +103,7 @@ class PartitionContext:
         return pl.DataFrame(self.store.read(TABLES[table], self.model, None))
 
     def written(self, table: str) -> pl.DataFrame:
-        """Read the model's rows as `read`; no columns where there is no partition or it is damaged."""
+        """Read the model's rows as `read`; no columns if the partition is missing or damaged."""
         try:
             exists = self.store.provenance(TABLES[table], self.model, None) is not None
             return self.read(table) if exists else pl.DataFrame()

@@ -9,7 +9,7 @@ import sys
 from importlib.metadata import entry_points
 from typing import Any
 
-# `open_ipc_subprocess` is no documented name; test_interface starts the programs through it.
+# Dagster does not document `open_ipc_subprocess`; test_interface starts the programs through it.
 from dagster_shared import ipc
 
 from prunescope.assets.execution.signals import end_with_parent

@@ -99,7 +99,7 @@ def _study_job(pool: str | None, own: StudyRun | None = None) -> JobDefinition:
     return whole.to_job(name="study", resource_defs=resources, executor_def=in_process_executor)
 
 
-# Runs that Dagster launches wait for each other, so that one model at a time is in memory.
+# Runs that Dagster launches wait for each other: one model at a time is in memory.
 STUDY = _study_job(GPU)
 
 

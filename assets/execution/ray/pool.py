@@ -82,7 +82,7 @@ class _Handle:
 
 
 def compute_on_ray(
-    tasks: Sequence[ModelTask], cluster: RayClusterConfig, log: Callable[[str], None], max_workers: int | None = None
+    tasks: Sequence[ModelTask], cluster: RayClusterConfig, log: Callable[[str], None]
 ) -> Iterator[tuple[ModelTask, Event]]:
     """Compute tasks on a cluster; yield each event with its task as soon as its worker has ended its share.
 
@@ -90,7 +90,6 @@ def compute_on_ray(
         tasks: one for each model.
         cluster: the cluster, and the share of it that a worker takes.
         log: receives a line when workers are missing or lost.
-        max_workers: limit on the number of workers.
 
     Raises:
         InputError: the cluster cannot be reached, has no room, or its machines cannot use this warehouse.
@@ -102,8 +101,7 @@ def compute_on_ray(
 
     with connected(cluster.address), _marker_file(tasks[0].root) as marker:
         config = WorkerConfig(settings.carried_environment(), versions(), tasks[0].root, marker, socket.gethostname())
-        slots = worker_slots(ray.nodes(), cluster)[:max_workers]
-        workers = [_Handle(slot, _started(slot, config)) for slot in slots]
+        workers = [_Handle(slot, _started(slot, config)) for slot in worker_slots(ray.nodes(), cluster)]
         try:
             yield from _Pool(workers, config, log).events(tasks)
         finally:
@@ -131,7 +129,7 @@ class _Pool:
     def __init__(self, workers: list[_Handle], config: WorkerConfig, log: Callable[[str], None]) -> None:
         self._workers, self._config, self._log = workers, config, log
         self._waiting: deque[ModelTask] = deque()
-        # By Ray's reference to the answer; no task where a new worker says whether it can work.
+        # By Ray's reference to the answer; no task if a new worker says whether it can work.
         self._running: dict[Any, tuple[_Handle, ModelTask | None]] = {}
         self._lost_at_start = 0
         self._empty_since, self._has_logged = time.monotonic(), False
