@@ -6,6 +6,7 @@ port, or for most of a minute the memory.
 
 import signal
 import sys
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -31,9 +32,9 @@ def main() -> None:
     if program == "webserver":
         from prunescope.assets.interface.webserver import main as start
     else:
-        _start_ours()
-        name = "dagster-daemon" if program == "daemon" else "dagster"
-        [command] = entry_points(group="console_scripts", name=name)
+        if program != "daemon":
+            _start_ours()
+        [command] = entry_points(group="console_scripts", name="dagster-daemon" if program == "daemon" else "dagster")
         start = command.load()
     start()
 
@@ -45,13 +46,13 @@ def _start_ours() -> None:
     """
     start = ipc.open_ipc_subprocess
 
-    def started(command: list[str], **options: Any) -> Any:  # noqa: ANN401 - as Dagster calls it
+    def started(command: Sequence[str], **options: Any) -> Any:  # noqa: ANN401 - as Dagster calls it
         python, _, module, *arguments = command  # python -m MODULE ...
         return start(
             [python, "-m", "prunescope.assets.interface.subprocesses", _PROGRAMS[module], *arguments], **options
         )
 
-    ipc.open_ipc_subprocess = started
+    vars(ipc)["open_ipc_subprocess"] = started
 
 
 if __name__ == "__main__":
