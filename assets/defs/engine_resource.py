@@ -63,7 +63,7 @@ class EngineResource(ConfigurableResource):
     )
     ray: RayConfig = Field(default=RayConfig(), description="The cluster for `ray`.")
 
-    _engine: Engine | None = PrivateAttr(default=None)
+    _engine: Engine = PrivateAttr()
 
     @contextmanager
     def yield_for_execution(self, context: InitResourceContext) -> Generator[Self]:
@@ -91,8 +91,6 @@ class EngineResource(ConfigurableResource):
     @property
     def engine(self) -> Engine:
         """Return the engine of the run."""
-        if self._engine is None:
-            raise RuntimeError("the resource is not initialized")
         return self._engine
 
     def run_step(

@@ -205,15 +205,14 @@ def _write_variant(context: PartitionContext, session: ModelSession, result: "Pr
     if isinstance(result, Exception):
         raise result
     recipe, decoder = context.variant_recipe, session.decoder(context.dense, context.study)
-    path = context.store.write_bytes(
-        context.variant_file, lambda temporary: result.save(temporary, recipe, context.dense.identity.weight_hash)
-    )
+    file, weight_hash = context.file_of(recipe.name), context.dense.identity.weight_hash
+    path = context.store.write_bytes(file, lambda temporary: result.save(temporary, recipe, weight_hash))
     study = context.study.calibrated_for(recipe)
     calibration = tokens_hash(session.tokens(context.dense, study)) if recipe.is_calibrated else None
     rows = variant_row(decoder, context.model, recipe, result, calibration, path.stat().st_size, seconds)
     yield context.write("variants", rows, seconds, str(decoder.device), {"masks": f"`{path}`"})
     discard(unfinished_folder(context.store, context.model) / recipe.name)
-    for older in context.store.files(str(PurePosixPath(context.variant_file).parent)):
+    for older in context.store.files(str(PurePosixPath(file).parent)):
         if older.name != path.name:
             older.unlink()
 

@@ -74,11 +74,6 @@ class PartitionContext:
             raise ValueError("a model partition has no recipe")
         return self.recipe
 
-    @property
-    def variant_file(self) -> str:
-        """Return the path of the variant's masks in the warehouse."""
-        return self.file_of(self.variant_recipe.name)
-
     def file_of(self, recipe: str) -> str:
         """Return the path of the masks of one of the study's recipes in the warehouse."""
         return fingerprints.variant_file(self.study, self.dense, self.study.recipe(recipe))
