@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dagster import DagsterRunStatus
+from dagster._core.events import RunFailureReason
+from dagster._core.execution.retries import auto_reexecution_should_retry_run
 from dagster._core.storage import tags
 
 from prunescope.assets.instance.instance import (
@@ -164,7 +166,18 @@ def test_dead_runs_are_ended_and_those_of_other_warehouses_only_in_a_history_of_
 
 def test_the_tags_of_launched_and_replaced_runs_are_those_of_dagster() -> None:
     assert (CODE_SERVER_TAG, RETRY_TAG) == (tags.GRPC_INFO_TAG, tags.RETRY_NUMBER_TAG)
-    assert run_tags("tiny", Store("w")).keys() >= {tags.MAX_RETRIES_TAG}
+
+
+def test_a_lost_run_is_started_again_and_neither_a_failed_one_nor_one_of_a_command(tmp_path: Path) -> None:
+    of_command = run_tags("tiny", Store(tmp_path))
+    with open_instance(tmp_path) as instance:
+        retried = [
+            auto_reexecution_should_retry_run(
+                instance, instance.create_run_for_job(_job(), status=DagsterRunStatus.FAILURE, tags=given), reason
+            )
+            for given, reason in (({}, None), ({}, RunFailureReason.STEP_FAILURE), (of_command, None))
+        ]
+    assert retried == [True, False, False]
 
 
 def test_a_run_is_the_last_attempt_if_two_processes_before_it_were_lost() -> None:
