@@ -119,27 +119,6 @@ def test_an_address_without_a_server_is_refused_in_one_line(
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_local_cluster_with_a_token_gets_no_advice_to_drop_it(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    ray = pytest.importorskip("ray", reason="needs Ray: pip install 'prunescope[ray]'")
-    from ray._private.authentication import authentication_token_setup as setup
-
-    def init(*_: object, **__: object) -> SimpleNamespace:
-        setup._warn_token_auth_enabled()
-        setup._warn_token_auth_disabled()
-        return SimpleNamespace(disconnect=lambda: None)
-
-    monkeypatch.setattr(ray, "init", init)
-    # Ray's loggers do not propagate to the root.
-    monkeypatch.setattr(setup.logger, "propagate", False)
-    monkeypatch.setattr(setup.logger, "handlers", [caplog.handler])
-    with connected("local"):
-        pass
-    (said,) = caplog.messages
-    assert said.startswith("Token authentication is disabled")
-
-
 @pytest.mark.parametrize("failures", [2, 3])
 def test_a_remote_cluster_whose_server_fails_to_start_is_tried_three_times(
     failures: int, monkeypatch: pytest.MonkeyPatch
