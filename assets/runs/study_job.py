@@ -208,9 +208,10 @@ class LogListener(LogProgress):
         """Log that another process computes in this warehouse."""
         self._dagster_log.info(f"another run uses this warehouse; waiting for {holder}")
 
-    def planned(self, partitions: int, stages: Sequence[Stage] = ()) -> None:  # noqa: ARG002
-        """Log the number of partitions to compute."""
-        self._dagster_log.info(f"{partitions} partitions to compute")
+    def planned(self, partitions: int, stages: Sequence[Stage] = ()) -> None:
+        """Log the number of partitions to compute, and their time if it is predicted."""
+        minutes = sum(stage.seconds for stage in stages) / 60
+        self._dagster_log.info(f"{partitions} partitions to compute" + f", in about {minutes:.0f} min" * bool(stages))
 
     def begins(self, name: str, step: str) -> None:
         """Log that a step of a partition begins."""

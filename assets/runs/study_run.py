@@ -127,7 +127,7 @@ class StudyRun:
         from prunescope.assets.instance.instance import is_last_attempt
         from prunescope.assets.runs.forecast import ANSWERS, stages
 
-        # Only bars show the time that is left, and a cluster does not tell them what it begins.
+        # A cluster does not tell what it begins.
         foreseen = stages(plan, self.store, loads) if engine.cluster is None else ()
         self.listener.planned(len(plan.works) + plan.is_report_stale, foreseen)
         register_study(context.instance, self.study)
