@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.warehouse.core.cache import cache_folder  # noqa: F401 - re-exported beside the other settings
+from prunescope.warehouse.core.cache import cache_folder  # noqa: F401 - re-exported with the other settings
 from prunescope.warehouse.core.program import PACKAGE
 
 DEFAULT_WAREHOUSE = "warehouse/data"

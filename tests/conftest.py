@@ -41,7 +41,6 @@ _LONGEST = [
     "assets/execution/test_engines.py",
     "assets/publishing/test_server_load.py",
     "assets/cli/test_checkpoint.py",
-    "assets/execution/test_child_process.py",
     "assets/interface/test_staleness.py",
     "warehouse/storage/test_object_store.py",
     "assets/cli/test_start.py",

@@ -14,7 +14,6 @@ from dagster import (
     DagsterRunStatus,
     DefaultScheduleStatus,
     DefaultSensorStatus,
-    DynamicPartitionsDefinition,
     RunRequest,
     RunsFilter,
     SensorEvaluationContext,
@@ -26,7 +25,7 @@ from dagster import (
 from pydantic import BaseModel
 
 from prunescope.assets import settings
-from prunescope.assets.defs.partitions import MODELS, RECIPES
+from prunescope.assets.defs.partitions import register_study
 from prunescope.assets.defs.recipe_asset import published, published_recipes
 from prunescope.assets.instance.instance import STUDY_TAG, UNFINISHED, is_busy
 from prunescope.assets.runs.study_job import STUDY, run_config
@@ -46,15 +45,15 @@ class WatchCursor(BaseModel):
     """The state that the sensor keeps between ticks.
 
     Attributes:
-        asked: the state in which each missing or outdated partition and report was requested, until it is there.
-        told: logged problems, by path or study.
-        times: number of ticks that requested runs, part of the run keys: a model that returns in the same state gets a
+        requested: the state in which each missing or outdated partition and report was requested, until it is there.
+        reported: logged problems, by path or study.
+        ticks: number of ticks that requested runs, part of the run keys: a model that returns in the same state gets a
             new run, but a tick that Dagster repeats after losing this cursor does not launch its runs twice.
     """
 
-    asked: dict[str, str] = {}
-    told: dict[str, str] = {}
-    times: int = 0
+    requested: dict[str, str] = {}
+    reported: dict[str, str] = {}
+    ticks: int = 0
 
 
 # By name, because Dagster copies job objects given to a sensor, and the copy raises a warning.
@@ -75,24 +74,25 @@ def watch_sensor(context: SensorEvaluationContext) -> SensorResult | SkipReason:
         backlog = SCANNER.scan(store)
     except (InputError, WarehouseError) as error:
         return SkipReason(str(error))
+    for watched in backlog.watch.studies:
+        register_study(context.instance, watched.study)
     for source, reason in backlog.watch.refused.items():
-        if cursor.told.get(source) != reason:
+        if cursor.reported.get(source) != reason:
             context.log.warning(f"not watched: {reason}")
-    asked = cursor.asked
+    requested = cursor.requested
     for run in _no_longer_watched(context.instance.get_runs(RunsFilter(statuses=UNFINISHED)), backlog.watch):
         context.log.info(f"{run.job_name} {run.run_id}: a model of it is no longer watched; it is stopped")
         context.instance.run_coordinator.cancel_run(run.run_id)
         # Another run has to compute what is left of the study.
-        asked = {key: state for key, state in asked.items() if not key.startswith(f"{run.tags[STUDY_TAG]}/")}
+        requested = {key: state for key, state in requested.items() if not key.startswith(f"{run.tags[STUDY_TAG]}/")}
     # A run that holds the warehouse may be computing the same; what it leaves is requested afterwards.
     is_free = not is_busy(store.local(settings.cache_folder()))
-    asked, requests = _requests(backlog, asked, cursor.times, store) if is_free else (asked, [])
+    requested, requests = _requests(backlog, requested, cursor.ticks, store) if is_free else (requested, [])
     return SensorResult(
         run_requests=requests,
-        dynamic_partitions_requests=list(_new_partitions(backlog.watch.studies, context.instance)),
         asset_events=list(_changed_recipes(backlog.watch.studies, context.instance)),
         cursor=WatchCursor(
-            asked=asked, told=backlog.watch.refused, times=cursor.times + bool(requests)
+            requested=requested, reported=backlog.watch.refused, ticks=cursor.ticks + bool(requests)
         ).model_dump_json(),
     )
 
@@ -125,7 +125,7 @@ def nightly() -> list[RunRequest] | SkipReason:
 
 
 def _requests(
-    backlog: Backlog, asked: Mapping[str, str], times: int, store: Store
+    backlog: Backlog, requested: Mapping[str, str], ticks: int, store: Store
 ) -> tuple[dict[str, str], list[RunRequest]]:
     """Return the states requested by now, and one run for each study with a new state."""
     all_states, requests = dict[str, str](), []
@@ -138,11 +138,11 @@ def _requests(
             if work.watched.study.name == name:
                 states |= {f"{name}/{work.model}/{recipe or ''}": state for recipe, state in work.states.items()}
         all_states |= states
-        if new := {key: state for key, state in states.items() if asked.get(key) != state}:
+        if new := {key: state for key, state in states.items() if requested.get(key) != state}:
             models = ",".join(model.name for model in watched.study.models)
             requests.append(
                 RunRequest(
-                    run_key=f"{name} {fingerprint(new)} {times}",
+                    run_key=f"{name} {fingerprint(new)} {ticks}",
                     run_config=run_config(watched.request, store),
                     tags={WATCH_TAG: "due", STUDY_TAG: name, MODELS_TAG: models},
                 )
@@ -170,14 +170,3 @@ def _changed_recipes(studies: Iterable[WatchedStudy], instance: DagsterInstance)
     for name, version in published_recipes(instance, sorted(versions)).items():
         if version not in versions[name]:
             yield published(versions[name][min(versions[name])])
-
-
-def _new_partitions(studies: Iterable[WatchedStudy], instance: DagsterInstance) -> Iterator[object]:
-    names: dict[DynamicPartitionsDefinition, list[str]] = {
-        MODELS: [model.name for watched in studies for model in watched.study.models],
-        RECIPES: [recipe.name for watched in studies for recipe in watched.study.recipes],
-    }
-    for dimension, keys in names.items():
-        known = set(instance.get_dynamic_partitions(str(dimension.name)))
-        if new := [name for name in dict.fromkeys(keys) if name not in known]:
-            yield dimension.build_add_request(new)

@@ -26,7 +26,7 @@ def ui(
     There is no password. From another machine, connect with `ssh -L 3000:127.0.0.1:3000 MACHINE`, or through a proxy
     with authentication as in SECURITY.md.
     """
-    from prunescope.assets.instance.instance import plain_path, prepare_home, recover_launched
+    from prunescope.assets.instance.instance import open_instance, plain_path, prepare_home, recover
     from prunescope.assets.watching.watch_list import make_models_folder
     from prunescope.warehouse.storage.partition_store import Store
 
@@ -35,9 +35,10 @@ def ui(
     make_models_folder(Store(location))
     local = Store(location).local(settings.cache_folder())
     home = plain_path(prepare_home(local))
-    recover_launched(local)
+    with open_instance(local) as instance:
+        recover(instance, str(location), local)
     log(f"http://{LOCALHOST}:{port}/asset-groups shows the lineage of {location}; Ctrl-C stops it")
-    command = [sys.executable, "-W", "ignore", "-c", "from prunescope.assets.interface.webserver import dev; dev()"]
+    command = [sys.executable, "-W", "ignore", "-m", "prunescope.assets.interface.subprocesses", "dev"]
     command += ["--module-name", "prunescope.assets.definitions", "--working-directory", str(settings.package_parent())]
     level = "info" if context.ensure_object(Globals).debug else "warning"
     command += ["--host", LOCALHOST, "--port", str(port), "--log-level", level]

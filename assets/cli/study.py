@@ -176,16 +176,18 @@ def plan(
     location, gpu_bytes = root(context), _gpu_bytes(gpu)
     with RichProgress() as bars:
         from prunescope.assets.runs import estimate
-        from prunescope.assets.runs.refused_models import RefusedModels
+        from prunescope.assets.runs.refused_models import refused
         from prunescope.warehouse.storage.partition_store import Store
 
         store, cache = Store(location), settings.cache_folder()
         chosen = _with_added_models(store, request_of(study, model or [], recipe or [], allow_code_execution)).load()
-        refused, estimates = RefusedModels(chosen, bars), list[estimate.ModelEstimate]()
-        refused.check(
+        estimates = list[estimate.ModelEstimate]()
+        failures = refused(
+            [spec.name for spec in chosen.models],
             lambda name: estimates.append(
                 estimate.estimate_model(chosen, store, cache, bars, name, replace=replace, gpu=gpu_bytes)
-            )
+            ),
+            bars,
         )
         rows = estimate.table(estimates)
     for model_estimate in estimates:
@@ -201,7 +203,7 @@ def plan(
                 emit(section_rows.select(filled).to_arrow())
     else:
         log("--details shows every partition, item of work and item of memory", "dim")
-    end(context, list(refused.failures.values()))
+    end(context, list(failures.values()))
 
 
 def _gpu_bytes(gigabytes: str | None) -> int | None:

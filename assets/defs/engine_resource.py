@@ -1,8 +1,8 @@
-"""The resource that computes a run's tables: in a child process, in the run itself, or on a Ray cluster."""
+"""The resource that computes a run's tables: in the run's own process or on a Ray cluster."""
 
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Self
+from typing import Literal, Self
 
 from dagster import (
     AssetCheckResult,
@@ -20,11 +20,13 @@ from prunescope.assets import settings
 from prunescope.assets.defs.metadata import materialized, skipped_checks
 from prunescope.assets.defs.recipe_asset import publish
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
-from prunescope.assets.execution.engines import Engine, EngineKind
+from prunescope.assets.execution.engines import Engine
 from prunescope.assets.execution.ray.config import RayClusterConfig
-from prunescope.assets.execution.task import ModelTask, StepFailed, TableWritten, WantedPartition
-from prunescope.assets.instance.instance import STUDY_TAG, writer_lock
+from prunescope.assets.execution.task import ModelTask, StepFailed, TableWritten
+from prunescope.assets.instance.instance import STUDY_TAG, is_last_attempt, writer_lock
+from prunescope.assets.planning.steps import STEPS
 from prunescope.assets.planning.work_plan import StudyRequest
+from prunescope.pipelines.core import scratch_directory
 from prunescope.pipelines.core.log_progress import LogProgress
 from prunescope.warehouse.tables import TABLES
 
@@ -50,22 +52,22 @@ class RayConfig(Config):
 
 
 class EngineResource(ConfigurableResource):
-    """The place where a run's tables are computed: this process, a child process or a Ray cluster."""
+    """The place where a run's tables are computed: the run's process or a Ray cluster."""
 
     warehouse: ResourceDependency[WarehouseResource]
-    kind: EngineKind = Field(
-        default="ray" if settings.ray_address() else "child",
-        description="`child`: in a child process of the run, so that the run survives a lack of memory. `inline`: in "
-        "the process of the run. `ray`: on a Ray cluster, in workers that end with the run. Default: `ray` if "
-        "RAY_ADDRESS is set, else `child`.",
+    kind: Literal["inline", "ray"] = Field(
+        default="ray" if settings.ray_address() else "inline",
+        description="`inline`: in the process of the run; if it is lost, as for lack of memory, Dagster starts the run "
+        "again. `ray`: on a Ray cluster, in workers that end with the run. Default: `ray` if RAY_ADDRESS is set, else "
+        "`inline`.",
     )
     ray: RayConfig = Field(default=RayConfig(), description="The cluster for `ray`.")
 
-    _engine: Engine | None = PrivateAttr(default=None)
+    _engine: Engine = PrivateAttr()
 
     @contextmanager
     def yield_for_execution(self, context: InitResourceContext) -> Generator[Self]:
-        """Hold the writer lock for the run.
+        """Hold the writer lock for the run, and remove what killed processes left.
 
         The run takes the lock before its steps take slots in Dagster's pool, so a step that has a slot never waits for
         the lock.
@@ -79,15 +81,16 @@ class EngineResource(ConfigurableResource):
                     local, lambda holder: log(f"another run uses this warehouse; waiting for {holder}"), store.url
                 )
             )
-            self._engine = Engine(self.kind, RayClusterConfig(**self.ray.model_dump()), log)
+            store.clean_temporaries()
+            scratch_directory.clean()
+            settings.let_waiting_threads_sleep()
+            self._engine = Engine(RayClusterConfig(**self.ray.model_dump()) if self.kind == "ray" else None, log)
             stack.callback(self._engine.release)
             yield self
 
     @property
     def engine(self) -> Engine:
         """Return the engine of the run."""
-        if self._engine is None:
-            raise RuntimeError("the resource is not initialized")
         return self._engine
 
     def run_step(
@@ -112,12 +115,16 @@ class EngineResource(ConfigurableResource):
             return None
 
         request = study.request(store, model, recipe, last_request)
-        task = ModelTask(request, str(store.root), model, (WantedPartition(recipe, (step,)),))
+        loaded = request.load()
+        if not STEPS[step].is_requested_by(loaded):
+            for table in STEPS[step].tables:
+                yield from skipped_checks(TABLES[table])
+            return
+        task = ModelTask(request, str(store.root), model, ((recipe, step),), is_last_attempt(context.run.tags))
         for _, event in self.engine.events([task], LogProgress(context.log.info, task.title)):
             if isinstance(event, StepFailed):
                 raise event.error
             if isinstance(event, TableWritten):
                 if step == "variants" and recipe is not None:
-                    publish(context, request.load().recipe(recipe))
-                table = TABLES[event.table]
-                yield from skipped_checks(table) if event.is_skipped else [materialized(table, event)]
+                    publish(context, loaded.recipe(recipe))
+                yield materialized(TABLES[event.table], event)

@@ -99,7 +99,7 @@ def check_specs(tables: Iterable[Table], partitions: PartitionsDefinition | None
 
     Args:
         tables: the tables.
-        partitions: their partitions, so that each partition has its own check result.
+        partitions: their partitions, each of which has its own check result.
     """
     with warnings.catch_warnings():
         # Partitioned checks are in preview; the version of Dagster is pinned, and a test covers them.

@@ -2,7 +2,7 @@
 
 A single dimension `variant` would need a partition mapping of ours to the models, and Dagster loses such a mapping on
 its way to the UI and the daemon: backfills of variants are then refused, and automation starts variants whose model was
-never loaded. Of the built-in mappings only "all models" would fit, with which every new model makes every variant
+never loaded. The only built-in mapping that fits is "all models", with which every new model makes every variant
 stale. Model × recipe needs no mapping of ours, since Dagster infers MultiToSingleDimensionPartitionMapping, and each
 run has the names of both. The UI shows pairs that no study names as missing, but only studies launch runs.
 """

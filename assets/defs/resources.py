@@ -56,7 +56,7 @@ class StudyResource(ConfigurableResource):
 
     @classmethod
     def of_run(cls, run_config: Mapping[str, Any]) -> StudyRequest | None:
-        """Return the request in a run's configuration; None where that names no study."""
+        """Return the request in a run's configuration; None if that names no study."""
         config = cls(**run_config.get("resources", {}).get("study", {}).get("config", {}))
         lists = (tuple(config.models), tuple(config.recipes), config.allow_code_execution, tuple(config.added))
         return StudyRequest(config.study, *lists, config.search) if config.study else None
@@ -111,8 +111,8 @@ class WarehouseResource(ConfigurableResource):
 
     _connection: duckdb.DuckDBPyConnection | None = PrivateAttr(default=None)
     _ask: Ask | None = PrivateAttr(default=None)
-    _is_narrow: bool = PrivateAttr(default=False)
-    _partitions: dict[str, str] = PrivateAttr(default={})
+    # Those that the open catalogue shows.
+    _partitions: dict[str, str] | None = PrivateAttr(default=None)
     _figures: FigureCache | None = PrivateAttr(default=None)
 
     def store(self) -> Store:
@@ -156,10 +156,10 @@ class WarehouseResource(ConfigurableResource):
         """
         models, recipes = [model.name for model in study.models], [recipe.name for recipe in study.recipes]
         whole = self._connection
-        is_current = whole and not self._is_narrow and self._partitions == table_partitions(self.store(), TABLES)
+        is_current = whole is not None and self._partitions == table_partitions(self.store(), TABLES)
         if whole and is_current and is_whole(whole, models, recipes):
             narrow(whole, models, recipes)
-            self._is_narrow = True
+            self._partitions = None  # it does not show the whole warehouse any more
             yield OneStudy(whole, self.ask, self.figures())
             return
         with connected(self.store().root) as connection:

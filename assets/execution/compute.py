@@ -1,6 +1,6 @@
 """The computation of a unit of work, a model with its variants: from the loaded model to written tables.
 
-`compute` is called in the process of a run, in its child process and on the machines of a Ray cluster. Below it
+`compute` is called in the process of a run and on the machines of a Ray cluster. Below it
 is a function for each step: from a partition's context and the session to the tables that it writes.
 """
 
@@ -33,23 +33,20 @@ if TYPE_CHECKING:
     from prunescope.pipelines.pruning.variant import Variant
 
     Pruned = Variant | Exception
-    Traces = dict[str, pl.DataFrame]
+    Rows = dict[str, pl.DataFrame]
 
 _LOG = logging.getLogger(__name__)
 
 Events = Iterator[Event]
 Tables = Iterator[TableWritten]
+# From a partition's context to its tables, as they are written.
 Work = Callable[[PartitionContext, ModelSession], Tables]
-# From the model's context and some recipes to the result of each, which `Write` turns into tables.
-ComputeAll = Callable[[PartitionContext, ModelSession, Sequence[str]], dict[str, Any]]
 # After an error that may not occur again, such as storage that does not answer.
 _RETRIES, _RETRY_SECONDS = 2, 2.0
-# Steps that compute several variants in the same passes.
-_TOGETHER = ("variants", "traces")
 
 
 def compute(task: ModelTask, session: ModelSession) -> Events:
-    """Compute the wanted partitions of a model; yield each table as it is written.
+    """Compute the wanted steps of a model's partitions; yield each table as it is written.
 
     The model's own steps come first, then all pruning, whose recipes share passes over the calibration tokens, then all
     traces, whose variants share the dense model's work, then the other steps variant by variant, then a search. An
@@ -80,23 +77,20 @@ class _Run:
     failed: set[str | None] = field(default_factory=set)
 
     def events(self) -> Events:
-        own = [step for wanted in self.task.wanted if wanted.recipe is None for step in wanted.steps]
-        variants = [(wanted.recipe, wanted.steps) for wanted in self.task.wanted if wanted.recipe is not None]
+        own = [step for recipe, step in self.task.steps if recipe is None]
+        variants = [(recipe, step) for recipe, step in self.task.steps if recipe is not None]
         for step in own:
             if step != "search" and None not in self.failed:
-                yield from self._alone(None, step)
+                yield from self._guarded(None, step, partial(_measured, step))
         if None in self.failed:
             return
-        yield from self._pruned([recipe for recipe, steps in variants if "variants" in steps])
-        yield from self._traced(
-            [recipe for recipe, steps in variants if "traces" in steps and recipe not in self.failed]
-        )
-        for recipe, steps in variants:
-            for step in steps:
-                if step not in _TOGETHER and recipe not in self.failed:
-                    yield from self._alone(recipe, step)
+        yield from self._pruned([recipe for recipe, step in variants if step == "variants"])
+        yield from self._traced([recipe for recipe, step in variants if step == "traces" and recipe not in self.failed])
+        for recipe, step in variants:
+            if step not in _TOGETHER and recipe not in self.failed:
+                yield from self._guarded(recipe, step, partial(_measured, step))
         if "search" in own:
-            yield from self._alone(None, "search")
+            yield from self._guarded(None, "search", _search)
 
     def _pruned(self, recipes: list[str]) -> Events:
         together = defaultdict[str, list[str]](list)
@@ -104,7 +98,7 @@ class _Run:
             recipe = self.context.study.recipe(name)
             together[f"reads {recipe.calibration}" if shares_passes(recipe) else f"alone {name}"].append(name)
         for names in together.values():
-            yield from self._together("variants", names, _prune_all, _write_variant)
+            yield from self._together("variants", names)
         folder = unfinished_folder(self.context.store, self.context.model)
         with suppress(OSError):  # a failed variant's layers are kept for its next attempt, or there is no folder
             folder.rmdir()
@@ -116,16 +110,14 @@ class _Run:
                 size = self.session.traces_at_once(self.context.dense, self.context.study)
             except Exception:  # raised again for each variant, which then fails by it
                 size = 1
-            yield from self._together("traces", left[:size], _trace_all, partial(_write_all, "traces"))
+            yield from self._together("traces", left[:size])
             del left[:size]
 
-    def _together(
-        self, step: str, recipes: Sequence[str], compute_all: ComputeAll, write: Callable[..., Tables]
-    ) -> Events:
+    def _together(self, step: str, recipes: Sequence[str]) -> Events:
         """Compute a step of several variants in the same passes; if that fails, one variant after the other."""
-        results, reason = dict[str, object](), ""
+        results, reason, (compute_all, write) = dict[str, object](), "", _TOGETHER[step]
         if len(recipes) > 1:
-            yield StepBegun(self.task.name(recipes[0], step), step)
+            yield StepBegun(recipes[0], step)
             started = time.perf_counter()
             try:
                 results = compute_all(self.context, self.session, recipes)
@@ -134,26 +126,21 @@ class _Run:
             seconds = (time.perf_counter() - started) / len(recipes)
         for recipe in recipes:
             if recipe in results:
-                yield from self._guarded(recipe, step, partial(write, result=results.pop(recipe), seconds=seconds))
+                work: Work = partial(write, result=results.pop(recipe), seconds=seconds)
             else:
-                yield from self._alone(recipe, step)
+                work = partial(_alone, step)
+            yield from self._guarded(recipe, step, work)
         if reason and self.failed.isdisjoint(recipes):
             _LOG.warning("%s: %s failed in one pass and not one by one (%s)", step, ", ".join(recipes), reason)
 
-    def _alone(self, recipe: str | None, step: str) -> Events:
-        """Compute a step of one partition; a step that the study does not request leaves its tables as they are."""
-        if self._context_of(recipe).requires(STEPS[step].tables):
-            yield from self._guarded(recipe, step, _STEPS[step])
-        else:
-            yield from (TableWritten(recipe, step, table, is_skipped=True) for table in STEPS[step].tables)
-
     def _guarded(self, recipe: str | None, step: str, work: Work) -> Events:
         """Do the work of a step; repeat it if another attempt may succeed, and yield the error that ends it."""
-        yield StepBegun(self.task.name(recipe, step), step)
-        context, written, halves, retries, note = self._context_of(recipe), set[str](), False, _RETRIES, {}
+        yield StepBegun(recipe, step)
+        context = replace(self.context, recipe=None if recipe is None else self.context.study.recipe(recipe))
+        written, halves, retries, note = set[str](), False, _RETRIES, {}
         broken = list[str]()
         if self.task.halves_batches:
-            note = {"memory": "its worker was lost at first; half the batch size was enough"}
+            note = {"memory": "its process was lost at first; half the batch size was enough"}
         failed: StepFailed | None = None
         while True:
             try:
@@ -177,14 +164,11 @@ class _Run:
                 time.sleep(_RETRY_SECONDS)
             else:
                 if is_memory:
-                    told = f"with half of the batch as well; `prunescope plan` says how much is needed ({reason})"
-                    failed = StepFailed.of(recipe, step, ComputationError(f"out of memory, {told}"))
+                    advice = f"with half of the batch as well; `prunescope plan` says how much is needed ({reason})"
+                    failed = StepFailed.of(recipe, step, ComputationError(f"out of memory, {advice}"))
                 self.failed.add(recipe)
                 yield failed
                 break
-
-    def _context_of(self, recipe: str | None) -> PartitionContext:
-        return replace(self.context, recipe=None if recipe is None else self.context.study.recipe(recipe))
 
 
 def _broken_rules(table: TableWritten) -> list[str]:
@@ -196,24 +180,6 @@ def _broken_rules(table: TableWritten) -> list[str]:
 def _require_whole(broken: Sequence[str]) -> None:
     if broken:
         raise ComputationError(f"checks failed: {'; '.join(broken)}; run the study again, then report it")
-
-
-def _models(context: PartitionContext, session: ModelSession) -> Tables:
-    from prunescope.pipelines.models.describe import model_row
-
-    started = time.perf_counter()
-    decoder = session.decoder(context.dense, context.study)
-    rows = model_row(decoder, context.model, context.dense.spec.source, context.dense.identity)
-    yield context.write("models", rows, time.perf_counter() - started, str(decoder.device))
-
-
-def _calibration(context: PartitionContext, session: ModelSession) -> Tables:
-    from prunescope.pipelines.pruning.calibration.statistics import calibrate
-
-    started = time.perf_counter()
-    decoder = session.decoder(context.dense, context.study)
-    result = calibrate(decoder, context.study.calibration, context.model, session.progress)
-    yield from _write_all("calibration", context, session, vars(result), time.perf_counter() - started)
 
 
 def _prune_all(context: PartitionContext, session: ModelSession, recipes: Sequence[str]) -> "dict[str, Pruned]":
@@ -239,98 +205,108 @@ def _write_variant(context: PartitionContext, session: ModelSession, result: "Pr
     if isinstance(result, Exception):
         raise result
     recipe, decoder = context.variant_recipe, session.decoder(context.dense, context.study)
-    path = context.store.write_bytes(
-        context.variant_file, lambda temporary: result.save(temporary, recipe, context.dense.identity.weight_hash)
-    )
+    file, weight_hash = context.file_of(recipe.name), context.dense.identity.weight_hash
+    path = context.store.write_bytes(file, lambda temporary: result.save(temporary, recipe, weight_hash))
     study = context.study.calibrated_for(recipe)
     calibration = tokens_hash(session.tokens(context.dense, study)) if recipe.is_calibrated else None
     rows = variant_row(decoder, context.model, recipe, result, calibration, path.stat().st_size, seconds)
     yield context.write("variants", rows, seconds, str(decoder.device), {"masks": f"`{path}`"})
     discard(unfinished_folder(context.store, context.model) / recipe.name)
-    for older in context.store.files(str(PurePosixPath(context.variant_file).parent)):
+    for older in context.store.files(str(PurePosixPath(file).parent)):
         if older.name != path.name:
             older.unlink()
 
 
-def _variants(context: PartitionContext, session: ModelSession) -> Tables:
-    started, recipe = time.perf_counter(), context.variant_recipe.name
-    result = _prune_all(context, session, [recipe])[recipe]
-    yield from _write_variant(context, session, result, time.perf_counter() - started)
+def _trace_all(context: PartitionContext, session: ModelSession, recipes: Sequence[str]) -> "dict[str, Rows]":
+    traces = session.results("traces", context.dense, context.study)
+    found: dict[str, Rows] = traces.trace_all({name: context.variant(name) for name in recipes}, session.progress)
+    return found
 
 
-def _mask_samples(context: PartitionContext, session: ModelSession) -> Tables:
-    from prunescope.pipelines.pruning.sampled_masks import mask_samples
-
-    started, recipe = time.perf_counter(), context.variant_recipe.name
-    decoder = session.decoder(context.dense, context.study)
-    rows = mask_samples(decoder, context.model, recipe, context.variant(recipe))
-    yield context.write(MASK_TABLE, rows, time.perf_counter() - started, str(decoder.device))
-
-
-def _trace_all(context: PartitionContext, session: ModelSession, recipes: Sequence[str]) -> "dict[str, Traces]":
-    traces = session.traces(context.dense, context.study)
-    return traces.trace_all({name: context.variant(name) for name in recipes}, session.progress)
-
-
-def _write_all(step: str, context: PartitionContext, session: ModelSession, result: "Traces", seconds: float) -> Tables:
+def _write_all(
+    step: str,
+    context: PartitionContext,
+    session: ModelSession,
+    result: "Rows",
+    seconds: float,
+    shared: Any = None,  # noqa: ANN401
+) -> Tables:
     device = str(session.decoder(context.dense, context.study).device)
     for table in STEPS[step].tables:
-        yield context.write(table, result[table], seconds, device)
+        yield context.write(table, result[table], seconds, device, _details(table, result[table], shared))
 
 
-def _traces(context: PartitionContext, session: ModelSession) -> Tables:
-    recipe, traces = context.variant_recipe.name, session.traces(context.dense, context.study)
+def _details(table: str, rows: "pl.DataFrame", shared: Any) -> dict[str, float | str]:  # noqa: ANN401
+    """Return what the page of a partition in the UI shows in addition to some of its rows; `shared` as in `_rows`."""
+    match table:
+        case "task_scores":
+            scores = rows.select("task", "metric", "value", "standard_error", "n")
+            return {"scores": str(render(scores.to_arrow(), "markdown"))}
+        case "task_samples":
+            from prunescope.pipelines.evaluation.tasks.score import flips
+
+            return {"flips against dense": str(render(flips(rows, shared.dense).to_arrow(), "markdown"))}
+        case "retrieval_scores":
+            return {f"{row['data_set']} {row['metric']}": row["value"] for row in rows.to_dicts()}
+    return {}
+
+
+# By step, what computes several variants in the same passes, and what turns the result of one into its tables.
+_TOGETHER: dict[str, tuple[Callable[..., dict[str, Any]], Callable[..., Tables]]] = {
+    "variants": (_prune_all, _write_variant),
+    "traces": (_trace_all, partial(_write_all, "traces")),
+}
+
+
+def _alone(step: str, context: PartitionContext, session: ModelSession) -> Tables:
+    """Compute one variant in passes of its own."""
+    (compute_all, write), recipe, started = _TOGETHER[step], context.variant_recipe.name, time.perf_counter()
+    result = compute_all(context, session, [recipe])[recipe]
+    yield from write(context, session, result, time.perf_counter() - started)
+
+
+def _measured(step: str, context: PartitionContext, session: ModelSession) -> Tables:
+    """Compute and write a step's tables; the seconds leave out what all variants share, which is loaded before."""
+    shared = session.results(step, context.dense, context.study)
     started = time.perf_counter()
-    result = traces.trace(recipe, context.variant(recipe), session.progress)
-    yield from _write_all("traces", context, session, result, time.perf_counter() - started)
+    rows = _rows(step, context, session, shared)
+    yield from _write_all(step, context, session, rows, time.perf_counter() - started, shared)
 
 
-def _sampling(context: PartitionContext, session: ModelSession) -> Tables:
-    sampling, started = session.sampling(context.dense, context.study), time.perf_counter()
+def _rows(step: str, context: PartitionContext, session: ModelSession, shared: Any) -> "Rows":  # noqa: ANN401
+    """Compute the rows of a step's tables; `shared` are the dense model's, if the step compares a variant with any."""
+    decoder, progress = session.decoder(context.dense, context.study), session.progress
+    if step == "models":
+        from prunescope.pipelines.models.describe import model_row
+
+        return {"models": model_row(decoder, context.model, context.dense.spec.source, context.dense.identity)}
+    if step == "calibration":
+        from prunescope.pipelines.pruning.calibration.statistics import calibrate
+
+        return vars(calibrate(decoder, context.study.calibration, context.model, progress))
+    rows: Rows = {}
     recipe = context.variant_recipe.name
-    result = sampling.trace(recipe, context.variant(recipe), session.progress)
-    yield from _write_all("sampling", context, session, result, time.perf_counter() - started)
+    variant = context.variant(recipe)
+    match step:
+        case "mask_samples":
+            from prunescope.pipelines.pruning.sampled_masks import mask_samples
 
+            rows = {MASK_TABLE: mask_samples(decoder, context.model, recipe, variant)}
+        case "sampling":
+            rows = shared.trace(recipe, variant, progress)
+        case "texts":
+            rows = {TEXT_TABLE: shared.trace(recipe, variant, progress)}
+        case "tasks":
+            scored = shared.score(recipe, variant, context.of_dense("task_samples"), progress)
+            rows = {"task_scores": scored.scores, "task_samples": scored.samples}
+        case "retrieval":
+            rows = shared.measure(recipe, variant, progress)
+        case "speed":
+            from prunescope.pipelines.evaluation.speed import speed_rows
 
-def _texts(context: PartitionContext, session: ModelSession) -> Tables:
-    texts, started = session.texts(context.dense, context.study), time.perf_counter()
-    recipe = context.variant_recipe.name
-    rows = texts.trace(recipe, context.variant(recipe), session.progress)
-    yield from _write_all("texts", context, session, {TEXT_TABLE: rows}, time.perf_counter() - started)
-
-
-def _tasks(context: PartitionContext, session: ModelSession) -> Tables:
-    from prunescope.pipelines.evaluation.tasks.score import flips
-
-    decoder, tasks = session.decoder(context.dense, context.study), session.tasks(context.dense, context.study)
-    started, recipe = time.perf_counter(), context.variant_recipe.name
-    scored = tasks.score(recipe, context.variant(recipe), context.of_dense("task_samples"), session.progress)
-    seconds, device = time.perf_counter() - started, str(decoder.device)
-    shown = scored.scores.select("task", "metric", "value", "standard_error", "n")
-    scores = {"scores": str(render(shown.to_arrow(), "markdown"))}
-    yield context.write("task_scores", scored.scores, seconds, device, scores)
-    flipped = {"flips against dense": str(render(flips(scored.samples, tasks.dense).to_arrow(), "markdown"))}
-    yield context.write("task_samples", scored.samples, seconds, device, flipped)
-
-
-def _retrieval(context: PartitionContext, session: ModelSession) -> Tables:
-    decoder, retrieval = session.decoder(context.dense, context.study), session.retrieval(context.dense, context.study)
-    started, recipe = time.perf_counter(), context.variant_recipe.name
-    tables = retrieval.measure(recipe, context.variant(recipe), session.progress)
-    seconds = time.perf_counter() - started
-    scores = {f"{row['data_set']} {row['metric']}": row["value"] for row in tables["retrieval_scores"].to_dicts()}
-    for table in STEPS["retrieval"].tables:
-        details = scores if table == "retrieval_scores" else None
-        yield context.write(table, tables[table], seconds, str(decoder.device), details)
-
-
-def _speed(context: PartitionContext, session: ModelSession) -> Tables:
-    from prunescope.pipelines.evaluation.speed import speed_rows
-
-    started, recipe = time.perf_counter(), context.variant_recipe.name
-    decoder, variant = session.decoder(context.dense, context.study), context.variant(recipe)
-    rows = speed_rows(decoder, context.model, recipe, variant, context.study.speed, progress=session.progress)
-    yield context.write(SPEED_TABLE, rows, time.perf_counter() - started, str(decoder.device))
+            timed = speed_rows(decoder, context.model, recipe, variant, context.study.speed, progress=progress)
+            rows = {SPEED_TABLE: timed}
+    return rows
 
 
 def _search(context: PartitionContext, session: ModelSession) -> Tables:
@@ -346,18 +322,3 @@ def _search(context: PartitionContext, session: ModelSession) -> Tables:
         tables, left = run_search(decoder, context.study, key, statistics, folder, earlier, session.progress)
     yield from _write_all("search", context, session, tables, time.perf_counter() - started)
     end_search(folder, left)
-
-
-_STEPS: dict[str, Work] = {
-    "models": _models,
-    "calibration": _calibration,
-    "variants": _variants,
-    "mask_samples": _mask_samples,
-    "traces": _traces,
-    "sampling": _sampling,
-    "texts": _texts,
-    "tasks": _tasks,
-    "retrieval": _retrieval,
-    "speed": _speed,
-    "search": _search,
-}

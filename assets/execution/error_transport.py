@@ -13,10 +13,6 @@ class RemoteError(Exception):
     """The traceback of an error in another process."""
 
 
-class WorkerLostError(Exception):
-    """A worker ended during a task: killed, out of memory, or never started."""
-
-
 def is_transient(error: BaseException) -> bool:
     """Return whether another attempt may succeed, as after an object store did not answer."""
     # The client libraries of object stores raise their own classes and are not imported for this check.
@@ -39,7 +35,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def is_error(raised: BaseException) -> bool:
     """Return whether something failed, rather than that this process is to end."""
-    # A panic in a library written in Rust, such as tokenizers, is no Exception.
+    # A panic in a library written in Rust, such as tokenizers, does not derive from Exception.
     return isinstance(raised, Exception) or _is_named(raised, "PanicException")
 
 

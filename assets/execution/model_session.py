@@ -17,11 +17,6 @@ from prunescope.pipelines.studies import Study
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from prunescope.pipelines.evaluation.retrieval.retrieval_session import RetrievalSession
-    from prunescope.pipelines.evaluation.tasks.score import TaskSession
-    from prunescope.pipelines.evaluation.traces.sampled_texts import SamplingSession
-    from prunescope.pipelines.evaluation.traces.text_traces import TextSession
-    from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
     from prunescope.pipelines.models.decoder import Decoder
 
 # Variants traced in one batch, and bytes of their rows that may be in memory at once.
@@ -63,28 +58,6 @@ class ModelSession:
             self._decoder = (key, replace(decoder, split=self.batch_divisor))
         return self._decoder[1]
 
-    def traces(self, dense: DenseModel, study: Study) -> "TraceSession":
-        """Return the dense results on the study's prompts.
-
-        Raises:
-            InputError: the model cannot be loaded, or a prompt exceeds its context length.
-        """
-        decoder = self.decoder(dense, study)
-        from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
-
-        key = (dense.spec.name, study.prompts_hash, study.settings_hash)
-        create = partial(TraceSession, decoder, dense.spec.name, study, self.progress)
-        return self._cached("prompts", key, create)
-
-    def sampling(self, dense: DenseModel, study: Study) -> "SamplingSession":
-        """Return the dense model's sampled texts; errors as `traces`."""
-        decoder = self.decoder(dense, study)
-        from prunescope.pipelines.evaluation.traces.sampled_texts import SamplingSession
-
-        key = (dense.spec.name, study.prompts_hash, study.decoding_hash)
-        create = partial(SamplingSession, decoder, dense.spec.name, study, self.progress)
-        return self._cached("sampling", key, create)
-
     def tokens(self, dense: DenseModel, study: Study) -> "Tensor":
         """Return the study's calibration tokens, (sequences, length).
 
@@ -97,49 +70,47 @@ class ModelSession:
         key = (dense.identity.tokenizer_hash, calibration_hash(study.calibration))
         return self._cached("tokens", key, partial(calibration_tokens, decoder.tokenizer, study.calibration))
 
-    def texts(self, dense: DenseModel, study: Study) -> "TextSession":
-        """Return the dense results on the study's texts.
+    def results(self, step: str, dense: DenseModel, study: Study) -> Any:  # noqa: ANN401 - its class depends on the step
+        """Return the dense model's results that a step compares variants with; None for a step without any.
 
         Raises:
-            InputError: the model cannot be loaded, or a text does not fit it.
+            InputError: the model cannot be loaded, or a prompt, text, task or data set does not fit it.
         """
-        decoder = self.decoder(dense, study)
-        from prunescope.pipelines.evaluation.traces.text_traces import TextSession
+        decoder, name, progress = self.decoder(dense, study), dense.spec.name, self.progress
+        create: Callable[[], object]
+        match step:
+            case "traces":
+                from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
 
-        create = partial(TextSession, decoder, dense.spec.name, study, self.progress)
-        return self._cached("texts", (dense.spec.name, texts_hash(study.texts)), create)
+                key = study.prompts_hash, study.settings_hash
+                create = partial(TraceSession, decoder, name, study, progress)
+            case "sampling":
+                from prunescope.pipelines.evaluation.traces.sampled_texts import SamplingSession
 
-    def tasks(self, dense: DenseModel, study: Study) -> "TaskSession":
-        """Return the study's tasks, loaded.
+                key = study.prompts_hash, study.decoding_hash
+                create = partial(SamplingSession, decoder, name, study, progress)
+            case "texts":
+                from prunescope.pipelines.evaluation.traces.text_traces import TextSession
 
-        Raises:
-            InputError: the model or a task cannot be loaded.
-        """
-        decoder = self.decoder(dense, study)
-        from prunescope.pipelines.evaluation.tasks.score import TaskSession
+                key, create = (texts_hash(study.texts), ""), partial(TextSession, decoder, name, study, progress)
+            case "tasks":
+                from prunescope.pipelines.evaluation.tasks.score import TaskSession
 
-        allows = study.allow_code_execution
-        create = partial(TaskSession, decoder, dense.spec.name, study.tasks, allows_code=allows)
-        return self._cached("tasks", (dense.spec.name, tasks_hash(study)), create)
+                key, allows_code = (tasks_hash(study), ""), study.allow_code_execution
+                create = partial(TaskSession, decoder, name, study.tasks, allows_code=allows_code)
+            case "retrieval":
+                from prunescope.pipelines.evaluation.retrieval.retrieval_session import RetrievalSession
 
-    def retrieval(self, dense: DenseModel, study: Study) -> "RetrievalSession":
-        """Return the dense embeddings of the study's retrieval data sets.
-
-        Raises:
-            InputError: the model cannot be loaded, or a data set is not valid.
-        """
-        decoder = self.decoder(dense, study)
-        from prunescope.pipelines.evaluation.retrieval.retrieval_session import RetrievalSession
-
-        key = (dense.spec.name, retrieval_hash(study.retrieval))
-        create = partial(RetrievalSession, decoder, dense.spec.name, study.retrieval, self.progress)
-        return self._cached("retrieval", key, create)
+                key = retrieval_hash(study.retrieval), ""
+                create = partial(RetrievalSession, decoder, name, study.retrieval, progress)
+            case _:
+                return None
+        return self._cached(step, (name, *key), create)
 
     def traces_at_once(self, dense: DenseModel, study: Study) -> int:
         """Return how many variants are traced in one batch."""
-        return max(
-            1, min(MAX_BATCH // self.batch_divisor, MAX_RESULT_BYTES // self.traces(dense, study).bytes_a_variant)
-        )
+        size = self.results("traces", dense, study).bytes_a_variant
+        return max(1, min(MAX_BATCH // self.batch_divisor, MAX_RESULT_BYTES // size))
 
     def _cached(self, kind: str, key: tuple[str, ...], create: Callable[[], Result]) -> Result:
         """Return the session of a kind; create it if its inputs have changed."""

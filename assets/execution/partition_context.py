@@ -4,7 +4,6 @@ Without Dagster and torch.
 """
 
 import datetime
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -17,7 +16,7 @@ from prunescope.assets.execution.partition_preview import command, origin, previ
 from prunescope.assets.execution.task import ModelTask, TableWritten
 from prunescope.assets.planning import fingerprints, freshness
 from prunescope.assets.planning.fingerprints import DenseModel
-from prunescope.assets.planning.steps import CODE_VERSIONS, STEP_OF_TABLE, partition_tables
+from prunescope.assets.planning.steps import CODE_VERSIONS, STEP_OF_TABLE
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.pipelines.recipes import Recipe
 from prunescope.pipelines.studies import Study
@@ -75,15 +74,6 @@ class PartitionContext:
             raise ValueError("a model partition has no recipe")
         return self.recipe
 
-    def requires(self, tables: Iterable[str]) -> bool:
-        """Return whether the study fills these tables; others may belong to another study of the partition."""
-        return set(tables) <= set(partition_tables(self.study, self.recipe))
-
-    @property
-    def variant_file(self) -> str:
-        """Return the path of the variant's masks in the warehouse."""
-        return self.file_of(self.variant_recipe.name)
-
     def file_of(self, recipe: str) -> str:
         """Return the path of the masks of one of the study's recipes in the warehouse."""
         return fingerprints.variant_file(self.study, self.dense, self.study.recipe(recipe))
@@ -100,7 +90,7 @@ class PartitionContext:
         try:
             return load_variant(self.store.local_file(file, settings.cache_folder()), self.dense.identity.weight_hash)
         except DamagedVariantError:
-            (self.store.root / file).unlink()  # so that the next run prunes again instead of failing again
+            (self.store.root / file).unlink()  # the next run prunes again instead of failing again
             raise
 
     def read(self, table: str) -> pl.DataFrame:
@@ -108,7 +98,7 @@ class PartitionContext:
         return pl.DataFrame(self.store.read(TABLES[table], self.model, None))
 
     def written(self, table: str) -> pl.DataFrame:
-        """Read the model's rows as `read`; no columns where there is no partition or it is damaged."""
+        """Read the model's rows as `read`; no columns if the partition is missing or damaged."""
         try:
             exists = self.store.provenance(TABLES[table], self.model, None) is not None
             return self.read(table) if exists else pl.DataFrame()

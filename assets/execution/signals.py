@@ -1,4 +1,4 @@
-"""Detection of Ctrl-C, even where Dagster handles it, and the end of this process after its parent.
+"""Detection of Ctrl-C, even if Dagster handles it, and the end of this process after its parent.
 
 Dagster replaces the signal handlers during a run and turns an interrupt into a failed step, or drops it between steps.
 """

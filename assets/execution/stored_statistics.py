@@ -44,7 +44,7 @@ def statistics_of(
     names = {name for recipe in recipes for name in recipe.needs}
     if names and recipes[0].calibration is not None:
         result = measure()
-        # Rounded as in the tables, so that a study with this calibration as its own prunes the same weights.
+        # Rounded as in the tables: a study with this calibration as its own must prune the same weights.
         needed = {name: pl.DataFrame(to_arrow(TABLES[name], getattr(result, name))) for name in names}
     else:
         needed = {name: context.read(name) for name in names}

@@ -1,4 +1,4 @@
-"""The unit of work, a model with the partitions wanted of it, and what its computation reports: plain values.
+"""The unit of work, a model with the steps wanted of its partitions, and what its computation reports: plain values.
 
 They are pickled on their way between processes and machines.
 """
@@ -9,44 +9,25 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from prunescope.assets.execution.error_transport import KINDS, RemoteError
-from prunescope.assets.planning.steps import steps_writing
-from prunescope.assets.planning.work_plan import PartitionWork, StudyRequest
+from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.warehouse.quality.checks import Violation
 from prunescope.warehouse.quality.plausibility_checks import CheckResult
 
 
 @dataclass(frozen=True)
-class WantedPartition:
-    """A partition and the steps that compute what is wanted of it.
-
-    Attributes:
-        recipe: name of the recipe; None for the model's own partition.
-        steps: names of the steps, in the order of the data flow.
-    """
-
-    recipe: str | None
-    steps: tuple[str, ...]
-
-    @classmethod
-    def of(cls, work: PartitionWork) -> Self:
-        """Return the partition of a plan's work, with the steps that write its tables."""
-        steps = tuple(step.name for step in steps_writing(work.tables))
-        return cls(work.recipe.name if work.recipe else None, steps)
-
-
-@dataclass(frozen=True)
 class ModelTask:
-    """A model with the partitions that are wanted of it; `compute` computes them in as few passes as it can.
+    """A model with the steps that are wanted of its partitions; `compute` computes them in as few passes as it can.
 
     Attributes:
         root: the warehouse.
-        halves_batches: whether every batch is half as large, because a worker was lost, probably for lack of memory.
+        steps: recipe and name of each step, in the order of the data flow; recipe None: the model's own partition.
+        halves_batches: whether every batch is half as large, because a process was lost, probably for lack of memory.
     """
 
     request: StudyRequest
     root: str
     model: str
-    wanted: tuple[WantedPartition, ...]
+    steps: tuple[tuple[str | None, str], ...]
     halves_batches: bool = False
 
     def name(self, recipe: str | None, step: str) -> str:
@@ -55,29 +36,32 @@ class ModelTask:
             return f"{self.model}@{recipe}"
         return f"{self.model} search" if step == "search" else self.model
 
-    def of(self, keeps: Callable[[str | None, str], bool]) -> "ModelTask":
-        """Return the task with those steps of partitions alone that `keeps` names, by recipe and step."""
-        kept = (
-            replace(wanted, steps=tuple(step for step in wanted.steps if keeps(wanted.recipe, step)))
-            for wanted in self.wanted
-        )
-        return replace(self, wanted=tuple(wanted for wanted in kept if wanted.steps))
+    def only(self, keeps: Callable[[str | None, str], bool]) -> "ModelTask":
+        """Return the task with only the steps that `keeps` chooses by recipe and name."""
+        return replace(self, steps=tuple(step for step in self.steps if keeps(*step)))
+
+    def failed(self, error: BaseException) -> "list[StepFailed]":
+        """Return the failure of each of its partitions, at the first step, by one error."""
+        first = dict[str, tuple[str | None, str]]()
+        for step in self.steps:
+            first.setdefault(self.name(*step), step)
+        return [StepFailed.of(*step, error) for step in first.values()]
 
     @property
     def title(self) -> str:
         """Return the name in logs: the partition and its step, or the model and how many partitions are wanted."""
-        if len(self.wanted) == 1 and len(self.wanted[0].steps) == 1:
-            [step] = self.wanted[0].steps
-            partition = self.name(self.wanted[0].recipe, step)
+        if len(self.steps) == 1:
+            [(recipe, step)] = self.steps
+            partition = self.name(recipe, step)
             return partition if partition.endswith(f" {step}") else f"{partition} {step}"
-        return f"{self.model} ({len(self.wanted)} partitions)"
+        return f"{self.model} ({len({self.name(*step) for step in self.steps})} partitions)"
 
 
 @dataclass(frozen=True)
 class StepBegun:
-    """The beginning of a step of a partition; `partition` as in `ModelTask.name`."""
+    """The beginning of a step of a partition; recipe None: the model's own."""
 
-    partition: str
+    recipe: str | None
     step: str
 
 
@@ -86,7 +70,6 @@ class TableWritten:
     """A table that a step has written for a partition.
 
     Attributes:
-        is_skipped: whether the study does not request this table, which was left unchanged; other fields are empty.
         fingerprint: fingerprint of the rows' inputs.
         bytes: size of the file.
         violations: rules of the table that rows break.
@@ -98,7 +81,6 @@ class TableWritten:
     recipe: str | None
     step: str
     table: str
-    is_skipped: bool = False
     fingerprint: str = ""
     rows: int = 0
     bytes: int = 0

@@ -1,1 +1,1 @@
-"""Dagster's instance in a warehouse: storage, locks, recovery of killed runs, run launcher."""
+"""Dagster's instance in a warehouse: storage, locks, and recovery of killed runs."""

@@ -13,22 +13,20 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Lock
-from typing import Self, cast
+from typing import Any
 
 from dagster import DagsterInstance, DagsterInvalidConfigError, DagsterRunStatus, RunsFilter
 
-# Dagster has no public names for these. CheckError: wrong dagster.yaml (test_deploy). InstanceRef: an instance with
-# overrides. sqlite_*: their engines are replaced in `databases_kept_open`, which raises if Dagster opens SQLite in
-# another way. GRPC_INFO_TAG: marks launched runs (test_interrupted).
-from dagster._check import CheckError
+# Dagster has no public names for these. InstanceRef: an instance whose configuration differs from its dagster.yaml.
+# sqlite_*: `databases_kept_open` replaces their engines; test_databases fails if Dagster opens SQLite in another way.
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.storage.event_log.sqlite import sqlite_event_log
 from dagster._core.storage.runs.sqlite import sqlite_run_storage
 from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
-from dagster._core.storage.tags import GRPC_INFO_TAG
+from dagster_shared.check import CheckError
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.pool import NullPool, Pool, QueuePool
+from sqlalchemy.pool import QueuePool
 from yaml import YAMLError
 
 from prunescope.assets import settings
@@ -46,9 +44,12 @@ _STORAGES = (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage)
 # On every run, since one DAGSTER_HOME can serve several warehouses.
 WAREHOUSE_TAG = "prunescope/warehouse"
 STUDY_TAG = "prunescope/study"
-# Dagster's own, for who started a run; it has no public names for them.
+# Dagster's own: who started a run, the code server of a launched one, and how often a lost process was replaced. It has
+# no public names for them; test_interrupted and test_study_run compare these.
 USER_TAG = "user"
 LAUNCHER_TAGS = (USER_TAG, "dagster/sensor_name", "dagster/schedule_name")
+CODE_SERVER_TAG = ".dagster/grpc_info"
+RETRY_TAG = "dagster/retry_number"
 # PostgreSQL: timeout of a statement, and lifetime of a pooled connection.
 _STATEMENT_TIMEOUT_MS = 60_000
 _CONNECTION_SECONDS = 3600
@@ -123,14 +124,14 @@ def open_instance(root: Path) -> Iterator[DagsterInstance]:
 
 
 def plain_path(home: Path) -> Path:
-    """Return a path of DAGSTER_HOME that Dagster can write into SQLite's URLs: a link to it where `?` or `%` is in it.
+    """Return a path of DAGSTER_HOME that Dagster can write into SQLite's URLs: a link to it if `?` or `%` is in it.
 
     Dagster does not quote the path: what follows a `?` would be lost, and `%41` would be read as `A`.
 
     Raises:
         WarehouseError: the link cannot be written.
     """
-    # Bytes that are no UTF-8 are surrogates in a path's text, which a URL cannot hold either.
+    # Bytes that are not UTF-8 become surrogates in a path's text, which a URL cannot hold either.
     if not any(character in "?%" or "\ud800" <= character <= "\udfff" for character in str(home)):
         return home
     link = settings.cache_folder().absolute() / "homes" / hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
@@ -167,7 +168,7 @@ def _translate_config_errors(home: Path) -> Iterator[None]:
 
 @contextmanager
 def _translate_database_errors(home: Path) -> Iterator[None]:
-    """Raise WarehouseError with one line where a database of Dagster's does not answer or cannot be written."""
+    """Raise WarehouseError with one line if a database of Dagster's does not answer or cannot be written."""
     try:
         yield
     except Exception as error:
@@ -184,23 +185,6 @@ def _translate_database_errors(home: Path) -> Iterator[None]:
         raise WarehouseError(message) from error
 
 
-class _KeptPool(QueuePool):
-    """Pool with one connection that stays open when Dagster disposes of the engine, as it does after every event."""
-
-    def __init__(self, creator: Callable[[], sqlite3.Connection], **_: object) -> None:
-        # A thread that finds the connection in use opens another one, which is closed after use.
-        super().__init__(creator, pool_size=1, max_overflow=-1)
-
-    def dispose(self) -> None:
-        pass
-
-    def recreate(self) -> Self:
-        return self
-
-    def close(self) -> None:
-        super().dispose()
-
-
 def _set_up(connection: sqlite3.Connection, _: object) -> None:
     # Commits write to the log, which is synced only when it is copied into the file.
     connection.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -209,7 +193,7 @@ def _set_up(connection: sqlite3.Connection, _: object) -> None:
 
 @contextmanager
 def databases_kept_open() -> Iterator[None]:
-    """Keep one engine and one connection per SQLite file, so that Dagster does not connect at every event.
+    """Keep one engine and one connection per SQLite file; Dagster would connect at every event.
 
     Without it, a run of 90 assets takes 3.4 s of processor time and not 0.4, and 100 materializations with 400 checks
     4.2 s and not 0.6 (measured on two cores): statements are compiled again for every event, SQLite reads the schema
@@ -217,19 +201,18 @@ def databases_kept_open() -> Iterator[None]:
     not wait for the disk either: after a power failure the last events may be missing, but the files stay intact, and
     freshness is read from the Parquet files. These blocks may be nested, but not overlap.
     """
-    engines: dict[tuple[str, float | None], Engine] = {}
+    engines: dict[str, Engine] = {}
     changing = Lock()  # Dagster connects from several threads
 
-    def create(url: str, poolclass: type[Pool], connect_args: Mapping[str, float] | None = None) -> Engine:
-        arguments = dict(connect_args or {})
-        if poolclass is not NullPool or set(arguments) - {"timeout"}:
-            raise ValueError(f"Dagster opens SQLite by {poolclass} and {arguments}, which is not supported here")
-        key = url, arguments.get("timeout")
+    def create(url: str, **options: Any) -> Engine:  # noqa: ANN401 - as Dagster calls it
         with changing:
-            if key not in engines:
-                engines[key] = create_engine(url, poolclass=_KeptPool, connect_args=arguments)
-                event.listen(engines[key], "connect", _set_up)
-            return engines[key]
+            if url not in engines:
+                # A thread that finds the connection in use opens another one, which is closed after use.
+                pool = {"poolclass": QueuePool, "pool_size": 1, "max_overflow": -1}
+                engines[url] = create_engine(url, **options | pool)
+                vars(engines[url])["dispose"] = lambda: None  # Dagster calls it after every event
+                event.listen(engines[url], "connect", _set_up)
+            return engines[url]
 
     originals = [storage.create_engine for storage in _STORAGES]
     try:
@@ -240,7 +223,7 @@ def databases_kept_open() -> Iterator[None]:
         for storage, original in zip(_STORAGES, originals, strict=True):
             vars(storage)["create_engine"] = original
         for engine in engines.values():
-            cast("_KeptPool", engine.pool).close()
+            engine.pool.dispose()
 
 
 def require_space(root: Path) -> None:
@@ -276,7 +259,7 @@ def writer_lock(root: Path, waiting: Callable[[str], None], url: str | None = No
     Raises:
         WarehouseError: the folder cannot be written, or the database cannot be reached.
     """
-    path = root.resolve() / "_lock"
+    path = _lock_file(root)
     if path in _LOCKS:
         yield
         return
@@ -287,6 +270,10 @@ def writer_lock(root: Path, waiting: Callable[[str], None], url: str | None = No
         _LOCKS.add(path)
         stack.callback(_LOCKS.discard, path)
         yield
+
+
+def _lock_file(root: Path) -> Path:
+    return root.resolve() / "_lock"
 
 
 @contextmanager
@@ -312,6 +299,11 @@ def _machine_lock(home: Path, url: str, waiting: Callable[[str], None]) -> Itera
         yield
 
 
+def is_last_attempt(tags: Mapping[str, str]) -> bool:
+    """Return whether a run with these tags replaces a run that replaced another, since both processes were lost."""
+    return int(tags.get(RETRY_TAG, "0")) >= 2
+
+
 def is_busy(root: Path) -> bool:
     """Return whether a process holds the writer lock; `root` as in `prepare_home`."""
     try:
@@ -325,40 +317,27 @@ def is_busy(root: Path) -> bool:
 
 
 def recover(instance: DagsterInstance, warehouse: str, root: Path) -> None:
-    """End the runs of the command line whose process was killed.
+    """End the unfinished runs that are dead.
 
-    The caller holds the writer lock of the warehouse. A run of the command line holds that lock until it ends, so every
-    other run of this warehouse is dead. In a history inside the warehouse that includes runs at its earlier paths. Runs
-    that the UI or the daemon launched may be waiting for the lock; Dagster's run monitoring ends those, and frees their
-    slots in pools.
+    A run of the command line holds the writer lock of its warehouse until it ends: if this process holds it, every
+    other is dead. In a history inside the warehouse that includes runs at its earlier paths. A launched run is dead if
+    its code server is gone, as after a crash of the machine. If several machines share one history, launched runs are
+    left alone, because code servers of other machines cannot be reached from here.
 
     Args:
         instance: the instance of the warehouse.
         warehouse: the warehouse, as in the runs' tags.
         root: as in `prepare_home`.
     """
-    is_own = Path(instance.root_directory).resolve() == (root / "_dagster").resolve()
-    is_own = is_own and not _is_shared(instance.run_storage)
+    is_shared = _is_shared(instance.run_storage)
+    is_own = not is_shared and Path(instance.root_directory).resolve() == (root / "_dagster").resolve()
     for run in instance.get_runs(RunsFilter(statuses=_IN_PROGRESS)):
-        tag = run.tags.get(WAREHOUSE_TAG)
-        if GRPC_INFO_TAG not in run.tags and tag and (is_own or tag == warehouse):
-            instance.report_run_failed(run, "The process was killed.")
-
-
-def recover_launched(root: Path) -> None:
-    """End launched runs whose code server is gone, as after a crash of the machine.
-
-    If several machines share one history, end none: code servers of other machines cannot be reached from here.
-
-    Args:
-        root: as in `prepare_home`.
-    """
-    with open_instance(root) as instance:
-        if _is_shared(instance.run_storage):
-            return
-        for run in instance.get_runs(RunsFilter(statuses=_IN_PROGRESS)):
-            if GRPC_INFO_TAG in run.tags and not _is_listening(run.tags[GRPC_INFO_TAG]):
+        server, tag = run.tags.get(CODE_SERVER_TAG), run.tags.get(WAREHOUSE_TAG)
+        if server is not None:
+            if not is_shared and not _is_listening(server):
                 instance.report_run_failed(run, "The code server of this run is gone.")
+        elif _lock_file(root) in _LOCKS and tag and (is_own or tag == warehouse):
+            instance.report_run_failed(run, "The process was killed.")
 
 
 def _is_listening(server: str) -> bool:

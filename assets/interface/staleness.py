@@ -4,24 +4,18 @@ Dagster itself compares a partition with its direct parents only. Runs do not de
 """
 
 from collections.abc import Iterator
+from typing import Any
 
-# Dagster has no public hook for staleness. test_staleness computes it with this class, so it fails if Dagster's
-# changes.
+from dagster import DataProvenance, EventLogRecord
+
+# Dagster has no public hook for staleness, and its own comparison stops at the first asset behind a change.
+# test_staleness shows both, so it fails if Dagster changes.
 from dagster._core.definitions import data_version
-from dagster._core.definitions.data_version import (
-    CachingStaleStatusResolver,
-    DataProvenance,
-    DataVersion,
-    StaleCause,
-    StaleCauseCategory,
-    extract_data_version_from_entry,
-)
+from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleCause, StaleCauseCategory
 from dagster._core.definitions.events import AssetKeyPartitionKey
-from dagster._core.event_api import EventLogRecord
 from dagster._core.workspace import context
-from dagster._utils.cached_method import cached_method
 
-from prunescope.assets.defs.recipe_asset import RECIPE
+from prunescope.assets.defs.recipe_asset import DATA_VERSION_TAG, RECIPE
 
 # A question, figure or report is compared with at most so many partitions of a table; with more it is called fresh.
 MAX_PARTITIONS = 500
@@ -34,6 +28,11 @@ class Staleness(CachingStaleStatusResolver):
     new dependency for all older results forever, 65 more edges would clutter the graph, and a changed code version
     would still reach direct children only.
     """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - Dagster's own
+        """Compare nothing yet."""
+        super().__init__(*arguments, **options)
+        self._changed: dict[tuple[AssetKeyPartitionKey, int], bool] = {}
 
     def _get_stale_causes_materialized(self, key: AssetKeyPartitionKey) -> Iterator[StaleCause]:
         yield from super()._get_stale_causes_materialized(key)
@@ -56,20 +55,20 @@ class Staleness(CachingStaleStatusResolver):
         read = provenance.input_storage_ids[dep_key.asset_key]
         if dep_key.partition_key is None or read is None:
             return super()._is_dep_updated(provenance, dep_key)
-        return self._is_changed_since(key=dep_key, storage_id=read)
+        return self._is_changed_since(dep_key, read)
 
-    @cached_method
-    def _is_changed_since(self, *, key: AssetKeyPartitionKey, storage_id: int) -> bool:
-        """Compare as Dagster does, but cached: Dagster queries the database per answer, a minute for 90 variants."""
-        latest = self._get_latest_data_version_record(key=key)
-        if latest is None or latest.storage_id <= storage_id:
-            return False
-        before = self._instance.get_latest_data_version_record(
-            key.asset_key, is_source=False, partition_key=key.partition_key, before_cursor=storage_id + 1
-        )
-        if before is None:  # new: a change, unless it is a recipe, whose variant may be older than its publication
-            return key.asset_key != RECIPE
-        return _version(before) != _version(latest)
+    def _is_changed_since(self, key: AssetKeyPartitionKey, storage_id: int) -> bool:
+        """Compare as Dagster does, but once: Dagster queries the database per answer, a minute for 90 variants."""
+        if (key, storage_id) not in self._changed:
+            latest, is_changed = self._get_latest_data_version_record(key=key), False
+            if latest is not None and latest.storage_id > storage_id:
+                before = self._instance.get_latest_data_version_record(
+                    key.asset_key, is_source=False, partition_key=key.partition_key, before_cursor=storage_id + 1
+                )
+                # New: a change, unless it is a recipe, whose variant may be older than its publication.
+                is_changed = key.asset_key != RECIPE if before is None else _version(before) != _version(latest)
+            self._changed[key, storage_id] = is_changed
+        return self._changed[key, storage_id]
 
     def _storage_id(self, key: AssetKeyPartitionKey) -> int:
         """Return the position of the latest version in Dagster's event log."""
@@ -77,8 +76,9 @@ class Staleness(CachingStaleStatusResolver):
         return record.storage_id if record else 0
 
 
-def _version(record: EventLogRecord) -> DataVersion | None:
-    return extract_data_version_from_entry(record.event_log_entry)
+def _version(record: EventLogRecord) -> str | None:
+    event = record.asset_materialization
+    return event.tags.get(DATA_VERSION_TAG) if event and event.tags else None
 
 
 def install() -> None:

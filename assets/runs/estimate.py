@@ -32,7 +32,7 @@ from prunescope.warehouse.schema.size_estimate import expected_bytes
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
 
-# Torch is imported only where partitions are to be computed.
+# Torch is imported only if partitions are to be computed.
 if TYPE_CHECKING:
     from prunescope.pipelines.planning.workload import Workload
 

@@ -102,7 +102,7 @@ def forecast(
     Args:
         study: the study.
         store: the warehouse.
-        dense: the model; None if its weights are not there, so that no partition can be known to be its own.
+        dense: the model; None if its weights are missing, because no partition can be known to be its own then.
         load: the study on the model.
         works: the partitions to compute.
     """

@@ -6,13 +6,11 @@ from pathlib import Path
 from prunescope.assets.execution.ray.config import RayClusterConfig
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.runs.outcome import Listener, RunResult
-from prunescope.assets.runs.precompile import compiling_beside
 from prunescope.assets.runs.study_run import StudyRun
 from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
 
 
-@compiling_beside()
 def run_study(
     request: StudyRequest,
     root: Place | str,

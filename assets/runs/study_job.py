@@ -5,7 +5,6 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextvars import ContextVar
 from dataclasses import asdict
 
 from dagster import (
@@ -15,7 +14,6 @@ from dagster import (
     Config,
     DagsterEvent,
     DagsterLogManager,
-    GraphDefinition,
     JobDefinition,
     OpExecutionContext,
     Output,
@@ -49,7 +47,6 @@ from prunescope.assets.runs.forecast import ANSWERS
 from prunescope.assets.runs.outcome import Failure, Stage
 from prunescope.assets.runs.study_run import INPUT_ERRORS, StudyRun
 from prunescope.assets.watching.watch_list import make_models_folder
-from prunescope.pipelines.core import scratch_directory
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.core.log_progress import LogProgress
 from prunescope.warehouse.catalogue.database import build_file
@@ -57,8 +54,6 @@ from prunescope.warehouse.storage.partition_store import Store
 
 # The views as a file for DuckDB's own tools; every run writes it again.
 CATALOGUE = "_catalogue/prunescope.duckdb"
-# The run that `run_in_this_process` executes: Dagster passes plain configuration alone to a job.
-_OWN: ContextVar[StudyRun | None] = ContextVar("own", default=None)
 
 
 class WholeStudy(Config):
@@ -68,7 +63,9 @@ class WholeStudy(Config):
     answers: bool = True
 
 
-def _study_graph(pool: str | None) -> GraphDefinition:
+def _study_job(pool: str | None, own: StudyRun | None = None) -> JobDefinition:
+    """Return the job; with a run of a command, to execute that one, as Dagster passes plain configuration alone."""
+
     @op(
         pool=pool,
         description="Computes what the study still needs, model by model; records each partition; then the answers.",
@@ -81,7 +78,7 @@ def _study_graph(pool: str | None) -> GraphDefinition:
         engine: EngineResource,
     ) -> Iterator[AssetMaterialization | AssetCheckEvaluation | Output[None]]:
         store = warehouse.store()
-        run = _OWN.get() or StudyRun(
+        run = own or StudyRun(
             study.request(store),
             store,
             settings.cache_folder(),
@@ -98,18 +95,12 @@ def _study_graph(pool: str | None) -> GraphDefinition:
     def whole() -> None:
         whole_study()
 
-    return whole
-
-
-def _study_job(pool: str | None) -> JobDefinition:
     resources = asset_definitions.definitions.resources
-    return _study_graph(pool).to_job(name="study", resource_defs=resources, executor_def=in_process_executor)
+    return whole.to_job(name="study", resource_defs=resources, executor_def=in_process_executor)
 
 
-# Runs that Dagster launches wait for each other, so that one model at a time is in memory.
+# Runs that Dagster launches wait for each other: one model at a time is in memory.
 STUDY = _study_job(GPU)
-# A command says itself what it waits for, and ends at Ctrl-C; Dagster's wait for a pool does neither.
-_HERE = _study_job(None)
 
 
 def run_in_this_process(run: StudyRun, cluster: RayClusterConfig | None) -> None:
@@ -124,21 +115,17 @@ def run_in_this_process(run: StudyRun, cluster: RayClusterConfig | None) -> None
         make_models_folder(run.store)
         with open_instance(local) as instance, watch_interrupts() as interrupted:
             recover(instance, str(run.store.root), local)
-            run.store.clean_temporaries()
-            scratch_directory.clean()
-            run.interrupted, token = interrupted, _OWN.set(run)
+            run.interrupted = interrupted
             engine = {"kind": "ray", "ray": asdict(cluster)} if cluster else {"kind": "inline"}
             options = {"replace": run.replace, "answers": run.tables is None}
-            try:
-                done = _HERE.execute_in_process(
-                    instance=instance,
-                    run_config=run_config(run.request, run.store, engine, options),
-                    # Without a user the UI shows "launched manually".
-                    tags=run_tags(run.study.name, run.store) | {USER_TAG: "command line"},
-                    raise_on_error=False,
-                )
-            finally:
-                _OWN.reset(token)
+            # A command says itself what it waits for, and ends at Ctrl-C; Dagster's wait for a pool does neither.
+            done = _study_job(None, run).execute_in_process(
+                instance=instance,
+                run_config=run_config(run.request, run.store, engine, options),
+                # Without a user the UI shows "launched manually".
+                tags=run_tags(run.study.name, run.store) | {USER_TAG: "command line"},
+                raise_on_error=False,
+            )
             if interrupted():
                 raise KeyboardInterrupt
             if run.error is not None:
@@ -186,8 +173,8 @@ def _failure(events: Sequence[DagsterEvent]) -> Failure:
 
 
 def run_tags(study: str, store: Store) -> dict[str, str]:
-    """Return the tags of a study's run: one history can serve several warehouses."""
-    return {WAREHOUSE_TAG: str(store.root), STUDY_TAG: study}
+    """Return the tags of a run that its own process executes: Dagster does not start it again if it is lost."""
+    return {WAREHOUSE_TAG: str(store.root), STUDY_TAG: study, "dagster/max_retries": "0"}
 
 
 def run_config(
@@ -221,9 +208,10 @@ class LogListener(LogProgress):
         """Log that another process computes in this warehouse."""
         self._dagster_log.info(f"another run uses this warehouse; waiting for {holder}")
 
-    def planned(self, partitions: int, stages: Sequence[Stage] = ()) -> None:  # noqa: ARG002
-        """Log the number of partitions to compute."""
-        self._dagster_log.info(f"{partitions} partitions to compute")
+    def planned(self, partitions: int, stages: Sequence[Stage] = ()) -> None:
+        """Log the number of partitions to compute, and their time if it is predicted."""
+        minutes = sum(stage.seconds for stage in stages) / 60
+        self._dagster_log.info(f"{partitions} partitions to compute" + f", in about {minutes:.0f} min" * bool(stages))
 
     def begins(self, name: str, step: str) -> None:
         """Log that a step of a partition begins."""

@@ -1,17 +1,18 @@
 """The run of a study: finds stale partitions, has them computed model by model, and records them in Dagster."""
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunescope.assets.execution.task import ModelTask, StepBegun, StepFailed, TableWritten, WantedPartition
+from prunescope.assets.execution.task import ModelTask, StepBegun, StepFailed, TableWritten
 from prunescope.assets.planning.fingerprints import find_model
 from prunescope.assets.planning.freshness import study_partitions
-from prunescope.assets.planning.steps import STEPS, VARIANT_TABLES
+from prunescope.assets.planning.steps import STEPS, VARIANT_TABLES, steps_writing
 from prunescope.assets.planning.work_plan import Plan, StudyRequest, make_plan
 from prunescope.assets.runs.outcome import Failure, Listener, RunResult
-from prunescope.assets.runs.refused_models import RefusedModels
+from prunescope.assets.runs.refused_models import refused
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.storage.partition_store import Store
 
@@ -52,13 +53,13 @@ class StudyRun:
     def __post_init__(self) -> None:
         """Load the study, and leave out the models that cannot be found."""
         self.study: Study = self.request.load()
-        self._refused = RefusedModels(self.study, self.listener)
-        self._refused.check(lambda name: find_model(self.study, name, self.cache, self.listener))
+        self._refused: dict[str, Failure] = {}
+        self._refuse(lambda name: find_model(self.study, name, self.cache, self.listener))
 
     @property
     def result(self) -> RunResult:
         """Return what was computed and what failed."""
-        return self._refused.added_to(RunResult(self.study, self._computed, self._failures))
+        return RunResult(self.study, self._computed, [*self._refused.values(), *self._failures])
 
     def plan(self) -> Plan:
         """Return the work to do."""
@@ -69,7 +70,7 @@ class StudyRun:
             self.listener,
             replace=self.replace,
             tables=self.tables,
-            without=self._refused.failures,
+            without=self._refused,
         )
 
     def events(self, context: "OpExecutionContext", engine: "Engine", answer: "Answer") -> "DagsterEvents":
@@ -110,7 +111,12 @@ class StudyRun:
                 dense = find_model(self.study, name, self.cache, self.listener)
                 loads[name] = dense, check_study(checked, dense.folder)
 
-        self._refused.check(check)
+        self._refuse(check)
+
+    def _refuse(self, check: Callable[[str], object]) -> None:
+        """Leave out the models for which the check raises an error."""
+        left = [model.name for model in self.study.models if model.name not in self._refused]
+        self._refused |= refused(left, check, self.listener)
 
     def _computed_events(
         self, context: "OpExecutionContext", engine: "Engine", plan: Plan, loads: "Loads", answer: "Answer"
@@ -118,19 +124,21 @@ class StudyRun:
         from prunescope.assets.defs.partitions import register_study
         from prunescope.assets.defs.recipe_asset import unpublished
         from prunescope.assets.defs.recorded import RecordedTables
+        from prunescope.assets.instance.instance import is_last_attempt
         from prunescope.assets.runs.forecast import ANSWERS, stages
 
-        # Only bars show the time that is left, and a cluster does not tell them what it begins.
-        foreseen = stages(plan, self.store, loads) if engine.kind == "inline" else ()
+        # A cluster does not tell what it begins.
+        foreseen = stages(plan, self.store, loads) if engine.cluster is None else ()
         self.listener.planned(len(plan.works) + plan.is_report_stale, foreseen)
         register_study(context.instance, self.study)
         yield from unpublished(context.instance, self.study.recipes)
-        tasks, recorded = list(self._tasks(plan)), RecordedTables(context.instance)
+        tasks = list(self._tasks(plan, halves_batches=is_last_attempt(context.run.tags)))
+        recorded = RecordedTables(context.instance)
         for task, event in engine.events(tasks, self.listener):
             if self.interrupted():
                 raise KeyboardInterrupt
             if isinstance(event, StepBegun):
-                self.listener.begins(event.partition, event.step)
+                self.listener.begins(task.name(event.recipe, event.step), event.step)
             elif isinstance(event, TableWritten):
                 yield from recorded.events(event, task.model)
                 self._written(task.name(event.recipe, event.step), event)
@@ -147,15 +155,15 @@ class StudyRun:
                 self._failures.append(failure)
                 self.listener.failed(failure)
 
-    def _tasks(self, plan: Plan) -> Iterator[ModelTask]:
+    def _tasks(self, plan: Plan, *, halves_batches: bool) -> Iterator[ModelTask]:
         """Yield a task for each model with work."""
-        for model in self.study.models:
-            works = [work for work in plan.works if work.model == model.name]
-            wanted = tuple(map(WantedPartition.of, works))
-            for work, partition in zip(works, wanted, strict=True):
-                self._unfinished[work.name], self._seconds[work.name] = set(partition.steps), 0.0
-            if wanted:
-                yield ModelTask(self.request, str(self.store.root), model.name, wanted)
+        steps = defaultdict[str, list[tuple[str | None, str]]](list)
+        for work in plan.works:
+            names = [step.name for step in steps_writing(work.tables)]
+            self._unfinished[work.name], self._seconds[work.name] = set(names), 0.0
+            steps[work.model] += [(work.recipe.name if work.recipe else None, name) for name in names]
+        for model, wanted in steps.items():
+            yield ModelTask(self.request, str(self.store.root), model, tuple(wanted), halves_batches)
 
     def _written(self, name: str, event: TableWritten) -> None:
         if event.table != STEPS[event.step].tables[-1]:

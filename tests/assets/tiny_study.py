@@ -22,7 +22,7 @@ from dagster import AssetKey, DagsterInstance, ExecuteInProcessResult
 
 from prunescope.assets.execution.compute import compute
 from prunescope.assets.execution.model_session import ModelSession
-from prunescope.assets.execution.task import ModelTask, StepFailed, TableWritten, WantedPartition
+from prunescope.assets.execution.task import ModelTask, StepFailed, TableWritten
 from prunescope.assets.planning.steps import RETRIEVAL_TABLES, SAMPLED_TABLES, SPEED_TABLE
 from prunescope.assets.planning.steps import VARIANT_TABLES as ALL_VARIANT_TABLES
 from prunescope.assets.planning.work_plan import StudyRequest
@@ -123,8 +123,10 @@ def _main(arguments: list[str], variables: dict[str, str], told: Path) -> None:
 class Running:
     """`prunescope run` up to its partitions, or another command, in a process of its own, which can be killed."""
 
-    def __init__(self, study: StudyFile, warehouse: Path, command: str = "run", *options: str) -> None:
-        self._told = warehouse.with_suffix(".told")
+    def __init__(
+        self, study: StudyFile, warehouse: Path, command: str = "run", *options: str, told: Path | None = None
+    ) -> None:
+        self._told = told or warehouse.with_suffix(".told")
         arguments = [command, str(study.path), "--warehouse", str(warehouse), *options]
         self._process = WARM.Process(target=_main, args=(arguments, dict(os.environ), self._told))
         self._process.start()
@@ -175,18 +177,12 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def children() -> set[int]:
-    """Return the child processes of this one that compute for a run."""
-    return {each.pid for each in multiprocessing.active_children() if each.name.startswith("SpawnProcess")}
-
-
 def computing(interface: psutil.Process) -> set[psutil.Process]:
-    """Return the processes that compute for the runs of an interface; each is the child of a run's process."""
+    """Return the processes of the runs of an interface, which compute."""
     found = set()
     for each in interface.children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            parent = each.parent()
-            if parent is not None and all("--multiprocessing-fork" in one.cmdline() for one in (each, parent)):
+            if "--multiprocessing-fork" in each.cmdline():
                 found.add(each)
     return found
 
@@ -218,7 +214,7 @@ def computed(
     """Compute steps of some variants, or of the model, in one task; raise the first error."""
     request = StudyRequest(str(study.path)) if isinstance(study, StudyFile) else study
     names = (steps,) if isinstance(steps, str) else tuple(steps)
-    wanted = tuple(WantedPartition(recipe, names) for recipe in recipes or (None,))
+    wanted = tuple((recipe, name) for recipe in recipes or (None,) for name in names)
     events = list(compute(ModelTask(request, str(root), model, wanted, **options), session or ModelSession()))
     for event in events:
         if isinstance(event, StepFailed):

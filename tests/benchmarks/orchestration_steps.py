@@ -62,19 +62,20 @@ def direct(study: str, root: str) -> Figures:
     from prunescope.assets.defs.resources import StudyResource, WarehouseResource
     from prunescope.assets.execution.compute import compute
     from prunescope.assets.execution.model_session import ModelSession
-    from prunescope.assets.execution.task import ModelTask, WantedPartition
+    from prunescope.assets.execution.task import ModelTask
     from prunescope.assets.planning.steps import partition_tables, steps_writing
     from prunescope.assets.planning.work_plan import StudyRequest
 
     def work() -> None:
         request, session = StudyRequest(study), ModelSession()
         chosen = request.load()
-        wanted = []
-        for recipe in (None, *chosen.recipes):
-            steps = steps_writing(partition_tables(chosen, recipe))
-            wanted.append(WantedPartition(recipe and recipe.name, tuple(step.name for step in steps)))
+        steps = tuple(
+            (recipe and recipe.name, step.name)
+            for recipe in (None, *chosen.recipes)
+            for step in steps_writing(partition_tables(chosen, recipe))
+        )
         for model in chosen.models:
-            list(compute(ModelTask(request, root, model.name, tuple(wanted)), session))
+            list(compute(ModelTask(request, root, model.name, steps), session))
         session.release()
         given = {"study": StudyResource(study=study), "warehouse": WarehouseResource(root=root)}
         for asset in (paper_reference, *question_assets(), *figure_assets(), report):

@@ -1,6 +1,5 @@
 """The connection to a Ray cluster: local, in the same network, or remote, by one address."""
 
-import logging
 import os
 import signal
 import socket
@@ -12,7 +11,6 @@ from urllib.parse import urlsplit
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 
-_AUTHENTICATION_LOGGER = "ray._private.authentication.authentication_token_setup"
 _CONNECT_SECONDS = 5.0
 # A ray:// server forks a process for each client while its own threads run, and some of these processes fail to start
 # (https://github.com/ray-project/ray/issues/63202).
@@ -40,7 +38,6 @@ def connected(address: str) -> Iterator[None]:
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     if address == "local":
         options |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE}
-        logging.getLogger(_AUTHENTICATION_LOGGER).addFilter(_is_not_token_notice)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         for left in reversed(range(_ATTEMPTS)):
@@ -62,11 +59,6 @@ def connected(address: str) -> Iterator[None]:
         yield
     finally:
         connection.disconnect()
-
-
-def _is_not_token_notice(record: logging.LogRecord) -> bool:
-    """Filter out Ray's notice that a cluster uses token authentication and how to turn it off."""
-    return not record.getMessage().startswith("Token authentication is enabled")
 
 
 def _require_listener(address: str) -> None:

@@ -12,7 +12,7 @@ class RayClusterConfig:
     Attributes:
         address: `local` starts a cluster on this machine; `auto` uses the one that this machine belongs to;
             `HOST:PORT` is the head of a cluster that this machine belongs to, `ray://HOST:10001` of another one.
-        gpus_per_task: GPUs of a worker, or a fraction of one; None: one where the cluster has any.
+        gpus_per_task: GPUs of a worker, or a fraction of one; None: one if the cluster has any.
         cpus_per_task: CPUs and threads of a worker; None: those of its machine, divided among the machine's workers.
     """
 

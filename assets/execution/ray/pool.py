@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ class _Handle:
 
 
 def compute_on_ray(
-    tasks: Sequence[ModelTask], cluster: RayClusterConfig, log: Callable[[str], None], max_workers: int | None = None
+    tasks: Sequence[ModelTask], cluster: RayClusterConfig, log: Callable[[str], None]
 ) -> Iterator[tuple[ModelTask, Event]]:
     """Compute tasks on a cluster; yield each event with its task as soon as its worker has ended its share.
 
@@ -90,7 +90,6 @@ def compute_on_ray(
         tasks: one for each model.
         cluster: the cluster, and the share of it that a worker takes.
         log: receives a line when workers are missing or lost.
-        max_workers: limit on the number of workers.
 
     Raises:
         InputError: the cluster cannot be reached, has no room, or its machines cannot use this warehouse.
@@ -102,8 +101,7 @@ def compute_on_ray(
 
     with connected(cluster.address), _marker_file(tasks[0].root) as marker:
         config = WorkerConfig(settings.carried_environment(), versions(), tasks[0].root, marker, socket.gethostname())
-        slots = worker_slots(ray.nodes(), cluster)[:max_workers]
-        workers = [_Handle(slot, _started(slot, config)) for slot in slots]
+        workers = [_Handle(slot, _started(slot, config)) for slot in worker_slots(ray.nodes(), cluster)]
         try:
             yield from _Pool(workers, config, log).events(tasks)
         finally:
@@ -117,12 +115,11 @@ def chunks(task: ModelTask, workers: int) -> Iterator[ModelTask]:
     A worker gets up to four variants together, because they share the dense model's work; fewer if there would be none
     left for other workers.
     """
-    variants = [wanted for wanted in task.wanted if wanted.recipe is not None]
-    size = max(1, min(MAX_VARIANTS, len(variants) // workers))
-    for start in range(0, len(variants), size):
-        yield replace(task, wanted=tuple(variants[start : start + size]))
-    search = task.of(lambda recipe, step: recipe is None and step == "search")
-    if search.wanted:
+    recipes = list(dict.fromkeys(recipe for recipe, _ in task.steps if recipe is not None))
+    size = max(1, min(MAX_VARIANTS, len(recipes) // workers))
+    for start in range(0, len(recipes), size):
+        yield task.only(lambda recipe, _, chosen=recipes[start : start + size]: recipe in chosen)
+    if (search := task.only(lambda _, step: step == "search")).steps:
         yield search
 
 
@@ -132,7 +129,7 @@ class _Pool:
     def __init__(self, workers: list[_Handle], config: WorkerConfig, log: Callable[[str], None]) -> None:
         self._workers, self._config, self._log = workers, config, log
         self._waiting: deque[ModelTask] = deque()
-        # By Ray's reference to the answer; no task where a new worker says whether it can work.
+        # By Ray's reference to the answer; no task if a new worker says whether it can work.
         self._running: dict[Any, tuple[_Handle, ModelTask | None]] = {}
         self._lost_at_start = 0
         self._empty_since, self._has_logged = time.monotonic(), False
@@ -143,10 +140,10 @@ class _Pool:
 
         variants = dict[str, list[ModelTask]]()
         for task in tasks:
-            own = task.of(lambda recipe, step: recipe is None and step != "search")
+            own = task.only(lambda recipe, step: recipe is None and step != "search")
             later = list(chunks(task, len(self._workers)))
-            self._waiting.extend([own] if own.wanted else later)
-            if own.wanted:
+            self._waiting.extend([own] if own.steps else later)
+            if own.steps:
                 variants[task.model] = later
         by_model = {task.model: task for task in tasks}
         while self._waiting or any(task for _, task in self._running.values()):
@@ -196,12 +193,11 @@ class _Pool:
                     raise ComputationError(f"workers on the Ray cluster die as they start: {reason}") from error
                 return []
             self._log(f"{1 + RESTARTS} Ray workers died computing {task.title} ({reason})")
-            if len(task.wanted) > 1:
-                self._waiting.extendleft(replace(task, wanted=(wanted,)) for wanted in task.wanted)
+            recipes = dict.fromkeys(recipe for recipe, _ in task.steps)
+            if len(recipes) > 1:
+                self._waiting.extendleft(task.only(lambda other, _, own=own: other == own) for own in recipes)
                 return []
-            [wanted] = task.wanted
-            failure = ComputationError(f"{1 + RESTARTS} workers died computing it; the last one: {reason}")
-            return [StepFailed.of(wanted.recipe, wanted.steps[0], failure)]
+            return task.failed(ComputationError(f"{1 + RESTARTS} workers died computing it; the last one: {reason}"))
         if task is not None:
             return list(answer)
         worker.is_ready, self._lost_at_start = True, 0

@@ -83,7 +83,7 @@ class Worker:
         try:
             events.extend(compute(task, self._session))
         except Exception as error:  # of the study or the model as a whole
-            events += [StepFailed.of(wanted.recipe, wanted.steps[0], error) for wanted in task.wanted]
+            events += task.failed(error)
         return [
             replace(event, message=event.message + where) if isinstance(event, StepFailed) else event
             for event in events

@@ -46,13 +46,11 @@ class WatchedWarehouse:
     cursors: dict[str, str | None] = field(default_factory=dict)
 
     def tick(self, sensor) -> list[RunRequest]:
-        """Run one tick of a sensor from its last cursor; add new partitions as the daemon does."""
+        """Run one tick of a sensor from its last cursor."""
         context = build_sensor_context(instance=self.instance, cursor=self.cursors.get(sensor.name))
         found = sensor(context)
         assert not isinstance(found, SkipReason), found.skip_message
         self.cursors[sensor.name] = found.cursor
-        for request in found.dynamic_partitions_requests or ():
-            self.instance.add_dynamic_partitions(request.partitions_def_name, list(request.partition_keys))
         return list(found.run_requests)
 
     def requested(self) -> list[str]:

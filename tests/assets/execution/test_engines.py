@@ -4,9 +4,6 @@ import errno
 import gc
 import os
 import resource
-import signal
-import threading
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -15,25 +12,15 @@ import polars as pl
 import pytest
 
 from prunescope.assets.execution import compute as compute_module
-from prunescope.assets.execution.child_process import ChildProcess
-from prunescope.assets.execution.engines import Engine
-from prunescope.assets.execution.error_transport import WorkerLostError, is_out_of_memory, is_transient
+from prunescope.assets.execution.error_transport import is_out_of_memory, is_transient
 from prunescope.assets.execution.model_session import ModelSession
-from prunescope.assets.execution.task import (
-    Event,
-    ModelTask,
-    StepBegun,
-    StepFailed,
-    TableWritten,
-    WantedPartition,
-)
+from prunescope.assets.execution.task import StepFailed, TableWritten
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.log_progress import LogProgress
-from prunescope.pipelines.core.progress import SILENT
 from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
 from prunescope.warehouse.core.errors import WarehouseError
-from tests.assets.tiny_study import RECIPES, WARM, StudyFile, children, computed, rows
+from tests.assets.tiny_study import RECIPES, WARM, StudyFile, computed, rows
 from tests.cuda_device import cuda_devices
 from tests.tiny_models import save_tiny
 
@@ -50,32 +37,6 @@ def test_a_failed_step_is_raised_with_its_class_and_the_traceback_of_its_process
 
 
 # -- retries ----------------------------------------------------------------------------------------------------------
-
-
-@LINUX
-def test_a_lost_worker_is_replaced_and_its_task_computed_again(study: StudyFile, warehouse: Path) -> None:
-    killed, said = threading.Event(), list[str]()
-
-    def kill_the_first() -> None:
-        while not (started := children()):
-            killed.wait(0.001)
-        os.kill(started.pop(), signal.SIGKILL)
-        killed.set()
-
-    task = ModelTask(
-        StudyRequest(str(study.path)), str(warehouse), "tiny-a", (WantedPartition("dense", ("mask_samples",)),)
-    )
-    engine = Engine("child", None, said.append)
-    killer = threading.Thread(target=kill_the_first)
-    killer.start()
-    events = [event for _, event in engine.events([task], SILENT)]
-    killer.join()
-    engine.release()
-    assert not children()
-    assert killed.is_set()
-    assert [event.table for event in events if isinstance(event, TableWritten)] == ["mask_samples"]
-    assert len(said) == 1
-    assert "another one goes on" in said[0]
 
 
 def test_only_transient_errors_are_retried() -> None:
@@ -95,57 +56,18 @@ def test_only_transient_errors_are_retried() -> None:
     assert not any(map(is_transient, (InputError(), ComputationError(), MemoryError(), OSError(28, "disk full"))))
 
 
-def test_a_worker_that_is_lost_goes_on_with_what_is_left_and_at_last_with_half_the_batch(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    asked: list[ModelTask] = []
-
-    def answer(_: ChildProcess, task: ModelTask, *__: object) -> Iterator[Event]:
-        asked.append(task)
-        if len(asked) == 1:
-            yield TableWritten("a", "texts", "text_tokens")
-            yield StepFailed.of("b", "texts", InputError("wrong"))
-        if len(asked) < 3:
-            raise WorkerLostError("killed")
-        yield TableWritten("a", "tasks", "task_scores")
-
-    monkeypatch.setattr(ChildProcess, "compute", answer)
-    wanted = (WantedPartition("a", ("texts", "tasks")), WantedPartition("b", ("texts", "tasks")))
-    task = ModelTask(StudyRequest("demo"), str(tmp_path), "m", wanted)
-    engine = Engine("child", None, lambda _: None)
-    assert len(list(engine.events([task], SILENT))) == 3
-    left = (WantedPartition("a", ("tasks",)),)
-    assert [part.wanted for part in asked] == [wanted, left, left]
-    assert [part.halves_batches for part in asked] == [False, False, True]
-
-
-def test_a_task_that_loses_three_workers_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked: list[ModelTask] = []
-
-    def lose(_: ChildProcess, task: ModelTask, *__: object) -> Iterator[Event]:
-        asked.append(task)
-        yield StepBegun("m@a", "tasks")
-        raise WorkerLostError("killed")
-
-    monkeypatch.setattr(ChildProcess, "compute", lose)
-    task = ModelTask(StudyRequest("demo"), str(tmp_path), "m", (WantedPartition("a", ("tasks",)),))
-    with pytest.raises(WorkerLostError):
-        list(Engine("child", None, lambda _: None).events([task], SILENT))
-    assert [part.halves_batches for part in asked] == [False, False, True]
-
-
 def test_what_storage_does_not_answer_is_tried_twice_more(
     monkeypatch: pytest.MonkeyPatch, study: StudyFile, warehouse: Path
 ) -> None:
-    tries, whole = [0], compute_module._STEPS["mask_samples"]
+    tries, rows_of = [0], compute_module._rows
 
-    def fail_twice(*arguments: object) -> Iterator[TableWritten]:
+    def fail_twice(*arguments: object) -> dict[str, pl.DataFrame]:
         tries[0] += 1
-        if tries[0] < 3 or tries[0] > 3:
+        if tries[0] != 3:
             raise TimeoutError("s3")
-        yield from whole(*arguments)
+        return rows_of(*arguments)
 
-    monkeypatch.setitem(compute_module._STEPS, "mask_samples", fail_twice)
+    monkeypatch.setattr(compute_module, "_rows", fail_twice)
     monkeypatch.setattr(compute_module, "_RETRY_SECONDS", 0)
     assert [table.table for table in computed(study, warehouse, "mask_samples", "dense")] == ["mask_samples"]
     assert tries == [3]
@@ -263,7 +185,7 @@ def test_a_task_that_does_not_fit_is_retried_with_half_the_batch_and_then_refuse
         assert "memory" not in whole.details
         assert halved.details["memory"] == "too small at first; half the batch size was enough"
         (after_loss,) = within(None, "texts", "dense", halves_batches=True)
-        assert after_loss.details["memory"] == "its worker was lost at first; half the batch size was enough"
+        assert after_loss.details["memory"] == "its process was lost at first; half the batch size was enough"
         again = pl.read_parquet(halved.path)
         assert again.height == rows.height == 2048
         assert again["log_p_target_dense"].to_numpy() == pytest.approx(rows["log_p_target_dense"].to_numpy(), rel=1e-4)

@@ -3,6 +3,7 @@
 The cluster is a real one, of two nodes on this machine.
 """
 
+import os
 import socket
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,13 +15,12 @@ import psutil
 import pytest
 from dagster import DagsterInstance
 
-from prunescope.assets.defs.partitions import MODELS, RECIPES, register, variant_key
+from prunescope.assets.defs.partitions import MODELS, register
 from prunescope.assets.execution.ray.cluster import connected
 from prunescope.assets.execution.ray.config import RayClusterConfig
 from prunescope.assets.execution.ray.pool import WorkerSlot, _Pool, chunks, compute_on_ray, worker_slots
 from prunescope.assets.execution.ray.worker import Worker, WorkerConfig, versions
-from prunescope.assets.execution.task import ModelTask, StepFailed, WantedPartition
-from prunescope.assets.planning.steps import RETRIEVAL_TABLES
+from prunescope.assets.execution.task import ModelTask, StepFailed
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.runs.outcome import Failure, RunResult
 from prunescope.assets.runs.run_study import run_study
@@ -90,17 +90,15 @@ def test_a_worker_takes_whole_gpus_or_a_part_of_one() -> None:
 
 def test_variants_are_divided_among_workers_in_groups_of_four_at_most_and_a_search_is_a_task_of_its_own() -> None:
     names = [f"r{number}" for number in range(11)]
-    wanted = (
-        WantedPartition(None, ("models", "search")),
-        *(WantedPartition(name, ("variants", "traces")) for name in names),
-    )
-    task = ModelTask(StudyRequest("demo"), "w", "m", wanted)
+    own = ((None, "models"), (None, "search"))
+    steps = (*own, *((name, step) for name in names for step in ("variants", "traces")))
+    task = ModelTask(StudyRequest("demo"), "w", "m", steps)
     for workers, sizes in ((1, [4, 4, 3]), (2, [4, 4, 3]), (4, [2, 2, 2, 2, 2, 1]), (20, [1] * 11)):
         *groups, search = chunks(task, workers)
-        assert [len(group.wanted) for group in groups] == sizes
-        assert [each.recipe for group in groups for each in group.wanted] == names
-        assert search.wanted == (WantedPartition(None, ("search",)),)
-    assert list(chunks(replace(task, wanted=wanted[:1]), 2)) == [search]
+        assert [len(group.steps) for group in groups] == [2 * size for size in sizes]
+        assert [step for group in groups for step in group.steps] == list(steps[2:])
+        assert search.steps == ((None, "search"),)
+    assert list(chunks(replace(task, steps=own), 2)) == [search]
 
 
 @pytest.mark.parametrize("scheme", ["", "ray://"])
@@ -119,27 +117,6 @@ def test_an_address_without_a_server_is_refused_in_one_line(
     with pytest.raises(InputError, match="no port is given"), connected("nowhere"):
         pass
     assert "Traceback" not in capfd.readouterr().err
-
-
-def test_a_local_cluster_with_a_token_gets_no_advice_to_drop_it(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    ray = pytest.importorskip("ray", reason="needs Ray: pip install 'prunescope[ray]'")
-    from ray._private.authentication import authentication_token_setup as setup
-
-    def init(*_: object, **__: object) -> SimpleNamespace:
-        setup._warn_token_auth_enabled()
-        setup._warn_token_auth_disabled()
-        return SimpleNamespace(disconnect=lambda: None)
-
-    monkeypatch.setattr(ray, "init", init)
-    # Ray's loggers do not propagate to the root.
-    monkeypatch.setattr(setup.logger, "propagate", False)
-    monkeypatch.setattr(setup.logger, "handlers", [caplog.handler])
-    with connected("local"):
-        pass
-    (said,) = caplog.messages
-    assert said.startswith("Token authentication is disabled")
 
 
 @pytest.mark.parametrize("failures", [2, 3])
@@ -187,8 +164,8 @@ def test_an_error_of_a_whole_task_fails_each_of_its_partitions_with_its_type_mac
     ray = pytest.importorskip("ray", reason="needs Ray: pip install 'prunescope[ray]'")
     context = SimpleNamespace(was_current_actor_reconstructed=False)
     monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
-    wanted = (WantedPartition("a", ("variants",)), WantedPartition("b", ("variants", "traces")))
-    task = ModelTask(StudyRequest("no-such-study"), str(tmp_path), "m", wanted)
+    steps = (("a", "variants"), ("b", "variants"), ("b", "traces"))
+    task = ModelTask(StudyRequest("no-such-study"), str(tmp_path), "m", steps)
     events = Worker(replace(given, host="the-driver")).compute(task)
     assert [(event.recipe, event.step) for event in events] == [("a", "variants"), ("b", "variants")]
     for event in events:
@@ -269,7 +246,7 @@ def ran(machines: Machines, tmp_path_factory: pytest.TempPathFactory, tiny_folde
     def assign_and_die(pool: _Pool) -> None:
         assign(pool)
         for worker, task in list(pool._running.values()):
-            names = [wanted.recipe for wanted in task.wanted if wanted.recipe is not None] if task else []
+            names = [recipe for recipe, _ in task.steps if recipe is not None] if task else []
             if worker.slot.node == machines.doomed and names and not lost:
                 lost.extend(names)
                 machines.kill()
@@ -317,24 +294,49 @@ def test_no_secret_reaches_a_log_of_ray_or_the_warehouse_and_no_worker_stays(ran
 def test_a_run_of_the_ui_computes_its_partition_on_a_remote_cluster(
     ran: Ran, machines: Machines, study: StudyFile, tmp_path: Path
 ) -> None:
-    def run(recipe: str) -> object:
+    def run(model: str) -> object:
         engine = {"kind": "ray", "ray": {"address": machines.far}}
         resources = {"study": {"study": str(study.path)}, "warehouse": {"root": str(tmp_path)}, "engine": engine}
         config = {"resources": {name: {"config": config} for name, config in resources.items()}}
-        return materialized(instance, config, RETRIEVAL_TABLES, variant_key("tiny-a", recipe))
+        return materialized(instance, config, ["models"], model)
 
     with DagsterInstance.ephemeral() as instance:
-        register(instance, MODELS, ["tiny-a"])
-        register(instance, RECIPES, ["dense", "nonsense"])
-        assert all(check.passed for check in run("dense").get_asset_check_evaluations())
+        register(instance, MODELS, ["tiny-a", "nonsense"])
+        assert all(check.passed for check in run("tiny-a").get_asset_check_evaluations())
         (failed,) = [event for event in run("nonsense").all_events if event.is_step_failure]
         assert "InputError" in failed.step_failure_data.error.to_string()
 
 
 @cluster
 def test_a_request_that_no_machine_can_meet_is_refused_at_once(ran: Ran, machines: Machines, tmp_path: Path) -> None:
-    task = ModelTask(StudyRequest("demo"), str(tmp_path), "m", (WantedPartition(None, ("models",)),))
+    task = ModelTask(StudyRequest("demo"), str(tmp_path), "m", ((None, "models"),))
     place = RayClusterConfig(machines.address, gpus_per_task=4)
     with pytest.raises(InputError, match="no machine of the Ray cluster has 1 CPUs and 4 GPUs"):
         list(compute_on_ray([task], place, print))
     assert not list(tmp_path.glob(".prunescope-tmp*"))
+
+
+@cluster
+def test_a_killed_worker_is_started_again_and_its_tables_are_those_of_a_single_process(
+    ran: Ran, machines: Machines, study: StudyFile, tmp_path: Path, computed_once: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed, assign, warehouse = list[int](), _Pool._assign, tmp_path / "warehouse"
+
+    def assign_and_kill(pool: _Pool) -> None:
+        assign(pool)
+        if not killed and any(task and task.steps[0][0] is not None for _, task in pool._running.values()):
+            for process in psutil.process_iter():
+                if process.name().startswith("ray::Worker"):
+                    process.kill()
+                    killed.append(process.pid)
+
+    without_answers(monkeypatch)
+    monkeypatch.setattr(_Pool, "_assign", assign_and_kill)
+    cache = Path(os.environ["PRUNESCOPE_CACHE"])
+    place = RayClusterConfig(machines.address)
+    outcome = run_study(StudyRequest(str(study.path)), str(warehouse), cache, Heard(), cluster=place)
+    assert killed
+    assert not outcome.failures
+    alone, found = rows(computed_once), rows(warehouse)
+    assert found.keys() == {name for name in alone if not name.startswith("paper_reference")}
+    assert all(table.equals(alone[name]) for name, table in found.items())

@@ -185,7 +185,7 @@ def test_a_backfill_computes_its_variants_and_leaves_only_the_answers_stale(ui: 
 
     until(lambda: len(ended()) == len(keys), lambda: ui.interface.runs_of(backfill))
     assert set(ui.interface.runs_of(backfill).values()) == {"SUCCESS"}
-    assert not computing(psutil.Process(ui.process.pid))
+    until(lambda: not computing(psutil.Process(ui.process.pid)), lambda: "a run goes on after its end")
     assert ui.interface.stale() == ANSWERS
 
 
@@ -244,7 +244,7 @@ def test_a_click_recomputes_a_variant_and_a_failed_run_is_re_executed_from_its_p
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not Path("/proc").exists(), reason="processes are found as on Linux")
 @pytest.mark.integration
-# test_child_process.py interrupts a task, test_engines.py writes the lines of its progress.
+# test_engines.py writes the lines of its progress.
 @pytest.mark.exhaustive
 def test_a_run_reports_progress_and_cancelling_it_stops_its_computation(ui: Opened) -> None:
     interface, study, warehouse = ui.interface, ui.study, ui.warehouse
@@ -257,12 +257,29 @@ def test_a_run_reports_progress_and_cancelling_it_stops_its_computation(ui: Open
     assert computing(psutil.Process(ui.process.pid))
     interface.terminate(long)
     interface.wait_for(long, lambda status, _: status == "CANCELED")
-    assert not computing(psutil.Process(ui.process.pid))
+    until(lambda: not computing(psutil.Process(ui.process.pid)), lambda: "the cancelled run goes on")
     assert partitions(warehouse) == before
     assert not diagnose(warehouse)
     # The study measures no speed: nothing is loaded for it.
     following = interface.launch(["speed"], "tiny-a|dense", study.path)
     interface.wait_for(following, lambda status, _: status == "SUCCESS")
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not Path("/proc").exists(), reason="processes are found as on Linux")
+@pytest.mark.integration
+@pytest.mark.exhaustive  # Dagster's own code server and daemon do it; test_study_run.py reads their settings
+def test_a_run_whose_process_was_killed_is_started_again_and_ends(ui: Opened) -> None:
+    interface, study = ui.interface, ui.study
+    study.write(texts=[{"id": "help", "source": "embedded", "context": 128, "stride": 1, "max_tokens": 50_000}])
+    killed = interface.launch(["text_tokens"], "tiny-a|dense", study.path)
+    interface.wait_for(killed, lambda _, lines: any("dense model on every text" in line for line in lines))
+    study.write(texts=[{"id": "help", "source": "embedded", "context": 16, "max_tokens": 16}])
+    (process,) = computing(psutil.Process(ui.process.pid))
+    process.kill()
+    interface.wait_for(killed, lambda status, _: status == "FAILURE")
+    until(lambda: interface.newest() != killed, lambda: interface.run(killed))
+    interface.wait_for(interface.newest(), lambda status, _: status == "SUCCESS")
 
 
 def below(process: subprocess.Popen[bytes], word: str) -> list[psutil.Process]:
@@ -275,7 +292,7 @@ def below(process: subprocess.Popen[bytes], word: str) -> list[psutil.Process]:
     return found
 
 
-# test_child_process.py kills a child's parent, test_interrupted.py ends the runs of dead processes.
+# test_signals.py kills a child's parent, test_interrupted.py ends the runs of dead processes.
 @pytest.mark.exhaustive
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not Path("/proc").exists(), reason="processes are found as on Linux")
@@ -284,10 +301,10 @@ def test_a_run_ends_with_a_killed_server_and_the_servers_with_the_interface(ui: 
     ui.study.write(texts=[{"id": "help", "source": "embedded", "context": 128, "stride": 1, "max_tokens": 50_000}])
     long = ui.interface.launch(["text_tokens"], "tiny-a|attn-drop-1", ui.study.path)
     ui.interface.wait_for(long, lambda _, lines: any("dense model on every text" in line for line in lines))
-    (child,) = computing(psutil.Process(ui.process.pid))
+    (process,) = computing(psutil.Process(ui.process.pid))
     (server_of_code,) = below(ui.process, "grpc")
     server_of_code.kill()
-    until(lambda: not child.is_running(), lambda: "the child goes on")
+    until(lambda: not process.is_running(), lambda: "the run goes on")
     until(lambda: ui.interface.run(long)[0] in {"CANCELED", "FAILURE"}, lambda: ui.interface.run(long))
     children = below(ui.process, "prunescope.assets.interface.subprocesses")
     assert {"webserver", "daemon", "code-server"} <= {word for each in children for word in each.cmdline()}

@@ -29,6 +29,7 @@ from tests.assets.tiny_study import VARIANT_TABLES as FILLED
 # The first test waits for the tiny study to be computed.
 pytestmark = pytest.mark.timeout(900)
 GRAPH = defs.resolve_asset_graph()
+DAGSTERS = context.CachingStaleStatusResolver
 LESS = {"name": "magnitude-50", "method": "magnitude", "sparsity": 0.4}
 OTHERS = ["dense", "wanda-2of4", "attn-drop-1"]
 
@@ -36,7 +37,7 @@ OTHERS = ["dense", "wanda-2of4", "attn-drop-1"]
 @pytest.fixture
 def instance(warehouse: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DagsterInstance]:
     monkeypatch.setenv("PRUNESCOPE_WAREHOUSE", str(warehouse))
-    monkeypatch.setattr(context, "CachingStaleStatusResolver", context.CachingStaleStatusResolver)
+    monkeypatch.setattr(context, "CachingStaleStatusResolver", DAGSTERS)
     threshold = "SKIP_PARTITION_DATA_VERSION_DEPENDENCY_THRESHOLD"
     monkeypatch.setattr(data_version, threshold, getattr(data_version, threshold))
     install()
@@ -44,10 +45,10 @@ def instance(warehouse: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dagst
         yield found
 
 
-def stale(instance: DagsterInstance, graph: AssetGraph = GRAPH) -> set[str]:
+def stale(instance: DagsterInstance, graph: AssetGraph = GRAPH, compare: type | None = None) -> set[str]:
     now = TemporalContext(effective_dt=get_current_datetime(), last_event_id=None)
     view = AssetGraphView(temporal_context=now, instance=instance, asset_graph=graph)
-    resolver = context.CachingStaleStatusResolver(instance, asset_graph=graph, loading_context=view)
+    resolver = (compare or context.CachingStaleStatusResolver)(instance, asset_graph=graph, loading_context=view)
     found = set()
     for key in graph.toposorted_asset_keys:
         partitions = graph.get(key).partitions_def
@@ -93,6 +94,7 @@ def test_a_variant_computed_by_hand_publishes_its_parameters_and_is_current(
     published = published_recipes(instance, NAMES)
     assert {name for name in NAMES if published[name] != before[name]} == {"magnitude-50"}
     assert stale(instance) == of("magnitude-50", FILLED[1:]) | ANSWERS
+    assert stale(instance, compare=DAGSTERS) < stale(instance), "Dagster itself stops at the first asset"
     run(instance, study, "magnitude-50", "recipe")
     assert published_recipes(instance, NAMES) == published
     assert stale(instance) == of("magnitude-50", FILLED[1:]) | ANSWERS, "a run that publishes the same changes nothing"

@@ -2,24 +2,37 @@
 
 import errno
 import fcntl
-import logging
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
-from dagster import DagsterRunStatus, RunsFilter
-from dagster._core.events import EngineEventData
-from dagster._core.storage.tags import GRPC_INFO_TAG
-from dagster._daemon.monitoring.run_monitoring import monitor_started_run
+from dagster import DagsterRunStatus
+from dagster._core.events import RunFailureReason
+from dagster._core.execution.retries import auto_reexecution_should_retry_run
+from dagster._core.storage import tags
 
-from prunescope.assets.instance.instance import WAREHOUSE_TAG, open_instance, recover, writer_lock
+from prunescope.assets.instance.instance import (
+    CODE_SERVER_TAG,
+    RETRY_TAG,
+    WAREHOUSE_TAG,
+    is_last_attempt,
+    open_instance,
+    recover,
+    writer_lock,
+)
+from prunescope.assets.runs.study_job import run_tags
 from prunescope.warehouse.maintenance.diagnostics import diagnose
 from prunescope.warehouse.storage.atomic_write import temporaries
-from tests.assets.tiny_study import Command, Running, StudyFile, pages, partitions, rows
+from prunescope.warehouse.storage.partition_store import Store
+from tests.assets.tiny_study import RECIPES, Command, Running, StudyFile, pages, partitions, rows
 
 PATIENCE = 240.0
 STARTED = DagsterRunStatus.STARTED
@@ -61,16 +74,53 @@ def test_killed_again_and_again_a_study_ends_in_the_same_pages(
     # In a process of its own as well: the sums of floats depend on the number of threads.
     last = Running(study, warehouse)
     assert last.code(PATIENCE) == 0, last.told()
-    undisturbed, found = rows(computed_once), rows(warehouse)
+    require_as_undisturbed(warehouse, computed_once)
+
+
+def require_as_undisturbed(warehouse: Path, undisturbed: Path) -> None:
+    wanted, found = rows(undisturbed), rows(warehouse)
     # What was published comes with the answers.
-    assert found.keys() == {name for name in undisturbed if not name.startswith("paper_reference/")}
+    assert found.keys() == {name for name in wanted if not name.startswith("paper_reference/")}
     for name, table in found.items():
-        assert undisturbed[name].equals(table), name
+        assert wanted[name].equals(table), name
         if not name.startswith("variants/"):  # the one table with timings
-            assert pages(warehouse / name) == pages(computed_once / name), name
+            assert pages(warehouse / name) == pages(undisturbed / name), name
     assert not diagnose(warehouse)
     assert not list(temporaries(warehouse))
     assert nothing_is_left_running(warehouse)
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.exhaustive  # the test above kills at chosen moments
+def test_twenty_kills_at_random_moments_change_no_table(study: StudyFile, tmp_path: Path, computed_once: Path) -> None:
+    random, started = np.random.default_rng(43), time.monotonic()
+    whole = Running(study, tmp_path / "whole")
+    assert whole.code(PATIENCE) == 0, whole.told()
+    seconds, kills, finished = time.monotonic() - started, 0, 0
+    while kills < 20 or not finished:
+        warehouse = tmp_path / f"killed-{finished}"
+        running = Running(study, warehouse)
+        code = running.code(random.uniform(0, seconds) if kills < 20 else PATIENCE)
+        if code is None:
+            running.send(signal.SIGKILL)
+            assert running.code(PATIENCE) == -signal.SIGKILL
+            assert not warehouse.exists() or not [each for each in diagnose(warehouse) if each.level == "error"]
+            kills += 1
+        else:  # the next kills are those of a new warehouse
+            assert code == 0, running.told()
+            require_as_undisturbed(warehouse, computed_once)
+            finished += 1
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.exhaustive  # the tests of the lock, below
+def test_two_runs_at_once_compute_each_partition_once(study: StudyFile, tmp_path: Path, computed_once: Path) -> None:
+    warehouse = tmp_path / "shared"
+    runs = [Running(study, warehouse, told=tmp_path / f"{number}.told") for number in range(2)]
+    assert [each.code(PATIENCE) for each in runs] == [0, 0], [each.told() for each in runs]
+    require_as_undisturbed(warehouse, computed_once)
+    for recipe in RECIPES:
+        assert sum(f"tiny-a@{recipe}: " in each.told() for each in runs) == 1, recipe
 
 
 @pytest.mark.timeout(600)
@@ -86,36 +136,52 @@ def test_an_interrupt_ends_with_code_130_and_keeps_whole_partitions(study: Study
 
 
 @pytest.mark.parametrize("is_own", [True, False])
+@pytest.mark.parametrize("is_locked", [True, False])
 def test_dead_runs_are_ended_and_those_of_other_warehouses_only_in_a_history_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_own: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_own: bool, is_locked: bool
 ) -> None:
     if not is_own:
         monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
     own, other = tmp_path / "own", tmp_path / "other"
-    with open_instance(own) as instance, writer_lock(own, lambda _: None):
+    lock = writer_lock(own, lambda _: None) if is_locked else nullcontext()
+    with open_instance(own) as instance, lock, socket.create_server(("127.0.0.1", 0)) as server:
+        there = {"host": "127.0.0.1", "port": server.getsockname()[1]}
+        gone = {"host": "127.0.0.1", "socket": str(tmp_path / "gone")}
         runs = [
             instance.create_run_for_job(_job(), status=STARTED, tags=tags)
-            for tags in ({WAREHOUSE_TAG: str(own)}, {WAREHOUSE_TAG: str(other)}, {}, {GRPC_INFO_TAG: "{}"})
+            for tags in (
+                {WAREHOUSE_TAG: str(own)},
+                {WAREHOUSE_TAG: str(other)},
+                {},
+                {CODE_SERVER_TAG: json.dumps(there)},
+                {CODE_SERVER_TAG: json.dumps(gone)},
+            )
         ]
         recover(instance, str(own), own)
         statuses = [instance.get_run_by_id(run.run_id).status for run in runs]
     ended = DagsterRunStatus.FAILURE
-    assert statuses == [ended, ended if is_own else STARTED, STARTED, STARTED]
+    of_commands = [ended, ended if is_own else STARTED] if is_locked else [STARTED, STARTED]
+    assert statuses == [*of_commands, STARTED, STARTED, ended]
 
 
-def test_run_monitoring_ends_the_run_whose_process_is_gone_and_no_other(tmp_path: Path) -> None:
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
+def test_the_tags_of_launched_and_replaced_runs_are_those_of_dagster() -> None:
+    assert (CODE_SERVER_TAG, RETRY_TAG) == (tags.GRPC_INFO_TAG, tags.RETRY_NUMBER_TAG)
+
+
+def test_a_lost_run_is_started_again_and_neither_a_failed_one_nor_one_of_a_command(tmp_path: Path) -> None:
+    of_command = run_tags("tiny", Store(tmp_path))
     with open_instance(tmp_path) as instance:
-        statuses = []
-        for pid in (gone.pid, os.getpid(), None):
-            run = instance.create_run_for_job(_job(), status=DagsterRunStatus.STARTED, tags={GRPC_INFO_TAG: "{}"})
-            if pid is not None:
-                instance.report_engine_event("Started process for run", run, EngineEventData.in_process(pid))
-            (record,) = instance.get_run_records(RunsFilter(run_ids=[run.run_id]))
-            monitor_started_run(instance, None, record, logging.getLogger("monitoring"))
-            statuses.append(instance.get_run_by_id(run.run_id).status)
-    assert statuses == [DagsterRunStatus.FAILURE, DagsterRunStatus.STARTED, DagsterRunStatus.STARTED]
+        retried = [
+            auto_reexecution_should_retry_run(
+                instance, instance.create_run_for_job(_job(), status=DagsterRunStatus.FAILURE, tags=given), reason
+            )
+            for given, reason in (({}, None), ({}, RunFailureReason.STEP_FAILURE), (of_command, None))
+        ]
+    assert retried == [True, False, False]
+
+
+def test_a_run_is_the_last_attempt_if_two_processes_before_it_were_lost() -> None:
+    assert [is_last_attempt(tags) for tags in ({}, {RETRY_TAG: "1"}, {RETRY_TAG: "2"})] == [False, False, True]
 
 
 def _job() -> object:

@@ -298,6 +298,8 @@ def test_without_a_dagster_home_the_instance_is_in_the_warehouse(tmp_path: Path)
         assert instance.root_directory == str(tmp_path / "warehouse" / "_dagster")
         assert not instance.telemetry_enabled
         assert instance.get_concurrency_config().pool_config.default_pool_limit == 1
+        assert (instance.run_retries_enabled, instance.run_retries_max_retries) == (True, 2)
+        assert not instance.run_retries_retry_on_asset_or_op_failure
 
 
 def test_every_run_leaves_a_catalogue_that_duckdb_opens(warehouse: Path) -> None:
