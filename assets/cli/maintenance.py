@@ -1,11 +1,11 @@
-"""`prunescope verify` and `prunescope gc`: check of all files against their hashes, and removal of orphan files."""
+"""Commands that keep a warehouse: import of lm-eval's results, hashes of files, orphan files, diagnosis."""
 
 import shlex
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,16 +14,66 @@ import typer
 
 from prunescope.assets import settings
 from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import existing, study_option
-from prunescope.assets.cli.output import FAILED, Sink, emit_list, log, log_wait
+from prunescope.assets.cli.options import StudyOptions, VariantOption, existing, variants_of
+from prunescope.assets.cli.output import FAILED, WRONG_INPUT, Sink, emit, emit_list, log, log_wait
+from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.errors import WarehouseError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from prunescope.assets.watching.watch_list import WatchState
     from prunescope.warehouse.maintenance.garbage_collection import OrphanFile
     from prunescope.warehouse.maintenance.verification import VerificationResult
     from prunescope.warehouse.storage.partition_store import Store
+
+
+# A larger file does not hold results: those of all tasks of the harness have a few MB.
+_MAX_RESULTS_BYTES = 100_000_000
+
+
+def import_lm_eval(context: typer.Context, results: list[Path], variant: VariantOption = None) -> None:
+    """Read scores that lm-evaluation-harness measured into the warehouse, next to ours and the KL of the variant.
+
+    They become rows of `imported_scores`, and the view `imported_comparisons` joins them with ours. A file that names a
+    dense model of the warehouse, by source or path, or a folder that `prunescope checkpoint` wrote, on this machine,
+    needs no --variant. A file that is there already changes nothing; if any file is wrong, none is imported.
+
+    For example:
+
+    - `prunescope import-lm-eval out/*/results_*.json`
+    - `prunescope import-lm-eval results_2026-01-31T12-00-00.json --variant mine@wanda-50`
+
+    Options:
+        results (RESULTS): Files results_*.json that lm-evaluation-harness wrote.
+        variant: The variant that all files are of, or RECIPE if only one model has it; `dense` is the dense model
+            (default: what `model_args` in each file names).
+    """
+    from prunescope.assets.instance.file_lock import locked
+    from prunescope.pipelines.core.regular_files import open_regular
+    from prunescope.warehouse.export.lm_eval_import import evaluated_variant, import_results, parse_results
+    from prunescope.warehouse.storage.partition_store import Store
+
+    store = Store(existing(context))
+    given = variants_of(store.root, [variant])[0] if variant is not None else None
+    found, is_whole = [], True
+    for path in results:
+        try:
+            with open_regular(path.expanduser(), _MAX_RESULTS_BYTES, "a results file") as file:
+                parsed = parse_results(str(path), file.read())
+            found.append((parsed, given or evaluated_variant(parsed, store)))
+        except (InputError, WarehouseError, OSError) as error:
+            is_whole = False
+            message = f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            log(f"error: {' '.join(message.split())}", "red")
+    if not is_whole:
+        raise typer.Exit(WRONG_INPUT)
+    with locked(store.local(settings.cache_folder()) / "_import_lock", lambda holder: log(f"waiting for {holder}")):
+        added = import_results(store, found)
+    for (parsed, pair), rows in zip(found, added, strict=True):
+        log(f"{parsed.file}: {rows} scores of {'@'.join(pair)}" if rows else f"{parsed.file}: is there already")
+    log("`prunescope sql 'from imported_comparisons'` shows them next to ours")
 
 
 def verify(context: typer.Context, sink: Sink) -> None:
@@ -82,20 +132,9 @@ def _verify_variants(store: "Store") -> "Iterator[VerificationResult]":
 def gc(
     context: typer.Context,
     sink: Sink,
-    study: Annotated[
-        list[str] | None,
-        study_option("Keep the results that this study names; a name or a YAML file. Repeatable.", "-s"),
-    ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove the listed files that hold no results.")] = False,
-    computed_by: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--computed-by",
-            metavar="STUDY",
-            autocompletion=completion.studies,
-            help="With --yes: also remove the listed results that this study computed. Repeatable.",
-        ),
-    ] = None,
+    study: StudyOptions = (),
+    yes: bool = False,
+    computed_by: Annotated[list[str], typer.Option(autocompletion=completion.studies)] = (),
 ) -> None:
     """List files that no study names: partitions, variant files, reports, unfinished layers, leftovers of killed runs.
 
@@ -111,6 +150,11 @@ def gc(
     - `prunescope gc --study mine.yaml --study theirs.yaml`
     - `prunescope gc --yes`
     - `prunescope gc --yes --study mine.yaml --computed-by demo`
+
+    Options:
+        study: Keep the results that this study names; a name or a YAML file.
+        yes: Remove the listed files that hold no results.
+        computed_by (STUDY): With --yes: also remove the listed results that this study computed.
     """
     from prunescope.assets.watching.watch_list import load_watch_state
     from prunescope.pipelines.studies import load_study, study_names
@@ -118,7 +162,7 @@ def gc(
     from prunescope.warehouse.storage.partition_store import Store
 
     store = Store(existing(context))
-    loaded = [load_study(name) for name in (*study_names(), *(study or []))]
+    loaded = [load_study(name) for name in (*study_names(), *study)]
     local = store.local(settings.cache_folder())
     with ExitStack() as lock:
         if yes:
@@ -137,10 +181,10 @@ def gc(
         if orphans or sink.is_chosen:
             rows = [_row(orphan, store) for orphan in orphans]
             emit_list(rows, sink, kind=str, study=str, removed_by=str, bytes=int, path=str)
-        selected = removable(orphans, computed_by or ())
+        selected = removable(orphans, computed_by)
         freed = _remove(store, selected) if yes else 0
     _log_summary(orphans, len(selected), freed, removed=yes)
-    if unknown := sorted(set(computed_by or ()) - {orphan.study for orphan in orphans}):
+    if unknown := sorted(set(computed_by) - {orphan.study for orphan in orphans}):
         log(f"no listed file was computed by {', '.join(unknown)}", "yellow")
 
 
@@ -211,3 +255,58 @@ def _log_summary(orphans: "list[OrphanFile]", selected: int, freed: int, *, remo
             "names, --computed-by STUDY removes the others",
             "yellow",
         )
+
+
+def doctor(
+    context: typer.Context, sink: Sink, model: Annotated[str | None, typer.Option("--model", "-m")] = None
+) -> None:
+    """Check the warehouse; exit code 1 if there is an error. With --model, check the structure of a model instead.
+
+    For a model, print the structure that was discovered and proved: every sublayer with its contribution to the
+    residual stream, final norm, LM head, parameter shares. If the proof or the chat template fails, the error names
+    the module or the model and the reason, with exit code 2.
+
+    For example:
+
+    - `prunescope doctor`
+    - `prunescope doctor --model ./my-model`
+    - `prunescope doctor --model ./my-model --format json`
+
+    Options:
+        model (MODEL): Load this model and show its structure; a model as in a study, or `embedded:NAME`.
+    """
+    if model is not None:
+        log(f"cache: {settings.cache_folder()}")
+        emit(_examine(model), sink)
+        return
+    from prunescope.warehouse.maintenance.diagnostics import Diagnosis, diagnose
+
+    location = existing(context)
+    log(f"warehouse: {location}\ncache: {settings.cache_folder()}")
+    diagnoses = diagnose(location)
+    if diagnoses or sink.is_chosen:
+        emit_list(list(map(asdict, diagnoses)), sink, **{field.name: str for field in fields(Diagnosis)})
+    if not diagnoses:
+        log("no problem found in the warehouse")
+    if any(diagnosis.level == "error" for diagnosis in diagnoses):
+        raise typer.Exit(FAILED)
+
+
+def _examine(model: str) -> "pa.Table":
+    """Return the structure of a model; an InputError says what is wrong with it."""
+    from prunescope.pipelines.models.sources import identify, locate, weight_format
+
+    cache = settings.cache_folder()
+    with RichProgress() as bars:
+        folder = locate(model, cache, bars)
+        identity = identify(folder, cache)
+        bars.start("load the model and prove its structure", 1)
+        from prunescope.pipelines.models.chat_template import check_chat_template
+        from prunescope.pipelines.models.describe import structure_rows
+        from prunescope.pipelines.models.load import load_decoder
+
+        decoder = load_decoder(folder)
+        check_chat_template(decoder.tokenizer)
+    stored = f"stored as {weight_format(model, folder)}"
+    log(f"model: {folder}\nweights: {identity.weight_bytes:,} bytes, {stored}, SHA-256 {identity.weight_hash}")
+    return structure_rows(decoder).to_arrow()

@@ -68,11 +68,7 @@ class Sink:
 
 
 def chosen_sink(format_: str | None, path: Path | None) -> Sink:
-    """Return the sink of `--format`, else that of the file's suffix, else a table on standard output.
-
-    Raises:
-        InputError: the format is unknown, the suffix is unknown or contradicts it, or Parquet would go to a terminal.
-    """
+    """Return the sink of `--format`, else that of the file's suffix, else a table on standard output."""
     suffix = path.suffix.lower() if path else ""
     if format_ is None and suffix not in _SUFFIXES:
         raise InputError(
@@ -90,11 +86,7 @@ def chosen_sink(format_: str | None, path: Path | None) -> Sink:
 
 
 def emit(rows: "pa.Table", sink: Sink = Sink()) -> None:
-    """Write rows to a sink.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Write rows to a sink."""
     from prunescope.warehouse.core.formats import render
 
     rendered = render(rows, sink.format, width=sink.width)
@@ -102,11 +94,7 @@ def emit(rows: "pa.Table", sink: Sink = Sink()) -> None:
 
 
 def emit_list(rows: Sequence[Mapping[str, object]], sink: Sink, /, **columns: type) -> None:
-    """Write rows with these columns of `str` or `int` to a sink.
-
-    Raises:
-        InputError: as `emit`.
-    """
+    """Write rows with these columns of `str` or `int` to a sink."""
     import pyarrow as pa
 
     types = {name: pa.string() if of is str else pa.int64() for name, of in columns.items()}
@@ -114,11 +102,7 @@ def emit_list(rows: Sequence[Mapping[str, object]], sink: Sink, /, **columns: ty
 
 
 def emit_bytes(content: bytes | bytearray, output: Path | None) -> None:
-    """Write data to standard output or to a file; on a terminal, escape its invisible characters.
-
-    Raises:
-        InputError: the path is wrong; nothing was written.
-    """
+    """Write data to standard output or to a file; on a terminal, escape its invisible characters."""
     if output is not None:
         write_file(output, content)
     elif sys.stdout.isatty():
@@ -130,11 +114,7 @@ def emit_bytes(content: bytes | bytearray, output: Path | None) -> None:
 
 
 def write_file(path: Path, content: bytes | bytearray) -> None:
-    """Write a file of the user's atomically; a link is followed, and a device or pipe is written to.
-
-    Raises:
-        InputError: the operating system refused.
-    """
+    """Write a file of the user's atomically; a link is followed, and a device or pipe is written to."""
     from prunescope.warehouse.storage.atomic_write import translate_os_errors, write_atomically
 
     target = path.expanduser().resolve()

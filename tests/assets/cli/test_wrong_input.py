@@ -221,7 +221,7 @@ CASES: list[tuple[Case, str]] = [
     (unknown_suffix, "out.foo: no format is called .foo; use .txt, .csv"),
     (export_over_foreign_files, "choose a new folder"),
     (unknown_command, "No such command"),
-    (tolerance_that_is_no_share, "--tolerance nan: give a share from 0 to 1"),
+    (tolerance_that_is_no_share, "Invalid value for '--tolerance': Input should be less than or equal to 1"),
     (nothing_to_compare, "the warehouse is empty; run a study first"),
     (nothing_to_export, "has no row of any table or figure; run a study that gives some"),
     (watch_in_an_unwritable_folder, "/proc/nope cannot be written; nothing can be made there: choose another place "),
