@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prunescope.assets import settings
-from prunescope.assets.cli.options import Recipes, Replace, StudyOption, existing, root
+from prunescope.assets.cli import options
 from prunescope.assets.cli.output import Sink, emit, log
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.assets.cli.study import end, request_of
@@ -24,9 +24,9 @@ def advise(
     context: typer.Context,
     sink: Sink,
     model: str,
-    study: StudyOption = None,
-    recipe: Recipes = (),
-    replace: Replace = False,
+    study: options.StudyOption = None,
+    recipe: options.Recipes = (),
+    replace: options.Replace = False,
     tolerance: Annotated[float, typer.Option(min=0, max=1)] = 0.1,
 ) -> None:
     """Judge which recipes a model tolerates, before any task is run, as far as the evidence allows.
@@ -55,7 +55,7 @@ def advise(
     from prunescope.warehouse.storage.partition_store import Store
 
     # A name of the warehouse needs one; another model's probes are computed, into a new one if need be.
-    location = existing(context) if _is_name(model) else root(context)
+    location = options.existing(context) if _is_name(model) else options.root(context)
     request, reason = _request(model, study, recipe, Store(location))
     home = settings.cache_folder() / "advise" if reason else location
     if reason:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from prunescope.assets import settings
-from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import Variant, existing, inline_recipe, variants_of
+from prunescope.assets.cli import completion, options
 from prunescope.assets.cli.output import log
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core import calibration_defaults
@@ -51,7 +50,7 @@ Memory = Annotated[
 
 def checkpoint(
     context: typer.Context,
-    variant: Variant,
+    variant: options.Variant,
     folder: Folder,
     shrink: Shrink = False,
     model_source: str | None = None,
@@ -87,8 +86,8 @@ def checkpoint(
 
         hub.require_access(push_to_hub)
     limits = _limits(memory)
-    store = Store(existing(context))
-    [(model, name)] = variants_of(store.root, [variant])
+    store = Store(options.existing(context))
+    [(model, name)] = options.variants_of(store.root, [variant])
     row = store.read(TABLES["variants"], model, name).to_pylist()[0]
     provenance = store.provenance(TABLES["variants"], model, name)
     if provenance is None or row["method"] in {"dense", "noise"}:
@@ -176,7 +175,7 @@ def prune(
     from prunescope.pipelines.studies.memory_limits import DEVICE
 
     require_free(output)
-    parsed = parse_recipe(inline_recipe(recipe))
+    parsed = parse_recipe(options.inline_recipe(recipe))
     if parsed.method in {"dense", "noise"}:
         raise InputError(f"recipe {parsed.name} prunes nothing; choose another one")
     spec = _calibration(

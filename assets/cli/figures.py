@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prunescope.assets import settings
-from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import OnlyModels, OnlyPrompts, OnlyRecipes, Output, existing, require_named
+from prunescope.assets.cli import completion, options
 from prunescope.assets.cli.output import FAILED, chosen_sink, emit_list, log, write_file
 from prunescope.pipelines.core.errors import InputError
 
@@ -22,15 +21,15 @@ _PAPER_FORMATS = ("pdf", "png", "svg")
 def figure(
     context: typer.Context,
     name: Annotated[str | None, typer.Argument(autocompletion=completion.figures)] = None,
-    model: OnlyModels = (),
-    recipe: OnlyRecipes = (),
-    prompt: OnlyPrompts = (),
+    model: options.OnlyModels = (),
+    recipe: options.OnlyRecipes = (),
+    prompt: options.OnlyPrompts = (),
     columns: Annotated[int | None, typer.Option(min=1, max=2)] = None,
     no_title: bool = False,
     dark: bool = False,
     no_published: bool = False,
     explain: bool = False,
-    output: Output = None,
+    output: options.Output = None,
 ) -> None:
     """Draw a figure from the warehouse: open it, or write it to -o as png, svg, pdf, html or json.
 
@@ -57,7 +56,7 @@ def figure(
     from prunescope.warehouse.catalogue.question_query import RowFilter, rows_within
 
     if name is None:
-        require_named(context)
+        options.require_named(context)
         rows = [{"figure": registered.name, "shows": registered.title} for registered in FIGURES.values()]
         emit_list(rows, chosen_sink(None, output), figure=str, shows=str)
         return
@@ -71,7 +70,7 @@ def figure(
     if no_title and columns is None:
         raise InputError("--no-title: only files for paper have a caption in its place; add --columns 1 or 2")
     row_filter = RowFilter(tuple(model), tuple(recipe), tuple(prompt))
-    frame = rows_within(existing(context), chosen.query, row_filter)
+    frame = rows_within(options.existing(context), chosen.query, row_filter)
     if no_published:
         if "publication" not in frame.columns:
             raise InputError(f"--no-published: figure {name} has no published curves; leave the option out")

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prunescope.assets import settings
-from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import StudyOptions, VariantOption, existing, variants_of
+from prunescope.assets.cli import completion, options
 from prunescope.assets.cli.output import FAILED, WRONG_INPUT, Sink, emit, emit_list, log, log_wait
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core.errors import InputError
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 _MAX_RESULTS_BYTES = 100_000_000
 
 
-def import_lm_eval(context: typer.Context, results: list[Path], variant: VariantOption = None) -> None:
+def import_lm_eval(context: typer.Context, results: list[Path], variant: options.VariantOption = None) -> None:
     """Read scores that lm-evaluation-harness measured into the warehouse, next to ours and the KL of the variant.
 
     They become rows of `imported_scores`, and the view `imported_comparisons` joins them with ours. A file that names a
@@ -55,8 +54,8 @@ def import_lm_eval(context: typer.Context, results: list[Path], variant: Variant
     from prunescope.warehouse.export.lm_eval_import import evaluated_variant, import_results, parse_results
     from prunescope.warehouse.storage.partition_store import Store
 
-    store = Store(existing(context))
-    given = variants_of(store.root, [variant])[0] if variant is not None else None
+    store = Store(options.existing(context))
+    given = options.variants_of(store.root, [variant])[0] if variant is not None else None
     found, is_whole = [], True
     for path in results:
         try:
@@ -87,7 +86,7 @@ def verify(context: typer.Context, sink: Sink) -> None:
     from prunescope.warehouse.maintenance.verification import verify as verify_tables
     from prunescope.warehouse.storage.partition_store import Store
 
-    store, counts = Store(existing(context)), Counter[str]()
+    store, counts = Store(options.existing(context)), Counter[str]()
     failed: list[dict[str, object]] = []
     for result in chain(verify_tables(store), _verify_variants(store)):
         counts[result.state] += 1
@@ -132,7 +131,7 @@ def _verify_variants(store: "Store") -> "Iterator[VerificationResult]":
 def gc(
     context: typer.Context,
     sink: Sink,
-    study: StudyOptions = (),
+    study: options.StudyOptions = (),
     yes: bool = False,
     computed_by: Annotated[list[str], typer.Option(autocompletion=completion.studies)] = (),
 ) -> None:
@@ -161,7 +160,7 @@ def gc(
     from prunescope.warehouse.maintenance.garbage_collection import StudyScope, removable, waste
     from prunescope.warehouse.storage.partition_store import Store
 
-    store = Store(existing(context))
+    store = Store(options.existing(context))
     loaded = [load_study(name) for name in (*study_names(), *study)]
     local = store.local(settings.cache_folder())
     with ExitStack() as lock:
@@ -281,7 +280,7 @@ def doctor(
         return
     from prunescope.warehouse.maintenance.diagnostics import Diagnosis, diagnose
 
-    location = existing(context)
+    location = options.existing(context)
     log(f"warehouse: {location}\ncache: {settings.cache_folder()}")
     diagnoses = diagnose(location)
     if diagnoses or sink.is_chosen:

@@ -5,16 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import (
-    AnyStudy,
-    Output,
-    StudyOption,
-    VariantOption,
-    VariantOptions,
-    existing,
-    variants_of,
-)
+from prunescope.assets.cli import completion, options
 from prunescope.assets.cli.output import log, put, write_file
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core.errors import InputError
@@ -24,10 +15,10 @@ from prunescope.warehouse.core.limits import MAX_ROWS
 
 def report(
     context: typer.Context,
-    study: AnyStudy = None,
-    output: Output = None,
+    study: options.AnyStudy = None,
+    output: options.Output = None,
     terminal: Annotated[bool, typer.Option("--terminal", "-t")] = False,
-    variant: VariantOption = None,
+    variant: options.VariantOption = None,
     prompt: str | None = None,
     forced: bool = False,
 ) -> None:
@@ -53,13 +44,13 @@ def report(
 
         if output is not None:
             raise InputError("--terminal -o: leave out one of the two; `> FILE` saves what the terminal shows")
-        show_report(existing(context), study, variant, prompt, forced=forced)
+        show_report(options.existing(context), study, variant, prompt, forced=forced)
         return
     if variant is not None or prompt is not None or forced:
         raise InputError("--variant, --prompt and --forced are for --terminal; the page links to these texts")
     if output is not None and output.suffix.lower() not in {".html", ".htm"}:
         raise InputError(f"-o {output}: a report is one HTML page; end the name in .html")
-    reports = {path.stem: path for path in Store(existing(context)).files("_reports") if path.suffix == ".html"}
+    reports = {path.stem: path for path in Store(options.existing(context)).files("_reports") if path.suffix == ".html"}
     names = ", ".join(reports) or "none yet: run a study first, such as `prunescope run demo`"
     if study is None and len(reports) != 1:
         raise InputError(f"name the study of the report; there are {names}")
@@ -75,7 +66,7 @@ def report(
 def export(
     context: typer.Context,
     directory: Path,
-    study: StudyOption = None,
+    study: options.StudyOption = None,
     only: Annotated[list[str], typer.Option(autocompletion=completion.exported)] = (),
     lm_eval: bool = False,
     all_rows: Annotated[
@@ -111,14 +102,14 @@ def export(
 
         if only or all_rows:
             raise InputError("--lm-eval writes all task scores; leave out --only and --all-rows")
-        with connected(existing(context)) as connection:
+        with connected(options.existing(context)) as connection:
             if chosen is not None:
                 narrow(connection, {model.name for model in chosen.models}, {recipe.name for recipe in chosen.recipes})
             for file in write_results(connection, directory.expanduser()):
                 put(str(file))
         return
     with RichProgress() as bars:
-        result = export_all(existing(context), directory.expanduser(), only, chosen, bars, all_rows=all_rows)
+        result = export_all(options.existing(context), directory.expanduser(), only, chosen, bars, all_rows=all_rows)
     log(f"tables and figures: {len(result.items)}; files: {len(result.files)}")
     if result.removed:
         log(f"removed {len(result.removed)} files of the earlier export: {', '.join(result.removed)}", "yellow")
@@ -132,7 +123,7 @@ def export(
 def log_runs(
     context: typer.Context,
     to: Literal["mlflow"] = "mlflow",
-    variant: VariantOptions = (),
+    variant: options.VariantOptions = (),
     figure: Annotated[list[str], typer.Option(autocompletion=completion.figures)] = (),
     experiment: str = "prunescope",
     uri: str | None = None,
@@ -156,9 +147,9 @@ def log_runs(
     """
     from prunescope.assets.publishing.tracking import log_variants
 
-    location = existing(context)
+    location = options.existing(context)
     with RichProgress() as bars:
-        logged, present = log_variants(location, uri, experiment, variants_of(location, variant), figure, bars)
+        logged, present = log_variants(location, uri, experiment, options.variants_of(location, variant), figure, bars)
     log(f"logged to {to} ({uri or 'its default'}): {len(logged)} new or changed, {len(present)} there already")
     for name in logged:
         put(name)

@@ -7,24 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prunescope.assets.cli import completion
+from prunescope.assets.cli import completion, options
 from prunescope.assets.cli.figures import check_chart_path, require_data, show
-from prunescope.assets.cli.options import (
-    Format,
-    Memory,
-    OnlyModels,
-    OnlyPrompts,
-    OnlyRecipes,
-    Output,
-    Seconds,
-    Variant,
-    VariantOptions,
-    answer_bytes,
-    existing,
-    require_named,
-    sql_process,
-    variants_of,
-)
 from prunescope.assets.cli.output import Sink, chosen_sink, emit, emit_bytes, emit_list, log
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.suggestions import did_you_mean
@@ -69,7 +53,13 @@ def recipes(
         log(recipe_text(method))
 
 
-def sql(context: typer.Context, sink: Sink, query: str, seconds: Seconds = SECONDS, memory: Memory = GIBIBYTES) -> None:
+def sql(
+    context: typer.Context,
+    sink: Sink,
+    query: str,
+    seconds: options.Seconds = SECONDS,
+    memory: options.Memory = GIBIBYTES,
+) -> None:
     r"""Query the warehouse in SQL (DuckDB's dialect). Read-only: no files, no network, no settings.
 
     `tables` (or `\d`) and `describe NAME` (or `\d NAME`) do the same as the commands of these names.
@@ -90,8 +80,10 @@ def sql(context: typer.Context, sink: Sink, query: str, seconds: Seconds = SECON
         else:
             tables(context, sink)
         return
-    with sql_process(context, Setup(str(existing(context)), memory)) as process:
-        content, _ = process.render(text, to=sink.format, width=sink.width, seconds=seconds, size=answer_bytes(memory))
+    with options.sql_process(context, Setup(str(options.existing(context)), memory)) as process:
+        content, _ = process.render(
+            text, to=sink.format, width=sink.width, seconds=seconds, size=options.answer_bytes(memory)
+        )
     emit_bytes(content, sink.path)
 
 
@@ -102,7 +94,7 @@ def tables(context: typer.Context, sink: Sink) -> None:
     from prunescope.warehouse.storage.partition_store import Store
     from prunescope.warehouse.tables import TABLES
 
-    store, rows = Store(existing(context)), []
+    store, rows = Store(options.existing(context)), []
     for table in TABLES.values():
         counts = [footer.rows for _, footer in store.footers(table)]
         about = {"name": table.name, "kind": "table", "about": table.grain, "key": ", ".join(table.key)}
@@ -136,7 +128,7 @@ def describe(
     if name not in documented:
         hint = did_you_mean(name, documented)
         raise InputError(f"there is no table or view {name!r}; {hint}see `prunescope tables`")
-    with connected(existing(context)) as connection:
+    with connected(options.existing(context)) as connection:
         relation = connection.sql(f"SELECT * FROM {quoted(name)}")  # noqa: S608 - checked above
         columns = dict(zip(relation.columns, map(str, relation.types), strict=True))
     rows = []
@@ -162,7 +154,7 @@ def questions(context: typer.Context, sink: Sink) -> None:
     """List the questions that the warehouse answers; `prunescope question q01` answers one."""
     from prunescope.warehouse.catalogue.lineage import questions as question_views
 
-    require_named(context)
+    options.require_named(context)
     rows = [{"question": name, "asks": view.header.partition("\n")[0]} for name, view in question_views().items()]
     emit_list(rows, sink, question=str, asks=str)
 
@@ -170,16 +162,16 @@ def questions(context: typer.Context, sink: Sink) -> None:
 def question(
     context: typer.Context,
     name: Annotated[str | None, typer.Argument(autocompletion=completion.questions)] = None,
-    variant: VariantOptions = (),
-    model: OnlyModels = (),
-    recipe: OnlyRecipes = (),
-    prompt: OnlyPrompts = (),
+    variant: options.VariantOptions = (),
+    model: options.OnlyModels = (),
+    recipe: options.OnlyRecipes = (),
+    prompt: options.OnlyPrompts = (),
     explain: bool = False,
     chart: bool = False,
-    seconds: Seconds = SECONDS,
-    memory: Memory = GIBIBYTES,
-    format_: Format = None,
-    output: Output = None,
+    seconds: options.Seconds = SECONDS,
+    memory: options.Memory = GIBIBYTES,
+    format_: options.Format = None,
+    output: options.Output = None,
 ) -> None:
     """Answer one question; standard error says how to read the answer.
 
@@ -209,16 +201,16 @@ def question(
     if chart:
         check_chart_path(output, format_)
     sink = Sink() if chart else chosen_sink(format_, output)
-    root = existing(context)
-    row_filter = RowFilter(tuple(model), tuple(recipe), tuple(prompt), tuple(variants_of(root, variant)))
+    root = options.existing(context)
+    row_filter = RowFilter(tuple(model), tuple(recipe), tuple(prompt), tuple(options.variants_of(root, variant)))
     query = statement(root, view, row_filter)
-    with sql_process(context, Setup(str(root), memory, query.models)) as process:
+    with options.sql_process(context, Setup(str(root), memory, query.models)) as process:
         if chart:
             rows = process.ask(query.sql, query.parameters, seconds=seconds)
             count = rows.num_rows
         else:
             layout = {"to": sink.format, "width": sink.width, "lines": _LINES if output is None else TEXT_ROWS}
-            limits = {"seconds": seconds, "size": answer_bytes(memory)}
+            limits = {"seconds": seconds, "size": options.answer_bytes(memory)}
             content, count = process.render(query.sql, query.parameters, **layout, **limits)
     header = view_header.parse(view.header)
     log(view.header if explain else f"{header.asks}\n{_reading(count, header)} (--explain shows more)", "dim")
@@ -257,12 +249,12 @@ def variants(context: typer.Context, sink: Sink) -> None:
                        AND provenance.recipe = variants.recipe
         ORDER BY variants.model, variants.recipe <> 'dense', variants.recipe
     """
-    with connected(existing(context)) as connection:
+    with connected(options.existing(context)) as connection:
         rows = connection.sql(query).to_arrow_reader(1000).read_all()  # `to_arrow_table` would import pandas
     emit(rows, sink)
 
 
-def compare(context: typer.Context, sink: Sink, a: Variant, b: Variant) -> None:
+def compare(context: typer.Context, sink: Sink, a: options.Variant, b: options.Variant) -> None:
     """Compare two variants of one model, paired: perplexity, KL and top token of texts and prompts, answers to tasks.
 
     difference is B − A. Its error is clustered by windows of a text or by prompts; low and high are its 95 % interval
@@ -276,7 +268,7 @@ def compare(context: typer.Context, sink: Sink, a: Variant, b: Variant) -> None:
     """
     from prunescope.warehouse.catalogue.comparison import compare as compare_variants
 
-    comparison = compare_variants(existing(context), a, b)
+    comparison = compare_variants(options.existing(context), a, b)
     for reason in comparison.missing:
         log(f"not compared: {reason}", "dim")
     log(f"A is {comparison.model}@{comparison.recipe_a}, B is {comparison.model}@{comparison.recipe_b}", "dim")

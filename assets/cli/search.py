@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunescope.assets import settings
-from prunescope.assets.cli.options import AllowCode, Models, Replace, StudyName, root
+from prunescope.assets.cli import options
 from prunescope.assets.cli.output import emit, log, put, write_file
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.assets.cli.study import end, request_of
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 def search(
     context: typer.Context,
-    study: StudyName,
+    study: options.StudyName,
     remove: list[str] = (),
-    model: Models = (),
+    model: options.Models = (),
     menu: str | None = None,
     objective: str | None = None,
     budget: str | None = None,
@@ -37,8 +37,8 @@ def search(
     no_controls: bool = False,
     no_judge: bool = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", file_okay=False)] = None,
-    replace: Replace = False,
-    allow_code_execution: AllowCode = False,
+    replace: options.Replace = False,
+    allow_code_execution: options.AllowCode = False,
 ) -> None:
     """Search which treatment each sublayer gets so that a share is removed at the lowest KL at the output.
 
@@ -89,7 +89,7 @@ def search(
     request = with_fields(request, search=json.dumps({key: value for key, value in keys.items() if value is not None}))
     if not remove and request_of(study, [], []).load().search is None:
         raise InputError("--remove is missing, and the study has no `search`; give a share, such as --remove 20%")
-    location, tables = root(context), (*MODEL_TABLES, *SEARCH_TABLES)
+    location, tables = options.root(context), (*MODEL_TABLES, *SEARCH_TABLES)
     with RichProgress() as bars:
         outcome = run_study(request, location, settings.cache_folder(), bars, replace=replace, tables=tables)
     failures = list(outcome.failures)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from prunescope.assets import settings
-from prunescope.assets.cli.options import AnyStudy, Globals, Memory, Seconds, existing, writable
+from prunescope.assets.cli import options
 from prunescope.assets.cli.output import INTERRUPTED, log
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.limits import GIBIBYTES, SECONDS
@@ -19,11 +19,11 @@ _LOCALHOST = "127.0.0.1"
 
 def serve(
     context: typer.Context,
-    study: AnyStudy = None,
+    study: options.AnyStudy = None,
     port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535)] = 3001,
     host: str = _LOCALHOST,
-    seconds: Seconds = SECONDS,
-    memory: Memory = GIBIBYTES,
+    seconds: options.Seconds = SECONDS,
+    memory: options.Memory = GIBIBYTES,
 ) -> None:
     """Serve the explorer of the live warehouse, with a box for your own SQL. Ctrl-C stops it.
 
@@ -45,7 +45,7 @@ def serve(
     from prunescope.assets.publishing.server import application, server
 
     names = _names(host)
-    root = existing(context)
+    root = options.existing(context)
     studies = StudyRegistry(root, study)
     with _listening_socket(host, port) as listening:
         port = listening.getsockname()[1]
@@ -54,9 +54,9 @@ def serve(
         )
         if names:
             log(f"{host}: everyone with access to this address can read all results and run SQL; there is no password")
-        log(f"http://{next(iter(names), host)}:{port}/ shows {', '.join(studies.known())} of {root}; Ctrl-C stops it")
+        log(f"http://{next(iter(names), host)}:{port}/ shows {', '.join(studies.known)} of {root}; Ctrl-C stops it")
         try:
-            server(app, is_debugged=context.ensure_object(Globals).debug).run([listening])
+            server(app, is_debugged=context.ensure_object(options.Globals).debug).run([listening])
         except KeyboardInterrupt:
             log("stopped")
             raise SystemExit(INTERRUPTED) from None  # a `typer.Exit` would say that there is work to continue
@@ -75,16 +75,16 @@ def ui(context: typer.Context, port: Annotated[int, typer.Option("--port", "-p",
     from prunescope.assets.watching.watch_list import make_models_folder
     from prunescope.warehouse.storage.partition_store import Store
 
-    location = writable(context)
+    location = options.writable(context)
     _listening_socket(_LOCALHOST, port).close()
     make_models_folder(Store(location))
     local = Store(location).local(settings.cache_folder())
     home = plain_path(prepare_home(local))
     recover_launched(local)
     log(f"http://{_LOCALHOST}:{port}/asset-groups shows the lineage of {location}; Ctrl-C stops it")
-    command = [sys.executable, "-W", "ignore", "-c", "from prunescope.assets.interface.webserver import dev; dev()"]
+    command = [sys.executable, "-W", "ignore", "-c", "from prunescope.assets.interface.subprocesses import dev; dev()"]
     command += ["--module-name", "prunescope.assets.definitions", "--working-directory", str(settings.package_parent())]
-    level = "info" if context.ensure_object(Globals).debug else "warning"
+    level = "info" if context.ensure_object(options.Globals).debug else "warning"
     command += ["--host", _LOCALHOST, "--port", str(port), "--log-level", level]
     # The current folder changes below.
     own = {"PRUNESCOPE_WAREHOUSE": str(location), "DAGSTER_HOME": str(home), "PYTHONPATH": settings.python_path()}

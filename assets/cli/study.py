@@ -8,19 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prunescope.assets import settings
-from prunescope.assets.cli.options import (
-    AllowCode,
-    AnyStudy,
-    Globals,
-    Models,
-    Recipes,
-    Replace,
-    StudyName,
-    absolute_model,
-    absolute_study,
-    inline_recipe,
-    root,
-)
+from prunescope.assets.cli import options
 from prunescope.assets.cli.output import FAILED, WRONG_INPUT, Sink, emit, log
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.assets.execution.error_transport import error_line
@@ -37,11 +25,11 @@ if TYPE_CHECKING:
 
 def run(
     context: typer.Context,
-    study: AnyStudy = None,
-    model: Models = (),
-    recipe: Recipes = (),
-    replace: Replace = False,
-    allow_code_execution: AllowCode = False,
+    study: options.AnyStudy = None,
+    model: options.Models = (),
+    recipe: options.Recipes = (),
+    replace: options.Replace = False,
+    allow_code_execution: options.AllowCode = False,
     ray: str | None = None,
     gpus_per_task: Annotated[float | None, typer.Option(min=0)] = None,
     cpus_per_task: Annotated[int | None, typer.Option(min=1)] = None,
@@ -71,7 +59,7 @@ def run(
     if ray is None and (gpus_per_task, cpus_per_task) != (None, None):
         raise InputError("--gpus-per-task and --cpus-per-task apply to a Ray cluster; name it with --ray")
     cluster = None if ray is None else RayClusterConfig(ray, gpus_per_task, cpus_per_task)
-    location = root(context)
+    location = options.root(context)
     if study is not None:
         request = _with_added_models(Store(location), request_of(study, model, recipe, allow_code_execution))
         end(context, _run_study(request, location, cluster, replace=replace))
@@ -92,11 +80,11 @@ def run(
 def plan(
     context: typer.Context,
     sink: Sink,
-    study: StudyName,
-    model: Models = (),
-    recipe: Recipes = (),
-    allow_code_execution: AllowCode = False,
-    replace: Replace = False,
+    study: options.StudyName,
+    model: options.Models = (),
+    recipe: options.Recipes = (),
+    allow_code_execution: options.AllowCode = False,
+    replace: options.Replace = False,
     gpu: Annotated[float | None, typer.Option(min=1, max=10_000)] = None,
     details: bool = False,
 ) -> None:
@@ -119,7 +107,7 @@ def plan(
         gpu (GB): Plan for one GPU with this much memory, which this machine need not have: memory, work, disk, no time.
         details: Show every partition, item of work and item of memory, too.
     """
-    location, gpu_bytes = root(context), None if gpu is None else int(gpu * 1e9)
+    location, gpu_bytes = options.root(context), None if gpu is None else int(gpu * 1e9)
     with RichProgress() as bars:
         from prunescope.assets.runs import estimate
         from prunescope.assets.runs.refused_models import RefusedModels
@@ -158,8 +146,10 @@ def request_of(
     from prunescope.pipelines.studies import load_study
 
     known = {model.name for model in load_study(study).models}
-    sources = tuple(model if model in known else absolute_model(model) for model in models)
-    return StudyRequest(absolute_study(study), sources, tuple(map(inline_recipe, recipes)), allow_code_execution)
+    sources = tuple(model if model in known else options.absolute_model(model) for model in models)
+    return StudyRequest(
+        options.absolute_study(study), sources, tuple(map(options.inline_recipe, recipes)), allow_code_execution
+    )
 
 
 def end(context: typer.Context, failures: "Sequence[Failure]") -> None:
@@ -168,7 +158,7 @@ def end(context: typer.Context, failures: "Sequence[Failure]") -> None:
         log(f"{len(failures)} failed:", "red")
         for failure in failures:
             log(f"  {failure.name}: {failure.message}", "red")
-            if context.ensure_object(Globals).debug:
+            if context.ensure_object(options.Globals).debug:
                 log(failure.traceback)
         only_input = all(failure.is_input for failure in failures)
         raise typer.Exit(WRONG_INPUT if only_input else FAILED)

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prunescope.assets import settings
-from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import StudyOption, absolute_model, absolute_study, root, writable
+from prunescope.assets.cli import completion, options
 from prunescope.assets.cli.output import Sink, emit_list, log, log_wait
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core.errors import InputError
@@ -48,9 +47,9 @@ def watch(
     from prunescope.assets.watching.watch_list import make_models_folder
     from prunescope.warehouse.storage.partition_store import Store
 
-    store = Store((writable if studies or stop else root)(context))
+    store = Store((options.writable if studies or stop else options.root)(context))
     if studies or stop:
-        _change_studies(store, [absolute_study(name) for name in studies], stop)
+        _change_studies(store, [options.absolute_study(name) for name in studies], stop)
         make_models_folder(store)
     backlog = FreshnessScanner().scan(store)
     if (rows := _rows(backlog)) or sink.is_chosen:
@@ -71,7 +70,7 @@ def add_model(
     context: typer.Context,
     model: str,
     name: Annotated[str | None, typer.Option("--name", "-n")] = None,
-    study: StudyOption = None,
+    study: options.StudyOption = None,
 ) -> None:
     """Add a model to the watched studies, or to `demo` if none is watched.
 
@@ -96,14 +95,14 @@ def add_model(
     from prunescope.pipelines.studies import load_study
     from prunescope.warehouse.storage.partition_store import Store
 
-    store, source = Store(writable(context)), absolute_model(model)
+    store, source = Store(options.writable(context)), options.absolute_model(model)
     given, separator, named = source.partition("=")
     if separator and "/" not in given:  # a path may hold `=`
         name, source = name or given, named
     name = name or name_from(source)
     if not name:
         raise InputError(f"{model!r}: it gives no name; add one with --name")
-    chosen = absolute_study(study) if study else ""
+    chosen = options.absolute_study(study) if study else ""
     with edit_watch_list(store, log_wait) as versions:
         listed = versions[-1]
         watched = dict.fromkeys((*listed.studies, chosen) if chosen else listed.studies)
@@ -137,7 +136,7 @@ def remove_model(context: typer.Context, name: str) -> None:
     from prunescope.assets.watching.watch_list import edit_watch_list, models_folder
     from prunescope.warehouse.storage.partition_store import Store
 
-    store = Store(writable(context))
+    store = Store(options.writable(context))
     with edit_watch_list(store, log_wait) as versions:
         listed = versions[-1]
         others = tuple(model for model in listed.models if model.name != name)
@@ -164,7 +163,9 @@ def _change_studies(store: "Store", added: list[str], stopped: list[str]) -> Non
             names[key] = name
         for study in stopped:
             others = {
-                key: name for key, name in names.items() if study not in {key, name} and absolute_study(study) != key
+                key: name
+                for key, name in names.items()
+                if study not in {key, name} and options.absolute_study(study) != key
             }
             if len(others) == len(names):
                 raise InputError(f"--stop {study}: is not watched; {', '.join(names) or 'no study'} is")

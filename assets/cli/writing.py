@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prunescope.assets.cli.options import Models, Output, Recipes, inline_recipe
+from prunescope.assets.cli import options
 from prunescope.assets.cli.output import emit_bytes, log, write_file
 from prunescope.pipelines.core.errors import InputError
 
@@ -45,8 +45,8 @@ measure: {{layer_prompts: 1}}
 
 def init(
     name: Annotated[str | None, typer.Argument(show_default=False)] = None,
-    model: Models = (),
-    recipe: Recipes = (),
+    model: options.Models = (),
+    recipe: options.Recipes = (),
     prompts: list[str] = (),
     force: bool = False,
 ) -> None:
@@ -86,7 +86,7 @@ def init(
     log(f"`prunescope plan {path}` shows what it would compute")
 
 
-def schema(output: Output = None) -> None:
+def schema(output: options.Output = None) -> None:
     """Print the JSON schema of a study's YAML. Editors find it by the first line of a study.
 
     For example: `prunescope schema -o study.schema.json`
@@ -134,7 +134,7 @@ def _text(path: Path, models: list[str], recipes: list[str], sets: list[str]) ->
     from prunescope.pipelines.recipes import parse_recipe
     from prunescope.pipelines.studies.schema import header
 
-    written = [inline_recipe(recipe) for recipe in recipes]
+    written = [options.inline_recipe(recipe) for recipe in recipes]
     parsed = [parse_recipe(recipe) for recipe in written]
     fields = [parse_yaml(recipe, "recipe") if recipe.lstrip().startswith("{") else recipe for recipe in written]
     if all(recipe.method != "dense" for recipe in parsed):

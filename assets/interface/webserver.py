@@ -1,7 +1,5 @@
-"""Dagster's web server with the origin guard, and `dagster dev` with our programs."""
+"""Dagster's web server with the origin guard and our staleness."""
 
-import signal
-import sys
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -9,7 +7,6 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from prunescope.assets.interface.program_start import start_ours
 from prunescope.assets.publishing.origin_guard import OwnPagesOnly
 
 
@@ -38,22 +35,6 @@ def _is_safe(scope: Scope) -> bool:
         return headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
     # Dagster answers with its page for queries and executes nothing.
     return scope["method"] == "GET" and "text/html" in headers.get("accept", "")
-
-
-def dev() -> None:
-    """Run `dagster dev` with our programs instead of Dagster's, and with this process's arguments.
-
-    A shell script starts what it puts into the background with SIGINT ignored. Dagster gives SIGTERM the action of
-    SIGINT and stops its servers by SIGINT, so nothing but SIGKILL would end them.
-    """
-    # No public entry point; test_ui starts the interface through these.
-    from dagster._cli import dev as theirs
-    from dagster._grpc import server
-
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    start_ours(theirs)
-    start_ours(server)
-    theirs.dev_command(args=sys.argv[1:], prog_name="dagster dev")
 
 
 def main() -> None:

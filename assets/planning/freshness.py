@@ -98,7 +98,7 @@ def report_version(store: Store, study: Study, partitions: Mapping[str, str] | N
     Args:
         store: the warehouse.
         study: the study.
-        partitions: the result of `study_partitions`, where the caller has it already.
+        partitions: the result of `study_partitions`, if the caller has it already.
     """
     return fingerprint(
         {

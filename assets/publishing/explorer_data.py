@@ -42,14 +42,12 @@ def documents(
     """
     views = {view.name: view.sql for view in view_sql().values()}
     ask = ask or asking(connection)
-    name, title, order = study, "", DisplayOrder()
-    if not isinstance(study, str):
-        name, title = study.name, study.title
-        names = ([model.name for model in study.models], [recipe.name for recipe in study.recipes])
-        order = DisplayOrder(*names, [prompt.id for prompt in study.prompts])
-    return Documents(
-        ask, str(name), title, _facts(study, ask), views, order, _pairs(connection), figures, is_live=is_live
-    )
+    about = _facts(study, ask), views
+    if isinstance(study, str):
+        return Documents(ask, study, "", *about, DisplayOrder(), _pairs(connection), figures, is_live=is_live)
+    names = ([model.name for model in study.models], [recipe.name for recipe in study.recipes])
+    order = DisplayOrder(*names, [prompt.id for prompt in study.prompts])
+    return Documents(ask, study.name, study.title, *about, order, _pairs(connection), figures, is_live=is_live)
 
 
 def rows(connection: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame:
@@ -87,10 +85,9 @@ def _pairs(connection: duckdb.DuckDBPyConnection) -> Pairs:
 def _facts(study: Study | str, ask: Ask) -> list[Fact]:
     """Return what a reader needs to repeat the study."""
     runs = ask("SELECT DISTINCT device, dtype, libraries_json FROM provenance ORDER BY ALL").to_dicts()
+    models = ask("SELECT model, source, revision, weight_format, weight_hash FROM models ORDER BY model").to_dicts()
     facts: dict[str, Any] = {
-        "models": ask(
-            "SELECT model, source, revision, weight_format, weight_hash FROM models ORDER BY model"
-        ).to_dicts(),
+        "models": models,
         "code versions": CODE_VERSIONS,
         "computed with": [row | {"libraries_json": json.loads(row["libraries_json"] or "{}")} for row in runs],
     }

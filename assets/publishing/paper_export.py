@@ -45,11 +45,10 @@ class ExportResult:
         removed: names of files of an earlier export in the folder that this one does not have.
     """
 
-    directory: Path
-    items: tuple[str, ...]
+    items: list[str]
     files: tuple[Path, ...]
-    empty: tuple[str, ...]
-    cut: tuple[str, ...]
+    empty: list[str]
+    cut: list[str]
     removed: tuple[str, ...]
 
 
@@ -154,10 +153,8 @@ def export(
                 "provenance": _provenance(connection, tables, contents.used),
             }
         )
-    empty, cut = (tuple(name for name in chosen if contents.entries[name].get(key)) for key in ("is_empty", "is_cut"))
-    return ExportResult(
-        directory, tuple(name for name in chosen if name not in empty), files, empty, cut, folder.removed
-    )
+    empty, cut = ([name for name in chosen if contents.entries[name].get(key)] for key in ("is_empty", "is_cut"))
+    return ExportResult([name for name in chosen if name not in empty], files, empty, cut, folder.removed)
 
 
 def _chosen(only: Sequence[str], views: Mapping[str, View]) -> list[str]:
@@ -202,20 +199,18 @@ def _add_figure(folder: ExportFolder, connection: duckdb.DuckDBPyConnection, nam
 
     figure = FIGURES[name]
     frame = pl.DataFrame(connection.sql(figure.query).to_arrow_table())
-    files = []
+    files = dict[str, bytes]()
     # Like a table without rows, it has no file.
     for drawing in figure.draw_all(frame) if frame.height else ():
-        drawn = chart_files(drawing.specification)
+        files |= {f"{drawing.name}{suffix}": content for suffix, content in chart_files(drawing.specification).items()}
         for columns, ending in ((2, ""), (1, "-column")):
             with suppress(InputError):  # too wide for these columns
                 pages = print_files(figure.printed(drawing, columns), "pdf")
-                drawn |= {f"{ending}{page}.pdf": content for page, content in pages.items()}
-        for suffix, content in drawn.items():
-            folder.add(f"{drawing.name}{suffix}", content)
-            files.append(f"{drawing.name}{suffix}")
-    contents.add(
-        name, frame, kind="figure", caption=figure.caption, sql=figure.query, files=files, is_empty=frame.is_empty()
-    )
+                files |= {f"{drawing.name}{ending}{page}.pdf": content for page, content in pages.items()}
+    for file, content in files.items():
+        folder.add(file, content)
+    about = {"kind": "figure", "caption": figure.caption, "sql": figure.query, "files": [*files]}
+    contents.add(name, frame, **about, is_empty=frame.is_empty())
 
 
 def _calibrations(connection: duckdb.DuckDBPyConnection, study: Study | None) -> dict[str, Calibration]:
@@ -225,12 +220,10 @@ def _calibrations(connection: duckdb.DuckDBPyConnection, study: Study | None) ->
     calibrations = {}
     own = [recipe.calibration for known in available for recipe in known.recipes if recipe.calibration]
     for spec in [*(known.calibration for known in available), *own]:
-        if spec.source.startswith(PREFIX):  # its contents would have to be downloaded
-            continue
-        with suppress(InputError):  # its file is gone
-            calibrations[calibration_hash(spec)] = Calibration(
-                Path(spec.source).name, spec.sequences, spec.length, spec.seed, spec.documents
-            )
+        if not spec.source.startswith(PREFIX):  # else its contents would have to be downloaded
+            about = Calibration(Path(spec.source).name, spec.sequences, spec.length, spec.seed, spec.documents)
+            with suppress(InputError):  # its file is gone
+                calibrations[calibration_hash(spec)] = about
     return calibrations
 
 
@@ -242,10 +235,6 @@ def _provenance(
         "SELECT table_name, model, recipe, fingerprint, study, code_version, device, dtype, seed, inputs_json, "
         "libraries_json FROM provenance ORDER BY ALL"
     ).to_arrow_table()
-    models = {model for model, _ in used}
-
-    def is_used(row: dict[str, Any]) -> bool:
-        model, recipe = row["model"], row["recipe"]
-        return not used or (model in models and (recipe is None or (model, recipe) in used))
-
-    return [row for row in partitions.to_pylist() if row["table_name"] in tables and is_used(row)]
+    pairs = {*used, *((model, None) for model, _ in used)}
+    rows = (row for row in partitions.to_pylist() if row["table_name"] in tables)
+    return [row for row in rows if not used or (row["model"], row["recipe"]) in pairs]

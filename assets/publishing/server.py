@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
-from functools import cache, partial
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -130,7 +130,7 @@ class _Server:
 
     def __init__(self, studies: StudyRegistry, seconds: float, gibibytes: float, log: Callable[[str], None]) -> None:
         self._studies, self._seconds, self._gibibytes, self._log = studies, seconds, gibibytes, log
-        self._processes = SqlPool()
+        self._processes, self._policy = SqlPool(), f"{policy(live=True)}; {_NO_FRAME}"
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -155,7 +155,7 @@ class _Server:
         """Return the page of a study, whose script requests the documents."""
         live = await self._live(request)
         page = await anyio.to_thread.run_sync(self._page, live)
-        return HTMLResponse(page, headers={"Content-Security-Policy": f"{_page_policy()}; {_NO_FRAME}"})
+        return HTMLResponse(page, headers={"Content-Security-Policy": self._policy})
 
     def _page(self, live: LiveStudy) -> str:
         """Build the page, and start the process for the SQL that its reader may ask."""
@@ -227,7 +227,7 @@ class _Server:
 
     async def _live(self, request: Request) -> LiveStudy:
         name = request.path_params["study"]
-        found = self._studies.known()
+        found = self._studies.known
         if name not in found:
             found = await anyio.to_thread.run_sync(self._studies.now)
         if name not in found:
@@ -263,11 +263,6 @@ class _Headers:
             await send(message)
 
         await self._app(scope, receive, with_headers if scope["type"] == "http" else send)
-
-
-@cache
-def _page_policy() -> str:
-    return policy(live=True)
 
 
 async def _statement(request: Request) -> tuple[str, str]:

@@ -97,15 +97,6 @@ class WatchState:
     copying: tuple[str, ...]
     is_whole: bool
 
-    def naming(self, model: str | None, recipe: str | None) -> list[WatchedStudy]:
-        """Return the watched studies that name a model and a recipe, as far as these are given."""
-        return [
-            watched
-            for watched in self.studies
-            if (model is None or model in watched.origins)
-            and (recipe is None or recipe in {own.name for own in watched.study.recipes})
-        ]
-
 
 def models_folder(store: Store) -> Path:
     """Return the watched folder, always on this machine; it need not exist."""
@@ -226,7 +217,12 @@ def request_for(
     Raises:
         InputError, WarehouseError: as `load_watch_state`.
     """
-    naming = load_watch_state(store).naming(model, recipe)
+    naming = [
+        watched
+        for watched in load_watch_state(store).studies
+        if (model is None or model in watched.origins)
+        and (recipe is None or recipe in {own.name for own in watched.study.recipes})
+    ]
     if model is None:
         return naming[0].request if naming else StudyRequest(DEFAULT)
     computed_by = _study_of(store, model, recipe)

@@ -57,7 +57,7 @@ def shell(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Shell:
     """Return a shell whose commands share processes; tests without it start one for each command, as users do."""
-    monkeypatch.setattr("prunescope.assets.cli.querying.sql_process", lambda _, setup: kept_processes.give(setup))
+    monkeypatch.setattr("prunescope.assets.cli.options.sql_process", lambda _, setup: kept_processes.give(setup))
     return Shell(computed_once, capsys)
 
 
