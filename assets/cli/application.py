@@ -7,7 +7,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from typer.exceptions import Abort, TyperException
@@ -149,9 +149,9 @@ def _logged_warnings(options: Globals) -> Iterator[None]:
     logged: set[str] = set()
     default = warnings.showwarning
 
-    def show(message: Warning | str, category: type[Warning], *where: Any) -> None:  # noqa: ANN401 - as Python passes it
+    def show(message: Warning | str, category: type[Warning], *place: object) -> None:
         if options.debug and not issubclass(category, DamagedFileWarning):
-            default(message, category, *where)
+            default(message, category, *place)
         elif (text := " ".join(str(message).split())) not in logged:
             logged.add(text)
             log(f"warning: {text}", "yellow")

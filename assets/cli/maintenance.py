@@ -224,19 +224,10 @@ def _row(orphan: "OrphanFile", store: "Store") -> dict[str, object]:
     # Unfinished layers are on this machine even if the warehouse is on an object store.
     if isinstance(path, Path) == isinstance(store.root, Path) and path.is_relative_to(store.root):
         path = path.relative_to(store.root)
-    if not orphan.is_result:
-        options = "--yes"
-    elif orphan.study:
-        options = f"--yes --computed-by {shlex.quote(orphan.study)}"
-    else:
-        options = "none, it is damaged: delete it by hand"
-    return {
-        "kind": orphan.kind,
-        "study": orphan.study or None,
-        "removed_by": options,
-        "bytes": orphan.bytes,
-        "path": str(path),
-    }
+    of_study = f"--yes --computed-by {shlex.quote(orphan.study)}" if orphan.study else None
+    removed_by = of_study or "none, it is damaged: delete it by hand" if orphan.is_result else "--yes"
+    about = {"kind": orphan.kind, "study": orphan.study or None, "removed_by": removed_by}
+    return about | {"bytes": orphan.bytes, "path": str(path)}
 
 
 def _log_summary(orphans: "list[OrphanFile]", selected: int, freed: int, *, removed: bool) -> None:

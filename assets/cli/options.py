@@ -18,8 +18,7 @@ import typer
 from typer.models import OptionInfo
 
 from prunescope.assets import settings
-from prunescope.assets.cli import completion
-from prunescope.assets.cli.output import chosen_sink
+from prunescope.assets.cli import completion, output
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.regular_files import local_path
 from prunescope.warehouse.catalogue.sql_process import Setup, SqlProcess
@@ -61,13 +60,8 @@ def _stored(context: typer.Context, option: typer.CallbackParam, value: str | bo
 
 
 def _checked_file(value: Path | None) -> Path | None:
-    """Refuse a path at which no file can be written, before anything is computed."""
-    if value is None:
-        return None
-    path = value.expanduser()
-    if path == Path() or path.is_dir():
-        raise InputError(f"-o {value if path != Path() else repr('')}: that is a folder; name a file")
-    if not path.parent.exists():
+    """Refuse a path in a missing folder, before anything is computed."""
+    if value is not None and not value.expanduser().parent.exists():
         raise InputError(f"-o {value}: there is no folder {value.parent}; make it first")
     return value
 
@@ -194,7 +188,7 @@ Warehouse = Annotated[
 ]
 Debug = Annotated[bool, typer.Option("--debug", callback=_stored, help="Show the traceback of an error.")]
 Format = Annotated[
-    str | None,
+    output.Format | None,
     typer.Option(
         "--format",
         "-f",
@@ -205,7 +199,12 @@ Format = Annotated[
 Output = Annotated[
     Path | None,
     typer.Option(
-        "--output", "-o", metavar="FILE", callback=_checked_file, help="Write to a file instead of standard output."
+        "--output",
+        "-o",
+        metavar="FILE",
+        dir_okay=False,
+        callback=_checked_file,
+        help="Write to a file instead of standard output.",
     ),
 ]
 Seconds = Annotated[float, typer.Option(min=0.001, max=86_400, help="Query timeout in seconds.")]
@@ -290,9 +289,9 @@ def declared(command: Callable[..., None]) -> Callable[..., None]:
     has_sink = own.pop("sink", None) is not None
     names = [*(["format_", "output"] if has_sink else []), *(["warehouse"] if "context" in own else []), "debug"]
 
-    def called(**values: Any) -> None:  # noqa: ANN401
+    def called(**values: object) -> None:
         shared = {name: values.pop(name) for name in names}
-        command(**values, **({"sink": chosen_sink(shared["format_"], shared["output"])} if has_sink else {}))
+        command(**values, **({"sink": output.chosen_sink(shared["format_"], shared["output"])} if has_sink else {}))
 
     added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=option)

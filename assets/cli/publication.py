@@ -51,12 +51,11 @@ def report(
     if output is not None and output.suffix.lower() not in {".html", ".htm"}:
         raise InputError(f"-o {output}: a report is one HTML page; end the name in .html")
     reports = {path.stem: path for path in Store(options.existing(context)).files("_reports") if path.suffix == ".html"}
-    names = ", ".join(reports) or "none yet: run a study first, such as `prunescope run demo`"
-    if study is None and len(reports) != 1:
-        raise InputError(f"name the study of the report; there are {names}")
-    chosen = study if study is not None else next(iter(reports))
+    chosen = next(iter(reports)) if study is None and len(reports) == 1 else study
     if chosen not in reports:
-        raise InputError(f"there is no report of study {chosen!r}; {did_you_mean(chosen, reports)}there are {names}")
+        names = ", ".join(reports) or "none yet: run a study first, such as `prunescope run demo`"
+        problem = "name the study of the report" if study is None else f"there is no report of study {study!r}"
+        raise InputError(f"{problem}; {did_you_mean(study or '', reports)}there are {names}")
     if output is None:
         put(str(reports[chosen]))
     else:

@@ -7,7 +7,6 @@ or for most of a minute the memory.
 import signal
 import sys
 from types import ModuleType
-from typing import Any
 
 from prunescope.assets.execution.signals import end_with_parent
 
@@ -51,7 +50,7 @@ def _start_ours(starter: ModuleType) -> None:
     """Make a module of Dagster's start our programs instead of its own."""
     start = starter.open_ipc_subprocess
 
-    def started(command: list[str], **options: Any) -> Any:  # noqa: ANN401 - as Dagster calls it
+    def started(command: list[str], **options: object) -> object:
         python, _, module, *arguments = command  # python -m MODULE ...
         return start([python, "-m", __spec__.name, _PROGRAMS[module], *arguments], **options)
 

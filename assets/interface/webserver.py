@@ -1,7 +1,5 @@
 """Dagster's web server with the origin guard and our staleness."""
 
-from typing import Any
-
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
@@ -48,7 +46,7 @@ def main() -> None:
 
     unguarded = DagsterWebserver.build_middleware
 
-    def guarded(server: Any) -> list[Middleware]:  # noqa: ANN401 - Dagster's own
+    def guarded(server: DagsterWebserver) -> list[Middleware]:
         return [Middleware(OwnPagesOnly), Middleware(GraphQLAsJson), *unguarded(server)]
 
     DagsterWebserver.build_middleware = guarded

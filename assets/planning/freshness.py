@@ -75,7 +75,7 @@ def _stored_fingerprint(path: Place) -> str:
 
 
 @lru_cache(maxsize=1 << 20)
-def stored_fingerprint(path: Place, stamp: str) -> str:  # noqa: ARG001 - part of the key
+def stored_fingerprint(path: Place, _stamp: str) -> str:
     """Return the fingerprint in a footer, which is read again only when the stamp of the file has changed."""
     return read_footer(path).provenance.fingerprint
 

@@ -288,15 +288,15 @@ async def _statement(request: Request) -> tuple[str, str]:
     return str(fields["sql"]), to
 
 
-def _shown(value: Any) -> object:  # noqa: ANN401 - what JSON holds
+def _shown(value: object) -> object:
     """Convert a value for display: shorten long texts, make invisible characters visible, keep large integers exact."""
-    shown: object = value
-    if isinstance(value, str):
-        shown = prose(value)
-    elif isinstance(value, list):
-        shown = [_shown(item) for item in value]
-    elif isinstance(value, dict):
-        shown = {prose(key): _shown(item) for key, item in value.items()}
-    elif isinstance(value, int) and abs(value) > _MAX_INTEGER:
-        shown = str(value)
-    return shown
+    match value:
+        case str():
+            return prose(value)
+        case list():
+            return [_shown(item) for item in value]
+        case dict():
+            return {prose(key): _shown(item) for key, item in value.items()}
+        case int() if abs(value) > _MAX_INTEGER:
+            return str(value)
+    return value

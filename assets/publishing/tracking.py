@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
@@ -71,12 +71,12 @@ def log_variants(
         raise InputError("MLflow is not installed; pip install 'prunescope[mlflow]'") from error
     # A run with other figures is another run, and so is one of the dense model with another report.
     states = {
-        (model, recipe): _hash([*state, *sorted(figures), *_reports(root, model, recipe).values()])
-        for (model, recipe), state in variant_states(root).items()
+        pair: hashlib.sha256(str([*state, *sorted(figures), *_reports(root, *pair).values()]).encode()).hexdigest()
+        for pair, state in variant_states(root).items()
     }
     require(root, {model for model, _ in variants}, RowFilter(variants=tuple(variants)))
     if noise := [f"{model}@{recipe}" for model, recipe in variants if (model, recipe) not in states]:
-        raise InputError(f"--variant {noise[0]}: a noise variant is no result; its floor is in every verdict")
+        raise InputError(f"--variant {noise[0]}: a noise variant is not a result; its floor is in every verdict")
     chosen = {pair: state for pair, state in states.items() if not variants or pair in variants}
     logged, present = list[str](), list[str]()
     progress.start(f"log {len(chosen)} variants to MLflow", len(chosen))
@@ -104,10 +104,6 @@ def log_variants(
     return logged, present
 
 
-def _hash(parts: Sequence[str]) -> str:
-    return hashlib.sha256(str(parts).encode()).hexdigest()
-
-
 def _log(
     client: "MlflowClient", run: str, root: Place | str, model: str, recipe: str, figures: Collection[str]
 ) -> None:
@@ -119,7 +115,8 @@ def _log(
     parameters_json, _ = variant_origin(root, model, recipe)
     summary = variant_values(root, f"{model}@{recipe}")
     values = {"model": model, "recipe": recipe} | summary | variant_scores(root, model, recipe)
-    metrics = [Metric(_NOT_A_NAME.sub("_", key), value, 0, 0) for key, value in _numbers(values).items()]
+    numbers = {key: value for key, value in values.items() if isinstance(value, int | float) and math.isfinite(value)}
+    metrics = [Metric(_NOT_A_NAME.sub("_", key), float(value), 0, 0) for key, value in numbers.items()]
     described = {key: values.get(key) for key in _PARAMETERS} | json.loads(parameters_json)
     parameters = [Param(key, str(value)[:_LONGEST]) for key, value in described.items() if value is not None]
     client.log_batch(run, metrics, parameters)
@@ -144,8 +141,3 @@ def _reports(root: Place | str, model: str, recipe: str) -> dict[str, str]:
         for report in Store(root).files("_reports")
         if report.suffix == ".html" and {report.stem, _SUBSET.sub("", report.stem)} & studies
     }
-
-
-def _numbers(values: Mapping[str, object]) -> dict[str, float]:
-    found = {key: float(value) for key, value in values.items() if isinstance(value, int | float)}
-    return {key: value for key, value in found.items() if math.isfinite(value)}

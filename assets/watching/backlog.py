@@ -216,7 +216,7 @@ def _files(value: object) -> Iterable[str]:
             for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
                 status = file.stat()
                 yield f"{file} {status.st_size} {status.st_mtime_ns}"
-        except (OSError, ValueError, RuntimeError):  # most strings are no paths
+        except (OSError, ValueError, RuntimeError):  # most strings are not paths
             return
 
 

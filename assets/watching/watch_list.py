@@ -34,7 +34,7 @@ from prunescope.warehouse.tables import TABLES
 LIST, FOLDER = "_watch.yaml", "_models"
 # The study of models that were added without one.
 DEFAULT = "demo"
-# A larger file is no list of names, but a mistake or an attack on the parser.
+# A larger file is not a list of names, but a mistake or an attack on the parser.
 _MAX_BYTES = 1_000_000
 _HEAD = "# What this warehouse keeps current: `prunescope watch`, `add-model` and `remove-model` write it.\n"
 # Suffixes that download and copy programs give unfinished files.

@@ -277,7 +277,7 @@ def another_studys_partition(study: StudyFile, tmp_path: Path) -> list[object]:
         (a_missing_model, "no such folder or file"),
         (a_pickle, "a pickle can run code"),
         (a_prompt_over_the_context, "over the model's context of 128"),
-        (a_wrong_format, "choose one of table, csv"),
+        (a_wrong_format, "'xlsx' is not one of 'table', 'csv'"),
         (another_studys_partition, "was computed by study 'tiny'"),
     ],
 )

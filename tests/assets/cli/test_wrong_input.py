@@ -213,7 +213,7 @@ CASES: list[tuple[Case, str]] = [
     (unknown_column, "nothing"),
     (write_in_sql, "only SELECT, EXPLAIN, DESCRIBE, SUMMARIZE and SHOW are allowed"),
     (file_in_sql, "only the warehouse's tables and views can be read"),
-    (unknown_format, "choose one of table, csv"),
+    (unknown_format, "'xlsx' is not one of 'table', 'csv'"),
     (unknown_question, "there are q01"),
     (unknown_table, "see `prunescope tables`"),
     (no_report, "run a study first"),
