@@ -3,7 +3,7 @@
 import shlex
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, fields
 from itertools import chain
@@ -22,7 +22,6 @@ from prunescope.warehouse.core.errors import WarehouseError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from prunescope.assets.watching.watch_list import WatchState
     from prunescope.warehouse.maintenance.garbage_collection import OrphanFile
     from prunescope.warehouse.maintenance.verification import VerificationResult
     from prunescope.warehouse.storage.partition_store import Store
@@ -156,8 +155,9 @@ def gc(
         computed_by (STUDY): With --yes: also remove the listed results that this study computed.
     """
     from prunescope.assets.watching.watch_list import load_watch_state
+    from prunescope.pipelines.core import scratch_directory
     from prunescope.pipelines.studies import load_study, study_names
-    from prunescope.warehouse.maintenance.garbage_collection import StudyScope, removable, waste
+    from prunescope.warehouse.maintenance.garbage_collection import OrphanFile, StudyScope, removable, remove, waste
     from prunescope.warehouse.storage.partition_store import Store
 
     store = Store(options.existing(context))
@@ -170,53 +170,32 @@ def gc(
             # Waits for a running study, whose files might look like orphans.
             lock.enter_context(writer_lock(local, log_wait, store.url))
         watch = load_watch_state(store)
-        if yes:
-            _require_known(watch)
+        unknown = [*watch.refused.values(), *(f"{name} is still being copied" for name in watch.copying)]
+        if yes and unknown:  # its results would look like orphans
+            raise InputError(
+                f"nothing was removed, because the watch list cannot be read in full: {'; '.join(unknown)}; repair it, "
+                "wait for the copy, or stop watching it"
+            )
         scopes = [
             StudyScope(study.name, frozenset(m.name for m in study.models), frozenset(r.name for r in study.recipes))
             for study in (*loaded, *(watched.study for watched in watch.studies))
         ]
-        orphans = [*waste(store, scopes, local), *_offloaded_layers()]
+        # Layers that a killed process had moved to disk for a model larger than memory.
+        layers = [
+            OrphanFile("temporary", folder, sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
+            for folder in scratch_directory.abandoned()
+        ]
+        orphans = [*waste(store, scopes, local), *layers]
         if orphans or sink.is_chosen:
             rows = [_row(orphan, store) for orphan in orphans]
             emit_list(rows, sink, kind=str, study=str, removed_by=str, bytes=int, path=str)
-        selected = removable(orphans, computed_by)
-        freed = _remove(store, selected) if yes else 0
+        selected, freed = removable(orphans, computed_by), 0
+        if yes:
+            scratch_directory.clean()
+            freed = sum(layer.bytes for layer in layers) + remove(store, [f for f in selected if f not in layers])
     _log_summary(orphans, len(selected), freed, removed=yes)
-    if unknown := sorted(set(computed_by) - {orphan.study for orphan in orphans}):
-        log(f"no listed file was computed by {', '.join(unknown)}", "yellow")
-
-
-def _offloaded_layers() -> "list[OrphanFile]":
-    """Find layers that a killed process had offloaded to disk for a model larger than memory."""
-    from prunescope.pipelines.core import scratch_directory
-    from prunescope.warehouse.maintenance.garbage_collection import OrphanFile
-
-    return [
-        OrphanFile("temporary", folder, sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
-        for folder in scratch_directory.abandoned()
-    ]
-
-
-def _remove(store: "Store", orphans: "Sequence[OrphanFile]") -> int:
-    """Remove files of the warehouse and folders of offloaded layers; return the number of bytes."""
-    from prunescope.pipelines.core import scratch_directory
-    from prunescope.warehouse.maintenance.garbage_collection import remove
-
-    layers = [orphan for orphan in orphans if isinstance(orphan.path, Path) and orphan.path.is_dir()]
-    for orphan in layers:
-        scratch_directory.remove_dead(Path(orphan.path))
-    return sum(orphan.bytes for orphan in layers) + remove(store, [file for file in orphans if file not in layers])
-
-
-def _require_known(watch: "WatchState") -> None:
-    """Refuse to remove anything while a watched study is unreadable, for its results would look like orphans."""
-    unknown = [*watch.refused.values(), *(f"{name} is still being copied" for name in watch.copying)]
-    if unknown:
-        raise InputError(
-            f"nothing was removed, because the watch list cannot be read in full: {'; '.join(unknown)}; repair it, "
-            "wait for the copy, or stop watching it"
-        )
+    if others := sorted(set(computed_by) - {orphan.study for orphan in orphans}):
+        log(f"no listed file was computed by {', '.join(others)}", "yellow")
 
 
 def _row(orphan: "OrphanFile", store: "Store") -> dict[str, object]:

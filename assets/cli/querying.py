@@ -3,7 +3,7 @@
 import re
 import sys
 import textwrap
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -15,9 +15,6 @@ from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.warehouse.catalogue.sql_process import Setup
 from prunescope.warehouse.core.limits import GIBIBYTES, SECONDS, TEXT_ROWS
 from prunescope.warehouse.core.quoting import quoted
-
-if TYPE_CHECKING:
-    from prunescope.warehouse.catalogue.view_header import Header
 
 # Shorthands for the commands `tables` and `describe`, also as psql spells them.
 _SHORTHAND = re.compile(
@@ -213,7 +210,10 @@ def question(
             limits = {"seconds": seconds, "size": options.answer_bytes(memory)}
             content, count = process.render(query.sql, query.parameters, **layout, **limits)
     header = view_header.parse(view.header)
-    log(view.header if explain else f"{header.asks}\n{_reading(count, header)} (--explain shows more)", "dim")
+    reading = f"no row: the warehouse has no data of {header.inputs or 'its tables'}, or the filters match no row"
+    if count:
+        reading = f"{count} row{'' if count == 1 else 's'}, {header.grain}: {header.reading()}"
+    log(view.header if explain else f"{header.asks}\n{reading} (--explain shows more)", "dim")
     if not chart:
         emit_bytes(content, output)
         return
@@ -227,12 +227,6 @@ def question(
         raise InputError(f"--chart: {error}") from error
     require_data([specification])
     show(specification, view.name, output)
-
-
-def _reading(rows: int, header: "Header") -> str:
-    if not rows:
-        return f"no row: the warehouse has no data of {header.inputs or 'its tables'}, or the filters match no row"
-    return f"{rows} row{'' if rows == 1 else 's'}, {header.grain}: {header.reading()}"
 
 
 def variants(context: typer.Context, sink: Sink) -> None:

@@ -115,14 +115,9 @@ def make_plan(
 ) -> Plan:
     """Compare the footers of a study's partitions with the study's present inputs, and their bytes with their seals.
 
-    Args:
-        study: the study.
-        store: the warehouse.
-        cache: folder for fetched and converted models.
-        progress: receives the progress of fetching and converting.
-        replace: recompute partitions that another study computed from other inputs, instead of refusing.
-        tables: plan these tables only, and no report; None for the whole study.
-        without: models of the study to leave out.
+    Models are fetched and converted into `cache`; those in `without` are left out. With `replace`, partitions that
+    another study computed from other inputs are recomputed instead of refused. `tables` plans these tables only, and no
+    report.
 
     Raises:
         InputError: a model cannot be found, or another study's partition is in the way.

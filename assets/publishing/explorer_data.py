@@ -31,14 +31,10 @@ def documents(
     *,
     is_live: bool = False,
 ) -> Documents:
-    """Return the documents of a study.
+    """Return the documents of a study, or of its name if its file is not available.
 
-    Args:
-        study: the study, or its name if its file is not available.
-        connection: a catalogue that shows only this study's models and recipes.
-        ask: runs a query on the connection; default: `asking(connection)`.
-        figures: the study's figures, if they were drawn before.
-        is_live: whether documents are built one by one, from the present state of the warehouse.
+    The connection shows only this study's models and recipes; `ask` runs a query on it (default: `asking(connection)`).
+    `figures` are the study's, if they were drawn before. A live study's documents are built one by one.
     """
     views = {view.name: view.sql for view in view_sql().values()}
     ask = ask or asking(connection)

@@ -92,13 +92,9 @@ def export(
 ) -> ExportResult:
     """Write tables, figures, the methods section with its bibliography, a page with all of it, and a manifest.
 
-    Args:
-        root: the warehouse.
-        directory: an empty or new folder, or one of an earlier export, whose files are replaced.
-        only: names of questions, marts, intermediate views and figures; empty for all but the intermediate views.
-        study: restricts the export to the study's models and recipes.
-        progress: advances with every table and figure.
-        all_rows: whether to write all rows of views with more than `MAX_ROWS`.
+    The directory is empty or new, or that of an earlier export, whose files are replaced. `only` has names of
+    questions, marts, intermediate views and figures; all but the intermediate views are the default. A study restricts
+    the export to its models and recipes. Without `all_rows`, views are cut after `MAX_ROWS`.
 
     Raises:
         WarehouseError: a name is unknown, nothing has a row, the folder has other files, or it cannot be written.

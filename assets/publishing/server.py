@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
 from urllib.parse import quote
 
 import anyio

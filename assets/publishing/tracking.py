@@ -40,24 +40,17 @@ def log_variants(
     figures: Collection[str],
     progress: Progress,
 ) -> tuple[list[str], list[str]]:
-    """Write one MLflow run for each variant that has none with the same results.
+    """Write one MLflow run for each of these variants, or all but noise, that has none with the same results.
 
     A run has the recipe as parameters, `variant_summary`, `variant_verdict` and `task_scores` as metrics, the verdict
-    as a tag, and figures as artifacts; that of the dense model has the report.
-
-    Args:
-        root: the warehouse.
-        uri: the tracking server or database; None: MLflow's default, which MLFLOW_TRACKING_URI sets.
-        experiment: its name; it is created if it does not exist.
-        variants: pairs of model and recipe; empty for all but noise.
-        figures: names of figures to draw of each variant; one that has no rows is left out.
-        progress: one step per variant.
+    as a tag, and those of the figures that have rows as artifacts; that of the dense model has the report. Without a
+    `uri`, MLFLOW_TRACKING_URI names the server. An experiment that does not exist is created.
 
     Returns:
         The names of the variants that were logged, and of those that were there.
 
     Raises:
-        InputError: MLflow is not installed.
+        InputError: MLflow is not installed, or a variant is noise.
         ComputationError: MLflow refuses, or does not answer.
         WarehouseError: the warehouse has no such variant or figure.
     """

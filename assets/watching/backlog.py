@@ -83,12 +83,7 @@ class FreshnessScanner:
     _cache: dict[tuple[str, str], tuple[str, Compared]] = field(default_factory=dict)
 
     def scan(self, store: Store) -> Backlog:
-        """Return the present backlog.
-
-        Raises:
-            InputError: the watch list is not valid.
-            WarehouseError: the warehouse cannot be read.
-        """
+        """Return the present backlog; errors as `load_watch_state`."""
         watch = load_watch_state(store)
         found = Backlog(watch, [], {})
         with self._lock, ExitStack() as stack:
