@@ -36,7 +36,7 @@ def import_lm_eval(context: typer.Context, results: list[Path], variant: options
 
     They become rows of `imported_scores`, and the view `imported_comparisons` joins them with ours. A file that names a
     dense model of the warehouse, by source or path, or a folder that `prunescope checkpoint` wrote, on this machine,
-    needs no --variant. A file that is there already changes nothing; if any file is wrong, none is imported.
+    needs no --variant. A file that was imported before changes nothing; if any file is wrong, none is imported.
 
     For example:
 
@@ -70,7 +70,7 @@ def import_lm_eval(context: typer.Context, results: list[Path], variant: options
     with locked(store.local(settings.cache_folder()) / "_import_lock", lambda holder: log(f"waiting for {holder}")):
         added = import_results(store, found)
     for (parsed, pair), rows in zip(found, added, strict=True):
-        log(f"{parsed.file}: {rows} scores of {'@'.join(pair)}" if rows else f"{parsed.file}: is there already")
+        log(f"{parsed.file}: {rows} scores of {'@'.join(pair)}" if rows else f"{parsed.file}: was imported before")
     log("`prunescope sql 'from imported_comparisons'` shows them next to ours")
 
 

@@ -20,12 +20,13 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.pipelines.reporting.charts.display_text import label, prose, visible
 from prunescope.pipelines.reporting.explorer.document_types import Index, Number, Steps, Trace, VariantEntry
+from prunescope.warehouse.core.formats import NULL, shown_cell
 
 if TYPE_CHECKING:
     from prunescope.warehouse.storage.location import Place
 
 _BARS = "▁▂▃▄▅▆▇█"
-_MISSING, _HEADING = "–", "bold underline"
+_HEADING = "bold underline"
 _SIGNS = {"safe": "✓", "writes other text": "≈", "chooses only": "~", "not safe": "✗", "too little evidence": "?"}
 _STYLES = {"safe": "green", "writes other text": "yellow", "chooses only": "yellow", "not safe": "red"}
 # The blues of the figure `tokens`, with a readable text colour.
@@ -88,9 +89,8 @@ def find_prompt(index: Index, variant: int, prompt: str | None) -> int:
     if prompt in measured:
         return measured[prompt]
     names = [label(name, 80) for name in measured]
-    known = (
-        f"there are {', '.join(names[:20])}{', …' * (len(names) > 20)}" if names else "it has no steps of any prompt"
-    )
+    some = f"there are {', '.join(names[:20])}{', …' * (len(names) > 20)}"
+    known = some if names else "it has no steps of any prompt"
     if prompt is None:
         raise InputError(f"--variant: add --prompt; {known}")
     hint = did_you_mean(prompt, names).strip() or known
@@ -123,9 +123,9 @@ def show_overview(console: Console, index: Index) -> None:
                 _verdict(entry),
                 spark(entry["spark"]["forced"], width),
                 spark(entry["spark"]["own"], width),
-                _written(numbers.get("kl_own_text_median_nats")),
-                _written(numbers.get("first_flip_step_median")),
-                _MISSING if part is None or not whole else f"{part:g}/{whole:g}",
+                shown_cell(numbers.get("kl_own_text_median_nats"), 2),
+                shown_cell(numbers.get("first_flip_step_median"), 2),
+                NULL if part is None or not whole else f"{part:g}/{whole:g}",
             )
         console.print(table)
         console.print()
@@ -174,7 +174,7 @@ def _cell(steps: Steps, row: int, events: dict[int, str]) -> list[Text]:
         (f"{step}{mark}", "bold" if mark else "dim"),
         (visible(steps["token_dense"][row], _TOKEN_WIDTH), ""),
         (visible(steps["token_pruned"][row], _TOKEN_WIDTH), f"bold {style}" if sign else style),
-        (f"{spark([kl], 1)} {_written(kl)}{sign}", style),
+        (f"{spark([kl], 1)} {shown_cell(kl, 2)}{sign}", style),
     )
     width = max(cell_len(text) for text, _ in texts) + 2
     # Only the words are coloured, so that the gap between two cells shows.
@@ -204,10 +204,5 @@ def _verdict(entry: VariantEntry) -> Text:
     """Return a verdict as sign, words and colour."""
     name = entry["verdict"]
     if name is None:
-        return Text("dense model" if entry["is_dense"] else _MISSING, "dim")
+        return Text("dense model" if entry["is_dense"] else NULL, "dim")
     return Text(f"{_SIGNS.get(name, '·')} {label(name)}", _STYLES.get(name, ""))
-
-
-def _written(value: Number) -> str:
-    """Format a number with two significant digits; None as a dash."""
-    return _MISSING if value is None else f"{value:.2g}" if abs(value) < 100 else f"{value:,.0f}"
