@@ -34,7 +34,6 @@ _ON_TEXTS = {
 }
 
 _FOLDER = "Output directory; must be new or empty."
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help=_FOLDER)]
 Shrink = Annotated[
     bool, typer.Option("--shrink", help="Shrink matrices if whole neurons or heads are zero in every layer.")
 ]
@@ -51,7 +50,7 @@ Memory = Annotated[
 def checkpoint(
     context: typer.Context,
     variant: options.Variant,
-    folder: Folder,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help=_FOLDER)],
     shrink: Shrink = False,
     model_source: str | None = None,
     push_to_hub: str | None = None,

@@ -281,7 +281,8 @@ def declared(command: Callable[..., None]) -> Callable[..., None]:
     """Return a command with `--debug`, `--warehouse` if it has a context, and `--format` and `-o` if it has a sink.
 
     The section `Options` of its docstring has the help of its parameters, and in brackets the placeholder of a value.
-    A parameter with a default is an option, unless its annotation says otherwise.
+    A parameter with a default is an option, unless its annotation says otherwise; a list is an option that may be
+    repeated.
     """
     text, _, section = inspect.cleandoc(command.__doc__ or "").partition("\n\nOptions:\n")
     entries = {name: (placeholder, " ".join(words.split())) for name, placeholder, words in _ENTRY.findall(section)}
