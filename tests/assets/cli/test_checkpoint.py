@@ -297,7 +297,7 @@ WRONG: list[tuple[Case, str]] = [
     ),
     (lambda w, m, t: [*wanda(m, t), "--calibration", "hf:x"], "--calibration 'hf:x'"),
     (lambda w, m, t: [*wanda(m, t), "--calibration", ""], "--calibration ''"),
-    (lambda w, m, t: [*wanda(m, t), "--sequences", 200_000], "--sequences 200000, --length 256: "),
+    (lambda w, m, t: [*wanda(m, t), "--sequences", 200_000], "--sequences 200000, --length 8: "),
     (lambda w, m, t: [*wanda(m, t), "--sequences", 10_000, "--length", 8000], "is over 67,108,864 tokens"),
     (lambda w, m, t: [*wanda(m, t), "--seed", -(2**63) - 1], "--seed"),
     (lambda w, m, t: [*wanda(m, t), "--documents", "some"], "Invalid value for '--documents'"),
