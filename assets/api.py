@@ -168,12 +168,13 @@ def variant(name: str, root: "Place | str | None" = None) -> "Answer":
     """
     import polars as pl
 
-    from prunescope.assets.publishing.notebook import Answer, written
+    from prunescope.assets.publishing.notebook import Answer
     from prunescope.warehouse.catalogue.queries import variant_values
+    from prunescope.warehouse.core.formats import shown_cell
 
     place = _existing(root)
     name = _full_name(name, place)
-    values = [(key, written(value)) for key, value in variant_values(place, name).items() if value is not None]
+    values = [(key, shown_cell(value)) for key, value in variant_values(place, name).items() if value is not None]
     rows = pl.DataFrame(values, schema={"quantity": pl.String, "value": pl.String}, orient="row")
     return Answer(name, "`prunescope describe variant_verdict` explains each quantity", rows)
 

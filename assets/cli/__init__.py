@@ -1,4 +1,8 @@
-"""The `prunescope` command line."""
+"""The `prunescope` command line.
+
+A function of this package that refuses input raises `InputError` or `WarehouseError` with a message for the user, which
+`application.run` prints.
+"""
 
 import os
 import sys

@@ -7,7 +7,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from typer.exceptions import Abort, TyperException
@@ -18,18 +18,16 @@ from prunescope.assets.cli import (
     checkpoint,
     completion,
     figures,
-    host,
     maintenance,
     publication,
     querying,
-    relations,
     search,
     serve,
     study,
     watch,
     writing,
 )
-from prunescope.assets.cli.options import Debug, Globals, Warehouse, with_shared_options
+from prunescope.assets.cli.options import Debug, Globals, Warehouse, declared
 from prunescope.assets.cli.output import DONE, FAILED, INTERRUPTED, WRONG_INPUT, log
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.warehouse.catalogue.sql_process import SqlProcess
@@ -84,16 +82,16 @@ _NAMES = {"log_runs": "log"}
 GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
     "Run": (writing.init, writing.schema, study.plan, study.run, search.search, querying.recipes, watch.watch),
     "Ask": (
-        *(querying.question, querying.questions, querying.variants, publication.compare, advise.advise),
-        *(querying.sql, relations.tables, relations.describe),
+        *(querying.question, querying.questions, querying.variants, querying.compare, advise.advise),
+        *(querying.sql, querying.tables, querying.describe),
     ),
-    "Show": (querying.report, figures.figure, serve.serve, host.ui, publication.export, publication.log_runs),
+    "Show": (publication.report, figures.figure, serve.serve, serve.ui, publication.export, publication.log_runs),
     "Models": (watch.add_model, watch.remove_model, checkpoint.prune, checkpoint.checkpoint),
-    "Keep": (publication.import_lm_eval, maintenance.verify, maintenance.gc, host.doctor),
+    "Keep": (maintenance.import_lm_eval, maintenance.verify, maintenance.gc, maintenance.doctor),
 }
 for group, commands in GROUPS.items():
     for command in commands:
-        app.command(_NAMES.get(command.__name__), rich_help_panel=group)(with_shared_options(command))
+        app.command(_NAMES.get(command.__name__), rich_help_panel=group)(declared(command))
 
 
 def main(ahead: SqlProcess | None = None) -> None:
@@ -107,10 +105,11 @@ def main(ahead: SqlProcess | None = None) -> None:
         raise
     except KeyboardInterrupt:  # a second one, while the first was handled
         code = INTERRUPTED
-    except (
-        BaseException
-    ) as error:  # caught here, because Typer replaces `sys.excepthook`; a panic in Rust is no Exception
-        code = _log_bug(error, options)
+    except BaseException as error:  # here, because Typer replaces `sys.excepthook`; a panic in Rust is not an Exception
+        message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        if not options.debug:
+            message += "\nThis is a bug; --debug shows where it happened."
+        code = _log_error(message, FAILED, error, options)
     sys.exit(code)
 
 
@@ -150,9 +149,9 @@ def _logged_warnings(options: Globals) -> Iterator[None]:
     logged: set[str] = set()
     default = warnings.showwarning
 
-    def show(message: Warning | str, category: type[Warning], *where: Any) -> None:  # noqa: ANN401 - as Python passes it
+    def show(message: Warning | str, category: type[Warning], *place: object) -> None:
         if options.debug and not issubclass(category, DamagedFileWarning):
-            default(message, category, *where)
+            default(message, category, *place)
         elif (text := " ".join(str(message).split())) not in logged:
             logged.add(text)
             log(f"warning: {text}", "yellow")
@@ -168,11 +167,3 @@ def _log_error(message: str, code: int, error: BaseException, options: Globals) 
         log("".join(traceback.format_exception(error)))
     log(f"error: {message}", "red")
     return code
-
-
-def _log_bug(error: BaseException, options: Globals) -> int:
-    """Log an unexpected error in one line, or with its traceback if --debug is given."""
-    message = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    if not options.debug:
-        message += "\nThis is a bug; --debug shows where it happened."
-    return _log_error(message, FAILED, error, options)

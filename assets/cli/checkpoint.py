@@ -1,14 +1,14 @@
 """`prunescope checkpoint` and `prunescope prune`: pruned models as Hugging Face folders."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from prunescope.assets import settings
-from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import Variant, existing, inline_recipe, variants_of
+from prunescope.assets.cli import completion, options
 from prunescope.assets.cli.output import log
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core import calibration_defaults
@@ -33,40 +33,28 @@ _ON_TEXTS = {
     "kl_median_nats": "median KL(dense‖pruned) on {text}, nats",
 }
 
+_FOLDER = "Output directory; must be new or empty."
 Shrink = Annotated[
     bool, typer.Option("--shrink", help="Shrink matrices if whole neurons or heads are zero in every layer.")
 ]
 Memory = Annotated[
-    list[str] | None,
+    list[str],
     typer.Option(
-        "--memory",
         metavar="DEVICE=SIZE",
         help="Memory for layers that stay on a device, such as cpu=8GiB or cuda:0=20GiB; the other layers are read "
-        "from disk when they run. Repeatable.",
+        "from disk when they run.",
     ),
 ]
 
 
 def checkpoint(
     context: typer.Context,
-    variant: Variant,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output directory; must be new or empty.")],
+    variant: options.Variant,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help=_FOLDER)],
     shrink: Shrink = False,
-    model_source: Annotated[
-        str | None,
-        typer.Option(
-            "--model-source", metavar="MODEL", help="Current location of the dense model, if it moved after the run."
-        ),
-    ] = None,
-    push_to_hub: Annotated[
-        str | None,
-        typer.Option(
-            "--push-to-hub",
-            metavar="USER/NAME",
-            help="Then upload the folder to this repository of the Hugging Face hub; a new one is private.",
-        ),
-    ] = None,
-    memory: Memory = None,
+    model_source: str | None = None,
+    push_to_hub: str | None = None,
+    memory: Memory = (),
 ) -> None:
     """Write a variant of the warehouse as a Hugging Face folder that transformers opens without Prunescope.
 
@@ -79,6 +67,11 @@ def checkpoint(
     - `prunescope checkpoint smollm2-135m@wanda-50 ./smollm2-wanda`
     - `prunescope checkpoint mine@block-drop-4 ./shorter --shrink`
     - `prunescope checkpoint mine@wanda-50 ./mine-wanda --push-to-hub me/mine-wanda`
+
+    Options:
+        model_source (MODEL): Current location of the dense model, if it moved after the run.
+        push_to_hub (USER/NAME): Then upload the folder to this repository of the Hugging Face hub; a new one is
+            private.
     """
     from prunescope.pipelines.models.sources import identify, locate
     from prunescope.pipelines.pruning.checkpoints.output_directory import require_free
@@ -92,8 +85,8 @@ def checkpoint(
 
         hub.require_access(push_to_hub)
     limits = _limits(memory)
-    store = Store(existing(context))
-    [(model, name)] = variants_of(store.root, [variant])
+    store = Store(options.existing(context))
+    [(model, name)] = options.variants_of(store.root, [variant])
     row = store.read(TABLES["variants"], model, name).to_pylist()[0]
     provenance = store.provenance(TABLES["variants"], model, name)
     if provenance is None or row["method"] in {"dense", "noise"}:
@@ -119,17 +112,9 @@ def checkpoint(
         pruned = load_variant(store.local_file(file, settings.cache_folder()), weight_hash)
         if pruned.hash != row["variant_hash"]:
             raise DamagedFileError(f"{store.root / file}: not the variant in table variants; run its study again")
-        about = About(
-            model,
-            source,
-            weight_hash,
-            name,
-            row["method"],
-            row["parameters_json"],
-            {"SHA-256 of its tokens": row["calibration_hash"]} if row["calibration_hash"] else {},
-            _scores(store.root, model, name),
-            row["variant_hash"],
-        )
+        calibration = {"SHA-256 of its tokens": row["calibration_hash"]} if row["calibration_hash"] else {}
+        recipe = (name, row["method"], row["parameters_json"], calibration)
+        about = About(model, source, weight_hash, *recipe, _scores(store.root, model, name), row["variant_hash"])
         bars.start("load the dense model", 1)
         decoder = load_decoder(dense_folder, provenance.dtype, memory=limits)
         result = export(decoder, pruned, folder, about, shrink=shrink, progress=bars)
@@ -140,45 +125,19 @@ def checkpoint(
 
 
 def prune(
-    model: Annotated[
-        str, typer.Argument(help="A folder with safetensors, a .gguf file, a hub id, or `embedded:NAME`.")
-    ],
-    recipe: Annotated[
-        str,
-        typer.Option(
-            "--recipe",
-            "-r",
-            metavar="RECIPE",
-            help="A name that `prunescope recipes` lists, or the path of a .yaml file with a recipe.",
-            autocompletion=completion.recipes,
-        ),
-    ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Output directory; must be new or empty.")
-    ],
-    calibration: Annotated[
-        str,
-        typer.Option(
-            metavar="SOURCE",
-            help="`c4`, `wikitext2`, a text, JSON or JSONL file, `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`, or `embedded`, the "
-            "help topics of the Python that runs.",
-        ),
-    ] = calibration_defaults.SOURCE,
-    sequences: Annotated[int, typer.Option(min=1, help="Calibration sequences.")] = calibration_defaults.SEQUENCES,
-    length: Annotated[int, typer.Option(min=2, help="Tokens per sequence.")] = calibration_defaults.LENGTH,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the sampling.")] = calibration_defaults.SEED,
-    documents: Annotated[
-        str, typer.Option(help="Sample from all documents `joined`, or each sequence from a `single` one.")
-    ] = calibration_defaults.DOCUMENTS,
-    template: Annotated[
-        bool, typer.Option("--template", help="Format each document with the model's chat template.")
-    ] = calibration_defaults.TEMPLATE,
-    calibration_dtype: Annotated[
-        str, typer.Option(help="Dtype of the calibration pass: model, float32 or bfloat16.")
-    ] = calibration_defaults.DTYPE,
-    dtype: Annotated[str, typer.Option(help="Dtype of the model: float32, bfloat16 or float16.")] = "float32",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    memory: Memory = None,
+    model: str,
+    recipe: Annotated[str, typer.Option("--recipe", "-r", autocompletion=completion.recipes)],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help=_FOLDER)],
+    calibration: str = calibration_defaults.SOURCE,
+    sequences: Annotated[int, typer.Option(min=1)] = calibration_defaults.SEQUENCES,
+    length: Annotated[int, typer.Option(min=2)] = calibration_defaults.LENGTH,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1)] = calibration_defaults.SEED,
+    documents: Literal["joined", "single"] = calibration_defaults.DOCUMENTS,
+    template: bool = calibration_defaults.TEMPLATE,
+    calibration_dtype: Literal["model", "float32", "bfloat16"] = calibration_defaults.DTYPE,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    device: str = "auto",
+    memory: Memory = (),
     shrink: Shrink = False,
 ) -> None:
     """Prune a model and write it as a Hugging Face folder, without measurements and without a warehouse.
@@ -189,6 +148,20 @@ def prune(
 
     - `prunescope prune ./my-model -r wanda-2of4 -o ./my-model-2of4`
     - `prunescope prune org/name -r block-drop-4 -o ./shorter --calibration wikitext2 --sequences 32 --length 512`
+
+    Options:
+        model: A folder with safetensors, a .gguf file, a hub id, or `embedded:NAME`.
+        recipe (RECIPE): A name that `prunescope recipes` lists, or the path of a .yaml file with a recipe.
+        calibration (SOURCE): `c4`, `wikitext2`, a text, JSON or JSONL file, `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`, or
+            `embedded`, the help topics of the Python that runs.
+        sequences: Calibration sequences.
+        length: Tokens per sequence.
+        seed: Seed of the sampling.
+        documents: Sample from all documents `joined`, or each sequence from a `single` one.
+        template: Format each document with the model's chat template.
+        calibration_dtype: Dtype of the calibration pass: model, float32 or bfloat16.
+        dtype: Dtype of the model: float32, bfloat16 or float16.
+        device: auto, cpu, cuda or cuda:N.
     """
     from prunescope.pipelines.models.embedded import PREFIX
     from prunescope.pipelines.models.sources import identify, locate
@@ -201,7 +174,7 @@ def prune(
     from prunescope.pipelines.studies.memory_limits import DEVICE
 
     require_free(output)
-    parsed = parse_recipe(inline_recipe(recipe))
+    parsed = parse_recipe(options.inline_recipe(recipe))
     if parsed.method in {"dense", "noise"}:
         raise InputError(f"recipe {parsed.name} prunes nothing; choose another one")
     spec = _calibration(
@@ -216,8 +189,6 @@ def prune(
     # The recipe's own calibration settings override the options.
     own = {} if parsed.calibration is None else parsed.calibration.model_dump(exclude_unset=True)
     spec = spec.model_copy(update=own)
-    if dtype not in {"float32", "bfloat16", "float16"}:
-        raise InputError(f"--dtype {dtype!r}: choose float32, bfloat16 or float16")
     if not re.match(DEVICE, device):
         raise InputError(f"--device {device!r}: choose auto, cpu, cuda or cuda:N")
     limits = _limits(memory)
@@ -273,16 +244,16 @@ def _calibration(**options: object) -> "CalibrationSpec":
         return CalibrationSpec.model_validate(options)
     except ValidationError as error:
         location, message = first_problem(error)
-        key = str(location[0])
-        flag = {"source": "--calibration", "dtype": "--calibration-dtype"}.get(key, f"--{key}")
-        raise InputError(f"{flag} {options[key]!r}: {message}") from error
+        lengths = f"--sequences {options['sequences']}, --length {options['length']}"
+        option = f"--calibration {options['source']!r}" if "source" in location else lengths
+        raise InputError(f"{option}: {message}") from error
 
 
-def _limits(memory: list[str] | None) -> dict[str, int] | None:
+def _limits(memory: Sequence[str]) -> dict[str, int] | None:
     from prunescope.pipelines.studies.memory_limits import parse_limits
 
     try:
-        return parse_limits(memory or [])
+        return parse_limits(list(memory))
     except ValueError as error:
         raise InputError(f"--memory: {error}") from error
 

@@ -18,7 +18,6 @@ from prunescope.assets import settings
 from prunescope.pipelines.core.errors import InputError
 
 _ROOT = Path(__file__).parents[2]
-Completer = Callable[[typer.Context, str], list[str]]
 
 
 @contextmanager
@@ -46,7 +45,7 @@ def rejoined_variants() -> Iterator[None]:
         sys.stdout.write("".join(f"{word.removeprefix(model)}\n" for word in output.getvalue().splitlines()))
 
 
-def _completing(*sources: Callable[[typer.Context], Iterable[str]]) -> Completer:
+def _completing(*sources: Callable[[typer.Context], Iterable[str]]) -> Callable[[typer.Context, str], list[str]]:
     """Return a callback that completes a word with the names of all sources."""
 
     def complete(context: typer.Context, incomplete: str) -> list[str]:
@@ -56,8 +55,8 @@ def _completing(*sources: Callable[[typer.Context], Iterable[str]]) -> Completer
     return complete
 
 
-def _stems(pattern: str) -> list[str]:
-    return sorted(path.stem for path in _ROOT.glob(pattern))
+def _stems(*patterns: str) -> list[str]:
+    return sorted(path.stem for pattern in patterns for path in _ROOT.glob(pattern))
 
 
 def _studies(_: typer.Context) -> list[str]:
@@ -87,45 +86,40 @@ def _tables(_: typer.Context) -> list[str]:
 
 
 def _views(context: typer.Context) -> list[str]:
-    names = [name for layer in ("marts", "intermediate") for name in _stems(f"sql/{layer}/**/*.sql")]
-    return [*names, *(f"stg_{name}" for name in _tables(context) if name != "provenance")]
+    staging = (f"stg_{name}" for name in _tables(context) if name != "provenance")
+    return [*_stems("sql/marts/**/*.sql", "sql/intermediate/**/*.sql"), *staging]
 
 
 def _questions(_: typer.Context) -> list[str]:
     return _stems("sql/questions/*.sql")
 
 
-def _partitions(context: typer.Context, pattern: str) -> list[list[str]]:
-    """List the names in the partition paths of a local warehouse; nothing for one on an object store."""
+def _stored(context: typer.Context) -> list[list[str]]:
+    """List model and recipe of the variants in a local warehouse; nothing for one on an object store."""
     from prunescope.warehouse.storage.path_names import original
 
     try:
         folder = Path(settings.warehouse_root(getattr(context.obj, "warehouse", None)))
     except InputError:
         return []
-    paths = sorted(path.relative_to(folder).parts[1:] for path in folder.glob(pattern))
+    paths = sorted(path.parts[-2:] for path in folder.glob("variants/model=*/recipe=*"))
     names = [[original(part.partition("=")[2]) for part in parts] for parts in paths]
     # A path with a shortened name does not have the original one.
     return [[name for name in path if name is not None] for path in names if None not in path]
 
 
-def _models(context: typer.Context) -> list[str]:
-    return [model for (model,) in _partitions(context, "models/model=*")]
-
-
 def _recipes(context: typer.Context) -> list[str]:
-    return [recipe for _, recipe in _partitions(context, "variants/model=*/recipe=*")]
+    return [recipe for _, recipe in _stored(context)]
 
 
 def _variants(context: typer.Context) -> list[str]:
-    return [f"{model}@{recipe}" for model, recipe in _partitions(context, "variants/model=*/recipe=*")]
+    return ["@".join(names) for names in _stored(context)]
 
 
 studies = _completing(_studies)
 recipes = _completing(_recipes, _forms)
 methods = _completing(_methods)
-models = _completing(_models)
-variants = _completing(_variants)
+models = _completing(lambda context: (model for model, _ in _stored(context)))
 variants_or_recipes = _completing(_recipes, _variants)
 relations = _completing(_tables, _views, _questions)
 questions = _completing(_questions)

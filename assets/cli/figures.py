@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prunescope.assets import settings
-from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import OnlyModels, OnlyPrompts, OnlyRecipes, Output, existing, require_named
+from prunescope.assets.cli import completion, options
 from prunescope.assets.cli.output import FAILED, chosen_sink, emit_list, log, write_file
 from prunescope.pipelines.core.errors import InputError
 
@@ -21,24 +20,16 @@ _PAPER_FORMATS = ("pdf", "png", "svg")
 
 def figure(
     context: typer.Context,
-    name: Annotated[
-        str | None, typer.Argument(help="Name of the figure (default: list all).", autocompletion=completion.figures)
-    ] = None,
-    model: OnlyModels = None,
-    recipe: OnlyRecipes = None,
-    prompt: OnlyPrompts = None,
-    columns: Annotated[
-        int | None, typer.Option("--columns", min=1, max=2, help="Size in columns of a paper (pdf, svg, png).")
-    ] = None,
-    no_title: Annotated[
-        bool, typer.Option("--no-title", help="Omit the title, for a figure with a caption (with --columns).")
-    ] = False,
-    dark: Annotated[bool, typer.Option("--dark", help="Use the dark theme.")] = False,
-    no_published: Annotated[
-        bool, typer.Option("--no-published", help="Omit the published curves (figure drops).")
-    ] = False,
-    explain: Annotated[bool, typer.Option("--explain", help="Show the figure's SQL.")] = False,
-    output: Output = None,
+    name: Annotated[str | None, typer.Argument(autocompletion=completion.figures)] = None,
+    model: options.OnlyModels = (),
+    recipe: options.OnlyRecipes = (),
+    prompt: options.OnlyPrompts = (),
+    columns: Annotated[int | None, typer.Option(min=1, max=2)] = None,
+    no_title: bool = False,
+    dark: bool = False,
+    no_published: bool = False,
+    explain: bool = False,
+    output: options.Output = None,
 ) -> None:
     """Draw a figure from the warehouse: open it, or write it to -o as png, svg, pdf, html or json.
 
@@ -51,13 +42,21 @@ def figure(
     - `prunescope figure`
     - `prunescope figure generation --recipe wanda-50 --recipe attn-drop-4 --columns 2 -o generation.pdf`
     - `prunescope figure hierarchy --dark -o slides.png`
+
+    Options:
+        name: Name of the figure (default: list all).
+        columns: Size in columns of a paper (pdf, svg, png).
+        no_title: Omit the title, for a figure with a caption (with --columns).
+        dark: Use the dark theme.
+        no_published: Omit the published curves (figure drops).
+        explain: Show the figure's SQL.
     """
     from prunescope.pipelines.reporting.charts.files import print_files
     from prunescope.pipelines.reporting.charts.registry import FIGURES, find_figure
     from prunescope.warehouse.catalogue.question_query import RowFilter, rows_within
 
     if name is None:
-        require_named(context)
+        options.require_named(context)
         rows = [{"figure": registered.name, "shows": registered.title} for registered in FIGURES.values()]
         emit_list(rows, chosen_sink(None, output), figure=str, shows=str)
         return
@@ -70,8 +69,8 @@ def figure(
         )
     if no_title and columns is None:
         raise InputError("--no-title: only files for paper have a caption in its place; add --columns 1 or 2")
-    row_filter = RowFilter(tuple(model or ()), tuple(recipe or ()), tuple(prompt or ()), ())
-    frame = rows_within(existing(context), chosen.query, row_filter)
+    row_filter = RowFilter(tuple(model), tuple(recipe), tuple(prompt))
+    frame = rows_within(options.existing(context), chosen.query, row_filter)
     if no_published:
         if "publication" not in frame.columns:
             raise InputError(f"--no-published: figure {name} has no published curves; leave the option out")
@@ -99,11 +98,7 @@ def figure(
 
 
 def check_chart_path(output: Path | None, format_: str | None = None, option: str = "--chart ") -> None:
-    """Check before any query that a chart can be written to a file of this name.
-
-    Raises:
-        InputError: the suffix is not one of a chart, or a format of rows was given.
-    """
+    """Check before any query that a chart can be written to a file of this name."""
     if format_ is not None:
         raise InputError(f"--chart --format {format_}: that is for rows; the suffix of -o gives the chart's format")
     if output is not None and output.suffix.lower().removeprefix(".") not in _FORMATS:
@@ -111,11 +106,7 @@ def check_chart_path(output: Path | None, format_: str | None = None, option: st
 
 
 def require_data(charts: Sequence["Specification"]) -> None:
-    """End the command if all charts are empty.
-
-    Raises:
-        typer.Exit: all are empty; the reason is logged.
-    """
+    """Log the reason and end the command if all charts are empty."""
     from prunescope.pipelines.reporting.charts.theme import missing
 
     reasons = [missing(chart) for chart in charts]
@@ -129,11 +120,7 @@ def require_data(charts: Sequence["Specification"]) -> None:
 
 
 def show(chart: "Specification", name: str, output: Path | None, *, dark: bool = False) -> None:
-    """Write the chart to the file, or to a temporary page that the browser opens if there is a screen.
-
-    Raises:
-        InputError: the operating system refused the file.
-    """
+    """Write the chart to the file, or to a temporary page that the browser opens if there is a screen."""
     if output is not None:
         write_file(output, _rendered(chart, name, output.suffix.lower().removeprefix("."), dark=dark))
         return

@@ -1,11 +1,11 @@
-"""`prunescope verify` and `prunescope gc`: check of all files against their hashes, and removal of orphan files."""
+"""Commands that keep a warehouse: import of lm-eval's results, hashes of files, orphan files, diagnosis."""
 
 import shlex
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,17 +13,65 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prunescope.assets import settings
-from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import existing, study_option
-from prunescope.assets.cli.output import FAILED, Sink, emit_list, log, log_wait
+from prunescope.assets.cli import completion, options
+from prunescope.assets.cli.output import FAILED, WRONG_INPUT, Sink, emit, emit_list, log, log_wait
+from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.errors import WarehouseError
 
 if TYPE_CHECKING:
-    from prunescope.assets.watching.watch_list import WatchState
+    import pyarrow as pa
+
     from prunescope.warehouse.maintenance.garbage_collection import OrphanFile
     from prunescope.warehouse.maintenance.verification import VerificationResult
     from prunescope.warehouse.storage.partition_store import Store
+
+
+# A larger file does not hold results: those of all tasks of the harness have a few MB.
+_MAX_RESULTS_BYTES = 100_000_000
+
+
+def import_lm_eval(context: typer.Context, results: list[Path], variant: options.VariantOption = None) -> None:
+    """Read scores that lm-evaluation-harness measured into the warehouse, next to ours and the KL of the variant.
+
+    They become rows of `imported_scores`, and the view `imported_comparisons` joins them with ours. A file that names a
+    dense model of the warehouse, by source or path, or a folder that `prunescope checkpoint` wrote, on this machine,
+    needs no --variant. A file that was imported before changes nothing; if any file is wrong, none is imported.
+
+    For example:
+
+    - `prunescope import-lm-eval out/*/results_*.json`
+    - `prunescope import-lm-eval results_2026-01-31T12-00-00.json --variant mine@wanda-50`
+
+    Options:
+        results (RESULTS): Files results_*.json that lm-evaluation-harness wrote.
+        variant: The variant that all files are of, or RECIPE if only one model has it; `dense` is the dense model
+            (default: what `model_args` in each file names).
+    """
+    from prunescope.assets.instance.file_lock import locked
+    from prunescope.pipelines.core.regular_files import open_regular
+    from prunescope.warehouse.export.lm_eval_import import evaluated_variant, import_results, parse_results
+    from prunescope.warehouse.storage.partition_store import Store
+
+    store = Store(options.existing(context))
+    given = options.variants_of(store.root, [variant])[0] if variant is not None else None
+    found, is_whole = [], True
+    for path in results:
+        try:
+            with open_regular(path.expanduser(), _MAX_RESULTS_BYTES, "a results file") as file:
+                parsed = parse_results(str(path), file.read())
+            found.append((parsed, given or evaluated_variant(parsed, store)))
+        except (InputError, WarehouseError, OSError) as error:
+            is_whole = False
+            message = f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            log(f"error: {' '.join(message.split())}", "red")
+    if not is_whole:
+        raise typer.Exit(WRONG_INPUT)
+    with locked(store.local(settings.cache_folder()) / "_import_lock", lambda holder: log(f"waiting for {holder}")):
+        added = import_results(store, found)
+    for (parsed, pair), rows in zip(found, added, strict=True):
+        log(f"{parsed.file}: {rows} scores of {'@'.join(pair)}" if rows else f"{parsed.file}: was imported before")
+    log("`prunescope sql 'from imported_comparisons'` shows them next to ours")
 
 
 def verify(context: typer.Context, sink: Sink) -> None:
@@ -37,7 +85,7 @@ def verify(context: typer.Context, sink: Sink) -> None:
     from prunescope.warehouse.maintenance.verification import verify as verify_tables
     from prunescope.warehouse.storage.partition_store import Store
 
-    store, counts = Store(existing(context)), Counter[str]()
+    store, counts = Store(options.existing(context)), Counter[str]()
     failed: list[dict[str, object]] = []
     for result in chain(verify_tables(store), _verify_variants(store)):
         counts[result.state] += 1
@@ -82,20 +130,9 @@ def _verify_variants(store: "Store") -> "Iterator[VerificationResult]":
 def gc(
     context: typer.Context,
     sink: Sink,
-    study: Annotated[
-        list[str] | None,
-        study_option("Keep the results that this study names; a name or a YAML file. Repeatable.", "-s"),
-    ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove the listed files that hold no results.")] = False,
-    computed_by: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--computed-by",
-            metavar="STUDY",
-            autocompletion=completion.studies,
-            help="With --yes: also remove the listed results that this study computed. Repeatable.",
-        ),
-    ] = None,
+    study: options.StudyOptions = (),
+    yes: bool = False,
+    computed_by: Annotated[list[str], typer.Option(autocompletion=completion.studies)] = (),
 ) -> None:
     """List files that no study names: partitions, variant files, reports, unfinished layers, leftovers of killed runs.
 
@@ -111,14 +148,20 @@ def gc(
     - `prunescope gc --study mine.yaml --study theirs.yaml`
     - `prunescope gc --yes`
     - `prunescope gc --yes --study mine.yaml --computed-by demo`
+
+    Options:
+        study: Keep the results that this study names; a name or a YAML file.
+        yes: Remove the listed files that hold no results.
+        computed_by (STUDY): With --yes: also remove the listed results that this study computed.
     """
     from prunescope.assets.watching.watch_list import load_watch_state
+    from prunescope.pipelines.core import scratch_directory
     from prunescope.pipelines.studies import load_study, study_names
-    from prunescope.warehouse.maintenance.garbage_collection import StudyScope, removable, waste
+    from prunescope.warehouse.maintenance.garbage_collection import OrphanFile, StudyScope, removable, remove, waste
     from prunescope.warehouse.storage.partition_store import Store
 
-    store = Store(existing(context))
-    loaded = [load_study(name) for name in (*study_names(), *(study or []))]
+    store = Store(options.existing(context))
+    loaded = [load_study(name) for name in (*study_names(), *study)]
     local = store.local(settings.cache_folder())
     with ExitStack() as lock:
         if yes:
@@ -127,53 +170,32 @@ def gc(
             # Waits for a running study, whose files might look like orphans.
             lock.enter_context(writer_lock(local, log_wait, store.url))
         watch = load_watch_state(store)
-        if yes:
-            _require_known(watch)
+        unknown = [*watch.refused.values(), *(f"{name} is still being copied" for name in watch.copying)]
+        if yes and unknown:  # its results would look like orphans
+            raise InputError(
+                f"nothing was removed, because the watch list cannot be read in full: {'; '.join(unknown)}; repair it, "
+                "wait for the copy, or stop watching it"
+            )
         scopes = [
             StudyScope(study.name, frozenset(m.name for m in study.models), frozenset(r.name for r in study.recipes))
             for study in (*loaded, *(watched.study for watched in watch.studies))
         ]
-        orphans = [*waste(store, scopes, local), *_offloaded_layers()]
+        # Layers that a killed process had moved to disk for a model larger than memory.
+        layers = [
+            OrphanFile("temporary", folder, sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
+            for folder in scratch_directory.abandoned()
+        ]
+        orphans = [*waste(store, scopes, local), *layers]
         if orphans or sink.is_chosen:
             rows = [_row(orphan, store) for orphan in orphans]
             emit_list(rows, sink, kind=str, study=str, removed_by=str, bytes=int, path=str)
-        selected = removable(orphans, computed_by or ())
-        freed = _remove(store, selected) if yes else 0
+        selected, freed = removable(orphans, computed_by), 0
+        if yes:
+            scratch_directory.clean()
+            freed = sum(layer.bytes for layer in layers) + remove(store, [f for f in selected if f not in layers])
     _log_summary(orphans, len(selected), freed, removed=yes)
-    if unknown := sorted(set(computed_by or ()) - {orphan.study for orphan in orphans}):
-        log(f"no listed file was computed by {', '.join(unknown)}", "yellow")
-
-
-def _offloaded_layers() -> "list[OrphanFile]":
-    """Find layers that a killed process had offloaded to disk for a model larger than memory."""
-    from prunescope.pipelines.core import scratch_directory
-    from prunescope.warehouse.maintenance.garbage_collection import OrphanFile
-
-    return [
-        OrphanFile("temporary", folder, sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
-        for folder in scratch_directory.abandoned()
-    ]
-
-
-def _remove(store: "Store", orphans: "Sequence[OrphanFile]") -> int:
-    """Remove files of the warehouse and folders of offloaded layers; return the number of bytes."""
-    from prunescope.pipelines.core import scratch_directory
-    from prunescope.warehouse.maintenance.garbage_collection import remove
-
-    layers = [orphan for orphan in orphans if isinstance(orphan.path, Path) and orphan.path.is_dir()]
-    for orphan in layers:
-        scratch_directory.remove_dead(Path(orphan.path))
-    return sum(orphan.bytes for orphan in layers) + remove(store, [file for file in orphans if file not in layers])
-
-
-def _require_known(watch: "WatchState") -> None:
-    """Refuse to remove anything while a watched study is unreadable, for its results would look like orphans."""
-    unknown = [*watch.refused.values(), *(f"{name} is still being copied" for name in watch.copying)]
-    if unknown:
-        raise InputError(
-            f"nothing was removed, because the watch list cannot be read in full: {'; '.join(unknown)}; repair it, "
-            "wait for the copy, or stop watching it"
-        )
+    if others := sorted(set(computed_by) - {orphan.study for orphan in orphans}):
+        log(f"no listed file was computed by {', '.join(others)}", "yellow")
 
 
 def _row(orphan: "OrphanFile", store: "Store") -> dict[str, object]:
@@ -181,19 +203,10 @@ def _row(orphan: "OrphanFile", store: "Store") -> dict[str, object]:
     # Unfinished layers are on this machine even if the warehouse is on an object store.
     if isinstance(path, Path) == isinstance(store.root, Path) and path.is_relative_to(store.root):
         path = path.relative_to(store.root)
-    if not orphan.is_result:
-        options = "--yes"
-    elif orphan.study:
-        options = f"--yes --computed-by {shlex.quote(orphan.study)}"
-    else:
-        options = "none, it is damaged: delete it by hand"
-    return {
-        "kind": orphan.kind,
-        "study": orphan.study or None,
-        "removed_by": options,
-        "bytes": orphan.bytes,
-        "path": str(path),
-    }
+    of_study = f"--yes --computed-by {shlex.quote(orphan.study)}" if orphan.study else None
+    removed_by = of_study or "none, it is damaged: delete it by hand" if orphan.is_result else "--yes"
+    about = {"kind": orphan.kind, "study": orphan.study or None, "removed_by": removed_by}
+    return about | {"bytes": orphan.bytes, "path": str(path)}
 
 
 def _log_summary(orphans: "list[OrphanFile]", selected: int, freed: int, *, removed: bool) -> None:
@@ -211,3 +224,58 @@ def _log_summary(orphans: "list[OrphanFile]", selected: int, freed: int, *, remo
             "names, --computed-by STUDY removes the others",
             "yellow",
         )
+
+
+def doctor(
+    context: typer.Context, sink: Sink, model: Annotated[str | None, typer.Option("--model", "-m")] = None
+) -> None:
+    """Check the warehouse; exit code 1 if there is an error. With --model, check the structure of a model instead.
+
+    For a model, print the structure that was discovered and proved: every sublayer with its contribution to the
+    residual stream, final norm, LM head, parameter shares. If the proof or the chat template fails, the error names
+    the module or the model and the reason, with exit code 2.
+
+    For example:
+
+    - `prunescope doctor`
+    - `prunescope doctor --model ./my-model`
+    - `prunescope doctor --model ./my-model --format json`
+
+    Options:
+        model (MODEL): Load this model and show its structure; a model as in a study, or `embedded:NAME`.
+    """
+    if model is not None:
+        log(f"cache: {settings.cache_folder()}")
+        emit(_examine(model), sink)
+        return
+    from prunescope.warehouse.maintenance.diagnostics import Diagnosis, diagnose
+
+    location = options.existing(context)
+    log(f"warehouse: {location}\ncache: {settings.cache_folder()}")
+    diagnoses = diagnose(location)
+    if diagnoses or sink.is_chosen:
+        emit_list(list(map(asdict, diagnoses)), sink, **{field.name: str for field in fields(Diagnosis)})
+    if not diagnoses:
+        log("no problem found in the warehouse")
+    if any(diagnosis.level == "error" for diagnosis in diagnoses):
+        raise typer.Exit(FAILED)
+
+
+def _examine(model: str) -> "pa.Table":
+    """Return the structure of a model; an InputError says what is wrong with it."""
+    from prunescope.pipelines.models.sources import identify, locate, weight_format
+
+    cache = settings.cache_folder()
+    with RichProgress() as bars:
+        folder = locate(model, cache, bars)
+        identity = identify(folder, cache)
+        bars.start("load the model and prove its structure", 1)
+        from prunescope.pipelines.models.chat_template import check_chat_template
+        from prunescope.pipelines.models.describe import structure_rows
+        from prunescope.pipelines.models.load import load_decoder
+
+        decoder = load_decoder(folder)
+        check_chat_template(decoder.tokenizer)
+    stored = f"stored as {weight_format(model, folder)}"
+    log(f"model: {folder}\nweights: {identity.weight_bytes:,} bytes, {stored}, SHA-256 {identity.weight_hash}")
+    return structure_rows(decoder).to_arrow()

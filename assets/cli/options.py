@@ -1,19 +1,24 @@
-"""Options that several commands share; `--warehouse` and `--debug` may also precede the command."""
+"""Declaration of commands from their signatures and docstrings, and the options that several commands share.
+
+`--warehouse` and `--debug` may also precede the command.
+"""
 
 import functools
 import inspect
 import json
+import re
 import shlex
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import typer
+from typer.models import OptionInfo
 
 from prunescope.assets import settings
-from prunescope.assets.cli import completion
-from prunescope.assets.cli.output import chosen_sink
+from prunescope.assets.cli import completion, output
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.regular_files import local_path
 from prunescope.warehouse.catalogue.sql_process import Setup, SqlProcess
@@ -21,6 +26,9 @@ from prunescope.warehouse.core.limits import GIBIBYTES, RESULT_BYTES
 
 if TYPE_CHECKING:
     from prunescope.warehouse.storage.location import Place
+
+# An entry of the section `Options` of a docstring: parameter, placeholder of its value, help.
+_ENTRY = re.compile(r"^ {4}(\w+)(?: \((.+?)\))?: (.+(?:\n {8}.+)*)", re.MULTILINE)
 
 
 @dataclass
@@ -44,26 +52,16 @@ def sql_process(context: typer.Context, setup: Setup) -> SqlProcess:
     return (ahead or SqlProcess()).open(setup)
 
 
-def _store_warehouse(context: typer.Context, value: str | None) -> str | None:
-    if value is not None:
-        context.ensure_object(Globals).warehouse = value
-    return value
-
-
-def _store_debug(context: typer.Context, value: bool) -> bool:
-    if value:
-        context.ensure_object(Globals).debug = True
+def _stored(context: typer.Context, option: typer.CallbackParam, value: str | bool | None) -> str | bool | None:
+    """Store `--warehouse` or `--debug`, which may precede the command and stand behind it."""
+    if value not in {None, False}:
+        setattr(context.ensure_object(Globals), str(option.name), value)
     return value
 
 
 def _checked_file(value: Path | None) -> Path | None:
-    """Refuse a path at which no file can be written, before anything is computed."""
-    if value is None:
-        return None
-    path = value.expanduser()
-    if path == Path() or path.is_dir():
-        raise InputError(f"-o {value if path != Path() else repr('')}: that is a folder; name a file")
-    if not path.parent.exists():
+    """Refuse a path in a missing folder, before anything is computed."""
+    if value is not None and not value.expanduser().parent.exists():
         raise InputError(f"-o {value}: there is no folder {value.parent}; make it first")
     return value
 
@@ -79,12 +77,7 @@ def _checked_memory(value: float) -> float:
 
 
 def root(context: typer.Context) -> "Place":
-    """Return the location of the warehouse, which need not exist yet.
-
-    Raises:
-        InputError: a file is in its place.
-        WarehouseError: its URL cannot hold a warehouse, or cannot be reached.
-    """
+    """Return the location of the warehouse, which need not exist yet."""
     from prunescope.warehouse.storage.location import place_of
 
     location = place_of(settings.warehouse_root(context.ensure_object(Globals).warehouse))
@@ -100,12 +93,7 @@ def root(context: typer.Context) -> "Place":
 
 
 def existing(context: typer.Context) -> "Place":
-    """Return the location of a warehouse to read.
-
-    Raises:
-        InputError: as `root`, or no study has run there: the path may be mistyped.
-        WarehouseError: as `root`.
-    """
+    """Return the location of a warehouse to read; refuse one in which no study has run, for it may be mistyped."""
     location, chosen = root(context), context.ensure_object(Globals).warehouse
     if _is_filled(location):
         return location
@@ -120,11 +108,7 @@ def existing(context: typer.Context) -> "Place":
 
 
 def require_named(context: typer.Context) -> None:
-    """Refuse a warehouse that does not exist in a command that lists what is shipped, if the user has named one.
-
-    Raises:
-        InputError, WarehouseError: as `existing`.
-    """
+    """Refuse a missing warehouse in a command that lists what is shipped, if the user has named it."""
     if not settings.is_default_warehouse(context.ensure_object(Globals).warehouse):
         existing(context)
 
@@ -144,12 +128,7 @@ def _is_filled(location: "Place") -> bool:
 
 
 def writable(context: typer.Context) -> "Place":
-    """Return the location of the warehouse to write to; create its folder if needed.
-
-    Raises:
-        InputError: as `root`.
-        WarehouseError: as `root`, or the folder cannot be created.
-    """
+    """Return the location of the warehouse to write to; create its folder if needed."""
     from prunescope.warehouse.storage.atomic_write import translate_os_errors
 
     location = root(context)
@@ -160,11 +139,7 @@ def writable(context: typer.Context) -> "Place":
 
 
 def variants_of(location: "Place", names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return model and recipe of each variant, named MODEL@RECIPE, or RECIPE if only one model has it.
-
-    Raises:
-        WarehouseError: the warehouse has no such variant, or several.
-    """
+    """Return model and recipe of each variant, named MODEL@RECIPE, or RECIPE if only one model has it."""
     from prunescope.warehouse.catalogue.queries import find_variant, stored_variants
 
     known = stored_variants(location) if names else []
@@ -172,11 +147,7 @@ def variants_of(location: "Place", names: Sequence[str]) -> list[tuple[str, str]
 
 
 def absolute_model(model: str) -> str:
-    """Return a model, with or without `NAME=`, with the path of a local one made absolute, for runs in other folders.
-
-    Raises:
-        InputError: the model is empty, or no file can have such a path.
-    """
+    """Return a model, with or without `NAME=`, with the absolute path of a local one, for runs in other folders."""
     name, separator, source = model.partition("=")
     if separator and "/" not in name:
         return f"{name}={absolute_model(source)}"
@@ -187,11 +158,7 @@ def absolute_model(model: str) -> str:
 
 
 def inline_recipe(recipe: str) -> str:
-    """Return a recipe's name or mapping, or the mapping in the YAML file that it names.
-
-    Raises:
-        InputError: the file cannot be read, or holds no mapping.
-    """
+    """Return a recipe's name or mapping, or the mapping in the YAML file that it names."""
     if not recipe.endswith((".yaml", ".yml")):
         return recipe
     from prunescope.pipelines.core.safe_yaml import read_yaml
@@ -206,9 +173,6 @@ def absolute_study(study: str) -> str:
     """Return a study's name, or the absolute path of its file, for runs in other folders.
 
     A URL stays unchanged, so that loading it raises the fitting error.
-
-    Raises:
-        InputError: no file can have such a path.
     """
     path = local_path(study, "study")
     return str(path.absolute()) if path.suffix in {".yaml", ".yml"} and "://" not in study else study
@@ -217,15 +181,14 @@ def absolute_study(study: str) -> str:
 Warehouse = Annotated[
     str | None,
     typer.Option(
-        "--warehouse",
         metavar="LOCATION",
-        callback=_store_warehouse,
+        callback=_stored,
         help="Warehouse: a folder or s3://BUCKET/PREFIX (default: PRUNESCOPE_WAREHOUSE, else warehouse/data).",
     ),
 ]
-Debug = Annotated[bool, typer.Option("--debug", callback=_store_debug, help="Show the traceback of an error.")]
+Debug = Annotated[bool, typer.Option("--debug", callback=_stored, help="Show the traceback of an error.")]
 Format = Annotated[
-    str | None,
+    output.Format | None,
     typer.Option(
         "--format",
         "-f",
@@ -236,7 +199,12 @@ Format = Annotated[
 Output = Annotated[
     Path | None,
     typer.Option(
-        "--output", "-o", metavar="FILE", callback=_checked_file, help="Write to a file instead of standard output."
+        "--output",
+        "-o",
+        metavar="FILE",
+        dir_okay=False,
+        callback=_checked_file,
+        help="Write to a file instead of standard output.",
     ),
 ]
 Seconds = Annotated[float, typer.Option(min=0.001, max=86_400, help="Query timeout in seconds.")]
@@ -244,6 +212,47 @@ Memory = Annotated[
     float, typer.Option(min=0.05, metavar="GIB", callback=_checked_memory, help="Memory limit of a query.")
 ]
 
+StudyName = Annotated[
+    str,
+    typer.Argument(
+        help="Name of a shipped study (`demo`), or the path of a YAML file.", autocompletion=completion.studies
+    ),
+]
+AnyStudy = Annotated[str | None, typer.Argument(autocompletion=completion.studies)]
+_STUDY = typer.Option("--study", "-s", metavar="STUDY", autocompletion=completion.studies)
+StudyOption, StudyOptions = Annotated[str | None, _STUDY], Annotated[list[str], _STUDY]
+Models = Annotated[
+    list[str],
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="Replaces the study's models: a folder with safetensors, a .gguf file, a hub id or `embedded:NAME`; "
+        "`NAME=MODEL` names it.",
+    ),
+]
+Recipes = Annotated[
+    list[str],
+    typer.Option(
+        "--recipe",
+        "-r",
+        metavar="RECIPE",
+        autocompletion=completion.recipes,
+        help="Replaces the study's recipes: a name that `prunescope recipes` lists, several joined by +, "
+        "`{name: mine, method: wanda, sparsity: 0.6}`, or the path of a .yaml file with such a mapping.",
+    ),
+]
+AllowCode = Annotated[
+    bool,
+    typer.Option(
+        "--allow-code-execution",
+        help="Run the programs that variants write for tasks such as humaneval in a sandbox; otherwise these answers "
+        "are not scored.",
+    ),
+]
+Replace = Annotated[
+    bool, typer.Option("--replace", help="Recompute results that another study computed from other inputs.")
+]
 
 Variant = Annotated[
     str,
@@ -251,26 +260,15 @@ Variant = Annotated[
         help="MODEL@RECIPE, or RECIPE if only one model has it.", autocompletion=completion.variants_or_recipes
     ),
 ]
-OnlyModels = Annotated[
-    list[str] | None, typer.Option("--model", help="Only this model. Repeatable.", autocompletion=completion.models)
-]
+_VARIANT = typer.Option("--variant", metavar="MODEL@RECIPE", autocompletion=completion.variants_or_recipes)
+VariantOption, VariantOptions = Annotated[str | None, _VARIANT], Annotated[list[str], _VARIANT]
+OnlyModels = Annotated[list[str], typer.Option("--model", help="Only this model.", autocompletion=completion.models)]
 OnlyRecipes = Annotated[
-    list[str] | None, typer.Option("--recipe", help="Only this recipe. Repeatable.", autocompletion=completion.recipes)
+    list[str], typer.Option("--recipe", help="Only this recipe.", autocompletion=completion.recipes)
 ]
-OnlyPrompts = Annotated[list[str] | None, typer.Option("--prompt", metavar="ID", help="Only this prompt. Repeatable.")]
+OnlyPrompts = Annotated[list[str], typer.Option("--prompt", metavar="ID", help="Only this prompt.")]
 
-
-def variant_option(text: str) -> Any:  # noqa: ANN401 - as Typer types it
-    """Return the option `--variant` with this help."""
-    return typer.Option("--variant", metavar="MODEL@RECIPE", help=text, autocompletion=completion.variants_or_recipes)
-
-
-def study_option(text: str, *names: str) -> Any:  # noqa: ANN401 - as Typer types it
-    """Return the option `--study` with this help, and with these further names."""
-    return typer.Option("--study", *names, metavar="STUDY", help=text, autocompletion=completion.studies)
-
-
-# Shared by commands, with their defaults: the last two may also precede the command.
+# Options that are added to commands, with their defaults.
 _SHARED: dict[str, tuple[Any, Any]] = {
     "format_": (Format, None),
     "output": (Output, None),
@@ -279,26 +277,50 @@ _SHARED: dict[str, tuple[Any, Any]] = {
 }
 
 
-def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Return the command with `--debug`, `--warehouse` if it has a context, and `--format` and `-o` if it has a sink.
+def declared(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command with `--debug`, `--warehouse` if it has a context, and `--format` and `-o` if it has a sink.
 
-    Callbacks keep the values of `--warehouse` and `--debug`.
+    The section `Options` of its docstring has the help of its parameters, and in brackets the placeholder of a value.
+    A parameter with a default is an option, unless its annotation says otherwise; a list is an option that may be
+    repeated.
     """
+    text, _, section = inspect.cleandoc(command.__doc__ or "").partition("\n\nOptions:\n")
+    entries = {name: (placeholder, " ".join(words.split())) for name, placeholder, words in _ENTRY.findall(section)}
     own = dict(inspect.signature(command).parameters)
     has_sink = own.pop("sink", None) is not None
     names = [*(["format_", "output"] if has_sink else []), *(["warehouse"] if "context" in own else []), "debug"]
 
-    def called(**values: Any) -> None:  # noqa: ANN401
+    def called(**values: object) -> None:
         shared = {name: values.pop(name) for name in names}
-        command(**values, **({"sink": chosen_sink(shared["format_"], shared["output"])} if has_sink else {}))
+        command(**values, **({"sink": output.chosen_sink(shared["format_"], shared["output"])} if has_sink else {}))
 
     added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=option)
         for name, (option, default) in _SHARED.items()
         if name in names
     ]
-    functools.update_wrapper(called, command, ("__module__", "__name__", "__doc__"), ())
-    # Typer reads both.
-    called.__signature__ = inspect.Signature([*own.values(), *added])  # type: ignore[attr-defined]
-    called.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own.values(), *added)}
+    parameters = [_declared(parameter, *entries.get(parameter.name, ("", ""))) for parameter in (*own.values(), *added)]
+    functools.update_wrapper(called, command, ("__module__", "__name__"), ())
+    # Typer reads these.
+    called.__doc__ = text
+    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return called
+
+
+def _declared(parameter: inspect.Parameter, placeholder: str, text: str) -> inspect.Parameter:
+    """Return a parameter with all that Typer must know of it."""
+    if parameter.annotation is typer.Context:
+        return parameter
+    is_annotated = get_origin(parameter.annotation) is Annotated
+    of, *given = get_args(parameter.annotation) if is_annotated else [parameter.annotation]
+    if given:
+        about = copy(given[0])
+    elif parameter.default is inspect.Parameter.empty:
+        about = typer.Argument()
+    else:  # without its name Typer would add `--no-NAME`
+        about = typer.Option(*[f"--{parameter.name.replace('_', '-')}"] * (of is bool))
+    about.metavar, about.help = placeholder or about.metavar, text or about.help
+    if isinstance(about, OptionInfo) and get_origin(of) is list:
+        about.help = f"{about.help} Repeatable."
+    return parameter.replace(annotation=Annotated[of, about])

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 
@@ -28,8 +28,8 @@ _SUFFIXES = {
     ".tex": "latex",
     ".parquet": "parquet",
 }
-# Those of `warehouse.core.formats`, which takes as long to import as a query.
-_FORMATS = tuple(dict.fromkeys(_SUFFIXES.values()))
+# As in `warehouse.core.formats`, which takes as long to import as a query.
+Format = Literal["table", "csv", "json", "markdown", "latex", "parquet"]
 # Width of a table in a pipe or a file.
 _WIDTH = 160
 
@@ -68,19 +68,13 @@ class Sink:
 
 
 def chosen_sink(format_: str | None, path: Path | None) -> Sink:
-    """Return the sink of `--format`, else that of the file's suffix, else a table on standard output.
-
-    Raises:
-        InputError: the format is unknown, the suffix is unknown or contradicts it, or Parquet would go to a terminal.
-    """
+    """Return the sink of `--format`, else that of the file's suffix, else a table on standard output."""
     suffix = path.suffix.lower() if path else ""
     if format_ is None and suffix not in _SUFFIXES:
         raise InputError(
             f"-o {path}: no format is called {suffix}; use {', '.join(filter(None, _SUFFIXES))}, or add --format"
         )
     chosen = format_ or _SUFFIXES[suffix]
-    if chosen not in _FORMATS:
-        raise InputError(f"--format {chosen!r}: choose one of {', '.join(_FORMATS)}")
     contradicts = suffix in _PICTURES or _SUFFIXES.get(suffix, chosen) not in {chosen, "table"}
     if contradicts or (chosen == "parquet" and suffix == ".txt"):
         raise InputError(f"-o {path} --format {chosen}: the name says another format; leave out one of the two")
@@ -90,11 +84,7 @@ def chosen_sink(format_: str | None, path: Path | None) -> Sink:
 
 
 def emit(rows: "pa.Table", sink: Sink = Sink()) -> None:
-    """Write rows to a sink.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Write rows to a sink."""
     from prunescope.warehouse.core.formats import render
 
     rendered = render(rows, sink.format, width=sink.width)
@@ -102,11 +92,7 @@ def emit(rows: "pa.Table", sink: Sink = Sink()) -> None:
 
 
 def emit_list(rows: Sequence[Mapping[str, object]], sink: Sink, /, **columns: type) -> None:
-    """Write rows with these columns of `str` or `int` to a sink.
-
-    Raises:
-        InputError: as `emit`.
-    """
+    """Write rows with these columns of `str` or `int` to a sink."""
     import pyarrow as pa
 
     types = {name: pa.string() if of is str else pa.int64() for name, of in columns.items()}
@@ -114,11 +100,7 @@ def emit_list(rows: Sequence[Mapping[str, object]], sink: Sink, /, **columns: ty
 
 
 def emit_bytes(content: bytes | bytearray, output: Path | None) -> None:
-    """Write data to standard output or to a file; on a terminal, escape its invisible characters.
-
-    Raises:
-        InputError: the path is wrong; nothing was written.
-    """
+    """Write data to standard output or to a file; on a terminal, escape its invisible characters."""
     if output is not None:
         write_file(output, content)
     elif sys.stdout.isatty():
@@ -130,11 +112,7 @@ def emit_bytes(content: bytes | bytearray, output: Path | None) -> None:
 
 
 def write_file(path: Path, content: bytes | bytearray) -> None:
-    """Write a file of the user's atomically; a link is followed, and a device or pipe is written to.
-
-    Raises:
-        InputError: the operating system refused.
-    """
+    """Write a file of the user's atomically; a link is followed, and a device or pipe is written to."""
     from prunescope.warehouse.storage.atomic_write import translate_os_errors, write_atomically
 
     target = path.expanduser().resolve()

@@ -1,34 +1,20 @@
-"""Commands that read the warehouse: recipes, SQL, questions, variants and report."""
+"""Commands that read the warehouse: recipes, SQL, tables, questions, variants and comparisons."""
 
 import re
 import sys
+import textwrap
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prunescope.assets.cli import completion
+from prunescope.assets.cli import completion, options
 from prunescope.assets.cli.figures import check_chart_path, require_data, show
-from prunescope.assets.cli.options import (
-    Format,
-    Memory,
-    OnlyModels,
-    OnlyPrompts,
-    OnlyRecipes,
-    Output,
-    Seconds,
-    answer_bytes,
-    existing,
-    require_named,
-    sql_process,
-    variant_option,
-    variants_of,
-)
-from prunescope.assets.cli.output import Sink, chosen_sink, emit, emit_bytes, emit_list, log, put, write_file
-from prunescope.assets.cli.relations import describe, tables
+from prunescope.assets.cli.output import Sink, chosen_sink, emit, emit_bytes, emit_list, log
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.warehouse.catalogue.sql_process import Setup
 from prunescope.warehouse.core.limits import GIBIBYTES, SECONDS, TEXT_ROWS
+from prunescope.warehouse.core.quoting import quoted
 
 if TYPE_CHECKING:
     from prunescope.warehouse.catalogue.view import View
@@ -43,11 +29,7 @@ _LINES = 20
 
 
 def recipes(
-    sink: Sink,
-    method: Annotated[
-        str | None,
-        typer.Argument(help="A method such as `wanda`, to list all its parameters.", autocompletion=completion.methods),
-    ] = None,
+    sink: Sink, method: Annotated[str | None, typer.Argument(autocompletion=completion.methods)] = None
 ) -> None:
     """List the recipes. Their numbers may be changed; recipes joined by `+` are applied one after the other.
 
@@ -58,6 +40,9 @@ def recipes(
     - `prunescope recipes sparsegpt`
     - `prunescope run demo --recipe attn-drop-4+wanda-50`
     - `prunescope run demo --recipe "{name: mine, method: wanda, sparsity: 0.6, modules: [mlp]}"`
+
+    Options:
+        method: A method such as `wanda`, to list all its parameters.
     """
     import pyarrow as pa
 
@@ -71,11 +56,9 @@ def recipes(
 def sql(
     context: typer.Context,
     sink: Sink,
-    query: Annotated[
-        str, typer.Argument(help="One SELECT, `tables` or `describe NAME`; `-` reads it from standard input.")
-    ],
-    seconds: Seconds = SECONDS,
-    memory: Memory = GIBIBYTES,
+    query: str,
+    seconds: options.Seconds = SECONDS,
+    memory: options.Memory = GIBIBYTES,
 ) -> None:
     r"""Query the warehouse in SQL (DuckDB's dialect). Read-only: no files, no network, no settings.
 
@@ -86,6 +69,9 @@ def sql(
     - `prunescope sql "SELECT recipe, kl_step0_nats FROM variant_summary ORDER BY 2"`
     - `prunescope sql "FROM layer_summary" -o layers.parquet`
     - `prunescope sql - --format csv < mine.sql`
+
+    Options:
+        query: One SELECT, `tables` or `describe NAME`; `-` reads it from standard input.
     """
     text = sys.stdin.read() if query == "-" else query
     if shorthand := _SHORTHAND.fullmatch(text):
@@ -94,42 +80,97 @@ def sql(
         else:
             tables(context, sink)
         return
-    with sql_process(context, Setup(str(existing(context)), memory)) as process:
-        content, _ = process.render(text, to=sink.format, width=sink.width, seconds=seconds, size=answer_bytes(memory))
+    with options.sql_process(context, Setup(str(options.existing(context)), memory)) as process:
+        content, _ = process.render(
+            text, to=sink.format, width=sink.width, seconds=seconds, size=options.answer_bytes(memory)
+        )
     emit_bytes(content, sink.path)
+
+
+def tables(context: typer.Context, sink: Sink) -> None:
+    """List tables and views with their rows and keys; `prunescope describe NAME` lists the columns."""
+    from prunescope.warehouse.catalogue.database import view_sql
+    from prunescope.warehouse.storage.partition_store import Store
+    from prunescope.warehouse.tables import TABLES
+
+    store, rows = Store(options.existing(context)), []
+    for table in TABLES.values():
+        counts = [footer.rows for _, footer in store.footers(table)]
+        about = {"name": table.name, "kind": "table", "about": table.grain, "key": ", ".join(table.key)}
+        rows.append(about | {"partitions": len(counts), "rows": sum(counts)})
+    for view in sorted(view_sql().values(), key=lambda view: (view.layer, view.name)):
+        if view.layer != "staging":
+            about = {"name": view.name, "kind": view.layer, "about": view.parts["asks"]}
+            rows.append(about | {"key": ", ".join(view.key)})
+    emit_list(rows, sink, name=str, kind=str, partitions=int, rows=int, about=str, key=str)
+
+
+def describe(
+    context: typer.Context, sink: Sink, name: Annotated[str, typer.Argument(autocompletion=completion.relations)]
+) -> None:
+    """Explain the columns of a table or view: type, unit, formula, source.
+
+    For example: `prunescope describe layer_transitions`
+
+    Options:
+        name: A table or view, see `prunescope tables`.
+    """
+    from prunescope.warehouse.catalogue.column_docs import PROVENANCE_COLUMNS, explain
+    from prunescope.warehouse.catalogue.database import PROVENANCE, PROVENANCE_COMMENT, connected, view_sql
+    from prunescope.warehouse.catalogue.lineage import questions as question_views
+    from prunescope.warehouse.catalogue.view import joins
+    from prunescope.warehouse.tables import TABLES
+
+    documented = explain(view_sql().values()) | {PROVENANCE: PROVENANCE_COLUMNS}
+    numbers = {view.partition("_")[0]: view for view in question_views()}
+    name = numbers.get(name.lower(), name if name in documented else name.lower())
+    if name not in documented:
+        hint = did_you_mean(name, documented)
+        raise InputError(f"there is no table or view {name!r}; {hint}see `prunescope tables`")
+    with connected(options.existing(context)) as connection:
+        relation = connection.sql(f"SELECT * FROM {quoted(name)}")  # noqa: S608 - checked above
+        columns = dict(zip(relation.columns, map(str, relation.types), strict=True))
+    rows = []
+    for column, type_ in columns.items():
+        doc = documented[name][column]
+        about = {"unit": doc.unit, "formula": doc.formula, "about": doc.doc, "source": doc.source}
+        rows.append({"column": column, "type": type_} | about)
+    if table := TABLES.get(name):
+        log("\n".join([table.grain, f"key: {', '.join(table.key)}", *map(str, table.references)]), "dim")
+    else:
+        log(PROVENANCE_COMMENT if name == PROVENANCE else view_sql()[name].header, "dim")
+    keys = {other.name: other.key for other in TABLES.values()}
+    keys |= {view.name: view.key for view in view_sql().values() if view.layer == "marts"}
+    found = joins(name, list(columns), keys)
+    if lines := [f"  LEFT JOIN {other} USING ({', '.join(using)})" for other, using in found.items()]:
+        log("\n".join(["joins that add columns and never rows:", *lines]), "dim")
+    if table and table.example:
+        log(f"for example:\n{textwrap.indent(table.example, '  ')}", "dim")
+    emit_list(rows, sink, column=str, type=str, unit=str, formula=str, about=str, source=str)
 
 
 def questions(context: typer.Context, sink: Sink) -> None:
     """List the questions that the warehouse answers; `prunescope question q01` answers one."""
     from prunescope.warehouse.catalogue.lineage import questions as question_views
 
-    require_named(context)
+    options.require_named(context)
     rows = [{"question": name, "asks": view.header.partition("\n")[0]} for name, view in question_views().items()]
     emit_list(rows, sink, question=str, asks=str)
 
 
 def question(
     context: typer.Context,
-    name: Annotated[
-        str | None,
-        typer.Argument(help="Number or name, such as `q01` (default: list all).", autocompletion=completion.questions),
-    ] = None,
-    variant: Annotated[
-        list[str] | None,
-        variant_option("Only this variant, MODEL@RECIPE, or RECIPE if only one model has it. Repeatable."),
-    ] = None,
-    model: OnlyModels = None,
-    recipe: OnlyRecipes = None,
-    prompt: OnlyPrompts = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Show the question's full documentation.")] = False,
-    chart: Annotated[
-        bool,
-        typer.Option("--chart", help="Draw the answer: open it, or write it to -o as png, svg, pdf, html or json."),
-    ] = False,
-    seconds: Seconds = SECONDS,
-    memory: Memory = GIBIBYTES,
-    format_: Format = None,
-    output: Output = None,
+    name: Annotated[str | None, typer.Argument(autocompletion=completion.questions)] = None,
+    variant: options.VariantOptions = (),
+    model: options.OnlyModels = (),
+    recipe: options.OnlyRecipes = (),
+    prompt: options.OnlyPrompts = (),
+    explain: bool = False,
+    chart: bool = False,
+    seconds: options.Seconds = SECONDS,
+    memory: options.Memory = GIBIBYTES,
+    format_: options.Format = None,
+    output: options.Output = None,
 ) -> None:
     """Answer one question; standard error says how to read the answer.
 
@@ -142,6 +183,12 @@ def question(
     - `prunescope question q11 --recipe wanda-2of4 --explain`
     - `prunescope question q01 --chart -o spikes.svg`
     - `prunescope question q11 --format latex -o flips.tex`
+
+    Options:
+        name: Number or name, such as `q01` (default: list all).
+        variant: Only this variant, MODEL@RECIPE, or RECIPE if only one model has it.
+        explain: Show the question's full documentation.
+        chart: Draw the answer: open it, or write it to -o as png, svg, pdf, html or json.
     """
     from prunescope.warehouse.catalogue.question_query import RowFilter, find_question, statement
 
@@ -151,20 +198,17 @@ def question(
     asked = find_question(name)
     if chart:
         check_chart_path(output, format_)
-        sink = Sink(path=output)
-    else:
-        sink = chosen_sink(format_, output)
-    root = existing(context)
-    pairs = tuple(variants_of(root, variant or ()))
-    row_filter = RowFilter(tuple(model or ()), tuple(recipe or ()), tuple(prompt or ()), pairs)
+    sink = Sink() if chart else chosen_sink(format_, output)
+    root = options.existing(context)
+    row_filter = RowFilter(tuple(model), tuple(recipe), tuple(prompt), tuple(options.variants_of(root, variant)))
     query = statement(root, asked, row_filter)
-    with sql_process(context, Setup(str(root), memory, query.models)) as process:
+    with options.sql_process(context, Setup(str(root), memory, query.models)) as process:
         if chart:
             rows = process.ask(query.sql, query.parameters, seconds=seconds)
             count = rows.num_rows
         else:
             layout = {"to": sink.format, "width": sink.width, "lines": _LINES if output is None else TEXT_ROWS}
-            limits = {"seconds": seconds, "size": answer_bytes(memory)}
+            limits = {"seconds": seconds, "size": options.answer_bytes(memory)}
             content, count = process.render(query.sql, query.parameters, **layout, **limits)
     asks = asked.parts["asks"]
     log(asked.header if explain else f"{asks}\n{_reading(count, asked)} (--explain shows more)", "dim")
@@ -204,63 +248,27 @@ def variants(context: typer.Context, sink: Sink) -> None:
                        AND provenance.recipe = variants.recipe
         ORDER BY variants.model, variants.recipe <> 'dense', variants.recipe
     """
-    with connected(existing(context)) as connection:
+    with connected(options.existing(context)) as connection:
         rows = connection.sql(query).to_arrow_reader(1000).read_all()  # `to_arrow_table` would import pandas
     emit(rows, sink)
 
 
-def report(
-    context: typer.Context,
-    study: Annotated[
-        str | None,
-        typer.Argument(help="Name of the study; optional if there is one report.", autocompletion=completion.studies),
-    ] = None,
-    output: Output = None,
-    terminal: Annotated[
-        bool, typer.Option("--terminal", "-t", help="Show it in the terminal, without a browser.")
-    ] = False,
-    variant: Annotated[
-        str | None, variant_option("With --terminal and --prompt: show a text of this variant token by token.")
-    ] = None,
-    prompt: Annotated[
-        str | None,
-        typer.Option("--prompt", metavar="ID", help="With --variant: the prompt that the text answers."),
-    ] = None,
-    forced: Annotated[
-        bool,
-        typer.Option("--forced", help="With --prompt: both models read the dense model's text, not the variant's."),
-    ] = False,
-) -> None:
-    """Print the path of a study's report, copy the report with -o, or show it in the terminal.
+def compare(context: typer.Context, sink: Sink, a: options.Variant, b: options.Variant) -> None:
+    """Compare two variants of one model, paired: perplexity, KL and top token of texts and prompts, answers to tasks.
+
+    difference is B − A. Its error is clustered by windows of a text or by prompts; low and high are its 95 % interval
+    (from two clusters on). noise_p95 is the KL that rounding alone causes. In tasks the clusters are samples:
+    mcnemar_p tests the samples that only one side answers right, and holm_p corrects it for all tasks and metrics.
 
     For example:
 
-    - `prunescope report demo -o report.html`
-    - `prunescope report demo --terminal`
-    - `prunescope report demo --terminal --variant wanda-50 --prompt open`
+    - `prunescope compare wanda-50 magnitude-50`
+    - `prunescope compare mine@wanda-50 mine@dense -o difference.tex`
     """
-    from prunescope.warehouse.storage.partition_store import Store
+    from prunescope.warehouse.catalogue.comparison import compare as compare_variants
 
-    if terminal:
-        from prunescope.assets.cli.terminal import show_report
-
-        if output is not None:
-            raise InputError("--terminal -o: leave out one of the two; `> FILE` saves what the terminal shows")
-        show_report(existing(context), study, variant, prompt, forced=forced)
-        return
-    if variant is not None or prompt is not None or forced:
-        raise InputError("--variant, --prompt and --forced are for --terminal; the page links to these texts")
-    if output is not None and output.suffix.lower() not in {".html", ".htm"}:
-        raise InputError(f"-o {output}: a report is one HTML page; end the name in .html")
-    reports = {path.stem: path for path in Store(existing(context)).files("_reports") if path.suffix == ".html"}
-    names = ", ".join(reports) or "none yet: run a study first, such as `prunescope run demo`"
-    if study is None and len(reports) != 1:
-        raise InputError(f"name the study of the report; there are {names}")
-    chosen = study if study is not None else next(iter(reports))
-    if chosen not in reports:
-        hint = did_you_mean(chosen, reports)
-        raise InputError(f"there is no report of study {chosen!r}; {hint}there are {names}")
-    if output is None:
-        put(str(reports[chosen]))
-    else:
-        write_file(output, reports[chosen].read_bytes())
+    comparison = compare_variants(options.existing(context), a, b)
+    for reason in comparison.missing:
+        log(f"not compared: {reason}", "dim")
+    log(f"A is {comparison.model}@{comparison.recipe_a}, B is {comparison.model}@{comparison.recipe_b}", "dim")
+    emit(comparison.rows, sink)

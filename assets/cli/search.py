@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunescope.assets import settings
-from prunescope.assets.cli.options import root
+from prunescope.assets.cli import options
 from prunescope.assets.cli.output import emit, log, put, write_file
 from prunescope.assets.cli.progress_bars import RichProgress
-from prunescope.assets.cli.study import AllowCode, Models, Replace, StudyName, end, request_of
+from prunescope.assets.cli.study import end, request_of
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.export.rounding import rounded
 
@@ -23,75 +23,22 @@ if TYPE_CHECKING:
     from prunescope.pipelines.studies import Study
     from prunescope.warehouse.storage.location import Place
 
-_NONE = "--no-controls"
-
 
 def search(
     context: typer.Context,
-    study: StudyName,
-    remove: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--remove",
-            metavar="SHARE",
-            help="Share to remove: 20%, 20 or 0.2 (default: the study's `search.remove`). Repeatable; each share gets "
-            "an allocation of its own.",
-        ),
-    ] = None,
-    model: Models = None,
-    menu: Annotated[
-        str | None,
-        typer.Option(
-            metavar="A,B,C",
-            help="Treatments of a sublayer other than keeping it: recipes of weights or bits, and drop, attn-drop or "
-            "mlp-drop (default: wanda, ria and sparsegpt from 4 to 70, drop).",
-        ),
-    ] = None,
-    objective: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Quantity to minimise: kl of every token, or task:NAME, the KL at the answers to a task of the study "
-            "(default: kl).",
-        ),
-    ] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option(
-            metavar="UNIT",
-            help="Unit of the share: parameters of the layers' matrices, bytes, or milliseconds of a decoding step "
-            "(default: parameters).",
-        ),
-    ] = None,
-    minutes: Annotated[
-        float | None,
-        typer.Option(
-            metavar="N",
-            help="No trial begins after so many minutes (default: 20). Effects of single treatments take at most half "
-            "of them, but for a first batch of texts; pruning does not count.",
-        ),
-    ] = None,
-    control: Annotated[
-        str | None,
-        typer.Option(
-            metavar="A,B,C",
-            help="Strategies to compare with: hidden, the same search by 1 − cos of the hidden states; random; greedy "
-            "(default: all).",
-        ),
-    ] = None,
-    no_controls: Annotated[bool, typer.Option(_NONE, help="Leave all of them out.")] = False,
-    no_judge: Annotated[
-        bool,
-        typer.Option("--no-judge", help="Leave out the comparison with published recipes on the study's own data."),
-    ] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", metavar="DIR", help="Write each recipe to a file here instead of standard output."
-        ),
-    ] = None,
-    replace: Replace = False,
-    allow_code_execution: AllowCode = False,
+    study: options.StudyName,
+    remove: list[str] = (),
+    model: options.Models = (),
+    menu: str | None = None,
+    objective: str | None = None,
+    budget: str | None = None,
+    minutes: float | None = None,
+    control: str | None = None,
+    no_controls: bool = False,
+    no_judge: bool = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", file_okay=False)] = None,
+    replace: options.Replace = False,
+    allow_code_execution: options.AllowCode = False,
 ) -> None:
     """Search which treatment each sublayer gets so that a share is removed at the lowest KL at the output.
 
@@ -107,14 +54,29 @@ def search(
 
     - `prunescope search demo --remove 20%`
     - `prunescope search my-study.yaml --remove 20% --remove 30% --menu sparsegpt-2of4,drop --minutes 60 -o recipes`
+
+    Options:
+        remove (SHARE): Share to remove: 20%, 20 or 0.2 (default: the study's `search.remove`); each share gets an
+            allocation of its own.
+        menu (A,B,C): Treatments of a sublayer other than keeping it: recipes of weights or bits, and drop, attn-drop or
+            mlp-drop (default: wanda, ria and sparsegpt from 4 to 70, drop).
+        objective (NAME): Quantity to minimise: kl of every token, or task:NAME, the KL at the answers to a task of the
+            study (default: kl).
+        budget (UNIT): Unit of the share: parameters of the layers' matrices, bytes, or milliseconds of a decoding step
+            (default: parameters).
+        minutes (N): No trial begins after so many minutes (default: 20). Effects of single treatments take at most half
+            of them, but for a first batch of texts; pruning does not count.
+        control (A,B,C): Strategies to compare with: hidden, the same search by 1 − cos of the hidden states; random;
+            greedy (default: all).
+        no_controls: Leave all of them out.
+        no_judge: Leave out the comparison with published recipes on the study's own data.
+        output (DIR): Write each recipe to a file here instead of standard output.
     """
     from prunescope.assets.planning.steps import MODEL_TABLES, SEARCH_TABLES
     from prunescope.assets.runs.run_study import run_study
 
     if control is not None and no_controls:
-        raise InputError(f"--control and {_NONE} contradict each other; leave one of them out")
-    if output is not None and output.expanduser().exists() and not output.expanduser().is_dir():
-        raise InputError(f"-o {output}: that is a file; name a folder")
+        raise InputError("--control and --no-controls contradict each other; leave one of them out")
     keys = {
         "remove": [_share(text) for text in remove] if remove else None,
         "menu": _names(menu, "--menu"),
@@ -123,11 +85,11 @@ def search(
         "minutes": minutes,
         "controls": [] if no_controls else _names(control, "--control"),
     }
-    request = request_of(study, model or [], [], allow_code_execution)
+    request = request_of(study, model, [], allow_code_execution)
     request = with_fields(request, search=json.dumps({key: value for key, value in keys.items() if value is not None}))
     if not remove and request_of(study, [], []).load().search is None:
         raise InputError("--remove is missing, and the study has no `search`; give a share, such as --remove 20%")
-    location, tables = root(context), (*MODEL_TABLES, *SEARCH_TABLES)
+    location, tables = options.root(context), (*MODEL_TABLES, *SEARCH_TABLES)
     with RichProgress() as bars:
         outcome = run_study(request, location, settings.cache_folder(), bars, replace=replace, tables=tables)
     failures = list(outcome.failures)
@@ -135,9 +97,7 @@ def search(
         log("everything is current; nothing was searched")
     failed = {failure.name for failure in outcome.failures}
     for spec in outcome.study.models:
-        if spec.name in failed:
-            continue
-        rows, is_unfinished = _results(outcome.study, location, spec.name)
+        rows, is_unfinished = ([], False) if spec.name in failed else _results(outcome.study, location, spec.name)
         if not rows:
             continue
         _print_results(rows)
@@ -156,23 +116,19 @@ def search(
 
 
 def _share(text: str) -> float:
-    """Parse a share: a number below 1, a per cent, or a number from 1 on, which is one."""
+    """Return a share that is given as a number below 1, or in per cent with or without the sign."""
     try:
         number = float(text.strip().removesuffix("%"))
     except ValueError:
         number = -1.0
     share = number if number < 1 and not text.strip().endswith("%") else round(number / 100, 12)
     if not 0 < share < 1:
-        raise InputError(f"--remove {text!r}: no share; give 20%, 20 or 0.2, above 0 and below 100 %")
+        raise InputError(f"--remove {text!r}: not a share; give 20%, 20 or 0.2, above 0 and below 100 %")
     return share
 
 
 def _names(text: str | None, flag: str) -> list[str] | None:
-    """Split a list at its commas.
-
-    Raises:
-        InputError: it is empty.
-    """
+    """Split a list at its commas; refuse an empty one."""
     if text is None:
         return None
     names = [name.strip() for name in text.split(",") if name.strip()]
@@ -193,8 +149,6 @@ def _results(study: "Study", location: "Place", model: str) -> tuple[list[dict[s
     from prunescope.warehouse.catalogue.queries import search_results
     from prunescope.warehouse.storage.partition_store import Store
 
-    if study.search is None:
-        raise ValueError("a search is requested")
     search = search_id(study, find_model(study, model, settings.cache_folder(), SILENT).identity)
     rows = search_results(location, model, search, study.search.remove).to_pylist()
     left = unfinished_targets(unfinished_folder(Store(location), model) / f"search-{search}")
@@ -247,9 +201,7 @@ def _judging(
     from prunescope.pipelines.evaluation.search.published import published_recipes
     from prunescope.warehouse.catalogue.queries import sublayer_milliseconds, sublayer_weights
 
-    if study.search is None:
-        raise ValueError("a search is requested")
-    recipes, budget = list(map(_recipe, rows)), study.search.budget
+    recipes, budget = list(map(_recipe, rows)), rows[0]["budget"]
     shares = [row["share_to_match"] for row in rows if _is_own(row)]
     sizes = sublayer_weights(location, model)
     if budget == "milliseconds":

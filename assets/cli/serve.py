@@ -1,35 +1,29 @@
-"""`prunescope serve`: the explorer of the live warehouse on a web server."""
+"""`prunescope serve` and `prunescope ui`: web servers of the explorer and of Dagster's interface."""
 
 import ipaddress
+import os
 import socket
+import sys
 from typing import Annotated
 
 import typer
 
 from prunescope.assets import settings
-from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import Globals, Memory, Seconds, existing
+from prunescope.assets.cli import options
 from prunescope.assets.cli.output import INTERRUPTED, log
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.limits import GIBIBYTES, SECONDS
 
-LOCALHOST = "127.0.0.1"
+_LOCALHOST = "127.0.0.1"
 
 
 def serve(
     context: typer.Context,
-    study: Annotated[
-        str | None,
-        typer.Argument(
-            help="A study or its YAML file (default: all with results here).", autocompletion=completion.studies
-        ),
-    ] = None,
-    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="Port; 0 chooses a free one.")] = 3001,
-    host: Annotated[
-        str, typer.Option("--host", help="Address to listen on. Any but 127.0.0.1 gives other machines access.")
-    ] = LOCALHOST,
-    seconds: Seconds = SECONDS,
-    memory: Memory = GIBIBYTES,
+    study: options.AnyStudy = None,
+    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535)] = 3001,
+    host: str = _LOCALHOST,
+    seconds: options.Seconds = SECONDS,
+    memory: options.Memory = GIBIBYTES,
 ) -> None:
     """Serve the explorer of the live warehouse, with a box for your own SQL. Ctrl-C stops it.
 
@@ -41,34 +35,68 @@ def serve(
 
     - `prunescope serve`
     - `prunescope serve demo --port 8000`
+
+    Options:
+        study: A study or its YAML file (default: all with results here).
+        port: Port; 0 chooses a free one.
+        host: Address to listen on. Any but 127.0.0.1 gives other machines access.
     """
     from prunescope.assets.publishing.live_study import StudyRegistry
     from prunescope.assets.publishing.server import application, server
 
     names = _names(host)
-    root = existing(context)
+    root = options.existing(context)
     studies = StudyRegistry(root, study)
-    with listening_socket(host, port) as listening:
+    with _listening_socket(host, port) as listening:
         port = listening.getsockname()[1]
         app = application(
             studies, seconds=seconds, gibibytes=memory, hosts=names, log=lambda line: log(f"error: {line}", "red")
         )
         if names:
             log(f"{host}: everyone with access to this address can read all results and run SQL; there is no password")
-        log(f"http://{next(iter(names), host)}:{port}/ shows {', '.join(studies.known())} of {root}; Ctrl-C stops it")
+        log(f"http://{next(iter(names), host)}:{port}/ shows {', '.join(studies.known)} of {root}; Ctrl-C stops it")
         try:
-            server(app, is_debugged=context.ensure_object(Globals).debug).run([listening])
+            server(app, is_debugged=context.ensure_object(options.Globals).debug).run([listening])
         except KeyboardInterrupt:
             log("stopped")
             raise SystemExit(INTERRUPTED) from None  # a `typer.Exit` would say that there is work to continue
 
 
-def _names(host: str) -> set[str]:
-    """Return the names in the Host header of browsers, in addition to those of localhost.
+def ui(context: typer.Context, port: Annotated[int, typer.Option("--port", "-p", min=1, max=65535)] = 3000) -> None:
+    """Open Dagster's web interface on 127.0.0.1: assets, lineage, charts, runs. Ctrl-C stops it.
 
-    Raises:
-        InputError: the address is a wildcard, and no setting gives the machine's names.
+    There is no password. From another machine, connect with `ssh -L 3000:127.0.0.1:3000 MACHINE`, or through a proxy
+    with authentication as in SECURITY.md.
+
+    Options:
+        port: Port on 127.0.0.1.
     """
+    from prunescope.assets.instance.instance import open_instance, plain_path, prepare_home, recover
+    from prunescope.assets.watching.watch_list import make_models_folder
+    from prunescope.warehouse.storage.partition_store import Store
+
+    location = options.writable(context)
+    _listening_socket(_LOCALHOST, port).close()
+    make_models_folder(Store(location))
+    local = Store(location).local(settings.cache_folder())
+    home = plain_path(prepare_home(local))
+    with open_instance(local) as instance:
+        recover(instance, str(location), local)
+    log(f"http://{_LOCALHOST}:{port}/asset-groups shows the lineage of {location}; Ctrl-C stops it")
+    command = [sys.executable, "-W", "ignore", "-m", "prunescope.assets.interface.subprocesses", "dev"]
+    command += ["--module-name", "prunescope.assets.definitions", "--working-directory", str(settings.package_parent())]
+    level = "info" if context.ensure_object(options.Globals).debug else "warning"
+    command += ["--host", _LOCALHOST, "--port", str(port), "--log-level", level]
+    # The current folder changes below.
+    own = {"PRUNESCOPE_WAREHOUSE": str(location), "DAGSTER_HOME": str(home), "PYTHONPATH": settings.python_path()}
+    # In the current folder of a checkout, Dagster would take dagster.yaml for a second configuration.
+    os.chdir(home)
+    # Dagster replaces this process, so that it receives the signals and stops its servers in order.
+    os.execve(sys.executable, command, os.environ | own)  # noqa: S606 - no shell
+
+
+def _names(host: str) -> set[str]:
+    """Return the names in the Host header of browsers, in addition to those of localhost."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -78,28 +106,13 @@ def _names(host: str) -> set[str]:
             raise InputError(f"--host {host}: set PRUNESCOPE_HOSTS to this machine's names, such as my.machine")
         return names
     name = f"[{address}]" if address.version == 6 else str(address)
-    return set() if name == LOCALHOST else {name}
+    return set() if name == _LOCALHOST else {name}
 
 
-def listening_socket(host: str, port: int) -> socket.socket:
-    """Open a listening socket.
-
-    Raises:
-        InputError: the operating system refused the address or port.
-    """
+def _listening_socket(host: str, port: int) -> socket.socket:
     try:
-        [(family, *_, address), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        opened = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            opened.bind(address)
-            opened.listen()
-        except OSError:
-            opened.close()
-            raise
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        fix = (
-            "choose another with --port" if host in {LOCALHOST, "localhost"} else "choose others with --host and --port"
-        )
-        raise InputError(f"{host}, port {port} cannot be used ({error.strerror}); {fix}") from error
-    return opened
+        reason = str(error.strerror).partition(" (while")[0]
+        fix = "choose another with --port" if host == _LOCALHOST else "choose others with --host and --port"
+        raise InputError(f"{host}, port {port} cannot be used ({reason}); {fix}") from error

@@ -3,21 +3,18 @@
 import dataclasses
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from prunescope.assets import settings
-from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import Globals, absolute_model, absolute_study, inline_recipe, root
+from prunescope.assets.cli import options
 from prunescope.assets.cli.output import FAILED, WRONG_INPUT, Sink, emit, log
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.assets.execution.error_transport import error_line
 from prunescope.assets.execution.ray.config import RayClusterConfig
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.errors import CatalogueError, DamagedFileError, WarehouseError
-from prunescope.warehouse.core.quoting import literal
 
 if TYPE_CHECKING:
     from prunescope.assets.planning.work_plan import StudyRequest
@@ -26,87 +23,16 @@ if TYPE_CHECKING:
     from prunescope.warehouse.storage.partition_store import Store
 
 
-StudyName = Annotated[
-    str,
-    typer.Argument(
-        help="Name of a shipped study (`demo`), or the path of a YAML file.", autocompletion=completion.studies
-    ),
-]
-Models = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--model",
-        "-m",
-        metavar="MODEL",
-        help="Replaces the study's models: a folder with safetensors, a .gguf file, a hub id or `embedded:NAME`; "
-        "`NAME=MODEL` names it. Repeatable.",
-    ),
-]
-AllowCode = Annotated[
-    bool,
-    typer.Option(
-        "--allow-code-execution",
-        help="Run the programs that variants write for tasks such as humaneval in a sandbox; otherwise these answers "
-        "are not scored.",
-    ),
-]
-Recipes = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--recipe",
-        "-r",
-        metavar="RECIPE",
-        autocompletion=completion.recipes,
-        help="Replaces the study's recipes: a name that `prunescope recipes` lists, several joined by +, "
-        "`{name: mine, method: wanda, sparsity: 0.6}`, or the path of a .yaml file with such a mapping. Repeatable.",
-    ),
-]
-
-Ray = Annotated[
-    str | None,
-    typer.Option(
-        "--ray",
-        metavar="ADDRESS",
-        help="Compute on a Ray cluster: `auto` on one of its machines, HOST:PORT of its head, ray://HOST:10001 from "
-        "outside, or `local` to start one here. All machines must see the warehouse, the models and the study's files.",
-    ),
-]
-Gpus = Annotated[
-    float | None,
-    typer.Option("--gpus-per-task", min=0, help="With --ray: GPUs per worker (default: one, if there is any)."),
-]
-Cpus = Annotated[
-    int | None, typer.Option("--cpus-per-task", min=1, help="With --ray: CPUs per worker (default: all of a machine).")
-]
-Gpu = Annotated[
-    str | None,
-    typer.Option(
-        "--gpu",
-        metavar="GB",
-        help="Plan for one GPU with this much memory, which this machine need not have: memory, work, disk, no time.",
-    ),
-]
-Replace = Annotated[
-    bool, typer.Option("--replace", help="Recompute results that another study computed from other inputs.")
-]
-
-
 def run(
     context: typer.Context,
-    study: Annotated[
-        str | None,
-        typer.Argument(
-            help="Name of a shipped study (`demo`), or the path of a YAML file (default: all watched studies).",
-            autocompletion=completion.studies,
-        ),
-    ] = None,
-    model: Models = None,
-    recipe: Recipes = None,
-    replace: Replace = False,
-    allow_code_execution: AllowCode = False,
-    ray: Ray = None,
-    gpus_per_task: Gpus = None,
-    cpus_per_task: Cpus = None,
+    study: options.AnyStudy = None,
+    model: options.Models = (),
+    recipe: options.Recipes = (),
+    replace: options.Replace = False,
+    allow_code_execution: options.AllowCode = False,
+    ray: str | None = None,
+    gpus_per_task: Annotated[float | None, typer.Option(min=0)] = None,
+    cpus_per_task: Annotated[int | None, typer.Option(min=1)] = None,
 ) -> None:
     """Compute a study's missing and outdated results, and print a summary.
 
@@ -118,6 +44,14 @@ def run(
     - `prunescope run demo --model ./my-model --recipe wanda-50 --recipe wanda-2of4`
     - `prunescope run my-study.yaml --warehouse /data/prunescope`
     - `prunescope run my-study.yaml --ray auto --warehouse s3://bucket/prunescope`
+
+    Options:
+        study: Name of a shipped study (`demo`), or the path of a YAML file (default: all watched studies).
+        ray (ADDRESS): Compute on a Ray cluster: `auto` on one of its machines, HOST:PORT of its head, ray://HOST:10001
+            from outside, or `local` to start one here. All machines must see the warehouse, the models and the study's
+            files.
+        gpus_per_task: With --ray: GPUs per worker (default: one, if there is any).
+        cpus_per_task: With --ray: CPUs per worker (default: all of a machine).
     """
     from prunescope.assets.runs.outcome import Failure
     from prunescope.warehouse.storage.partition_store import Store
@@ -125,20 +59,18 @@ def run(
     if ray is None and (gpus_per_task, cpus_per_task) != (None, None):
         raise InputError("--gpus-per-task and --cpus-per-task apply to a Ray cluster; name it with --ray")
     cluster = None if ray is None else RayClusterConfig(ray, gpus_per_task, cpus_per_task)
-    location = root(context)
-    if study is None:
-        requests = _watched_requests(Store(location), model, recipe, allow_code_execution)
-    else:
-        requests = [
-            _with_added_models(Store(location), request_of(study, model or [], recipe or [], allow_code_execution))
-        ]
+    location = options.root(context)
+    if study is not None:
+        request = _with_added_models(Store(location), request_of(study, model, recipe, allow_code_execution))
+        end(context, _run_study(request, location, cluster, replace=replace))
+        return
+    if model or recipe:
+        raise InputError("--model and --recipe replace those of one study; name the study, such as `run demo`")
     failures: list[Failure] = []
-    for request in requests:
+    for request in _watched_requests(Store(location), allow_code_execution):
         try:
             failures += _run_study(request, location, cluster, replace=replace)
         except Exception as error:  # one broken study does not stop the others
-            if study is not None:
-                raise
             is_input = isinstance(error, InputError | WarehouseError)
             is_input = is_input and not isinstance(error, DamagedFileError | CatalogueError)
             failures.append(Failure(request.study, error_line(error), is_input, traceback.format_exc()))
@@ -148,15 +80,13 @@ def run(
 def plan(
     context: typer.Context,
     sink: Sink,
-    study: StudyName,
-    model: Models = None,
-    recipe: Recipes = None,
-    allow_code_execution: AllowCode = False,
-    replace: Replace = False,
-    gpu: Gpu = None,
-    details: Annotated[
-        bool, typer.Option("--details", help="Show every partition, item of work and item of memory, too.")
-    ] = False,
+    study: options.StudyName,
+    model: options.Models = (),
+    recipe: options.Recipes = (),
+    allow_code_execution: options.AllowCode = False,
+    replace: options.Replace = False,
+    gpu: Annotated[float | None, typer.Option(min=1, max=10_000)] = None,
+    details: bool = False,
 ) -> None:
     """Estimate what a run of the study would compute, reuse and cost on this machine; compute nothing.
 
@@ -172,15 +102,19 @@ def plan(
     - `prunescope plan demo`
     - `prunescope plan my-study.yaml --model ./my-7b-model --format json`
     - `prunescope plan paper-qwen7b --gpu 80`
+
+    Options:
+        gpu (GB): Plan for one GPU with this much memory, which this machine need not have: memory, work, disk, no time.
+        details: Show every partition, item of work and item of memory, too.
     """
-    location, gpu_bytes = root(context), _gpu_bytes(gpu)
+    location, gpu_bytes = options.root(context), None if gpu is None else int(gpu * 1e9)
     with RichProgress() as bars:
         from prunescope.assets.runs import estimate
         from prunescope.assets.runs.refused_models import refused
         from prunescope.warehouse.storage.partition_store import Store
 
         store, cache = Store(location), settings.cache_folder()
-        chosen = _with_added_models(store, request_of(study, model or [], recipe or [], allow_code_execution)).load()
+        chosen = _with_added_models(store, request_of(study, model, recipe, allow_code_execution)).load()
         estimates = list[estimate.ModelEstimate]()
         failures = refused(
             [spec.name for spec in chosen.models],
@@ -206,24 +140,18 @@ def plan(
     end(context, list(failures.values()))
 
 
-def _gpu_bytes(gigabytes: str | None) -> int | None:
-    """Return the memory that --gpu names; refuse all but numbers from 1 to 10,000."""
-    if gigabytes is None:
-        return None
-    with suppress(ValueError):
-        if 1 <= float(gigabytes) <= 10_000:
-            return int(float(gigabytes) * 1e9)
-    raise InputError(f"--gpu {gigabytes}: give the GPU's memory in GB, for example 80")
-
-
-def request_of(study: str, models: list[str], recipes: list[str], allow_code_execution: bool = False) -> "StudyRequest":
+def request_of(
+    study: str, models: Sequence[str], recipes: Sequence[str], allow_code_execution: bool = False
+) -> "StudyRequest":
     """Return the request with absolute paths, because the UI may re-execute it from another folder."""
     from prunescope.assets.planning.work_plan import StudyRequest
     from prunescope.pipelines.studies import load_study
 
     known = {model.name for model in load_study(study).models}
-    sources = tuple(model if model in known else absolute_model(model) for model in models)
-    return StudyRequest(absolute_study(study), sources, tuple(map(inline_recipe, recipes)), allow_code_execution)
+    sources = tuple(model if model in known else options.absolute_model(model) for model in models)
+    return StudyRequest(
+        options.absolute_study(study), sources, tuple(map(options.inline_recipe, recipes)), allow_code_execution
+    )
 
 
 def end(context: typer.Context, failures: "Sequence[Failure]") -> None:
@@ -232,7 +160,7 @@ def end(context: typer.Context, failures: "Sequence[Failure]") -> None:
         log(f"{len(failures)} failed:", "red")
         for failure in failures:
             log(f"  {failure.name}: {failure.message}", "red")
-            if context.ensure_object(Globals).debug:
+            if context.ensure_object(options.Globals).debug:
                 log(failure.traceback)
         only_input = all(failure.is_input for failure in failures)
         raise typer.Exit(WRONG_INPUT if only_input else FAILED)
@@ -259,13 +187,9 @@ def _run_study(
     return outcome.failures
 
 
-def _watched_requests(
-    store: "Store", models: list[str] | None, recipes: list[str] | None, allow_code_execution: bool
-) -> "list[StudyRequest]":
+def _watched_requests(store: "Store", allow_code_execution: bool) -> "list[StudyRequest]":
     from prunescope.assets.watching.watch_list import load_watch_state
 
-    if models or recipes:
-        raise InputError("--model and --recipe replace those of one study; name the study, such as `run demo`")
     watch = load_watch_state(store)
     for reason in watch.refused.values():
         log(f"not watched: {reason}", "yellow")
@@ -290,8 +214,8 @@ def _print_summary(outcome: "RunResult", location: "Place") -> None:
     from prunescope.assets.planning.freshness import report_file
     from prunescope.warehouse.catalogue.database import connected
 
-    models = ", ".join(literal(model.name) for model in outcome.study.models)
-    recipes = ", ".join(literal(recipe.name) for recipe in outcome.study.recipes)
+    study, where = outcome.study, "WHERE list_contains($models, model) AND list_contains($recipes, recipe)"
+    order = "ORDER BY list_position($models, model), list_position($recipes, recipe)"
     summary = f"""
         SELECT model, recipe, parameters_removed_share AS removed_share,
                kl_teacher_forced_median_nats AS kl_forced_nats, kl_own_text_median_nats AS kl_own_nats,
@@ -299,25 +223,24 @@ def _print_summary(outcome: "RunResult", location: "Place") -> None:
                prompts_collapsed || ' of ' || prompts AS looping,
                prompts_correct || ' of ' || prompts_graded AS right_answers, verdict
         FROM variant_summary LEFT JOIN (SELECT model, recipe, verdict FROM variant_verdict) USING (model, recipe)
-        WHERE model IN ({models}) AND recipe IN ({recipes})
-        ORDER BY list_position([{models}], model), list_position([{recipes}], recipe)
-    """  # noqa: S608 - literals are quoted
-    sets = ", ".join(literal(data_set.name) for data_set in outcome.study.retrieval)
+        {where} {order}
+    """  # noqa: S608 - ours
     retrieval = f"""
         PIVOT (
             SELECT model, recipe, data_set, metric, value FROM retrieval_scores
-            WHERE model IN ({models}) AND recipe IN ({recipes}) AND data_set IN ({sets})
+            {where} AND list_contains($data_sets, data_set)
         )
         ON metric IN ('ndcg_at_10', 'recall_at_100', 'mrr_at_10', 'embedding_cosine') USING any_value(value)
-        ORDER BY list_position([{models}], model), list_position([{recipes}], recipe), data_set
-    """  # noqa: S608 - literals are quoted
-    queries = [summary] if outcome.study.prompts or outcome.study.texts else []
-    queries += [retrieval] if sets else []
+        {order}, data_set
+    """  # noqa: S608 - ours
+    names = {key: [one.name for one in getattr(study, key)] for key in ("models", "recipes")}
+    queries = [(summary, names)] if study.prompts or study.texts else []
+    queries += [(retrieval, names | {"data_sets": [one.name for one in study.retrieval]})] if study.retrieval else []
     with connected(location) as connection:
-        tables = [connection.sql(query).to_arrow_table() for query in queries]
+        tables = [connection.sql(query, params=values).to_arrow_table() for query, values in queries]
     for rows in tables:
         if rows.num_rows:
-            emit(rows.drop_columns(["model"]) if len(outcome.study.models) == 1 else rows)
-    report = location / report_file(outcome.study)
+            emit(rows.drop_columns(["model"]) if len(study.models) == 1 else rows)
+    report = location / report_file(study)
     if report.exists():
         log(f"report: {report}")

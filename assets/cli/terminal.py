@@ -3,6 +3,7 @@
 Colour only repeats a number or sign next to it.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -19,12 +20,13 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.pipelines.reporting.charts.display_text import label, prose, visible
 from prunescope.pipelines.reporting.explorer.document_types import Index, Number, Steps, Trace, VariantEntry
+from prunescope.warehouse.core.formats import NULL, shown_cell
 
 if TYPE_CHECKING:
     from prunescope.warehouse.storage.location import Place
 
 _BARS = "▁▂▃▄▅▆▇█"
-_MISSING = "–"
+_HEADING = "bold underline"
 _SIGNS = {"safe": "✓", "writes other text": "≈", "chooses only": "~", "not safe": "✗", "too little evidence": "?"}
 _STYLES = {"safe": "green", "writes other text": "yellow", "chooses only": "yellow", "not safe": "red"}
 # The blues of the figure `tokens`, with a readable text colour.
@@ -58,9 +60,6 @@ def show_report(root: "Place", study: str | None, variant: str | None, prompt: s
         variant: `model@recipe`, or a recipe.
         prompt: the id of a prompt.
         forced: whether the pruned model reads the dense model's tokens.
-
-    Raises:
-        InputError, WarehouseError: an option names something unknown, or lacks the option that it needs.
     """
     from prunescope.assets.publishing.live_study import LiveStudy, studies
     from prunescope.warehouse.catalogue.queries import find_variant
@@ -84,18 +83,14 @@ def show_report(root: "Place", study: str | None, variant: str | None, prompt: s
 
 
 def find_prompt(index: Index, variant: int, prompt: str | None) -> int:
-    """Return the position of a prompt whose steps were measured for the variant.
-
-    Raises:
-        InputError: there is none, or none is given; the message names those that there are.
-    """
+    """Return the position of a prompt whose steps were measured for the variant; else name those that there are."""
     entry = index["variants"][variant]
     measured = {index["prompts"][m]["prompt_id"]: m for m in entry["traces"]}
     if prompt in measured:
         return measured[prompt]
     names = [label(name, 80) for name in measured]
-    there_are = f"there are {', '.join(names[:20])}{', …' if len(names) > 20 else ''}"
-    known = there_are if names else "it has no steps of any prompt"
+    some = f"there are {', '.join(names[:20])}{', …' * (len(names) > 20)}"
+    known = some if names else "it has no steps of any prompt"
     if prompt is None:
         raise InputError(f"--variant: add --prompt; {known}")
     hint = did_you_mean(prompt, names).strip() or known
@@ -104,7 +99,7 @@ def find_prompt(index: Index, variant: int, prompt: str | None) -> int:
 
 def show_overview(console: Console, index: Index) -> None:
     """Print the answers, and a table of the variants of each model."""
-    console.print(_heading(f"Study {label(index['study'])}"))
+    console.print(Text(f"\nStudy {label(index['study'])}", _HEADING))
     for answer in index["answers"]:
         prefix = f"{label(answer['model'])}: " if len(index["models"]) > 1 else ""
         console.print(Text(prefix + prose(answer["question"]), "bold"))
@@ -114,8 +109,8 @@ def show_overview(console: Console, index: Index) -> None:
         entries = [entry for entry in index["variants"] if entry["model"] == model]
         names = max(cell_len(label(entry["recipe"])) + cell_len(_verdict(entry).plain) for entry in entries)
         width = max(_MIN_SPARK, min(_MAX_SPARK, (console.width - names - _NUMBERS_WIDTH) // 2))
-        table = Table(box=SIMPLE_HEAD, title=Text(label(model), "bold"), title_justify="left", header_style="bold")
-        table.show_edge, table.pad_edge, table.padding = False, False, (0, 1, 0, 0)
+        lines = {"box": SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)}
+        table = Table(title=Text(label(model), "bold"), title_justify="left", header_style="bold", **lines)
         for heading in ("recipe", "verdict", "KL forced", "KL own"):
             table.add_column(heading, overflow="fold", no_wrap=heading.startswith("KL"))
         for heading in ("median", "flip", "loops"):
@@ -128,9 +123,9 @@ def show_overview(console: Console, index: Index) -> None:
                 _verdict(entry),
                 spark(entry["spark"]["forced"], width),
                 spark(entry["spark"]["own"], width),
-                _written(numbers.get("kl_own_text_median_nats")),
-                _written(numbers.get("first_flip_step_median")),
-                _MISSING if part is None or not whole else f"{part:g}/{whole:g}",
+                shown_cell(numbers.get("kl_own_text_median_nats"), 2),
+                shown_cell(numbers.get("first_flip_step_median"), 2),
+                NULL if part is None or not whole else f"{part:g}/{whole:g}",
             )
         console.print(table)
         console.print()
@@ -144,7 +139,7 @@ def show_tokens(console: Console, index: Index, n: int, m: int, trace: Trace, *,
     steps = trace.get("forced" if forced else "own")
     if not steps or not steps["step"]:
         raise InputError(f"{label(entry['id'], 80)}, prompt {prompt['name']}: no step was measured that way")
-    console.print(_heading(f"{label(entry['id'], 80)} · {label(prompt['name'])}"))
+    console.print(Text(f"\n{label(entry['id'], 80)} · {label(prompt['name'])}", _HEADING))
     console.print(_verdict(entry), Text(prose(prompt["text"], 400), "dim"))
     console.print(Text(f"both models read the {'dense model' if forced else 'variant'}'s text", "dim"))
     events = _events(trace, "_dense" if forced else "")
@@ -173,13 +168,13 @@ def _events(trace: Trace, suffix: str) -> dict[int, str]:
 def _cell(steps: Steps, row: int, events: dict[int, str]) -> list[Text]:
     """Return one step as texts of equal width, one for each of `_ROWS`."""
     step, kl, sign = steps["step"][row], steps["kl"][row], "" if steps["is_same"][row] else " ≠"
-    style = _KL_STYLES[_level(kl)] if kl is not None else ""
+    style = _KL_STYLES[bisect_right(KL_BOUNDS, kl)] if kl is not None else ""
     mark = f" ◆{events[step]}" if step in events else ""
     texts = (
         (f"{step}{mark}", "bold" if mark else "dim"),
         (visible(steps["token_dense"][row], _TOKEN_WIDTH), ""),
         (visible(steps["token_pruned"][row], _TOKEN_WIDTH), f"bold {style}" if sign else style),
-        (f"{spark([kl], 1)} {_written(kl)}{sign}", style),
+        (f"{spark([kl], 1)} {shown_cell(kl, 2)}{sign}", style),
     )
     width = max(cell_len(text) for text, _ in texts) + 2
     # Only the words are coloured, so that the gap between two cells shows.
@@ -202,26 +197,12 @@ def spark(values: Sequence[Number], width: int) -> str:
     count = max(1, min(len(values), width))
     bins = pairwise(round(k * len(values) / count) for k in range(count + 1 if values else 0))
     known = ([value for value in values[start:end] if value is not None] for start, end in bins)
-    return "".join(_BARS[_level(max(each))] if each else "·" for each in known)
-
-
-def _level(kl: float) -> int:
-    """Return the index in `_BARS` of a KL in nats."""
-    return sum(kl >= bound for bound in KL_BOUNDS)
+    return "".join(_BARS[bisect_right(KL_BOUNDS, max(each))] if each else "·" for each in known)
 
 
 def _verdict(entry: VariantEntry) -> Text:
     """Return a verdict as sign, words and colour."""
     name = entry["verdict"]
     if name is None:
-        return Text("dense model" if entry["is_dense"] else _MISSING, "dim")
+        return Text("dense model" if entry["is_dense"] else NULL, "dim")
     return Text(f"{_SIGNS.get(name, '·')} {label(name)}", _STYLES.get(name, ""))
-
-
-def _heading(text: str) -> Text:
-    return Text(f"\n{text}", "bold underline")
-
-
-def _written(value: Number) -> str:
-    """Format a number with two significant digits; None as a dash."""
-    return _MISSING if value is None else f"{value:.2g}" if abs(value) < 100 else f"{value:,.0f}"

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prunescope.assets import settings
-from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import absolute_model, absolute_study, root, writable
+from prunescope.assets.cli import completion, options
 from prunescope.assets.cli.output import Sink, emit_list, log, log_wait
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core.errors import InputError
@@ -26,18 +25,8 @@ _CONFLICT_FIX = "give the recipes other names, use another --warehouse, or `prun
 def watch(
     context: typer.Context,
     sink: Sink,
-    studies: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="STUDY", help="Studies to keep current: names or YAML files.", autocompletion=completion.studies
-        ),
-    ] = None,
-    stop: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--stop", metavar="STUDY", help="Stop watching this study. Repeatable.", autocompletion=completion.studies
-        ),
-    ] = None,
+    studies: Annotated[list[str], typer.Argument(autocompletion=completion.studies)] = (),
+    stop: Annotated[list[str], typer.Option(autocompletion=completion.studies)] = (),
 ) -> None:
     """Keep studies current: while `prunescope ui` runs, it computes their missing and outdated results.
 
@@ -49,14 +38,18 @@ def watch(
 
     - `prunescope watch demo my-study.yaml`
     - `prunescope watch --stop demo`
+
+    Options:
+        studies (STUDY): Studies to keep current: names or YAML files.
+        stop (STUDY): Stop watching this study.
     """
     from prunescope.assets.watching.backlog import FreshnessScanner
     from prunescope.assets.watching.watch_list import make_models_folder
     from prunescope.warehouse.storage.partition_store import Store
 
-    store = Store((writable if studies or stop else root)(context))
+    store = Store((options.writable if studies or stop else options.root)(context))
     if studies or stop:
-        _change_studies(store, [absolute_study(name) for name in studies or []], stop or [])
+        _change_studies(store, [options.absolute_study(name) for name in studies], stop)
         make_models_folder(store)
     backlog = FreshnessScanner().scan(store)
     if (rows := _rows(backlog)) or sink.is_chosen:
@@ -75,18 +68,9 @@ def watch(
 
 def add_model(
     context: typer.Context,
-    model: Annotated[
-        str, typer.Argument(help="A folder with safetensors, a .gguf file, a hub id org/name, or `NAME=MODEL`.")
-    ],
-    name: Annotated[
-        str | None, typer.Option("--name", "-n", help="Name in all tables (default: the last part of its path).")
-    ] = None,
-    study: Annotated[
-        str | None,
-        typer.Option(
-            "--study", "-s", help="Add it to this study only, and watch the study.", autocompletion=completion.studies
-        ),
-    ] = None,
+    model: str,
+    name: Annotated[str | None, typer.Option("--name", "-n")] = None,
+    study: options.StudyOption = None,
 ) -> None:
     """Add a model to the watched studies, or to `demo` if none is watched.
 
@@ -97,26 +81,37 @@ def add_model(
 
     - `prunescope add-model ./my-model`
     - `prunescope add-model org/name --name mine --study my-study.yaml`
+
+    Options:
+        model: A folder with safetensors, a .gguf file, a hub id org/name, or `NAME=MODEL`.
+        name: Name in all tables (default: the last part of its path).
+        study: Add it to this study only, and watch the study.
     """
-    from prunescope.assets.watching.watch_list import DEFAULT, WatchList, edit_watch_list
+    from pydantic import ValidationError
+
+    from prunescope.assets.watching.watch_list import DEFAULT, AddedModel, WatchList, edit_watch_list
     from prunescope.pipelines.core.frozen_model import name_from
+    from prunescope.pipelines.core.validation_errors import first_problem
     from prunescope.pipelines.studies import load_study
     from prunescope.warehouse.storage.partition_store import Store
 
-    store, source = Store(writable(context)), absolute_model(model)
+    store, source = Store(options.writable(context)), options.absolute_model(model)
     given, separator, named = source.partition("=")
     if separator and "/" not in given:  # a path may hold `=`
         name, source = name or given, named
     name = name or name_from(source)
     if not name:
         raise InputError(f"{model!r}: it gives no name; add one with --name")
-    chosen = absolute_study(study) if study else ""
+    chosen = options.absolute_study(study) if study else ""
     with edit_watch_list(store, log_wait) as versions:
         listed = versions[-1]
         watched = dict.fromkeys((*listed.studies, chosen) if chosen else listed.studies)
         if name in {model.name for model in listed.models}:
             raise InputError(f"a model {name!r} was added before; remove it with remove-model, or give a --name")
-        added = _added_model(name, source, chosen)
+        try:
+            added = AddedModel(name=name, source=source, study=chosen)
+        except ValidationError as error:
+            raise InputError(f"--name: {first_problem(error)[1]}") from error
         versions.append(WatchList(studies=tuple(watched), models=(*listed.models, added)))
         studies = [load_study(key) for key in ([chosen] if chosen else watched or [DEFAULT])]
         _check_model(added, studies, is_alone=not watched)
@@ -130,18 +125,18 @@ def add_model(
     log(_NEXT_STEP)
 
 
-def remove_model(
-    context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Name of the model, as `prunescope watch` lists it.")],
-) -> None:
+def remove_model(context: typer.Context, name: str) -> None:
     """Remove a model that `add-model` added: stop its runs, but keep its results.
 
     For example: `prunescope remove-model my-model`
+
+    Options:
+        name: Name of the model, as `prunescope watch` lists it.
     """
     from prunescope.assets.watching.watch_list import edit_watch_list, models_folder
     from prunescope.warehouse.storage.partition_store import Store
 
-    store = Store(writable(context))
+    store = Store(options.writable(context))
     with edit_watch_list(store, log_wait) as versions:
         listed = versions[-1]
         others = tuple(model for model in listed.models if model.name != name)
@@ -153,18 +148,6 @@ def remove_model(
             )
         versions.append(listed.model_copy(update={"models": others}))
     log(f"{name} is no longer watched; `prunescope ui` stops its runs, its results remain")
-
-
-def _added_model(name: str, source: str, study: str) -> "AddedModel":
-    from pydantic import ValidationError
-
-    from prunescope.assets.watching.watch_list import AddedModel
-    from prunescope.pipelines.core.validation_errors import first_problem
-
-    try:
-        return AddedModel(name=name, source=source, study=study)
-    except ValidationError as error:
-        raise InputError(f"--name: {first_problem(error)[1]}") from error
 
 
 def _change_studies(store: "Store", added: list[str], stopped: list[str]) -> None:
@@ -180,7 +163,9 @@ def _change_studies(store: "Store", added: list[str], stopped: list[str]) -> Non
             names[key] = name
         for study in stopped:
             others = {
-                key: name for key, name in names.items() if study not in {key, name} and absolute_study(study) != key
+                key: name
+                for key, name in names.items()
+                if study not in {key, name} and options.absolute_study(study) != key
             }
             if len(others) == len(names):
                 raise InputError(f"--stop {study}: is not watched; {', '.join(names) or 'no study'} is")
@@ -222,20 +207,15 @@ def _check_model(added: "AddedModel", studies: "list[Study]", *, is_alone: bool)
 
 
 def _rows(backlog: "Backlog") -> list[dict[str, object]]:
-    due = {(work.watched.study.name, work.model): work.is_missing for work in backlog.due}
-    return [
-        {
-            "study": watched.study.name,
-            "model": model.name,
-            "from": watched.origins[model.name],
-            "source": model.source,
-            "missing": sum(due.get((watched.study.name, model.name), {}).values()),
-            "outdated": sum(not one for one in due.get((watched.study.name, model.name), {}).values()),
-            "of_another_study": len(backlog.of_others.get((watched.study.name, model.name), {})),
-        }
-        for watched in backlog.watch.studies
-        for model in watched.study.models
-    ]
+    due = {(work.watched.study.name, work.model): [*work.is_missing.values()] for work in backlog.due}
+    rows: list[dict[str, object]] = []
+    for watched in backlog.watch.studies:
+        for model in watched.study.models:
+            key = watched.study.name, model.name
+            of = {"study": key[0], "model": key[1], "from": watched.origins[model.name], "source": model.source}
+            counts = {"missing": due.get(key, []).count(True), "outdated": due.get(key, []).count(False)}
+            rows.append(of | counts | {"of_another_study": len(backlog.of_others.get(key, {}))})
+    return rows
 
 
 def _log_watched(watch: "WatchState", store: "Store") -> None:

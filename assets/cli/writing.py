@@ -7,12 +7,10 @@ from typing import Annotated
 
 import typer
 
-from prunescope.assets.cli import completion
-from prunescope.assets.cli.options import Output, inline_recipe
+from prunescope.assets.cli import options
 from prunescope.assets.cli.output import emit_bytes, log, write_file
 from prunescope.pipelines.core.errors import InputError
 
-_MODEL, _RECIPES = "embedded", ("magnitude-50", "wanda-50", "wanda-2of4", "attn-drop-4")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 # Keys with a value are those of a first study of a small model; those behind a # show what else there is.
 _TEMPLATE = """\
@@ -46,26 +44,11 @@ measure: {{layer_prompts: 1}}
 
 
 def init(
-    name: Annotated[
-        str | None, typer.Argument(help="Name of the study, or the path of its new YAML file.", show_default=False)
-    ] = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option("--model", "-m", metavar="MODEL", help="Model to prune, as for `run`. Repeatable."),
-    ] = None,
-    recipe: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--recipe", "-r", metavar="RECIPE", help="Recipe to compare. Repeatable.", autocompletion=completion.recipes
-        ),
-    ] = None,
-    prompts: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--prompts", metavar="FILE", help="Your own prompts: .jsonl, .csv or .txt, or a shipped set. Repeatable."
-        ),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    name: Annotated[str | None, typer.Argument(show_default=False)] = None,
+    model: options.Models = (),
+    recipe: options.Recipes = (),
+    prompts: list[str] = (),
+    force: bool = False,
 ) -> None:
     """Write the YAML of a new study, with a comment for every key; on a terminal, ask for what no option gives.
 
@@ -73,25 +56,37 @@ def init(
 
     - `prunescope init my-study`
     - `prunescope init my-study --model ./my-model --recipe wanda-50 --recipe attn-drop-4 --prompts my-prompts.jsonl`
+
+    Options:
+        name: Name of the study, or the path of its new YAML file.
+        model: Model to prune, as for `run`.
+        recipe: Recipe to compare.
+        prompts (FILE): Your own prompts: .jsonl, .csv or .txt, or a shipped set.
+        force: Replace an existing file.
     """
     from prunescope.pipelines.core.safe_yaml import parse_yaml
     from prunescope.pipelines.studies import study_of
 
+    def answer(question: str, default: str) -> list[str]:
+        """Return the words of the user's answer; outside a terminal, those of the default."""
+        text = str(typer.prompt(question, default=default, err=True)) if is_asking else default
+        return text.replace(",", " ").split()
+
     is_asking = sys.stdin.isatty() and sys.stderr.isatty()
     if name is None and not is_asking:
         raise InputError("name the study, such as `prunescope init my-study`")
-    path = _path(name or _asked("Name of the study", "my-study"), force=force)
-    models = model or (_words(_asked("Model (folder, .gguf file or hub id)", _MODEL)) if is_asking else [_MODEL])
+    path = _path(name or " ".join(answer("Name of the study", "my-study")), force=force)
+    models = model or answer("Model (folder, .gguf file or hub id)", "embedded")
     _require_models(models)
-    recipes = recipe or (_words(_asked("Recipes to compare", " ".join(_RECIPES))) if is_asking else [*_RECIPES])
-    sets = prompts or (_words(_asked("File with your own prompts, or none", "none")) if is_asking else [])
+    recipes = recipe or answer("Recipes to compare", "magnitude-50 wanda-50 wanda-2of4 attn-drop-4")
+    sets = prompts or answer("File with your own prompts, or none", "none")
     text = _text(path, models, recipes, [own for own in sets if own != "none"])
     study_of(parse_yaml(text, str(path)), path)
     write_file(path, text.encode())
     log(f"`prunescope plan {path}` shows what it would compute")
 
 
-def schema(output: Output = None) -> None:
+def schema(output: options.Output = None) -> None:
     """Print the JSON schema of a study's YAML. Editors find it by the first line of a study.
 
     For example: `prunescope schema -o study.schema.json`
@@ -102,11 +97,7 @@ def schema(output: Output = None) -> None:
 
 
 def _path(name: str, *, force: bool) -> Path:
-    """Return the file of a new study.
-
-    Raises:
-        InputError: the name is none, a shipped study has it, its folder is missing, or the file exists.
-    """
+    """Return the file of a new study; refuse a name that is wrong or taken."""
     from prunescope.pipelines.studies import study_names
 
     path = Path(name).expanduser()
@@ -121,8 +112,6 @@ def _path(name: str, *, force: bool) -> Path:
         raise InputError(f"{path.stem!r} is a study of the package; choose another name, such as my-{path.stem}")
     if not path.parent.is_dir():
         raise InputError(f"{path}: there is no folder {path.parent}; make it first")
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; choose another name")
     if path.exists() and not force:
         raise InputError(f"{path}: exists already; choose another name, or replace it with --force")
     return path
@@ -138,14 +127,6 @@ def _require_models(models: list[str]) -> None:
             raise InputError(f"model {model!r}: no such folder or file; give a folder, a .gguf file or a hub id")
 
 
-def _asked(question: str, default: str) -> str:
-    return str(typer.prompt(question, default=default, err=True)).strip()
-
-
-def _words(answer: str) -> list[str]:
-    return answer.replace(",", " ").split()
-
-
 def _text(path: Path, models: list[str], recipes: list[str], sets: list[str]) -> str:
     """Return the content of a new study's file."""
     from prunescope.pipelines.core.frozen_model import name_from
@@ -153,7 +134,7 @@ def _text(path: Path, models: list[str], recipes: list[str], sets: list[str]) ->
     from prunescope.pipelines.recipes import parse_recipe
     from prunescope.pipelines.studies.schema import header
 
-    written = [inline_recipe(recipe) for recipe in recipes]
+    written = [options.inline_recipe(recipe) for recipe in recipes]
     parsed = [parse_recipe(recipe) for recipe in written]
     fields = [parse_yaml(recipe, "recipe") if recipe.lstrip().startswith("{") else recipe for recipe in written]
     if all(recipe.method != "dense" for recipe in parsed):

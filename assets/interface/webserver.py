@@ -48,7 +48,7 @@ def main() -> None:
 
     unguarded = DagsterWebserver.build_middleware
 
-    def guarded(server: Any) -> list[Middleware]:  # noqa: ANN401 - Dagster's own
+    def guarded(server: DagsterWebserver) -> list[Middleware]:
         return [Middleware(OwnPagesOnly), Middleware(GraphQLAsJson), *unguarded(server)]
 
     DagsterWebserver.build_middleware = guarded

@@ -37,23 +37,13 @@ from prunescope.warehouse.storage.provenance import fingerprint
 # Longest value of an input that messages show.
 _MAX_SHOWN = 40
 _HASH = re.compile("[0-9a-f]{64}")
-# Names of inputs in messages; others are understood as they are.
+# In messages, inputs whose own names would not say what they are; the others lose `_hash`.
 _INPUT_NAMES = {
     "weight_hash": "weights of the model",
-    "tokenizer_hash": "tokenizer",
     "code": "version of the code",
-    "calibration_hash": "calibration",
-    "recipe_hash": "recipe",
     "external_hash": "pruned checkpoint",
-    "external_code": "code of pruned checkpoints",
     "variant": "pruned weights",
-    "prompts_hash": "prompts",
     "settings_hash": "`generation` and `measure`",
-    "decoding_hash": "`decoding`",
-    "texts_hash": "texts",
-    "retrieval_hash": "retrieval data",
-    "speed_hash": "`speed`",
-    "code_execution": "execution of programs",
 }
 
 
@@ -72,7 +62,7 @@ class DenseModel:
 
 
 def find_model(study: Study, name: str, cache: Path, progress: Progress) -> DenseModel:
-    """Locate and hash a model of the study; fetch or convert it first where the cache lacks it.
+    """Locate and hash a model of the study; fetch or convert it first if the cache lacks it.
 
     Raises:
         InputError: the study has no such model, or its files are missing, cut short or unsafe.
@@ -127,8 +117,9 @@ def differences(found: Mapping[str, str], wanted: Mapping[str, str]) -> str:
         wanted: those that the study has now, from `inputs`.
     """
     names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
+    shown = {name: _INPUT_NAMES.get(name, name.removesuffix("_hash").replace("_", " ")) for name in names}
     return ", ".join(
-        f"{_INPUT_NAMES.get(name, name)} {_short(found.get(name))}, now {_short(wanted.get(name))}" for name in names
+        f"{text} {_short(found.get(name))}, now {_short(wanted.get(name))}" for name, text in shown.items()
     )
 
 
@@ -149,8 +140,8 @@ def expected(table: str, study: Study, identity: ModelIdentity, recipe: Recipe |
 def accepted(table: str, study: Study, identity: ModelIdentity, recipe: Recipe | None) -> Iterator[str]:
     """Yield the fingerprints under which a partition counts as current, the expected one first.
 
-    Where the study does not allow programs to run, rows of a run that allowed them are current too: they hold all that
-    the study requests, and the results of the programs besides.
+    If the study does not allow programs to run, rows of a run that allowed them are current too: they hold all that the
+    study requests, and the results of the programs in addition.
     """
     yield expected(table, study, identity, recipe)
     if STEP_OF_TABLE[table].name == "tasks" and not study.allow_code_execution:

@@ -75,7 +75,7 @@ def _stored_fingerprint(path: Place) -> str:
 
 
 @lru_cache(maxsize=1 << 20)
-def stored_fingerprint(path: Place, stamp: str) -> str:  # noqa: ARG001 - part of the key
+def stored_fingerprint(path: Place, _stamp: str) -> str:
     """Return the fingerprint in a footer, which is read again only when the stamp of the file has changed."""
     return read_footer(path).provenance.fingerprint
 
@@ -98,7 +98,7 @@ def report_version(store: Store, study: Study, partitions: Mapping[str, str] | N
     Args:
         store: the warehouse.
         study: the study.
-        partitions: the result of `study_partitions`, where the caller has it already.
+        partitions: the result of `study_partitions`, if the caller has it already.
     """
     return fingerprint(
         {

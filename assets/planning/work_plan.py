@@ -3,7 +3,6 @@
 Without torch and Dagster, so that a run with nothing to do ends fast.
 """
 
-import dataclasses
 import json
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -47,7 +46,7 @@ class StudyRequest:
     search: str = ""
 
     def load(self) -> Study:
-        """Load and check the study; raise InputError where it is not valid."""
+        """Load and check the study; raise InputError if it is not valid."""
         study = load_study(self.study)
         # `replaced` always keeps `dense`, the reference of every other variant.
         if self.search:
@@ -88,8 +87,8 @@ class Plan:
 
     Attributes:
         works: partitions with stale tables; of each model its own tables, its variants, then its search.
-        is_report_stale: whether to write the report again; true where any partition is computed, false where no report
-            was requested.
+        is_report_stale: whether to write the report again; true if any partition is computed, false if no report was
+            requested.
         unread: number of current partitions that were kept without reading them, as on an object store.
     """
 
@@ -116,14 +115,9 @@ def make_plan(
 ) -> Plan:
     """Compare the footers of a study's partitions with the study's present inputs, and their bytes with their seals.
 
-    Args:
-        study: the study.
-        store: the warehouse.
-        cache: folder for fetched and converted models.
-        progress: receives the progress of fetching and converting.
-        replace: recompute partitions that another study computed from other inputs, instead of refusing.
-        tables: plan these tables only, and no report; None for the whole study.
-        without: models of the study to leave out.
+    Models are fetched and converted into `cache`; those in `without` are left out. With `replace`, partitions that
+    another study computed from other inputs are recomputed instead of refused. `tables` plans these tables only, and no
+    report.
 
     Raises:
         InputError: a model cannot be found, or another study's partition is in the way.
@@ -161,50 +155,32 @@ def model_work(
 
     `of_others` receives by recipe (None: the model) the study whose partition is in the way, instead of an error.
     """
-    works = [
-        _work(study, store, dense, recipe, files, replace=replace, tables=tables, of_others=of_others)
-        for recipe in (None, *study.recipes)
-    ]
-    own = works[0]
-    search = tuple(table for table in own.tables if table in SEARCH_TABLES)
-    works[0] = dataclasses.replace(own, tables=tuple(table for table in own.tables if table not in search))
-    return [*works, dataclasses.replace(own, tables=search)] if search else works
+    works, search = [], list[str]()
+    for recipe in (None, *study.recipes):
+        stale, name = list[str](), recipe.name if recipe else None
+        for table in partition_tables(study, recipe):
+            if tables is not None and table not in tables:
+                continue
+            is_damaged = files.is_damaged(store.path(TABLES[table], dense.spec.name, name))
+            is_current = freshness.is_current(store, table, study, dense, recipe) and not is_damaged
+            if table == "variants" and recipe is not None:
+                is_current = is_current and (store.root / variant_file(study, dense, recipe)).is_file()
+            # A search keeps the rows of other studies' searches.
+            is_kept = not (is_current or is_damaged or replace or table in SEARCH_TABLES)
+            other = _of_other_study(study, store, table, dense, recipe) if is_kept else None
+            if other is not None and of_others is None:
+                raise _conflict(study, store, table, dense, recipe, other)
+            if other is not None and of_others is not None:
+                of_others[name] = other.study
+            elif not is_current:
+                (search if table in SEARCH_TABLES else stale).append(table)
+        works.append(PartitionWork(dense.spec.name, recipe, tuple(stale)))
+    return [*works, PartitionWork(dense.spec.name, None, tuple(search))] if search else works
 
 
 def unfinished_folder(store: Store, model: str) -> Path:
     """Return the local folder that keeps the pruned layers of a model's variants until the variants are complete."""
     return store.local(settings.cache_folder()) / "_unfinished" / path_safe(model)
-
-
-def _work(
-    study: Study,
-    store: Store,
-    dense: DenseModel,
-    recipe: Recipe | None,
-    files: VerifiedFiles,
-    *,
-    replace: bool,
-    tables: Collection[str] | None,
-    of_others: dict[str | None, str] | None,
-) -> PartitionWork:
-    stale, name = [], recipe.name if recipe else None
-    for table in partition_tables(study, recipe):
-        if tables is not None and table not in tables:
-            continue
-        path = store.path(TABLES[table], dense.spec.name, name)
-        is_current = freshness.is_current(store, table, study, dense, recipe) and not files.is_damaged(path)
-        if table == "variants" and recipe is not None:
-            is_current = is_current and (store.root / variant_file(study, dense, recipe)).is_file()
-        if not is_current:
-            # A search keeps the rows of other studies' searches.
-            is_kept = not replace and table not in SEARCH_TABLES and not files.is_damaged(path)
-            if is_kept and (other := _of_other_study(study, store, table, dense, recipe)):
-                if of_others is None:
-                    raise _conflict(study, store, table, dense, recipe, other)
-                of_others[name] = other.study
-            else:
-                stale.append(table)
-    return PartitionWork(dense.spec.name, recipe, tuple(stale))
 
 
 def _of_other_study(

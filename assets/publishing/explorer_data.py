@@ -31,25 +31,19 @@ def documents(
     *,
     is_live: bool = False,
 ) -> Documents:
-    """Return the documents of a study.
+    """Return the documents of a study, or of its name if its file is not available.
 
-    Args:
-        study: the study, or its name if its file is not available.
-        connection: a catalogue that shows only this study's models and recipes.
-        ask: runs a query on the connection; default: `asking(connection)`.
-        figures: the study's figures, if they were drawn before.
-        is_live: whether documents are built one by one, from the present state of the warehouse.
+    The connection shows only this study's models and recipes; `ask` runs a query on it (default: `asking(connection)`).
+    `figures` are the study's, if they were drawn before. A live study's documents are built one by one.
     """
     views = {view.name: view.sql for view in view_sql().values()}
     ask = ask or asking(connection)
-    name, title, order = study, "", DisplayOrder()
-    if not isinstance(study, str):
-        name, title = study.name, study.title
-        names = ([model.name for model in study.models], [recipe.name for recipe in study.recipes])
-        order = DisplayOrder(*names, [prompt.id for prompt in study.prompts])
-    return Documents(
-        ask, str(name), title, _facts(study, ask), views, order, _pairs(connection), figures, is_live=is_live
-    )
+    about = _facts(study, ask), views
+    if isinstance(study, str):
+        return Documents(ask, study, "", *about, DisplayOrder(), _pairs(connection), figures, is_live=is_live)
+    names = ([model.name for model in study.models], [recipe.name for recipe in study.recipes])
+    order = DisplayOrder(*names, [prompt.id for prompt in study.prompts])
+    return Documents(ask, study.name, study.title, *about, order, _pairs(connection), figures, is_live=is_live)
 
 
 def rows(connection: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame:
@@ -87,10 +81,9 @@ def _pairs(connection: duckdb.DuckDBPyConnection) -> Pairs:
 def _facts(study: Study | str, ask: Ask) -> list[Fact]:
     """Return what a reader needs to repeat the study."""
     runs = ask("SELECT DISTINCT device, dtype, libraries_json FROM provenance ORDER BY ALL").to_dicts()
+    models = ask("SELECT model, source, revision, weight_format, weight_hash FROM models ORDER BY model").to_dicts()
     facts: dict[str, Any] = {
-        "models": ask(
-            "SELECT model, source, revision, weight_format, weight_hash FROM models ORDER BY model"
-        ).to_dicts(),
+        "models": models,
         "code versions": CODE_VERSIONS,
         "computed with": [row | {"libraries_json": json.loads(row["libraries_json"] or "{}")} for row in runs],
     }

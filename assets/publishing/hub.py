@@ -12,18 +12,17 @@ def require_access(name: str) -> None:
         InputError: the name is wrong, or the hub does not know the user.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError, HTTPError
+    from huggingface_hub.errors import HTTPError
     from huggingface_hub.utils import validate_repo_id
 
+    if "/" not in name:
+        raise InputError(f"--push-to-hub {name!r}: write USER/NAME or ORGANIZATION/NAME")
     try:
         validate_repo_id(name)
-        if "/" not in name:
-            raise InputError(f"--push-to-hub {name!r}: write USER/NAME or ORGANIZATION/NAME")
         HfApi().whoami()
-    except HFValidationError as error:
-        raise InputError(f"--push-to-hub {name!r}: {error}") from error
-    except (HTTPError, OSError, UnicodeEncodeError) as error:  # a token of other characters has no header
-        raise InputError(f"--push-to-hub: {_line(error)}; `hf auth login` or HF_TOKEN gives a token") from error
+    except (HTTPError, OSError, ValueError) as error:  # ValueError: the name, or a token that no header can hold
+        fix = "the name is USER/NAME, and `hf auth login` or HF_TOKEN gives a token"
+        raise InputError(f"--push-to-hub {name!r}: {_line(error)}; {fix}") from error
 
 
 def push(folder: Path, name: str) -> str:

@@ -92,42 +92,28 @@ def _scope(
 
 
 class StudyRegistry:
-    """The studies that a server shows, by name; new ones are found while the server runs."""
+    """The studies that a server shows, by name in `known`; new ones are found while the server runs."""
 
     def __init__(self, root: Place, named: str | None = None) -> None:
-        """Find the studies.
-
-        Args:
-            root: the warehouse.
-            named: the only study to show; as in `studies`.
-
-        Raises:
-            InputError: as `studies`.
-            WarehouseError: as `studies`.
-        """
+        """Find the studies; arguments and errors as in `studies`."""
         self._root, self._is_one = root, named is not None
-        self._studies = {name: LiveStudy(root, name, study) for name, study in studies(root, named).items()}
+        self.known = {name: LiveStudy(root, name, study) for name, study in studies(root, named).items()}
         self._lock = threading.Lock()
 
-    def known(self) -> Mapping[str, "LiveStudy"]:
-        """Return the studies that were found so far."""
-        return self._studies
-
     def now(self) -> Mapping[str, "LiveStudy"]:
-        """Look for new studies; return them and those that were found before.
-
-        Raises:
-            WarehouseError: the warehouse cannot be read.
-        """
+        """Look for new studies; return them and those that were found before; raise WarehouseError as `studies`."""
         if not self._is_one:
             with self._lock, suppress(InputError):  # no variant is left, as after `gc`; the known studies report that
                 found = {name: LiveStudy(self._root, name, study) for name, study in studies(self._root).items()}
-                self._studies = found | self._studies
-        return self._studies
+                self.known = found | self.known
+        return self.known
 
 
 class LiveStudy:
-    """One study in the present state of the warehouse; several threads may use it."""
+    """One study in the present state of the warehouse; several threads may use it.
+
+    Every method raises WarehouseError if the warehouse cannot be read.
+    """
 
     def __init__(self, root: Place, name: str, study: Study | None) -> None:
         """Store the warehouse and one of `studies`; read nothing."""
@@ -135,40 +121,25 @@ class LiveStudy:
         self._states: dict[str, _State] = {}
         self._lock = threading.Lock()
 
+    def build(self, name: str) -> Mapping[str, Any]:
+        """Build a document of the present state; raise InputError if there is none of this name."""
+        return self._now().build(name)
+
     def index(self) -> Index:
         """Return the index of the present state, with the `version` by which pages request other documents."""
-        return self._index(self._now())
-
-    def build(self, name: str) -> Mapping[str, Any]:
-        """Build a document of the present state.
-
-        Args:
-            name: its name, but not `index`.
-
-        Raises:
-            InputError: there is no such document.
-            WarehouseError: the warehouse cannot be read.
-        """
-        return _build(self._now(), name)
+        return self.build("index")  # type: ignore[return-value]
 
     def sql_setup(self, gibibytes: float) -> tuple[Setup, str]:
         """Return what a process for users' SQL may read, which is only this study, and the version of its state.
 
         Args:
             gibibytes: memory limit.
-
-        Raises:
-            WarehouseError: the warehouse cannot be read.
         """
         state = self._now()
         return Setup(str(self._root), gibibytes, scope=state.scope), state.version
 
     def page(self) -> str:
-        """Return the page in the present state of the warehouse.
-
-        Raises:
-            WarehouseError: the warehouse cannot be read.
-        """
+        """Return the page in the present state of the warehouse."""
         return render({"index": self.index()}, live=True)
 
     def document(self, name: str, version: str | None = None) -> str:
@@ -180,23 +151,14 @@ class LiveStudy:
 
         Raises:
             InputError: there is no such document, or the warehouse has changed since that version.
-            WarehouseError: the warehouse cannot be read.
         """
-        state = self._state(version)
-        document = self._index(state) if name == "index" else _build(state, name)
-        return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-
-    def _index(self, state: "_State") -> Index:
-        return {**state.build("index"), "version": state.version}  # type: ignore[typeddict-item]
-
-    def _state(self, version: str | None) -> "_State":
-        """Return the state of that version, which is the newest one if a restarted server does not know it yet."""
         with self._lock:
-            state = self._states.get(version) if version is not None else None
+            state = self._states.get(version or "")
+        # A restarted server does not know the newest version yet.
         state = state or self._now()
-        if version is not None and state.version != version:
+        if version not in {None, state.version}:
             raise InputError("the warehouse has changed since this page was loaded; reload it")
-        return state
+        return json.dumps(state.build(name), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
     def _now(self) -> "_State":
         """Return the present state of the warehouse; the previous one if no file has changed."""
@@ -224,12 +186,9 @@ class _State:
         self._lock = threading.Lock()
 
     def build(self, name: str) -> Mapping[str, Any]:
-        with self._lock:
-            return self._documents.build(name)
-
-
-def _build(state: _State, name: str) -> Mapping[str, Any]:
-    try:
-        return state.build(name)
-    except KeyError as error:
-        raise InputError(f"there is no document {name!r}") from error
+        try:
+            with self._lock:
+                document = self._documents.build(name)
+        except KeyError as error:
+            raise InputError(f"there is no document {name!r}") from error
+        return {**document, "version": self.version} if name == "index" else document

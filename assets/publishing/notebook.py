@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
+from prunescope.warehouse.core.formats import shown_cell
+
 if TYPE_CHECKING:
     import altair as alt
     import polars as pl
@@ -85,9 +87,4 @@ class TokenText:
 
 
 def _line(tag: str, cells: Iterable[object]) -> str:
-    return f"<tr>{''.join(f'<{tag}>{escape(written(cell))}</{tag}>' for cell in cells)}</tr>"
-
-
-def written(value: object) -> str:
-    """Return a value as text, a float with four significant digits."""
-    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"<tr>{''.join(f'<{tag}>{escape(shown_cell(cell))}</{tag}>' for cell in cells)}</tr>"

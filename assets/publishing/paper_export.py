@@ -45,11 +45,10 @@ class ExportResult:
         removed: names of files of an earlier export in the folder that this one does not have.
     """
 
-    directory: Path
-    items: tuple[str, ...]
+    items: list[str]
     files: tuple[Path, ...]
-    empty: tuple[str, ...]
-    cut: tuple[str, ...]
+    empty: list[str]
+    cut: list[str]
     removed: tuple[str, ...]
 
 
@@ -93,13 +92,9 @@ def export(
 ) -> ExportResult:
     """Write tables, figures, the methods section with its bibliography, a page with all of it, and a manifest.
 
-    Args:
-        root: the warehouse.
-        directory: an empty or new folder, or one of an earlier export, whose files are replaced.
-        only: names of questions, marts, intermediate views and figures; empty for all but the intermediate views.
-        study: restricts the export to the study's models and recipes.
-        progress: advances with every table and figure.
-        all_rows: whether to write all rows of views with more than `MAX_ROWS`.
+    The directory is empty or new, or that of an earlier export, whose files are replaced. `only` has names of
+    questions, marts, intermediate views and figures; all but the intermediate views are the default. A study restricts
+    the export to its models and recipes. Without `all_rows`, views are cut after `MAX_ROWS`.
 
     Raises:
         WarehouseError: a name is unknown, nothing has a row, the folder has other files, or it cannot be written.
@@ -155,10 +150,8 @@ def export(
                 "provenance": _provenance(connection, tables, contents.used),
             }
         )
-    empty, cut = (tuple(name for name in chosen if contents.entries[name].get(key)) for key in ("is_empty", "is_cut"))
-    return ExportResult(
-        directory, tuple(name for name in chosen if name not in empty), files, empty, cut, folder.removed
-    )
+    empty, cut = ([name for name in chosen if contents.entries[name].get(key)] for key in ("is_empty", "is_cut"))
+    return ExportResult([name for name in chosen if name not in empty], files, empty, cut, folder.removed)
 
 
 def _chosen(only: Sequence[str], views: Mapping[str, View]) -> list[str]:
@@ -203,20 +196,18 @@ def _add_figure(folder: ExportFolder, connection: duckdb.DuckDBPyConnection, nam
 
     figure = FIGURES[name]
     frame = pl.DataFrame(connection.sql(figure.query).to_arrow_table())
-    files = []
+    files = dict[str, bytes]()
     # Like a table without rows, it has no file.
     for drawing in figure.draw_all(frame) if frame.height else ():
-        drawn = chart_files(drawing.specification)
+        files |= {f"{drawing.name}{suffix}": content for suffix, content in chart_files(drawing.specification).items()}
         for columns, ending in ((2, ""), (1, "-column")):
             with suppress(InputError):  # too wide for these columns
                 pages = print_files(figure.printed(drawing, columns), "pdf")
-                drawn |= {f"{ending}{page}.pdf": content for page, content in pages.items()}
-        for suffix, content in drawn.items():
-            folder.add(f"{drawing.name}{suffix}", content)
-            files.append(f"{drawing.name}{suffix}")
-    contents.add(
-        name, frame, kind="figure", caption=figure.caption, sql=figure.query, files=files, is_empty=frame.is_empty()
-    )
+                files |= {f"{drawing.name}{ending}{page}.pdf": content for page, content in pages.items()}
+    for file, content in files.items():
+        folder.add(file, content)
+    about = {"kind": "figure", "caption": figure.caption, "sql": figure.query, "files": [*files]}
+    contents.add(name, frame, **about, is_empty=frame.is_empty())
 
 
 def _calibrations(connection: duckdb.DuckDBPyConnection, study: Study | None) -> dict[str, dict[str, Any]]:
@@ -226,10 +217,9 @@ def _calibrations(connection: duckdb.DuckDBPyConnection, study: Study | None) ->
     calibrations = {}
     own = [recipe.calibration for known in available for recipe in known.recipes if recipe.calibration]
     for spec in [*(known.calibration for known in available), *own]:
-        if spec.source.startswith(PREFIX):  # its contents would have to be downloaded
-            continue
-        with suppress(InputError):  # its file is gone
-            calibrations[calibration_hash(spec)] = spec.model_dump() | {"source": Path(spec.source).name}
+        if not spec.source.startswith(PREFIX):  # else its contents would have to be downloaded
+            with suppress(InputError):  # its file is gone
+                calibrations[calibration_hash(spec)] = spec.model_dump() | {"source": Path(spec.source).name}
     return calibrations
 
 
@@ -241,10 +231,6 @@ def _provenance(
         "SELECT table_name, model, recipe, fingerprint, study, code_version, device, dtype, seed, inputs_json, "
         "libraries_json FROM provenance ORDER BY ALL"
     ).to_arrow_table()
-    models = {model for model, _ in used}
-
-    def is_used(row: dict[str, Any]) -> bool:
-        model, recipe = row["model"], row["recipe"]
-        return not used or (model in models and (recipe is None or (model, recipe) in used))
-
-    return [row for row in partitions.to_pylist() if row["table_name"] in tables and is_used(row)]
+    pairs = {*used, *((model, None) for model, _ in used)}
+    rows = (row for row in partitions.to_pylist() if row["table_name"] in tables)
+    return [row for row in rows if not used or (row["model"], row["recipe"]) in pairs]

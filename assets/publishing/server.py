@@ -9,8 +9,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
-from functools import cache, partial
-from typing import Any
+from functools import partial
 from urllib.parse import quote
 
 import anyio
@@ -130,7 +129,7 @@ class _Server:
 
     def __init__(self, studies: StudyRegistry, seconds: float, gibibytes: float, log: Callable[[str], None]) -> None:
         self._studies, self._seconds, self._gibibytes, self._log = studies, seconds, gibibytes, log
-        self._processes = SqlPool()
+        self._processes, self._policy = SqlPool(), f"{policy(live=True)}; {_NO_FRAME}"
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -155,7 +154,7 @@ class _Server:
         """Return the page of a study, whose script requests the documents."""
         live = await self._live(request)
         page = await anyio.to_thread.run_sync(self._page, live)
-        return HTMLResponse(page, headers={"Content-Security-Policy": f"{_page_policy()}; {_NO_FRAME}"})
+        return HTMLResponse(page, headers={"Content-Security-Policy": self._policy})
 
     def _page(self, live: LiveStudy) -> str:
         """Build the page, and start the process for the SQL that its reader may ask."""
@@ -227,7 +226,7 @@ class _Server:
 
     async def _live(self, request: Request) -> LiveStudy:
         name = request.path_params["study"]
-        found = self._studies.known()
+        found = self._studies.known
         if name not in found:
             found = await anyio.to_thread.run_sync(self._studies.now)
         if name not in found:
@@ -265,11 +264,6 @@ class _Headers:
         await self._app(scope, receive, with_headers if scope["type"] == "http" else send)
 
 
-@cache
-def _page_policy() -> str:
-    return policy(live=True)
-
-
 async def _statement(request: Request) -> tuple[str, str]:
     """Return the SQL of a request, and in which form it wants the rows: `rows`, one of `_DOWNLOADS`, or `chart`.
 
@@ -293,15 +287,15 @@ async def _statement(request: Request) -> tuple[str, str]:
     return str(fields["sql"]), to
 
 
-def _shown(value: Any) -> object:  # noqa: ANN401 - what JSON holds
+def _shown(value: object) -> object:
     """Convert a value for display: shorten long texts, make invisible characters visible, keep large integers exact."""
-    shown: object = value
-    if isinstance(value, str):
-        shown = prose(value)
-    elif isinstance(value, list):
-        shown = [_shown(item) for item in value]
-    elif isinstance(value, dict):
-        shown = {prose(key): _shown(item) for key, item in value.items()}
-    elif isinstance(value, int) and abs(value) > _MAX_INTEGER:
-        shown = str(value)
-    return shown
+    match value:
+        case str():
+            return prose(value)
+        case list():
+            return [_shown(item) for item in value]
+        case dict():
+            return {prose(key): _shown(item) for key, item in value.items()}
+        case int() if abs(value) > _MAX_INTEGER:
+            return str(value)
+    return value

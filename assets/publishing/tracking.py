@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
@@ -40,24 +40,17 @@ def log_variants(
     figures: Collection[str],
     progress: Progress,
 ) -> tuple[list[str], list[str]]:
-    """Write one MLflow run for each variant that has none with the same results.
+    """Write one MLflow run for each of these variants, or all but noise, that has none with the same results.
 
     A run has the recipe as parameters, `variant_summary`, `variant_verdict` and `task_scores` as metrics, the verdict
-    as a tag, and figures as artifacts; that of the dense model has the report.
-
-    Args:
-        root: the warehouse.
-        uri: the tracking server or database; None: MLflow's default, which MLFLOW_TRACKING_URI sets.
-        experiment: its name; it is created if it does not exist.
-        variants: pairs of model and recipe; empty for all but noise.
-        figures: names of figures to draw of each variant; one that has no rows is left out.
-        progress: one step per variant.
+    as a tag, and those of the figures that have rows as artifacts; that of the dense model has the report. Without a
+    `uri`, MLFLOW_TRACKING_URI names the server. An experiment that does not exist is created.
 
     Returns:
         The names of the variants that were logged, and of those that were there.
 
     Raises:
-        InputError: MLflow is not installed.
+        InputError: MLflow is not installed, or a variant is noise.
         ComputationError: MLflow refuses, or does not answer.
         WarehouseError: the warehouse has no such variant or figure.
     """
@@ -71,12 +64,12 @@ def log_variants(
         raise InputError("MLflow is not installed; pip install 'prunescope[mlflow]'") from error
     # A run with other figures is another run, and so is one of the dense model with another report.
     states = {
-        (model, recipe): _hash([*state, *sorted(figures), *_reports(root, model, recipe).values()])
-        for (model, recipe), state in variant_states(root).items()
+        pair: hashlib.sha256(str([*state, *sorted(figures), *_reports(root, *pair).values()]).encode()).hexdigest()
+        for pair, state in variant_states(root).items()
     }
     require(root, {model for model, _ in variants}, RowFilter(variants=tuple(variants)))
     if noise := [f"{model}@{recipe}" for model, recipe in variants if (model, recipe) not in states]:
-        raise InputError(f"--variant {noise[0]}: a noise variant is no result; its floor is in every verdict")
+        raise InputError(f"--variant {noise[0]}: a noise variant is not a result; its floor is in every verdict")
     chosen = {pair: state for pair, state in states.items() if not variants or pair in variants}
     logged, present = list[str](), list[str]()
     progress.start(f"log {len(chosen)} variants to MLflow", len(chosen))
@@ -104,10 +97,6 @@ def log_variants(
     return logged, present
 
 
-def _hash(parts: Sequence[str]) -> str:
-    return hashlib.sha256(str(parts).encode()).hexdigest()
-
-
 def _log(
     client: "MlflowClient", run: str, root: Place | str, model: str, recipe: str, figures: Collection[str]
 ) -> None:
@@ -119,7 +108,8 @@ def _log(
     parameters_json, _ = variant_origin(root, model, recipe)
     summary = variant_values(root, f"{model}@{recipe}")
     values = {"model": model, "recipe": recipe} | summary | variant_scores(root, model, recipe)
-    metrics = [Metric(_NOT_A_NAME.sub("_", key), value, 0, 0) for key, value in _numbers(values).items()]
+    numbers = {key: value for key, value in values.items() if isinstance(value, int | float) and math.isfinite(value)}
+    metrics = [Metric(_NOT_A_NAME.sub("_", key), float(value), 0, 0) for key, value in numbers.items()]
     described = {key: values.get(key) for key in _PARAMETERS} | json.loads(parameters_json)
     parameters = [Param(key, str(value)[:_LONGEST]) for key, value in described.items() if value is not None]
     client.log_batch(run, metrics, parameters)
@@ -144,8 +134,3 @@ def _reports(root: Place | str, model: str, recipe: str) -> dict[str, str]:
         for report in Store(root).files("_reports")
         if report.suffix == ".html" and {report.stem, _SUBSET.sub("", report.stem)} & studies
     }
-
-
-def _numbers(values: Mapping[str, object]) -> dict[str, float]:
-    found = {key: float(value) for key, value in values.items() if isinstance(value, int | float)}
-    return {key: value for key, value in found.items() if math.isfinite(value)}

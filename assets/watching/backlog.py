@@ -83,12 +83,7 @@ class FreshnessScanner:
     _cache: dict[tuple[str, str], tuple[str, Compared]] = field(default_factory=dict)
 
     def scan(self, store: Store) -> Backlog:
-        """Return the present backlog.
-
-        Raises:
-            InputError: the watch list is not valid.
-            WarehouseError: the warehouse cannot be read.
-        """
+        """Return the present backlog; errors as `load_watch_state`."""
         watch = load_watch_state(store)
         found = Backlog(watch, [], {})
         with self._lock, ExitStack() as stack:
@@ -97,33 +92,30 @@ class FreshnessScanner:
             # Its file is read when a model is compared, and not at every scan.
             files = cache(lambda: stack.enter_context(VerifiedFiles(store.root, settings.cache_folder())))
             for watched in watch.studies:
-                of_study = _study_hash(watched.study)
-                of_recipes: dict[str | None, str] = {None: _recipe_hash(None)}
-                of_recipes |= {recipe.name: _recipe_hash(recipe) for recipe in watched.study.recipes}
-                for model in watched.study.models:
-                    key = watched.study.name, model.name
+                study, of_study = watched.study, _study_hash(watched.study)
+                of_recipes = {recipe and recipe.name: _recipe_hash(recipe) for recipe in (None, *study.recipes)}
+                for model in study.models:
+                    key, own = (study.name, model.name), existing[model.name]
                     try:
-                        dense, of_files = _known(watched.study, model.name)
+                        dense, of_files = _known(study, model.name)
                         parts = [of_study, *of_recipes.values(), of_files, dense.identity.weight_hash if dense else ""]
-                        state = fingerprint({"inputs": parts, "partitions": repr(existing[model.name])})
+                        state = fingerprint({"inputs": parts, "partitions": repr(own)})
                         compared = before.get(key)
                         if compared is None or compared[0] != state:
-                            own = existing[model.name]
-                            compared = state, _compared(store, watched.study, dense, own, files)
-                        self._cache[key] = compared
-                        stale, others = compared[1]
-                        states = {
-                            recipe: fingerprint({"study": of_study, "recipe": of_recipes[recipe], "files": of_files})
-                            for recipe in stale
-                        }
-                        if stale:
-                            found.due.append(DueWork(watched, model.name, states, stale))
-                        if others:
-                            found.of_others[key] = others
+                            compared = state, _compared(store, study, dense, own, files)
                     except WarehouseError:
                         raise
                     except Exception as error:  # one broken model does not keep the others from being measured
-                        watch.refused[f"{watched.study.name}: {model.name}"] = error_line(error)
+                        watch.refused[f"{study.name}: {model.name}"] = error_line(error)
+                        continue
+                    self._cache[key] = compared
+                    stale, others = compared[1]
+                    if stale:
+                        hashes = {"study": of_study, "files": of_files}
+                        states = {recipe: fingerprint(hashes | {"recipe": of_recipes[recipe]}) for recipe in stale}
+                        found.due.append(DueWork(watched, model.name, states, stale))
+                    if others:
+                        found.of_others[key] = others
         for watched in watch.studies:
             partitions = _partitions(store, watched.study, existing)
             if partitions and (version := freshness.stale_report(store, watched.study, partitions)):
@@ -202,9 +194,8 @@ def _study_hash(study: Study) -> str:
 
 def _recipe_hash(recipe: Recipe | None) -> str:
     """Hash a recipe and the files that it names."""
-    return fingerprint(
-        {"recipe": recipe.hash, "files": sorted(_files(recipe.model_dump(mode="json")))} if recipe else {}
-    )
+    about = {"recipe": recipe.hash, "files": sorted(_files(recipe.model_dump(mode="json")))} if recipe else {}
+    return fingerprint(about)
 
 
 def _files(value: object) -> Iterable[str]:
@@ -220,7 +211,7 @@ def _files(value: object) -> Iterable[str]:
             for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
                 status = file.stat()
                 yield f"{file} {status.st_size} {status.st_mtime_ns}"
-        except (OSError, ValueError, RuntimeError):  # most strings are no paths
+        except (OSError, ValueError, RuntimeError):  # most strings are not paths
             return
 
 

@@ -1,4 +1,8 @@
-"""The watch list of a warehouse, and the models in its watched folder. Without Dagster and torch."""
+"""The watch list of a warehouse, and the models in its watched folder. Without Dagster and torch.
+
+The functions raise InputError if the list is not valid, and WarehouseError if it or the warehouse cannot be read or
+written.
+"""
 
 import hashlib
 import os
@@ -34,7 +38,7 @@ from prunescope.warehouse.tables import TABLES
 LIST, FOLDER = "_watch.yaml", "_models"
 # The study of models that were added without one.
 DEFAULT = "demo"
-# A larger file is no list of names, but a mistake or an attack on the parser.
+# A larger file is not a list of names, but a mistake or an attack on the parser.
 _MAX_BYTES = 1_000_000
 _HEAD = "# What this warehouse keeps current: `prunescope watch`, `add-model` and `remove-model` write it.\n"
 # Suffixes that download and copy programs give unfinished files.
@@ -97,15 +101,6 @@ class WatchState:
     copying: tuple[str, ...]
     is_whole: bool
 
-    def naming(self, model: str | None, recipe: str | None) -> list[WatchedStudy]:
-        """Return the watched studies that name a model and a recipe, as far as these are given."""
-        return [
-            watched
-            for watched in self.studies
-            if (model is None or model in watched.origins)
-            and (recipe is None or recipe in {own.name for own in watched.study.recipes})
-        ]
-
 
 def models_folder(store: Store) -> Path:
     """Return the watched folder, always on this machine; it need not exist."""
@@ -113,23 +108,14 @@ def models_folder(store: Store) -> Path:
 
 
 def make_models_folder(store: Store) -> None:
-    """Create the watched folder, so that users find it.
-
-    Raises:
-        WarehouseError: it cannot be created.
-    """
+    """Create the watched folder, so that users find it."""
     folder = models_folder(store)
     with translate_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
 
 
 def read_list(store: Store) -> WatchList:
-    """Read the watch list; return an empty one if there is no file.
-
-    Raises:
-        InputError: the file is not a valid list.
-        WarehouseError: it cannot be read.
-    """
+    """Read the watch list; return an empty one if there is no file."""
     path = store.root / LIST
     try:
         content = read_from(path, lambda file: file.read(_MAX_BYTES + 1))
@@ -154,12 +140,7 @@ def read_list(store: Store) -> WatchList:
 def edit_watch_list(store: Store, waiting: Callable[[str], None] = lambda _: None) -> Iterator[list[WatchList]]:
     """Lock the watch list and yield it in a list; if the caller appends another one, write that at the end.
 
-    Args:
-        store: the warehouse.
-        waiting: as in `locked`.
-
-    Raises:
-        InputError, WarehouseError: the file cannot be read or written; it stays unchanged.
+    `waiting` receives the holder of the lock, as in `locked`.
     """
     lock = store.local(settings.cache_folder()) / "_watch.lock"
     with locked(lock, waiting):
@@ -172,12 +153,7 @@ def edit_watch_list(store: Store, waiting: Callable[[str], None] = lambda _: Non
 
 
 def load_watch_state(store: Store) -> WatchState:
-    """Read the watch list and the watched folder.
-
-    Raises:
-        InputError: the watch list is not valid.
-        WarehouseError: it cannot be read.
-    """
+    """Read the watch list and the watched folder."""
     listed, refused = read_list(store), dict[str, str]()
     loaded = dict[str, Study]()
     for name in listed.studies or (DEFAULT,):
@@ -224,9 +200,14 @@ def request_for(
         last_request: returns the request of the last run in which a study, given by name, computed the partition.
 
     Raises:
-        InputError, WarehouseError: as `load_watch_state`.
+        InputError: the study that computed the partition is known by its name only.
     """
-    naming = load_watch_state(store).naming(model, recipe)
+    naming = [
+        watched
+        for watched in load_watch_state(store).studies
+        if (model is None or model in watched.origins)
+        and (recipe is None or recipe in {own.name for own in watched.study.recipes})
+    ]
     if model is None:
         return naming[0].request if naming else StudyRequest(DEFAULT)
     computed_by = _study_of(store, model, recipe)

@@ -297,10 +297,15 @@ WRONG: list[tuple[Case, str]] = [
     ),
     (lambda w, m, t: [*wanda(m, t), "--calibration", "hf:x"], "--calibration 'hf:x'"),
     (lambda w, m, t: [*wanda(m, t), "--calibration", ""], "--calibration ''"),
+    (lambda w, m, t: [*wanda(m, t), "--sequences", 200_000], "--sequences 200000, --length 8: "),
+    (lambda w, m, t: [*wanda(m, t), "--sequences", 10_000, "--length", 8000], "is over 67,108,864 tokens"),
     (lambda w, m, t: [*wanda(m, t), "--seed", -(2**63) - 1], "--seed"),
-    (lambda w, m, t: [*wanda(m, t), "--documents", "some"], "--documents 'some'"),
-    (lambda w, m, t: [*wanda(m, t), "--calibration-dtype", "int8"], "--calibration-dtype 'int8'"),
-    (lambda w, m, t: ["prune", m, "-r", "magnitude-50", "-o", t / "out", "--dtype", "int8"], "choose float32"),
+    (lambda w, m, t: [*wanda(m, t), "--documents", "some"], "Invalid value for '--documents'"),
+    (lambda w, m, t: [*wanda(m, t), "--calibration-dtype", "int8"], "is not one of 'model', 'float32', 'bfloat16'"),
+    (
+        lambda w, m, t: ["prune", m, "-r", "magnitude-50", "-o", t / "out", "--dtype", "int8"],
+        "Invalid value for '--dtype'",
+    ),
     (lambda w, m, t: ["prune", m, "-r", "magnitude-50", "-o", t / "out", "--device", "cuda:77"], "torch sees"),
     (lambda w, m, t: ["prune", m, "-r", "magnitude-50", "-o", t / "out", "--device", "tpu"], "--device 'tpu'"),
 ]

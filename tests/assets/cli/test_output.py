@@ -7,6 +7,7 @@ import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -172,4 +173,4 @@ def test_a_file_behind_a_link_is_replaced_and_a_pipe_is_written_to(tmp_path: Pat
 
 
 def test_the_formats_of_the_command_line_are_those_of_the_warehouse() -> None:
-    assert output._FORMATS == formats.FORMATS
+    assert get_args(output.Format) == formats.FORMATS

@@ -57,7 +57,7 @@ def shell(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Shell:
     """Return a shell whose commands share processes; tests without it start one for each command, as users do."""
-    monkeypatch.setattr("prunescope.assets.cli.querying.sql_process", lambda _, setup: kept_processes.give(setup))
+    monkeypatch.setattr("prunescope.assets.cli.options.sql_process", lambda _, setup: kept_processes.give(setup))
     return Shell(computed_once, capsys)
 
 
@@ -88,9 +88,9 @@ def test_the_file_name_sets_the_format_unless_an_option_does(shell: Shell, tmp_p
         (("question", "q11", "--chart", "-o", "r.png", "--format", "csv"), "--chart --format csv: that is for rows"),
         (("report", "-o", "r.pdf"), "-o r.pdf: a report is one HTML page; end the name in .html"),
         (("report", "-o", "r"), "-o r: a report is one HTML page"),
-        (("sql", "SELECT 1", "-o", ""), "-o '': that is a folder; name a file"),
-        (("sql", "SELECT 1", "-o", "."), "-o '': that is a folder; name a file"),
-        (("tables", "-o", "there"), "-o there: that is a folder; name a file"),
+        (("sql", "SELECT 1", "-o", ""), "Invalid value for '--output' / '-o': file '' is a directory"),
+        (("sql", "SELECT 1", "-o", "."), "file '.' is a directory"),
+        (("tables", "-o", "there"), "file 'there' is a directory"),
         (("tables", "-o", "no/such/r.csv"), "-o no/such/r.csv: there is no folder no/such; make it first"),
         (("question", "q11", "--memory", "1e9"), "--memory 1e+09: this machine has "),
         (("sql", "SELECT 1", "--memory", "nan"), "Invalid value for '--memory'"),

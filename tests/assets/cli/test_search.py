@@ -391,10 +391,10 @@ def test_a_full_disk_or_too_short_a_time_ends_in_one_line_and_loses_nothing(
 
 
 WRONG: list[tuple[list[str], str]] = [
-    (["--remove", "0"], "--remove '0': no share; give 20%, 20 or 0.2, above 0 and below 100 %"),
-    (["--remove", "100%"], "--remove '100%': no share"),
-    (["--remove", "a fifth"], "--remove 'a fifth': no share"),
-    (["--remove", "nan"], "--remove 'nan': no share"),
+    (["--remove", "0"], "--remove '0': not a share; give 20%, 20 or 0.2, above 0 and below 100 %"),
+    (["--remove", "100%"], "--remove '100%': not a share"),
+    (["--remove", "a fifth"], "--remove 'a fifth': not a share"),
+    (["--remove", "nan"], "--remove 'nan': not a share"),
     (["--remove", "33.3%", "--remove", "0.333"], "`search.remove`: a value is listed twice"),
     (["--menu", " , "], "--menu ' , ': names nothing"),
     (["--menu", "lottery-50"], "lottery-50: 'lottery-50' is not a treatment"),
@@ -406,7 +406,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["--budget", "milliseconds", "--menu", "magnitude-30"], "is milliseconds, which only drops save; add drop"),
     (["--control", "hidden", "--no-controls"], "--control and --no-controls contradict each other"),
     (["--control", "lucky"], "`search.controls.0`: 'lucky' is none of 'hidden', 'random' or 'greedy'"),
-    (["-o", "tiny.yaml"], "-o tiny.yaml: that is a file; name a folder"),
+    (["-o", "tiny.yaml"], "Invalid value for '--output'"),
 ]
 
 

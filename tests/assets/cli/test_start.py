@@ -113,6 +113,14 @@ def test_the_help_of_every_command_imports_nothing_heavy(filled: Path) -> None:
     assert imported(filled, [(name, "--help") for name in names]) == [set()]
 
 
+def test_every_argument_and_option_of_every_command_has_a_help() -> None:
+    commands = get_command(app).commands
+    missing = [(name, of.name) for name, command in commands.items() for of in command.params if not of.help]
+    assert missing == []
+    assert "Repeatable." in next(of.help for of in commands["run"].params if of.name == "model")
+    assert "Options:" not in "".join(command.help for command in commands.values())
+
+
 # Completes every command line in a fork that has imported only the command line; adds the modules of HEAVY.
 COMPLETE = f"""
 import os, sys

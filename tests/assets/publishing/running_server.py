@@ -20,7 +20,7 @@ class Served:
 
     def __init__(self, root: Path, seconds: float = PATIENCE) -> None:
         shown = StudyRegistry(root)
-        self.home = f"/study/{quote(next(iter(shown.known())), safe='')}"
+        self.home = f"/study/{quote(next(iter(shown.known)), safe='')}"
         self.told: list[str] = []
         app = application(shown, seconds=seconds, gibibytes=0.5, log=self.told.append)
         self._socket = socket.socket()

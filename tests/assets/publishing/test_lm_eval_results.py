@@ -133,7 +133,7 @@ def test_scores_of_the_harness_agree_with_ours_and_are_imported_once(
     [stored] = (warehouse / "imported_scores").rglob("part.parquet")
     before = stored.stat().st_mtime_ns, stored.stat().st_ino
     copy = shutil.copy(theirs, tmp_path / "copy.json")
-    assert f"{copy}: is there already" in shell("import-lm-eval", copy, theirs)
+    assert f"{copy}: was imported before" in shell("import-lm-eval", copy, theirs)
     assert (stored.stat().st_mtime_ns, stored.stat().st_ino) == before
     assert f"was imported for tiny@dense; delete {stored}" in shell(
         "import-lm-eval", theirs, "--variant", PRUNED, code=2

@@ -97,4 +97,4 @@ def test_a_noise_variant_is_refused_by_name(tmp_path: Path, uri: str, capsys: py
         warehouse.write(tmp_path / "warehouse", name)
     arguments = ["log", "--uri", uri, "--warehouse", str(tmp_path / "warehouse"), "--variant"]
     assert run([*arguments, "tiny@noise-batch"], Globals()) == 2
-    assert "--variant tiny@noise-batch: a noise variant is no result" in capsys.readouterr().err
+    assert "--variant tiny@noise-batch: a noise variant is not a result" in capsys.readouterr().err
