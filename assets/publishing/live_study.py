@@ -14,8 +14,8 @@ from prunescope.assets.publishing.explorer_data import asking, documents
 from prunescope.assets.watching.watch_list import load_watch_state
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.suggestions import did_you_mean
-from prunescope.pipelines.reporting.explorer.document_types import Index
 from prunescope.pipelines.reporting.explorer.page import render
+from prunescope.pipelines.reporting.explorer.query_cache import Document
 from prunescope.pipelines.studies import Study, load_study, study_names
 from prunescope.warehouse.catalogue.database import connect, connected
 from prunescope.warehouse.catalogue.scope import narrow
@@ -135,7 +135,7 @@ class LiveStudy:
         self._states: dict[str, _State] = {}
         self._lock = threading.Lock()
 
-    def index(self) -> Index:
+    def index(self) -> Document:
         """Return the index of the present state, with the `version` by which pages request other documents."""
         return self._index(self._now())
 
@@ -186,8 +186,8 @@ class LiveStudy:
         document = self._index(state) if name == "index" else _build(state, name)
         return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
-    def _index(self, state: "_State") -> Index:
-        return {**state.build("index"), "version": state.version}  # type: ignore[typeddict-item]
+    def _index(self, state: "_State") -> Document:
+        return {**state.build("index"), "version": state.version}
 
     def _state(self, version: str | None) -> "_State":
         """Return the state of that version, which is the newest one if a restarted server does not know it yet."""
