@@ -18,16 +18,16 @@ from rich.text import Text
 from prunescope.assets.publishing.notebook import KL_BOUNDS
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.suggestions import did_you_mean
+from prunescope.pipelines.reporting.advice import MARKS
 from prunescope.pipelines.reporting.charts.display_text import label, prose, visible
-from prunescope.pipelines.reporting.explorer.document_types import Index, Number, Steps, Trace, VariantEntry
 from prunescope.warehouse.core.formats import NULL, shown_cell
 
 if TYPE_CHECKING:
+    from prunescope.pipelines.reporting.explorer.query_cache import Document
     from prunescope.warehouse.storage.location import Place
 
 _BARS = "▁▂▃▄▅▆▇█"
 _HEADING = "bold underline"
-_SIGNS = {"safe": "✓", "writes other text": "≈", "chooses only": "~", "not safe": "✗", "too little evidence": "?"}
 _STYLES = {"safe": "green", "writes other text": "yellow", "chooses only": "yellow", "not safe": "red"}
 # The blues of the figure `tokens`, with a readable text colour.
 _LIGHT, _MIDDLE, _DARK = "black on #abcfe6", "black on #6aaed6", "white on #0b4a90"
@@ -79,10 +79,10 @@ def show_report(root: "Place", study: str | None, variant: str | None, prompt: s
     pairs = [(entry["model"], entry["recipe"]) for entry in index["variants"]]
     n = pairs.index(find_variant(variant, pairs))
     m = find_prompt(index, n, prompt)
-    show_tokens(console, index, n, m, live.build(f"trace/{n}/{m}"), forced=forced)  # type: ignore[arg-type]
+    show_tokens(console, index, n, m, live.build(f"trace/{n}/{m}"), forced=forced)
 
 
-def find_prompt(index: Index, variant: int, prompt: str | None) -> int:
+def find_prompt(index: "Document", variant: int, prompt: str | None) -> int:
     """Return the position of a prompt whose steps were measured for the variant; else name those that there are."""
     entry = index["variants"][variant]
     measured = {index["prompts"][m]["prompt_id"]: m for m in entry["traces"]}
@@ -97,7 +97,7 @@ def find_prompt(index: Index, variant: int, prompt: str | None) -> int:
     raise InputError(f"--prompt {prompt}: no steps of it were measured for {label(entry['id'], 80)}; {hint}")
 
 
-def show_overview(console: Console, index: Index) -> None:
+def show_overview(console: Console, index: "Document") -> None:
     """Print the answers, and a table of the variants of each model."""
     console.print(Text(f"\nStudy {label(index['study'])}", _HEADING))
     for answer in index["answers"]:
@@ -133,14 +133,14 @@ def show_overview(console: Console, index: Index) -> None:
         console.print(Text(prose(text), "dim"))
 
 
-def show_tokens(console: Console, index: Index, n: int, m: int, trace: Trace, *, forced: bool) -> None:
+def show_tokens(console: Console, index: "Document", n: int, m: int, trace: "Document", *, forced: bool) -> None:
     """Print both models token by token with their KL, on the dense text if `forced`, else on the variant's."""
     entry, prompt = index["variants"][n], index["prompts"][m]
     steps = trace.get("forced" if forced else "own")
     if not steps or not steps["step"]:
         raise InputError(f"{label(entry['id'], 80)}, prompt {prompt['name']}: no step was measured that way")
     console.print(Text(f"\n{label(entry['id'], 80)} · {label(prompt['name'])}", _HEADING))
-    console.print(_verdict(entry), Text(prose(prompt["text"], 400), "dim"))
+    console.print(_verdict(entry), Text(prose(prompt["prompt_text"], 400), "dim"))
     console.print(Text(f"both models read the {'dense model' if forced else 'variant'}'s text", "dim"))
     events = _events(trace, "_dense" if forced else "")
     cells = [_cell(steps, row, events) for row in range(len(steps["step"]))]
@@ -155,9 +155,9 @@ def show_tokens(console: Console, index: Index, n: int, m: int, trace: Trace, *,
     console.print(Text(_TOKENS_LEGEND, "dim"))
 
 
-def _events(trace: Trace, suffix: str) -> dict[int, str]:
+def _events(trace: "Document", suffix: str) -> dict[int, str]:
     """Return the events by step of the text that both models read."""
-    places = (trace["first_flip_step"], trace[f"collapse_step{suffix}"], trace[f"answer_end_step{suffix}"])  # type: ignore[literal-required]
+    places = (trace["first_flip_step"], trace[f"collapse_step{suffix}"], trace[f"answer_end_step{suffix}"])
     events: dict[int, str] = {}
     for step, word in zip(places, ("flip", "loop", "end"), strict=True):
         if step is not None:
@@ -165,15 +165,15 @@ def _events(trace: Trace, suffix: str) -> dict[int, str]:
     return events
 
 
-def _cell(steps: Steps, row: int, events: dict[int, str]) -> list[Text]:
+def _cell(steps: "Document", row: int, events: dict[int, str]) -> list[Text]:
     """Return one step as texts of equal width, one for each of `_ROWS`."""
-    step, kl, sign = steps["step"][row], steps["kl"][row], "" if steps["is_same"][row] else " ≠"
+    step, kl, sign = steps["step"][row], steps["kl_dense_pruned_nats"][row], "" if steps["is_same_token"][row] else " ≠"
     style = _KL_STYLES[bisect_right(KL_BOUNDS, kl)] if kl is not None else ""
     mark = f" ◆{events[step]}" if step in events else ""
     texts = (
         (f"{step}{mark}", "bold" if mark else "dim"),
-        (visible(steps["token_dense"][row], _TOKEN_WIDTH), ""),
-        (visible(steps["token_pruned"][row], _TOKEN_WIDTH), f"bold {style}" if sign else style),
+        (visible(steps["token_text_dense"][row], _TOKEN_WIDTH), ""),
+        (visible(steps["token_text_pruned"][row], _TOKEN_WIDTH), f"bold {style}" if sign else style),
         (f"{spark([kl], 1)} {shown_cell(kl, 2)}{sign}", style),
     )
     width = max(cell_len(text) for text, _ in texts) + 2
@@ -192,7 +192,7 @@ def _lines(cells: Sequence[list[Text]], width: int) -> Iterator[list[list[Text]]
         yield line
 
 
-def spark(values: Sequence[Number], width: int) -> str:
+def spark(values: Sequence[float | None], width: int) -> str:
     """Return at most `width` bars, one per bin of KL in nats with the bin's maximum; `·` for a bin without a value."""
     count = max(1, min(len(values), width))
     bins = pairwise(round(k * len(values) / count) for k in range(count + 1 if values else 0))
@@ -200,9 +200,9 @@ def spark(values: Sequence[Number], width: int) -> str:
     return "".join(_BARS[bisect_right(KL_BOUNDS, max(each))] if each else "·" for each in known)
 
 
-def _verdict(entry: VariantEntry) -> Text:
+def _verdict(entry: "Document") -> Text:
     """Return a verdict as sign, words and colour."""
     name = entry["verdict"]
     if name is None:
         return Text("dense model" if entry["is_dense"] else NULL, "dim")
-    return Text(f"{_SIGNS.get(name, '·')} {label(name)}", _STYLES.get(name, ""))
+    return Text(f"{MARKS.get(name, '·')} {label(name)}", _STYLES.get(name, ""))

@@ -11,9 +11,8 @@ from prunescope.assets.planning.steps import CODE_VERSIONS
 from prunescope.pipelines.reporting.charts.display_text import prose
 from prunescope.pipelines.reporting.charts.figure_cache import FigureCache
 from prunescope.pipelines.reporting.explorer.comparisons import TASKS, TOKENS, PairComparison, Pairs
-from prunescope.pipelines.reporting.explorer.document_types import Fact
 from prunescope.pipelines.reporting.explorer.ordering import DisplayOrder
-from prunescope.pipelines.reporting.explorer.query_cache import Ask
+from prunescope.pipelines.reporting.explorer.query_cache import Ask, Document
 from prunescope.pipelines.reporting.explorer.study_documents import Documents
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.catalogue import comparison as compare_module
@@ -78,7 +77,7 @@ def _pairs(connection: duckdb.DuckDBPyConnection) -> Pairs:
     return Pairs(compare, {key: path.read_text(encoding="utf-8") for key, path in files.items()})
 
 
-def _facts(study: Study | str, ask: Ask) -> list[Fact]:
+def _facts(study: Study | str, ask: Ask) -> list[Document]:
     """Return what a reader needs to repeat the study."""
     runs = ask("SELECT DISTINCT device, dtype, libraries_json FROM provenance ORDER BY ALL").to_dicts()
     models = ask("SELECT model, source, revision, weight_format, weight_hash FROM models ORDER BY model").to_dicts()

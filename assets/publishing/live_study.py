@@ -5,7 +5,6 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any
 
 import duckdb
 
@@ -14,8 +13,8 @@ from prunescope.assets.publishing.explorer_data import asking, documents
 from prunescope.assets.watching.watch_list import load_watch_state
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.suggestions import did_you_mean
-from prunescope.pipelines.reporting.explorer.document_types import Index
 from prunescope.pipelines.reporting.explorer.page import render
+from prunescope.pipelines.reporting.explorer.query_cache import Document
 from prunescope.pipelines.studies import Study, load_study, study_names
 from prunescope.warehouse.catalogue.database import connect, connected
 from prunescope.warehouse.catalogue.scope import narrow
@@ -121,13 +120,13 @@ class LiveStudy:
         self._states: dict[str, _State] = {}
         self._lock = threading.Lock()
 
-    def build(self, name: str) -> Mapping[str, Any]:
+    def build(self, name: str) -> Document:
         """Build a document of the present state; raise InputError if there is none of this name."""
         return self._now().build(name)
 
-    def index(self) -> Index:
+    def index(self) -> Document:
         """Return the index of the present state, with the `version` by which pages request other documents."""
-        return self.build("index")  # type: ignore[return-value]
+        return self.build("index")
 
     def sql_setup(self, gibibytes: float) -> tuple[Setup, str]:
         """Return what a process for users' SQL may read, which is only this study, and the version of its state.
@@ -185,7 +184,7 @@ class _State:
         self._documents = documents(study or name, self._connection, ask, is_live=True)
         self._lock = threading.Lock()
 
-    def build(self, name: str) -> Mapping[str, Any]:
+    def build(self, name: str) -> Document:
         try:
             with self._lock:
                 document = self._documents.build(name)

@@ -7,6 +7,17 @@ from prunescope.pipelines.core.verdict_rule import MIN_UNITS
 SAFE, OTHER_TEXT, CHOOSING_ONLY = "safe", "writes other text", "chooses only"
 NOT_SAFE, TOO_LITTLE = "not safe", "too little evidence"
 VERDICTS = (SAFE, OTHER_TEXT, CHOOSING_ONLY, NOT_SAFE, TOO_LITTLE)
+# Signs of the words, which say the same without colour, everywhere.
+MARKS = {
+    SAFE: "●",
+    OTHER_TEXT: "◕",
+    CHOOSING_ONLY: "◐",
+    NOT_SAFE: "✕",
+    TOO_LITTLE: "○",
+    "holds": "✓",
+    "fails": "✕",
+    "does not hold": "✕",
+}
 EVIDENCE = {
     "score": "the right answers to tasks above a guess",
     "graded": "the right answers to the prompts above a guess",

@@ -15,14 +15,13 @@ CAPTION = (
     "MLP, and rows are the treatments, from those that remove least to those that remove most. Then a cell is filled "
     "if the sublayer gets the treatment. Grey: the share is not known."
 )
+NEEDS = "no search has a result"
 _CELL = 13
 _REMOVES_NOTHING = (pl.col("removed_share") == 0) & (pl.col("treatment") != "keep")
 
 
-def draw(frame: pl.DataFrame) -> theme.AnyChart:
+def draw(frame: pl.DataFrame) -> theme.Drawn:
     """Draw the results of one search on one model."""
-    if frame.is_empty():
-        return theme.no_data(TITLE, "no search has a result")
     panel = pl.format("{} · remove {} %", pl.col("strategy").cast(pl.String), (100 * pl.col("remove")).round(2))
     named = frame.with_columns(
         panel.str.replace(".0 %", " %", literal=True).alias("panel"),
@@ -33,54 +32,38 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     is_split = bool((named["matrix"] != "all").any())
     named, rows = _by_matrix(named) if is_split else _by_treatment(named)
     per_layer = 1 if is_split else 2
-    columns = list(range(per_layer * (int(named["layer"].max()) + 1)))  # type: ignore[arg-type]
-    every = max(1, len(columns) // per_layer // 10)
-    ticks = [per_layer * layer for layer in range(0, len(columns) // per_layer, every)]
+    layers = theme.largest(named, "layer") + 1
+    columns = list(range(per_layer * layers))
     color = alt.Color(
         "removed_share:Q",
         title="share of its weights removed",
         scale=alt.Scale(scheme="viridis", reverse=True, domain=[0, 1]),
         legend=alt.Legend(format="~%", gradientLength=160),
     )
+    ticks = [per_layer * layer for layer in range(0, layers, max(1, layers // 10))]
+    axis = alt.Axis(values=ticks, labelExpr=f"floor(datum.value / {per_layer})", labelAngle=0)
     base = (
         theme.Chart()
         .mark_rect(stroke=theme.GREY, strokeWidth=0.4)
         .encode(
-            x=alt.X(
-                "column:O",
-                title="layer",
-                scale=alt.Scale(domain=columns),
-                axis=alt.Axis(values=ticks, labelExpr=f"floor(datum.value / {per_layer})", labelAngle=0),
-            ),
+            x=alt.X("column:O", title="layer", scale=alt.Scale(domain=columns), axis=axis),
             y=alt.Y("row:N", title=None, scale=alt.Scale(domain=rows), axis=alt.Axis(grid=False)),
-            tooltip=theme.tooltip(
-                "panel:N", "layer:Q", "sublayer:N", "matrix:N", "treatment:N", "removed_share:Q", "effect_nats:Q"
-            ),
+            tooltip=theme.tooltip("panel:N layer sublayer:N matrix:N treatment:N removed_share effect_nats"),
         )
     )
-    parts = [
-        base.transform_filter(condition).encode(color=value)
-        for condition, value, is_there in (
-            ("isValid(datum.removed_share)", color, named["removed_share"].is_not_null().any()),
-            ("!isValid(datum.removed_share)", alt.value(theme.GREY), named["removed_share"].is_null().any()),
-        )
-        if is_there
-    ]
+    shares = named["removed_share"]
+    parts = [theme.valid(base, "removed_share").encode(color=color)] if shares.count() else []
+    if shares.null_count():
+        parts.append(base.transform_filter("!isValid(datum.removed_share)").encode(color=alt.value(theme.GREY)))
     if is_split and not named.filter(_REMOVES_NOTHING).is_empty():
         dots = base.transform_filter("datum.removed_share == 0 && datum.treatment != 'keep'")
         parts.append(dots.mark_point(filled=True, size=12, color="black", opacity=1))
     chart = alt.layer(*parts, data=theme.rows(named)).properties(
-        width=len(columns) * _CELL if len(columns) <= 64 else 64 * _CELL, height=len(rows) * (_CELL + 3)
+        width=min(len(columns), 64) * _CELL, height=len(rows) * (_CELL + 3)
     )
-    subtitle = f"{theme.models(frame)} · search {label(str(frame['search'][0]))}"
-    return theme.themed(
-        chart.facet(
-            facet=alt.Facet("panel:N", title=None, sort=panels),
-            columns=1 if len(columns) > 32 else 2,
-            spacing=30,
-            title=theme.title(TITLE, subtitle),
-        ).resolve_axis(x="independent")
-    )
+    maps = theme.faceted(chart, "panel", panels, 1 if len(columns) > 32 else 2, spacing=30)
+    about = theme.about(frame, "model", f"search {label(str(frame['search'][0]))}")
+    return maps.resolve_axis(x="independent"), [about]
 
 
 def _by_matrix(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:

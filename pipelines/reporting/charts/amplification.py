@@ -12,25 +12,21 @@ CAPTION = (
     "over prompts and positions. On the grey line at 1 the shift keeps its size; below it the shift is compressed. The "
     "figure `hierarchy` shows the shifts themselves."
 )
+NEEDS = "no recipe changed a sublayer"
 
 FACTORS = {"h_to_z": "z over h: LM head", "z_to_p": "p over z: softmax"}
 
 
-def draw(frame: pl.DataFrame) -> theme.AnyChart:
+def draw(frame: pl.DataFrame) -> theme.Drawn:
     """Draw factors of one lens: a row of panels per variant, attention left of MLP."""
-    if frame.is_empty():
-        return theme.no_data(TITLE, "no recipe changed a sublayer")
     long = layers.curves(frame, FACTORS, ("median",))
     shown = long.filter(theme.has_logarithm("median"))
     if shown.is_empty():
-        return theme.no_data(TITLE, "every shift is exactly zero")
+        raise theme.NoData("every shift is exactly zero")
     scale, axis = theme.decades(*theme.extent(shown["median"], pl.Series([1.0])))
     y = alt.Y(title="factor", scale=scale, axis=axis)
-    same = theme.Chart().mark_rule(style="quiet", strokeDash=[4, 3], strokeWidth=1).encode(y=alt.datum(1))
-    title = theme.title(TITLE, hierarchy.subtitle(frame), _left_out(long.height - shown.height))
-    return layers.draw(shown, y, title, [theme.BLUE, theme.VERMILLION], ["square", "triangle-up"], same)
-
-
-def _left_out(count: int) -> str:
-    """Return the subtitle about factors of shifts that are exactly zero; empty if there are none."""
-    return f"without {count:,} factors of shifts that are exactly 0" if count else ""
+    same = theme.Chart().mark_rule(style="quiet", **theme.DASHED).encode(y=alt.datum(1))
+    chart = layers.draw(shown, y, [theme.BLUE, theme.VERMILLION], ["square", "triangle-up"], same)
+    left_out = long.height - shown.height
+    without = f"without {left_out:,} factors of shifts that are exactly 0" if left_out else ""
+    return chart, [hierarchy.about(frame), without]

@@ -1,5 +1,7 @@
 """Sensitivity of variants to their calibration: change of KL and overlap of the masks of pairs."""
 
+from functools import partial
+
 import altair as alt
 import polars as pl
 
@@ -13,91 +15,68 @@ CAPTION = (
     "least one of them removes, and the expected value for two independent masks. The bar is the widest 95 % interval "
     "that sampling the masks can cause (Wilson). It is mostly narrower than the point."
 )
+NEEDS = "no recipe was calibrated twice, on other tokens or with another seed"
 
 MASKS = {"jaccard_removed": "these two masks", "expected_jaccard_removed": "two independent masks"}
-
-_DIVERGENCES = (
-    "n_prompts",
-    "kl_nats",
-    "other_kl_nats",
-    "kl_difference_nats",
-    "kl_difference_low_nats",
-    "kl_difference_high_nats",
-)
 
 
 def _divergences(named: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
     shown = named.filter(pl.col("kl_difference_nats").is_not_null())
-    title = "KL of the second − KL of the first, nats"
+    x = partial(alt.X, title="KL of the second − KL of the first, nats")
     base = theme.Chart().encode(y=y)
-    interval = (
-        base.transform_filter("isValid(datum.kl_difference_low_nats)")
-        .mark_rule(strokeWidth=2, color=theme.BLUE)
-        .encode(x=alt.X("kl_difference_low_nats:Q", title=title), x2=alt.X2("kl_difference_high_nats:Q"))
-    )
+    interval = theme.valid(base, "kl_difference_low_nats").mark_rule(strokeWidth=2, color=theme.BLUE)
+    zero = theme.Chart().transform_aggregate(rows="count()").mark_rule(strokeWidth=1, color=theme.GREY)
+    fields = "n_prompts kl_nats other_kl_nats kl_difference_nats kl_difference_low_nats kl_difference_high_nats"
     return alt.layer(
-        theme.Chart()
-        .transform_aggregate(rows="count()")
-        .mark_rule(strokeWidth=1, color=theme.GREY)
-        .encode(x=alt.datum(0)),
-        *([interval] if shown["kl_difference_low_nats"].count() else []),
-        base.mark_point(filled=True, size=60, opacity=1, color=theme.BLUE).encode(
-            x=alt.X("kl_difference_nats:Q", title=title, scale=alt.Scale(zero=True)),
-            tooltip=theme.tooltip("pair:N", "differs_in:N", *(f"{column}:Q" for column in _DIVERGENCES)),
+        zero.encode(x=alt.datum(0)),
+        *(
+            [interval.encode(**theme.span(x("kl_difference_low_nats:Q"), "kl_difference_high_nats:Q"))]
+            if shown["kl_difference_low_nats"].count()
+            else []
         ),
-        data=theme.rows(shown.select("pair", "differs_in", *_DIVERGENCES)),
+        base.mark_point(filled=True, size=60, opacity=1, color=theme.BLUE).encode(
+            x=x("kl_difference_nats:Q", scale=alt.Scale(zero=True)),
+            tooltip=theme.tooltip(f"pair:N differs_in:N {fields}"),
+        ),
+        data=theme.rows(shown.select("pair", "differs_in", *fields.split())),
     ).properties(width=260, height=alt.Step(22))
 
 
 def _masks(named: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
-    own, independent = MASKS
-    data = pl.concat(
-        [
-            named.select(
-                "pair", pl.lit(MASKS[own]).alias("masks"), pl.col(own).alias("overlap"), "jaccard_low", "jaccard_high"
-            ),
-            named.select("pair", pl.lit(MASKS[independent]).alias("masks"), pl.col(independent).alias("overlap")),
-        ],
-        how="diagonal",
-    ).drop_nulls("overlap")
-    title, scale = "overlap of the removed weights (Jaccard)", alt.Scale(domain=[0, 1])
-    base = theme.Chart().encode(
-        y=y,
-        # The legend is below its panel, so that the rows of both panels stay level.
-        color=theme.nominal(
-            alt.Color, "masks", MASKS.values(), [theme.VERMILLION, theme.GREY], legend=alt.Legend(orient="bottom")
-        ),
+    own, independent = (
+        named.select(
+            "pair", pl.lit(title).alias("masks"), pl.col(column).alias("overlap"), "jaccard_low", "jaccard_high"
+        )
+        for column, title in MASKS.items()
     )
-    interval = (
-        base.transform_filter("datum.jaccard_low < datum.jaccard_high")
-        .mark_rule(strokeWidth=2)
-        .encode(x=alt.X("jaccard_low:Q", title=title, scale=scale), x2=alt.X2("jaccard_high:Q"))
-    )
+    data = pl.concat([own, independent.drop("jaccard_low", "jaccard_high")], how="diagonal").drop_nulls("overlap")
+    x = partial(alt.X, title="overlap of the removed weights (Jaccard)", scale=alt.Scale(domain=[0, 1]))
+    # The legend is below its panel, so that the rows of both panels stay level.
+    legend = alt.Legend(orient="bottom")
+    color = theme.nominal(alt.Color, "masks", MASKS.values(), [theme.VERMILLION, theme.GREY], legend=legend)
+    base = theme.Chart().encode(y=y, color=color)
+    interval = base.transform_filter("datum.jaccard_low < datum.jaccard_high").mark_rule(strokeWidth=2)
     point = base.mark_point(size=60, opacity=1, filled=True).encode(
-        x=alt.X("overlap:Q", title=title, scale=scale),
+        x=x("overlap:Q"),
         shape=theme.nominal(alt.Shape, "masks", MASKS.values(), ["circle", "diamond"]),
-        tooltip=theme.tooltip("pair:N", "masks:N", "overlap:Q", "jaccard_low:Q", "jaccard_high:Q"),
+        tooltip=theme.tooltip("pair:N masks:N overlap jaccard_low jaccard_high"),
     )
-    return alt.layer(interval, point, data=theme.rows(data)).properties(width=200, height=alt.Step(22))
+    return alt.layer(
+        interval.encode(**theme.span(x("jaccard_low:Q"), "jaccard_high:Q")), point, data=theme.rows(data)
+    ).properties(width=200, height=alt.Step(22))
 
 
-def draw(frame: pl.DataFrame) -> theme.AnyChart:
+def draw(frame: pl.DataFrame) -> theme.Drawn:
     """Draw rows of `q28_sensitivity_to_calibration` of one model."""
-    if frame.is_empty():
-        return theme.no_data(TITLE, "no recipe was calibrated twice, on other tokens or with another seed")
     named = method_encoding.labelled(frame, "recipe", "other_recipe").with_columns(
         pl.format("{} → {} ({})", "recipe", "other_recipe", "differs_in").alias("pair")
     )
-    order = theme.names(named, "pair")
-
-    def y(*, labels: bool) -> alt.Y:
-        axis = alt.Axis(labelLimit=330) if labels else alt.Axis(labelLimit=330, labels=False)
-        return alt.Y("pair:N", title=None, sort=order, scale=alt.Scale(domain=order), axis=axis)
-
+    y = partial(alt.Y, "pair:N", title=None, sort=(order := theme.names(named, "pair")), scale=alt.Scale(domain=order))
     parts = []
     if named["kl_difference_nats"].count():
-        parts.append(_divergences(named, y(labels=True)))
+        parts.append(_divergences(named, y(axis=alt.Axis(labelLimit=330))))
     if named["jaccard_removed"].count():
-        parts.append(_masks(named, y(labels=not parts)))
-    chart = alt.hconcat(*parts, title=theme.title(TITLE, theme.models(frame)))
-    return theme.themed(chart.resolve_legend(color="independent", shape="independent"))
+        # The panel on the left names the rows.
+        labels = False if parts else alt.Undefined
+        parts.append(_masks(named, y(axis=alt.Axis(labelLimit=330, labels=labels))))
+    return alt.hconcat(*parts).resolve_legend(color="independent", shape="independent"), [theme.about(frame)]

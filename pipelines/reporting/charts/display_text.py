@@ -1,8 +1,9 @@
-"""Safe display of text from models: invisible characters become visible, long texts are cut.
+"""Display of text and numbers: invisible characters become visible, long texts are cut, numbers are rounded.
 
 The code that writes HTML and JSON does the escaping.
 """
 
+import math
 import unicodedata
 from functools import lru_cache
 
@@ -64,3 +65,28 @@ def prose(text: str, limit: int = 4000) -> str:
     """Format running text: keep line breaks, show direction and control characters as numbers, cut at `limit`."""
     shown = "".join(character if character in _KEPT_IN_PROSE else _show(character) for character in text[:limit])
     return shown if len(text) <= limit else f"{shown}… (cut: {limit:,} of {len(text):,} characters shown)"
+
+
+def number(value: float) -> str:
+    """Format a number with three significant digits, without an exponent between 0.001 and 100,000."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if not 0.001 <= abs(value) < 100_000:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa}e{int(exponent)}"
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+
+
+def exact(value: object) -> str:
+    """Format a value with all digits of an integer, or six of a fraction."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def percent(share: float, digits: int = 1, unit: str = " %") -> str:
+    """Format a share in per cent with some decimals; a rounded −0 becomes 0."""
+    return f"{round(100 * share, digits) + 0:.{digits}f}{unit}"
+
+
+def counted(count: int, singular: str, plural: str | None = None) -> str:
+    """Format a number of things: "1 prompt", "2 prompts"; the plural has an s unless given."""
+    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"

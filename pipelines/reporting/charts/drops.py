@@ -1,5 +1,7 @@
 """Score against the number of dropped sublayers or blocks, by kind of task, with published curves."""
 
+from functools import partial
+
 import altair as alt
 import polars as pl
 
@@ -15,6 +17,7 @@ CAPTION = (
     "tasks of that kind, of any publication with at least three values of k. They are of another model and other "
     "tasks, so compare the shape instead of the height. The box below the chart hides them."
 )
+NEEDS = "the study scores no task for variants that drop sublayers or blocks"
 
 KINDS = {
     "non_generative": "tasks answered by choosing",
@@ -36,54 +39,44 @@ def _from_dense(frame: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([curves.join(dense, on=["kind", "series"]), pruned], how="diagonal_relaxed")
 
 
-def draw(frame: pl.DataFrame) -> theme.AnyChart:
+def draw(frame: pl.DataFrame) -> theme.Drawn:
     """Draw rows of one model, one panel per kind of task."""
-    if frame.is_empty():
-        return theme.no_data(TITLE, "the study scores no task for variants that drop sublayers or blocks")
-    named = method_encoding.labelled(frame, "recipe", "method", "chosen_by").with_columns(
-        (pl.col("publication").cast(pl.String) + ", published").fill_null("measured").alias("series")
-    )
-    named = method_encoding.labelled(named, "series")
+    series = (pl.col("publication").cast(pl.String) + ", published").fill_null("measured").alias("series")
+    named = method_encoding.labelled(frame.with_columns(series), "recipe", "method", "chosen_by", "series")
     named, order = method_encoding.panel_titles(named, "kind", KINDS)
+    is_measured = pl.col("series") == "measured"
     curves = _from_dense(named).with_columns(
         pl.concat_str("method", "chosen_by", "series", separator="|").alias("curve"),
-        pl.when(series="measured").then(pl.lit("measured")).otherwise(pl.lit("published")).alias("source"),
+        pl.when(is_measured).then(pl.lit("measured")).otherwise(pl.lit("published")).alias("source"),
     )
+    dashed = theme.names(curves.filter(~is_measured), "series")
     marks = method_encoding.encodings(curves["method"])
     is_shown = alt.param(name="published", value=True, bind=alt.binding_checkbox(name="published curves "))
     x = theme.whole_axis("dropped", "dropped sublayers or blocks, k", curves["dropped"])
-    y = alt.Y(
-        "score:Q", title="mean score", scale=method_encoding.padded(curves["score"], curves["low"], curves["high"])
-    )
+    scale = method_encoding.padded(curves["score"], curves["low"], curves["high"])
+    y = partial(alt.Y, title="mean score")
     base = theme.Chart().encode(x=x, detail=alt.Detail("curve:N"))
     measured = base.transform_filter("datum.series == 'measured'").encode(color=marks["color"])
-    published = base.transform_filter("datum.series != 'measured'").encode(color=alt.value(theme.GREY))
-    sources = list(_DASHES) if (curves["series"] != "measured").any() else ["measured"]
-    dash = theme.nominal(
-        *(alt.StrokeDash, "source", sources, map(_DASHES.get, sources)),
-        legend=alt.Legend(symbolType="stroke", symbolStrokeWidth=2, symbolSize=300) if len(sources) > 1 else None,
+    published = base.transform_filter("datum.series != 'measured'").encode(
+        y=y("score:Q", scale=scale),
+        color=alt.value(theme.GREY),
+        opacity=alt.condition(is_shown, alt.value(1), alt.value(0)),
     )
-    opacity = alt.condition(is_shown, alt.value(1), alt.value(0))
-    tooltip = theme.tooltip(
-        "series:N", "recipe:N", "method:N", "chosen_by:N", "dropped:Q", "score:Q", "low:Q", "high:Q"
-    )
+    sources = list(_DASHES) if dashed else ["measured"]
+    legend = alt.Legend(symbolType="stroke", symbolStrokeWidth=2, symbolSize=300) if dashed else None
+    dash = theme.nominal(alt.StrokeDash, "source", sources, map(_DASHES.get, sources), legend=legend)
+    tooltip = theme.tooltip("series:N recipe:N method:N chosen_by:N dropped score low high")
+    interval = theme.valid(measured, "low").mark_rule(strokeWidth=1.2)
     chart = alt.layer(
-        published.mark_line(strokeWidth=1.2).encode(y=y, opacity=opacity, strokeDash=dash),
-        published.mark_point(filled=True, size=14).encode(y=y, opacity=opacity, shape=marks["shape"], tooltip=tooltip),
-        measured.transform_filter("isValid(datum.low)")
-        .mark_rule(strokeWidth=1.2)
-        .encode(y=alt.Y("low:Q", title="mean score"), y2=alt.Y2("high:Q")),
-        measured.mark_line(strokeWidth=2).encode(y=alt.Y("mean(score):Q", title="mean score"), strokeDash=dash),
-        measured.mark_point(filled=True, size=45, opacity=1).encode(y=y, shape=marks["shape"], tooltip=tooltip),
+        published.mark_line(strokeWidth=1.2).encode(strokeDash=dash),
+        published.mark_point(filled=True, size=14).encode(shape=marks["shape"], tooltip=tooltip),
+        interval.encode(**theme.span(y("low:Q"), "high:Q")),
+        measured.mark_line(strokeWidth=2).encode(y=y("mean(score):Q"), strokeDash=dash),
+        measured.mark_point(filled=True, size=45, opacity=1).encode(
+            y=y("score:Q", scale=scale), shape=marks["shape"], tooltip=tooltip
+        ),
         data=theme.rows(curves.drop("model", "kind", "publication")),
     ).add_params(is_shown)
-    dashed = [name for name in theme.names(curves, "series") if name != "measured"]
-    return theme.themed(
-        chart.properties(width=300, height=220)
-        .facet(
-            facet=alt.Facet("panel:N", title=None, sort=order),
-            columns=3,
-            title=theme.title(TITLE, theme.models(frame), f"dashed: {label(', '.join(dashed), 90)}" if dashed else ""),
-        )
-        .resolve_axis(x="independent", y="independent")
-    )
+    panels = theme.faceted(chart.properties(width=300, height=220), "panel", order, 3)
+    published_by = f"dashed: {label(', '.join(dashed), 90)}" if dashed else ""
+    return panels.resolve_axis(x="independent", y="independent"), [theme.about(frame), published_by]

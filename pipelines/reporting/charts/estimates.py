@@ -1,5 +1,7 @@
 """Estimate against truth for the paper's three theorems, and the bias by decile of the truth."""
 
+from functools import partial
+
 import altair as alt
 import polars as pl
 
@@ -15,6 +17,7 @@ CAPTION = (
     "model with a million points or more uses every second position, from 1.5 million on every third, and so on. "
     "Ratios beyond a factor of 30 are drawn on the edge."
 )
+NEEDS = "no layer moved, so there is nothing to estimate"
 
 # A softmax of two logits hundreds apart gives shifts of 1e-40, which no generated text shows.
 FLOOR = 1e-9
@@ -32,40 +35,35 @@ _COLOR = theme.nominal(alt.Color, "scope", SCOPES.values(), [theme.BLUE, theme.V
 _SHAPE = theme.nominal(alt.Shape, "scope", SCOPES.values(), ["circle", "triangle-up"])
 
 
-def _cloud(
-    points: pl.DataFrame, quantity: str, scale: alt.Scale, axis: alt.Axis, ends: tuple[float, float]
-) -> theme.AnyChart:
+def _exact(x: alt.X, y: alt.Y, ends: list[dict[str, float]]) -> alt.Chart:
+    """Return the line on which the estimate is exact."""
+    line: alt.Chart = theme.Chart(theme.inline(ends)).mark_line(style="quiet", **theme.DASHED).encode(x=x, y=y)
+    return line
+
+
+def _cloud(points: pl.DataFrame, x: alt.X, y: alt.Y, ends: tuple[float, float]) -> theme.AnyChart:
     """Draw estimate against truth, with the diagonal."""
-    x = alt.X("truth:Q", title=f"true {quantity}", scale=scale, axis=axis)
-    y = alt.Y("estimate:Q", title=f"estimated {quantity}", scale=scale, axis=axis)
-    line = theme.inline([{"truth": end, "estimate": end} for end in ends])
-    diagonal = theme.Chart(line).mark_line(style="quiet", strokeDash=[4, 3], strokeWidth=1).encode(x=x, y=y)
-    tooltip = theme.tooltip("variant:N", "layer:Q", "sublayer:N", "prompt_id:N", "position:Q", "estimate:Q", "truth:Q")
-    cloud = (
-        theme.Chart(theme.rows(points))
-        .mark_point(filled=True, size=14, opacity=0.5)
-        .encode(x=x, y=y, tooltip=tooltip, color=_COLOR, shape=_SHAPE)
-    )
+    tooltip = theme.tooltip("variant:N layer sublayer:N prompt_id:N position estimate truth")
+    data = points.select("variant", "layer", "sublayer", "prompt_id", "position", "scope", "estimate", "truth")
+    point = theme.Chart(theme.rows(data)).mark_point(filled=True, size=14, opacity=0.5)
+    cloud = point.encode(x=x, y=y, tooltip=tooltip, color=_COLOR, shape=_SHAPE)
+    diagonal = _exact(x, y, [{"truth": end, "estimate": end} for end in ends])
     return alt.layer(diagonal, cloud).properties(width=330, height=210)
 
 
-def _bias(
-    deciles: pl.DataFrame, quantity: str, scale: alt.Scale, axis: alt.Axis, ends: tuple[float, float]
-) -> theme.AnyChart:
+def _bias(deciles: pl.DataFrame, x: alt.X, ends: tuple[float, float]) -> theme.AnyChart:
     """Draw estimate over truth by decile of the truth."""
-    x = alt.X("truth:Q", title=f"true {quantity}", scale=scale, axis=axis)
     ratios = alt.Scale(type="log", domain=[1 / MAX_BIAS, MAX_BIAS], nice=False, clamp=True)
     ticks = alt.Axis(values=[0.1, 1, 10], labelExpr=theme.powers_of_ten([0.1, 1, 10]))
-    y = alt.Y("ratio_median:Q", title="estimate / truth", scale=ratios, axis=ticks)
-    line = theme.inline([{"truth": end, "ratio_median": 1} for end in ends])
-    exact = theme.Chart(line).mark_line(style="quiet", strokeDash=[4, 3], strokeWidth=1).encode(x=x, y=y)
+    ratio = partial(alt.Y, title="estimate / truth", scale=ratios)
+    y = ratio("ratio_median:Q", axis=ticks)
     # Only the points have a shape: a rule with a shape is drawn with a symbol at its end.
-    base = theme.Chart(theme.rows(deciles)).encode(x=x, color=_COLOR)
-    spread = base.mark_rule(opacity=0.5, strokeWidth=1.5).encode(
-        y=alt.Y("ratio_p10:Q", scale=ratios, title="estimate / truth"), y2=alt.Y2("ratio_p90:Q")
-    )
-    tooltip = theme.tooltip("scope:N", "decile:Q", "n:Q", "truth:Q", "ratio_median:Q", "ratio_p10:Q", "ratio_p90:Q")
+    data = deciles.select("scope", "decile", "n", "truth", "ratio_median", "ratio_p10", "ratio_p90")
+    base = theme.Chart(theme.rows(data)).encode(x=x, color=_COLOR)
+    spread = base.mark_rule(opacity=0.5, strokeWidth=1.5).encode(**theme.span(ratio("ratio_p10:Q"), "ratio_p90:Q"))
+    tooltip = theme.tooltip("scope:N decile n truth ratio_median ratio_p10 ratio_p90")
     point = base.mark_point(filled=True, size=36, opacity=1).encode(y=y, shape=_SHAPE, tooltip=tooltip)
+    exact = _exact(x, y, [{"truth": end, "ratio_median": 1} for end in ends])
     return alt.layer(exact, spread, point).properties(width=330, height=80)
 
 
@@ -76,26 +74,23 @@ def _panel(part: pl.DataFrame, panel: str, quantity: str) -> theme.AnyChart:
     ends = max(low, FLOOR), max(high, 10 * FLOOR)
     scale, axis = theme.decades(*ends)
     scale.clamp = True  # values below the floor are drawn on the edge
-    charts = []
-    if not points.is_empty():
-        own = ["variant", "layer", "sublayer", "prompt_id", "position", "scope", "estimate", "truth"]
-        charts.append(_cloud(points.select(own), quantity, scale, axis, ends))
-    if not deciles.is_empty():
-        own = ["scope", "decile", "n", "truth", "ratio_median", "ratio_p10", "ratio_p90"]
-        charts.append(_bias(deciles.select(own), quantity, scale, axis, ends))
+    x = alt.X("truth:Q", title=f"true {quantity}", scale=scale, axis=axis)
+    y = alt.Y("estimate:Q", title=f"estimated {quantity}", scale=scale, axis=axis)
+    charts = [] if points.is_empty() else [_cloud(points, x, y, ends)]
+    charts += [] if deciles.is_empty() else [_bias(deciles, x, ends)]
     stacked: theme.AnyChart = alt.vconcat(*charts, spacing=8).properties(
         title=alt.TitleParams(panel, fontSize=12, frame="group")
     )
     return stacked
 
 
-def draw(frame: pl.DataFrame) -> theme.AnyChart:
+def draw(frame: pl.DataFrame) -> theme.Drawn:
     """Draw points of `estimate_points` and deciles of `q05_bias_by_deviation` of one lens, one panel per theorem."""
     positive = frame.filter(
         theme.has_logarithm("truth"), theme.has_logarithm("estimate") | theme.has_logarithm("ratio_median")
     )
     if positive.is_empty():
-        return theme.no_data(TITLE, "no layer moved, so that there is nothing to estimate")
+        raise theme.NoData(NEEDS)
     named = method_encoding.labelled(positive.with_columns(pl.col("recipe").cast(pl.String).fill_null("")), "prompt_id")
     points = theme.with_variant(named).with_columns(pl.col("scope").cast(pl.String).replace(SCOPES))
     panels = [
@@ -104,4 +99,4 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         if not (part := points.filter(pl.col("theorem") == theorem)).is_empty()
     ]
     counts = f"{positive['decile'].null_count():,} points above, deciles of {positive['n'].sum():,} below"
-    return theme.themed(alt.concat(*panels, columns=2, title=theme.title(TITLE, hierarchy.subtitle(frame), counts)))
+    return alt.concat(*panels, columns=2), [hierarchy.about(frame), counts]

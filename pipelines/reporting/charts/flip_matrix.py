@@ -21,64 +21,47 @@ CAPTION = (
     f"answers are shown; the tests are over all. With up to {MAX_NUMBERED} variants the cells show the counts. One "
     "chart per metric."
 )
+NEEDS = "no task with right answers was asked of two variants"
 
 LEVEL = 0.05
 # Between a variant's name and its share of right answers.
 _SEPARATOR = "  "
 
 
-def draw(frame: pl.DataFrame) -> theme.AnyChart:
+def draw(frame: pl.DataFrame) -> theme.Drawn:
     """Draw rows of `pairwise_flips` of one model and one metric."""
-    if frame.is_empty():
-        return theme.no_data(TITLE, "no task with right answers was asked of two variants")
     cells, order = _cells(frame)
     is_numbered = len(order) <= MAX_NUMBERED
     size = 30 if is_numbered else 10
     axis = alt.Axis(domain=False, ticks=False, labelLimit=190, labelFontSize=11 if is_numbered else 10)
+    # The share of right answers follows the name in the rows only.
+    x_axis = alt.Axis(
+        **axis.to_dict(),
+        labelAngle=-45 if is_numbered else -90,
+        labelExpr=f"slice(datum.label, 0, lastindexof(datum.label, '{_SEPARATOR}'))",
+    )
     base = theme.Chart(theme.rows(cells)).encode(
-        x=alt.X(
-            "without:N",
-            title="… and wrong in",
-            scale=alt.Scale(domain=order),
-            # The share of right answers follows the name in the rows only.
-            axis=alt.Axis(
-                **axis.to_dict(),
-                labelAngle=-45 if is_numbered else -90,
-                labelExpr=f"slice(datum.label, 0, lastindexof(datum.label, '{_SEPARATOR}'))",
-            ),
-        ),
+        x=alt.X("without:N", title="… and wrong in", scale=alt.Scale(domain=order), axis=x_axis),
         y=alt.Y("with:N", title="right in …", scale=alt.Scale(domain=order), axis=axis),
     )
     max_share = float(cells["lost_share"].max() or 0)  # type: ignore[arg-type]
-    layers = [
-        base.mark_rect().encode(
-            color=alt.Color(
-                "lost_share:Q",
-                title="share of the samples",
-                scale=alt.Scale(scheme="blues", domain=[0, max_share or 1]),
-                legend=alt.Legend(gradientLength=160, format="~%", tickCount=4),
-            ),
-            tooltip=theme.tooltip(
-                "with:N", "without:N", "lost:Q", "gained:Q", "n_samples:Q", "lost_share:Q", "holm_p:Q"
-            ),
-        )
-    ]
+    color = alt.Color(
+        "lost_share:Q",
+        title="share of the samples",
+        scale=alt.Scale(scheme="blues", domain=[0, max_share or 1]),
+        legend=alt.Legend(gradientLength=160, format="~%", tickCount=4),
+    )
+    tooltip = theme.tooltip("with:N without:N lost gained n_samples lost_share holm_p")
+    layers = [base.mark_rect().encode(color=color, tooltip=tooltip)]
     ink = alt.condition(f"datum.lost_share > {0.55 * max_share}", alt.value("white"), alt.value(theme.INK))
     if is_numbered:
         layers.append(base.mark_text(fontSize=11).encode(text=alt.Text("lost:Q"), color=ink))
     corner: dict[str, Any] = {"xOffset": 0.34 * size, "yOffset": -0.34 * size} if is_numbered else {}
-    layers.append(
-        base.transform_filter("datum.differs")
-        .mark_point(filled=True, size=14 if is_numbered else 9, opacity=1, **corner)
-        .encode(color=ink)
+    dots = base.transform_filter("datum.differs").mark_point(
+        filled=True, size=14 if is_numbered else 9, opacity=1, **corner
     )
-    return theme.themed(
-        alt.layer(*layers).properties(
-            width=alt.Step(size),
-            height=alt.Step(size),
-            title=theme.title(TITLE, theme.models(frame), *_subtitles(frame)),
-        )
-    )
+    chart = alt.layer(*layers, dots.encode(color=ink)).properties(width=alt.Step(size), height=alt.Step(size))
+    return chart, [theme.about(frame), *_subtitles(frame)]
 
 
 def _cells(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
@@ -99,11 +82,7 @@ def _cells(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     cells = named.select(
         pl.col("recipe").replace_strict(labels).alias("with"),
         pl.col("other_recipe").replace_strict(labels).alias("without"),
-        "lost",
-        "gained",
-        "n_samples",
-        "lost_share",
-        "holm_p",
+        *("lost", "gained", "n_samples", "lost_share", "holm_p"),
         (pl.col("holm_p") < LEVEL).alias("differs"),
     )
     return cells, list(labels.values())
@@ -112,7 +91,7 @@ def _cells(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
 def _subtitles(frame: pl.DataFrame) -> list[str]:
     """Return the subtitles about the metric, the samples and the tests."""
     fewest, most = theme.extent(frame["n_samples"])
-    tasks, tests = (max(frame[column].to_list()) for column in ("n_tasks", "n_tests"))
+    tasks, tests = (theme.largest(frame, column) for column in ("n_tasks", "n_tests"))
     samples = f"{most:.0f}" if fewest == most else f"{fewest:.0f} to {most:.0f}"
     of_tasks = "one task" if tasks == 1 else f"{tasks} tasks"
     pairs = "one pair" if tests == 1 else f"{tests} pairs"

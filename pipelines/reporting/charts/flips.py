@@ -1,5 +1,7 @@
 """Share of answers that each variant changes, split into lost, gained and otherwise different."""
 
+from functools import partial
+
 import altair as alt
 import polars as pl
 
@@ -12,6 +14,7 @@ CAPTION = (
     "rest of the bar. The line across the end of a bar is the 95 % Wilson interval of the whole share. One panel per "
     "task and metric."
 )
+NEEDS = "the study asks no task"
 
 DIRECTIONS = {
     "lost": "right answer lost",
@@ -21,69 +24,43 @@ DIRECTIONS = {
 COLORS = [theme.VERMILLION, theme.BLUE, theme.GREY]
 
 
-def draw(frame: pl.DataFrame) -> theme.AnyChart:
+def draw(frame: pl.DataFrame) -> theme.Drawn:
     """Draw rows of `q20_answers_flipped` of one model, one panel per task and metric."""
-    if frame.is_empty():
-        return theme.no_data(TITLE, "the study asks no task")
     named = method_encoding.labelled(theme.with_variant(frame), "task", "metric").with_columns(
         pl.format("{}\n{}, {} samples", "task", "metric", "n_samples").alias("panel")
     )
-    order = theme.names(named, "panel")
     variants = named["variant"].unique().sort().to_list()
     parts = pl.concat(
         named.select(
-            "panel",
-            "variant",
+            *("panel", "variant"),
             pl.lit(title).alias("direction"),
             pl.lit(number).alias("place"),
             pl.col(column).alias("samples"),
             (pl.col(column) / pl.col("n_samples")).alias("share"),
-            "accuracy_change",
-            "hidden_flips",
-            "mcnemar_p",
+            *("accuracy_change", "hidden_flips", "mcnemar_p"),
         )
         for number, (column, title) in enumerate(DIRECTIONS.items())
     )
     # The end of each bar and its interval.
     ends = named.select("panel", "variant", "flip_share", "flip_share_low", "flip_share_high")
-    x = alt.X(
-        "share:Q",
-        title="share of samples",
-        stack="zero",
-        axis=alt.Axis(format="~%", values=[0, 0.5, 1]),
-        scale=alt.Scale(domain=[0, 1]),
-    )
+    x = partial(alt.X, title="share of samples")
+    axis = alt.Axis(format="~%", values=[0, 0.5, 1])
     base = theme.Chart().encode(y=alt.Y("variant:N", title=None, sort=variants))
-    bars = (
-        base.transform_filter("isValid(datum.share)")
-        .mark_bar(height={"band": 0.75})
-        .encode(
-            x=x,
+    bars = theme.valid(base, "share").mark_bar(height={"band": 0.75})
+    spread = theme.valid(base, "flip_share_low").mark_rule(style="ink", strokeWidth=1.2)
+    chart = alt.layer(
+        bars.encode(
+            x=x("share:Q", stack="zero", axis=axis, scale=alt.Scale(domain=[0, 1])),
             color=theme.nominal(alt.Color, "direction", DIRECTIONS.values(), COLORS),
             order=alt.Order("place:Q"),
-            tooltip=theme.tooltip(
-                "variant:N", "direction:N", "samples:Q", "share:Q", "accuracy_change:Q", "hidden_flips:Q", "mcnemar_p:Q"
-            ),
-        )
-    )
-    spread = (
-        base.transform_filter("isValid(datum.flip_share_low)")
-        .mark_rule(style="ink", strokeWidth=1.2)
-        .encode(
-            x=alt.X("flip_share_low:Q", title="share of samples"),
-            x2=alt.X2("flip_share_high:Q"),
-            tooltip=theme.tooltip("variant:N", "flip_share:Q", "flip_share_low:Q", "flip_share_high:Q"),
-        )
-    )
-    return theme.themed(
-        alt.layer(bars, spread, data=theme.rows(pl.concat([parts, ends], how="diagonal")))
-        .properties(width=190, height=alt.Step(15))
-        .facet(
-            facet=alt.Facet(
-                "panel:N", title=None, sort=order, header=alt.Header(labelExpr="split(datum.value, '\\n')")
-            ),
-            columns=3,
-            title=theme.title(TITLE, theme.models(frame)),
-        )
-        .resolve_axis(x="independent")
-    )
+            tooltip=theme.tooltip("variant:N direction:N samples share accuracy_change hidden_flips mcnemar_p"),
+        ),
+        spread.encode(
+            **theme.span(x("flip_share_low:Q"), "flip_share_high:Q"),
+            tooltip=theme.tooltip("variant:N flip_share flip_share_low flip_share_high"),
+        ),
+        data=theme.rows(pl.concat([parts, ends], how="diagonal")),
+    ).properties(width=190, height=alt.Step(15))
+    header = {"labelExpr": "split(datum.value, '\\n')"}
+    panels = theme.faceted(chart, "panel", theme.names(named, "panel"), 3, header=header)
+    return panels.resolve_axis(x="independent"), [theme.about(frame)]

@@ -3,6 +3,9 @@
 The paper's Figure 5 shows only free running, without a null.
 """
 
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
 import altair as alt
 import polars as pl
 
@@ -20,6 +23,7 @@ CAPTION = (
     "Neighbouring steps of a model with more than 64 generated tokens share a point: at most 64 are drawn, or 16 for "
     "more than 12 variants."
 )
+NEEDS = "no variant generated a token"
 
 TRAJECTORIES = {
     "teacher_forced": "dense text",
@@ -37,38 +41,31 @@ QUANTITIES = {
     "kl": "KL\nnats",
 }
 EVENTS = {"prompts_flipping": "first flipped token", "prompts_answered": "answer complete"}
+_TICKS = [0, 0.001, 0.01, 0.1, 1, 10, 100]
+# Keys of a channel of 1 − cos or nats. The heading of a panel names the quantity and its unit, the axis does not.
+DISTANCE: dict[str, Any] = {
+    "title": None,
+    "scale": alt.Scale(type="symlog", constant=0.001, domainMin=0, nice=False),
+    "axis": alt.Axis(values=_TICKS, labelExpr=theme.powers_of_ten(_TICKS)),
+}
 
 
-def quantity_column(padding: int) -> alt.Column:
-    """Return a column of panels per quantity, whose heading names the quantity and its unit instead of the axis."""
+def quantity_column(padding: int, quantities: Iterable[str] = QUANTITIES.values()) -> alt.Column:
+    """Return a column of panels per quantity, whose heading names the quantity and its unit."""
     header = alt.Header(labelPadding=padding, labelExpr="split(datum.value, '\\n')")
-    return alt.Column("quantity:N", title=None, sort=list(QUANTITIES.values()), header=header)
+    return alt.Column("quantity:N", title=None, sort=list(quantities), header=header)
 
 
-def trajectory_color(curves: pl.DataFrame) -> alt.Color:
-    """Return the colour by trajectory, the same in every figure; the legend names the trajectories of the rows."""
-    legend = alt.Legend(symbolOpacity=1, symbolType="stroke", symbolStrokeWidth=2.5, symbolSize=200)
-    drawn = _drawn(curves)
-    return theme.nominal(alt.Color, "trajectory", drawn, [_COLORS[name] for name in drawn], legend=legend)
+def by_trajectory(curves: pl.DataFrame) -> tuple[alt.Color, alt.StrokeDash]:
+    """Return the colour and dashes by trajectory, the same in every figure; the legend names those of the rows."""
+    drawn = [name for name in TRAJECTORIES.values() if name in theme.names(curves, "trajectory")]
+    color = theme.nominal(alt.Color, "trajectory", drawn, map(_COLORS.get, drawn), legend=theme.LINES)
+    return color, theme.nominal(alt.StrokeDash, "trajectory", drawn, map(_DASHES.get, drawn))
 
 
-def trajectory_dash(curves: pl.DataFrame) -> alt.StrokeDash:
-    """Return dashes by trajectory, which distinguish the trajectories without colour."""
-    drawn = _drawn(curves)
-    return theme.nominal(alt.StrokeDash, "trajectory", drawn, [_DASHES[name] for name in drawn])
-
-
-def _drawn(curves: pl.DataFrame) -> list[str]:
-    return [name for name in TRAJECTORIES.values() if name in theme.names(curves, "trajectory")]
-
-
-def distance_axis() -> tuple[alt.Scale, alt.Axis]:
-    """Return one scale and axis for 1 − cos and nats: linear below 0.001, logarithmic above."""
-    ticks = [0, 0.001, 0.01, 0.1, 1, 10, 100]
-    return (
-        alt.Scale(type="symlog", constant=0.001, domainMin=0, nice=False),
-        alt.Axis(values=ticks, labelExpr=theme.powers_of_ten(ticks)),
-    )
+def medians(curves: pl.DataFrame, keep: Sequence[str], quantities: Mapping[str, str] = QUANTITIES) -> pl.DataFrame:
+    """Return one row per row and quantity, with its median and its 10th and 90th percentile."""
+    return theme.stacked(curves, keep, "quantity", quantities, ("median", "p10", "p90"))
 
 
 def _events(curves: pl.DataFrame) -> pl.DataFrame:
@@ -80,32 +77,17 @@ def _events(curves: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def draw(frame: pl.DataFrame) -> theme.AnyChart:
+def draw(frame: pl.DataFrame) -> theme.Drawn:
     """Draw one row per model × recipe × trajectory × step: a row of panels per variant, a column per quantity."""
-    if frame.is_empty():
-        return theme.no_data(TITLE, "no variant generated a token")
     curves = theme.with_variant(frame).with_columns(pl.col("trajectory").cast(pl.String).replace(TRAJECTORIES))
-    keep = ["variant", "trajectory", "step", "prompts"]
-    points = theme.stacked(curves, keep, "quantity", QUANTITIES, ("median", "p10", "p90"))
+    points = medians(curves, ["variant", "trajectory", "step", "prompts"])
     data = pl.concat([points, _events(curves)], how="diagonal_relaxed")
     x = theme.whole_axis("step", "step", curves["step"])
-    scale, axis = distance_axis()
+    color, dash = by_trajectory(curves)
     # Vega draws a missing value of a line as a gap, but of a band or point as 0, so each layer filters its rows.
-    base = theme.Chart().encode(x=x, color=trajectory_color(curves))
-    banded = alt.FieldOneOfPredicate(field="trajectory", oneOf=_WITH_BAND)
-    band = (
-        base.transform_filter(banded)
-        .mark_area(opacity=0.18)
-        .encode(y=alt.Y("p10:Q", scale=scale, axis=axis, title=None), y2=alt.Y2("p90:Q"))
-    )
-    drawn = base.transform_filter("isValid(datum.trajectory)")
-    line = drawn.mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=7)).encode(
-        y=alt.Y("median:Q", scale=scale, axis=axis, title=None),
-        strokeDash=trajectory_dash(curves),
-        tooltip=theme.tooltip(
-            "variant:N", "quantity:N", "trajectory:N", "step:Q", "median:Q", "p10:Q", "p90:Q", "prompts:Q"
-        ),
-    )
+    base = theme.Chart().encode(x=x, color=color)
+    banded = base.transform_filter(alt.FieldOneOfPredicate(field="trajectory", oneOf=_WITH_BAND))
+    line = theme.valid(base, "trajectory").mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=7))
     # One row per event above the panel, because both can occur at one step.
     marks = [
         theme.Chart()
@@ -115,26 +97,22 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
             x=x,
             y=alt.value(height),
             shape=theme.nominal(alt.Shape, "event", EVENTS.values(), ["triangle-down", "square"]),
-            tooltip=[*theme.tooltip("variant:N", "event:N", "step:Q"), alt.Tooltip("events:Q", title="prompts")],
+            tooltip=[*theme.tooltip("variant:N event:N step"), alt.Tooltip("events:Q", title="prompts")],
         )
         for event, height in zip(EVENTS.values(), (-5, -13), strict=True)
     ]
-    names = theme.row_names(next(iter(QUANTITIES.values())), above=19)
-    return theme.themed(
-        alt.layer(band, line, *marks, names, data=theme.rows(data))
-        .properties(width=150, height=85)
-        .facet(
-            row=theme.variant_row(curves),
-            column=quantity_column(padding=42),
-            bounds="flush",  # so that a long name above a panel does not move the panels
-            spacing=alt.RowColnumber(row=42, column=36),
-            title=theme.title(TITLE, _subtitle(frame)),
-        )
-        .resolve_axis(y="independent")  # one unit per axis
-    )
-
-
-def _subtitle(frame: pl.DataFrame) -> str:
-    prompts, stride = (int(frame[column].max()) for column in ("prompts", "stride"))  # type: ignore[arg-type]
-    parts = [theme.models(frame), theme.prompts(prompts), theme.temperatures(frame)]
-    return " · ".join([*parts, f"{stride} steps a point"] if stride > 1 else parts)
+    chart = alt.layer(
+        banded.mark_area(opacity=0.18).encode(**theme.span(alt.Y("p10:Q", **DISTANCE), "p90:Q")),
+        line.encode(
+            y=alt.Y("median:Q", **DISTANCE),
+            strokeDash=dash,
+            tooltip=theme.tooltip("variant:N quantity:N trajectory:N step median p10 p90 prompts"),
+        ),
+        *marks,
+        theme.row_names(next(iter(QUANTITIES.values())), above=19),
+        data=theme.rows(data),
+    ).properties(width=150, height=85)
+    grid = theme.variant_grid(chart, curves, quantity_column(padding=42), 42, 36)
+    stride = theme.largest(frame, "stride")
+    about = theme.about(frame, "model prompts temperature", f"{stride} steps per point" if stride > 1 else "")
+    return grid.resolve_axis(y="independent"), [about]  # one unit per axis

@@ -11,6 +11,7 @@ CAPTION = (
     "mean over prompts and positions; the band runs from the 10th to the 90th percentile. Attention is left, MLP "
     "right. No curve crosses sublayers that a recipe left unchanged."
 )
+NEEDS = "no recipe changed a sublayer"
 
 LENSES = {
     "raw": "lens raw: LM head on the residual stream, as in the paper",
@@ -18,17 +19,14 @@ LENSES = {
 }
 
 
-def subtitle(frame: pl.DataFrame) -> str:
+def about(frame: pl.DataFrame) -> str:
     """Return model, temperature and lens of the rows."""
-    lenses = [LENSES[lens] for lens in theme.names(frame, "lens")]
-    return " · ".join([theme.models(frame), theme.temperatures(frame), *lenses])
+    return theme.about(frame, "model temperature", *(LENSES[lens] for lens in theme.names(frame, "lens")))
 
 
-def draw(frame: pl.DataFrame) -> theme.AnyChart:
+def draw(frame: pl.DataFrame) -> theme.Drawn:
     """Draw rows of `layer_summary` of one lens: a row of panels per variant, attention left of MLP."""
-    if frame.is_empty():
-        return theme.no_data(TITLE, "no recipe changed a sublayer")
     titles = {f"cos_{space}": title for space, title in theme.SPACE_TITLES.items()}
     long = layers.curves(frame, titles, ("mean", "p10", "p90"))
     y = alt.Y(title="cosine", scale=alt.Scale(zero=False, nice=True), axis=alt.Axis(tickCount=5))
-    return layers.draw(long, y, theme.title(TITLE, subtitle(frame)), theme.SPACE_COLORS, theme.SPACE_SHAPES)
+    return layers.draw(long, y, theme.SPACE_COLORS, theme.SPACE_SHAPES), [about(frame)]

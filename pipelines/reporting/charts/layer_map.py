@@ -16,6 +16,7 @@ CAPTION = (
     "unchanged, or nothing has shifted yet. The darkest cells are 0.001 or less. Per method, the variants with the "
     "smallest and the largest mean KL are shown, at most twelve in all, sorted by KL."
 )
+NEEDS = "no variant was measured layer by layer at generated tokens"
 
 QUANTITIES = {
     "var_p_dz": ("this sublayer alone: Var_p(Δz), logit²", "Var_p(Δz), logit²"),
@@ -42,17 +43,15 @@ def _lines(frame: pl.DataFrame, quantity: str) -> pl.DataFrame:
     )
 
 
-def _map(lines: pl.DataFrame, quantity: str, shape: tuple[int, list[int]], order: list[str]) -> theme.AnyChart:
-    rows, steps = shape
-    heading, legend = QUANTITIES[quantity]
-    values = lines["value"].explode()
-    low = FLOOR
-    high = max(float(values.max() or 0.0), 10 * low)  # type: ignore[arg-type]
-    powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
-    ticks_of_color = [float(f"1e{power}") for power in powers[:: 1 + len(powers) // 5]]
-    every = max(1, rows // 2 // 6)
-    ticks = [2 * layer for layer in range(0, rows // 2, every)]
-    scale = alt.Scale(type="log", scheme="viridis", domain=[low, high], clamp=True, nice=False)
+def _map(lines: pl.DataFrame, quantity: str, rows: int, steps: list[int], order: list[str]) -> theme.AnyChart:
+    heading, title = QUANTITIES[quantity]
+    high = max(float(lines["value"].explode().max() or 0.0), 10 * FLOOR)  # type: ignore[arg-type]
+    powers = range(math.ceil(math.log10(FLOOR)), math.floor(math.log10(high)) + 1)
+    colors = [float(f"1e{power}") for power in powers[:: 1 + len(powers) // 5]]
+    ticks = [2 * layer for layer in range(0, rows // 2, max(1, rows // 2 // 6))]
+    x_axis = alt.Axis(values=steps[:: max(1, len(steps) // 6)], labelAngle=0)
+    y_axis = alt.Axis(values=ticks, labelExpr="floor(datum.value / 2)")
+    domain = list(range(rows))[::-1]
     chart = (
         theme.Chart(theme.rows(lines.select("variant", "layer", "sublayer", "row", "step", "value")))
         .transform_flatten(["step", "value"])
@@ -60,57 +59,34 @@ def _map(lines: pl.DataFrame, quantity: str, shape: tuple[int, list[int]], order
         # Slightly too large, because fractional pixel ratios leave seams between exact cells.
         .mark_rect(width={"band": 1.05}, height={"band": 1.15})
         .encode(
-            x=alt.X(
-                "step:O",
-                title="generated token (step)",
-                scale=alt.Scale(domain=steps, padding=0),
-                axis=alt.Axis(values=steps[:: max(1, len(steps) // 6)], labelAngle=0),
-            ),
-            y=alt.Y(
-                "row:O",
-                title="layer",
-                scale=alt.Scale(domain=list(range(rows))[::-1], padding=0),
-                axis=alt.Axis(values=ticks, labelExpr="floor(datum.value / 2)"),
-            ),
+            x=alt.X("step:O", title="generated token (step)", scale=alt.Scale(domain=steps, padding=0), axis=x_axis),
+            y=alt.Y("row:O", title="layer", scale=alt.Scale(domain=domain, padding=0), axis=y_axis),
             color=alt.Color(
                 "value:Q",
-                title=legend,
-                scale=scale,
-                legend=alt.Legend(
-                    gradientLength=200, values=ticks_of_color, labelExpr=theme.powers_of_ten(ticks_of_color)
-                ),
+                title=title,
+                scale=alt.Scale(type="log", scheme="viridis", domain=[FLOOR, high], clamp=True, nice=False),
+                legend=alt.Legend(gradientLength=200, values=colors, labelExpr=theme.powers_of_ten(colors)),
             ),
-            tooltip=[
-                *theme.tooltip("variant:N", "layer:Q", "sublayer:N", "step:O"),
-                alt.Tooltip("value:Q", title=legend),
-            ],
+            tooltip=[*theme.tooltip("variant:N layer sublayer:N step:O"), alt.Tooltip("value:Q", title=title)],
         )
         .properties(width=len(steps) * max(1, round(_WIDTH / len(steps))), height=rows * max(2, round(_HEIGHT / rows)))
     )
-    faceted: theme.AnyChart = chart.facet(
-        facet=alt.Facet("variant:N", title=None, sort=order),
-        columns=1,
-        spacing=8,
-        title=alt.TitleParams(heading, fontSize=12, anchor="start"),
-    ).resolve_axis(x="independent")
-    return faceted
+    heading_of = alt.TitleParams(heading, fontSize=12, anchor="start")
+    return theme.faceted(chart, "variant", order, 1, spacing=8, title=heading_of).resolve_axis(x="independent")
 
 
-def draw(frame: pl.DataFrame) -> theme.AnyChart:
+def draw(frame: pl.DataFrame) -> theme.Drawn:
     """Draw rows of one model: a row of two maps per variant, in order of KL."""
-    if frame.is_empty():
-        return theme.no_data(TITLE, "no variant was measured layer by layer at generated tokens")
     named = method_encoding.labelled(theme.with_variant(frame), "lens").with_columns(pl.col("sublayer").cast(pl.String))
     order = theme.names(named, "variant")
-    rows = 2 * (int(named["layer"].max()) + 1)  # type: ignore[arg-type]
+    rows, width = 2 * (theme.largest(named, "layer") + 1), theme.largest(named, "width")
     steps = (named["bin"] * named["width"]).unique().sort().to_list()
     maps = [
-        _map(lines, quantity, (rows, steps), order)
+        _map(lines, quantity, rows, steps, order)
         for quantity in QUANTITIES
         if not (lines := _lines(named, quantity)).is_empty()
     ]
-    width = int(named["width"].max())  # type: ignore[arg-type]
-    prompts = int(named["prompts"].max())  # type: ignore[arg-type]
-    parts = [theme.models(frame), theme.prompts(prompts), theme.temperatures(frame), f"lens {named['lens'][0]}"]
-    subtitle = " · ".join([*parts, f"{width} steps a column"] if width > 1 else parts)
-    return theme.themed(alt.hconcat(*maps, title=theme.title(TITLE, subtitle)).resolve_scale(color="independent"))
+    about = theme.about(
+        frame, "model prompts temperature", f"lens {named['lens'][0]}", f"{width} steps per column" if width > 1 else ""
+    )
+    return alt.hconcat(*maps).resolve_scale(color="independent"), [about]

@@ -18,12 +18,11 @@ CAPTION = (
     "(Wilson); the heading gives the largest. With more than 16 variants, cells are small and show only the overlap. "
     "With more than 50, only the first by name are shown. Variants that remove nothing are left out."
 )
+NEEDS = "no two variants with masks were sampled"
 
 
-def draw(frame: pl.DataFrame) -> theme.AnyChart:
+def draw(frame: pl.DataFrame) -> theme.Drawn:
     """Draw the pairs of one model's variants, the lower triangle of the matrix."""
-    if frame.is_empty():
-        return theme.no_data(TITLE, "no two variants with masks were sampled")
     recipes = sorted(set(frame["recipe"].cast(pl.String)) | set(frame["other_recipe"].cast(pl.String)))
     names = theme.distinct_labels(recipes)
     named = frame.with_columns(
@@ -37,30 +36,23 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
         x=alt.X("recipe:N", title=None, sort=order, scale=alt.Scale(domain=order[:-1]), axis=x_axis),
         y=alt.Y("other_recipe:N", title=None, sort=order, scale=alt.Scale(domain=order[1:]), axis=y_axis),
     )
-    layers = [
-        base.mark_rect().encode(
-            color=alt.Color(
-                "jaccard_removed:Q",
-                title="overlap of the removed weights (Jaccard)",
-                scale=alt.Scale(scheme="blues", domain=[0, 1]),
-                legend=alt.Legend(gradientLength=200),
-            ),
-            tooltip=[
-                *theme.tooltip("recipe:N", "other_recipe:N", "jaccard_removed:Q"),
-                alt.Tooltip("margin:Q", title="± (95 % interval)"),
-                *theme.tooltip("jaccard_removed_expected:Q", "matrices:Q"),
-            ],
-        ),
-        *_numbers(base, is_numbered=is_numbered, has_margins=(named["margin"] >= _MIN_MARGIN).any()),
-    ]
-    cell = alt.Step(44 if is_numbered else 26)
-    chart = alt.layer(*layers).properties(
-        width=cell,
-        height=cell,
-        view=alt.ViewBackground(stroke=None),
-        title=theme.title(TITLE, theme.models(frame), _sampling(named["margin"].drop_nulls())),
+    color = alt.Color(
+        "jaccard_removed:Q",
+        title="overlap of the removed weights (Jaccard)",
+        scale=alt.Scale(scheme="blues", domain=[0, 1]),
+        legend=alt.Legend(gradientLength=200),
     )
-    return theme.themed(chart)
+    tooltip = [
+        *theme.tooltip("recipe:N other_recipe:N jaccard_removed"),
+        alt.Tooltip("margin:Q", title="± (95 % interval)"),
+        *theme.tooltip("jaccard_removed_expected matrices"),
+    ]
+    numbers = _numbers(base, is_numbered=is_numbered, has_margins=(named["margin"] >= _MIN_MARGIN).any())
+    cell = alt.Step(44 if is_numbered else 26)
+    chart = alt.layer(base.mark_rect().encode(color=color, tooltip=tooltip), *numbers).properties(
+        width=cell, height=cell, view=alt.ViewBackground(stroke=None)
+    )
+    return chart, [theme.about(frame), _sampling(named["margin"].drop_nulls())]
 
 
 def _sampling(margins: pl.Series) -> str:
@@ -78,11 +70,10 @@ def _numbers(base: alt.Chart, *, is_numbered: bool, has_margins: bool) -> list[a
     if not is_numbered:
         return [base.mark_text(fontSize=9).encode(text=overlap, color=ink)]
     small = base.encode(color=ink, opacity=alt.value(0.8))
+    expected = alt.Text("jaccard_removed_expected:Q", format=".2f")
     lines = [
         base.mark_text(fontSize=11, dy=-11 if has_margins else -5).encode(text=overlap, color=ink),
-        small.mark_text(fontSize=9, dy=14 if has_margins else 9).encode(
-            text=alt.Text("jaccard_removed_expected:Q", format=".2f")
-        ),
+        small.mark_text(fontSize=9, dy=14 if has_margins else 9).encode(text=expected),
     ]
     if has_margins:
         margins = small.transform_filter(f"datum.margin >= {_MIN_MARGIN}").transform_calculate(

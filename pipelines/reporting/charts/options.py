@@ -1,5 +1,7 @@
 """Options of a multiple-choice question: their probabilities among each other, and in the whole vocabulary."""
 
+from functools import partial
+
 import altair as alt
 import polars as pl
 
@@ -11,17 +13,18 @@ CAPTION = (
     "options together have in the whole vocabulary. The choice can stay the same although the rest of the distribution "
     "changes. At most six questions are shown, those that break first."
 )
+NEEDS = "the study asks no multiple-choice question"
 
 SIDES = ["dense", "pruned"]
 _STEP = alt.Step(20)
 
 
-def _dumbbell(data: pl.DataFrame, x: alt.X, y: alt.Y, tooltip: list[alt.Tooltip]) -> theme.AnyChart:
+def _dumbbell(data: pl.DataFrame, x: alt.X, y: alt.Y, fields: str) -> theme.AnyChart:
     base = theme.Chart().encode(y=y)
-    link = base.transform_filter("datum.side == 'pruned'").mark_rule(style="quiet").encode(x=x, x2=alt.X2("dense"))
+    link = base.transform_filter("datum.side == 'pruned'").mark_rule(style="quiet").encode(**theme.span(x, "dense"))
     ends = base.mark_point(filled=True, size=60, opacity=0.9).encode(
         x=x,
-        tooltip=tooltip,
+        tooltip=theme.tooltip(fields),
         color=theme.nominal(alt.Color, "side", SIDES, [theme.BLUE, theme.VERMILLION]),
         shape=theme.nominal(alt.Shape, "side", SIDES, ["square", "circle"]),
     )
@@ -32,8 +35,7 @@ def _shares(named: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
     """Draw the probability among the options, one panel per option."""
     data = pl.concat(
         named.select(
-            "variant",
-            "panel",
+            *("variant", "panel"),
             pl.lit(side).alias("side"),
             pl.col(f"p_options_{side}").alias("probability"),
             pl.col("p_options_dense").alias("dense"),
@@ -41,33 +43,23 @@ def _shares(named: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
         )
         for side in SIDES
     )
-    x = alt.X(
-        "probability:Q",
-        title=["probability", "among options"],
-        scale=alt.Scale(domain=[0, 1]),
-        axis=alt.Axis(values=[0, 0.5, 1], format="~g"),
-    )
-    order = theme.names(named.sort("option_index"), "panel")
-    return (
-        _dumbbell(data, x, y, theme.tooltip("variant:N", "panel:N", "side:N", "probability:Q", "rank:Q"))
-        .properties(width=130, height=_STEP)
-        .facet(facet=alt.Facet("panel:N", title=None, sort=order), columns=4, spacing=12)
-    )
+    axis = alt.Axis(values=[0, 0.5, 1], format="~g")
+    x = alt.X("probability:Q", title=["probability", "among options"], scale=alt.Scale(domain=[0, 1]), axis=axis)
+    chart = _dumbbell(data, x, y, "variant:N panel:N side:N probability rank").properties(width=130, height=_STEP)
+    return theme.faceted(chart, "panel", theme.names(named.sort("option_index"), "panel"), 4, spacing=12)
 
 
 def _masses(masses: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
     """Draw the probability of all options together in the whole vocabulary."""
     scale, axis = theme.decades(*theme.extent(masses["mass"], masses["dense"]), ticks=4)
     x = alt.X("mass:Q", title=["probability in", "the vocabulary"], scale=scale, axis=axis)
-    return _dumbbell(masses, x, y, theme.tooltip("variant:N", "side:N", "mass:Q")).properties(
+    return _dumbbell(masses, x, y, "variant:N side:N mass").properties(
         width=180, height=_STEP, title=alt.TitleParams("all options together", fontSize=12, anchor="middle")
     )
 
 
-def draw(frame: pl.DataFrame) -> theme.AnyChart:
+def draw(frame: pl.DataFrame) -> theme.Drawn:
     """Draw rows of `option_shift` of one model and one question."""
-    if frame.is_empty():
-        return theme.no_data(TITLE, "the study asks no multiple-choice question")
     gold = pl.when("is_gold").then(pl.lit(" (right answer)")).otherwise(pl.lit(""))
     named = theme.with_variant(frame).with_columns(
         (pl.col("option").replace_strict(theme.distinct_labels(frame["option"], 16)) + gold).alias("panel")
@@ -80,9 +72,7 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     )
     shown = masses.filter(theme.has_logarithm("mass"), theme.has_logarithm("dense"))
     order = theme.names(named, "variant")
-    parts = [_shares(named, alt.Y("variant:N", title=None, sort=order))]
-    if not shown.is_empty():
-        parts.append(_masses(shown, alt.Y("variant:N", title=None, sort=order, scale=alt.Scale(domain=order))))
-    subtitle = f"{theme.models(frame)} · question {theme.labels(frame, 'prompt_id')} · {theme.temperatures(frame)}"
-    left_out = theme.without_zeros(masses.height - shown.height)
-    return theme.themed(alt.hconcat(*parts, title=theme.title(TITLE, subtitle, left_out)))
+    y = partial(alt.Y, "variant:N", title=None, sort=order)
+    parts = [_shares(named, y()), *([] if shown.is_empty() else [_masses(shown, y(scale=alt.Scale(domain=order)))])]
+    about = theme.about(frame, "model question temperature")
+    return alt.hconcat(*parts), [about, theme.without_zeros(masses.height - shown.height)]

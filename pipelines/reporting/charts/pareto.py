@@ -13,6 +13,7 @@ CAPTION = (
     "removes nothing and is left out. Points that remove nearly the same share are drawn next to each other. "
     f"{method_encoding.SCORE_CAPTION}"
 )
+NEEDS = "no variant removes parameters and was measured"
 
 # Labels closer than both shares of the panel's width and height would overlap.
 _MIN_DISTANCE = (0.3, 0.07)
@@ -47,80 +48,67 @@ def labels(frame: pl.DataFrame) -> pl.DataFrame:
     """Return panel, point and `label` of the best variants, from the smallest on, if there is room."""
     width = float(frame["parameters_removed_share"].max() or 1)  # type: ignore[arg-type]
     point = ["panel", "parameters_removed_share", "score"]
-    rows = []
-    for (panel, *_), part in frame.group_by("panel", maintain_order=True):
+    found = []
+    for part in frame.partition_by("panel", maintain_order=True):
         low, high = theme.extent(part["score"])
-        height = (high - low) or 1.0
-        named = part.filter("is_best").group_by(point, maintain_order=True).agg("variant")
-        taken: list[tuple[float, float]] = []
         # The variants that remove most get their labels first.
-        for _, x, y, variants in named.sort("parameters_removed_share", descending=True).iter_rows():
-            if all(abs(x - a) / width > _MIN_DISTANCE[0] or abs(y - b) / height > _MIN_DISTANCE[1] for a, b in taken):
-                taken.append((x, y))
-                label = variants[0] + (f" +{len(variants) - 1}" if len(variants) > 1 else "")
-                rows.append({"panel": panel, "parameters_removed_share": x, "score": y, "label": label})
-    return pl.DataFrame(rows)
+        best = part.filter("is_best").group_by(point, maintain_order=True).agg("variant")
+        named = best.sort("parameters_removed_share", descending=True)
+        distances = (_MIN_DISTANCE[0] * width, _MIN_DISTANCE[1] * ((high - low) or 1.0))
+        count = pl.col("variant").list.len()
+        more = pl.when(count > 1).then(pl.format(" +{}", count - 1)).otherwise(pl.lit(""))
+        label = (pl.col("variant").list.first() + more).alias("label")
+        found.append(named.filter(theme.with_room(named.select(point).iter_rows(), *distances)).select(*point, label))
+    return pl.concat(found)
 
 
-def draw(frame: pl.DataFrame) -> theme.AnyChart:
+def draw(frame: pl.DataFrame) -> theme.Drawn:
     """Draw rows of one model, one panel per measure."""
-    if frame.is_empty():
-        return theme.no_data(TITLE, "no variant removes parameters and was measured")
     named = method_encoding.labelled(frontier(theme.with_variant(frame)), "method")
     named, order = method_encoding.panel_titles(named, "measure", method_encoding.SCORE_TITLES)
     points = pl.concat([beside_each_other(named), labels(named)], how="diagonal_relaxed")
     marks = method_encoding.encodings(named["method"])
-    most = float(named["parameters_removed_share"].max())  # type: ignore[arg-type]
     x = alt.X(
         "parameters_removed_share:Q",
         title="parameters removed",
-        scale=alt.Scale(domain=[0, 1.7 * most], nice=False, padding=6),
+        scale=alt.Scale(domain=[0, 1.7 * float(named["parameters_removed_share"].max())], nice=False, padding=6),  # type: ignore[arg-type]
         # The scale ends beyond 1, so that names fit next to the last point, but it has no ticks there.
         axis=alt.Axis(labelExpr="datum.value > 1 ? '' : format(datum.value, '~%')", grid=False, tickCount=5),
     )
-    y = alt.Y(
-        "score:Q",
-        title=None,
-        # No tick label reaches above the panel, where it would move the heading.
-        scale=alt.Scale(zero=False, nice=False, padding=12),
-        axis=alt.Axis(format="~%", tickCount=6, labelBound=True),
-    )
+    # No tick label reaches above the panel, where it would move the heading.
+    axis = alt.Axis(format="~%", tickCount=6, labelBound=True)
+    y = alt.Y("score:Q", title=None, scale=alt.Scale(zero=False, nice=False, padding=12), axis=axis)
     base = theme.Chart().encode(x=x)
-    variants = base.transform_filter("isValid(datum.variant)")
+    variants = theme.valid(base, "variant")
     shown = variants.encode(x=alt.X("shown_share:Q", title="parameters removed"))
+    best = variants.transform_filter("datum.is_best")
+    # Points without an interval get a bar of length 0, because Vega warns about a panel in which a mark has no row.
+    bars = shown.transform_calculate(
+        bar_low="isValid(datum.low) ? datum.low : datum.score",
+        bar_high="isValid(datum.high) ? datum.high : datum.score",
+    )
+    text = theme.valid(base, "label").mark_text(**theme.NAMES)
     chart = alt.layer(
-        variants.transform_filter("datum.is_best")
-        .mark_line(interpolate="step-before", strokeWidth=1.2, color=theme.GREY)
-        .encode(y=y, order=alt.Order("parameters_removed_share:Q")),
-        # Points without an interval get a bar of length 0, because Vega warns about a panel in which a mark has no row.
-        shown.transform_calculate(
-            bar_low="isValid(datum.low) ? datum.low : datum.score",
-            bar_high="isValid(datum.high) ? datum.high : datum.score",
-        )
-        .mark_rule(strokeWidth=1, opacity=0.6)
-        .encode(y=alt.Y("bar_low:Q", title=None), y2=alt.Y2("bar_high:Q"), color=marks["color"]),
-        shown.mark_point(filled=True, size=50, opacity=0.9).encode(
-            y=y,
-            **marks,
-            tooltip=theme.tooltip(
-                "variant:N", "method:N", "parameters_removed_share:Q", "score:Q", "low:Q", "high:Q", "n_tasks:Q"
-            ),
+        best.mark_line(interpolate="step-before", strokeWidth=1.2, color=theme.GREY).encode(
+            y=y, order=alt.Order("parameters_removed_share:Q")
         ),
-        base.transform_filter("isValid(datum.label)")
-        .mark_text(align="left", dx=7, dy=-6, fontSize=10, limit=130)
-        .encode(y=y, text=alt.Text("label:N")),
+        bars.mark_rule(strokeWidth=1, opacity=0.6).encode(
+            **theme.span(alt.Y("bar_low:Q", title=None), "bar_high:Q"), color=marks["color"]
+        ),
+        shown.mark_point(filled=True, size=50, opacity=0.9).encode(
+            y=y, **marks, tooltip=theme.tooltip("variant:N method:N parameters_removed_share score low high n_tasks")
+        ),
+        text.encode(y=y, text=alt.Text("label:N")),
         data=theme.rows(points.drop("model", "recipe", "measure")),
+    ).properties(width=300, height=230)
+    panels = theme.faceted(
+        chart,
+        "panel",
+        order,
+        columns=3,
+        # A heading has one line before its comma and one after it, so that it fits a column of a paper.
+        header={"labelExpr": "split(datum.label, ', ')"},
+        bounds="flush",  # so that axes of different widths do not move the panels
+        spacing=alt.RowColnumber(row=84, column=44),
     )
-    return theme.themed(
-        chart.properties(width=300, height=230)
-        .facet(
-            # A heading has one line before its comma and one after it, so that it fits a column of a paper.
-            facet=alt.Facet("panel:N", title=None, sort=order, header=alt.Header(labelExpr="split(datum.label, ', ')")),
-            columns=3,
-            bounds="flush",  # so that axes of different widths do not move the panels
-            spacing=alt.RowColnumber(row=84, column=44),
-            title=theme.title(TITLE, theme.models(frame)),
-        )
-        .resolve_scale(y="independent")
-        .resolve_axis(x="independent", y="independent")
-    )
+    return panels.resolve_scale(y="independent").resolve_axis(x="independent", y="independent"), [theme.about(frame)]

@@ -1,5 +1,6 @@
 """Damage by pruning against damage by quantization at the same KL."""
 
+from functools import partial
 from typing import Any
 
 import altair as alt
@@ -18,6 +19,7 @@ CAPTION = (
     "the largest quantized KL, because nothing is extrapolated. Higher is worse. The axis cannot show a KL of exactly "
     "0."
 )
+NEEDS = "the study has no quantized variant (rtn, gptq, awq) to compare with"
 
 MEASURES = {
     "top1_change": "steps with another top token",
@@ -26,23 +28,12 @@ MEASURES = {
     "collapsed_share": "prompts whose text loops",
     "options_changed_share": "questions with another choice",
 }
-_NUMBERS = (
-    "kl_nats",
-    "value_pruned",
-    "low",
-    "high",
-    "value_quantized",
-    "difference",
-    "difference_low",
-    "difference_high",
-)
+_NUMBERS = "kl_nats value_pruned low high value_quantized difference difference_low difference_high"
 _NAMES = ("recipe_below", "recipe_above")
 
 
-def draw(frame: pl.DataFrame) -> theme.AnyChart:
+def draw(frame: pl.DataFrame) -> theme.Drawn:
     """Draw rows of `q27_pruning_against_quantization` of one model and one method of quantization."""
-    if frame.is_empty():
-        return theme.no_data(TITLE, "the study has no quantized variant (rtn, gptq, awq) beside the pruned ones")
     named = method_encoding.labelled(theme.with_variant(frame), "method", *_NAMES)
     named, order = method_encoding.panel_titles(named, "measure", MEASURES)
     # Quantized variants have no pruned value and are drawn in grey.
@@ -50,49 +41,42 @@ def draw(frame: pl.DataFrame) -> theme.AnyChart:
     scale, axis = theme.decades(*theme.extent(named["kl_nats"]))
     x = alt.X("kl_nats:Q", title="mean KL(dense ‖ pruned), nats", scale=scale, axis=axis)
     panels = [_panel(named.filter(panel=panel), panel, x, marks) for panel in order]
-    method = theme.names(method_encoding.labelled(frame, "quantization"), "quantization")
-    title = theme.title(TITLE, f"{theme.models(frame)} · grey: {', '.join(method)}")
-    return theme.themed(alt.concat(*panels, columns=min(3, len(panels)), title=title))
+    methods = theme.names(method_encoding.labelled(frame, "quantization"), "quantization")
+    about = theme.about(frame, "model", f"grey: {', '.join(methods)}")
+    return alt.concat(*panels, columns=min(3, len(panels))), [about]
 
 
 def _panel(part: pl.DataFrame, panel: str, x: alt.X, marks: dict[str, Any]) -> theme.AnyChart:
     """Draw one measure."""
     # An explicit domain, because Vega warns about a panel in which a mark has no row.
     scale = method_encoding.padded(*(part[column] for column in ("value_pruned", "value_quantized", "low", "high")))
-
-    def y(field: str) -> alt.Y:
-        return alt.Y(f"{field}:Q", title=None, scale=scale, axis=alt.Axis(tickCount=6))
-
+    y = partial(alt.Y, title=None, scale=scale, axis=alt.Axis(tickCount=6))
     base = theme.Chart().encode(x=x)
-    line = base.transform_filter("isValid(datum.value_quantized)")
-    pruned = base.transform_filter("isValid(datum.value_pruned)")
+    line, pruned = theme.valid(base, "value_quantized"), theme.valid(base, "value_pruned")
     quantized = line.transform_filter("!isValid(datum.value_pruned)")
-    compared = pruned.transform_filter("isValid(datum.value_quantized)")
     differs = "datum.difference_low > 0 || datum.difference_high < 0"
-    spread = {"y": y("low"), "y2": alt.Y2("high")}
+    spread = theme.span(y("low:Q"), "high")
+    grey_bar = theme.valid(quantized, "low").mark_rule(strokeWidth=5, opacity=0.35, color=theme.GREY)
+    bar = theme.valid(pruned, "low").mark_rule(strokeWidth=5, opacity=0.3)
     chart: theme.AnyChart = alt.layer(
-        quantized.transform_filter("isValid(datum.low)")
-        .mark_rule(strokeWidth=5, opacity=0.35, color=theme.GREY)
-        .encode(**spread),
-        pruned.transform_filter("isValid(datum.low)")
-        .mark_rule(strokeWidth=5, opacity=0.3)
-        .encode(**spread, color=marks["color"]),
-        line.mark_line(color=theme.GREY, strokeWidth=2).encode(y=y("value_quantized")),
+        grey_bar.encode(**spread),
+        bar.encode(**spread, color=marks["color"]),
+        line.mark_line(color=theme.GREY, strokeWidth=2).encode(y=y("value_quantized:Q")),
         quantized.mark_point(filled=True, size=70, opacity=1, color=theme.GREY).encode(
-            y=y("value_quantized"),
-            tooltip=theme.tooltip("variant:N", "kl_nats:Q", "value_quantized:Q", "low:Q", "high:Q"),
+            y=y("value_quantized:Q"), tooltip=theme.tooltip("variant:N kl_nats value_quantized low high")
         ),
-        compared.mark_rule(strokeWidth=1.2).encode(
-            y=y("value_pruned"),
-            y2=alt.Y2("value_quantized:Q"),
+        theme.valid(pruned, "value_quantized")
+        .mark_rule(strokeWidth=1.2)
+        .encode(
+            **theme.span(y("value_pruned:Q"), "value_quantized:Q"),
             color=marks["color"],
             strokeDash=alt.condition(differs, alt.value([1, 0]), alt.value([2, 2])),
         ),
         pruned.mark_point(filled=True, size=45, opacity=0.9).encode(
-            y=y("value_pruned"),
+            y=y("value_pruned:Q"),
             **marks,
-            tooltip=theme.tooltip("variant:N", *(f"{name}:Q" for name in _NUMBERS), *(f"{name}:N" for name in _NAMES)),
+            tooltip=theme.tooltip(f"variant:N {_NUMBERS} recipe_below:N recipe_above:N"),
         ),
-        data=theme.rows(part.select("variant", "method", *_NUMBERS, *_NAMES)),
+        data=theme.rows(part.select("variant", "method", *_NUMBERS.split(), *_NAMES)),
     ).properties(width=240, height=150, title=alt.TitleParams(panel, fontSize=12, anchor="middle", frame="group"))
     return chart

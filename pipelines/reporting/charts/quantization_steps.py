@@ -14,6 +14,7 @@ CAPTION = (
     "text in the lower row, if that was measured. Lines are medians over prompts; bands run from the 10th to the 90th "
     "percentile. Neighbouring steps of a model with more than 64 generated tokens share a point."
 )
+NEEDS = "the study has no quantized variant (awq, gptq, rtn), or neither a drop nor a mask"
 
 _TRAJECTORIES = {"teacher_forced": "on the dense text", "own_text": "on the variant's text"}
 _QUANTITIES = {name: title for name, title in generation.QUANTITIES.items() if name != "kl"}
@@ -21,39 +22,23 @@ _COLORS = {"quantization": theme.GREEN, "drop": theme.BLUE, "mask": theme.VERMIL
 _DASHES = {"quantization": [1, 0], "drop": [4, 2], "mask": [1, 2]}
 
 
-def draw(frame: pl.DataFrame) -> theme.AnyChart:
+def draw(frame: pl.DataFrame) -> theme.Drawn:
     """Draw rows of `quantization_steps` of one model: a column per space, a row per text that is read."""
-    if frame.is_empty():
-        return theme.no_data(TITLE, "a quantized variant (awq, gptq, rtn) and a drop or mask beside it")
     curves = theme.with_variant(frame).with_columns(pl.col("trajectory").cast(pl.String).replace(_TRAJECTORIES))
     kinds = dict(curves.select("variant", "kind").unique(maintain_order=True).iter_rows())
-    keep = ["variant", "trajectory", "step", "prompts"]
-    points = theme.stacked(curves, keep, "quantity", _QUANTITIES, ("median", "p10", "p90"))
-    scale, axis = generation.distance_axis()
-    legend = alt.Legend(symbolOpacity=1, symbolType="stroke", symbolStrokeWidth=2.5, symbolSize=200)
-    base = theme.Chart().encode(
-        x=theme.whole_axis("step", "step", curves["step"]),
-        color=theme.nominal(alt.Color, "variant", kinds, (_COLORS[kind] for kind in kinds.values()), legend=legend),
-    )
-    band = base.mark_area(opacity=0.15).encode(y=alt.Y("p10:Q", scale=scale, axis=axis, title=None), y2=alt.Y2("p90:Q"))
+    points = generation.medians(curves, ["variant", "trajectory", "step", "prompts"], _QUANTITIES)
+    color = theme.nominal(alt.Color, "variant", kinds, map(_COLORS.get, kinds.values()), legend=theme.LINES)
+    dash = theme.nominal(alt.StrokeDash, "variant", kinds, map(_DASHES.get, kinds.values()))
+    base = theme.Chart().encode(x=theme.whole_axis("step", "step", curves["step"]), color=color)
+    band = base.mark_area(opacity=0.15).encode(**theme.span(alt.Y("p10:Q", **generation.DISTANCE), "p90:Q"))
     line = base.mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=7)).encode(
-        y=alt.Y("median:Q", scale=scale, axis=axis, title=None),
-        strokeDash=theme.nominal(alt.StrokeDash, "variant", kinds, (_DASHES[kind] for kind in kinds.values())),
-        tooltip=theme.tooltip("variant:N", "trajectory:N", "quantity:N", "step:Q", "median:Q", "p10:Q", "p90:Q"),
+        y=alt.Y("median:Q", **generation.DISTANCE),
+        strokeDash=dash,
+        tooltip=theme.tooltip("variant:N trajectory:N quantity:N step median p10 p90"),
     )
-    prompts = int(frame["prompts"].max())  # type: ignore[arg-type]
-    subtitle = " · ".join([theme.models(frame), theme.prompts(prompts), theme.temperatures(frame)])
-    return theme.themed(
-        alt.layer(band, line, data=theme.rows(points))
-        .properties(width=200, height=120)
-        .facet(
-            row=alt.Row("trajectory:N", title=None, sort=theme.names(curves, "trajectory")),
-            column=alt.Column(
-                "quantity:N",
-                title=None,
-                sort=list(_QUANTITIES.values()),
-                header=alt.Header(labelExpr="split(datum.value, '\\n')", labelPadding=4),
-            ),
-            title=theme.title(TITLE, subtitle),
-        )
+    chart = alt.layer(band, line, data=theme.rows(points)).properties(width=200, height=120)
+    panels = chart.facet(
+        row=alt.Row("trajectory:N", title=None, sort=theme.names(curves, "trajectory")),
+        column=generation.quantity_column(4, _QUANTITIES.values()),
     )
+    return panels, [theme.about(frame, "model prompts temperature")]

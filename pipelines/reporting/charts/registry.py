@@ -3,8 +3,9 @@
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from threading import Lock
-from types import ModuleType
 
 import polars as pl
 from altair.utils.schemapi import debug_mode
@@ -12,37 +13,17 @@ from altair.utils.schemapi import debug_mode
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.sql_files import read_sql
 from prunescope.pipelines.core.suggestions import did_you_mean
-from prunescope.pipelines.reporting.charts import (
-    allocation,
-    amplification,
-    calibration,
-    depth,
-    drops,
-    estimates,
-    flip_matrix,
-    flips,
-    generation,
-    hierarchy,
-    layer_map,
-    losses,
-    masks,
-    options,
-    pareto,
-    quantization,
-    quantization_steps,
-    search,
-    sequence,
-    spaces,
-    speed,
-    spikes,
-    survival,
-    temperature,
-    tokens,
-    top_tokens,
-)
 from prunescope.pipelines.reporting.charts.display_text import label
 from prunescope.pipelines.reporting.charts.publication_size import GOOD_TYPE, FittedChart, Specification, fitted
-from prunescope.pipelines.reporting.charts.theme import AnyChart, balanced, dressed, names, no_data, vega_lite
+from prunescope.pipelines.reporting.charts.theme import (
+    AnyChart,
+    balanced,
+    dressed,
+    finished,
+    names,
+    no_data,
+    vega_lite,
+)
 
 # Larger charts (in bytes of JSON) slow down a browser.
 MAX_BYTES = 2_000_000
@@ -206,12 +187,13 @@ class Figure:
 
 def _figure(
     name: str,
-    module: ModuleType,
     *per: str,
     page_by: str | None = "recipe",
     page_size: int | None = None,
     print_by: str | None = None,
 ) -> Figure:
+    """Return the figure that the module and the statement of this name define."""
+    module = import_module(f"prunescope.pipelines.reporting.charts.{name}")
     caption = module.CAPTION
     if page_by:
         count = f"at most {page_size}" if page_size else "all"
@@ -222,44 +204,44 @@ def _figure(
         module.TITLE,
         caption,
         read_sql("figures", name).statement,
-        module.draw,
+        partial(finished, module),
         per,
         page_by,
         page_size,
         print_by=print_by,
-        draw_narrow=getattr(module, "draw_narrow", None),
+        draw_narrow=partial(finished, module, draw="draw_narrow") if hasattr(module, "draw_narrow") else None,
     )
 
 
 FIGURES: dict[str, Figure] = {
     figure.name: figure
     for figure in (
-        _figure("spaces", spaces, "model", "prompt_id"),
-        _figure("hierarchy", hierarchy, "model", "lens", page_size=12),
-        _figure("amplification", amplification, "model", "lens", page_size=12),
-        _figure("estimates", estimates, "model", "lens", page_by=None, print_by="theorem"),
-        _figure("generation", generation, "model", page_size=12),
-        _figure("survival", survival, "model", page_size=12),
-        _figure("sequence", sequence, "model", page_size=30),
-        _figure("temperature", temperature, "model", page_size=12),
-        _figure("tokens", tokens, "model", "prompt_id", page_size=12),
-        _figure("top_tokens", top_tokens, "model", "prompt_id", page_size=12),
-        _figure("options", options, "model", "prompt_id"),
-        _figure("drops", drops, "model", page_by="kind"),
-        _figure("layer_map", layer_map, "model", page_size=6),
-        _figure("spikes", spikes, "model", "lens", page_size=12),
-        _figure("depth", depth, "lens", page_by="model", page_size=8, print_by="sublayer"),
-        _figure("flips", flips, "model", page_by="task", page_size=9),
-        _figure("flip_matrix", flip_matrix, "model", "metric", page_by=None),
-        _figure("pareto", pareto, "model", page_by="measure"),
-        _figure("losses", losses, "measure", page_by="model", page_size=8),
-        _figure("quantization", quantization, "model", "quantization", page_by="measure"),
-        _figure("quantization_steps", quantization_steps, "model", page_by=None),
-        _figure("calibration", calibration, "model"),
-        _figure("masks", masks, "model", page_by=None),
-        _figure("speed", speed, "model", page_by="measure"),
-        _figure("search", search, "model", page_by="panel"),
-        _figure("allocation", allocation, "model", "search", page_by="remove"),
+        _figure("spaces", "model", "prompt_id"),
+        _figure("hierarchy", "model", "lens", page_size=12),
+        _figure("amplification", "model", "lens", page_size=12),
+        _figure("estimates", "model", "lens", page_by=None, print_by="theorem"),
+        _figure("generation", "model", page_size=12),
+        _figure("survival", "model", page_size=12),
+        _figure("sequence", "model", page_size=30),
+        _figure("temperature", "model", page_size=12),
+        _figure("tokens", "model", "prompt_id", page_size=12),
+        _figure("top_tokens", "model", "prompt_id", page_size=12),
+        _figure("options", "model", "prompt_id"),
+        _figure("drops", "model", page_by="kind"),
+        _figure("layer_map", "model", page_size=6),
+        _figure("spikes", "model", "lens", page_size=12),
+        _figure("depth", "lens", page_by="model", page_size=8, print_by="sublayer"),
+        _figure("flips", "model", page_by="task", page_size=9),
+        _figure("flip_matrix", "model", "metric", page_by=None),
+        _figure("pareto", "model", page_by="measure"),
+        _figure("losses", "measure", page_by="model", page_size=8),
+        _figure("quantization", "model", "quantization", page_by="measure"),
+        _figure("quantization_steps", "model", page_by=None),
+        _figure("calibration", "model"),
+        _figure("masks", "model", page_by=None),
+        _figure("speed", "model", page_by="measure"),
+        _figure("search", "model", page_by="panel"),
+        _figure("allocation", "model", "search", page_by="remove"),
     )
 }
 

@@ -1,5 +1,7 @@
 """Shift of p at each temperature of the softmax: the paper's Figure 6, for every recipe."""
 
+from typing import Any
+
 import altair as alt
 import polars as pl
 
@@ -13,27 +15,25 @@ CAPTION = (
     "divergence tends to 0. h and z do not depend on T. A study with one temperature shows its variants below each "
     "other."
 )
+NEEDS = "no variant generated a token"
 
 QUANTITIES = {name: generation.QUANTITIES[name] for name in ("one_minus_cos_p", "kl")}
-_TOOLTIP = theme.tooltip(
-    "variant:N", "quantity:N", "trajectory:N", "temperature:Q", "median:Q", "p10:Q", "p90:Q", "tokens:Q"
-)
+_TOOLTIP = theme.tooltip("variant:N quantity:N trajectory:N temperature median p10 p90 tokens")
+_SPREAD: dict[str, Any] = {"opacity": 0.45, "strokeWidth": 1.5}
 
 
-def draw(frame: pl.DataFrame) -> theme.AnyChart:
+def draw(frame: pl.DataFrame) -> theme.Drawn:
     """Draw one row per model × recipe × trajectory × temperature."""
-    if frame.is_empty():
-        return theme.no_data(TITLE, "no variant generated a token")
-    named = theme.with_variant(frame).with_columns(
-        pl.col("trajectory").cast(pl.String).replace(generation.TRAJECTORIES)
-    )
-    keep = ["variant", "trajectory", "temperature", "tokens"]
-    data = theme.stacked(named, keep, "quantity", QUANTITIES, ("median", "p10", "p90"))
-    return _dots(data, frame) if data["temperature"].n_unique() == 1 else _curves(data, frame)
+    trajectory = pl.col("trajectory").cast(pl.String).replace(generation.TRAJECTORIES)
+    named = theme.with_variant(frame).with_columns(trajectory)
+    data = generation.medians(named, ["variant", "trajectory", "temperature", "tokens"], QUANTITIES)
+    if data["temperature"].n_unique() > 1:
+        return _curves(data), [theme.about(frame)]
+    one = f"one temperature was measured: {theme.about(frame, 'temperature')}"
+    return _dots(data), [theme.about(frame, "model", one)]
 
 
-def _curves(data: pl.DataFrame, frame: pl.DataFrame) -> theme.AnyChart:
-    scale, axis = generation.distance_axis()
+def _curves(data: pl.DataFrame) -> theme.AnyChart:
     x = alt.X(
         "temperature:Q",
         title="temperature T",
@@ -41,47 +41,31 @@ def _curves(data: pl.DataFrame, frame: pl.DataFrame) -> theme.AnyChart:
         # The axis's own format rounds 1.5 to 2 if only few ticks fit.
         axis=alt.Axis(values=sorted(data["temperature"].unique()), labelExpr="format(datum.value, '~g')", grid=False),
     )
-    base = theme.Chart().encode(x=x, color=generation.trajectory_color(data))
-    spread = base.mark_rule(opacity=0.45, strokeWidth=1.5).encode(
-        y=alt.Y("p10:Q", scale=scale, axis=axis, title=None), y2=alt.Y2("p90:Q")
-    )
-    line = base.mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=26)).encode(
-        y=alt.Y("median:Q", scale=scale, axis=axis, title=None),
-        strokeDash=generation.trajectory_dash(data),
-        tooltip=_TOOLTIP,
-    )
-    names = theme.row_names(next(iter(QUANTITIES.values())), above=3)
-    return theme.themed(
-        alt.layer(spread, line, names, data=theme.rows(data))
-        .properties(width=250, height=95)
-        .facet(
-            row=theme.variant_row(data),
-            column=generation.quantity_column(padding=20),
-            bounds="flush",  # so that a long name above a panel does not move the panels
-            spacing=alt.RowColnumber(row=24, column=38),
-            title=theme.title(TITLE, theme.models(frame)),
-        )
-        .resolve_axis(y="independent")  # one unit per axis
-    )
+    color, dash = generation.by_trajectory(data)
+    base = theme.Chart().encode(x=x, color=color)
+    low, median = (alt.Y(f"{field}:Q", **generation.DISTANCE) for field in ("p10", "median"))
+    line = base.mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=26))
+    chart = alt.layer(
+        base.mark_rule(**_SPREAD).encode(**theme.span(low, "p90:Q")),
+        line.encode(y=median, strokeDash=dash, tooltip=_TOOLTIP),
+        theme.row_names(next(iter(QUANTITIES.values())), above=3),
+        data=theme.rows(data),
+    ).properties(width=250, height=95)
+    grid = theme.variant_grid(chart, data, generation.quantity_column(20), 24, 38)
+    return grid.resolve_axis(y="independent")  # one unit per axis
 
 
-def _dots(data: pl.DataFrame, frame: pl.DataFrame) -> theme.AnyChart:
-    scale, axis = generation.distance_axis()
-    order = theme.names(data, "variant")
+def _dots(data: pl.DataFrame) -> theme.AnyChart:
     base = theme.Chart().encode(
-        y=alt.Y("variant:N", title=None, sort=order),
+        y=alt.Y("variant:N", title=None, sort=theme.names(data, "variant")),
         yOffset=alt.YOffset("trajectory:N", sort=list(generation.TRAJECTORIES.values())),
-        color=generation.trajectory_color(data),
+        color=generation.by_trajectory(data)[0],
     )
-    spread = base.mark_rule(opacity=0.45, strokeWidth=1.5).encode(
-        x=alt.X("p10:Q", scale=scale, axis=axis, title=None), x2=alt.X2("p90:Q")
-    )
-    point = base.mark_point(filled=True, size=34, opacity=1).encode(
-        x=alt.X("median:Q", scale=scale, axis=axis, title=None), tooltip=_TOOLTIP
-    )
-    subtitle = f"{theme.models(frame)} · one temperature was measured: {theme.temperatures(frame)}"
-    return theme.themed(
-        alt.layer(spread, point, data=theme.rows(data))
-        .properties(width=300, height=alt.Step(11))
-        .facet(column=generation.quantity_column(padding=2), spacing=14, title=theme.title(TITLE, subtitle))
-    )
+    low, median = (alt.X(f"{field}:Q", **generation.DISTANCE) for field in ("p10", "median"))
+    chart = alt.layer(
+        base.mark_rule(**_SPREAD).encode(**theme.span(low, "p90:Q")),
+        base.mark_point(filled=True, size=34, opacity=1).encode(x=median, tooltip=_TOOLTIP),
+        data=theme.rows(data),
+    ).properties(width=300, height=alt.Step(11))
+    dots: theme.AnyChart = chart.facet(column=generation.quantity_column(2), spacing=14)
+    return dots

@@ -3,13 +3,14 @@
 import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import ModuleType
 from typing import Any, Self, TypeAlias, TypeVar
 
 import altair as alt
 import polars as pl
 
-from prunescope.pipelines.reporting.charts.display_text import label
+from prunescope.pipelines.reporting.charts.display_text import counted, label
 from prunescope.pipelines.reporting.charts.publication_size import Specification
 
 # Okabe and Ito's palette: safe for all common kinds of colour blindness, readable on dark screens and on paper.
@@ -32,7 +33,21 @@ MONOSPACE = "'DejaVu Sans Mono', ui-monospace, Menlo, Consolas, monospace"
 AnyChart: TypeAlias = (
     alt.Chart | alt.LayerChart | alt.FacetChart | alt.ConcatChart | alt.HConcatChart | alt.VConcatChart
 )
+# What a figure's module draws: the chart, and the lines of its subtitle.
+Drawn: TypeAlias = tuple[AnyChart, list[str]]
 _Channel = TypeVar("_Channel", alt.Color, alt.Shape, alt.StrokeDash)
+
+# Legends of points and of lines. Marks are pale; legends are not.
+POINTS = alt.Legend(symbolOpacity=1, symbolSize=70)
+LINES = alt.Legend(symbolOpacity=1, symbolType="stroke", symbolStrokeWidth=2.5, symbolSize=200)
+# A line that data are compared with: equal values, chance, no change.
+DASHED: dict[str, Any] = {"strokeDash": [4, 3], "strokeWidth": 1}
+# Names beside points.
+NAMES: dict[str, Any] = {"align": "left", "dx": 7, "dy": -6, "fontSize": 10, "limit": 130}
+
+
+class NoData(Exception):  # noqa: N818 - it is no error of the program
+    """A reason why rows have nothing to draw; the chart says it."""
 
 
 class _SharedRows(alt.InlineData):
@@ -123,19 +138,47 @@ def labels(frame: pl.DataFrame, column: str) -> str:
     return ", ".join(label(name) for name in names(frame, column))
 
 
-def models(frame: pl.DataFrame) -> str:
-    """Return the models' labels, for a subtitle."""
-    return labels(frame, "model")
+def largest(frame: pl.DataFrame, column: str) -> int:
+    """Return the largest value of a column of integers that is not empty."""
+    return int(frame[column].max())  # type: ignore[arg-type]
 
 
-def temperatures(frame: pl.DataFrame) -> str:
-    """Return the temperatures, for a subtitle."""
-    return "T = " + ", ".join(f"{temperature:g}" for temperature in sorted(frame["temperature"].unique()))
+def size(frame: pl.DataFrame, column: str = "prompts") -> str:
+    """Return the largest number of prompts, or of things named by another column, for a subtitle."""
+    return counted(largest(frame, column), column.removesuffix("s"))
 
 
-def prompts(count: int) -> str:
-    """Return the number of prompts, for a subtitle."""
-    return f"{count} prompts" if count != 1 else "1 prompt"
+_PARTS: dict[str, Callable[[pl.DataFrame], str]] = {
+    "model": lambda frame: labels(frame, "model"),
+    "prompt_id": lambda frame: f"prompt {labels(frame, 'prompt_id')}",
+    "question": lambda frame: f"question {labels(frame, 'prompt_id')}",
+    "prompts": size,
+    "temperature": lambda frame: "T = " + ", ".join(f"{one:g}" for one in sorted(frame["temperature"].unique())),
+    "lens": lambda frame: f"lens {labels(frame, 'lens')}",
+}
+
+
+def about(frame: pl.DataFrame, columns: str = "model", *others: str) -> str:
+    """Return a line of a subtitle: what the rows have in common, by column, and other parts that are not empty."""
+    return " · ".join([*(_PARTS[column](frame) for column in columns.split()), *filter(None, others)])
+
+
+def finished(module: ModuleType, frame: pl.DataFrame, draw: str = "draw") -> AnyChart:
+    """Return a figure's chart with title and look; without rows, one that says what is missing.
+
+    Args:
+        module: states TITLE, NEEDS (what a study without rows lacks) and the drawing function.
+        frame: rows of the figure's query.
+        draw: name of the function, which may raise NoData.
+    """
+    if frame.is_empty():
+        return no_data(module.TITLE, module.NEEDS)
+    try:
+        chart, subtitles = getattr(module, draw)(frame)
+    except NoData as reason:
+        return no_data(module.TITLE, str(reason))
+    chart.title = title(module.TITLE, *subtitles)
+    return themed(chart)
 
 
 def title(text: str, *subtitles: str) -> alt.TitleParams:
@@ -147,8 +190,7 @@ def without_zeros(zeros: int) -> str:
     """Return the subtitle about values that a logarithmic axis leaves out; empty if there are none."""
     if not zeros:
         return ""
-    values = "1 value" if zeros == 1 else f"{zeros:,} values"
-    return f"without {values} of exactly 0, which a logarithmic axis cannot show"
+    return f"without {counted(zeros, 'value')} of exactly 0, which a logarithmic axis cannot show"
 
 
 def has_logarithm(column: str) -> pl.Expr:
@@ -214,9 +256,15 @@ def balanced(panels: int, most: int) -> int:
     return math.ceil(panels / math.ceil(panels / most))
 
 
-def variant_row(frame: pl.DataFrame) -> alt.Row:
+def variant_grid(
+    chart: alt.LayerChart, frame: pl.DataFrame, column: alt.Column, row_space: int, column_space: int
+) -> alt.FacetChart:
     """Return a row of panels per `variant`, in the order of the frame; `row_names` writes their headings."""
-    return alt.Row("variant:N", title=None, sort=names(frame, "variant"), header=alt.Header(labels=False))
+    row = alt.Row("variant:N", title=None, sort=names(frame, "variant"), header=alt.Header(labels=False))
+    spacing = alt.RowColnumber(row=row_space, column=column_space)
+    # Flush, so that a long name above a panel does not move the panels.
+    grid: alt.FacetChart = chart.facet(row=row, column=column, bounds="flush", spacing=spacing)
+    return grid
 
 
 def row_names(first: str, above: int) -> alt.Chart:
@@ -236,12 +284,50 @@ def row_names(first: str, above: int) -> alt.Chart:
     return layer
 
 
-def tooltip(*fields: str) -> list[alt.Tooltip]:
-    """Return tooltip channels of fields such as `layer:Q`.
+def tooltip(fields: str) -> list[alt.Tooltip]:
+    """Return tooltip channels of fields such as "variant:N layer", which are quantitative unless they say otherwise.
 
     Charts name every channel by its class, because Altair searches all its classes for a channel given as a string.
     """
-    return [alt.Tooltip(field) for field in fields]
+    return [alt.Tooltip(field if ":" in field else f"{field}:Q") for field in fields.split()]
+
+
+def span(low: alt.X | alt.Y, high: str) -> dict[str, Any]:
+    """Return the encoding of a bar or band from one field to another, such as an interval."""
+    return {"x": low, "x2": alt.X2(high)} if isinstance(low, alt.X) else {"y": low, "y2": alt.Y2(high)}
+
+
+def valid(chart: alt.Chart, *fields: str) -> alt.Chart:
+    """Return a layer of the rows in which the fields are known."""
+    filtered: alt.Chart = chart.transform_filter(" && ".join(f"isValid(datum.{field})" for field in fields))
+    return filtered
+
+
+def faceted(
+    chart: alt.Chart | alt.LayerChart,
+    field: str,
+    order: Sequence[Any],
+    columns: int,
+    **keys: Any,  # noqa: ANN401
+) -> alt.FacetChart:
+    """Return a panel per value of a field, in rows of so many columns; `header` and other keys are Altair's."""
+    header = {"header": alt.Header(**keys.pop("header"))} if "header" in keys else {}
+    facets: alt.FacetChart = chart.facet(
+        facet=alt.Facet(field if ":" in field else f"{field}:N", title=None, sort=order, **header),
+        columns=columns,
+        **keys,
+    )
+    return facets
+
+
+def with_room(points: Iterable[tuple[Any, ...]], width: float, height: float) -> list[bool]:
+    """Return which points (panel, x, y) have room for a name: none before them is closer in both directions."""
+    taken: list[tuple[Any, ...]] = []
+    found = []
+    for panel, x, y in points:
+        found.append(all(panel != other or abs(x - a) >= width or abs(y - b) >= height for other, a, b in taken))
+        taken += [(panel, x, y)] if found[-1] else []
+    return found
 
 
 def no_data(text: str, needs: str) -> AnyChart:

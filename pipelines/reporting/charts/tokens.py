@@ -15,6 +15,7 @@ CAPTION = (
     "differs. ␣ is a space, ↵ a line break. The first 64 tokens of at most four prompts are shown; they are the "
     "prompts of each kind that break first."
 )
+NEEDS = "no variant generated a token"
 
 CELLS = 12  # per line, so that a line and the row names fit on a page
 _NARROW_CELLS = 4  # in one column of a paper
@@ -69,51 +70,32 @@ def _words(base: alt.Chart, test: str, weight: Literal["normal", "bold"]) -> alt
     return words
 
 
-def draw_narrow(frame: pl.DataFrame) -> theme.AnyChart:
+def draw_narrow(frame: pl.DataFrame) -> theme.Drawn:
     """Draw rows of `token_trace` with the shorter lines that fit one column of a paper."""
     return draw(frame, _NARROW_CELLS)
 
 
-def draw(frame: pl.DataFrame, per_line: int = CELLS) -> theme.AnyChart:
+def draw(frame: pl.DataFrame, per_line: int = CELLS) -> theme.Drawn:
     """Draw rows of `token_trace` of one model and one prompt, with `per_line` tokens per line."""
-    if frame.is_empty():
-        return theme.no_data(TITLE, "no variant generated a token")
     cells = _cells(frame, per_line)
     x = alt.X("cell:O", title=None, axis=None, scale=alt.Scale(domain=list(range(per_line))))
     y = alt.Y("variant:N", title=None, sort=theme.names(cells, "variant"), axis=alt.Axis(domain=False, ticks=False))
     base = theme.Chart().encode(x=x, y=y)
-    box = base.mark_rect(style="gap", strokeWidth=1.5).encode(
-        color=alt.Color(
-            "class:N",
-            title="KL(dense ‖ pruned) in nats, both on this text",
-            scale=alt.Scale(domain=CLASSES, range=COLORS),
-            legend=alt.Legend(symbolStrokeColor="#999999", symbolStrokeWidth=0.5, symbolType="square", symbolSize=150),
-        ),
-        tooltip=theme.tooltip("variant:N", "step:Q", "text:N", "kl_own_text_nats:Q", "kl_teacher_forced_nats:Q"),
+    color = alt.Color(
+        "class:N",
+        title="KL(dense ‖ pruned) in nats, both on this text",
+        scale=alt.Scale(domain=CLASSES, range=COLORS),
+        legend=alt.Legend(symbolStrokeColor="#999999", symbolStrokeWidth=0.5, symbolType="square", symbolSize=150),
     )
-    outline = base.transform_filter("datum.is_first_flip").mark_rect(
-        fill=None, stroke=theme.VERMILLION, strokeWidth=2.5
-    )
-    return theme.themed(
-        alt.layer(
-            box,
-            outline,
-            _words(base, "!datum.is_different", "normal"),
-            _words(base, "datum.is_different", "bold"),
-            data=theme.rows(cells),
-        )
-        .properties(width=alt.Step(65), height=alt.Step(21), view=alt.ViewBackground(stroke=None))
-        .facet(
-            facet=alt.Facet(
-                "line:O",
-                title=None,
-                sort=theme.names(cells, "line"),
-                header=alt.Header(
-                    labelExpr="'from step ' + datum.value", labelAnchor="start", labelFontWeight="normal"
-                ),
-            ),
-            columns=1,
-            spacing=6,
-            title=theme.title(TITLE, f"{theme.models(frame)} · prompt {theme.labels(frame, 'prompt_id')}"),
-        )
-    )
+    tooltip = theme.tooltip("variant:N step text:N kl_own_text_nats kl_teacher_forced_nats")
+    flips = base.transform_filter("datum.is_first_flip")
+    chart = alt.layer(
+        base.mark_rect(style="gap", strokeWidth=1.5).encode(color=color, tooltip=tooltip),
+        flips.mark_rect(fill=None, stroke=theme.VERMILLION, strokeWidth=2.5),
+        _words(base, "!datum.is_different", "normal"),
+        _words(base, "datum.is_different", "bold"),
+        data=theme.rows(cells),
+    ).properties(width=alt.Step(65), height=alt.Step(21), view=alt.ViewBackground(stroke=None))
+    header = {"labelExpr": "'from step ' + datum.value", "labelAnchor": "start", "labelFontWeight": "normal"}
+    lines = theme.faceted(chart, "line:O", theme.names(cells, "line"), 1, header=header, spacing=6)
+    return lines, [theme.about(frame, "model prompt_id")]

@@ -1,5 +1,7 @@
 """Most likely tokens of both models at one step, the first flip: the paper's Figure 8, for every recipe."""
 
+from functools import partial
+
 import altair as alt
 import polars as pl
 
@@ -13,6 +15,7 @@ CAPTION = (
     "which the variant alone would write another token, or step 0 if there is no such step. ␣ is a space, ↵ a line "
     "break. At most four prompts are shown, those of each kind that break first."
 )
+NEEDS = "no variant has its most likely tokens kept"
 
 SIDES = {"dense": theme.BLUE, "pruned": theme.VERMILLION}
 COLUMNS = 3
@@ -42,41 +45,37 @@ def _tokens(named: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def draw(frame: pl.DataFrame) -> theme.AnyChart:
+def draw(frame: pl.DataFrame) -> theme.Drawn:
     """Draw one row per variant and token, of one model and one prompt."""
-    if frame.is_empty():
-        return theme.no_data(TITLE, "no variant has its most likely tokens kept")
     data = _tokens(theme.with_variant(frame))
     panels = theme.names(data, "panel")
+    axis = alt.Axis(values=[0, 0.5, 1], format="~g")
+    x = partial(alt.X, title="probability", scale=alt.Scale(domain=[0, 1]), axis=axis)
     base = theme.Chart().encode(y=alt.Y("place:O", title=None, axis=None))
-    link = base.mark_rule(style="quiet").encode(x=_probability("dense"), x2=alt.X2("pruned"))
-    words = base.mark_text(align="right", dx=-6, font=theme.MONOSPACE, fontSize=11, clip=False).encode(
-        x=alt.value(0), text=alt.Text("token:N")
-    )
-    fields = theme.tooltip("token:N", "token_id:Q", "dense:Q", "pruned:Q", "rank_dense:Q", "rank_pruned:Q")
+    words = base.mark_text(align="right", dx=-6, font=theme.MONOSPACE, fontSize=11, clip=False)
+    tooltip = theme.tooltip("token:N token_id dense pruned rank_dense rank_pruned")
     ends = [
         base.mark_point(filled=True, size=50, opacity=0.9).encode(
-            x=_probability(side),
+            x=x(f"{side}:Q"),
             color=theme.nominal(alt.Color, f"name_{side}", SIDES, SIDES.values()),
             shape=theme.nominal(alt.Shape, f"name_{side}", SIDES, ["square", "circle"]),
-            tooltip=fields,
+            tooltip=tooltip,
         )
         for side in SIDES
     ]
-    return theme.themed(
-        alt.layer(link, words, *ends, data=theme.rows(data))
-        .properties(width=150, height=alt.Step(16))
-        .facet(
-            facet=alt.Facet("panel:N", title=None, sort=panels, header=alt.Header(labelLimit=150 + _TOKEN_WIDTH - 10)),
-            columns=min(COLUMNS, len(panels)),
-            bounds="flush",  # so that long tokens do not move the panels
-            spacing=alt.RowColnumber(row=75, column=_TOKEN_WIDTH),
-            title=theme.title(TITLE, f"{theme.models(frame)} · prompt {theme.labels(frame, 'prompt_id')}"),
-        )
-        .resolve_axis(x="independent")
+    chart = alt.layer(
+        base.mark_rule(style="quiet").encode(**theme.span(x("dense:Q"), "pruned")),
+        words.encode(x=alt.value(0), text=alt.Text("token:N")),
+        *ends,
+        data=theme.rows(data),
+    ).properties(width=150, height=alt.Step(16))
+    grid = theme.faceted(
+        chart,
+        "panel",
+        panels,
+        columns=min(COLUMNS, len(panels)),
+        header={"labelLimit": 150 + _TOKEN_WIDTH - 10},
+        bounds="flush",  # so that long tokens do not move the panels
+        spacing=alt.RowColnumber(row=75, column=_TOKEN_WIDTH),
     )
-
-
-def _probability(side: str) -> alt.X:
-    axis = alt.Axis(values=[0, 0.5, 1], format="~g")
-    return alt.X(f"{side}:Q", title="probability", scale=alt.Scale(domain=[0, 1]), axis=axis)
+    return grid.resolve_axis(x="independent"), [theme.about(frame, "model prompt_id")]

@@ -1,4 +1,4 @@
-"""Documents `pair/<n>/<m>` and `pairwise_flips`: differences of two variants; and the choice of pairs for a file.
+"""Documents `pair/<n>/<m>`: differences of two variants; and the choice of pairs for a file.
 
 The caller computes the statistics.
 """
@@ -6,13 +6,11 @@ The caller computes the statistics.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import polars as pl
 
-from prunescope.pipelines.reporting.charts.display_text import label, prose
-from prunescope.pipelines.reporting.explorer.document_types import FlipsDocument, PairDocument, Source, Table
-from prunescope.pipelines.reporting.explorer.query_cache import table_rows
+from prunescope.pipelines.reporting.charts.display_text import prose
+from prunescope.pipelines.reporting.explorer.query_cache import Document, table
 
 # Enough for all pairs of 45 variants; a document takes a few kilobytes.
 MAX_PAIRS = 1000
@@ -27,16 +25,6 @@ _SIDES = ("a", "b", "difference", "difference_se", "difference_low", "difference
 COLUMNS: dict[str, tuple[str, ...]] = {
     TOKENS: ("statistic", "measured_on", "temperature", *_SIDES, "noise_p95", "tokens", "clusters"),
     TASKS: ("statistic", "measured_on", *_SIDES, "only_a_right", "only_b_right", "mcnemar_p", "holm_p", "clusters"),
-}
-# Column of the statement for each column of document `pairwise_flips`, which is named as in `COLUMNS`.
-_TURNS = {
-    "statistic": "metric",
-    "a": "right_share",
-    "b": "other_right_share",
-    "only_a_right": "lost",
-    "only_b_right": "gained",
-    "holm_p": "holm_p",
-    "clusters": "n_samples",
 }
 
 
@@ -68,57 +56,29 @@ class Pairs:
     sql: Mapping[str, str]
 
 
-def paired(pairs: Pairs, model: str, recipes: Sequence[tuple[str, str]]) -> list[PairDocument]:
+def paired(pairs: Pairs, model: str, recipes: Sequence[tuple[str, str]]) -> list[Document]:
     """Build the documents of pairs of recipes."""
     comparisons = pairs.compare(model, recipes)
     return [_document(model, *pair, comparison) for pair, comparison in zip(recipes, comparisons, strict=True)]
 
 
-def _document(model: str, recipe_a: str, recipe_b: str, comparison: PairComparison) -> PairDocument:
+def _document(model: str, recipe_a: str, recipe_b: str, comparison: PairComparison) -> Document:
     pair = {"a": recipe_a, "b": recipe_b}
-    where: dict[str, Any] = {"$1": model, "$3": [recipe_a, recipe_b]}
     is_task = pl.col("measured_on").str.starts_with("task ")
     # Minimum, maximum and quantiles have no paired error.
     has_error = ~pl.col("statistic").str.contains(r"_p\d+_|_min_|_max_|_median_")
-    prompts = list(comparison.prompts)
     parts = (
-        (comparison.rows.filter(is_task), Source(key=TASKS, where=where | {"$2": [pair]})),
-        (
-            comparison.rows.filter(~is_task, has_error),
-            Source(key=TOKENS, where=where | {"$2": [{**pair, "prompts": prompts}]}),
-        ),
+        (TASKS, comparison.rows.filter(is_task), pair),
+        (TOKENS, comparison.rows.filter(~is_task, has_error), pair | {"prompts": list(comparison.prompts)}),
     )
+    where = {"$1": model, "$3": [recipe_a, recipe_b]}
     return {
-        "tables": [_table(rows, source) for rows, source in parts if rows.height],
+        "tables": [
+            table(TITLES[key], rows.select(COLUMNS[key]), {"key": key, "where": where | {"$2": [units]}}, width=80)
+            for key, rows, units in parts
+            if rows.height
+        ],
         "missing": [prose(reason) for reason in comparison.missing],
-    }
-
-
-def pairwise_flips(frame: pl.DataFrame, variants: Sequence[tuple[str, str]]) -> FlipsDocument:
-    """Build document `pairwise_flips`.
-
-    Args:
-        frame: rows of statement `pairwise_flips`.
-        variants: model and recipe of each variant, in the order of the index.
-    """
-    positions = {variant: n for n, variant in enumerate(variants)}
-    pairs: dict[str, list[list[Any]]] = {}
-    rows = table_rows(frame, tuple(_TURNS.values()), lambda text: label(text, 80))
-    for model, *recipes, row in zip(frame["model"], frame["recipe"], frame["other_recipe"], rows, strict=True):
-        n, m = (positions.get((model, recipe)) for recipe in recipes)
-        # The statement has each pair in both orders.
-        if n is not None and m is not None and n < m:
-            pairs.setdefault(f"{n}/{m}", []).append(row)
-    return {"columns": list(_TURNS), "pairs": pairs}
-
-
-def _table(rows: pl.DataFrame, source: Source) -> Table:
-    columns = COLUMNS[source["key"]]
-    return {
-        "title": TITLES[source["key"]],
-        "columns": list(columns),
-        "rows": table_rows(rows, columns, lambda text: label(text, 80)),
-        "sql": source,
     }
 
 

@@ -1,14 +1,12 @@
 """Findings of a study as sentences, one per row of `FINDINGS`. Each says whether the paper's claim fails here."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
-from prunescope.pipelines.reporting.charts.display_text import label, prose
-from prunescope.pipelines.reporting.explorer.document_types import FindingEntry
-from prunescope.pipelines.reporting.explorer.queries import FINDINGS
+from prunescope.pipelines.reporting.charts.display_text import counted, label, number, percent, prose
+from prunescope.pipelines.reporting.explorer.query_cache import Document, model_name, of_model, source
 from prunescope.pipelines.reporting.published import fact
 
 _Row = Mapping[str, Any]
@@ -16,7 +14,7 @@ MAX_NAMES = 8
 LENSES = {"raw": "without the final norm (lens raw, as in the paper)", "normed": "after the final norm (lens normed)"}
 
 
-def findings(frames: Mapping[str, pl.DataFrame], models: Sequence[str]) -> list[FindingEntry]:
+def findings(frames: Mapping[str, pl.DataFrame], models: Sequence[str]) -> list[Document]:
     """Return all findings by model, then theme.
 
     Args:
@@ -24,27 +22,12 @@ def findings(frames: Mapping[str, pl.DataFrame], models: Sequence[str]) -> list[
         models: names of the models, in display order.
     """
     return [
-        {
-            "model": label(model, 200),
-            "theme": theme,
-            "text": prose(sentence),
-            "sql": {"key": key, "where": {column: str(row[column]) for column in FINDINGS[key].narrow}},
-        }
+        {"model": model_name(model), "theme": theme, "text": prose(sentence), "sql": source(key, row)}
         for model in models
         for theme, key, write in _WRITERS
-        for row in frames[key].filter(pl.col("model").cast(pl.String) == model).iter_rows(named=True)
+        for row in of_model(frames[key], model).iter_rows(named=True)
         if (sentence := write(row)) is not None
     ]
-
-
-def number(value: float) -> str:
-    """Format a number with three significant digits, without an exponent between 0.001 and 100,000."""
-    if value == 0 or not math.isfinite(value):
-        return f"{value:g}"
-    if not 0.001 <= abs(value) < 100_000:
-        mantissa, exponent = f"{value:.1e}".split("e")
-        return f"{mantissa}e{int(exponent)}"
-    return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 
 def names(recipes: Sequence[str], singular: str = "", plural: str = "") -> str:
@@ -95,16 +78,16 @@ def _first_token(row: _Row) -> str:
 def _feedback(row: _Row) -> str:
     total, more, noise = row["variants"], row["free_further"], row["noise_free_nats"]
     sentence = (
-        f"After the first different token, the median KL per token is {number(row['forced_nats'])} nats if both models "
-        f"read the dense text. It is {number(row['own_nats'])} nats if both read the variant's own text (medians of "
-        f"{total} variant{'' if total == 1 else 's'}). {own_text(row)}"
+        "After the first different token, if both models read the dense text, the median KL per token is "
+        f"{number(row['forced_nats'])} nats. If both read the variant's own text, it is {number(row['own_nats'])} "
+        f"nats. Both are medians over {counted(total, 'variant')}. {own_text(row)}"
     )
     if not row["own_further"]:
         sentence += " The KL shows no feedback. A loop is feedback, too, but the KL does not show it."
     if row["fork_nats"] is None:
         return sentence
     return (
-        f"{sentence} In free running each model reads its own text, and the KL is {number(row['free_nats'])} nats. "
+        f"{sentence} In free running, each model reads its own text. Then the KL is {number(row['free_nats'])} nats. "
         f"{'' if noise is None else f'Without any pruning it is {number(noise)} nats. '}After one different token, the "
         f"dense model alone differs from its own text by {number(row['fork_nats'])} nats. "
         f"{names(more, 'exceeds', 'exceed') if more else 'No variant is shown to exceed'} that."
@@ -126,23 +109,14 @@ def own_text(row: _Row) -> str:
 def _attention_or_mlp(row: _Row) -> str:
     milder, numbers = row["numbers_attention_milder"], row["numbers"]
     costs = " ".join(
-        f"Dropping {_sublayers(row[end], 'attention')} ({percent(row[f'{end}_share_attn'])} of the parameters) costs "
-        f"{number(row[f'{end}_kl_attn'])} nats at the first token. Dropping {_sublayers(row[end], 'MLP')} "
+        f"Dropping {counted(row[end], 'attention sublayer')} ({percent(row[f'{end}_share_attn'])} of the parameters) "
+        f"costs {number(row[f'{end}_kl_attn'])} nats at the first token. Dropping {counted(row[end], 'MLP sublayer')} "
         f"({percent(row[f'{end}_share_mlp'])}) costs {number(row[f'{end}_kl_mlp'])} nats."
         for end in ("fewest", "most")[: min(numbers, 2)]
     )
     where = "here" if numbers == 1 else f"at {_of(milder or numbers, numbers)} numbers of dropped sublayers"
     paper, less = ("As", "less") if milder == numbers else ("Unlike", "less only" if milder else "no less")
     return f"{costs} {paper} in the paper, dropping attention costs {less} {where}."
-
-
-def _sublayers(count: int, kind: str) -> str:
-    return f"{count} {kind} sublayer{'' if count == 1 else 's'}"
-
-
-def percent(share: float) -> str:
-    """Return a share in per cent with one decimal."""
-    return f"{100 * share:.1f} %"
 
 
 def _amplification(row: _Row) -> str:
@@ -156,7 +130,7 @@ def _amplification(row: _Row) -> str:
     noise = (
         ""
         if null is None
-        else f" Under rounding alone the share is {percent(null)}, the factor {number(row['noise_z_to_p_median'])}."
+        else f" Under rounding alone, the share is {percent(null)} and the factor {number(row['noise_z_to_p_median'])}."
     )
     return (
         f"After one changed sublayer, {LENSES[row['lens']]}, the median 1 − cos is {number(row['h'])} in h, "
@@ -202,28 +176,29 @@ def _fit(row: _Row) -> str:
 def _noise(row: _Row) -> str:
     below = row["recipes_below"]
     verdict = (
-        f"The median KL of {names(below)} is not above that, so it shows no effect of pruning"
+        f"The median KL of {names(below)} is not above that. So it shows no effect of pruning"
         if below
         else f"The median KL of {_of(row['variants'], row['variants'])} variants is above that"
     )
     return (
-        f"Rounding alone, without any pruning, causes a KL of at most {number(row['kl_noise_p95_nats'])} nats at 95 % "
-        f"of the tokens. {verdict}."
+        f"At 95 % of the tokens, rounding alone, without any pruning, causes a KL of at most "
+        f"{number(row['kl_noise_p95_nats'])} nats. {verdict}."
     )
 
 
 def _sampling(row: _Row) -> str:
     sentence = (
-        f"{_of(row['texts_flipped'], row['texts']).capitalize()} sampled texts differ from the dense ones, which were "
-        f"drawn with the same random numbers. The number expected from the distributions is "
-        f"{number(row['flips_expected'])}. The texts of {names(row['last_recipes'])} stay the same longest: "
+        "The sampled texts were drawn with the same random numbers as the dense ones. "
+        f"{_of(row['texts_flipped'], row['texts']).capitalize()} differ from these. The number expected from the "
+        f"distributions is {number(row['flips_expected'])}. The texts of {names(row['last_recipes'])} stay the same "
+        "longest."
     )
     if row["last_step"] is None:
-        return f"{sentence}the share that never differs is {percent(row['last_equal_share'])}."
+        return f"{sentence} The share that never differs is {percent(row['last_equal_share'])}."
     # If no text is expected to differ after the last one that does, the expected step is not known.
     expected = row["last_step_expected"]
-    in_theory = "" if expected is None else f" (expected {number(expected)})"
-    return f"{sentence}half of them differ by step {number(row['last_step'])}{in_theory}."
+    in_theory = "" if expected is None else f" The expected step is {number(expected)}."
+    return f"{sentence} Half of them differ by step {number(row['last_step'])}.{in_theory}"
 
 
 def _texts(row: _Row) -> str:

@@ -1,37 +1,33 @@
 """Document `index`: the content of the overview."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import polars as pl
 
-from prunescope.pipelines.reporting.advice import RULE
+from prunescope.pipelines.reporting.advice import MARKS, RULE
 from prunescope.pipelines.reporting.charts.display_text import label, prose
 from prunescope.pipelines.reporting.charts.registry import FIGURES, Figure
-from prunescope.pipelines.reporting.explorer.document_types import (
-    Claim,
-    Column,
-    Fact,
-    FigureEntry,
-    GenerationCurves,
-    Index,
-    KindSummary,
-    Number,
-    Prompt,
-    SharedClaim,
-    Sparkline,
-    VariantEntry,
-)
 from prunescope.pipelines.reporting.explorer.findings import findings
 from prunescope.pipelines.reporting.explorer.ordering import DisplayOrder
 from prunescope.pipelines.reporting.explorer.queries import FINDINGS, VARIANT
-from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, number, numbers
+from prunescope.pipelines.reporting.explorer.query_cache import (
+    Document,
+    QueryCache,
+    columns,
+    model_name,
+    number,
+    numbers,
+    of_model,
+    rows,
+    source,
+)
 from prunescope.pipelines.reporting.explorer.searches import searches
-from prunescope.pipelines.reporting.explorer.verdicts import answers, basis, reason, source
+from prunescope.pipelines.reporting.explorer.verdicts import answers, basis, reason
 
-# Trajectory of each curve.
-_CURVES = {"forced": "teacher_forced", "own": "own_text", "fork": "fork"}
-_SPACES = {"kl": "kl_median"} | {space: f"one_minus_cos_{space}_median" for space in "hzp"}
+# Trajectories that were drawn, by the name that the page gives them.
+_TRAJECTORIES = {"forced": "teacher_forced", "own": "own_text", "fork": "fork"}
+_CURVES = {"kl_median": "kl", **{f"one_minus_cos_{space}_median": space for space in "hzp"}}
 _LOSSES = ("loss_writing", "loss_choosing", "loss_alive")
 _MAX_CURVES = 6
 # Maximum number of texts with a perplexity column, and of tasks with a score column.
@@ -40,53 +36,52 @@ _MAX_TEXTS, _MAX_TASKS = 3, 8
 _METRICS = ("accuracy", "exact_match", "pass_at_1", "accuracy_letter")
 
 
-def _column(
-    name: str,
-    heading: str,
-    doc: str,
-    form: Literal["percent", "number", "count"],
-    sql: str = "variants",
-    *,
-    of: str | None = None,
-    is_detail: bool = False,
-) -> Column:
-    return Column(name=name, heading=heading, doc=doc, form=form, sql=sql, of=of, is_detail=is_detail)
+class Column(NamedTuple):
+    """One column of the overview's table.
+
+    Attributes:
+        name: key of its numbers in each variant.
+        heading: a few words.
+        doc: what its numbers are.
+        form: how the page writes a number; `percent` are shares of 1.
+        sql: key of the statement of its numbers.
+        of: name of the total that a count is a part of.
+        is_detail: whether it is hidden until the reader requests all columns.
+    """
+
+    name: str
+    heading: str
+    doc: str
+    form: Literal["percent", "number", "count"]
+    sql: str = "variants"
+    of: str | None = None
+    is_detail: bool = False
 
 
 _KL = "KL(dense ‖ pruned)"
-COLUMNS: tuple[Column, ...] = (
-    _column("parameters_removed_share", "removed", "parameters removed over all parameters", "percent"),
-    _column("sparsity", "sparsity", "share of the prunable weights that are zero", "percent", is_detail=True),
-    _column("sublayers_dropped_count", "dropped", "sublayers dropped", "count", is_detail=True),
-    _column("loss_writing", "writing lost", "loss in writing that decides the verdict", "percent", "verdicts"),
-    _column("loss_choosing", "choosing lost", "loss in choosing that decides the verdict", "percent", "verdicts"),
-    _column("loss_alive", "looped", "texts that loop or end early, minus the dense model's", "percent", "verdicts"),
-    _column(
-        "score_non_generative", "chosen right", "mean score of tasks answered by choosing", "percent", "task_means"
-    ),
-    _column("score_generative", "written right", "mean score of tasks answered by writing", "percent", "task_means"),
-    _column("kl_step0_nats", "KL, step 0, nats", f"{_KL} at the first generated token, mean", "number"),
-    _column("kl_teacher_forced_median_nats", "KL, forced, nats", f"median {_KL}, on the dense tokens", "number"),
-    _column("kl_own_text_median_nats", "KL, own text, nats", f"median {_KL}, on the variant's text", "number"),
-    _column(
-        "kl_growth_nats",
-        "KL, own − forced, nats",
-        f"increase of the mean {_KL} by reading its own text, after the first flip",
-        "number",
-        "damage",
-        is_detail=True,
-    ),
-    _column("top1_agreement", "same top token", "tokens with the same most likely token, forced", "percent"),
-    _column("first_flip_step_median", "first flip, step", "first step with another token, median", "count"),
-    _column(
-        "prompts_flipped", "flipped", "texts that differ from the dense one", "count", of="prompts", is_detail=True
-    ),
-    _column("prompts_collapsed", "collapsed", "texts that fall into a loop", "count", of="prompts", is_detail=True),
-    _column("prompts_correct", "correct", "prompts answered correctly", "count", of="prompts_graded", is_detail=True),
-    _column(
+_GROWTH = f"increase of the mean {_KL} by reading its own text, after the first flip"
+COLUMNS = (
+    Column("parameters_removed_share", "removed", "parameters removed over all parameters", "percent"),
+    Column("sparsity", "sparsity", "share of the prunable weights that are zero", "percent", is_detail=True),
+    Column("sublayers_dropped_count", "dropped", "sublayers dropped", "count", is_detail=True),
+    Column("loss_writing", "writing lost", "loss in writing that decides the verdict", "percent", "verdicts"),
+    Column("loss_choosing", "choosing lost", "loss in choosing that decides the verdict", "percent", "verdicts"),
+    Column("loss_alive", "looped", "texts that loop or end early, minus the dense model's", "percent", "verdicts"),
+    Column("score_non_generative", "chosen right", "mean score of tasks answered by choosing", "percent", "task_means"),
+    Column("score_generative", "written right", "mean score of tasks answered by writing", "percent", "task_means"),
+    Column("kl_step0_nats", "KL, step 0, nats", f"{_KL} at the first generated token, mean", "number"),
+    Column("kl_teacher_forced_median_nats", "KL, forced, nats", f"median {_KL}, on the dense tokens", "number"),
+    Column("kl_own_text_median_nats", "KL, own text, nats", f"median {_KL}, on the variant's text", "number"),
+    Column("kl_growth_nats", "KL, own − forced, nats", _GROWTH, "number", "damage", is_detail=True),
+    Column("top1_agreement", "same top token", "tokens with the same most likely token, forced", "percent"),
+    Column("first_flip_step_median", "first flip, step", "first step with another token, median", "count"),
+    Column("prompts_flipped", "flipped", "texts that differ from the dense one", "count", of="prompts", is_detail=True),
+    Column("prompts_collapsed", "collapsed", "texts that fall into a loop", "count", of="prompts", is_detail=True),
+    Column("prompts_correct", "correct", "prompts answered correctly", "count", of="prompts_graded", is_detail=True),
+    Column(
         "options_argmax_kept", "choices kept", "questions with the same choice", "count", of="questions", is_detail=True
     ),
-    _column("ndcg_at_10", "nDCG@10", "retrieval, mean over the data sets", "percent", "ndcg"),
+    Column("ndcg_at_10", "nDCG@10", "retrieval, mean over the data sets", "percent", "ndcg"),
 )
 
 
@@ -98,69 +93,68 @@ def variant_names(frames: QueryCache, order: DisplayOrder) -> list[tuple[str, st
 
 def prompt_rows(frames: QueryCache, order: DisplayOrder) -> list[dict[str, Any]]:
     """Return the prompts in the order of the index."""
-    rows = frames.all("prompts").iter_rows(named=True)
-    return sorted(rows, key=lambda row: order.of_prompt(row["model"], row["prompt_id"]))
+    found = frames.all("prompts").iter_rows(named=True)
+    return sorted(found, key=lambda row: order.of_prompt(row["model"], row["prompt_id"]))
 
 
 def index(
     frames: QueryCache,
     study: str,
     title: str,
-    facts: Sequence[Fact],
+    facts: Sequence[Document],
     order: DisplayOrder,
     traces: Mapping[tuple[str, str], Collection[int]],
     without_data: Collection[str] = (),
     *,
     is_live: bool,
-) -> Index:
+) -> Document:
     """Build the document.
 
     Args:
         frames: results of the statements.
         study: name of the study.
         title: title of the study.
-        facts: what a reader needs to repeat the study.
+        facts: what a reader needs to repeat the study, as `name` and `text`.
         order: display order of variants and prompts.
         traces: by model and recipe, the positions of the prompts that have a trace.
         without_data: names of figures without data.
         is_live: whether the page can request more documents.
     """
-    rows = sorted(
+    variants = sorted(
         frames.all("variants").iter_rows(named=True), key=lambda row: order.of_variant(row["model"], row["recipe"])
     )
-    models = list(dict.fromkeys(str(row["model"]) for row in rows))
-    columns, values = _numbers(frames, rows)
-    curves = _curves(frames, models[0]) if models else []
+    models = list(dict.fromkeys(str(row["model"]) for row in variants))
+    shown, entries = _variants(frames, variants, traces)
+    prompts = pl.DataFrame(prompt_rows(frames, order), schema=frames.all("prompts").schema)
     return {
         "study": label(study),
         "title": prose(title or study),
         "live": is_live,
-        "models": [_model(model) for model in models],
-        "lenses": {_model(model): lens for model, lens in frames.all("lens").iter_rows()},
-        "prompts": [_prompt(row) for row in prompt_rows(frames, order)],
-        "columns": columns,
-        "variants": _variants(frames, rows, values, traces),
-        "curves": curves,
+        "models": [model_name(model) for model in models],
+        # By model, the lens of its layers in all documents but figures.
+        "lenses": {row["model"]: row["lens"] for row in rows(frames.all("lens"))},
+        # `name` is the displayed id. A prompt is named by its position in this list.
+        "prompts": [row | {"name": label(row["prompt_id"])} for row in rows(prompts, 4)],
+        "columns": [column._asdict() for column in shown],
+        "variants": entries,
+        "curves": _curves(frames, models[0]) if models else [],
+        "marks": MARKS,
         "verdict_basis": basis(frames.all("verdicts")),
         "verdict_rule": RULE,
         "answers": [answer for model in models for answer in answers(frames, model)],
-        "claims": [_claim(row) for row in frames.all("claims").iter_rows(named=True)],
-        "claims_by_model": [_shared_claim(row) for row in frames.all("claims_by_model").iter_rows(named=True)],
+        "claims": _sourced(frames, "claims"),
+        "claims_by_model": _sourced(frames, "claims_by_model"),
         "findings": findings({key: frames.all(key) for key in FINDINGS}, models),
         "searches": searches(frames, models),
         "figures": sorted(map(figure_entry, FIGURES.values()), key=lambda entry: entry["name"] in without_data),
         "figures_without_data": [name for name in FIGURES if name in without_data],
         "facts": list(facts),
+        # Sentences on what a file leaves out.
         "notes": [],
     }
 
 
-def _model(name: str) -> str:
-    """Return the displayed name of a model, long enough to be unique: the page identifies models by it."""
-    return label(name, 200)
-
-
-def figure_entry(figure: Figure) -> FigureEntry:
+def figure_entry(figure: Figure) -> Document:
     """Return a figure without its charts."""
     return {
         "name": figure.name,
@@ -171,182 +165,133 @@ def figure_entry(figure: Figure) -> FigureEntry:
     }
 
 
-def _prompt(row: Mapping[str, Any]) -> Prompt:
-    return {
-        "model": _model(str(row["model"])),
-        "prompt_id": row["prompt_id"],
-        "name": label(row["prompt_id"]),
-        "kind": label(row["kind"] or ""),
-        "text": prose(row["prompt_text"] or ""),
-        "gold": None if row["gold"] is None else label(row["gold"]),
-        "steps": row["steps"] or 0,
-        "place": row["place_in_order"],
-        "variants": row["variants"],
-        "flipped": row["variants_flipped"],
-        "collapsed": row["variants_collapsed"],
-        "graded": row["variants_graded"],
-        "correct": row["variants_correct"],
-        "is_correct_dense": row["is_correct_dense"],
-        "first_flip_min": row["first_flip_step_min"],
-        "first_flip_median": number(row["first_flip_step_median"]),
-        "kl_step0": number(row["kl_step0_median_nats"], 4),
-        "has_layers": row["has_layers"],
-    }
-
-
-def _kind(row: Mapping[str, Any]) -> KindSummary:
-    return {
-        "kind": label(row["kind"]),
-        "prompts": row["prompts"],
-        "flipped": row["prompts_flipped"],
-        "collapsed": row["prompts_collapsed"],
-        "graded": row["prompts_graded"],
-        "correct": row["prompts_correct"],
-        "flipped_ends": [number(end, 3) for end in row["flipped_ends"]],
-        "collapsed_ends": [number(end, 3) for end in row["collapsed_ends"]],
-        "correct_ends": [number(end, 3) for end in row["correct_ends"] or ()],
-        "first_flip": number(row["first_flip_step_median"]),
-        "kl_step0": number(row["kl_step0_nats"], 4),
-    }
-
-
-def _numbers(
-    frames: QueryCache, rows: Sequence[Mapping[str, Any]]
-) -> tuple[list[Column], dict[tuple[str, str], dict[str, float | None]]]:
-    """Return the columns that have a number in some row, and each variant's numbers by column."""
-    values: dict[tuple[str, str], dict[str, Any]] = {(row["model"], row["recipe"]): dict(row) for row in rows}
-    for row in frames.all("verdicts").iter_rows(named=True):
-        values[row["model"], row["recipe"]] |= {name: row[name] for name in _LOSSES}
-    for row in frames.all("task_means").iter_rows(named=True):
-        if (key := (row["model"], row["recipe"])) in values:
-            values[key][f"score_{row['measure']}"] = row["score"]
-    for row in frames.all("ndcg").iter_rows(named=True):
-        if (key := (row["model"], row["recipe"])) in values:
-            values[key]["ndcg_at_10"] = row["ndcg_at_10"]
-    for row in frames.all("damage").filter(measure="kl_growth_nats").iter_rows(named=True):
-        values[row["model"], row["recipe"]]["kl_growth_nats"] = row["amount"]
-    columns = list(COLUMNS)
-    perplexity = frames.all("perplexity").with_columns(pl.col("text_id").cast(pl.String))
-    texts = perplexity["text_id"].unique(maintain_order=True).to_list()
-    for position, text in enumerate(texts[:_MAX_TEXTS]):
-        name, heading = f"perplexity_{position}", f"perplexity, {label(text)}"
-        doc, is_detail = "perplexity on the text", position > 0
-        columns.append(_column(name, heading, doc, "number", "perplexity", is_detail=is_detail))
-        for row in perplexity.filter(text_id=text).iter_rows(named=True):
-            if (key := (row["model"], row["recipe"])) in values:
-                values[key][name] = row["ppl_pruned"]
-    for name, rows_of in _task_scores(frames).items():
-        task, metric = rows_of["task"][0], rows_of["metric"][0]
-        heading = f"{label(task)}, {metric.replace('_', ' ')}"
-        columns.append(_column(name, heading, f"{metric} of the task", "percent", "scores", is_detail=True))
-        for row in rows_of.iter_rows(named=True):
-            if (key := (row["model"], row["recipe"])) in values:
-                values[key][name] = row["value"]
-    shown = [column for column in columns if any(entry.get(column["name"]) is not None for entry in values.values())]
-    return shown, {
-        key: {
-            name: number(entry.get(name))
-            for column in shown
-            for name in (column["name"], column["of"])
-            if name is not None
-        }
-        for key, entry in values.items()
-    }
+def _sourced(frames: QueryCache, key: str) -> list[Document]:
+    """Return the rows of a statement, each with its SQL."""
+    raw = frames.all(key).iter_rows(named=True)
+    return [shown | {"sql": source(key, row)} for shown, row in zip(rows(frames.all(key)), raw, strict=True)]
 
 
 def _variants(
-    frames: QueryCache,
-    rows: Sequence[Mapping[str, Any]],
-    values: Mapping[tuple[str, str], dict[str, float | None]],
-    traces: Mapping[tuple[str, str], Collection[int]],
-) -> list[VariantEntry]:
+    frames: QueryCache, variants: Sequence[Mapping[str, Any]], traces: Mapping[tuple[str, str], Collection[int]]
+) -> tuple[list[Column], list[Document]]:
+    """Return the columns with a number in some row, and the rows of the table of variants."""
+    shown, values, intervals = _numbers(frames)
+    names = [name for column in shown for name in (column.name, column.of) if name]
     verdicts = {(row["model"], row["recipe"]): row for row in frames.all("verdicts").iter_rows(named=True)}
-    sparks = _sparks(frames.all("sparks"))
-    intervals = _intervals(frames)
-    kinds: dict[tuple[str, str], list[KindSummary]] = {}
-    for texts in frames.all("kinds").iter_rows(named=True):
-        kinds.setdefault((texts["model"], texts["recipe"]), []).append(_kind(texts))
-    entries: list[VariantEntry] = []
-    for row in rows:
-        key = (row["model"], row["recipe"])
-        verdict, where = verdicts.get(key), dict(zip(VARIANT, key, strict=True))
+    sparks = {
+        tuple(map(str, key)): numbers(part["kl_mean_nats"], 3)
+        for key, part in frames.all("sparks").partition_by(*VARIANT, "trajectory", as_dict=True).items()
+    }
+    kinds: dict[tuple[str, str], list[Document]] = {}
+    for (model, recipe), part in frames.all("kinds").partition_by(VARIANT, as_dict=True, maintain_order=True).items():
+        kinds[str(model), str(recipe)] = rows(part.drop(VARIANT), 4)
+    entries = []
+    for row in variants:
+        key = (str(row["model"]), str(row["recipe"]))
+        verdict = verdicts.get(key)
         entries.append(
             {
                 "id": "@".join(key),
-                "model": _model(row["model"]),
-                "recipe": label(row["recipe"]),
+                "model": model_name(key[0]),
+                "recipe": label(key[1]),
                 "method": label(row["method"] or ""),
-                "is_dense": row["recipe"] == "dense",
+                "is_dense": key[1] == "dense",
+                # As in `variant_verdict`; the dense model has none.
                 "verdict": verdict["verdict"] if verdict else None,
                 "verdict_reason": prose(reason(verdict)) if verdict else None,
+                # Same tokens, right answers, alive.
                 "words": [verdict[name] for name in ("fidelity", "quality", "alive")] if verdict else [],
-                "where": where,
-                "numbers": values[key],
-                "intervals": intervals.get(key, {}),
-                "spark": sparks.get(key, {"forced": [], "own": []}),
+                # Raw names: the filter of its rows in any statement.
+                "where": dict(zip(VARIANT, key, strict=True)),
+                "numbers": {name: values.get((*key, name)) for name in names},
+                # The ends of 95 % intervals; null if an end is not known.
+                "intervals": {name: intervals[*key, name] for name in names if (*key, name) in intervals},
+                # Mean KL over prompts per step in nats, on the dense text and on the variant's.
+                "spark": {name: sparks.get((*key, _TRAJECTORIES[name]), []) for name in ("forced", "own")},
                 "kinds": kinds.get(key, []),
+                # Positions of the prompts with a document trace/<n>/<m>.
                 "traces": sorted(traces.get(key, ())),
             }
         )
-    return entries
+    return shown, entries
 
 
-def _task_scores(frames: QueryCache) -> dict[str, pl.DataFrame]:
-    """Return the rows of each task's column, by the column's name."""
-    scores = frames.all("scores").with_columns(pl.col("task", "metric").cast(pl.String))
-    scores = scores.filter(pl.col("metric").is_in(_METRICS))
-    found: dict[str, pl.DataFrame] = {}
-    for position, task in enumerate(scores["task"].unique(maintain_order=True).to_list()[:_MAX_TASKS]):
-        own = scores.filter(task=task)
-        metric = min(own["metric"].unique().to_list(), key=_METRICS.index)
-        found[f"task_{position}"] = own.filter(metric=metric)
-    return found
+def _numbers(
+    frames: QueryCache,
+) -> tuple[list[Column], dict[tuple[str, str, str], float | None], dict[tuple[str, str, str], list[float | None]]]:
+    """Return the columns with a number, and numbers and ends of 95 % intervals by model, recipe and column."""
+    values: dict[tuple[str, str, str], float | None] = {}
+    intervals: dict[tuple[str, str, str], list[float | None]] = {}
+
+    def add(frame: pl.DataFrame, name: pl.Expr, value: str | None, low: str = "", high: str = "") -> None:
+        found = {str(n): pl.col(one) if one else pl.lit(None) for n, one in enumerate((value, low, high))}
+        for model, recipe, column, *amounts in frame.select(*VARIANT, name.alias("name"), **found).rows():
+            amount, *ends = map(number, amounts)
+            if amount is not None:
+                values[model, recipe, column] = amount
+            if ends != [None, None]:
+                intervals[model, recipe, column] = ends
+
+    variants, damage = frames.all("variants"), frames.all("damage")
+    for column in variants.columns:
+        if variants[column].dtype.is_numeric():
+            add(variants, pl.lit(column), column)
+    add(damage, pl.col("measure"), None, "amount_low", "amount_high")
+    add(damage.filter(measure="kl_growth_nats"), pl.col("measure"), "amount", "amount_low", "amount_high")
+    for loss in _LOSSES:
+        add(frames.all("verdicts"), pl.lit(loss), loss, f"{loss}_low", f"{loss}_high")
+    add(frames.all("task_means"), pl.format("score_{}", "measure"), "score", "score_low", "score_high")
+    add(frames.all("ndcg"), pl.lit("ndcg_at_10"), "ndcg_at_10")
+    shown = list(COLUMNS)
+    for position, (text, rows_of) in enumerate(_parts(frames.all("perplexity"), "text_id")[:_MAX_TEXTS]):
+        name, heading = f"perplexity_{position}", f"perplexity, {label(text)}"
+        add(rows_of, pl.lit(name), "ppl_pruned", "ppl_low", "ppl_high")
+        shown.append(Column(name, heading, "perplexity on the text", "number", "perplexity", is_detail=position > 0))
+    scores = frames.all("scores").filter(pl.col("metric").cast(pl.String).is_in(_METRICS))
+    for position, (task, rows_of) in enumerate(_parts(scores, "task")[:_MAX_TASKS]):
+        metric = min(rows_of["metric"].cast(pl.String).unique().to_list(), key=_METRICS.index)
+        name, heading = f"task_{position}", f"{label(task)}, {metric.replace('_', ' ')}"
+        add(rows_of.filter(pl.col("metric") == metric), pl.lit(name), "value", "value_low", "value_high")
+        shown.append(Column(name, heading, f"{metric} of the task", "percent", "scores", is_detail=True))
+    own = set(variants.select(VARIANT).rows())
+    known = {name for *variant, name in values if tuple(variant) in own}
+    return [column for column in shown if column.name in known], values, intervals
 
 
-def _intervals(frames: QueryCache) -> dict[tuple[str, str], dict[str, list[float | None]]]:
-    """Return the ends of the 95 % intervals of each variant's numbers by column; None if an end is not known."""
-    found: dict[tuple[str, str], dict[str, list[float | None]]] = {}
-
-    def add(row: Mapping[str, Any], column: str, name: str) -> None:
-        ends = [number(row[f"{name}_low"]), number(row[f"{name}_high"])]
-        if ends != [None, None]:
-            found.setdefault((row["model"], row["recipe"]), {})[column] = ends
-
-    for row in frames.all("damage").iter_rows(named=True):
-        add(row, row["measure"], "amount")
-    for row in frames.all("verdicts").iter_rows(named=True):
-        for name in _LOSSES:
-            add(row, name, name)
-    for row in frames.all("task_means").iter_rows(named=True):
-        add(row, f"score_{row['measure']}", "score")
-    for name, rows_of in _task_scores(frames).items():
-        for row in rows_of.iter_rows(named=True):
-            add(row, name, "value")
-    texts = frames.all("perplexity")["text_id"].cast(pl.String).unique(maintain_order=True).to_list()
-    for row in frames.all("perplexity").iter_rows(named=True):
-        add(row, f"perplexity_{texts.index(str(row['text_id']))}", "ppl")
-    return found
+def _parts(frame: pl.DataFrame, column: str) -> list[tuple[str, pl.DataFrame]]:
+    """Return each value of a column with its rows, in their order."""
+    parts = frame.partition_by(column, as_dict=True, maintain_order=True)
+    return [(str(value), part) for (value,), part in parts.items()]
 
 
-def _curves(frames: QueryCache, model: str) -> list[GenerationCurves]:
-    """Return the curves of a model's variants; if there are many, those that `told_apart` selects."""
-    frame = frames.answer(FIGURES["generation"].query).filter(pl.col("model").cast(pl.String) == model)
-    forced = pl.col("trajectory").cast(pl.String) == "teacher_forced"
-    by_kl = frame.filter(forced).group_by("recipe").agg(pl.col("kl_median").mean()).sort("kl_median", "recipe")
-    recipes = by_kl["recipe"].cast(pl.String).to_list()
-    found: list[GenerationCurves] = []
-    for recipe in told_apart(recipes):
-        rows = frame.filter(pl.col("recipe").cast(pl.String) == recipe)
-        steps = rows.select(pl.col("step").unique().sort())
-        curves: dict[str, dict[str, list[Number]]] = {}
-        for name, trajectory in _CURVES.items():
-            side = rows.filter(pl.col("trajectory").cast(pl.String) == trajectory)
-            aligned = steps.join(side, on="step", how="left", maintain_order="left")
-            spaces = {space: numbers(aligned[column], 3) for space, column in _SPACES.items()}
-            curves[name] = {} if side.is_empty() else spaces
-        own, fork = curves["own"], curves["fork"]
-        step = steps["step"].to_list()
-        found.append({"id": f"{model}@{recipe}", "step": step, "forced": curves["forced"], "own": own, "fork": fork})
+def _curves(frames: QueryCache, model: str) -> list[Document]:
+    """Return the medians over prompts by step of the variants that `told_apart` selects.
+
+    A trajectory that was not measured is empty.
+    """
+    frame = of_model(frames.answer(FIGURES["generation"].query), model).with_columns(
+        pl.col("recipe", "trajectory").cast(pl.String)
+    )
+    by_kl = frame.filter(trajectory="teacher_forced").group_by("recipe").agg(pl.col("kl_median").mean())
+    found = []
+    for recipe in told_apart(by_kl.sort("kl_median", "recipe")["recipe"].to_list()):
+        own = frame.filter(recipe=recipe)
+        steps = own.select(pl.col("step").unique().sort())
+        sides = {name: own.filter(trajectory=trajectory) for name, trajectory in _TRAJECTORIES.items()}
+        found.append(
+            {"id": f"{model}@{recipe}", "step": steps["step"].to_list()}
+            | {
+                name: {}
+                if side.is_empty()
+                else columns(
+                    steps.join(side, on="step", how="left", maintain_order="left").select(
+                        pl.col(column).alias(short) for column, short in _CURVES.items()
+                    ),
+                    3,
+                )
+                for name, side in sides.items()
+            }
+        )
     return found
 
 
@@ -357,40 +302,3 @@ def told_apart(recipes: Sequence[str]) -> list[str]:
     count = min(len(others), _MAX_CURVES - len(found))
     spread = {others[round(place * (len(others) - 1) / max(1, count - 1))] for place in range(count)}
     return [recipe for recipe in recipes if recipe in found or recipe in spread]
-
-
-def _sparks(frame: pl.DataFrame) -> dict[tuple[str, str], Sparkline]:
-    sparks: dict[tuple[str, str], Sparkline] = {}
-    parts = frame.partition_by("model", "recipe", "trajectory", as_dict=True, maintain_order=True)
-    for (model, recipe, trajectory), part in parts.items():
-        spark = sparks.setdefault((str(model), str(recipe)), {"forced": [], "own": []})
-        spark["forced" if trajectory == "teacher_forced" else "own"] = numbers(part["kl_mean_nats"], 3)
-    return sparks
-
-
-def _claim(row: Mapping[str, Any]) -> Claim:
-    return {
-        "model": _model(str(row["model"])),
-        "says": prose(row["says"]),
-        "measure": None if row["measure"] == "all" else label(row["measure"]),
-        "verdict": row["verdict"],
-        "amount": number(row["amount"]),
-        "low": number(row["amount_low"]),
-        "high": number(row["amount_high"]),
-        "null": number(row["null_amount"]),
-        "n": row["n"],
-        "units": row["units"],
-        "sql": source("claims", model=row["model"], claim=row["claim"], measure=row["measure"]),
-    }
-
-
-def _shared_claim(row: Mapping[str, Any]) -> SharedClaim:
-    return {
-        "says": prose(row["says"]),
-        "measure": None if row["measure"] == "all" else label(row["measure"]),
-        "verdict": row["verdict"],
-        "hold": label(row["models_hold"], 400),
-        "fail": label(row["models_fail"], 400),
-        "open": label(row["models_open"], 400),
-        "sql": source("claims_by_model", claim=row["claim"], measure=row["measure"]),
-    }

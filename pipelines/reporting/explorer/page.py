@@ -26,7 +26,6 @@ def render(documents: Mapping[str, Any], live: bool) -> str:
         documents: `index` and the other documents to embed; a live page needs only `index` and requests the others.
         live: whether a server provides documents and SQL (`data/<name>.json`, `sql`).
     """
-    library, script, style = _text("vendor/table-core.js"), _script(), _text("static/style.css")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("prunescope.pipelines.reporting.explorer"),
         autoescape=True,
@@ -38,9 +37,8 @@ def render(documents: Mapping[str, Any], live: bool) -> str:
     return environment.get_template("page.html.j2").render(
         study=label(str(index["study"])),
         policy=policy(live),
-        style=Markup(style),  # noqa: S704 - ours
-        library=Markup(library),  # noqa: S704 - vendored, with its hash in vendor/package-lock.json
-        script=Markup(script),  # noqa: S704 - ours
+        style=Markup(_text("static/style.css")),  # noqa: S704 - ours
+        script=Markup(_script()),  # noqa: S704 - ours
         index=embedded(index),
         configs=embedded({"light": theme.config(dark=False), "dark": theme.config(dark=True)}),
         documents=[
@@ -53,10 +51,9 @@ def render(documents: Mapping[str, Any], live: bool) -> str:
 
 def policy(live: bool) -> str:
     """Return the content security policy: only the page's scripts and style, no eval, no network but its server."""
-    scripts = hashes([_text("vendor/table-core.js"), _script(), vega_script()])
     directives = [
         "default-src 'none'",
-        f"script-src {scripts}",
+        f"script-src {hashes([_script(), vega_script()])}",
         f"style-src {hashes([_text('static/style.css')])}",
         "img-src data:",
         "base-uri 'none'",

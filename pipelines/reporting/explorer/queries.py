@@ -76,14 +76,5 @@ def among(query: Query, texts: Sequence[tuple[str, str, str]]) -> str:
     return f"select * from ({query.sql}\n) where {columns} and ({', '.join(PROMPT)}) in ({chosen})"  # noqa: S608 - escaped
 
 
-STATEMENTS = {
-    key: Query(*read_sql("explorer", key), narrow) for narrow, keys in _KEYS.items() for key in keys.split()
-} | {
-    # The figure's statement, so that one cached result serves both.
-    "turns": Query(
-        "Right answers of every two variants, gained and lost",
-        read_sql("figures", "flip_matrix").statement,
-        (*VARIANT, "other_recipe"),
-    )
-}
+STATEMENTS = {key: Query(*read_sql("explorer", key), narrow) for narrow, keys in _KEYS.items() for key in keys.split()}
 FINDINGS = {key: query for key, query in STATEMENTS.items() if key.startswith("findings/")}

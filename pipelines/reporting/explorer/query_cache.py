@@ -3,16 +3,30 @@
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import polars as pl
 
-from prunescope.pipelines.reporting.charts.display_text import prose
-from prunescope.pipelines.reporting.explorer.document_types import TextOutcome
+from prunescope.pipelines.reporting.charts.display_text import label, prose, visible
 from prunescope.pipelines.reporting.explorer.queries import PROMPT, STATEMENTS, among, narrowed
 
 Ask = Callable[[str], pl.DataFrame]
+# What the page reads as JSON. Its fields are the columns of statements; those that are added have a comment there.
+Document: TypeAlias = dict[str, Any]
 DIGITS = 4
+# Maximum display width of a token. Most have a few characters, but a hostile vocabulary may have very long ones.
+TOKEN_COLUMNS = 60
+# The page identifies models by their displayed names, which are therefore long enough to be unique.
+model_name = partial(label, limit=200)
+_token = partial(visible, limit=TOKEN_COLUMNS)
+# How a text is displayed, by column. Prompts keep their ids, because links need them.
+_SHOWN: dict[str, Callable[[str], str]] = {
+    "prompt_id": str,
+    "model": model_name,
+    **dict.fromkeys(("recipe", "method", "kind", "gold", "option"), label),
+    **dict.fromkeys(("token_text", "token_text_dense", "token_text_pruned"), _token),
+}
 # Statements with one row per token and layer, or token and rank: all prompts of a study may exceed the memory.
 LARGE = ("layers", "top")
 Text: TypeAlias = tuple[str, str, str]  # model, recipe, prompt_id
@@ -79,34 +93,52 @@ def number(value: object, digits: int = 6) -> float | None:
     return numbers(pl.Series([value]), digits)[0] if isinstance(value, int | float) else None
 
 
-def text_outcome(text: Mapping[str, Any], parts: Mapping[str, Any], width: int) -> TextOutcome:
-    """Return the outcome of a row of statement `texts` and its row of `parts`, if any; cut answers to `width`."""
+def columns(frame: pl.DataFrame, digits: int = DIGITS, width: int = 4000) -> dict[str, list[Any]]:
+    """Return a statement's rows for the page, as one list per column.
+
+    Fractions are rounded and text is safe to display (`_SHOWN`, otherwise `prose`). All other values are unchanged.
+
+    Args:
+        frame: the rows.
+        digits: significant digits of fractions.
+        width: maximum number of characters of running text.
+    """
+    found: dict[str, list[Any]] = {}
+    for column in frame.iter_columns():
+        if column.dtype == pl.List(pl.Float64):
+            found[column.name] = [None if value is None else numbers(value, digits) for value in column]
+        elif column.dtype.is_numeric() and not column.dtype.is_integer():
+            found[column.name] = numbers(column, digits)
+        elif column.dtype.is_integer() or column.dtype == pl.Boolean:
+            found[column.name] = column.to_list()
+        else:
+            show = _SHOWN.get(column.name) or partial(prose, limit=width)
+            found[column.name] = [None if value is None else show(str(value)) for value in column.to_list()]
+    return found
+
+
+def rows(frame: pl.DataFrame, digits: int = 6, width: int = 4000) -> list[Document]:
+    """Return a statement's rows for the page, as `columns` does, with one object per row."""
+    values = columns(frame, digits, width)
+    return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
+
+
+def table(title: str, frame: pl.DataFrame, sql: Document | str, width: int = 200) -> Document:
+    """Return a statement's rows as a table of the page; `sql` is their source or the key of the statement."""
+    values = columns(frame, 6, width)
     return {
-        "first_flip_step": text["first_flip_step"],
-        "collapse_step": text["collapse_step"],
-        "collapse_step_dense": text["collapse_step_dense"],
-        "answer": None if text["answer"] is None else prose(text["answer"], width),
-        "answer_dense": None if text["answer_dense"] is None else prose(text["answer_dense"], width),
-        "is_correct": text["is_correct"],
-        "is_correct_dense": text["is_correct_dense"],
-        "parts_at": sublayer_name(parts.get("layer"), parts.get("sublayer")),
-        "parts_for_good_at": sublayer_name(parts.get("from_layer"), parts.get("from_sublayer")),
+        "title": title,
+        "columns": list(values),
+        "rows": [list(row) for row in zip(*values.values(), strict=True)],
+        "sql": sql,
     }
 
 
-def sublayer_name(layer: object, sublayer: object) -> str | None:
-    """Return the name of a sublayer, as "12 mlp", or None."""
-    return None if layer is None else f"{layer} {sublayer}"
+def source(key: str, row: Mapping[str, Any] | None = None, **where: str) -> Document:
+    """Return the SQL of a sentence or number: a statement, and the filter of its rows, by default that of one row."""
+    return {"key": key, "where": {name: str(row[name]) for name in STATEMENTS[key].narrow} if row else where}
 
 
-def table_rows(frame: pl.DataFrame, columns: Sequence[str], show: Callable[[str], str]) -> list[list[Any]]:
-    """Return rows for display: numbers rounded, booleans unchanged, other values as text converted by `show`."""
-    values = [
-        [None if value is None else show(str(value)) for value in column.to_list()]
-        if not column.dtype.is_numeric() and column.dtype != pl.Boolean
-        else column.to_list()
-        if column.dtype.is_integer() or column.dtype == pl.Boolean
-        else numbers(column, 6)
-        for column in frame.select(columns).iter_columns()
-    ]
-    return [list(row) for row in zip(*values, strict=True)]
+def of_model(frame: pl.DataFrame, model: str) -> pl.DataFrame:
+    """Return the rows of one model."""
+    return frame.filter(pl.col("model").cast(pl.String) == model)

@@ -3,45 +3,43 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import polars as pl
-
-from prunescope.pipelines.reporting.charts.display_text import label, prose
-from prunescope.pipelines.reporting.explorer.document_types import SearchEntry, Table
-from prunescope.pipelines.reporting.explorer.findings import number, percent
+from prunescope.pipelines.reporting.charts.display_text import label, number, percent, prose
 from prunescope.pipelines.reporting.explorer.queries import STATEMENTS
-from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, table_rows
-from prunescope.pipelines.reporting.explorer.verdicts import source
+from prunescope.pipelines.reporting.explorer.query_cache import (
+    Document,
+    QueryCache,
+    model_name,
+    of_model,
+    source,
+    table,
+)
 
 RESULTS, ALLOCATION, MATRICES = "search/results", "search/allocation", "search/matrices"
 _COLUMNS = {
-    ALLOCATION: ["remove", "treatment", "sublayers", "effects_sum_nats", "sublayer_names"],
     MATRICES: [
         *["remove", "sublayer", "matrix", "share_of_weights", "removed_share", "lowest_share", "in_layer"],
         *["highest_share", "and_in_layer"],
     ],
+    ALLOCATION: ["remove", "treatment", "sublayers", "effects_sum_nats", "sublayer_names"],
 }
 _BUDGETS = {"parameters": "weights", "bytes": "bytes", "milliseconds": "time"}
 # Maximum length of a list of sublayers in a cell of the table.
 _CELL = 1_000
 
 
-def searches(frames: QueryCache, models: Sequence[str]) -> list[SearchEntry]:
+def searches(frames: QueryCache, models: Sequence[str]) -> list[Document]:
     """Return the results of the searches of each model with their tables, in the order of the models."""
-    results, tables = frames.all(RESULTS), {name: frames.all(name) for name in (MATRICES, ALLOCATION)}
+    results = frames.all(RESULTS)
     return [
         {
-            "model": label(model, 200),
+            "model": model_name(model),
             "results": [
-                {
-                    "text": prose(sentence(row)),
-                    "sql": source(RESULTS, **{name: str(row[name]) for name in STATEMENTS[RESULTS].narrow}),
-                }
-                for row in own.iter_rows(named=True)
+                {"text": prose(sentence(row)), "sql": source(RESULTS, row)} for row in own.iter_rows(named=True)
             ],
-            "tables": _tables(tables, model),
+            "tables": _tables(frames, model),
         }
         for model in models
-        if not (own := results.filter(pl.col("model").cast(pl.String) == model)).is_empty()
+        if not (own := of_model(results, model)).is_empty()
     ]
 
 
@@ -91,14 +89,13 @@ def _bounded(value: float, low: float | None, high: float | None) -> str:
     return f"{number(value)}{bounds}".replace("-", "−")
 
 
-def _tables(frames: Mapping[str, pl.DataFrame], model: str) -> list[Table]:
-    found = list[Table]()
-    for name, frame in frames.items():
-        own = frame.filter(pl.col("model").cast(pl.String) == model)
+def _tables(frames: QueryCache, model: str) -> list[Document]:
+    """Return the loss of each kind of matrix, if matrices are split, and the sublayers by treatment."""
+    found = []
+    for key, names in _COLUMNS.items():
+        own = of_model(frames.all(key), model)
         if not own.is_empty():
             # If a model has several searches, a column distinguishes them.
-            columns = [*(["search"] if own["search"].n_unique() > 1 else []), *_COLUMNS[name]]
-            rows = table_rows(own, columns, lambda text: prose(text, _CELL))
-            title = STATEMENTS[name].title
-            found.append({"title": title, "columns": columns, "rows": rows, "sql": source(name, model=model)})
+            shown = own.select(*(["search"] if own["search"].n_unique() > 1 else []), *names)
+            found.append(table(STATEMENTS[key].title, shown, source(key, model=model), _CELL))
     return found

@@ -4,7 +4,7 @@ import base64
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from prunescope.pipelines.reporting.charts.figure_cache import FigureCache
 from prunescope.pipelines.reporting.charts.files import picture
@@ -16,24 +16,13 @@ from prunescope.pipelines.reporting.explorer.comparisons import (
     Pairs,
     nearest,
     paired,
-    pairwise_flips,
 )
 from prunescope.pipelines.reporting.explorer.comparisons import TITLES as PAIR_TITLES
-from prunescope.pipelines.reporting.explorer.document_types import (
-    Fact,
-    FigureDocument,
-    Index,
-    PairDocument,
-    PictureDocument,
-    PromptDocument,
-    Statement,
-    Trace,
-)
 from prunescope.pipelines.reporting.explorer.index_document import figure_entry, index, prompt_rows, variant_names
 from prunescope.pipelines.reporting.explorer.ordering import DisplayOrder
 from prunescope.pipelines.reporting.explorer.page import packed
 from prunescope.pipelines.reporting.explorer.queries import PROMPT, STATEMENTS
-from prunescope.pipelines.reporting.explorer.query_cache import Ask, QueryCache
+from prunescope.pipelines.reporting.explorer.query_cache import Ask, Document, QueryCache
 from prunescope.pipelines.reporting.explorer.trace_document import trace
 from prunescope.pipelines.reporting.explorer.variant_document import prompt as prompt_document
 from prunescope.pipelines.reporting.explorer.variant_document import variant
@@ -63,7 +52,7 @@ class Documents:
         ask: Ask,
         study: str,
         title: str = "",
-        facts: Sequence[Fact] = (),
+        facts: Sequence[Document] = (),
         views: Mapping[str, str] | None = None,
         order: DisplayOrder | None = None,
         pairs: Pairs | None = None,
@@ -100,7 +89,7 @@ class Documents:
     def _figures(self, frames: QueryCache) -> FigureCache:
         return self._drawn or FigureCache(frames.answer)
 
-    def build(self, name: str) -> Mapping[str, Any]:
+    def build(self, name: str) -> Document:
         """Build one document.
 
         Raises:
@@ -110,9 +99,6 @@ class Documents:
         match name.split("/"):
             case ["index" | "sql"]:
                 return self._sql() if name == "sql" else self._index(frames, self._traces(frames))
-            case ["turns"]:
-                rows = self._figures(frames).answer(STATEMENTS["turns"].sql)
-                return pairwise_flips(rows, variant_names(frames, self._order))
             case ["figures" | "pictures" as kind, figure] if figure in FIGURES:
                 build = _figure if kind == "figures" else _picture
                 return build(FIGURES[figure], self._figures(frames))
@@ -129,7 +115,7 @@ class Documents:
                 return document
         raise KeyError(name)
 
-    def _of_prompt(self, frames: QueryCache, *places: str) -> PromptDocument | Trace | None:
+    def _of_prompt(self, frames: QueryCache, *places: str) -> Document | None:
         """Return the document of a prompt, or of a pruned variant and a prompt; None if there is none."""
         *of_variant, m = places
         variants = variant_names(frames, self._order)
@@ -144,32 +130,32 @@ class Documents:
             return None
         return trace(frames, *names, row["prompt_id"])
 
-    def within(self, size: int = DOCUMENT_BYTES) -> dict[str, Mapping[str, Any]]:
+    def within(self, size: int = DOCUMENT_BYTES) -> dict[str, Document]:
         """Build the documents of a file: all that fit, and an index that says what is left out.
 
-        The index comes first, with its lists cut if they are too long. Then come variants, figures, the counts of right
-        answers of every two variants, prompts in the order in which they break, paired comparisons by increasing
-        distance, and traces in the order of `_by_break`. A kind ends at its first document that does not fit, so that
-        the choice does not depend on the sizes of later ones.
+        The index comes first, with its lists cut if they are too long. Then come variants, figures, prompts in the
+        order in which they break, paired comparisons by increasing distance, and traces in the order of `_by_break`. A
+        kind ends at its first document that does not fit, so that the choice does not depend on the sizes of later
+        ones.
 
         Args:
             size: maximum number of bytes, with the index as text and the other documents packed in base64.
         """
         frames = self._frames()
-        documents: dict[str, Mapping[str, Any]] = {"index": {}, "sql": self._sql()}
+        documents: dict[str, Document] = {"index": {}, "sql": self._sql()}
         figures = self._figures(frames)
         without_data = [name for name, figure in FIGURES.items() if figures.answer(figure.query).is_empty()]
         traces = self._traces(frames)
         whole = self._index(frames, traces, without_data)
         cut = _cut(whole)
         left_out = [
-            f"{len(whole[kind]) - len(cut[kind])} of {len(whole[kind])} {kind}"  # type: ignore[literal-required]
+            f"{len(whole[kind]) - len(cut[kind])} of {len(whole[kind])} {kind}"
             for kind in _LISTS
-            if len(cut[kind]) < len(whole[kind])  # type: ignore[literal-required]
+            if len(cut[kind]) < len(whole[kind])
         ]
         remaining = size - len(embedded(cut)) - _NOTES_BYTES - _size(documents["sql"])
 
-        def add(kind: str, names: Sequence[str], build: Callable[[str], Mapping[str, Any]], share: float = 1.0) -> None:
+        def add(kind: str, names: Sequence[str], build: Callable[[str], Document], share: float = 1.0) -> None:
             nonlocal remaining
             reserved = remaining * (1 - share)
             for position, name in enumerate(names):
@@ -184,7 +170,7 @@ class Documents:
         count = len(cut["variants"])
         lists = (("texts", "variant", count), ("prompts", "prompt", len(cut["prompts"])))
 
-        def listed(name: str) -> Mapping[str, Any]:
+        def listed(name: str) -> Document:
             document = {**self.build(name)}
             for key, place, length in lists:
                 if key in document:
@@ -194,8 +180,7 @@ class Documents:
         add("pages of variants", [f"variant/{n}" for n in range(count)], listed)
         add("pictures of figures", [f"pictures/{name}" for name in FIGURES], self.build)
         add("figures", [f"figures/{name}" for name in FIGURES], self.build)
-        add("the counts of right answers of every two variants", ["turns"], self.build)
-        prompts = sorted(enumerate(cut["prompts"]), key=lambda entry: entry[1]["place"])
+        prompts = sorted(enumerate(cut["prompts"]), key=lambda entry: entry[1]["place_in_order"])
         add("pages of prompts", [f"prompt/{m}" for m, _ in prompts], listed)
         if self._pairs is not None:
             pairs = nearest(_kls(cut), MAX_PAIRS)
@@ -219,7 +204,9 @@ class Documents:
         documents["index"] = cut
         return documents
 
-    def _index(self, frames: QueryCache, traces: Sequence[tuple[int, int]], without_data: Sequence[str] = ()) -> Index:
+    def _index(
+        self, frames: QueryCache, traces: Sequence[tuple[int, int]], without_data: Sequence[str] = ()
+    ) -> Document:
         names = variant_names(frames, self._order)
         prompts: dict[tuple[str, str], list[int]] = {}
         for m, n in traces:
@@ -258,7 +245,7 @@ class Documents:
             rounds.append((1 if is_first_layered else row["place_in_kind"], m, n))
         return [(m, n) for _, m, n in sorted(rounds)]
 
-    def _built(self, frames: QueryCache, traces: Sequence[tuple[int, int]]) -> Iterator[Trace]:
+    def _built(self, frames: QueryCache, traces: Sequence[tuple[int, int]]) -> Iterator[Document]:
         """Yield the documents of traces, queried batch by batch, because a full file takes no more of them."""
         variants, prompts = variant_names(frames, self._order), prompt_rows(frames, self._order)
         texts = [(*variants[n], prompts[m]["prompt_id"]) for m, n in traces]
@@ -268,7 +255,7 @@ class Documents:
             yield from (trace(frames, *text) for text in batch)
         frames.focus(())
 
-    def _sql(self) -> dict[str, Statement]:
+    def _sql(self) -> dict[str, Document]:
         statements = {key: self._statement(query.title, query.sql, query.narrow) for key, query in STATEMENTS.items()}
         for key, sql in self._pairs.sql.items() if self._pairs is not None else ():
             statements[key] = self._statement(PAIR_TITLES[key], sql)
@@ -279,19 +266,23 @@ class Documents:
             statements[f"view/{name}"] = self._statement(f"View {name}: {comment}", sql)
         return statements
 
-    def _statement(self, title: str, sql: str, narrow: Sequence[str] = ()) -> Statement:
+    def _statement(self, title: str, sql: str, narrow: Sequence[str] = ()) -> Document:
         names = dict.fromkeys(_RELATION.findall(re.sub(r"--[^\n]*", "", sql)))
         views = [f"view/{name}" for name in names if name in self._views]
         return {"title": title, "sql": sql, "views": views, "narrow": list(narrow)}
 
 
-def _figure(figure: Figure, drawn: FigureCache) -> FigureDocument:
-    # The page adds the config of the light or the dark theme.
-    drawings = [
-        {"title": title, "spec": _shortened({name: part for name, part in specification.items() if name != "config"})}
-        for title, specification in drawn.drawings(figure)
-    ]
-    return cast("FigureDocument", {**figure_entry(figure), "drawings": drawings})
+def _figure(figure: Figure, drawn: FigureCache) -> Document:
+    entry = figure_entry(figure)
+    drawings = []
+    for title, specification in drawn.drawings(figure):
+        # The page adds the config of the light or the dark theme, and has the figure's title as its heading.
+        spec = {name: part for name, part in specification.items() if name not in {"config", "title"}}
+        if subtitle := specification["title"]["subtitle"]:
+            spec["title"] = {"text": subtitle, "fontSize": 12, "fontWeight": "normal"}
+        spec["description"] = f"{title}. {entry['alt']}"  # Vega passes it to screen readers
+        drawings.append({"title": title, "spec": _shortened(spec)})
+    return entry | {"drawings": drawings}
 
 
 def _shortened(value: Any) -> Any:  # noqa: ANN401 (JSON)
@@ -303,7 +294,7 @@ def _shortened(value: Any) -> Any:  # noqa: ANN401 (JSON)
     return [_shortened(item) for item in value] if isinstance(value, list) else value
 
 
-def _picture(figure: Figure, drawn: FigureCache) -> PictureDocument:
+def _picture(figure: Figure, drawn: FigureCache) -> Document:
     if drawn.answer(figure.query).is_empty():
         return {"jpeg": None}
     jpeg = picture(drawn.svg(figure), _PICTURE_WIDTH, _PICTURE_TALLEST)
@@ -312,11 +303,11 @@ def _picture(figure: Figure, drawn: FigureCache) -> PictureDocument:
 
 def _compared(
     pairs: Pairs, variants: Sequence[tuple[str, str]], positions: Sequence[tuple[int, int]]
-) -> Iterator[PairDocument]:
+) -> Iterator[Document]:
     """Yield the documents of pairs of variants, computed batch by batch, because a full file takes no more of them."""
     for start in range(0, len(positions), BATCH_SIZE):
         batch = positions[start : start + BATCH_SIZE]
-        documents: dict[tuple[int, int], PairDocument] = {}
+        documents: dict[tuple[int, int], Document] = {}
         for model in dict.fromkeys(variants[n][0] for n, _ in batch):
             own = [(n, m) for n, m in batch if variants[n][0] == model]
             documents |= zip(own, paired(pairs, model, [(variants[n][1], variants[m][1]) for n, m in own]), strict=True)
@@ -329,24 +320,24 @@ def _at(rows: Sequence[_Row], position: str) -> _Row | None:
     return rows[int(position)] if is_number and int(position) < len(rows) else None
 
 
-def _size(document: Mapping[str, Any]) -> int:
+def _size(document: Document) -> int:
     """Return the bytes of a document in the file, with its HTML element."""
     return len(packed(document)) + _ELEMENT_BYTES
 
 
-def _cut(whole: Index) -> Index:
+def _cut(whole: Document) -> Document:
     """Return the index with each list cut after the first entries that fit into `_LIST_BYTES`."""
     cut = whole.copy()
     for name in _LISTS:
-        entries = whole[name]  # type: ignore[literal-required]
+        entries = whole[name]
         ends = accumulate(len(embedded(entry)) + 1 for entry in entries)
-        cut[name] = [entry for entry, end in zip(entries, ends, strict=True) if end <= _LIST_BYTES]  # type: ignore[literal-required]
+        cut[name] = [entry for entry, end in zip(entries, ends, strict=True) if end <= _LIST_BYTES]
     shown = {entry["id"] for entry in cut["variants"]}
     cut["curves"] = [curve for curve in whole["curves"] if curve["id"] in shown]
     return cut
 
 
-def _kls(cut: Index) -> list[tuple[str, float | None]]:
+def _kls(cut: Document) -> list[tuple[str, float | None]]:
     """Return model and median KL of every variant, with None for the dense ones."""
     return [
         (entry["where"]["model"], None if entry["is_dense"] else entry["numbers"].get("kl_teacher_forced_median_nats"))

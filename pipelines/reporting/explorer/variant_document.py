@@ -1,26 +1,19 @@
-"""Documents `variant/<n>`, recipe and results of a variant, and `prompt/<m>`, the texts of all variants to a prompt."""
+"""Documents `variant/<n>`, all of one variant, and `prompt/<m>`, the texts of all variants to a prompt."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from os.path import commonprefix
 from typing import Any
 
 import polars as pl
 
-from prunescope.pipelines.reporting.charts.display_text import prose
-from prunescope.pipelines.reporting.explorer.document_types import (
-    Fact,
-    LayerCurves,
-    PromptDocument,
-    PromptSummary,
-    Table,
-    VariantDocument,
-)
-from prunescope.pipelines.reporting.explorer.queries import STATEMENTS
-from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, number, numbers, table_rows, text_outcome
+from prunescope.pipelines.reporting.charts.display_text import exact, prose
+from prunescope.pipelines.reporting.explorer.queries import PROMPT, STATEMENTS
+from prunescope.pipelines.reporting.explorer.query_cache import Document, QueryCache, columns, rows, table
 
 # Displayed columns of each statement.
 TABLES: dict[str, tuple[str, ...]] = {
+    "carriers": ("layer", "sublayer", "scope", "share_of_kl", "kl_alone_nats", "prompts_parted"),
     "losses": (
         *("measure", "kind", "n_tasks", "n_answers", "loss", "loss_low", "loss_high", "noise_loss"),
         *("loss_beyond_noise", "loss_beyond_noise_low", "loss_beyond_noise_high"),
@@ -39,10 +32,10 @@ TABLES: dict[str, tuple[str, ...]] = {
     "speed": ("batch", "length", "new_tokens", "prefill_speedup", "decode_speedup", "peak_memory_ratio"),
 }
 MAX_FLIPS = 40
-CELL = 200
+_ANSWER = 200
 
 
-def variant(frames: QueryCache, model: str, recipe: str, prompts: Mapping[str, int]) -> VariantDocument:
+def variant(frames: QueryCache, model: str, recipe: str, prompts: Mapping[str, int]) -> Document:
     """Build the document of a pruned or the dense variant.
 
     Args:
@@ -52,30 +45,23 @@ def variant(frames: QueryCache, model: str, recipe: str, prompts: Mapping[str, i
         prompts: position in the index of each prompt of the model, by id.
     """
     where = {"model": model, "recipe": recipe}
+    places = dict(frames.of("written", **where).select("prompt_id", "place_in_order").iter_rows())
+    texts = [text | {"prompt": prompts[text["prompt_id"]]} for text in text_rows(frames, _ANSWER, **where)]
     return {
         "facts": _facts(frames.of("facts", **where)),
-        "prompts": _prompts(frames, where, prompts),
-        "layers": _layers(frames.of("layer_means", **where)),
-        "carriers": [
-            {
-                "place": f"{row['layer']} {row['sublayer']}",
-                "scope": row["scope"],
-                "kl": number(row["kl_alone_nats"]),
-                "share": number(row["share_of_kl"]),
-                "parted": row["prompts_parted"],
-            }
-            for row in frames.of("carriers", **where).iter_rows(named=True)
-        ],
+        # Those that break first come first, those of the dense model as in the index.
+        "prompts": sorted(texts, key=lambda text: (places.get(text["prompt_id"], 0), text["prompt"])),
+        "layers": by_scope(frames.of("layer_means", **where), columns),
         "tables": [
-            _table(key, frame, columns)
-            for key, columns in TABLES.items()
+            table(_title(key, frame.height), frame.select(shown)[: MAX_FLIPS if key == "flips" else None], key)
+            for key, shown in TABLES.items()
             if not (frame := frames.of(key, **where)).is_empty()
         ],
     }
 
 
-def prompt(frames: QueryCache, row: Mapping[str, Any], m: int, variants: Mapping[str, int]) -> PromptDocument:
-    """Build the document of the texts of all variants to one prompt, with how early each differs from the dense one.
+def prompt(frames: QueryCache, row: Mapping[str, Any], m: int, variants: Mapping[str, int]) -> Document:
+    """Build the document of the texts of all variants to one prompt, the dense model's first.
 
     Args:
         frames: results of the statements.
@@ -84,20 +70,43 @@ def prompt(frames: QueryCache, row: Mapping[str, Any], m: int, variants: Mapping
         variants: position in the index of each variant of its model, by recipe.
     """
     where = {"model": row["model"], "prompt_id": row["prompt_id"]}
-    means, parts = (_by(frames.of(key, **where), "recipe") for key in ("text_means", "parts"))
-    texts = [text for text in frames.of("texts", **where).iter_rows(named=True) if text["recipe"] in variants]
-    return {
-        "texts": [
-            {
-                **_summary(text, means.get(text["recipe"], {}), parts.get(text["recipe"], {}), m),
-                "variant": variants[text["recipe"]],
-            }
-            for text in sorted(texts, key=lambda text: variants[text["recipe"]])
-        ],
-    }
+    recipes = frames.of("texts", **where)["recipe"].cast(pl.String).to_list()
+    texts = zip(recipes, text_rows(frames, _ANSWER, **where), strict=True)
+    shown = [text | {"prompt": m, "variant": variants[recipe]} for recipe, text in texts if recipe in variants]
+    return {"texts": sorted(shown, key=lambda text: text["variant"])}
 
 
-def _facts(frame: pl.DataFrame) -> list[Fact]:
+def text_rows(frames: QueryCache, width: int, **where: str) -> list[Document]:
+    """Return texts with their divergence and the sublayers from which on they differ.
+
+    Both texts are split at the first character that differs: `text_same`, then `text_dense` and `text_pruned`.
+
+    Args:
+        frames: results of the statements.
+        width: maximum number of characters of an answer.
+        where: the filter of the rows.
+    """
+    keys = pl.col(PROMPT).cast(pl.String)
+    frame, *others = (frames.of(key, **where).with_columns(keys) for key in ("texts", "text_means", "parts"))
+    for other in others:
+        frame = frame.join(other.drop("step", strict=False), on=PROMPT, how="left", maintain_order="left")
+    found = []
+    texts = zip(frame["text_dense"].fill_null(""), frame["text"].fill_null(""), strict=True)
+    shown = rows(frame.drop("model", "recipe", "text", "text_dense"), 6, width)
+    for (dense, pruned), row in zip(texts, shown, strict=True):
+        same = len(commonprefix([dense, pruned]))  # noqa: RUF071 - characters are intended
+        split = {"text_same": dense[:same], "text_dense": dense[same:], "text_pruned": pruned[same:]}
+        found.append(row | {name: prose(text) for name, text in split.items()})
+    return found
+
+
+def by_scope(frame: pl.DataFrame, build: Callable[[pl.DataFrame], Document]) -> dict[str, Document]:
+    """Return a document per scope."""
+    parts = frame.partition_by("scope", as_dict=True, maintain_order=True)
+    return {str(scope): build(part.drop("model", "recipe", "scope", strict=False)) for (scope,), part in parts.items()}
+
+
+def _facts(frame: pl.DataFrame) -> list[Document]:
     return [
         {"name": name, "text": _fact(value)}
         for row in frame.drop("model", "recipe").iter_rows(named=True)
@@ -110,75 +119,9 @@ def _fact(value: object) -> str:
     """Return a value as text, with JSON on several lines."""
     if isinstance(value, str) and value.startswith("{"):
         return prose(json.dumps(json.loads(value), ensure_ascii=False, indent=2))
-    if isinstance(value, list):
-        return prose(", ".join(map(str, value)))
-    return prose(f"{value:,}" if isinstance(value, int) else f"{value:.6g}" if isinstance(value, float) else str(value))
+    return prose(", ".join(map(str, value)) if isinstance(value, list) else exact(value))
 
 
-def _prompts(frames: QueryCache, where: Mapping[str, str], positions: Mapping[str, int]) -> list[PromptSummary]:
-    """Return the texts of a variant: texts that break first come first, those of the dense model as in the index."""
-    means, parts = (_by(frames.of(key, **where), "prompt_id") for key in ("text_means", "parts"))
-    places = _by(frames.of("written", **where), "prompt_id")
-    texts = sorted(
-        frames.of("texts", **where).iter_rows(named=True),
-        key=lambda text: (places.get(text["prompt_id"], {}).get("place_in_order", 0), positions[text["prompt_id"]]),
-    )
-    return [
-        _summary(text, means.get(text["prompt_id"], {}), parts.get(text["prompt_id"], {}), positions[text["prompt_id"]])
-        for text in texts
-    ]
-
-
-def _by(frame: pl.DataFrame, column: str) -> dict[str, dict[str, Any]]:
-    return {row[column]: row for row in frame.iter_rows(named=True)}
-
-
-def _summary(text: Mapping[str, Any], mean: Mapping[str, Any], parts: Mapping[str, Any], prompt: int) -> PromptSummary:
-    """Return the summary of one text.
-
-    Args:
-        text: row of statement `texts`.
-        mean: its row of `text_means`, if any.
-        parts: its row of `parts`, if any.
-        prompt: position of the prompt in the index.
-    """
-    dense, pruned = text["text_dense"] or "", text["text"] or ""
-    same = len(commonprefix([dense, pruned]))  # noqa: RUF071 - characters are intended
-    return {
-        **text_outcome(text, parts, CELL),
-        "prompt": prompt,
-        "text_same": prose(dense[:same]),
-        "text_dense": prose(dense[same:]),
-        "text_pruned": prose(pruned[same:]),
-        "kl_step0": number(mean.get("kl_step0_nats")),
-        "kl_forced_mean": number(mean.get("kl_forced_mean_nats")),
-        "kl_own_mean": number(mean.get("kl_own_mean_nats")),
-    }
-
-
-def _layers(frame: pl.DataFrame) -> dict[str, LayerCurves]:
-    return {
-        str(scope): {
-            "places": [f"{layer} {sublayer}" for layer, sublayer in part.select("layer", "sublayer").iter_rows()],
-            "is_changed": part["is_changed"].to_list(),
-            "h": numbers(part["one_minus_cos_h_mean"]),
-            "z": numbers(part["one_minus_cos_z_mean"]),
-            "p": numbers(part["one_minus_cos_p_mean"]),
-            "kl": numbers(part["kl_mean_nats"]),
-            "kl_noise": numbers(part["kl_noise_p95_nats"]),
-        }
-        for (scope,), part in frame.partition_by("scope", as_dict=True, maintain_order=True).items()
-    }
-
-
-def _table(key: str, frame: pl.DataFrame, columns: Sequence[str]) -> Table:
-    title = STATEMENTS[key].title
-    if key == "flips" and frame.height > MAX_FLIPS:
-        title += f" (the first {MAX_FLIPS} of {frame.height})"
-        frame = frame.head(MAX_FLIPS)
-    return {
-        "title": title,
-        "columns": list(columns),
-        "rows": table_rows(frame, columns, lambda text: prose(text, CELL)),
-        "sql": key,
-    }
+def _title(key: str, count: int) -> str:
+    is_cut = key == "flips" and count > MAX_FLIPS
+    return STATEMENTS[key].title + (f" (the first {MAX_FLIPS} of {count})" if is_cut else "")

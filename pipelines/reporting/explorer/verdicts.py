@@ -13,10 +13,9 @@ import polars as pl
 
 from prunescope.pipelines.core.verdict_rule import MIN_UNITS
 from prunescope.pipelines.reporting.advice import EVIDENCE, VERDICTS
-from prunescope.pipelines.reporting.charts.display_text import label
-from prunescope.pipelines.reporting.explorer.document_types import Answer, Link, Source
-from prunescope.pipelines.reporting.explorer.findings import MAX_NAMES, names, number, own_text
-from prunescope.pipelines.reporting.explorer.query_cache import QueryCache
+from prunescope.pipelines.reporting.charts.display_text import counted, label, number, percent
+from prunescope.pipelines.reporting.explorer.findings import MAX_NAMES, names, own_text
+from prunescope.pipelines.reporting.explorer.query_cache import Document, QueryCache, model_name, of_model, source
 
 _Row = Mapping[str, Any]
 
@@ -53,20 +52,15 @@ def reason(row: _Row) -> str:
 def _loss(row: _Row, kind: str) -> str:
     # A variant that is worse than guessing has lost everything above a guess.
     loss, low, high = (end and min(end, 1) for end in (row[f"loss_{kind}{name}"] for name in ("", "_low", "_high")))
-    return f"{_percent(loss)} %" + ("" if low is None else f" [{_percent(low)}, {_percent(high)}]")
-
-
-def _percent(share: float) -> str:
-    # Adding 0 turns a rounded −0 into 0.
-    return f"{round(100 * share) + 0:.0f}"
+    return percent(loss, 0) + ("" if low is None else f" [{percent(low, 0, '')}, {percent(high, 0, '')}]")
 
 
 def _count(row: _Row, kind: str, unit: str = "prompt") -> str:
     units = row[f"n_{kind}"]
-    return f"{units} {unit}{'' if units == 1 else 's'}{'' if units >= MIN_UNITS else ', too few'}"
+    return counted(units, unit) + ("" if units >= MIN_UNITS else ", too few")
 
 
-def answers(frames: QueryCache, model: str) -> list[Answer]:
+def answers(frames: QueryCache, model: str) -> list[Document]:
     """Answer the main questions for one model, and that of retrieval if measured; none without a pruned variant."""
     rows, losses = _rows(frames, "verdicts", model), _first(frames, "answers/retrieval", model)
     if not rows:
@@ -80,25 +74,23 @@ def answers(frames: QueryCache, model: str) -> list[Answer]:
 
 
 def _rows(frames: QueryCache, key: str, model: str) -> list[_Row]:
-    return list(frames.all(key).filter(pl.col("model").cast(pl.String) == model).iter_rows(named=True))
+    return list(of_model(frames.all(key), model).iter_rows(named=True))
 
 
 def _first(frames: QueryCache, key: str, model: str) -> _Row | None:
     return next(iter(_rows(frames, key, model)), None)
 
 
-def source(key: str, **where: str) -> Source:
-    """Return the source of a sentence: its statement and the filter of its rows."""
-    return {"key": key, "where": where}
-
-
-def _answer(model: str, question: str, short: str, text: str, sources: list[Source], links: list[Link]) -> Answer:
+def _answer(
+    model: str, question: str, short: str, text: str, sources: Sequence[str], links: list[Document]
+) -> Document:
+    """Return an answer in one or two lines, with details and the keys of the statements of its numbers."""
     return {
-        "model": label(model, 200),
+        "model": model_name(model),
         "question": question,
         "short": short,
         "text": text,
-        "sql": sources,
+        "sql": [source(key, model=model) for key in sources],
         "links": links,
     }
 
@@ -118,7 +110,7 @@ def _grouped(rows: Sequence[_Row], column: str, singular: str, plural: str) -> s
     return "; ".join(f"{_listed(group, singular, plural)} {value:.0f}" for value, group in groups)
 
 
-def _right(model: str, rows: Sequence[_Row]) -> Answer:
+def _right(model: str, rows: Sequence[_Row]) -> Document:
     kept, lost = (_of_word(rows, "quality_together", word) for word in ("holds", "fails"))
     parts = [f"{_listed(kept, 'surely loses', 'surely lose')} at most a tenth of the right answers."] if kept else []
     if lost:
@@ -141,13 +133,11 @@ def _right(model: str, rows: Sequence[_Row]) -> Answer:
     ]
     text = f"{''.join(losses)}Verdicts by variant: {listed}."
     links = [_link(model, row["recipe"]) for row in kept[:MAX_NAMES]]
-    return _answer(
-        model, "Which variants still answer right?", " ".join(parts), text, [source("verdicts", model=model)], links
-    )
+    return _answer(model, "Which variants still answer right?", " ".join(parts), text, ["verdicts"], links)
 
 
-def _alive(frames: QueryCache, model: str, rows: Sequence[_Row]) -> Answer:
-    question, sources, links = "Which variants loop or stop early?", [source("verdicts", model=model)], []
+def _alive(frames: QueryCache, model: str, rows: Sequence[_Row]) -> Document:
+    question, sources, links = "Which variants loop or stop early?", ["verdicts"], []
     written = [row for row in rows if row["n_alive"] is not None]
     if not written:
         return _answer(model, question, "Not known: no pruned variant has generated a text.", "", sources, [])
@@ -161,7 +151,7 @@ def _alive(frames: QueryCache, model: str, rows: Sequence[_Row]) -> Answer:
     )
     details = [f"{_listed(held, *verbs)} early in at most a tenth of the texts."] if held else []
     if loops := _rows(frames, "collapses", model):
-        sources.append(source("collapses", model=model))
+        sources.append("collapses")
         # Without teacher-forced steps there is no KL to order them; then the one that loops first is named.
         mildest = min(loops, key=lambda row: math.inf if row["kl_step0_nats"] is None else row["kl_step0_nats"])
         details.append(
@@ -172,8 +162,8 @@ def _alive(frames: QueryCache, model: str, rows: Sequence[_Row]) -> Answer:
     return _answer(model, question, short, " ".join(details), sources, links)
 
 
-def _same(frames: QueryCache, model: str, rows: Sequence[_Row]) -> Answer:
-    question, sources = "How long do the texts stay the same?", [source("verdicts", model=model)]
+def _same(frames: QueryCache, model: str, rows: Sequence[_Row]) -> Document:
+    question, sources = "How long do the texts stay the same?", ["verdicts"]
     read = [row for row in rows if row["n_fidelity"] is not None]
     if not read:
         return _answer(model, question, "Not known: no tokens were compared.", "", sources, [])
@@ -192,14 +182,14 @@ def _same(frames: QueryCache, model: str, rows: Sequence[_Row]) -> Answer:
         parts.append(f"Half of the texts differ from the dense ones (the first token is step 0): {steps}.")
     if own := _first(frames, "findings/feedback", model):
         parts.append(own_text(own))
-        sources.append(source("findings/feedback", model=model))
+        sources.append("findings/feedback")
     changes = ", ".join(
         f"{label(row['recipe'])} {_loss(row, 'fidelity')}"
         for row in sorted(read, key=lambda row: (row["loss_fidelity"], row["recipe"]))[:MAX_NAMES]
     )
     details = f"Tokens of the dense text that change: {changes}. {_nearest(frames, model)}"
     links = [_link(model, row["recipe"]) for row in held[:MAX_NAMES]]
-    sources.append(source("ranking", model=model))
+    sources.append("ranking")
     return _answer(model, question, " ".join(parts) or details, details, sources, links)
 
 
@@ -211,14 +201,15 @@ def _nearest(frames: QueryCache, model: str) -> str:
         nearest = list(band)
         alike = "" if len(nearest) == 1 else ", without a proven difference between them"
         sentences.append(
-            f"Among {nearest[0]['n_variants']} variants that remove about {_percent(nearest[0]['band_removed_share'])} "
-            f"% of the parameters, {_listed(nearest, 'changes', 'change')} the fewest tokens{alike} (paired tests, "
-            "95 % over the comparisons)."
+            f"Among {nearest[0]['n_variants']} variants that remove about "
+            f"{percent(nearest[0]['band_removed_share'], 0)} of the parameters, "
+            f"{_listed(nearest, 'changes', 'change')} the fewest tokens{alike} (paired tests, 95 % over the "
+            "comparisons)."
         )
     return " ".join(sentences)
 
 
-def _retrieval(model: str, losses: _Row) -> Answer:
+def _retrieval(model: str, losses: _Row) -> Document:
     kept: list[str] = losses["recipes_kept"] or []
     lost: list[str] = losses["recipes_lost"] or []
     undecided: list[str] = losses["recipes_open"] or []
@@ -227,7 +218,7 @@ def _retrieval(model: str, losses: _Row) -> Answer:
     short = f"{losses['kept'] or 'None'} of {losses['variants']} pruned variants{shown}{listed}."
     details = [
         f"The limit is a loss of a tenth of the dense model's nDCG@10 ({number(losses['ndcg_dense'])}, mean over "
-        f"{losses['data_sets']} data set{'' if losses['data_sets'] == 1 else 's'})."
+        f"{counted(losses['data_sets'], 'data set')})."
     ]
     if lost:
         details.append(f"{names(lost, 'loses', 'lose')} more.")
@@ -235,19 +226,18 @@ def _retrieval(model: str, losses: _Row) -> Answer:
         details.append(f"Not shown either way: {names(undecided)}.")
     cosine = losses["worst_cosine"]
     details.append(
-        f"{label(losses['worst'])} loses most, {100 * losses['worst_loss']:.0f} %"
+        f"{label(losses['worst'])} loses most, {percent(losses['worst_loss'], 0)}"
         + ("." if cosine is None else f"; its embeddings have a mean cosine of {number(cosine)} with the dense ones.")
     )
-    sources = [source("answers/retrieval", model=model)]
     links = [_link(model, recipe) for recipe in (kept or [losses["worst"]])[:MAX_NAMES]]
-    return _answer(model, "Which variants still retrieve?", short, " ".join(details), sources, links)
+    return _answer(model, "Which variants still retrieve?", short, " ".join(details), ["answers/retrieval"], links)
 
 
-def _link(model: str, recipe: str) -> Link:
+def _link(model: str, recipe: str) -> Document:
     return {"text": label(recipe), "href": f"#/variant/{quote(f'{model}@{recipe}', safe='')}"}
 
 
-def _token_link(model: str, loop: _Row) -> Link:
+def _token_link(model: str, loop: _Row) -> Document:
     step = loop["collapse_step"] if loop["first_flip_step"] is None else loop["first_flip_step"]
     variant, prompt = (quote(name, safe="") for name in (f"{model}@{loop['recipe']}", loop["prompt_id"]))
     return {
@@ -256,17 +246,17 @@ def _token_link(model: str, loop: _Row) -> Link:
     }
 
 
-def _layers(frames: QueryCache, model: str) -> Answer:
+def _layers(frames: QueryCache, model: str) -> Document:
     overall, carriers = (_rows(frames, f"answers/{key}", model) for key in ("sublayers", "carriers"))
     parts = _first(frames, "answers/parts", model)
     details: list[str] = []
-    sources: list[Source] = []
-    links: list[Link] = []
+    sources: list[str] = []
+    links: list[Document] = []
     if carriers:
         recipe = carriers[0]["recipe"]
-        listed = ", ".join(f"the {_sublayer(row)} ({_percent(row['share_of_kl'])} %)" for row in carriers)
+        listed = ", ".join(f"the {_sublayer(row)} ({percent(row['share_of_kl'], 0)})" for row in carriers)
         details.append(f"In {label(recipe)} the KL, summed over sublayers changed alone, comes mostly from {listed}.")
-        sources.append(source("answers/carriers", model=model))
+        sources.append("answers/carriers")
         links.append(_link(model, recipe))
     if overall:
         listed = ", ".join(f"the {_sublayer(row)} ({row['variants_top3']} of {row['variants']})" for row in overall)
@@ -274,14 +264,14 @@ def _layers(frames: QueryCache, model: str) -> Answer:
             f"The sublayers that are most often among the three with the largest KL are {listed}, counted over the "
             "variants that changed them and more than three sublayers."
         )
-        sources.append(source("answers/sublayers", model=model))
+        sources.append("answers/sublayers")
     if parts is not None:
         details.append(
             f"At the first flip, the most likely token of the whole pruned model differs from layer "
             f"{parts['layer_p50']} on, in the median of {parts['texts']} texts (80 % between {parts['layer_p10']} "
             f"and {parts['layer_p90']}, layers counted from 0)."
         )
-        sources.append(source("answers/parts", model=model))
+        sources.append("answers/parts")
     short = details[0] if details else "Not known: no pruned sublayer was measured after the final norm (lens normed)."
     return _answer(model, "Which layers cause the damage?", short, " ".join(details[1:]), sources, links)
 

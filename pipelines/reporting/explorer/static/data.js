@@ -48,4 +48,16 @@ async function text(key) {
 }
 
 const variantsById = new Map(index.variants.map((variant, place) => [variant.id, { ...variant, place }]));
-const promptPlace = (model, id) => index.prompts.findIndex((prompt) => prompt.model === model && prompt.prompt_id === id);
+const prunedVariants = index.variants.filter((variant) => !variant.is_dense);
+
+function known(id) {
+  const variant = variantsById.get(id);
+  if (!variant) throw new Error(`This study has no variant “${id}”.`);
+  return variant;
+}
+
+function promptPlace(model, id) {
+  const place = index.prompts.findIndex((prompt) => prompt.model === model && prompt.prompt_id === id);
+  if (place < 0) throw new Error(`This study has no prompt “${id}”.`);
+  return place;
+}

@@ -71,29 +71,27 @@ function isNumber(value) {
   return typeof value === "number" && Number.isFinite(value);
 }
 
-// A short form: three digits, powers of ten for small and large numbers, and a dash for missing values.
+// A short form: three digits, powers of ten for small and large numbers, and a dash for missing values. Infinity: all
+// digits, for the user's own queries.
 function number(value, digits = 3) {
   if (value === null || value === undefined) return "–";
   if (typeof value === "boolean") return value ? "yes" : "no";
   if (!isNumber(value)) return typeof value === "object" ? JSON.stringify(value) : String(value);
   const size = Math.abs(value);
   if (value === 0) return "0";
+  if (digits === Infinity) return String(value);
   if (Number.isInteger(value)) return signed(value.toLocaleString("en-US"));
   if (size < 1e-3 || size >= 1e6) return signed(digits === 3 ? value.toExponential(1) : Number(value.toPrecision(digits)).toExponential());
   return signed(value.toLocaleString("en-US", { maximumSignificantDigits: digits }));
-}
-
-// Every digit, for the user's own queries.
-function exact(value) {
-  return typeof value === "number" ? String(value) : number(value);
 }
 
 function signed(text) {
   return text.replace(/^-/, "−");
 }
 
-function percent(share) {
-  return isNumber(share) ? signed((100 * share).toFixed(1)) : "–";
+function percent(share, digits = 1) {
+  if (share > 0 && share < 0.0005) return "<0.1";
+  return isNumber(share) ? signed((100 * share).toFixed(digits)) : "–";
 }
 
 // A value of the table of variants, in the format of its column.
@@ -118,35 +116,34 @@ function intervalOf(column, { intervals }) {
   return low && high ? `[${low}, ${high}]` : low ? `≥ ${low}` : high ? `≤ ${high}` : null;
 }
 
-const SHAPES = new Map([
-  ["safe", "●"],
-  ["writes other text", "◕"],
-  ["chooses only", "◐"],
-  ["not safe", "✕"],
-  ["too little evidence", "○"],
-]);
+// A verdict in words, sign and colour; the dense model is the reference.
+function mark(said, title = "") {
+  return el("span", { class: `verdict ${said.replaceAll(" ", "-")}`, title }, el("span", { class: "shape", "aria-hidden": "true" }, signOf(said)), said);
+}
 
-// Words, shape and colour all show the verdict; the dense model is the reference.
+const signOf = (said) => index.marks[said] ?? "○";
+
 function verdict(variant) {
   if (variant.is_dense) return el("span", { class: "verdict" }, "reference");
-  const said = variant.verdict ?? "too little evidence";
-  return el(
-    "span",
-    { class: `verdict ${said.replaceAll(" ", "-")}`, title: variant.verdict_reason ?? "" },
-    el("span", { class: "shape", "aria-hidden": "true" }, SHAPES.get(said) ?? "○"),
-    said,
-  );
+  return mark(variant.verdict ?? "too little evidence", variant.verdict_reason ?? "");
 }
 
 // The three words of a verdict: same tokens, right answers, alive.
 function threeWords(variant) {
-  const signs = { holds: "✓", fails: "✕" };
-  return ["same tokens", "right answers", "alive"].map((word, place) => `${word} ${signs[variant.words[place]] ?? "?"}`).join(" · ");
+  return ["same tokens", "right answers", "alive"].map((word, place) => `${word} ${signOf(variant.words[place])}`).join(" · ");
 }
 
 // The recipe, after its model if the study has several models.
+function titleOf(variant) {
+  return index.models.length > 1 ? `${variant.model} @ ${variant.recipe}` : variant.recipe;
+}
+
 function variantName(variant) {
-  return name(index.models.length > 1 ? `${variant.model} @ ${variant.recipe}` : variant.recipe);
+  return name(titleOf(variant));
+}
+
+function variantLink(variant) {
+  return el("a", { href: route("variant", variant.id) }, variantName(variant));
 }
 
 // Column headings include the unit.
@@ -179,33 +176,24 @@ function words(column) {
   return column.replace(/^(n|is)_/, "").replace(/_nats$/, ", nats").replace(/_se$/, " ± s.e.").replaceAll("_", " ").replace(/\bppl\b/, "perplexity").replace(/^kl\b/, "KL").replace("mcnemar", "McNemar").replace("holm", "Holm");
 }
 
+// Numbers in tiles: [title, value, description, further content].
+function tiles(list) {
+  return el("div", { class: "numbers" }, list.map(([title, text, doc, more]) => el("div", { title: doc }, el("span", null, title), el("b", null, text), more)));
+}
+
 // A part of a page that a narrow screen shows folded.
 function folded(title, ...content) {
   return el("details", { class: "part", open: innerWidth > 720 }, el("summary", null, el("h2", null, title)), content);
 }
 
-// How many items a button adds: all that are left, or the next few of a very long list.
-const MOST_ADDED = 60;
-function batchAfter(length, shown) {
-  return length - shown > MOST_ADDED ? 24 : length - shown;
-}
-
-function moreOf(length, shown, what) {
-  const count = batchAfter(length, shown);
-  return shown + count < length ? `${count} more of ${length} ${what}` : `All ${length} ${what}`;
-}
-
-// The first few items of a long list, and a button that shows more.
+// The first few items of a long list, and a button that shows the others.
 function someOf(list, count, draw, what) {
   if (list.length <= count + 2) return list.map(draw);
   const button = el("button", { type: "button", class: "more", onclick: () => {
-    const rest = nodes(list.slice(count, count + batchAfter(list.length, count)).map(draw));
-    count += rest.length;
-    button.before(...rest);
-    if (count < list.length) button.textContent = moreOf(list.length, count, what);
-    else button.remove();
-    if (rest.length) land(rest[0].querySelector("h3, h4"));
-  } }, moreOf(list.length, count, what));
+    const rest = nodes(list.slice(count).map(draw));
+    button.replaceWith(...rest);
+    land(rest[0].querySelector("h3, h4"));
+  } }, `All ${list.length} ${what}`);
   return [list.slice(0, count).map(draw), button];
 }
 

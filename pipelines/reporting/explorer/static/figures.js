@@ -14,34 +14,33 @@ function runVega() {
   return vega;
 }
 
-// One place for the charts of each figure, drawn when it comes into view.
-function lazyCharts(names) {
-  const seen = new IntersectionObserver((entries) => entries.filter((entry) => entry.isIntersecting).forEach(({ target }) => {
-    seen.unobserve(target);
-    drawFigure(target);
-  }), { rootMargin: "300px" });
-  return names.map((key) => {
-    const charts = el("div", { class: "charts", "data-figure": key }, el("p", { class: "hint" }, "Drawing …"));
-    seen.observe(charts);
-    return charts;
-  });
+// Do something with an element when it comes into view.
+function whenSeen(element, act) {
+  const seen = new IntersectionObserver((entries) => {
+    if (!entries.some((entry) => entry.isIntersecting)) return;
+    seen.disconnect();
+    act(element);
+  }, { rootMargin: "300px" });
+  seen.observe(element);
+  return element;
+}
+
+// The place for the charts of a figure.
+function lazyCharts(key) {
+  return whenSeen(el("div", { class: "charts", "data-figure": key }, el("p", { class: "hint" }, "Drawing …")), drawFigure);
 }
 
 let drawing = Promise.resolve();
 
 // The picture of a figure, loaded when it comes into view; it links to the figure.
 function picture(figure) {
-  const image = el("img", { alt: figure.alt, loading: "lazy" });
-  const seen = new IntersectionObserver((entries) => {
-    if (!entries.some((entry) => entry.isIntersecting)) return;
-    seen.disconnect();
+  const image = whenSeen(el("img", { alt: figure.alt, loading: "lazy" }), () => {
     // One after the other, so that a server that draws them can answer a click in between.
     drawing = drawing.then(() => image.isConnected && load(`pictures/${figure.name}`)).then((found) => {
       if (found?.jpeg) image.src = `data:image/jpeg;base64,${found.jpeg}`;
       else if (found) image.closest("li")?.remove(); // the figure has no data
     }, () => image.remove());
-  }, { rootMargin: "300px" });
-  seen.observe(image);
+  });
   return el("a", { class: "picture", href: route("figures", figure.name), "data-picture": figure.name }, image);
 }
 
@@ -57,7 +56,7 @@ async function figuresPage(chosen) {
   return [
     heading(1, list[at].title, list[at].sql),
     el("p", { class: "links" }, at > 0 && link(`← ${list[at - 1].title}`, "figures", list[at - 1].name), " ", el("a", { href: "#/figures" }, "all figures"), " ", at < list.length - 1 && link(`${list[at + 1].title} →`, "figures", list[at + 1].name)),
-    el("figure", { class: "big" }, lazyCharts([chosen]), el("figcaption", null, list[at].caption)),
+    el("figure", { class: "big" }, lazyCharts(chosen), el("figcaption", null, list[at].caption)),
   ];
 }
 
@@ -100,7 +99,7 @@ async function drawFigure(place) {
     for (const { drawing, box } of drawn) {
       // Draw one after the other, so that the page stays responsive.
       if (turns.get(place) !== turn || !place.isConnected) return;
-      await draw(embed, box, headless(drawing, figure));
+      await draw(embed, box, drawing.spec);
     }
   } catch (error) {
     place.replaceChildren(el("p", { class: "failed" }, `This figure could not be drawn: ${error.message}`));
@@ -121,17 +120,6 @@ async function draw(embed, box, spec) {
   drawnViews.add(result);
   enlarge(box);
   box.dataset.drawn = "yes";
-}
-
-// Remove a chart title that repeats the page's heading; only its subtitle stays.
-function headless(drawing, figure) {
-  const copy = structuredClone(drawing.spec);
-  copy.description = `${drawing.title}. ${figure.alt}`; // Vega passes it to screen readers
-  if (copy.title?.text === figure.title) {
-    if (copy.title.subtitle?.length) copy.title = { text: copy.title.subtitle, fontSize: 12, fontWeight: "normal" };
-    else delete copy.title;
-  }
-  return copy;
 }
 
 function redrawFigures() {

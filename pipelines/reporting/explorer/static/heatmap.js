@@ -5,17 +5,14 @@ const MOST_LABELS = 32;
 
 // One pixel per cell, enlarged by the style sheet; the first layer is at the bottom, next to the model's input.
 function layerMap(layers, where, tokens, choose) {
-  const [count, steps] = [layers.places.length, layers.steps.length];
-  const canvas = el("canvas", { width: steps, height: count, role: "img", "aria-label": `KL by layer and step: ${peakOf(layers)}` });
+  const [places, kl] = [placesOf(layers), layers.kl_dense_pruned_nats];
+  const [count, steps] = [places.length, layers.steps.length];
+  const canvas = el("canvas", { width: steps, height: count, role: "img", "aria-label": `KL by layer and step: ${peakOf(places, layers.steps, kl)}` });
   const colour = getComputedStyle(root).getPropertyValue("--heat-color").trim().split(" ").map(Number);
   const context = canvas.getContext("2d");
   const image = context.createImageData(steps, count);
-  const top = Math.max(1e-3, extremes(layers.kl.flat().filter(isNumber))[1]);
-  layers.kl.forEach((row, place) =>
-    row.forEach((kl, step) => {
-      image.data.set([...colour, Math.round(255 * Math.sqrt(Math.max(0, kl ?? 0) / top))], 4 * ((count - 1 - place) * steps + step));
-    }),
-  );
+  const top = Math.max(1e-3, extremes(kl.flat().filter(isNumber))[1]);
+  kl.forEach((row, place) => row.forEach((value, step) => image.data.set([...colour, Math.round(255 * Math.sqrt(Math.max(0, value ?? 0) / top))], 4 * ((count - 1 - place) * steps + step))));
   context.putImageData(image, 0, 0);
   const cursor = el("span", { class: "cursor", "aria-hidden": "true" });
   const readout = el("span", { class: "readout" });
@@ -27,16 +24,15 @@ function layerMap(layers, where, tokens, choose) {
   canvas.addEventListener("click", (event) => choose(layers.steps[cellAt(event)[0]]));
   canvas.addEventListener("pointermove", (event) => {
     const [step, place] = cellAt(event);
-    readout.textContent = `step ${layers.steps[step]}, ${layers.places[place]}: ${number(layers.kl[place][step])} nats`;
+    readout.textContent = `step ${layers.steps[step]}, ${places[place]}: ${number(kl[place][step])} nats`;
   });
   canvas.addEventListener("pointerleave", () => (readout.textContent = ""));
-  const last = Number.parseInt(layers.places.at(-1), 10);
   const figure = el(
     "figure",
     { class: "small map" },
     el("figcaption", null, "KL by layer (vertical) and step (horizontal), propagated, on the dense text; click to select a step", sqlLink("layers", "the layers", where), readout),
     el("p", { class: "hint" }, "0 ", el("span", { class: "ramp", "aria-hidden": "true" }), ` ${number(top)} nats`),
-    el("div", { class: "frame" }, el("span", { class: "hint" }, `layer ${last}`), el("span", { class: "hint low" }, `layer ${Number.parseInt(layers.places[0], 10)}`), el("div", { class: "cells" }, canvas, cursor)),
+    el("div", { class: "frame" }, el("span", { class: "hint" }, `layer ${layers.layer.at(-1)}`), el("span", { class: "hint low" }, `layer ${layers.layer[0]}`), el("div", { class: "cells" }, canvas, cursor)),
     steps <= MOST_LABELS && styled(el("div", { class: "labels token", "aria-hidden": "true" }, layers.steps.map((step) => name(tokens.get(step) ?? "", { title: tokens.get(step) }))), { "--steps": steps }),
   );
   const follow = (step) => {
@@ -47,8 +43,8 @@ function layerMap(layers, where, tokens, choose) {
   return { figure, follow };
 }
 
-function peakOf(layers) {
-  let peak = { kl: -1 };
-  layers.kl.forEach((row, place) => row.forEach((kl, step) => isNumber(kl) && kl > peak.kl && (peak = { kl, place, step })));
-  return peak.kl < 0 ? "not measured" : `highest ${number(peak.kl)} nats after ${layers.places[peak.place]} at step ${layers.steps[peak.step]}`;
+function peakOf(places, steps, kl) {
+  const [, peak] = extremes(kl.flat().filter(isNumber));
+  const place = kl.findIndex((row) => row.includes(peak));
+  return place < 0 ? "not measured" : `highest ${number(peak)} nats after ${places[place]} at step ${steps[kl[place].indexOf(peak)]}`;
 }

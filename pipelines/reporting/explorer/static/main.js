@@ -17,7 +17,7 @@ let shownHash = null;
 let isByLink = true;
 
 async function licencesPage() {
-  return [el("h1", { tabindex: -1 }, "Licences"), el("p", { class: "lead" }, "This page contains Vega, Vega-Lite, Vega-Embed and TanStack Table, with their dependencies."), el("pre", { tabindex: 0 }, await text("licences"))];
+  return [heading(1, "Licences"), el("p", { class: "lead" }, "This page contains Vega, Vega-Lite and Vega-Embed, with their dependencies."), el("pre", { tabindex: 0 }, await text("licences"))];
 }
 
 function go(...parts) {
@@ -52,7 +52,7 @@ async function show() {
     if (!at) throw new Error(`There is no page “${section}”.`);
     content = at.view === overview ? overview() : await at.view(...parts);
   } catch (error) {
-    content = [el("h1", { tabindex: -1 }, "Not found"), el("p", { class: "failed" }, error.message), el("p", null, el("a", { href: "#/" }, "Back to the overview"))];
+    content = [heading(1, "Not found"), el("p", { class: "failed" }, error.message), el("p", null, el("a", { href: "#/" }, "Back to the overview"))];
   }
   if (shownHash !== hash) return; // the user has opened another page meanwhile
   forgetFigures();
@@ -78,38 +78,21 @@ document.getElementById("skip").addEventListener("click", (event) => {
 });
 addEventListener("hashchange", show);
 
-// Theme: the system's, unless the user has chosen one; stored if the browser gives files a storage.
+// Theme: the system's, until the user presses the button.
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const themes = ["auto", "light", "dark"];
 const themeButton = document.getElementById("theme");
-
-function isDark() {
-  return root.dataset.theme === "dark" || (root.dataset.theme === "auto" && dark.matches);
-}
+const isDark = () => root.dataset.theme === "dark";
 
 function setTheme(theme) {
-  root.dataset.theme = themes.includes(theme) ? theme : "auto";
-  themeButton.textContent = { auto: "◐", light: "☀", dark: "☾" }[root.dataset.theme];
-  themeButton.setAttribute("aria-label", `Theme: ${root.dataset.theme}`);
+  root.dataset.theme = theme;
+  themeButton.textContent = isDark() ? "☾" : "☀";
+  themeButton.setAttribute("aria-label", `Theme: ${theme}`);
   redrawFigures();
 }
 
-function stored(theme) {
-  try {
-    if (theme === undefined) return localStorage.getItem("prunescope-theme");
-    localStorage.setItem("prunescope-theme", theme);
-  } catch {
-    // Some browsers give files no storage; then the choice lasts until the page is closed.
-  }
-  return null;
-}
-
-themeButton.addEventListener("click", () => {
-  const next = themes[(themes.indexOf(root.dataset.theme) + 1) % themes.length];
-  stored(next);
-  setTheme(next);
-});
-dark.addEventListener("change", redrawFigures);
+const followSystem = () => setTheme(dark.matches ? "dark" : "light");
+themeButton.addEventListener("click", () => setTheme(isDark() ? "light" : "dark"));
+dark.addEventListener("change", followSystem);
 
 const help = document.querySelector("dialog");
 document.getElementById("help").addEventListener("click", () => help.showModal());
@@ -124,5 +107,5 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-setTheme(stored());
+followSystem();
 show();

@@ -1,10 +1,16 @@
 // Small charts that must draw fast: sparklines, layer curves, bars. Vega draws the figures (figures.js).
 
-const SPACES = [
-  { key: "h", name: "h", className: "space-h", mark: "circle" },
-  { key: "z", name: "z", className: "space-z", mark: "square" },
-  { key: "p", name: "p", className: "space-p", mark: "triangle" },
-];
+const SPACES = [["h", "circle"], ["z", "square"], ["p", "triangle"]].map(([key, mark]) => ({ key: `one_minus_cos_${key}`, name: key, className: `space-${key}`, mark }));
+
+// Layers of one scope: names of the sublayers, and values by quantity.
+function placesOf(layers) {
+  return layers.layer.map((layer, at) => `${layer} ${layers.sublayer[at]}`);
+}
+
+function valuesOf(layers, key) {
+  const kl = key === "kl" && (layers.kl_mean_nats ?? layers.kl_dense_pruned_nats);
+  return kl || (layers[`${key}_mean`] ?? layers[key] ?? []);
+}
 
 // An SVG path with a gap at each missing value.
 function pathOf(values, x, y, isShown = isNumber) {
@@ -63,6 +69,17 @@ function powers(series) {
   return [low, Math.max(low + 1, Math.ceil(Math.log10(largest)))];
 }
 
+function textAt(x, y, content, anchor = "middle", className = "tick") {
+  return svg("text", { class: className, x, y, "text-anchor": anchor }, content);
+}
+
+// Lines and labels of a logarithmic axis, every so many powers of ten.
+function logGrid([low, high], every, y, left, right) {
+  const power = (at) => (low >= -3 && high <= 3 ? String(Number(`1e${at}`)) : `10${[...String(at)].map((sign) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[sign] ?? "⁻").join("")}`);
+  const all = Array.from({ length: high - low + 1 }, (_, place) => low + place).filter((at) => (at - low) % every === 0);
+  return all.map((at) => [svg("path", { class: "grid", d: `M${left} ${y(10 ** at)}H${right}` }), textAt(left - 6, y(10 ** at) + 4, power(at), "end")]);
+}
+
 const QUANTITIES = [["h", "1 − cos, hidden states h", 1], ["z", "1 − cos, logits z", 1], ["p", "1 − cos, probabilities p", 1], ["kl", "KL(dense ‖ pruned), nats", 30]];
 const LOWEST = 1e-3;
 
@@ -75,15 +92,11 @@ function generationCurves(curves) {
     const y0 = top + row * (high + gap);
     const x = (step) => x0 + (step * wide) / steps;
     const y = (value) => y0 + high * (1 - Math.log10(Math.max(value, LOWEST) / LOWEST) / Math.log10(most / LOWEST));
-    const grid = [LOWEST, 0.01, 0.1, 1, 10].filter((power) => power <= most).map((power) => [
-      svg("path", { class: "grid", d: `M${x0} ${y(power)}H${x0 + wide}` }),
-      svg("text", { class: "tick", x: x0 - 5, y: y(power) + 4, "text-anchor": "end" }, String(power)),
-    ]);
     return [
-      grid,
-      row === 0 && svg("text", { class: "series", x: x0, y: 14 }, title),
-      svg("text", { class: "tick", x: x0 + wide - 3, y: y0 + high - 5, "text-anchor": "end" }, name),
-      row === trajectories.length - 1 && svg("text", { class: "tick", x: x0 + wide / 2, y: y0 + high + 16, "text-anchor": "middle" }, `generated token, 0 to ${steps}`),
+      logGrid([Math.log10(LOWEST), Math.floor(Math.log10(most))], 1, y, x0, x0 + wide),
+      row === 0 && textAt(x0, 14, title, "start", "series"),
+      textAt(x0 + wide - 3, y0 + high - 5, name, "end"),
+      row === trajectories.length - 1 && textAt(x0 + wide / 2, y0 + high + 16, `generated token, 0 to ${steps}`),
       curves.map((one, place) => svg("g", { class: `color-${place}` }, svg("path", { class: place % 2 ? "curve dashed" : "curve", d: pathOf(one[trajectory][key] ?? [], (at) => x(one.step[at]), y) }))),
     ];
   })));
@@ -101,19 +114,12 @@ function layerCurves({ title, places, changed, series, markers = [] }) {
   const x = (place) => left + ((width - left - right) * (place + 0.5)) / places.length;
   const y = (value) => top + (height - top - bottom) * (1 - (Math.log10(value) - ends[0]) / (ends[1] - ends[0]));
   const readout = el("span", { class: "readout", "aria-live": "polite" });
-  const every = Math.ceil((ends[1] - ends[0]) / 5);
-  const grid = [];
-  for (let power = ends[0]; power <= ends[1]; power += every) {
-    const at = y(10 ** power);
-    grid.push(svg("path", { class: "grid", d: `M${left} ${at}H${width - right}` }));
-    const tick = power >= -2 && power <= 3 ? String(Number(`1e${power}`)) : null;
-    grid.push(tick ? svg("text", { class: "tick", x: left - 6, y: at + 4, "text-anchor": "end" }, tick) : svg("text", { class: "tick", x: left - 6, y: at + 4, "text-anchor": "end" }, "10", svg("tspan", { dy: "-0.4em", "font-size": "0.75em" }, signed(String(power)))));
-  }
+  const grid = logGrid(ends, Math.ceil((ends[1] - ends[0]) / 5), y, left, width - right);
   let last = null;
   places.forEach((place, at) => {
     const layer = Number.parseInt(place, 10);
     if (changed?.[at] && !changed.every(Boolean)) grid.push(svg("rect", { class: "changed", x: x(at - 0.5), y: top, width: (width - left - right) / places.length, height: height - top - bottom }));
-    if (layer !== last && layer % Math.max(1, Math.ceil(Number.parseInt(places.at(-1), 10) / 8)) === 0) grid.push(svg("text", { class: "tick", x: x(at), y: height - bottom + 16, "text-anchor": "middle" }, String(layer)));
+    if (layer !== last && layer % Math.max(1, Math.ceil(Number.parseInt(places.at(-1), 10) / 8)) === 0) grid.push(textAt(x(at), height - bottom + 16, String(layer)));
     last = layer;
   });
   // Names are at the ends of the curves, moved apart if they would overlap.
@@ -132,10 +138,10 @@ function layerCurves({ title, places, changed, series, markers = [] }) {
       { class: one.className },
       svg("path", { class: one.dashed ? "curve dashed" : "curve", d: pathOf(one.values, x, y, hasPlace) }),
       one.mark && places.length <= 80 ? marksOf(one.mark, one.values, x, y) : null,
-      svg("text", { class: "series", x: x(end) + 8, y: at - excess + 4 }, one.name),
+      textAt(x(end) + 8, at - excess + 4, one.name, "start", "series"),
     ),
   );
-  const flags = markers.filter((one) => one.place >= 0).map((one) => [svg("path", { class: "flag", d: `M${x(one.place)} ${top}V${height - bottom}` }), svg("text", { class: "tick", x: x(one.place) + (one.place > places.length / 2 ? -4 : 4), y: top - 2, "text-anchor": one.place > places.length / 2 ? "end" : "start" }, one.text)]);
+  const flags = markers.filter((one) => one.place >= 0).map((one) => [svg("path", { class: "flag", d: `M${x(one.place)} ${top}V${height - bottom}` }), one.place > places.length / 2 ? textAt(x(one.place) - 4, top - 2, one.text, "end") : textAt(x(one.place) + 4, top - 2, one.text, "start")]);
   const hair = svg("path", { class: "hair", d: "" });
   const drawing = svg(
     "svg",
@@ -144,7 +150,7 @@ function layerCurves({ title, places, changed, series, markers = [] }) {
     flags,
     curves,
     hair,
-    svg("text", { class: "tick", x: (left + width - right) / 2, y: height - 3, "text-anchor": "middle" }, "layer (attention, then MLP)"),
+    textAt((left + width - right) / 2, height - 3, "layer (attention, then MLP)"),
   );
   let here = null;
   const point = (at) => {
@@ -181,37 +187,23 @@ function describe(series, places) {
 }
 
 // Two charts: 1 − cos of h, z and p, and KL.
-function layerPanels(layers, pick, markers) {
-  const of = (key) => (layers[key] ? pick(layers[key]) : []);
+function layerPanels(layers, pick = (values) => values, markers = []) {
+  const panel = (title, series) => layerCurves({ title, places: placesOf(layers), changed: layers.is_changed, markers, series: series.map((one) => ({ ...one, values: pick(valuesOf(layers, one.key)) })) });
   return el(
     "div",
     { class: "panels" },
-    layerCurves({ title: "1 − cos(dense, pruned)", places: layers.places, changed: layers.is_changed, markers, series: SPACES.map((space) => ({ ...space, values: of(space.key) })) }),
-    layerCurves({
-      title: "KL(dense ‖ pruned), nats",
-      places: layers.places,
-      changed: layers.is_changed,
-      markers,
-      series: [
-        { name: "KL", className: "kl", mark: "circle", values: of("kl") },
-        { name: "noise", className: "noise", dashed: true, values: of("kl_noise") },
-      ],
-    }),
+    panel("1 − cos(dense, pruned)", SPACES),
+    panel("KL(dense ‖ pruned), nats", [{ key: "kl", name: "KL", className: "kl", mark: "circle" }, { key: "kl_noise_p95_nats", name: "noise", className: "noise", dashed: true }]),
   );
 }
 
 // Rows of [label, dense, pruned] with a bar for each side; probabilities from 0 to 1.
 function bars(rows, isMarked = () => false) {
   const line = (side, value) =>
-    el("span", { class: `bar ${side}` }, styled(el("span", { class: "fill" }), { width: `${100 * Math.min(1, Math.max(0, value ?? 0))}%` }), el("span", { class: "value" }, isNumber(value) ? percentOf(value) : "–"));
+    el("span", { class: `bar ${side}` }, styled(el("span", { class: "fill" }), { width: `${100 * Math.min(1, Math.max(0, value ?? 0))}%` }), el("span", { class: "value" }, `${percent(value)} %`));
   return el(
     "ol",
     { class: "bars" },
     rows.map(([label, dense, pruned], rank) => el("li", { class: isMarked(label, rank) ? "marked" : null }, name(label, { class: "token" }), line("dense", dense), line("pruned", pruned))),
   );
-}
-
-function percentOf(share) {
-  if (share > 0 && share < 0.0005) return "<0.1 %";
-  return `${(100 * share).toFixed(1)} %`;
 }

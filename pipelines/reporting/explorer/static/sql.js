@@ -3,6 +3,7 @@
 // Name of the part of an address that holds the text of the box.
 const ASKED = "asked";
 const CHOICE = /^(\$\d|[a-z_]+)=/;
+const GROUPS = { "Statements behind these pages": /^[^/]+$/, "Sentences about all variants": /^(answers|findings|search)\//, "Comparisons of two variants": /^compare\//, Figures: /^figures\//, "Views that these statements read": /^view\// };
 
 // A key may contain slashes, encoded or not.
 async function sqlPage(...parts) {
@@ -13,24 +14,18 @@ async function sqlPage(...parts) {
   const key = parts.length && asked === undefined ? parts.filter((part) => !CHOICE.test(part)).join("/") : undefined;
   if (key === undefined) {
     const entries = Object.entries(statements).sort(([, a], [, b]) => a.title.localeCompare(b.title));
-    const groups = [
-      ["Statements behind these pages", entries.filter(([one]) => !one.includes("/"))],
-      ["Sentences about all variants", entries.filter(([one]) => /^(answers|findings|search)\//.test(one))],
-      ["Comparisons of two variants", entries.filter(([one]) => one.startsWith("compare/"))],
-      ["Figures", entries.filter(([one]) => one.startsWith("figures/"))],
-      ["Views that these statements read", entries.filter(([one]) => one.startsWith("view/"))],
-    ];
-    return [el("h1", { tabindex: -1 }, "SQL"), index.live && box(asked ?? "SELECT * FROM variant_summary"), el("p", { class: "lead" }, "Every sentence, number and figure on these pages comes from one of these statements."), groups.map(([title, list], place) => el("details", { open: place === 0 }, el("summary", null, title, el("span", { class: "hint" }, ` ${list.length}`)), el("ul", null, list.map(([one, statement]) => el("li", null, link(statement.title, "sql", one))))))];
+    const groups = Object.entries(GROUPS).map(([title, keys]) => [title, entries.filter(([one]) => keys.test(one))]);
+    return [heading(1, "SQL"), index.live && box(asked ?? "SELECT * FROM variant_summary"), el("p", { class: "lead" }, "Every sentence, number and figure on these pages comes from one of these statements."), groups.map(([title, list], place) => el("details", { open: place === 0 }, el("summary", null, title, el("span", { class: "hint" }, ` ${list.length}`)), el("ul", null, list.map(([one, statement]) => el("li", null, link(statement.title, "sql", one))))))];
   }
   if (!Object.hasOwn(statements, key)) throw new Error(`No statement has the key “${key}”.`);
   const statement = statements[key];
   const where = chosen.filter(([column]) => statement.narrow.includes(column));
   const sql = narrowed(bound(statement.sql, chosen), where);
   return [
-    el("h1", { tabindex: -1 }, statement.title),
+    heading(1, statement.title),
     el("p", { class: "links" }, el("a", { href: "#/sql" }, "all statements")),
     where.length > 0 && el("p", { class: "hint" }, "Only ", where.map(([column, value], place) => [place > 0 && ", ", column, " ", name(value)]), ". ", link("All rows", "sql", key)),
-    index.live ? box(sql) : el("div", { class: "code" }, copyButton(sql), el("pre", { tabindex: 0 }, sql)),
+    index.live ? box(sql) : copied(sql),
     !index.live && el("p", { class: "hint" }, "To run it, use ", el("code", null, "prunescope sql"), " with this text, or ", el("code", null, `prunescope serve ${index.study}`), "."),
     statement.narrow.length > 0 && el("p", { class: "hint" }, `Links can filter its rows by ${statement.narrow.join(", ")}.`),
     statement.views.length > 0 && el("section", null, heading(2, "Views that this statement reads"), el("ul", null, statement.views.map((view) => el("li", null, link(statements[view]?.title ?? view, "sql", view))))),
@@ -56,28 +51,14 @@ function literal(value) {
 }
 
 // If the browser forbids copying, for example without TLS, the text is selected so that the user can copy it.
-function copyButton(text, title = "Copy") {
+function copied(text) {
+  const shown = el("pre", { tabindex: 0 }, text);
   const button = el("button", { type: "button", onclick: async () => {
-    try {
-      await navigator.clipboard.writeText(text);
-      button.textContent = "Copied";
-    } catch {
-      const area = el("textarea", { readonly: true, rows: 6, "aria-label": "selected text, copy it with Ctrl + C" });
-      area.value = text;
-      button.replaceWith(area);
-      area.select();
-    }
-  } }, title);
-  return button;
-}
-
-// CSV as in RFC 4180. A missing value is an empty field, an empty text is a pair of quotes.
-function csv(columns, rows) {
-  const field = (value) => {
-    const text = value === null ? "" : typeof value === "object" ? JSON.stringify(value) : String(value);
-    return value === "" || /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
-  };
-  return [columns, ...rows].map((row) => `${row.map(field).join(",")}\r\n`).join("");
+    const isCopied = await navigator.clipboard?.writeText(text).then(() => true, () => false);
+    if (isCopied) button.textContent = "Copied";
+    else getSelection().selectAllChildren(shown);
+  } }, "Copy");
+  return el("div", { class: "code" }, button, shown);
 }
 
 function box(sql) {
@@ -107,7 +88,7 @@ function box(sql) {
   area.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) run();
   });
-  return el("div", { class: "asking" }, el("div", null, area, completion(area), el("p", { class: "tools" }, button, el("span", { class: "hint" }, "Ctrl + Enter runs the query: read-only, without access to files or network. Tab completes a name.")), result), schemaOf(area));
+  return el("div", { class: "asking" }, el("div", null, area, el("p", { class: "tools" }, button, el("span", { class: "hint" }, "Ctrl + Enter runs the query: read-only, without access to files or network.")), result), schemaOf(area));
 }
 
 function post(sql, to, signal) {
@@ -115,23 +96,7 @@ function post(sql, to, signal) {
 }
 
 // Tables and views with their columns, as the box can read them.
-let schema = null;
-function relations() {
-  schema ??= post("SELECT table_name, string_agg(column_name, ' ' ORDER BY column_index) FROM duckdb_columns() WHERE NOT internal AND NOT starts_with(table_name, 'stg_') GROUP BY table_name ORDER BY table_name", "rows")
-    .then((answer) => answer.json())
-    .then((answer) => {
-      if (answer.error) throw new Error(answer.error);
-      return answer.rows.map(([relation, columns]) => ({ relation, columns: columns.split(" ") }));
-    });
-  schema.catch(() => (schema = null));
-  return schema;
-}
-
-function insert(area, text, from = area.selectionStart) {
-  area.setRangeText(text, from, area.selectionEnd, "end");
-  area.focus();
-  area.dispatchEvent(new Event("input"));
-}
+const RELATIONS = "SELECT table_name, string_agg(column_name, ' ' ORDER BY column_index) FROM duckdb_columns() WHERE NOT internal AND NOT starts_with(table_name, 'stg_') GROUP BY table_name ORDER BY table_name";
 
 function schemaOf(area) {
   const list = el("div", { class: "schema" });
@@ -140,37 +105,14 @@ function schemaOf(area) {
   const draw = () => {
     const wanted = filter.value.toLowerCase();
     const shown = all.filter(({ relation, columns }) => [relation, ...columns].some((one) => one.toLowerCase().includes(wanted)));
-    const button = (text) => el("button", { type: "button", title: "insert", onclick: () => insert(area, text) }, text);
+    const button = (text) => el("button", { type: "button", title: "insert", onclick: () => area.setRangeText(text, area.selectionStart, area.selectionEnd, "end") || area.focus() }, text);
     refill(list, shown.map(({ relation, columns }) => el("details", null, el("summary", null, relation), el("p", null, button(relation), columns.map((column) => [" ", button(column)])))));
   };
-  relations().then((found) => {
-    all = found;
+  post(RELATIONS, "rows").then((answer) => answer.json()).then((answer) => {
+    all = answer.rows.map(([relation, columns]) => ({ relation, columns: columns.split(" ") }));
     draw();
-  }, () => refill(list, el("p", { class: "hint" }, "The tables could not be listed.")));
+  }).catch(() => refill(list, el("p", { class: "hint" }, "The tables could not be listed.")));
   return el("aside", { "aria-label": "tables" }, filter, list);
-}
-
-// Names that begin with the word before the cursor: names of relations, and of columns of the relations in the text.
-const MOST_OFFERED = 8;
-function completion(area) {
-  const offers = el("p", { class: "offers", "aria-live": "polite" });
-  const wordBefore = () => area.value.slice(0, area.selectionStart).match(/[A-Za-z_][A-Za-z0-9_]*$/)?.[0] ?? "";
-  const accept = (text) => insert(area, text, area.selectionStart - wordBefore().length);
-  const offer = async () => {
-    const word = wordBefore().toLowerCase();
-    const all = word.length > 1 ? await relations().catch(() => []) : [];
-    const named = all.filter(({ relation }) => area.value.includes(relation));
-    const names = [...new Set([...all.map((one) => one.relation), ...(named.length ? named : all).flatMap((one) => one.columns)])];
-    refill(offers, names.filter((one) => one.startsWith(word) && one !== word).slice(0, MOST_OFFERED).map((one) => el("button", { type: "button", tabindex: -1, onclick: () => accept(one) }, one)));
-  };
-  area.addEventListener("input", offer);
-  area.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") refill(offers);
-    if (event.key !== "Tab" || event.shiftKey || !offers.firstChild) return;
-    event.preventDefault();
-    accept(offers.firstChild.textContent);
-  });
-  return offers;
 }
 
 // The whole answer as a file, without the limit of the table's rows.
@@ -200,5 +142,5 @@ function resultOf(answer, sql) {
   const rows = `${answer.rows.length.toLocaleString("en-US")} rows${answer.truncated ? ", more were left out" : ""}, ${number(answer.seconds)} s`;
   const columns = answer.columns.map((column) => column.name);
   const chart = el("div");
-  return [el("p", { class: "tools" }, el("span", { class: "hint" }, rows), copyButton(csv(columns, answer.rows), "Copy as CSV"), download(sql, "csv"), download(sql, "parquet"), chartOf(sql, chart)), chart, plainTable({ label: "rows", columns, rows: answer.rows, show: exact })];
+  return [el("p", { class: "tools" }, el("span", { class: "hint" }, rows), download(sql, "csv"), download(sql, "parquet"), chartOf(sql, chart)), chart, plainTable({ label: "rows", columns, rows: answer.rows, show: (value) => number(value, Infinity) })];
 }

@@ -1,9 +1,9 @@
 // One answer token by token: both texts, and the probabilities and layers of both models at the selected token.
 
 const HEATS = {
-  kl: { title: "KL", ends: (steps) => ["0", `${number(topKl(steps))} nats`], heat: (steps, at) => Math.sqrt(steps.kl[at] / topKl(steps)) },
-  entropy: { title: "entropy", ends: () => ["0", "6 nats"], heat: (steps, at, side) => steps[`entropy_${side}`][at] / 6 },
-  agreement: { title: "agreement", ends: () => ["same token", "other token"], heat: (steps, at) => (steps.is_same[at] ? 0 : 0.8) },
+  kl: { title: "KL", ends: (steps) => ["0", `${number(topKl(steps))} nats`], heat: (steps, at) => Math.sqrt(steps.kl_dense_pruned_nats[at] / topKl(steps)) },
+  entropy: { title: "entropy", ends: () => ["0", "6 nats"], heat: (steps, at, side) => steps[`entropy_${side}_nats`][at] / 6 },
+  agreement: { title: "agreement", ends: () => ["same token", "other token"], heat: (steps, at) => (steps.is_same_token[at] ? 0 : 0.8) },
   margin: { title: "margin", ends: () => ["sure", "undecided"], heat: (steps, at, side) => 1 / (1 + Math.max(0, steps[`margin_${side}`][at] ?? Infinity)) },
 };
 const TRAJECTORIES = { forced: "the dense text", own: "the variant’s text" };
@@ -12,7 +12,6 @@ let heatOf = "kl";
 async function tokensPage(id, promptId, step, wantedTrajectory) {
   const variant = known(id);
   const place = promptPlace(variant.model, promptId);
-  if (place < 0) throw new Error(`This study has no prompt “${promptId}”.`);
   const prompt = index.prompts[place];
   const trace = await load(`trace/${variant.place}/${place}`);
   const trajectories = Object.keys(TRAJECTORIES).filter((key) => trace[key]);
@@ -22,7 +21,7 @@ async function tokensPage(id, promptId, step, wantedTrajectory) {
   const texts = el("div", { class: "sides" });
   const detail = el("section", { class: "detail", "aria-label": "Chosen token", "aria-live": "off" });
   view.show = (next, focus, side) => choose(view, texts, detail, next, focus, side);
-  view.map = trace.layers.propagated && layerMap(trace.layers.propagated, where, tokenAt(trace.forced), (next) => view.show(next, true));
+  view.map = trace.layers.propagated && layerMap(trace.layers.propagated, where, new Map(trace.forced?.step.map((one, at) => [one, trace.forced.token_text_dense[at]])), (next) => view.show(next, true));
   const redraw = () => {
     texts.replaceChildren(...sides(view));
     view.show(view.step, false);
@@ -38,15 +37,15 @@ async function tokensPage(id, promptId, step, wantedTrajectory) {
     }),
   ];
   redraw();
-  const siblings = index.variants.filter((other) => other.model === variant.model && !other.is_dense && other.traces.includes(place));
+  const siblings = prunedVariants.filter((other) => other.model === variant.model && other.traces.includes(place));
   const prompts = variant.traces.map((at) => index.prompts[at]);
   const promptSelect = el("select", { "aria-label": "prompt", onchange: () => go("tokens", id, promptSelect.value, 0) }, prompts.map((one) => el("option", { value: one.prompt_id }, one.name)));
   promptSelect.value = promptId;
   return [
-    el("h1", { tabindex: -1 }, promptLink(prompt), el("span", { class: "hint" }, " token by token: ", el("a", { href: route("variant", id) }, variantName(variant)))),
+    heading(1, [promptLink(prompt), el("span", { class: "hint" }, " token by token: ", variantLink(variant))]),
     el("p", { class: "pickers" }, el("label", null, "Variant ", picker(siblings.length ? siblings : [variant], id, (other) => go("tokens", other, promptId, view.step))), el("label", null, "Prompt ", promptSelect)),
-    el("details", { class: "asked" }, el("summary", null, "Prompt"), el("blockquote", { dir: "auto" }, prompt.text)),
-    el("p", null, outcome(view), sqlLink("texts", "the texts", where), trace.parts_at && [" ", sqlLink("parts", "where they differ", where)]),
+    el("details", { class: "asked" }, el("summary", null, "Prompt"), el("blockquote", { dir: "auto" }, prompt.prompt_text)),
+    el("p", null, outcome(view), sqlLink("texts", "the texts", where), divergence(trace) && [" ", sqlLink("parts", "where they differ", where)]),
     el("div", { class: "tools" }, switches, sqlLink("steps", "the tokens", where)),
     texts,
     view.map && view.map.figure,
@@ -55,21 +54,16 @@ async function tokensPage(id, promptId, step, wantedTrajectory) {
   ];
 }
 
-// The dense token of each step.
-function tokenAt(steps) {
-  return new Map(steps?.step.map((step, at) => [step, steps.token_dense[at]]));
-}
-
 // The events of both texts, with links to their steps; a loop of the pruned text links to that text.
 function outcome({ variant, prompt, trace }) {
-  const at = (step, ...path) => el("a", { href: route("tokens", variant.id, prompt.prompt_id, step, ...path) }, `step ${step}`);
+  const at = (step, ...path) => link(`step ${step}`, "tokens", variant.id, prompt.prompt_id, step, ...path);
   const graded = (right) => (right === null ? "" : right ? " (right)" : " (wrong)");
   return [
     trace.text_dense === trace.text_pruned ? "Both texts are the same." : isNumber(trace.first_flip_step) && ["The texts first differ at ", at(trace.first_flip_step), "."],
     isNumber(trace.collapse_step) && ["The pruned text completes a loop at ", at(trace.collapse_step, "own"), "."],
     isNumber(trace.collapse_step_dense) && ["The dense text completes a loop at ", at(trace.collapse_step_dense), "."],
     (trace.answer || trace.answer_dense) && `Answers: dense ${trace.answer_dense ?? "none"}${graded(trace.is_correct_dense)}, pruned ${trace.answer ?? "none"}${graded(trace.is_correct)}${prompt.gold ? `; right answer ${prompt.gold}` : ""}.`,
-    trace.parts_at && `At the first flip the most likely token first differs after ${trace.parts_at}${trace.parts_for_good_at && trace.parts_for_good_at !== trace.parts_at ? `, and permanently after ${trace.parts_for_good_at}` : ""}.`,
+    divergence(trace) && `At the first flip the most likely token ${divergence(trace)}.`,
   ].filter(Boolean).map((sentence) => [sentence, " "]);
 }
 
@@ -97,7 +91,7 @@ function sides(view) {
 
 // The largest KL of a trajectory up to the end of the answer: the scale of its colours.
 function topKl(steps) {
-  return Math.max(1e-3, extremes(steps.kl.filter(isNumber))[1]);
+  return Math.max(1e-3, extremes(steps.kl_dense_pruned_nats.filter(isNumber))[1]);
 }
 
 // Events by step, shown as words in the text, because colour alone is not accessible.
@@ -117,11 +111,11 @@ function stream(view, side) {
   const flags = flagsOf(view, side);
   const { heat } = HEATS[heatOf];
   const list = el("div", { class: "stream", role: "listbox", "aria-label": `tokens of the ${side} text`, "aria-orientation": "horizontal", dir: "ltr" });
-  steps[`token_${side}`].forEach((token, at) => {
+  steps[`token_text_${side}`].forEach((token, at) => {
     if (token === null) return;
     const step = steps.step[at];
     const hot = Math.min(1, Math.max(0, heat(steps, at, side) || 0));
-    const piece = styled(el("span", { class: `tok${steps.is_same[at] ? "" : " other"}`, role: "option", tabindex: -1, "data-at": at, "aria-selected": "false", "aria-label": [`${step}: ${token}`, ...(steps.is_same[at] ? [] : ["differs"]), ...(flags.get(step) ?? [])].join(", ") }, name(token)), { "--heat": hot.toFixed(3) });
+    const piece = styled(el("span", { class: `tok${steps.is_same_token[at] ? "" : " other"}`, role: "option", tabindex: -1, "data-at": at, "aria-selected": "false", "aria-label": [`${step}: ${token}`, ...(steps.is_same_token[at] ? [] : ["differs"]), ...(flags.get(step) ?? [])].join(", ") }, name(token)), { "--heat": hot.toFixed(3) });
     for (const text of flags.get(step) ?? []) list.append(el("span", { class: "flag", "aria-hidden": "true" }, text));
     // Lines break before words, not inside them.
     if (token.startsWith("␣")) list.append(el("wbr"));
@@ -189,19 +183,15 @@ function choose(view, texts, detail, step, focus, side = "dense") {
 function chosenToken(view, steps, at) {
   const { trace, trajectory } = view;
   const step = steps.step[at];
-  const value = (title, key) => el("div", null, el("span", null, title), el("b", null, number(steps[key]?.[at])));
+  const quantities = { kl_dense_pruned_nats: "KL, nats", entropy_dense_nats: "entropy dense, nats", entropy_pruned_nats: "entropy pruned, nats", margin_dense: "margin dense, logits", margin_pruned: "margin pruned, logits", rank_of_dense_top1: "rank of the dense token", one_minus_cos_h: "1 − cos h", one_minus_cos_z: "1 − cos z", one_minus_cos_p: "1 − cos p" };
   const top = trace.top[trajectory]?.[at];
   return [
-    el("h2", null, `Step ${step}: `, name(steps.token_dense[at], { class: "token" }), steps.is_same[at] ? el("span", { class: "hint" }, " on both sides") : [" → ", name(steps.token_pruned[at], { class: "token" })]),
-    el("div", { class: "numbers" }, value("KL, nats", "kl"), value("entropy dense, nats", "entropy_dense"), value("entropy pruned, nats", "entropy_pruned"), value("margin dense, logits", "margin_dense"), value("margin pruned, logits", "margin_pruned"), value("rank of the dense token", "rank_of_dense_top1"), value("1 − cos h", "h"), value("1 − cos z", "z"), value("1 − cos p", "p")),
+    el("h2", null, `Step ${step}: `, name(steps.token_text_dense[at], { class: "token" }), steps.is_same_token[at] ? el("span", { class: "hint" }, " on both sides") : [" → ", name(steps.token_text_pruned[at], { class: "token" })]),
+    tiles(Object.entries(quantities).map(([key, title]) => [title, number(steps[key][at])])),
     top && el("p", { class: "hint" }, el("span", { class: "key dense" }, "dense"), " and ", el("span", { class: "key pruned" }, "pruned"), " probability of each model’s most likely tokens"),
-    top && el("div", { class: "pair" }, topOf("Most likely, dense", top.dense, view.where), topOf("Most likely, pruned", top.pruned, view.where)),
+    top && el("div", { class: "pair" }, ["dense", "pruned"].map((side) => el("div", null, el("h3", null, `Most likely, ${side}`, sqlLink("top", `the most likely tokens, ${side}`, view.where)), bars(top[side])))),
     layersAt(view, step),
   ];
-}
-
-function topOf(title, rows, where) {
-  return el("div", null, el("h3", null, title, sqlLink("top", title, where)), bars(rows));
 }
 
 function layersAt(view, step) {
@@ -216,7 +206,7 @@ function layersAt(view, step) {
   });
   if (!view.prompt.has_layers) {
     const layered = view.variant.traces.map((at) => index.prompts[at]).filter((prompt) => prompt.has_layers);
-    return el("p", { class: "hint" }, "This prompt was measured at the output only: it has no layers.", layered.length > 0 && [" With layers: ", layered.slice(0, 3).map((prompt, at) => [at > 0 && ", ", el("a", { href: route("tokens", view.variant.id, prompt.prompt_id, 0) }, name(prompt.name))]), "."]);
+    return el("p", { class: "hint" }, "This prompt was measured at the output only: it has no layers.", layered.length > 0 && [" With layers: ", layered.slice(0, 3).map((prompt, at) => [at > 0 && ", ", tokensLink(view.variant, prompt, 0, name(prompt.name))]), "."]);
   }
   if (!measured.some(Boolean)) return el("p", { class: "hint" }, "The layers of this token were not measured.");
   const isElsewhere = trajectory === "own" && isNumber(trace.first_flip_step) && step > trace.first_flip_step;
@@ -226,13 +216,14 @@ function layersAt(view, step) {
 function optionsOf(trace, where) {
   const { options } = trace;
   if (!options) return null;
-  const rows = options.labels.map((label, at) => [label, options.p_dense[at], options.p_pruned[at]]);
+  const [gold] = options.gold;
+  const rows = (...names) => options.option.map((option, at) => [option, ...names.map((key) => options[key][at])]);
   return el(
     "section",
     null,
     heading(2, "Option subspace", "options", where),
-    el("p", { class: "hint" }, `Probabilities over the options only, at the first generated token.${options.gold ? ` Right: ${options.gold}.` : ""} Over the whole vocabulary, the options have a total probability of ${percentOf(options.mass_dense)} (dense) and ${percentOf(options.mass_pruned)} (pruned). KL: ${number(options.kl_options)} nats over the options, ${number(options.kl_vocabulary)} nats over the vocabulary; the chosen option ${options.is_argmax_same ? "stays the same" : "changes"}.`),
-    bars(rows, (label) => label === options.gold),
-    plainTable({ label: "options in the whole vocabulary", columns: ["option", "p dense", "p pruned", "rank dense", "rank pruned"], rows: options.labels.map((label, at) => [label, options.full_dense[at], options.full_pruned[at], options.rank_dense[at], options.rank_pruned[at]]) }),
+    el("p", { class: "hint" }, `Probabilities over the options only, at the first generated token.${gold ? ` Right: ${gold}.` : ""} Over the whole vocabulary, the options have a total probability of ${percent(options.mass_dense[0])} % (dense) and ${percent(options.mass_pruned[0])} % (pruned). KL: ${number(options.kl_options_dense_pruned_nats[0])} nats over the options, ${number(options.kl_dense_pruned_nats[0])} nats over the vocabulary; the chosen option ${options.is_argmax_same[0] ? "stays the same" : "changes"}.`),
+    bars(rows("p_options_dense", "p_options_pruned"), (option) => option === gold),
+    plainTable({ label: "options in the whole vocabulary", columns: ["option", "p dense", "p pruned", "rank dense", "rank pruned"], rows: rows("p_full_dense", "p_full_pruned", "rank_dense", "rank_pruned") }),
   );
 }

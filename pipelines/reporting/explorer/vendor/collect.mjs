@@ -1,5 +1,5 @@
-// Copies what the page needs out of node_modules, and every licence text of what it contains.
-// Vega itself comes out of vl-convert, so that charts look the same in files and on the page; npm gives its licences.
+// Collects the licence texts of Vega and its dependencies out of node_modules.
+// Vega itself comes out of vl-convert, so that charts look the same in files and on the page.
 import { readFileSync, readdirSync, writeFileSync } from "node:fs";
 
 // Command line tools of vega-lite and their dependencies; none of them reaches a browser.
@@ -8,8 +8,6 @@ const NOT_IN_PAGE = new Set([
   "get-east-asian-width", "iconv-lite", "rw", "safer-buffer", "string-width", "strip-ansi", "wrap-ansi", "y18n",
   "yargs", "yargs-parser", "vega-typings",
 ]);
-
-writeFileSync("table-core.js", readFileSync("node_modules/@tanstack/table-core/build/umd/index.production.js", "utf8").replace(/\n?\/\/# sourceMappingURL=.*\n?$/, "\n"));
 
 const lock = JSON.parse(readFileSync("package-lock.json", "utf8"));
 const byText = new Map();

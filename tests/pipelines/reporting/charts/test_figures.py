@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 import vl_convert
 
-from prunescope.pipelines.reporting.charts import generation, spaces, temperature, theme, tokens, top_tokens
+from prunescope.pipelines.reporting.charts import generation, theme, tokens
 from prunescope.pipelines.reporting.charts.publication_size import fitted
 from prunescope.pipelines.reporting.charts.registry import FIGURES, MAX_BYTES, Figure
 from tests.pipelines.reporting.charts import frames, variant_frames
@@ -294,7 +294,7 @@ def test_neighbouring_steps_of_a_long_generation_share_a_point():
     first = curve.filter(pl.col("step") < 3, trajectory="teacher_forced")["kl_dense_pruned_nats"]
     assert frame["kl_median"][0] == pytest.approx(first.median(), rel=1e-12)
     assert frame["prompts"].unique().to_list() == [3]
-    assert "3 steps a point" in FIGURES["generation"].draw(frame).to_dict()["title"]["subtitle"][0]
+    assert "3 steps per point" in FIGURES["generation"].draw(frame).to_dict()["title"]["subtitle"][0]
 
 
 def test_generation_marks_the_first_flips_and_the_ends_of_answers_once():
@@ -381,7 +381,8 @@ def test_spaces_hold_median_spread_and_first_token_of_each_space_sorted_by_p():
     )
     frame = frames.ask(FIGURES["spaces"].query, decoding_curve=curve)
     forced = curve.filter(trajectory="teacher_forced")
-    drawn = {row["variant"]: row for row in rows_with(spaces.draw(frame), "median") if row["space"].startswith("p")}
+    rows = rows_with(FIGURES["spaces"].draw(frame), "median")
+    drawn = {row["variant"]: row for row in rows if row["space"].startswith("p")}
     for recipe, rows in forced.partition_by("recipe", as_dict=True).items():
         p, row = rows["one_minus_cos_p"], drawn[recipe[0]]
         bounds = [p.quantile(share, "linear") for share in (0.1, 0.5, 0.9)]
@@ -396,7 +397,7 @@ def test_temperatures_are_curves_and_a_single_temperature_is_dots():
         one.with_columns(pl.lit(t).alias("temperature"), pl.col("kl_dense_pruned_nats") / t) for t in (0.5, 1.0, 1.3)
     )
     query = FIGURES["temperature"].query
-    curves = temperature.draw(frames.ask(query, decoding_curve=several))
+    curves = FIGURES["temperature"].draw(frames.ask(query, decoding_curve=several))
     kl = [row for row in rows_with(curves, "median") if row["quantity"].startswith("KL")]
     medians = {
         (row["recipe"], generation.TRAJECTORIES[row["trajectory"]], row["temperature"]): row["kl_dense_pruned_nats"]
@@ -411,7 +412,7 @@ def test_temperatures_are_curves_and_a_single_temperature_is_dots():
     assert "one temperature" not in str(curves.to_dict()["title"])
     # Narrow panels have fewer ticks, and an axis rounds its labels by them.
     assert all(f">{t}<" in fitted(curves.to_dict(), 1).svg for t in (0.5, 1, 1.3))
-    dots = temperature.draw(frames.ask(query, decoding_curve=one))
+    dots = FIGURES["temperature"].draw(frames.ask(query, decoding_curve=one))
     assert "one temperature was measured: T = 1" in str(dots.to_dict()["title"])
     assert len(rows_with(dots, "median")) == len(kl) * 2 // 3
 
@@ -422,7 +423,7 @@ def test_top_tokens_are_those_of_both_sides_at_the_first_flip():
     for recipe in frames.RECIPES:
         flip = flips.filter(recipe=recipe)["first_flip_step"].item()
         kept = tokens_of.filter(pl.col("rank") <= 6, recipe=recipe, trajectory="teacher_forced", step=flip or 0)
-        drawn = rows_with(top_tokens.draw(frame.filter(recipe=recipe)), "place")
+        drawn = rows_with(FIGURES["top_tokens"].draw(frame.filter(recipe=recipe)), "place")
         for side in ("dense", "pruned"):
             given = dict(kept.select("token_id", f"probability_{side}").iter_rows())
             assert {row["token_id"]: row[side] for row in drawn} == given
@@ -433,7 +434,7 @@ def test_tokens_of_equal_appearance_keep_separate_rows():
     words = ("same" * 10 + "a", "same" * 10 + "b", *"cdefghijkl")
     frame = frames.ask(FIGURES["top_tokens"].query, stg_top_tokens=frames.stg_top_tokens(words=words))
     part = frame.filter(recipe="wanda-50", prompt_id=frames.PROMPTS[0])
-    rows = rows_with(top_tokens.draw(part), "place")
+    rows = rows_with(FIGURES["top_tokens"].draw(part), "place")
     assert {row["place"] for row in rows} == set(range(part.height))
 
 

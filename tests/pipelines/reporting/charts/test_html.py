@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 import vl_convert
 
-from prunescope.pipelines.reporting.charts import theme, tokens
+from prunescope.pipelines.reporting.charts import theme
 from prunescope.pipelines.reporting.charts.html import chart_page, vega_script
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from tests.pipelines.reporting.charts import frames
@@ -38,7 +38,7 @@ def test_hostile_text_neither_runs_nor_breaks_a_chart(is_dark, tmp_path):
     columns = ["token_text_dense", "token_text_pruned"]
     hostile = frame.with_columns(texts.alias(name) for name in columns)
     part = hostile.filter(prompt_id=hostile["prompt_id"][0])
-    specification = theme.dressed(tokens.draw(part).to_dict(), dark=is_dark)
+    specification = theme.dressed(FIGURES["tokens"].draw(part).to_dict(), dark=is_dark)
     (tmp_path / "page.html").write_bytes(chart_page(specification, "</title><script>window.ran=1</script>"))
     with chromium() as driver:
         driver.get((tmp_path / "page.html").as_uri())

@@ -102,7 +102,8 @@ def test_a_nan_cell_of_a_layer_map_stays_blank(broken):
     frame = frames.ask(FIGURES["layer_map"].query).filter(recipe="wanda-50")
     first = pl.int_range(pl.len()) == frame["kl_nats"].is_not_null().arg_max()
     holed = frame.with_columns(kl_nats=pl.when(first).then(pl.lit(broken)).otherwise("kl_nats"))
-    cells = [sum(len(row["value"]) for row in rows_with(layer_map.draw(each), "value")) for each in (frame, holed)]
+    charts = (FIGURES["layer_map"].draw(each) for each in (frame, holed))
+    cells = [sum(len(row["value"]) for row in rows_with(chart, "value")) for chart in charts]
     assert cells[0] - cells[1] == 1
 
 

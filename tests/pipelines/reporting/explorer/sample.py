@@ -1,4 +1,4 @@
-"""Handmade documents of a small study, as `document_types` has them, for tests of the page.
+"""Handmade documents of a small study, with the columns of the statements, for tests of the page.
 
 Texts go through `prunescope.pipelines.reporting.charts.display_text` as they do in the real documents; ids stay raw.
 """
@@ -11,27 +11,18 @@ from urllib.parse import quote
 
 from PIL import Image
 
+from prunescope.pipelines.reporting.advice import MARKS
 from prunescope.pipelines.reporting.charts.display_text import label, prose, visible
 from prunescope.pipelines.reporting.charts.registry import FIGURES
-from prunescope.pipelines.reporting.explorer.document_types import (
-    FlipsDocument,
-    Index,
-    LayerCurves,
-    Layers,
-    PairDocument,
-    PromptDocument,
-    PromptSummary,
-    Steps,
-    Trace,
-    VariantDocument,
-)
 from prunescope.pipelines.reporting.explorer.index_document import COLUMNS, figure_entry
 from tests.pipelines.reporting.charts import frames
 
 MODEL = "tiny"
 STEPS, LAYERS = 6, 3
 SEARCH_FIGURES = ("figures/search", "figures/allocation")
-PLACES = [f"{layer} {sublayer}" for layer in range(LAYERS) for sublayer in ("attn", "mlp")]
+PLACES = [(layer, sublayer) for layer in range(LAYERS) for sublayer in ("attn", "mlp")]
+# Columns of rows of layers.
+SUBLAYERS = {"layer": [layer for layer, _ in PLACES], "sublayer": [sublayer for _, sublayer in PLACES]}
 DENSE = [" The", " sky", "\n", " is", " blue", "."]
 PRUNED = [" The", " sky", "\n", " is", " red", " red"]
 FIRST_FLIP = 4
@@ -59,11 +50,10 @@ def documents(
                 "sql": f"select *\nfrom {prose(key)}  -- </script>"
                 + ("\nwhere model = $1 and pair in $2 and one in $3" * (key[0] == "c")),
                 "views": ["view/all"] if key != "view/all" else [],
-                "narrow": ["model", "recipe", "other_recipe"] if key == "turns" else ["model"],
+                "narrow": ["model"],
             }
-            for key in ("all", "verdicts", "turns", "search/results", "figures/tokens", "view/all", "compare/tasks")
+            for key in ("all", "verdicts", "search/results", "figures/tokens", "view/all", "compare/tasks")
         },
-        "turns": _turns(len(ids)),
         "figures/tokens": _figure("tokens", marts or {}),
         "figures/hierarchy": _figure("hierarchy", marts or {}),
         "pictures/tokens": {"jpeg": _jpeg()},
@@ -94,10 +84,10 @@ def with_every_column(count: int = 123, whole: int = 1234) -> dict[str, Any]:
     """
     found = documents()
     widest = {"percent": 0.9876, "number": 0.0012345, "count": count}
-    index = found["index"] | {"columns": list(COLUMNS)}
+    index = found["index"] | {"columns": [column._asdict() for column in COLUMNS]}
     for n, entry in enumerate(index["variants"]):
-        numbers = {column["name"]: widest[column["form"]] / (n + 1) for column in COLUMNS}
-        entry["numbers"] = numbers | {column["of"]: whole for column in COLUMNS if column["of"]}
+        numbers = {column.name: widest[column.form] / (n + 1) for column in COLUMNS}
+        entry["numbers"] = numbers | {column.of: whole for column in COLUMNS if column.of}
         entry["intervals"] = {name: [value, value] for name, value in numbers.items()}
     return found | {"index": index}
 
@@ -140,7 +130,7 @@ def with_kinds() -> dict[str, Any]:
     """Return ten prompts: the last one breaks first, every other one is open and has no layers."""
     found = documents(prompts=tuple(f"p{n}" for n in range(10)))
     for n, prompt in enumerate(found["index"]["prompts"]):
-        prompt |= {"place": 10 - n, "kind": ("open", "choice")[n % 2], "has_layers": n % 2 == 1}
+        prompt |= {"place_in_order": 10 - n, "kind": ("open", "choice")[n % 2], "has_layers": n % 2 == 1}
     for name, document in found.items():
         if name.startswith("trace/") and int(name.rpartition("/")[2]) % 2 == 0:
             document["layers"] = {}
@@ -163,7 +153,7 @@ def hostile() -> dict[str, Any]:
     )
 
 
-def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: list[str]) -> Index:
+def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: list[str]) -> dict[str, Any]:
     variants: list[Any] = []
     for n, (id_, recipe) in enumerate(zip(ids, ("dense", *recipes), strict=True)):
         is_last = n == len(recipes)
@@ -186,15 +176,15 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
                     {
                         "kind": "choice",
                         "prompts": len(prompts),
-                        "flipped": len(prompts) if n else 0,
-                        "collapsed": n % 2,
-                        "graded": len(prompts),
-                        "correct": 0 if n else len(prompts),
+                        "prompts_flipped": len(prompts) if n else 0,
+                        "prompts_collapsed": n % 2,
+                        "prompts_graded": len(prompts),
+                        "prompts_correct": 0 if n else len(prompts),
                         "flipped_ends": [0.3, 1.0] if n else [0.0, 0.7],
                         "collapsed_ends": [0.0, 0.7],
                         "correct_ends": [0.0, 0.7] if n else [0.3, 1.0],
-                        "first_flip": FIRST_FLIP if n else None,
-                        "kl_step0": kl,
+                        "first_flip_step_median": FIRST_FLIP if n else None,
+                        "kl_step0_nats": kl,
                     }
                 ],
                 "traces": [] if n == 0 or is_last else list(range(len(prompts))),
@@ -213,19 +203,19 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
                 "prompt_id": prompt,
                 "name": label(prompt),
                 "kind": "choice",
-                "text": prose(prompt),
+                "prompt_text": prose(prompt),
                 "gold": "B",
                 "steps": STEPS,
-                "place": m + 1,
+                "place_in_order": m + 1,
                 "variants": len(recipes),
-                "flipped": len(recipes),
-                "collapsed": 1,
-                "graded": len(recipes),
-                "correct": 0,
+                "variants_flipped": len(recipes),
+                "variants_collapsed": 1,
+                "variants_graded": len(recipes),
+                "variants_correct": 0,
                 "is_correct_dense": True,
-                "first_flip_min": FIRST_FLIP,
-                "first_flip_median": FIRST_FLIP,
-                "kl_step0": 0.5,
+                "first_flip_step_min": FIRST_FLIP,
+                "first_flip_step_median": FIRST_FLIP,
+                "kl_step0_median_nats": 0.5,
                 "has_layers": True,
             }
             for m, prompt in enumerate(prompts)
@@ -257,6 +247,7 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
             }
             for id_ in ids[1:-1]
         ],
+        "marks": MARKS,
         "verdict_basis": "What the losses are of.",
         "verdict_rule": f"The rule.\nOf {model_text}",
         "answers": [
@@ -273,12 +264,12 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
             {
                 "model": label(model),
                 "says": f"Claim {n}",
-                "measure": None,
+                "measure": "all",
                 "verdict": ["holds", "does not hold", "as under rounding", "too little data"][n % 4],
                 "amount": n / 7,
-                "low": None if n else 0.0,
-                "high": None if n else 1.0,
-                "null": 0.5 if n else None,
+                "amount_low": None if n else 0.0,
+                "amount_high": None if n else 1.0,
+                "null_amount": 0.5 if n else None,
                 "n": 9,
                 "units": "variants",
                 "sql": {"key": "all", "where": {"model": model}},
@@ -288,11 +279,11 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
         "claims_by_model": [
             {
                 "says": "A shared claim",
-                "measure": None,
+                "measure": "all",
                 "verdict": "differs",
-                "hold": label(model),
-                "fail": "other",
-                "open": "",
+                "models_hold": label(model),
+                "models_fail": "other",
+                "models_open": "",
                 "sql": {"key": "all", "where": {}},
             }
         ],
@@ -332,34 +323,31 @@ def _figure(name: str, marts: dict[str, Any]) -> dict[str, Any]:
     figure = FIGURES[name]
     drawings = []
     for drawing in itertools.islice(figure.draw_all(frames.ask(figure.query, **marts)), 1):
-        spec = drawing.chart.to_dict()
-        del spec["config"]
-        drawings.append({"title": drawing.title, "spec": spec})
+        spec = drawing.chart.to_dict() | {"description": f"{drawing.title}. alt"}
+        drawings.append(
+            {"title": drawing.title, "spec": {key: spec[key] for key in spec if key not in {"config", "title"}}}
+        )
     return {"name": name, "title": figure.title, "caption": "", "alt": "alt", "sql": "all", "drawings": drawings}
 
 
-def _curves(scale: float) -> LayerCurves:
+def _curves(scale: float) -> dict[str, Any]:
     rising = [None, *(scale * 10.0 ** (place - 6) for place in range(1, len(PLACES)))]
     return {
-        "places": PLACES,
+        **SUBLAYERS,
         "is_changed": [place % 2 == 0 for place in range(len(PLACES))],
-        "h": rising,
-        "z": [0.0 for _ in PLACES],
-        "p": list(reversed(rising)),
-        "kl": rising,
-        "kl_noise": [1e-6 for _ in PLACES],
+        "one_minus_cos_h_mean": rising,
+        "one_minus_cos_z_mean": [0.0 for _ in PLACES],
+        "one_minus_cos_p_mean": list(reversed(rising)),
+        "kl_mean_nats": rising,
+        "kl_noise_p95_nats": [1e-6 for _ in PLACES],
     }
 
 
-def _variant(id_: str, n: int, prompts: tuple[str, ...]) -> VariantDocument:
+def _variant(id_: str, n: int, prompts: tuple[str, ...]) -> dict[str, Any]:
     return {
         "facts": [{"name": "recipe", "text": prose(id_)}],
         "prompts": [_summary(id_, n, m) for m, _ in enumerate(prompts)],
         "layers": {"local": _curves(1), "propagated": _curves(3)} if n else {},
-        "carriers": [
-            {"place": place, "scope": "local", "kl": 0.1 * k, "share": k / 15, "parted": k}
-            for k, place in enumerate(reversed(PLACES))
-        ],
         "tables": [
             {
                 "title": "Tasks",
@@ -371,7 +359,7 @@ def _variant(id_: str, n: int, prompts: tuple[str, ...]) -> VariantDocument:
     }
 
 
-def _summary(id_: str, n: int, m: int) -> PromptSummary:
+def _summary(id_: str, n: int, m: int) -> dict[str, Any]:
     return {
         "prompt": m,
         "first_flip_step": FIRST_FLIP if n else None,
@@ -384,21 +372,23 @@ def _summary(id_: str, n: int, m: int) -> PromptSummary:
         "text_same": "The sky\n is",
         "text_dense": " blue." if n else "",
         "text_pruned": prose(f" red{id_}", 60) if n else "",
-        "kl_step0": 0.25,
-        "kl_forced_mean": 0.5,
-        "kl_own_mean": 2.0,
-        "parts_at": "1 mlp",
-        "parts_for_good_at": "2 attn",
+        "kl_step0_nats": 0.25,
+        "kl_forced_mean_nats": 0.5,
+        "kl_own_mean_nats": 2.0,
+        "layer": 1,
+        "sublayer": "mlp",
+        "from_layer": 2,
+        "from_sublayer": "attn",
     }
 
 
-def _prompt(m: int, ids: list[str]) -> PromptDocument:
+def _prompt(m: int, ids: list[str]) -> dict[str, Any]:
     return {
         "texts": [{**_summary(id_, n, m), "variant": n} for n, id_ in enumerate(ids)],
     }
 
 
-def _pair(model: str, a: str, b: str) -> PairDocument:
+def _pair(model: str, a: str, b: str) -> dict[str, Any]:
     columns = ["statistic", "measured_on", "a", "b", "difference", "difference_low", "difference_high", "only_a_right"]
     row = ["accuracy", f"task {label(a)}", 0.5, 0.75, 0.25, -0.125, 0.625, 3]
     return {
@@ -414,46 +404,37 @@ def _pair(model: str, a: str, b: str) -> PairDocument:
     }
 
 
-def _turns(variants: int) -> FlipsDocument:
-    columns = ["statistic", "a", "b", "only_a_right", "only_b_right", "holm_p", "clusters"]
-    pairs = itertools.combinations(range(variants), 2)
-    return {
-        "columns": columns,
-        "pairs": {f"{n}/{m}": [["accuracy", 0.5, 0.25, 10 + n, 10 + m, 1.0, 40]] for n, m in pairs},
-    }
-
-
-def _trace(prompt: str, dense: list[str], pruned: list[str]) -> Trace:
+def _trace(prompt: str, dense: list[str], pruned: list[str]) -> dict[str, Any]:
     count = len(dense)
     shown = [visible(token, 40) for token in pruned]
-    steps: Steps = {
+    steps = {
         "step": list(range(count)),
-        "token_dense": [visible(token, 40) for token in dense],
-        "token_pruned": shown,
-        "is_same": [left == right for left, right in zip(dense, pruned, strict=True)],
-        "kl": [None, *(10.0 ** (step - 5) for step in range(1, count))],
-        "entropy_dense": [0.5 for _ in dense],
-        "entropy_pruned": [3.0 for _ in dense],
+        "token_text_dense": [visible(token, 40) for token in dense],
+        "token_text_pruned": shown,
+        "is_same_token": [left == right for left, right in zip(dense, pruned, strict=True)],
+        "kl_dense_pruned_nats": [None, *(10.0 ** (step - 5) for step in range(1, count))],
+        "entropy_dense_nats": [0.5 for _ in dense],
+        "entropy_pruned_nats": [3.0 for _ in dense],
         "margin_dense": [2.0 for _ in dense],
         "margin_pruned": [0.1 for _ in dense],
         "rank_of_dense_top1": [1 + step for step in range(count)],
-        "h": [0.1 for _ in dense],
-        "z": [0.01 for _ in dense],
-        "p": [0.3 for _ in dense],
+        "one_minus_cos_h": [0.1 for _ in dense],
+        "one_minus_cos_z": [0.01 for _ in dense],
+        "one_minus_cos_p": [0.3 for _ in dense],
     }
     top = [
         {"dense": [[visible(dense[step], 40), 0.75, 0.125]], "pruned": [[shown[step], 0.125, 0.5], ["z", 0.0, 1e-5]]}
         for step in range(count)
     ]
     matrix = [[10.0 ** (place - 7) * (1 + step) for step in range(count)] for place, _ in enumerate(PLACES)]
-    layers: Layers = {
-        "places": PLACES,
+    layers = {
+        **SUBLAYERS,
         "is_changed": [True for _ in PLACES],
         "steps": list(range(count)),
-        "h": matrix,
-        "z": matrix,
-        "p": matrix,
-        "kl": matrix,
+        "one_minus_cos_h": matrix,
+        "one_minus_cos_z": matrix,
+        "one_minus_cos_p": matrix,
+        "kl_dense_pruned_nats": matrix,
         "is_top1_same": [[place < 3 for _ in range(count)] for place, _ in enumerate(PLACES)],
     }
     return {
@@ -470,23 +451,23 @@ def _trace(prompt: str, dense: list[str], pruned: list[str]) -> Trace:
         "is_correct_dense": True,
         "forced": steps,
         "own": steps,
-        "top": {"forced": top, "own": top},  # type: ignore[typeddict-item]
+        "top": {"forced": top, "own": top},
         "layers": {"local": layers, "propagated": layers},
-        "parts_at": "1 mlp",
-        "parts_for_good_at": "1 mlp",
+        **dict.fromkeys(("layer", "from_layer"), 1),
+        **dict.fromkeys(("sublayer", "from_sublayer"), "mlp"),
         "options": {
-            "labels": ["A", "B"],
-            "p_dense": [0.25, 0.75],
-            "p_pruned": [0.6, 0.4],
-            "full_dense": [0.1, 0.3],
-            "full_pruned": [0.06, 0.04],
+            "option": ["A", "B"],
+            "p_options_dense": [0.25, 0.75],
+            "p_options_pruned": [0.6, 0.4],
+            "p_full_dense": [0.1, 0.3],
+            "p_full_pruned": [0.06, 0.04],
             "rank_dense": [2, 1],
             "rank_pruned": [3, 7],
-            "mass_dense": 0.4,
-            "mass_pruned": 0.1,
-            "kl_options": 0.3,
-            "kl_vocabulary": 1.0,
-            "gold": "B",
-            "is_argmax_same": False,
+            "mass_dense": [0.4, 0.4],
+            "mass_pruned": [0.1, 0.1],
+            "kl_options_dense_pruned_nats": [0.3, 0.3],
+            "kl_dense_pruned_nats": [1.0, 1.0],
+            "gold": ["B", "B"],
+            "is_argmax_same": [False, False],
         },
     }

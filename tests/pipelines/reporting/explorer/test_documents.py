@@ -16,18 +16,19 @@ import polars as pl
 import pytest
 from scipy import stats
 
+from prunescope.pipelines.reporting.charts.display_text import number as spelled
 from prunescope.pipelines.reporting.charts.display_text import prose
 from prunescope.pipelines.reporting.charts.figure_cache import FigureCache
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from prunescope.pipelines.reporting.explorer import study_documents as module
 from prunescope.pipelines.reporting.explorer.comparisons import nearest
-from prunescope.pipelines.reporting.explorer.findings import number as spelled
 from prunescope.pipelines.reporting.explorer.index_document import figure_entry, told_apart
 from prunescope.pipelines.reporting.explorer.ordering import DisplayOrder
 from prunescope.pipelines.reporting.explorer.page import _script, embedded, render
 from prunescope.pipelines.reporting.explorer.queries import STATEMENTS, narrowed
 from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, numbers
 from prunescope.pipelines.reporting.explorer.study_documents import OWN_BYTES, Documents, _shortened
+from prunescope.pipelines.reporting.explorer.trace_document import layers
 from prunescope.warehouse.catalogue.database import view_sql
 from prunescope.warehouse.catalogue.materialized import Materialized
 from tests.sql import demo
@@ -114,7 +115,7 @@ def test_a_file_has_every_named_document_as_json(file) -> None:
     figures = [f"{kind}/{name}" for kind in ("figures", "pictures") for name in FIGURES]
     pages = [*(f"variant/{n}" for n in range(7)), *(f"prompt/{m}" for m in range(3))]
     traces = [f"trace/{n}/{m}" for n in range(1, 7) for m in range(3)]  # the dense variant has none
-    assert sorted(file) == sorted(["index", "sql", "turns", *figures, *pages, *traces])
+    assert sorted(file) == sorted(["index", "sql", *figures, *pages, *traces])
     for document in file.values():
         assert json.loads(json.dumps(document, allow_nan=False)) == document
 
@@ -354,14 +355,14 @@ def test_a_trace_has_the_tokens_and_divergences_of_its_text(file, measured) -> N
         [index["prompts"][m]["prompt_id"]],
     ).fetchall()
     assert trace["forced"]["step"] == [row[0] for row in rows]
-    assert trace["forced"]["is_same"] == [row[1] for row in rows]
-    assert trace["forced"]["kl"] == pytest.approx([row[2] for row in rows], rel=1e-3)
-    assert trace["forced"]["is_same"].index(False) == trace["first_flip_step"]
+    assert trace["forced"]["is_same_token"] == [row[1] for row in rows]
+    assert trace["forced"]["kl_dense_pruned_nats"] == pytest.approx([row[2] for row in rows], rel=1e-3)
+    assert trace["forced"]["is_same_token"].index(False) == trace["first_flip_step"]
     assert {len(values) for values in trace["forced"].values()} == {len(rows)}
     assert "own" not in trace, "these rows were measured before there was a trajectory own_text"
     assert len(trace["top"]["forced"]) == len(rows)
     token, dense, pruned = trace["top"]["forced"][0]["dense"][0]
-    assert token == trace["forced"]["token_dense"][0]
+    assert token == trace["forced"]["token_text_dense"][0]
     assert dense >= trace["top"]["forced"][0]["dense"][1][1]
     assert 0 <= pruned <= 1
 
@@ -369,33 +370,32 @@ def test_a_trace_has_the_tokens_and_divergences_of_its_text(file, measured) -> N
 def test_layers_of_a_trace_are_matrices_of_sublayer_and_step(file, measured) -> None:
     index = file["index"]
     n = position(index, "attn-drop-4")
-    layers = file[f"trace/{n}/0"]["layers"]["propagated"]
-    assert layers["places"][:2] == ["0 attn", "0 mlp"]
-    place, step = layers["places"].index("29 mlp"), 5
+    found = file[f"trace/{n}/0"]["layers"]["propagated"]
+    places = list(zip(found["layer"], found["sublayer"], strict=True))
+    assert places[:2] == [(0, "attn"), (0, "mlp")]
+    place, step = places.index((29, "mlp")), 5
     [(kl, h)] = measured.execute(
         "select kl_dense_pruned_nats, one_minus_cos_h from layer_transitions where recipe = 'attn-drop-4' and "
         "prompt_id = ? and layer = 29 and sublayer = 'mlp' and scope = 'propagated' and lens = 'normed' and step = ?",
         [index["prompts"][0]["prompt_id"], step],
     ).fetchall()
-    assert layers["kl"][place][layers["steps"].index(step)] == pytest.approx(kl, rel=1e-3)
-    assert layers["h"][place][layers["steps"].index(step)] == pytest.approx(h, rel=1e-3)
-    for name in ("h", "z", "p", "kl", "is_top1_same"):
-        assert len(layers[name]) == len(layers["places"]) == len(layers["is_changed"])
-        assert {len(row) for row in layers[name]} == {len(layers["steps"])}
+    assert found["kl_dense_pruned_nats"][place][found["steps"].index(step)] == pytest.approx(kl, rel=1e-3)
+    assert found["one_minus_cos_h"][place][found["steps"].index(step)] == pytest.approx(h, rel=1e-3)
+    for name in (*(f"one_minus_cos_{space}" for space in "hzp"), "kl_dense_pruned_nats", "is_top1_same"):
+        assert len(found[name]) == len(places) == len(found["is_changed"])
+        assert {len(row) for row in found[name]} == {len(found["steps"])}
 
 
 def test_a_sublayer_without_a_step_leaves_a_gap() -> None:
-    from prunescope.pipelines.reporting.explorer.trace_document import _layers
-
     rows = [
-        {"scope": "local", "layer": layer, "sublayer": "attn", "step": step, "is_changed": True, "is_top1_same": True,
+        {"layer": layer, "sublayer": "attn", "step": step, "is_changed": True, "is_top1_same": True,
          "one_minus_cos_h": 0.1, "one_minus_cos_z": 0.1, "one_minus_cos_p": 0.1,
          "kl_dense_pruned_nats": 10.0 * layer + step}
         for layer in (0, 1)
         for step in (0, 1, 2)
         if (layer, step) != (0, 1)
     ]  # fmt: skip
-    assert _layers(pl.DataFrame(rows))["local"]["kl"] == [[0.0, None, 2.0], [10.0, 11.0, 12.0]]
+    assert layers(pl.DataFrame(rows))["kl_dense_pruned_nats"] == [[0.0, None, 2.0], [10.0, 11.0, 12.0]]
 
 
 def test_options_appear_only_with_their_question(file) -> None:
@@ -406,10 +406,10 @@ def test_options_appear_only_with_their_question(file) -> None:
         if prompt["kind"] != "choice":
             assert options is None
         else:
-            assert options["labels"] == ["A", "B", "C", "D"]
-            assert options["gold"] == "A"
-            assert sum(options["p_dense"]) == pytest.approx(1, abs=1e-3)
-            assert sum(options["full_dense"]) == pytest.approx(options["mass_dense"], abs=1e-3)
+            assert options["option"] == ["A", "B", "C", "D"]
+            assert set(options["gold"]) == {"A"}
+            assert sum(options["p_options_dense"]) == pytest.approx(1, abs=1e-3)
+            assert sum(options["p_full_dense"]) == pytest.approx(options["mass_dense"][0], abs=1e-3)
 
 
 def test_the_texts_of_a_variant_are_split_where_they_diverge(file) -> None:
@@ -438,11 +438,7 @@ def test_documents_beyond_the_size_limit_are_listed_as_omitted(ask, monkeypatch)
     assert len(render(found, live=False)) <= room + OWN_BYTES
     nothing = documents.within(0)
     assert set(nothing) == {"index", "sql"}
-    counts = "the counts of right answers of every two variants"
-    assert (
-        f"7 of 7 pages of variants; {counts}; 3 of 3 pages of prompts; 18 of 18 token views"
-        in nothing["index"]["notes"][0]
-    )
+    assert "7 of 7 pages of variants; 3 of 3 pages of prompts; 18 of 18 token views" in nothing["index"]["notes"][0]
 
 
 def test_an_oversized_index_is_cut_with_its_unreachable_documents(ask, monkeypatch) -> None:
@@ -534,14 +530,14 @@ def strings(value: object, name: str = "") -> Iterator[tuple[str, str]]:
 def test_documents_escape_and_cut_hostile_text(hostile) -> None:
     documents = Documents(hostile, "\u202estudy", "\0title", is_live=True)
     raw = {"id", "prompt_id", "href", "sql"}
-    for name in ("index", "turns", "variant/0", "variant/1", "prompt/0", "trace/1/0"):
+    for name in ("index", "variant/0", "variant/1", "prompt/0", "trace/1/0"):
         document = documents.build(name)
         shown = [text for field, text in strings(document) if field not in raw]
         assert not [text for text in shown if INVISIBLE.search(text)]
         assert max(map(len, shown)) < 4200
     trace = documents.build("trace/1/0")
-    assert trace["own"]["token_pruned"][0] == "x" * 59 + "…"
-    assert trace["own"]["token_pruned"][1] == "⟨202E⟩evil⟨0⟩"
+    assert trace["own"]["token_text_pruned"][0] == "x" * 59 + "…"
+    assert trace["own"]["token_text_pruned"][1] == "⟨202E⟩evil⟨0⟩"
     assert trace["top"]["own"][0]["dense"][0][0] == "</script>"
     assert "<img src=x onerror=alert(1)>" in trace["text_pruned"]
     assert "\ufffd" in trace["text_pruned"]
@@ -568,8 +564,12 @@ def test_every_measurement_has_its_table(by_hand) -> None:
     for table in document["tables"]:
         assert {len(row) for row in table["rows"]} == {len(table["columns"])}
     assert set(document["layers"]) == {"isolated", "local", "propagated"}
-    assert {carrier["scope"] for carrier in document["carriers"]} == {"isolated"}
-    assert document["carriers"] == sorted(document["carriers"], key=lambda carrier: -carrier["share"])
+    [carriers] = [table for table in document["tables"] if table["sql"] == "carriers"]
+    scopes, shares = (
+        [row[carriers["columns"].index(name)] for row in carriers["rows"]] for name in ("scope", "share_of_kl")
+    )
+    assert set(scopes) == {"isolated"}
+    assert shares == sorted(shares, reverse=True)
     assert {"loss_writing", "loss_choosing"} <= {column["name"] for column in index["columns"]}
     assert json.loads(json.dumps(document, allow_nan=False)) == document
 
@@ -588,9 +588,7 @@ def test_an_empty_warehouse_still_has_an_index_and_its_figures(tmp_path) -> None
 
     with connect(tmp_path) as connection:
         found = Documents(asking(connection), "none", views=VIEWS).within()
-    assert set(found) == {"index", "sql", "turns"} | {
-        f"{kind}/{name}" for kind in ("figures", "pictures") for name in FIGURES
-    }
+    assert set(found) == {"index", "sql"} | {f"{kind}/{name}" for kind in ("figures", "pictures") for name in FIGURES}
     assert found["index"]["variants"] == found["index"]["answers"] == found["index"]["findings"] == []
     assert found["index"]["figures_without_data"] == list(FIGURES)
 
@@ -599,6 +597,8 @@ def test_figures_carry_no_theme(file) -> None:
     for name in FIGURES:
         for drawing in file[f"figures/{name}"]["drawings"]:
             assert "config" not in drawing["spec"]
+            assert drawing["spec"].get("title", {}).get("text") != FIGURES[name].title
+            assert drawing["spec"]["description"].startswith(f"{drawing['title']}. ")
             assert drawing["spec"]["$schema"]
             assert drawing["title"]
 
@@ -675,22 +675,24 @@ def test_a_full_file_keeps_of_each_variant_and_kind_what_breaks_first_and_one_te
     built = list(documents._built(documents._frames(), order))
     assert built == [documents.build(f"trace/{n}/{m}") for m, n in order]
     assert [bool(trace["layers"]) for trace in built] == [m == 0 for m, _ in order]
-    assert all(trace["own"]["kl"] == trace["forced"]["kl"] == [0.5] for trace in built)
+    assert all(trace[side]["kl_dense_pruned_nats"] == [0.5] for trace in built for side in ("own", "forced"))
 
 
 def test_prompts_lead_from_what_breaks_first_to_the_texts_of_all_variants(many) -> None:
     documents = Documents(many, "demo", views={})
     index = documents.build("index")
-    assert [prompt["place"] for prompt in index["prompts"]] == list(range(10, 0, -1))
+    assert [prompt["place_in_order"] for prompt in index["prompts"]] == list(range(10, 0, -1))
     assert [prompt["has_layers"] for prompt in index["prompts"]] == [True] + [False] * 9
     kinds = index["variants"][1]["kinds"]
-    assert [(kind["kind"], kind["prompts"], kind["flipped"], kind["first_flip"]) for kind in kinds] == [
+    assert [
+        tuple(kind[n] for n in ("kind", "prompts", "prompts_flipped", "first_flip_step_median")) for kind in kinds
+    ] == [
         ("maths", 5, 4, 5.0),
         ("open", 5, 5, 4.0),
     ]
     # Wilson's interval of 4 of 5, whose upper end is that of one failure (Brown, Cai and DasGupta); none was graded.
-    assert [kind["flipped_ends"] for kind in kinds] == [[0.376, 0.99], [0.566, 1.0]]
-    assert [kind["correct_ends"] for kind in kinds] == [[], []]
+    assert [kind["flipped_ends"] for kind in kinds] == [[0.3755, 0.9897], [0.5655, 1.0]]
+    assert [kind["correct_ends"] for kind in kinds] == [None, None]
     of_variant = documents.build("variant/1")["prompts"]
     assert [summary["prompt"] for summary in of_variant] == list(range(9, -1, -1))
     for live in (documents, Documents(many, "demo", views={}, is_live=True)):

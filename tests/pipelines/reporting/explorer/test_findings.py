@@ -4,17 +4,18 @@ The frames come from the stated SQL, run on synthetic marts.
 """
 
 import itertools
+from typing import Any
 
 import polars as pl
 import pytest
 
-from prunescope.pipelines.reporting.explorer.document_types import FindingEntry
-from prunescope.pipelines.reporting.explorer.findings import findings, number
+from prunescope.pipelines.reporting.charts.display_text import number
+from prunescope.pipelines.reporting.explorer.findings import findings
 from prunescope.pipelines.reporting.explorer.queries import FINDINGS
 from tests.pipelines.reporting.charts import frames
 
 
-def found(models=(frames.MODEL,), **marts: pl.DataFrame) -> list[FindingEntry]:
+def found(models=(frames.MODEL,), **marts: pl.DataFrame) -> list[dict[str, Any]]:
     with frames.catalogue(**marts) as connection:
         return findings({key: connection.sql(query.sql).pl() for key, query in FINDINGS.items()}, models)
 
@@ -55,13 +56,13 @@ def test_flips_and_loops_are_counted_over_all_pruned_generations():
 def test_sampled_texts_part_where_the_distributions_say() -> None:
     together = "drawn with the same random numbers"
     assert the_one(sentences_of(), together) == (
-        f"28 of 32 sampled texts differ from the dense ones, which were {together}. The number expected from the "
-        "distributions is 28.8. The texts of attn-drop-4 stay the same longest: half of them differ by step 5.00 "
-        "(expected 4.50)."
+        f"The sampled texts were {together} as the dense ones. 28 of 32 differ from these. The number expected from "
+        "the distributions is 28.8. The texts of attn-drop-4 stay the same longest. Half of them differ by step 5.00. "
+        "The expected step is 4.50."
     )
     # Nothing is expected behind the step at which the last text has parted.
     unknown = frames.sampling_summary().with_columns(first_flip_step_median_expected=pl.lit(None, pl.Float64))
-    assert the_one(sentences_of(sampling_summary=unknown), together).endswith("half of them differ by step 5.00.")
+    assert the_one(sentences_of(sampling_summary=unknown), together).endswith("Half of them differ by step 5.00.")
     tied = frames.sampling_summary().with_columns(first_flip_step_median=5.0, equal_share=0.25)
     assert "The texts of attn-drop-4 and wanda-50 stay the same longest" in the_one(
         sentences_of(sampling_summary=tied), together
@@ -69,7 +70,7 @@ def test_sampled_texts_part_where_the_distributions_say() -> None:
     never = pl.when(pl.col("recipe") == "wanda-50").then("first_flip_step_median").alias("first_flip_step_median")
     summary = frames.sampling_summary().with_columns(never)
     assert the_one(sentences_of(sampling_summary=summary), together).endswith(
-        "longest: the share that never differs is 25.0 %."
+        "longest. The share that never differs is 25.0 %."
     )
 
 
@@ -88,12 +89,12 @@ def test_a_variant_keeps_the_answers_only_where_it_was_measured():
 def test_feedback_is_what_the_own_text_adds_and_free_running_has_the_fork_beside_it():
     usual = frames.q13_own_text_against_forced()
     assert the_one(sentences_of(), "first different token") == (
-        "After the first different token, the median KL per token is 3.00 nats if both models read the dense text. It "
-        "is 1.75 nats if both read the variant's own text (medians of 6 variants). On its own text, no variant is "
-        "shown to be further from the dense model than on the dense text. wanda-2of4 and wanda-50 are nearer. The KL "
-        "shows no feedback. A loop is feedback, too, but the KL does not show it. In free running each model reads its "
-        "own text, and the KL is 12.5 nats. Without any pruning it is 16.0 nats. After one different token, the dense "
-        "model alone differs from its own text by 13.0 nats. No variant is shown to exceed that."
+        "After the first different token, if both models read the dense text, the median KL per token is 3.00 nats. If "
+        "both read the variant's own text, it is 1.75 nats. Both are medians over 6 variants. On its own text, no "
+        "variant is shown to be further from the dense model than on the dense text. wanda-2of4 and wanda-50 are "
+        "nearer. The KL shows no feedback. A loop is feedback, too, but the KL does not show it. In free running, each "
+        "model reads its own text. Then the KL is 12.5 nats. Without any pruning it is 16.0 nats. After one different "
+        "token, the dense model alone differs from its own text by 13.0 nats. No variant is shown to exceed that."
     )
     one = pl.when(pl.col("recipe").is_in(["wanda-50", "noise-bfloat16"])).then(pl.lit("further"))
     further = usual.with_columns(
@@ -131,7 +132,7 @@ def test_amplification_is_told_by_the_share_of_positions_with_rounding_beside_it
         "30.0 % to 45.0 %). The median factor is 0.500. The paper's claim that the softmax amplifies most shifts does "
         "not hold here."
     )
-    noise = "Under rounding alone the share is 85.0 %, the factor 12.0."
+    noise = "Under rounding alone, the share is 85.0 % and the factor 12.0."
     assert f"The median factor is 15.0. {noise} The softmax amplifies most shifts." in normed
     # The claim's verdict decides, not the interval alone: without a null it stays open.
     raw, normed = told("too little data", "as under rounding")
@@ -183,16 +184,16 @@ def test_a_missing_overshoot_is_named():
 
 def test_a_variant_below_the_noise_floor_is_named():
     summary = frames.variant_summary()
-    assert the_one(sentences_of(variant_summary=summary), "Rounding alone") == (
-        "Rounding alone, without any pruning, causes a KL of at most 0.00200 nats at 95 % of the tokens. "
+    assert the_one(sentences_of(variant_summary=summary), "rounding alone, without") == (
+        "At 95 % of the tokens, rounding alone, without any pruning, causes a KL of at most 0.00200 nats. "
         "The median KL of all 6 variants is above that."
     )
     below = summary.with_columns(is_below_noise=pl.col("recipe").is_in(["dense", "wanda-50"]))
     assert "The median KL of wanda-50 is not above that" in the_one(
-        sentences_of(variant_summary=below), "Rounding alone"
+        sentences_of(variant_summary=below), "rounding alone, without"
     )
     silent = summary.with_columns(kl_noise_p95_nats=pl.lit(None, pl.Float64), is_below_noise=pl.lit(None, pl.Boolean))
-    assert not any("Rounding alone" in sentence for sentence in sentences_of(variant_summary=silent))
+    assert not any("rounding alone, without" in sentence for sentence in sentences_of(variant_summary=silent))
 
 
 def test_the_cost_of_dropping_attention_is_compared_with_the_paper():

@@ -77,7 +77,7 @@ def test_the_page_itself_fits_its_reserved_size():
 
 
 def test_no_text_opens_or_closes_an_element(page, documents):
-    count = len(documents) - 1 + 6  # two documents of the page's own, two of JSON, two scripts
+    count = len(documents) - 1 + 5  # two documents of the page's own, two of JSON, one script
     assert len(scripts(page)) == len(re.findall("<script", page)) == count
     assert not any(text in page for text in frames.HOSTILE if "<" in text)
 

@@ -10,7 +10,6 @@ from rich.console import Console
 
 from prunescope.assets.cli import terminal
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.reporting.explorer.document_types import Index, Trace
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07[bold red]x[/] \u202e\u200b\x9b1m"
 
@@ -19,14 +18,14 @@ def steps(pruned: list[str], kl: list[float | None], dense: list[str] | None = N
     dense = dense or [f"␣w{n}" for n in range(len(pruned))]
     return {
         "step": list(range(len(pruned))),
-        "token_dense": dense,
-        "token_pruned": pruned,
-        "is_same": [one == other for one, other in zip(dense, pruned, strict=True)],
-        "kl": kl,
+        "token_text_dense": dense,
+        "token_text_pruned": pruned,
+        "is_same_token": [one == other for one, other in zip(dense, pruned, strict=True)],
+        "kl_dense_pruned_nats": kl,
     }
 
 
-def trace(**changes: Any) -> Trace:
+def trace(**changes: Any) -> dict[str, Any]:
     found: dict[str, Any] = {
         "first_flip_step": 1,
         "collapse_step": 2,
@@ -36,7 +35,7 @@ def trace(**changes: Any) -> Trace:
         "own": steps(["␣w0", "␣no", "␣no", "␣no"], [0.0004, 0.5, 2.5, 12.0]),
         "forced": steps(["␣w0", "␣w1", "␣w2", "␣w9"], [0.0004, 0.1, 0.2, None]),
     }
-    return found | changes  # type: ignore[return-value]
+    return found | changes
 
 
 def entry(recipe: str, verdict: str | None, model: str = "tiny", **changes: Any) -> dict[str, Any]:
@@ -58,10 +57,10 @@ def entry(recipe: str, verdict: str | None, model: str = "tiny", **changes: Any)
 
 
 def prompt(prompt_id: str, model: str = "tiny") -> dict[str, Any]:
-    return {"model": model, "prompt_id": prompt_id, "name": prompt_id, "text": "Why?"}
+    return {"model": model, "prompt_id": prompt_id, "name": prompt_id, "prompt_text": "Why?"}
 
 
-def index(**changes: Any) -> Index:
+def index(**changes: Any) -> dict[str, Any]:
     found: dict[str, Any] = {
         "study": "demo",
         "models": ["tiny"],
@@ -77,7 +76,7 @@ def index(**changes: Any) -> Index:
         ],
         "notes": [],
     }
-    return found | changes  # type: ignore[return-value]
+    return found | changes
 
 
 class Screen:
@@ -110,10 +109,10 @@ def test_the_overview_has_the_answers_and_every_variant_with_its_verdict() -> No
     terminal.show_overview(screen.console, index())
     lines = screen.text().splitlines()
     [broken] = [line for line in lines if "wanda-50" in line]
-    assert broken.split() == ["wanda-50", "✗", "not", "safe", "▁▃▅", "▁▃█", "3.2", "1.5", "1/2"]
+    assert broken.split() == ["wanda-50", "✕", "not", "safe", "▁▃▅", "▁▃█", "3.2", "1.5", "1/2"]
     [gone] = [line for line in lines if "gone" in line]
-    assert gone.split() == ["gone", "?", "too", "little", "evidence", "··", "–", "–", "–"]
-    assert any("✓ safe" in line for line in lines)
+    assert gone.split() == ["gone", "○", "too", "little", "evidence", "··", "–", "–", "–"]
+    assert any("● safe" in line for line in lines)
     assert screen.text().index("attn-drop-1 is.") < screen.text().index("wanda-50")
 
 
@@ -130,7 +129,7 @@ def test_no_color_loses_no_information() -> None:
     text = plain.all()
     assert not [code for code in ("38;", "48;", "\x1b[31m", "\x1b[32m", "\x1b[33m") if code in text]
     pipe = Screen().all()
-    for sign in ("✗ not safe", "✓ safe", "≠", "◆flip", "◆loop", "◆flip,end", "█ 12", "▄ 0.1"):
+    for sign in ("✕ not safe", "● safe", "≠", "◆flip", "◆loop", "◆flip,end", "█ 12", "▄ 0.1"):
         assert sign in pipe
 
 
