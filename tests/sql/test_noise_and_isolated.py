@@ -153,9 +153,7 @@ def test_a_divergence_at_the_output_is_marked_where_rounding_alone_makes_as_much
     assert step["is_below_noise"] is is_below
 
 
-def test_layers_and_isolated_effects_are_compared_with_noise_at_their_places(
-    ask: Ask,
-) -> None:
+def test_layers_and_isolated_effects_are_compared_with_noise_at_their_places(ask: Ask) -> None:
     warehouse = noisy()
     for scope in ("local", "isolated", "propagated"):
         warehouse.transition("wanda-50", "p", 0, 0.009, layer=0, sublayer="mlp", scope=scope)

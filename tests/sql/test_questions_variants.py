@@ -153,9 +153,7 @@ def test_q27_counts_a_composition_or_mixture_as_pruning_only_where_no_part_quant
     assert {row["recipe_above"] for row in rows} == {"gptq-4"}
 
 
-def test_q27_counts_a_checkpoint_as_pruning_only_where_nothing_else_changed(
-    ask: Ask,
-) -> None:
+def test_q27_counts_a_checkpoint_as_pruning_only_where_nothing_else_changed(ask: Ask) -> None:
     warehouse = compressed(gptq_4=4.0, external_mask=1.0, external_values=1.0, external_layers=1.0)
     warehouse.where("variants", recipe="external-values")[0].update(weights_updated=400)
     warehouse.where("variants", recipe="external-layers")[0].update(weights_updated=400, sublayers_dropped=["attn.0"])
