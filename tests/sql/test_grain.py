@@ -212,14 +212,6 @@ def test_a_second_model_with_the_same_names_changes_nothing_for_the_first(
     assert_frame_equal(alone, beside, rel_tol=1e-9, abs_tol=1e-12)
 
 
-@pytest.mark.third(1)
-@pytest.mark.parametrize("name", KEYED)
-def test_a_key_identifies_rows_among_equal_names_of_two_models(name: str, crowded: duckdb.DuckDBPyConnection) -> None:
-    [(count, keys)] = crowded.execute(f"select count(*), count(distinct row({key_of(name)})) from {name}").fetchall()
-
-    assert keys == count > 0
-
-
 @pytest.mark.parametrize("name", COUNTS)
 def test_a_view_has_as_many_rows_as_its_source(name: str, crowded: duckdb.DuckDBPyConnection) -> None:
     counted, stored = COUNTS[name]

@@ -79,36 +79,11 @@ def test_q27_compares_with_the_straight_line_between_the_neighbours_in_kl(ask: A
     rows = ask(warehouse, "select * from q27_pruning_against_quantization where measure = 'top1_change'")
 
     # Two of four steps flip at 2 nats, and so they do half-way between one at 1 and three at 3.
-    assert rows == [
-        {
-            "model": "tiny",
-            "recipe": RECIPE,
-            "quantization": "gptq",
-            "measure": "top1_change",
-            "kl_nats": 2.0,
-            "value_pruned": 0.5,
-            "value_quantized": 0.5,
-            "recipe_below": "gptq-8",
-            "recipe_above": "gptq-4",
-            "difference": 0.0,
-            "difference_low": None,
-            "difference_high": None,
-        },
-        {
-            "model": "tiny",
-            "recipe": RECIPE,
-            "quantization": "rtn",
-            "measure": "top1_change",
-            "kl_nats": 2.0,
-            "value_pruned": 0.5,
-            "value_quantized": None,
-            "recipe_below": "rtn-4",
-            "recipe_above": None,
-            "difference": None,
-            "difference_low": None,
-            "difference_high": None,
-        },
-    ]
+    shared = {"model": "tiny", "recipe": RECIPE, "measure": "top1_change", "kl_nats": 2.0, "value_pruned": 0.5}
+    shared |= dict.fromkeys(("difference_low", "difference_high"))
+    between = {"recipe_below": "gptq-8", "recipe_above": "gptq-4", "value_quantized": 0.5, "difference": 0.0}
+    beyond = {"recipe_below": "rtn-4", "recipe_above": None, "value_quantized": None, "difference": None}
+    assert rows == [shared | {"quantization": "gptq"} | between, shared | {"quantization": "rtn"} | beyond]
 
 
 def test_q27_starts_every_line_at_the_dense_model(ask: Ask) -> None:
