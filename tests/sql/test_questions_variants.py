@@ -24,21 +24,11 @@ def test_q26_finds_the_temperature_of_the_lowest_mean_over_shared_steps(ask: Ask
 
     assert ask(warehouse, "q26_temperature_of_lowest_kl") == [
         {
-            "model": "tiny",
-            "recipe": RECIPE,
-            "trajectory": "teacher_forced",
-            "n_temperatures": 3,
-            "n": 2,
-            "n_prompts": 1,
-            "temperature_min": 0.5,
-            "temperature_max": 1.5,
-            "temperature_lowest": 1.0,
-            "kl_lowest_nats": 1.0,
-            "kl_highest_nats": 2.0,
-            "is_at_edge": False,
-            "p_value": None,
+            "model": "tiny", "recipe": RECIPE, "trajectory": "teacher_forced", "n_temperatures": 3, "n": 2,
+            "n_prompts": 1, "temperature_min": 0.5, "temperature_max": 1.5, "temperature_lowest": 1.0,
+            "kl_lowest_nats": 1.0, "kl_highest_nats": 2.0, "is_at_edge": False, "p_value": None,
         }
-    ]
+    ]  # fmt: skip
 
 
 def test_q26_gives_the_p_value_of_the_lowest_and_whether_it_is_at_an_edge(ask: Ask) -> None:
