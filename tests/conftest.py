@@ -56,7 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
         examples.draw_all()
 
 
-@pytest.hookimpl(optionalhook=True)  # the faults of tests.benchmarks.mutants run without pytest-xdist
+@pytest.hookimpl(optionalhook=True)  # `-p no:xdist` leaves the plugin out
 def pytest_xdist_auto_num_workers() -> int:
     """Start one process more than there are cores: tests wait for servers and daemons in a fifth of their time."""
     return (os.cpu_count() or 1) + 1

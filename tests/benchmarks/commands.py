@@ -1,8 +1,7 @@
 """Processor time of interactive commands: `python -m tests.benchmarks.commands [WAREHOUSE [STUDY]]`.
 
-Needs a warehouse in which the study is current (`make demo`). Prints a table beside the goals, and fails where one is
-missed. The fastest of several starts counts, after one that fills caches: other work on the machine
-is not the command's.
+Needs a warehouse in which the study is current (`make demo`). The fastest of several starts counts, after one that
+fills caches: other work on the machine is not the command's.
 """
 
 import os
@@ -12,20 +11,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tabulate import tabulate
-
-from prunescope.pipelines.core.hardware import hardware
+from tests.benchmarks.measuring import Table
 
 STARTS = 5
-_SCRIPT = str(Path(sys.executable).with_name("prunescope"))
 
 
 def processor_seconds(arguments: list[str], variables: dict[str, str], *, is_current: bool) -> float:
     """Return the seconds, of the user and the system, that a command takes with all processes that it starts."""
+    command = [str(Path(sys.executable).with_name("prunescope")), *arguments]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        [_SCRIPT, *arguments], env=os.environ | variables, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         sys.exit(f"prunescope {shlex.join(arguments)}: {done.stderr}")
@@ -35,10 +30,10 @@ def processor_seconds(arguments: list[str], variables: dict[str, str], *, is_cur
 
 
 def main() -> None:
-    """Measure, print and compare with the goals."""
+    """Measure, print and compare with the targets."""
     warehouse, study = [*sys.argv[1:], *["warehouse/data", "demo"][len(sys.argv) - 1 :]]
     completion = {"_PRUNESCOPE_COMPLETE": "complete_bash", "COMP_WORDS": "prunescope checkpoint ", "COMP_CWORD": "2"}
-    goals: dict[str, tuple[float, list[str], dict[str, str]]] = {
+    targets: dict[str, tuple[float, list[str], dict[str, str]]] = {
         "--version": (0.3, ["--version"], {}),
         "--help": (0.3, ["--help"], {}),
         "completion of a variant": (0.3, [], completion),
@@ -46,16 +41,12 @@ def main() -> None:
         f"plan {study}, all current": (3.0, ["plan", study], {}),
         f"run {study}, all current": (2.0, ["run", study], {}),
     }
-    rows, missed = [], False
-    for name, (goal, arguments, variables) in goals.items():
-        variables |= {"PRUNESCOPE_WAREHOUSE": warehouse}
-        processor_seconds(arguments, variables, is_current=study in arguments)
-        seconds = min(processor_seconds(arguments, variables, is_current=study in arguments) for _ in range(STARTS))
-        missed |= seconds > goal
-        rows.append([name, f"{seconds:.2f}", f"{goal:.1f}", "missed" if seconds > goal else "met"])
-    table = tabulate(rows, ["command", "processor s", "goal", ""], colalign=["left", "right", "right", "left"])
-    sys.stdout.write(f"{hardware()}\n{table}\n")
-    sys.exit(missed)
+    table = Table()
+    for name, (most, arguments, own) in targets.items():
+        variables = own | {"PRUNESCOPE_WAREHOUSE": warehouse}
+        found = [processor_seconds(arguments, variables, is_current=study in arguments) for _ in range(STARTS + 1)]
+        table.add(f"{name}, processor s", min(found[1:]), most=most)
+    table.print()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ and the file's quantized weights, which the other sides have widened.
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -18,25 +17,20 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 from unittest.mock import patch
 
-import platformdirs
 import torch
 from torch.profiler import profile, record_function
 
-from prunescope.pipelines.core.hardware import hardware
 from prunescope.pipelines.evaluation.tasks.batched_generation import FEW_CONTEXTS, can_reuse_prefix, generate_greedy
 from prunescope.pipelines.evaluation.tasks.loading import load_tasks
 from prunescope.pipelines.evaluation.tasks.speculative_decoding import MAX_DRAFT
 from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.models.decoder import Decoder, padded_left
-from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.module_calls import hooks
-from prunescope.pipelines.models.sources import locate
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
-from tests.benchmarks.measuring import told
+from tests.benchmarks.measuring import decoder_of, machine, told
 
 Texts = list[list[int]]
 KINDS = {"products": ("linear", "addmm", "::mm"), "attention": ("attention", "bmm", "softmax")}
@@ -115,9 +109,8 @@ def main() -> None:
     for name, usual in {"prompts": FEW_CONTEXTS, "new": 32, "rounds": 3, "threads": 2}.items():
         parser.add_argument(f"--{name}", type=int, default=usual)
     asked, say = parser.parse_args(), sys.stdout.write
-    torch.set_num_threads(asked.threads)
-    folder = locate(asked.model, Path(platformdirs.user_cache_dir("prunescope")))
-    decoders = {dtype: load_decoder(folder, dtype, "cpu") for dtype in ("float32", "bfloat16")}
+    dtypes = ("float32", "bfloat16")
+    decoders = {dtype: decoder_of(asked.model, asked.threads, dtype=dtype, device="cpu") for dtype in dtypes}
     docs = load_tasks([TaskSpec(name="humaneval", samples=asked.prompts)])[0].docs
     prompts: Texts = decoders["float32"].tokenizer([doc["prompt"] for doc in docs])["input_ids"]
     sides = {f"ours, {dtype}": (each, ours(each, prompts, asked.new)) for dtype, each in decoders.items()}
@@ -130,9 +123,7 @@ def main() -> None:
             told(name, speed)
         if asked.llama:
             speeds["llama.cpp"].append(llama(asked.llama, prompts, asked.new))
-    say(
-        f"{hardware()}, {asked.threads} threads, load {os.getloadavg()[0]:.1f}\n{asked.model}, {len(prompts)} prompts, "
-    )
+    say(f"{machine()}\n{asked.model}, {len(prompts)} prompts, ")
     say(f"{sum(map(len, prompts))} tokens, {asked.new} new a text\ntokens/s of prefill and decoding; ours over it\n")
     for name, rounds in speeds.items():
         found = torch.tensor(rounds)

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import platformdirs
 import torch
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
@@ -23,9 +22,8 @@ from lm_eval.models.huggingface import HFLM
 from prunescope.pipelines.evaluation.tasks.definition import harness
 from prunescope.pipelines.evaluation.tasks.lm_eval_model import VariantLM
 from prunescope.pipelines.evaluation.tasks.loading import load_tasks, quiet
-from prunescope.pipelines.models.load import load_decoder
-from prunescope.pipelines.models.sources import locate
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
+from tests.benchmarks.measuring import decoder_of
 from tests.pipelines.evaluation.traces.float64_reference import Llama64
 
 TASKS = (
@@ -182,8 +180,7 @@ def main() -> None:
     asked = parser.parse_args()
     chosen = [known[name].model_copy(update={"samples": asked.samples}) for name in asked.tasks or known]
     chosen = [spec.model_copy(update={"max_new_tokens": spec.max_new_tokens and asked.new}) for spec in chosen]
-    torch.set_num_threads(asked.threads)
-    decoder = load_decoder(locate(asked.model, Path(platformdirs.user_cache_dir("prunescope"))))
+    decoder = decoder_of(asked.model, asked.threads)
     is_scored = any(spec.max_new_tokens is None for spec in chosen)
     with quiet():
         exact = Exact(decoder.folder) if is_scored else None

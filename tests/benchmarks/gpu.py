@@ -7,8 +7,6 @@ sees no such device.
 import json
 import statistics
 import sys
-import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -21,7 +19,6 @@ import platformdirs
 import polars as pl
 import polars.selectors as cs
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from prunescope.pipelines.core.peak_memory import growth_bytes
 from prunescope.pipelines.metrics import logit_blocks
@@ -29,6 +26,7 @@ from prunescope.pipelines.metrics.divergence import Columns, divergence
 from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.sources import locate
+from tests.benchmarks.measuring import seconds
 from tests.pipelines.models.low_memory import computed
 
 # Vocabularies of SmolLM2, of Llama 2 and Mistral, and of Llama 3.
@@ -75,14 +73,13 @@ def largest_difference(found: Columns, expected: Columns) -> dict[str, Any]:
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:
     """Return the median seconds of a call, after one that compiles; the results are copied to the host in it."""
-    seconds = []
-    for _ in range(RUNS + 1):
-        start = time.perf_counter()
+
+    def whole() -> None:
         work()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[1:])
+
+    return statistics.median([seconds(whole) for _ in range(RUNS + 1)][1:])
 
 
 @torch.inference_mode()
@@ -101,10 +98,10 @@ def kernel_figures(size: int, temperatures: Sequence[float], device: torch.devic
         def work(sums: Callable[..., Any] = sums) -> object:
             return sums(z, temperatures)[1](dz)
 
-        seconds = seconds_of(work, device)
+        spent = seconds_of(work, device)
         figures[kernels] = {
-            "records_per_second": round(rows * len(temperatures) / seconds),
-            "seconds_of_a_block": seconds,
+            "records_per_second": round(rows * len(temperatures) / spent),
+            "seconds_of_a_block": spent,
             "peak_bytes_beside_the_logits": growth_bytes(work, device),
             "largest_difference_from_numba": largest_difference(
                 columns_by(kernels, size, temperatures, device, rows), compiled
@@ -114,29 +111,18 @@ def kernel_figures(size: int, temperatures: Sequence[float], device: torch.devic
 
 
 def study_figures(folder: Path, device: torch.device) -> dict[str, Any]:
-    """Compute a study of two variants on the device and on the CPU; compare seconds, memory, copies and columns."""
-    decoder = load_decoder(folder, device=str(device))
-    computed(decoder, RECIPES)  # compiles
-    start = time.perf_counter()
-    tables = computed(decoder, RECIPES)[1]
-    seconds = time.perf_counter() - start
-    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
-    with profile(activities=kinds) as profiled:
-        peak = growth_bytes(lambda: computed(decoder, RECIPES), device)
-    names = Counter(event.name for event in profiled.events())
-    start = time.perf_counter()
-    expected = computed(load_decoder(folder, device="cpu"), RECIPES)[1]
+    """Compute a study of two variants on the device and on the CPU; compare seconds and columns."""
+    spent, tables = list[float](), list[dict[str, pl.DataFrame]]()
+    for name in (str(device), "cpu"):
+        decoder = load_decoder(folder, device=name)
+        computed(decoder, RECIPES)  # compiles
+        spent.append(seconds(lambda decoder=decoder: tables.append(computed(decoder, RECIPES)[1])))
+    found, expected = tables
     return {
-        "model": folder.name,
-        "recipes": RECIPES,
-        "seconds": seconds,
-        "seconds_on_the_cpu": time.perf_counter() - start,
-        "peak_bytes_beside_the_weights": peak,
-        "copies_to_the_device": sum(names[name] for name in names if name.startswith("Memcpy HtoD")),
-        "copies_to_the_host": sum(names[name] for name in names if name.startswith("Memcpy DtoH")),
-        "waits": names["cudaStreamSynchronize"] + names["cudaDeviceSynchronize"],
+        "seconds": spent[0],
+        "seconds_on_the_cpu": spent[1],
         "largest_difference_from_the_cpu": {
-            name: largest_difference(_numbers(tables[name]), _numbers(frame)) for name, frame in expected.items()
+            name: largest_difference(_numbers(found[name]), _numbers(table)) for name, table in expected.items()
         },
     }
 

@@ -1,205 +1,215 @@
-"""Cost of Dagster and of our use of it: a run with nothing to do, the demo beside plain calls, ticks, scale.
+"""Cost of Dagster and of our use of it: loading, a run with nothing to do, ticks, the demo beside plain calls, scale.
 
-Run by `python -m tests.benchmarks.orchestration [PART ...]`; each part in processes of its own, targets printed met or
-missed. `demo` takes twice as long as `prunescope run demo`, the others some minutes together. Figures as they come go
-to standard error as JSON.
+Run by `python -m tests.benchmarks.orchestration [PART ...]`; each step runs in a process of its own, whose imports do
+not count. The parts are those of `PARTS`; `demo` takes twice as long as `prunescope run demo`, the others some minutes
+together.
 """
 
-import argparse
+import contextlib
+import io
 import json
-import os
-import subprocess
+import sqlite3
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import psutil
 import yaml
 
-from tests.assets.interface.browser_interface import free_port, started
-from tests.assets.tiny_study import computing
-from tests.benchmarks.measuring import told
-from tests.tiny_models import SHORT_TEXT, save_tiny
+from tests.benchmarks.measuring import Table, child, timed
 
 # Targets on two idle cores.
-MOST_SECONDS_NO_OP, MOST_SECONDS_TO_LOAD, MOST_SHARE_OF_DAGSTER = 5.0, 3.0, 0.10
-MOST_SECONDS_A_TICK, MOST_SECONDS_TO_CANCEL = 1.0, 5.0
+MOST_SECONDS_NO_OP, MOST_SECONDS_TO_LOAD, MOST_TIMES_PLAIN, MOST_SECONDS_PER_TICK = 5.0, 3.0, 1.1, 1.0
 VARIANTS = 100
-# Repetitions: of a study by one and two workers, and of a cancelled run.
-TURNS, CANCELS = 2, 3
-ROOT = Path(__file__).parents[2]
+Figures = dict[str, float]
 
 
-def child(step: str, *arguments: object) -> dict[str, float]:
-    """Return the result of a step of `orchestration_steps`, run in a process of its own."""
-    command = [sys.executable, "-m", "tests.benchmarks.orchestration_steps", step, *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{step} failed:\n{done.stderr}")
-    figures = json.loads(done.stdout.splitlines()[-1])
-    told(step, figures)
-    return figures
+def load() -> Figures:
+    """Import the definitions, and build what Dagster's code server builds."""
+
+    def work() -> None:
+        from prunescope.assets.definitions import defs
+
+        defs.get_repository_def().load_all_definitions()
+
+    return timed(work) | {"torch": "torch" in sys.modules}
 
 
-def verdict(is_kept: bool) -> str:
-    """Return whether a target was met, as text."""
-    return "met" if is_kept else "MISSED"
+def command(*arguments: str) -> None:
+    """Run a command of `prunescope` in this process."""
+    from prunescope.assets.cli.application import run
+    from prunescope.assets.cli.options import Globals
+
+    with contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO())):
+        if run([*arguments], Globals()):
+            raise RuntimeError(f"{arguments[0]} failed")
 
 
-def definitions(_: Path) -> Iterator[str]:
-    """Load all definitions in a new process; return the fastest of three."""
-    figures = min((child("definitions") for _ in range(3)), key=lambda each: each["seconds"])
-    kept = figures["seconds"] <= MOST_SECONDS_TO_LOAD and not figures["torch"]
-    yield f"definitions load in {figures['seconds']:.2f} s, without torch: {verdict(kept)}"
+def import_all() -> None:
+    """Import everything that computing needs, so that neither way is timed with imports."""
+    from prunescope.pipelines.evaluation.traces import text_traces, trace_session  # noqa: F401
+    from prunescope.pipelines.models import load  # noqa: F401
+    from prunescope.pipelines.pruning import apply  # noqa: F401
 
 
-def no_op(folder: Path) -> Iterator[str]:
+def run(study: str, root: str) -> Figures:
+    """Run a study by `prunescope run`; a run with nothing to do needs few imports."""
+    if not Path(root, "_reports").exists():
+        import_all()
+    return timed(lambda: command("run", study, "--warehouse", root))
+
+
+def direct(study: str, root: str) -> Figures:
+    """Call the functions of the assets in the same order without Dagster, then those of the answers."""
+    import_all()
+    from dagster import build_asset_context
+
+    from prunescope.assets.defs.answer_assets import figure_assets, question_assets, report
+    from prunescope.assets.defs.reference_asset import paper_reference
+    from prunescope.assets.defs.resources import StudyResource, WarehouseResource
+    from prunescope.assets.execution.compute import compute
+    from prunescope.assets.execution.model_session import ModelSession
+    from prunescope.assets.execution.task import ModelTask, WantedPartition
+    from prunescope.assets.planning.steps import partition_tables, steps_writing
+    from prunescope.assets.planning.work_plan import StudyRequest
+
+    def work() -> None:
+        request, session = StudyRequest(study), ModelSession()
+        chosen, wanted = request.load(), []
+        for recipe in (None, *chosen.recipes):
+            steps = steps_writing(partition_tables(chosen, recipe))
+            wanted.append(WantedPartition(recipe and recipe.name, tuple(step.name for step in steps)))
+        for model in chosen.models:
+            list(compute(ModelTask(request, root, model.name, tuple(wanted)), session))
+        session.release()
+        given = {"study": StudyResource(study=study), "warehouse": WarehouseResource(root=root)}
+        for asset in (paper_reference, *question_assets(), *figure_assets(), report):
+            needed = {name: given[name] for name in given.keys() & asset.required_resource_keys}
+            with build_asset_context(resources=needed) as context:
+                asset(context)
+
+    return timed(work)
+
+
+def tick(study: str, root: str) -> Figures:
+    """Time the sensor's comparison: at first it reads every footer, later only the changed files."""
+    from prunescope.assets.watching.backlog import FreshnessScanner
+    from prunescope.warehouse.storage.partition_store import Store
+
+    command("watch", study, "--warehouse", root)
+    store, scanner = Store(root), FreshnessScanner()
+    return {name: timed(lambda: scanner.scan(store))["processor"] for name in ("first", "later")}
+
+
+def partitions(root: str, models: str, recipes: str) -> Figures:
+    """Time so many materialized partitions: their keys, the status in the UI, the evaluation of a condition."""
+    from dagster import (
+        AssetKey,
+        AssetMaterialization,
+        AutomationCondition,
+        Definitions,
+        asset,
+        evaluate_automation_conditions,
+    )
+    from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
+
+    from prunescope.assets.defs.partitions import MODELS, RECIPES, VARIANTS, register
+    from prunescope.assets.instance.instance import open_instance
+
+    @asset(partitions_def=MODELS)
+    def model() -> None: ...
+
+    @asset(partitions_def=VARIANTS, deps=[model], automation_condition=AutomationCondition.eager())
+    def variant() -> None: ...
+
+    with open_instance(Path(root)) as instance:
+        register(instance, MODELS, [f"m{index}" for index in range(int(models))])
+        register(instance, RECIPES, [f"r{index}" for index in range(int(recipes))])
+        keys = VARIANTS.get_partition_keys(dynamic_partitions_store=instance)
+        instance.report_runless_asset_event(AssetMaterialization("variant", partition=keys[0]))
+        # The others are copies of this event's row: reporting 30,000 would take many minutes.
+        with sqlite3.connect(next(Path(root).rglob("index.db"))) as database:
+            found = database.execute("SELECT * FROM event_logs WHERE partition = ?", keys[:1])
+            names = [column[0] for column in found.description]
+            row = dict(zip(names, found.fetchone(), strict=True)) | {"id": None}
+            places = ", ".join(f":{name}" for name in names)
+            database.executemany(
+                f"INSERT INTO event_logs VALUES ({places})", (row | {"partition": k} for k in keys[1:])
+            )
+        key, both = AssetKey("variant"), Definitions(assets=[model, variant])
+        works: dict[str, Callable[[], object]] = {
+            "keys": lambda: VARIANTS.get_partition_keys(dynamic_partitions_store=instance),
+            "status": lambda: get_and_update_asset_status_cache_value(
+                instance, key, partitions_def=VARIANTS, dynamic_partitions_loader=instance
+            ),
+            "condition": lambda: evaluate_automation_conditions(both, instance),
+        }
+        return {name: timed(work)["processor"] for name, work in works.items()}
+
+
+def of_definitions(table: Table, _: Path) -> None:
+    """Load all definitions in new processes."""
+    found = [child("orchestration", "load") for _ in range(3)]
+    table.add("definitions load, s", min(each["seconds"] for each in found), most=MOST_SECONDS_TO_LOAD)
+    table.add("processes that import torch for them", sum(each["torch"] for each in found), most=0)
+
+
+def of_no_op(table: Table, folder: Path) -> None:
     """Run `prunescope run` on a study of 100 computed variants."""
-    study = tiny_study(folder, [f"magnitude-{index}" for index in range(1, VARIANTS)])
-    child("direct", study, folder / "warehouse")
-    child("run", study, folder / "warehouse")  # the report
-    figures = child("run", study, folder / "warehouse")
-    yield (
-        f"nothing to do for {VARIANTS} variants: {figures['seconds']:.2f} s after import, CPU {figures['cpu']:.2f} s: "
-        f"{verdict(figures['seconds'] <= MOST_SECONDS_NO_OP)}"
-    )
-    figures = child("tick", study, folder / "warehouse")
-    yield (
-        f"a tick over {VARIANTS} watched variants takes {figures['first']:.2f} s of processor time at first, then "
-        f"{figures['later']:.2f} s: {verdict(figures['later'] <= MOST_SECONDS_A_TICK)}"
-    )
+    from tests.tiny_models import SHORT_TEXT, save_tiny
 
-
-def demo(folder: Path) -> Iterator[str]:
-    """Compute the demo by `prunescope run` and by calling the same functions in the same order."""
-    ours = child("run", "demo", folder / "through")
-    plain = child("direct", "demo", folder / "plain")
-    share, cpu = ours["seconds"] / plain["seconds"] - 1, ours["cpu"] / plain["cpu"] - 1
-    yield (
-        f"Dagster adds {share:.1%} to the demo's {plain['seconds']:.0f} s ({cpu:.1%} of processor time): "
-        f"{verdict(share <= MOST_SHARE_OF_DAGSTER)}"
-    )
-
-
-def workers(folder: Path) -> Iterator[str]:
-    """Compute a small study by one worker and by two, of one thread each, in turns.
-
-    Other work on the machine then affects both.
-    """
-    study = small_study(folder)
-    seconds: dict[int, list[float]] = {1: [], 2: []}
-    for turn in range(TURNS):
-        for number, taken in seconds.items():
-            taken.append(child("cluster", study, folder / f"{number}-{turn}", number)["seconds"])
-    for number, taken in seconds.items():
-        yield f"the tables of a small study by {number} of one thread: {sum(taken) / TURNS:.0f} s"
-
-
-def cancel(folder: Path) -> Iterator[str]:
-    """Cancel a run from the interface while the demo's model is calibrated; return the slowest of three."""
-    study = small_study(folder, {"source": "wikitext2", "sequences": 256, "length": 512})
-    (model,) = yaml.safe_load(study.read_text(encoding="utf-8"))["models"]
-    warehouse, seconds = folder / "warehouse", list[float]()
-    child("registered", study, warehouse)
-    with started(warehouse, free_port()) as (interface, process):
-        ui = psutil.Process(process.pid)
-        for _ in range(CANCELS):
-            run = interface.launch(["activation_stats", "block_influence"], model["name"], study)
-            interface.wait_for(run, lambda _, lines: any("calibrate: " in line for line in lines))
-            if not computing(ui):
-                raise RuntimeError("no step computes")
-            begun = time.perf_counter()
-            interface.terminate(run)
-            while computing(ui) or interface.run(run)[0] != "CANCELED":
-                time.sleep(0.05)
-            seconds.append(time.perf_counter() - begun)
-    told("cancel", seconds)
-    kept = max(seconds) <= MOST_SECONDS_TO_CANCEL
-    yield f"cancelled from the interface, a run and its computation end in {max(seconds):.1f} s: {verdict(kept)}"
-
-
-def scale(folder: Path) -> Iterator[str]:
-    """Measure Dagster with 1,000 models × 30 recipes, and with a thirtieth of it."""
-    for models in (34, 1000):
-        figures = child("partitions", folder / str(models), models, 30)
-        yield f"{figures['partitions']:,.0f} partitions of a variant's table, processor seconds:"
-        for name in ("keys", "status", "condition"):
-            yield f"  {name:12}{figures[name]:8.2f}"
-
-
-def answers(folder: Path) -> Iterator[str]:
-    """Compute questions, figures and report over a warehouse of 1 and 10 million layer records."""
-    for rows in (1e6, 1e7):
-        figures = child("answers", folder / f"{rows:.0e}", int(rows))
-        yield f"questions, figures and report at {rows:,.0f} records: {figures['seconds']:.1f} s"
-
-
-def tiny_study(folder: Path, recipes: list[str]) -> Path:
-    """Write a study of a tiny model that computes as little as possible."""
-    model = folder / "model"
-    save_tiny(model)
-    study = {
+    save_tiny(folder / "model")
+    keys = {
         "name": "tiny",
-        "models": [{"name": "tiny", "source": str(model)}],
-        "recipes": ["dense", *recipes],
+        "models": [{"name": "tiny", "source": str(folder / "model")}],
+        "recipes": ["dense", *(f"magnitude-{index}" for index in range(1, VARIANTS))],
         "prompts": [{"id": "open", "kind": "open", "text": "Why is the sky blue?"}],
         "calibration": {"source": SHORT_TEXT, "sequences": 2, "length": 32},
         "generation": {"new_tokens": 2},
         "noise": [],
     }
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(study), encoding="utf-8")
-    return path
+    study, root = folder / "tiny.yaml", folder / "warehouse"
+    study.write_text(yaml.safe_dump(keys), encoding="utf-8")
+    for step in ("direct", "run"):  # the second writes the report
+        child("orchestration", step, study, root)
+    spent = child("orchestration", "run", study, root)
+    table.add(f"nothing to do for {VARIANTS} variants, s", spent["seconds"], most=MOST_SECONDS_NO_OP)
+    spent = child("orchestration", "tick", study, root)
+    table.add(f"first tick over {VARIANTS} watched variants, processor s", spent["first"])
+    table.add("a later tick, processor s", spent["later"], most=MOST_SECONDS_PER_TICK)
 
 
-def small_study(folder: Path, calibration: dict[str, Any] | None = None) -> Path:
-    """Write a study of the demo's model with little to read and to write: a minute for one thread, if uncalibrated."""
-    study = {
-        "name": "small",
-        "models": [{"name": "smollm2-135m-instruct", "source": "embedded"}],
-        "recipes": ["dense", *(f"magnitude-{share}" for share in (20, 30, 40, 50, 60)), "attn-drop-4", "mlp-drop-4"],
-        "prompts": [{"id": "open", "kind": "open", "text": "Explain in one sentence why the sky is blue."}],
-        "calibration": calibration or {"source": SHORT_TEXT, "sequences": 2, "length": 64},
-        "generation": {"new_tokens": 16},
-        "measure": {"lenses": ["normed"]},
-        "noise": [],
-    }
-    path = folder / "small.yaml"
-    path.write_text(yaml.safe_dump(study), encoding="utf-8")
-    return path
+def of_demo(table: Table, folder: Path) -> None:
+    """Compute the demo by `prunescope run` and by calling the same functions in the same order."""
+    ours, plain = (child("orchestration", step, "demo", folder / step) for step in ("run", "direct"))
+    table.add("the demo over plain calls, wall time", ours["seconds"] / plain["seconds"], most=MOST_TIMES_PLAIN)
+    table.add("the demo over plain calls, processor time", ours["processor"] / plain["processor"])
 
 
-PARTS: dict[str, Callable[[Path], Iterator[str]]] = {
-    "definitions": definitions,
-    "no-op": no_op,
-    "cancel": cancel,
-    "scale": scale,
-    "answers": answers,
-    "demo": demo,
-    "workers": workers,
-}
+def of_scale(table: Table, folder: Path) -> None:
+    """Measure Dagster with 1,000 models × 30 recipes, and with a thirtieth of it."""
+    for models in (34, 1000):
+        for name, spent in child("orchestration", "partitions", folder / str(models), models, 30).items():
+            table.add(f"{30 * models:,} partitions of a table: {name}, processor s", spent)
+
+
+STEPS: dict[str, Callable[..., Figures]] = {each.__name__: each for each in (load, run, direct, tick, partitions)}
+PARTS = {"definitions": of_definitions, "no-op": of_no_op, "scale": of_scale, "demo": of_demo}
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("parts", nargs="*", help=f"{', '.join(PARTS)}; all of them where none is named")
-    given = parser.parse_args().parts
-    if unknown := set(given) - set(PARTS):
-        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
-    sys.stdout.write(f"{os.cpu_count()} cores; targets are those of two quiet cores\n")
-    is_missed = False
-    for name in given or PARTS:
+    if unknown := set(sys.argv[1:]) - set(PARTS):
+        sys.exit(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    table = Table()
+    for name in sys.argv[1:] or PARTS:
         with tempfile.TemporaryDirectory() as folder:
-            for line in PARTS[name](Path(folder)):
-                sys.stdout.write(f"{line}\n")
-                sys.stdout.flush()
-                is_missed = is_missed or verdict(False) in line
-    sys.exit(is_missed)
+            PARTS[name](table, Path(folder))
+    table.print()
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:] and sys.argv[1] in STEPS:
+        sys.stdout.write(json.dumps(STEPS[sys.argv[1]](*sys.argv[2:])) + "\n")
+    else:
+        main()

@@ -1,95 +1,47 @@
-"""The explorer's server under load, with `wrk` (Debian's package): pages, then a query of SQL beside them.
+"""The explorer's server under load: pages for many clients, then a query of SQL that costs nothing itself.
 
-Run by `python -m tests.benchmarks.serve WAREHOUSE [--clients 50] [--seconds 60]`. The load tool shares the cores.
+Run by `python -m tests.benchmarks.serve WAREHOUSE [CLIENTS [SECONDS]]` (50 clients, 60 s). Each client asks again as
+soon as it is answered; all share this process and its cores with the server.
 """
 
-import argparse
-import http.client
-import json
-import os
-import re
-import shutil
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from urllib.parse import urlsplit
 
-MAX_SECONDS = 1.0
-WRK = ["wrk", "--threads", "2", "--latency", "--timeout", "30s", "--header", "Accept-Encoding: gzip"]
-_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
+from tests.assets.publishing.running_server import Served
+from tests.benchmarks.measuring import Table, seconds
 
-
-def load(url: str, clients: int, seconds: int) -> dict[str, float]:
-    """Load a page from many connections, each of which asks again as soon as it is answered."""
-    command = [*WRK, "--connections", str(clients), "--duration", f"{seconds}s", url]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    quantiles = dict(re.findall(r"^\s+(50|99)%\s+([\d.]+[a-z]+)\s*$", said, re.MULTILINE))
-    errors = re.findall(r"(?:Socket errors: .*|Non-2xx or 3xx responses: (\d+))", said)
-    numbers = re.search(r"connect (\d+), read (\d+), write (\d+), timeout (\d+)", said)
-    return {
-        "requests_per_second": float(re.search(r"Requests/sec:\s+([\d.]+)", said)[1]),  # type: ignore[index]
-        "median_seconds": _seconds(quantiles["50"]),
-        "p99_seconds": _seconds(quantiles["99"]),
-        "errors": sum(int(each) for each in errors if each) + sum(map(int, numbers.groups() if numbers else ())),
-    }
+MOST_SECONDS = 1.0
 
 
-def _seconds(text: str) -> float:
-    number, unit = re.fullmatch(r"([\d.]+)([a-z]+)", text).groups()  # type: ignore[union-attr]
-    return float(number) * _UNITS[unit]
-
-
-def sql(port: int, path: str, times: int) -> float:
-    """Return the median seconds of a query that costs nothing itself."""
-    taken = []
-    for _ in range(times):
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        start = time.perf_counter()
-        connection.request("POST", f"{path}sql", json.dumps({"sql": "select 1"}), {"Content-Type": "application/json"})
-        connection.getresponse().read()
-        taken.append(time.perf_counter() - start)
-        connection.close()
-    return statistics.median(taken)
-
-
-def main() -> None:
+def main(warehouse: str, clients: int = 50, duration: int = 60) -> None:
     """Start the server, load it, print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("warehouse", type=Path)
-    parser.add_argument("--clients", type=int, default=50)
-    parser.add_argument("--seconds", type=int, default=60)
-    given = parser.parse_args()
-    if shutil.which("wrk") is None:
-        sys.exit("wrk is missing: apt-get install wrk")
-    command = [sys.executable, "-m", "prunescope", "serve", "--port", "0", "--warehouse", str(given.warehouse)]
-    with tempfile.TemporaryFile() as log, subprocess.Popen(command, stderr=log, env=dict(os.environ)) as server:
-        try:
-            url = ""
-            while not (found := re.search(r"http://\S+", url)):
-                time.sleep(0.1)
-                log.seek(0)
-                url = log.read().decode()
-            port = urlsplit(found[0]).port or 0
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-            connection.request("GET", "/")
-            path = "/" + (connection.getresponse().getheader("location") or "")
-            connection.close()
-            page = f"http://127.0.0.1:{port}{path}"
-            load(page, 2, 2)
-            alone = sql(port, path, 20)
-            figures = load(page, given.clients, given.seconds)
-        finally:
-            server.terminate()
-    is_met = figures["p99_seconds"] < MAX_SECONDS and not figures["errors"]
-    sys.stdout.write(
-        f"{given.clients} clients on pages for {given.seconds} s: {figures['requests_per_second']:,.0f} requests/s, "
-        f"median {figures['median_seconds']:.2f} s, p99 {figures['p99_seconds']:.2f} s, {figures['errors']} errors: "
-        f"{'met' if is_met else 'MISSED'}\nselect 1 from the box: {1000 * alone:.1f} ms\n"
-    )
+    table, errors = Table(), list[int]()
+    with Served(Path(warehouse)) as server, ThreadPoolExecutor(clients) as pool:
+
+        def ask() -> None:
+            status, *_ = server.ask(server.home, Accept_Encoding="gzip")
+            errors.extend([status] if status != 200 else [])
+
+        def client(end: float) -> list[float]:
+            found = []
+            while time.perf_counter() < end:
+                found.append(seconds(ask))
+            return found
+
+        ask()
+        end = time.perf_counter() + duration
+        spent = [each for found in pool.map(client, [end] * clients) for each in found]
+        sql = [seconds(lambda: server.sql("select 1")) for _ in range(20)]
+    table.add(f"pages per second for {clients} clients", len(spent) / duration)
+    table.add("median, s", statistics.median(spent))
+    table.add("99th percentile, s", statistics.quantiles(spent, n=100)[-1], most=MOST_SECONDS)
+    table.add("errors", len(errors), most=0)
+    table.add("select 1 from the box, ms", 1000 * statistics.median(sql))
+    table.print()
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1], *map(int, sys.argv[2:4]))

@@ -1,42 +1,29 @@
-"""Scores of several variants through our adapter beside lm-eval called once a variant: speed and equality.
+"""Scores of several variants through our adapter beside lm-eval called once per variant: speed and equality.
 
-Run by `python -m tests.benchmarks.tasks`; prints JSON. SmolLM2-135M on two threads: the dense model and three variants
-on every shipped task; lm-eval's `hf` model loads each from a checkpoint, as users do. Processor seconds
-are given beside wall time: on a busy machine their ratio is fairer. The speed of a CPU's products in lm-eval
-depends on its maker, so lm-eval with our products is measured as well: the rest is not computed twice.
-
-Where the dense model, and where a pruned one, differs most from lm-eval's, a model in float64 with the same weights
-that shares no code shows the error of each side. The dense model on all samples: `equality`.
+Run by `python -m tests.benchmarks.tasks`. SmolLM2-135M on two threads: the dense model and three variants on every
+shipped task; lm-eval's `hf` model loads each from a checkpoint, as users do. Ratios are of processor seconds, which
+other load changes least. The speed of a CPU's products in lm-eval depends on its maker, so lm-eval with our products is
+measured as well: the rest is not computed twice. How far log-likelihoods differ: `equality`.
 """
 
-import json
-import platform
-import sys
 import tempfile
-import time
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from collections import Counter
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-import polars as pl
-import torch
-
 from prunescope.pipelines.evaluation.tasks.definition import harness
-from prunescope.pipelines.evaluation.tasks.loading import quiet
 from prunescope.pipelines.evaluation.tasks.score import TaskSession
-from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.module_calls import quick_linears
-from prunescope.pipelines.models.sources import locate
 from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
-from tests.benchmarks.equality import Exact, Gap, Key, Said, answers, gaps, of_harness, off
+from tests.benchmarks.equality import Key, Said, answers, of_harness
+from tests.benchmarks.measuring import Table, Work, decoder_of, timed
 
 # In the proportions of the study paper-small, and two programs.
 TASKS = (
@@ -50,134 +37,75 @@ TASKS = (
 RECIPES = ("magnitude-30", "magnitude-50", "magnitude-2of4")
 LEAST_RATIO = 1.5
 BATCH = 8
-LOADING = "loading"
+COLUMNS = ("task", "sample_id", "scoring", "option_log_likelihoods", "text")
+OURS, THEIRS, QUICK = "ours", "lm-eval", "lm-eval with our products"
 
 
-@dataclass
-class Watch:
-    """Wall and processor seconds by task."""
+class Clock:
+    """Processor seconds by side, and by side and task."""
 
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    processor: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    def __init__(self) -> None:
+        self.spent = Counter[Any]()
 
-    @contextmanager
-    def on(self, name: str) -> Iterator[None]:
-        """Add the seconds of the context."""
-        start = time.perf_counter(), time.process_time()
-        yield
-        self.seconds[name] += time.perf_counter() - start[0]
-        self.processor[name] += time.process_time() - start[1]
+    def on(self, side: str, part: str, work: Work) -> None:
+        """Do something; count its seconds."""
+        spent = timed(work)["processor"]
+        self.spent[side] += spent  # type: ignore[assignment]
+        self.spent[side, part] += spent  # type: ignore[assignment]
 
 
-def save(decoder: Any, variants: dict[str, Variant], folder: Path) -> None:
-    """Save a checkpoint of every variant."""
-    for name, variant in variants.items():
-        with apply_variant(decoder, variant):
-            decoder.model.save_pretrained(folder / name)
-        decoder.tokenizer.save_pretrained(folder / name)
+def by_us(session: TaskSession, name: str, variant: Variant) -> Said:
+    """Return our results, from rows that hold log-likelihoods in float32."""
+    rows = session.score(name, variant).samples.select(COLUMNS).iter_rows()
+    return {Key(*key): text if values is None else values for *key, values, text in rows}
 
 
-def once_a_variant(folder: Path, watch: Watch, *, quick: bool) -> Said:
+def by_harness(folder: Path, clock: Clock, side: str) -> Said:
     """Return lm-eval's results for a checkpoint, with its own products or with ours."""
     found: Said = {}
-    with watch.on(LOADING):
-        model = of_harness(folder, BATCH)
-    with quick_linears(model.model) if quick else nullcontext():
+    models: list[Any] = []
+    clock.on(side, "loading", lambda: models.append(of_harness(folder, BATCH)))
+    with quick_linears(models[0].model) if side == QUICK else nullcontext():
         for spec in TASKS:
-            with watch.on(spec.name):
-                found |= answers(model, spec)
+            clock.on(side, spec.name, lambda spec=spec: found.update(answers(models[0], spec)))
     return found
-
-
-def by_us(samples: pl.DataFrame) -> Said:
-    """Return the same from our rows, which hold log-likelihoods in float32."""
-    columns = ("task", "sample_id", "scoring", "option_log_likelihoods", "text")
-    return {Key(*key): text if values is None else values for *key, values, text in samples.select(columns).iter_rows()}
-
-
-def worst(found: dict[str, list[Gap]], sides: dict[str, dict[str, Said]], folder: Path) -> dict[str, Any]:
-    """Return the largest gap of each task among some variants, and the error of each side there.
-
-    Args:
-        found: gaps by variant.
-        sides: the results of each side, by its name and by variant.
-        folder: folder of the variants' checkpoints.
-    """
-    result = {}
-    for spec in TASKS:
-        own = [(gap, name) for name, each in found.items() for gap in each if gap.key.task == spec.name]
-        if own:
-            gap, name = max(own)
-            with quiet():
-                exact = Exact(folder / name)
-            result[spec.name] = {"variant": name} | off(
-                gap, exact, spec, {side: said[name] for side, said in sides.items()}
-            )
-    return result
-
-
-def ratios(ours: Watch, theirs: Watch) -> dict[str, float]:
-    """Return the ratio of their processor seconds to ours, in all and by task."""
-    by_task = {spec.name: round(theirs.processor[spec.name] / ours.processor[spec.name], 2) for spec in TASKS}
-    return {"in all": round(sum(theirs.processor.values()) / sum(ours.processor.values()), 2)} | by_task
 
 
 def main() -> None:
     """Measure and print."""
-    torch.set_num_threads(2)
-    source = locate("embedded", Path(platformdirs.user_cache_dir("prunescope")))
-    ours, theirs, quick = Watch(), Watch(), Watch()
-    with ours.on(LOADING):
-        decoder = load_decoder(source)
-        sessions = {spec.name: TaskSession(decoder, "smollm2", [spec]) for spec in TASKS}
-    variants = {"dense": Variant()} | {name: prune(decoder, parse_recipe(name)) for name in RECIPES}
-    said: dict[str, dict[str, Said]] = {"ours": {}, "lm_eval": {}}
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        save(decoder, variants, folder)
-        for name, variant in variants.items():
-            mine: Said = {}
+    clock, table, decoders, sessions = Clock(), Table(), list[Decoder](), dict[str, TaskSession]()
+    ours, theirs = dict[tuple[str, Key], Any](), dict[tuple[str, Key], Any]()
+    clock.on(OURS, "loading", lambda: decoders.append(decoder_of()))
+    (decoder,) = decoders
+    for spec in TASKS:
+        clock.on(
+            OURS, "loading", lambda spec=spec: sessions.update({spec.name: TaskSession(decoder, "smollm2", [spec])})
+        )
+    for name in ("dense", *RECIPES):
+        variant = Variant() if name == "dense" else prune(decoder, parse_recipe(name))
+        with tempfile.TemporaryDirectory() as temporary:
+            with apply_variant(decoder, variant):
+                decoder.model.save_pretrained(temporary)
+            decoder.tokenizer.save_pretrained(temporary)
             for task, session in sessions.items():
-                with ours.on(task):
-                    mine |= by_us(session.score(name, variant).samples)
-            said["ours"][name] = mine
-            said["lm_eval"][name] = once_a_variant(folder / name, theirs, quick=False)
-            once_a_variant(folder / name, quick, quick=True)
-        pairs = [
-            (said["ours"][name][key], values)
-            for name, other in said["lm_eval"].items()
-            for key, values in other.items()
-        ]
-        texts = [one == other for one, other in pairs if isinstance(other, str)]
-        choices = [(list(one), list(other)) for one, other in pairs if not isinstance(other, str)]
-        found = {name: gaps(said["ours"][name], other) for name, other in said["lm_eval"].items()}
-        apart = {
-            "dense": worst({"dense": found.pop("dense")}, said, folder),
-            "pruned": worst(found, said, folder),
-        }
-    result = {
-        "variants": len(variants),
-        "samples": len(choices),
-        "same_answer": sum(one.index(max(one)) == other.index(max(other)) for one, other in choices),
-        "texts": len(texts),
-        "same_text": sum(texts),
-        "most_apart": apart,
-        "seconds_ours": round(sum(ours.seconds.values()), 2),
-        "seconds_lm_eval_once_a_variant": round(sum(theirs.seconds.values()), 2),
-        "seconds_lm_eval_with_our_products": round(sum(quick.seconds.values()), 2),
-        "times_lm_eval": round(sum(theirs.seconds.values()) / sum(ours.seconds.values()), 2),
-        "times_lm_eval_in_processor_seconds": ratios(ours, theirs),
-        "times_lm_eval_with_our_products_in_processor_seconds": ratios(ours, quick),
-        "target": f"at least {LEAST_RATIO} times",
-        "harness": harness(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-    }
-    sys.stdout.write(json.dumps(result, indent=2) + "\n")
-    if ratios(ours, theirs)["in all"] < LEAST_RATIO:
-        sys.exit("the target was missed, in processor seconds")
+                mine = list[Said]()
+                score = partial(by_us, session, name, variant)
+                clock.on(OURS, task, lambda mine=mine, score=score: mine.append(score()))
+                ours |= {(name, key): said for key, said in mine[0].items()}
+            theirs |= {(name, key): said for key, said in by_harness(Path(temporary), clock, THEIRS).items()}
+            by_harness(Path(temporary), clock, QUICK)
+    texts = [key for key, said in theirs.items() if isinstance(said, str)]
+    choices = [key for key in theirs if key not in texts]
+    table.add("same text", f"{sum(ours[key] == theirs[key] for key in texts)} of {len(texts)}")
+    best = [[side[key].index(max(side[key])) for key in choices] for side in (ours, theirs)]
+    table.add("same answer", f"{sum(map(int.__eq__, *best))} of {len(choices)}")
+    table.add("ours, processor s", clock.spent[OURS])
+    table.add(f"{THEIRS} over ours", clock.spent[THEIRS] / clock.spent[OURS], least=LEAST_RATIO)
+    table.add(f"{QUICK} over ours", clock.spent[QUICK] / clock.spent[OURS])
+    for spec in TASKS:
+        table.add(f"{THEIRS} over ours on {spec.name}", clock.spent[THEIRS, spec.name] / clock.spent[OURS, spec.name])
+    table.add("lm-eval", str(harness()))
+    table.print()
 
 
 if __name__ == "__main__":

@@ -26,8 +26,6 @@ def search_effect(
     kl: float | None = None,
     removed: int = 50,
     matrix: str = "all",
-    search: str = SEARCH,
-    model: str = MODEL,
 ) -> None:
     """Add a row of `search_effects` from the KL of every item; the interval is 0.01 to both sides.
 
@@ -37,25 +35,11 @@ def search_effect(
     """
     sublayer, layer = place.split(".")
     kl = typical(item_kl) if kl is None else kl
-    warehouse.add(
-        "search_effects",
-        model=model,
-        search=search,
-        layer=int(layer),
-        sublayer=sublayer,
-        matrix=matrix,
-        treatment=treatment,
-        parameters_removed=removed,
-        bytes_removed=4 * removed,
-        milliseconds_removed=None,
-        kl_dense_pruned_nats=kl,
-        kl_low=kl - 0.01 if item_kl else None,
-        kl_high=kl + 0.01 if item_kl else None,
-        one_minus_cos_h=min(kl / 100, 1.0),
-        n_items=len(item_kl),
-        item_kl=list(item_kl),
-        seconds=0.5,
-    )
+    row: Row = {"layer": int(layer), "sublayer": sublayer, "matrix": matrix, "treatment": treatment, "seconds": 0.5}
+    row |= {"parameters_removed": removed, "bytes_removed": 4 * removed, "milliseconds_removed": None}
+    row |= {"kl_dense_pruned_nats": kl, "one_minus_cos_h": min(kl / 100, 1.0)}
+    row |= {f"kl_{end}": kl + by if item_kl else None for end, by in (("low", -0.01), ("high", 0.01))}
+    warehouse.add("search_effects", search=SEARCH, n_items=len(item_kl), item_kl=list(item_kl), **row)
 
 
 def search_trial(
@@ -65,44 +49,19 @@ def search_trial(
     item_nats: Sequence[float],
     *,
     strategy: str = "searched",
-    remove: float = 0.4,
-    search: str = SEARCH,
-    model: str = MODEL,
     **given: object,
 ) -> None:
     """Add a row of `search_trials` from the objective of every item; the interval is 0.01 to both sides."""
-    measured = float(np.mean(item_nats))
-    row: Row = {
-        "model": model,
-        "search": search,
-        "trial": trial,
-        "parent": None,
-        "strategy": strategy,
-        "move": strategy if strategy in {"random", "greedy"} else "sum",
-        "objective": "kl",
-        "budget": "parameters",
-        "remove": remove,
-        "removed": remove,
-        "treatments_json": json.dumps(dict(treatments), sort_keys=True),
-        "exchange": None,
-        "predicted_nats": measured,
-        "measured_nats": measured,
-        "measured_low": measured - 0.01,
-        "measured_high": measured + 0.01,
-        "difference_nats": None,
-        "difference_low": None,
-        "difference_high": None,
-        "n_items": len(item_nats),
-        "item_ids": [f"i{index}" for index in range(len(item_nats))],
-        "item_nats": list(item_nats),
-        "is_accepted": True,
-        "is_result": False,
-        "recipe": None,
-        "seconds": 2.0,
-    } | given
-    if row["recipe"] is not None:
-        row["recipe_treatments_json"] = row["treatments_json"]
-    warehouse.add("search_trials", **({"recipe_treatments_json": None} | row))
+    measured, written = float(np.mean(item_nats)), json.dumps(dict(treatments), sort_keys=True)
+    row: Row = {"search": SEARCH, "trial": trial, "strategy": strategy, "objective": "kl", "budget": "parameters"}
+    row |= {"move": strategy if strategy in {"random", "greedy"} else "sum", "treatments_json": written}
+    row |= {"remove": 0.4, "removed": given.get("remove", 0.4), "is_accepted": True, "is_result": False, "seconds": 2.0}
+    row |= dict.fromkeys(("parent", "exchange", "difference_nats", "difference_low", "difference_high", "recipe"))
+    row |= {"predicted_nats": measured, "measured_nats": measured}
+    row |= {"measured_low": measured - 0.01, "measured_high": measured + 0.01, "item_nats": list(item_nats)}
+    row |= {"n_items": len(item_nats), "item_ids": [f"i{index}" for index in range(len(item_nats))]}
+    row |= {"recipe_treatments_json": None if given.get("recipe") is None else written} | given
+    warehouse.add("search_trials", **row)
 
 
 def sizes(warehouse: Handmade, model: str = MODEL) -> None:
@@ -114,23 +73,9 @@ def sizes(warehouse: Handmade, model: str = MODEL) -> None:
 
 def matrix(warehouse: Handmade, layer: int, sublayer: str, module: str, outputs: int, model: str = MODEL) -> None:
     """Add a matrix of ten inputs to `activation_stats`."""
-    warehouse.add(
-        "activation_stats",
-        model=model,
-        module=module,
-        layer=layer,
-        sublayer=sublayer,
-        in_features=10,
-        out_features=outputs,
-        tokens=8,
-        mean=[0.0] * 10,
-        second_moment=[1.0] * 10,
-        rms=1.0,
-        kurtosis=3.0,
-        max_abs=2.0,
-        outlier_channels=0,
-        calibration_hash="help",
-    )
+    row: Row = {"layer": layer, "sublayer": sublayer, "in_features": 10, "out_features": outputs, "tokens": 8}
+    row |= {"mean": [0.0] * 10, "second_moment": [1.0] * 10, "rms": 1.0, "kurtosis": 3.0, "max_abs": 2.0}
+    warehouse.add("activation_stats", model=model, module=module, outlier_channels=0, calibration_hash="help", **row)
 
 
 def whole_search(warehouse: Handmade, recipe: str) -> None:

@@ -26,17 +26,11 @@ def answer(model: str, recipe: str, layer: int, sublayer: str) -> Row:
     chance = np.random.default_rng([ord(character) for character in f"{model}{recipe}{layer}{sublayer}"])
     auc = float(chance.uniform(0.3, 0.9))
     return {
-        "model": model,
-        "recipe": recipe,
-        "lens": "normed",
-        "sublayer": sublayer,
-        "layer": layer,
-        "n_prompts": 6,
-        "auc": auc,
-        "auc_low": auc - float(chance.uniform(0.01, 0.2)),
+        "model": model, "recipe": recipe, "lens": "normed", "sublayer": sublayer, "layer": layer, "n_prompts": 6,
+        "auc": auc, "auc_low": auc - float(chance.uniform(0.01, 0.2)),
         "auc_high": auc + float(chance.uniform(0.01, 0.1)),
         "top_decile_var_p_dz": float(10 ** chance.uniform(-3, 0)),
-    }
+    }  # fmt: skip
 
 
 def answers(recipes: Mapping[str, Sequence[str]]) -> list[Row]:

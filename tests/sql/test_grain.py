@@ -55,23 +55,14 @@ COUNTS = {
     "imported_comparisons": ("count(*)", "(select count(*) from imported_scores)"),
     "kld_summary": ("sum(tokens)", f"(select count(*) from text_tokens where {COMPARED})"),
     "layer_summary": ("sum(positions)", f"(select count(*) from layer_transitions where {COMPARED})"),
-    "noise_at_output": (
-        "sum(steps)",
-        f"(select count(*) from decoding_steps where recipe like 'noise%' and {FORCED})",
-    ),
-    "noise_floor": (
-        "sum(positions)",
-        "(select count(*) from layer_transitions where recipe like 'noise%')",
-    ),
+    "noise_at_output": ("sum(steps)", f"(select count(*) from decoding_steps where recipe like 'noise%' and {FORCED})"),
+    "noise_floor": ("sum(positions)", "(select count(*) from layer_transitions where recipe like 'noise%')"),
     "option_shift": ("count(*)", f"(select sum(len(options)) from option_subspace where {COMPARED})"),
     "decoding_at_reference": ("count(*)", f"(select count(*) from decoding_steps where {AT_REFERENCE})"),
     "reference_temperature": ("count(*)", f"(select count(*) from variants where {COMPARED})"),
     "representation_shifts": ("count(*)", f"(select count(*) from layer_transitions where {MOVED})"),
     "sampling_summary": ("sum(texts)", "(select count(*) from sampled_generations)"),
-    "sampling_survival": (
-        "sum(flips)",
-        "(select count(first_flip_step) from sampled_generations)",
-    ),
+    "sampling_survival": ("sum(flips)", "(select count(first_flip_step) from sampled_generations)"),
     "sampled_sequences": ("sum(tokens)", "(select count(*) from sampled_steps)"),
     "sequence_kl": ("sum(tokens)", "(select count(*) from sampled_steps)"),
     "token_acceptance": ("count(*)", ACCEPTED),
@@ -146,14 +137,8 @@ COUNTS = {
         "sum(n)",
         "(select count(*) from layer_transitions where one_minus_cos_h > 0 and one_minus_cos_z > 0)",
     ),
-    "q08_head_compression": (
-        "sum(n)",
-        f"(select count(*) from layer_transitions where orth_rel_h > 0 and {MOVED})",
-    ),
-    "q09_parallel_against_orthogonal": (
-        "sum(n)",
-        f"(select {SPACES_MOVED} from layer_transitions where {MOVED})",
-    ),
+    "q08_head_compression": ("sum(n)", f"(select count(*) from layer_transitions where orth_rel_h > 0 and {MOVED})"),
+    "q09_parallel_against_orthogonal": ("sum(n)", f"(select {SPACES_MOVED} from layer_transitions where {MOVED})"),
     "q10_weighting_of_the_variance": (
         "sum(n)",
         f"(select count(*) from layer_transitions where var_uniform_dz > 0 and {MOVED})",
@@ -224,14 +209,6 @@ def test_a_second_model_with_the_same_names_changes_nothing_for_the_first(
 
     assert len(alone) > 0
     assert_frame_equal(alone, beside, rel_tol=1e-9, abs_tol=1e-12)
-
-
-@pytest.mark.third(1)
-@pytest.mark.parametrize("name", KEYED)
-def test_a_key_identifies_rows_among_equal_names_of_two_models(name: str, crowded: duckdb.DuckDBPyConnection) -> None:
-    [(count, keys)] = crowded.execute(f"select count(*), count(distinct row({key_of(name)})) from {name}").fetchall()
-
-    assert keys == count > 0
 
 
 @pytest.mark.parametrize("name", COUNTS)

@@ -53,34 +53,15 @@ def test_lost_answers_are_counted_by_what_loses_them(ask: Ask) -> None:
     first, following = (reference_intervals.of_paired_change(*counts, 7) for counts in ((1, 2), (2, 1)))
 
     assert of_metric(rows, "exact_match") == {
-        "model": "tiny",
-        "recipe": RECIPE,
-        "text_source": "(prompts)",
-        "metric": "exact_match",
-        "measure": "score",
-        "is_noise": False,
-        "n_answers": 7,
-        "n_flipped": 6,
-        "n_right_dense": 4,
-        "n_right_fork": 3,
-        "n_right_pruned": 4,
-        "n_lost": 2,
-        "n_lost_by_first_token": 1,
-        "n_lost_after": 1,
-        "n_recovered": 1,
-        "n_gained": 2,
-        "n_gained_by_first_token": 1,
-        "first_token_share": 0.5,
-        "first_token_share_low": about(share[0]),
-        "first_token_share_high": about(share[1]),
-        "unrelated_share": 1.0,
-        "first_token_loss": about(1 / 7),
-        "first_token_loss_low": about(first[0]),
-        "first_token_loss_high": about(first[1]),
-        "following_loss": about(-1 / 7),
-        "following_loss_low": about(following[0]),
-        "following_loss_high": about(following[1]),
-    }
+        "model": "tiny", "recipe": RECIPE, "text_source": "(prompts)", "metric": "exact_match", "measure": "score",
+        "is_noise": False, "n_answers": 7, "n_flipped": 6, "n_right_dense": 4, "n_right_fork": 3,
+        "n_right_pruned": 4, "n_lost": 2, "n_lost_by_first_token": 1, "n_lost_after": 1, "n_recovered": 1,
+        "n_gained": 2, "n_gained_by_first_token": 1, "first_token_share": 0.5,
+        "first_token_share_low": about(share[0]), "first_token_share_high": about(share[1]), "unrelated_share": 1.0,
+        "first_token_loss": about(1 / 7), "first_token_loss_low": about(first[0]),
+        "first_token_loss_high": about(first[1]), "following_loss": about(-1 / 7),
+        "following_loss_low": about(following[0]), "following_loss_high": about(following[1]),
+    }  # fmt: skip
 
 
 def chosen(right: int, prompts: int) -> Handmade:

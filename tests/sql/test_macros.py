@@ -213,12 +213,7 @@ PAIRS = [
 
 @pytest.mark.parametrize(("a", "of_a", "b", "of_b", "correlation"), PAIRS)
 def test_differences_and_ratios_have_the_ends_that_solve_their_equations(
-    a: float,
-    of_a: Interval,
-    b: float,
-    of_b: Interval,
-    correlation: float,
-    connection: duckdb.DuckDBPyConnection,
+    a: float, of_a: Interval, b: float, of_b: Interval, correlation: float, connection: duckdb.DuckDBPyConnection
 ) -> None:
     given = ", ".join(f"({x})::double" for x in (a, *of_a, b, *of_b, correlation))
     ratio = reference_intervals.of_ratio(a, of_a, b, of_b, correlation)

@@ -280,20 +280,9 @@ def test_prompts_are_ordered_by_the_first_flip_then_the_shares_then_kl_and_noise
     order = sorted(rows, key=lambda prompt: rows[prompt]["place_in_order"])
     assert order == ["tie", "first", "late", "once", "never", "alone"]
     assert rows["once"] == {
-        "model": "tiny",
-        "kind": "maths",
-        "steps": 4,
-        "variants": 2,
-        "variants_flipped": 1,
-        "variants_collapsed": 0,
-        "first_flip_step_min": 0,
-        "first_flip_step_median": None,
-        "kl_step0_median_nats": 3.0,
-        "variants_graded": 2,
-        "variants_correct": 1,
-        "is_correct_dense": True,
-        "place_in_order": 4,
-        "place_in_kind": 4,
-    }
+        "model": "tiny", "kind": "maths", "steps": 4, "variants": 2, "variants_flipped": 1, "variants_collapsed": 0,
+        "first_flip_step_min": 0, "first_flip_step_median": None, "kl_step0_median_nats": 3.0, "variants_graded": 2,
+        "variants_correct": 1, "is_correct_dense": True, "place_in_order": 4, "place_in_kind": 4,
+    }  # fmt: skip
     assert rows["tie"]["first_flip_step_median"] == rows["first"]["first_flip_step_median"] == 2.0
     assert rows["alone"] | {"variants": 0, "variants_graded": 0, "place_in_kind": 1} == rows["alone"]

@@ -153,9 +153,7 @@ def test_a_divergence_at_the_output_is_marked_where_rounding_alone_makes_as_much
     assert step["is_below_noise"] is is_below
 
 
-def test_layers_and_isolated_effects_are_compared_with_noise_at_their_places(
-    ask: Ask,
-) -> None:
+def test_layers_and_isolated_effects_are_compared_with_noise_at_their_places(ask: Ask) -> None:
     warehouse = noisy()
     for scope in ("local", "isolated", "propagated"):
         warehouse.transition("wanda-50", "p", 0, 0.009, layer=0, sublayer="mlp", scope=scope)
@@ -241,20 +239,12 @@ def test_q29_adds_the_isolated_effects_up_position_by_position(ask: Ask) -> None
     (row,) = ask(causes(), "q29_isolated_against_joint")
     # 0.4 + 0.2 + 0.1 + 0.5 = 1.2 of 2 nats, at each of three positions.
     assert row == {
-        "model": "tiny",
-        "recipe": "wanda-50",
-        "n": 3,
-        "n_sublayers": 4,
-        "kl_sum_median_nats": pytest.approx(2.4),
-        "kl_joint_median_nats": pytest.approx(4.0),
-        "sum_over_joint": pytest.approx(0.6),
-        "sum_over_joint_p10": pytest.approx(0.6),
-        "sum_over_joint_p90": pytest.approx(0.6),
-        "spearman_local_isolated": None,
-        "worst_layer": 1,
-        "worst_sublayer": "mlp",
+        "model": "tiny", "recipe": "wanda-50", "n": 3, "n_sublayers": 4, "kl_sum_median_nats": pytest.approx(2.4),
+        "kl_joint_median_nats": pytest.approx(4.0), "sum_over_joint": pytest.approx(0.6),
+        "sum_over_joint_p10": pytest.approx(0.6), "sum_over_joint_p90": pytest.approx(0.6),
+        "spearman_local_isolated": None, "worst_layer": 1, "worst_sublayer": "mlp",
         "worst_isolated_share": pytest.approx(0.25),
-    }
+    }  # fmt: skip
 
 
 def test_q29_ranks_sublayers_as_an_independent_spearman_does(ask: Ask) -> None:

@@ -63,9 +63,7 @@ class Slow:
         return max(widths)
 
 
-def test_predictions_are_isotonic_regressions_on_the_other_models(
-    catalogue: duckdb.DuckDBPyConnection,
-) -> None:
+def test_predictions_are_isotonic_regressions_on_the_other_models(catalogue: duckdb.DuckDBPyConnection) -> None:
     known(catalogue, NATS, noisy)
     rows = rows_of(catalogue, f"select * from loss_predictions where {KL} order by recipe")
     slow = Slow(rows)
@@ -116,9 +114,7 @@ def test_q31_ranks_and_counts_coverage_on_models_left_out(catalogue: duckdb.Duck
     assert row["probe_spearman_high"] == pytest.approx(np.tanh(np.arctanh(rank) + half))
 
 
-def test_random_losses_get_wide_intervals_and_no_rank(
-    catalogue: duckdb.DuckDBPyConnection,
-) -> None:
+def test_random_losses_get_wide_intervals_and_no_rank(catalogue: duckdb.DuckDBPyConnection) -> None:
     known(catalogue, {str(seed): 10 ** np.random.default_rng(seed).uniform(-2, 1, 20) for seed in range(5)}, chance)
     rows = rows_of(catalogue, "q31_prediction_quality")
 

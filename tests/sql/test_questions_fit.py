@@ -42,19 +42,12 @@ def test_q01_agrees_with_independent_statistics(ask: Ask) -> None:
     bounds = {name for name in row if name.endswith(("_low", "_high"))}
 
     assert {name: value for name, value in row.items() if name not in bounds} == {
-        "model": "tiny",
-        "recipe": RECIPE,
-        "layer": 0,
-        "sublayer": "attn",
-        "lens": "normed",
-        "n": 72,
-        "n_prompts": 6,
-        "n_spikes": 8,
-        "spearman": about(stats.spearmanr(variance.ravel(), kl.ravel()).statistic),
+        "model": "tiny", "recipe": RECIPE, "layer": 0, "sublayer": "attn", "lens": "normed", "n": 72, "n_prompts": 6,
+        "n_spikes": 8, "spearman": about(stats.spearmanr(variance.ravel(), kl.ravel()).statistic),
         "auc": about(auc_of_pairs(variance, is_spike)),
         "top_decile_lift": about(is_spike.ravel()[top].mean() / is_spike.mean()),
         "top_decile_var_p_dz": about(variance.ravel()[top].min()),
-    }
+    }  # fmt: skip
     assert all(row[bound] is not None for bound in bounds)
 
 

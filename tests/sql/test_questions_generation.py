@@ -262,22 +262,12 @@ def test_q18_places_the_options_in_the_vocabulary(ask: Ask) -> None:
 
     assert ask(warehouse, "q18_options_in_the_tail") == [
         {
-            "model": "tiny",
-            "recipe": RECIPE,
-            "prompt_id": "p",
-            "n_options": 2,
-            "rank_dense_best": 20,
-            "rank_dense_median": 30.0,
-            "rank_dense_worst": 40,
-            "rank_dense_share": 0.3,
-            "mass_dense": 0.375,
-            "rank_pruned_best": 1,
-            "rank_pruned_median": 2.0,
-            "rank_pruned_worst": 3,
-            "rank_pruned_share": 0.02,
+            "model": "tiny", "recipe": RECIPE, "prompt_id": "p", "n_options": 2, "rank_dense_best": 20,
+            "rank_dense_median": 30.0, "rank_dense_worst": 40, "rank_dense_share": 0.3, "mass_dense": 0.375,
+            "rank_pruned_best": 1, "rank_pruned_median": 2.0, "rank_pruned_worst": 3, "rank_pruned_share": 0.02,
             "mass_pruned": 0.5,
         }
-    ]
+    ]  # fmt: skip
 
 
 def test_q24_compares_kinds_of_drop_at_the_same_share_and_does_not_extrapolate(ask: Ask) -> None:

@@ -37,20 +37,11 @@ def test_q19_pairs_the_two_ways_of_asking_sample_by_sample(ask: Ask) -> None:
     low, high = reference_intervals.wilson(1, 4)
 
     assert row == {
-        "model": "tiny",
-        "recipe": RECIPE,
-        "task": "arc",
-        "n_samples": 4,
-        "accuracy_letter": 0.75,
-        "accuracy_full_text": 0.25,
-        "accuracy_full_text_per_byte": 0.5,
-        "same_answer": 0.25,
-        "same_answer_low": about(low),
-        "same_answer_high": about(high),
-        "only_letter_correct": 2,
-        "only_full_text_correct": 0,
-        "mcnemar_p": about(0.5),
-    }
+        "model": "tiny", "recipe": RECIPE, "task": "arc", "n_samples": 4, "accuracy_letter": 0.75,
+        "accuracy_full_text": 0.25, "accuracy_full_text_per_byte": 0.5, "same_answer": 0.25,
+        "same_answer_low": about(low), "same_answer_high": about(high), "only_letter_correct": 2,
+        "only_full_text_correct": 0, "mcnemar_p": about(0.5),
+    }  # fmt: skip
 
 
 def test_q19_takes_the_first_of_equal_options_and_has_no_test_without_disagreement(ask: Ask) -> None:
@@ -85,24 +76,11 @@ def test_q20_finds_flips_that_the_accuracy_hides(ask: Ask) -> None:
     low, high = stats.binomtest(6, 8).proportion_ci(method="wilson")
 
     assert row == {
-        "model": "tiny",
-        "recipe": RECIPE,
-        "task": "gsm8k",
-        "metric": "exact_match",
-        "n_samples": 8,
-        "n_graded": 7,
-        "accuracy_dense": about(3 / 7),
-        "accuracy_pruned": about(2 / 7),
-        "accuracy_change": about(-1 / 7),
-        "lost": 2,
-        "gained": 1,
-        "flipped": 6,
-        "flip_share": 0.75,
-        "flip_share_low": about(low),
-        "flip_share_high": about(high),
-        "hidden_flips": 5,
-        "mcnemar_p": about(1.0),
-    }
+        "model": "tiny", "recipe": RECIPE, "task": "gsm8k", "metric": "exact_match", "n_samples": 8, "n_graded": 7,
+        "accuracy_dense": about(3 / 7), "accuracy_pruned": about(2 / 7), "accuracy_change": about(-1 / 7), "lost": 2,
+        "gained": 1, "flipped": 6, "flip_share": 0.75, "flip_share_low": about(low), "flip_share_high": about(high),
+        "hidden_flips": 5, "mcnemar_p": about(1.0),
+    }  # fmt: skip
 
 
 def test_q20_tests_flips_as_task_comparisons_does(ask: Ask) -> None:
@@ -277,20 +255,11 @@ def test_q22_compares_the_losses_of_choosing_and_writing(ask: Ask) -> None:
     choosing, writing = np.hypot(room(80, 80), boolq) / 2, room(50, 10)
     below, above = math.hypot(writing[0], choosing[1]), math.hypot(writing[1], choosing[0])
     assert row == {
-        "model": "tiny",
-        "recipe": RECIPE,
-        "measure": "score",
-        "method": "wanda",
-        "n_non_generative": 2,
-        "n_generative": 1,
-        "loss_non_generative": about(0.1),
-        "loss_generative": about(0.8),
-        "kept_non_generative": about(math.sqrt(0.8)),
-        "kept_generative": about(0.2),
-        "loss_gap": about(-0.7),
-        "loss_gap_low": about(-0.7 - below),
-        "loss_gap_high": about(-0.7 + above),
-    }
+        "model": "tiny", "recipe": RECIPE, "measure": "score", "method": "wanda", "n_non_generative": 2,
+        "n_generative": 1, "loss_non_generative": about(0.1), "loss_generative": about(0.8),
+        "kept_non_generative": about(math.sqrt(0.8)), "kept_generative": about(0.2), "loss_gap": about(-0.7),
+        "loss_gap_low": about(-0.7 - below), "loss_gap_high": about(-0.7 + above),
+    }  # fmt: skip
 
 
 def test_q22_counts_the_dense_models_own_answers_apart_from_right_ones(ask: Ask) -> None:

@@ -24,21 +24,11 @@ def test_q26_finds_the_temperature_of_the_lowest_mean_over_shared_steps(ask: Ask
 
     assert ask(warehouse, "q26_temperature_of_lowest_kl") == [
         {
-            "model": "tiny",
-            "recipe": RECIPE,
-            "trajectory": "teacher_forced",
-            "n_temperatures": 3,
-            "n": 2,
-            "n_prompts": 1,
-            "temperature_min": 0.5,
-            "temperature_max": 1.5,
-            "temperature_lowest": 1.0,
-            "kl_lowest_nats": 1.0,
-            "kl_highest_nats": 2.0,
-            "is_at_edge": False,
-            "p_value": None,
+            "model": "tiny", "recipe": RECIPE, "trajectory": "teacher_forced", "n_temperatures": 3, "n": 2,
+            "n_prompts": 1, "temperature_min": 0.5, "temperature_max": 1.5, "temperature_lowest": 1.0,
+            "kl_lowest_nats": 1.0, "kl_highest_nats": 2.0, "is_at_edge": False, "p_value": None,
         }
-    ]
+    ]  # fmt: skip
 
 
 def test_q26_gives_the_p_value_of_the_lowest_and_whether_it_is_at_an_edge(ask: Ask) -> None:
@@ -79,36 +69,11 @@ def test_q27_compares_with_the_straight_line_between_the_neighbours_in_kl(ask: A
     rows = ask(warehouse, "select * from q27_pruning_against_quantization where measure = 'top1_change'")
 
     # Two of four steps flip at 2 nats, and so they do half-way between one at 1 and three at 3.
-    assert rows == [
-        {
-            "model": "tiny",
-            "recipe": RECIPE,
-            "quantization": "gptq",
-            "measure": "top1_change",
-            "kl_nats": 2.0,
-            "value_pruned": 0.5,
-            "value_quantized": 0.5,
-            "recipe_below": "gptq-8",
-            "recipe_above": "gptq-4",
-            "difference": 0.0,
-            "difference_low": None,
-            "difference_high": None,
-        },
-        {
-            "model": "tiny",
-            "recipe": RECIPE,
-            "quantization": "rtn",
-            "measure": "top1_change",
-            "kl_nats": 2.0,
-            "value_pruned": 0.5,
-            "value_quantized": None,
-            "recipe_below": "rtn-4",
-            "recipe_above": None,
-            "difference": None,
-            "difference_low": None,
-            "difference_high": None,
-        },
-    ]
+    shared = {"model": "tiny", "recipe": RECIPE, "measure": "top1_change", "kl_nats": 2.0, "value_pruned": 0.5}
+    shared |= dict.fromkeys(("difference_low", "difference_high"))
+    between = {"recipe_below": "gptq-8", "recipe_above": "gptq-4", "value_quantized": 0.5, "difference": 0.0}
+    beyond = {"recipe_below": "rtn-4", "recipe_above": None, "value_quantized": None, "difference": None}
+    assert rows == [shared | {"quantization": "gptq"} | between, shared | {"quantization": "rtn"} | beyond]
 
 
 def test_q27_starts_every_line_at_the_dense_model(ask: Ask) -> None:
@@ -153,9 +118,7 @@ def test_q27_counts_a_composition_or_mixture_as_pruning_only_where_no_part_quant
     assert {row["recipe_above"] for row in rows} == {"gptq-4"}
 
 
-def test_q27_counts_a_checkpoint_as_pruning_only_where_nothing_else_changed(
-    ask: Ask,
-) -> None:
+def test_q27_counts_a_checkpoint_as_pruning_only_where_nothing_else_changed(ask: Ask) -> None:
     warehouse = compressed(gptq_4=4.0, external_mask=1.0, external_values=1.0, external_layers=1.0)
     warehouse.where("variants", recipe="external-values")[0].update(weights_updated=400)
     warehouse.where("variants", recipe="external-layers")[0].update(weights_updated=400, sublayers_dropped=["attn.0"])

@@ -43,24 +43,12 @@ class Handmade:
 
     def model(self, model: str = MODEL) -> Self:
         """Add a dense model of two layers with a vocabulary of 100."""
-        counts = dict.fromkeys(("parameters", "parameters_attn", "parameters_mlp", "parameters_embedding"), 1000)
-        names = {name: name for name in ("revision", "architecture", "weight_hash", "tokenizer_hash")}
-        return self.add(
-            "models",
-            model=model,
-            source="embedded",
-            layers=LAYERS,
-            hidden_size=8,
-            vocabulary=VOCABULARY,
-            context_length=64,
-            is_head_tied=True,
-            final_norm="rms",
-            dtype="float32",
-            weight_bytes=4000,
-            weight_format="Q4_1: 79 % Q4_1, 21 % Q8_0",
-            **counts,
-            **names,
-        )
+        row: Row = dict.fromkeys(("parameters", "parameters_attn", "parameters_mlp", "parameters_embedding"), 1000)
+        row |= {name: name for name in ("revision", "architecture", "weight_hash", "tokenizer_hash")}
+        row |= {"source": "embedded", "layers": LAYERS, "hidden_size": 8, "vocabulary": VOCABULARY}
+        row |= {"context_length": 64, "is_head_tied": True, "final_norm": "rms", "dtype": "float32"}
+        row |= {"weight_bytes": 4000, "weight_format": "Q4_1: 79 % Q4_1, 21 % Q8_0"}
+        return self.add("models", model=model, **row)
 
     def variant(
         self,
@@ -75,31 +63,14 @@ class Handmade:
         **parameters: object,
     ) -> Self:
         """Add a row of `variants`; `saved` is its share of bytes, and further arguments are the recipe's parameters."""
-        return self.add(
-            "variants",
-            model=model,
-            recipe=recipe,
-            method="dense" if recipe == "dense" else method,
-            parameters_json=json.dumps(parameters, sort_keys=True),
-            recipe_hash=recipe,
-            weights_prunable=1000,
-            weights_masked=round(1000 * sparsity),
-            sparsity=sparsity,
-            parameters_removed=round(1000 * removed),
-            parameters_removed_share=removed,
-            bytes_removed=round(2000 * (removed if saved is None else saved)),
-            weights_updated=0,
-            sublayers_dropped=list(dropped),
-            drop_order=[],
-            drop_scores=[],
-            facts_json="{}",
-            sublayers_changed=len(dropped),
-            variant_hash=recipe,
-            calibration_hash=None,
-            file_bytes=1,
-            seconds=1.0,
-            peak_memory_bytes=1,
-        )
+        row: Row = dict.fromkeys(("recipe", "recipe_hash", "variant_hash"), recipe)
+        row |= {"method": "dense" if recipe == "dense" else method, "sparsity": sparsity, "facts_json": "{}"}
+        row |= {"parameters_json": json.dumps(parameters, sort_keys=True), "parameters_removed_share": removed}
+        row |= {"weights_prunable": 1000, "weights_masked": round(1000 * sparsity), "weights_updated": 0}
+        row |= {"parameters_removed": round(1000 * removed), "drop_order": [], "drop_scores": []}
+        row |= {"bytes_removed": round(2000 * (removed if saved is None else saved)), "calibration_hash": None}
+        row |= {"sublayers_dropped": list(dropped), "sublayers_changed": len(dropped)}
+        return self.add("variants", model=model, file_bytes=1, seconds=1.0, peak_memory_bytes=1, **row)
 
     def transition(
         self,
@@ -118,21 +89,9 @@ class Handmade:
         **given: object,
     ) -> Self:
         """Add a row of `layer_transitions`; divergences that are not given follow from `kl`."""
-        return self.add(
-            "layer_transitions",
-            model=model,
-            recipe=recipe,
-            prompt_id=prompt,
-            position=PROMPT_TOKENS - 1 + step,
-            step=step,
-            layer=layer,
-            sublayer=sublayer,
-            scope=scope,
-            lens=lens,
-            temperature=temperature,
-            is_changed=is_changed,
-            **divergence(kl, temperature, **given),
-        )
+        row: Row = {"layer": layer, "sublayer": sublayer, "scope": scope, "lens": lens, "is_changed": is_changed}
+        row |= _place(prompt, step, temperature) | divergence(kl, temperature, **given)
+        return self.add("layer_transitions", model=model, recipe=recipe, **row)
 
     def step(
         self,
@@ -149,22 +108,10 @@ class Handmade:
     ) -> Self:
         """Add a row of `decoding_steps`; where it flips, the pruned model emits token 9 instead of token 7."""
         repeats = {name: given.pop(name, 0.0) for name in ("repeat_rate_dense", "repeat_rate_pruned")}
-        return self.add(
-            "decoding_steps",
-            model=model,
-            recipe=recipe,
-            prompt_id=prompt,
-            trajectory=trajectory,
-            step=step,
-            position=PROMPT_TOKENS - 1 + step,
-            temperature=temperature,
-            token_id_dense=7,
-            token_id_pruned=9 if flips else 7,
-            token_text_dense=f"d{step}",
-            token_text_pruned=f"x{step}" if flips else f"d{step}",
-            **repeats,
-            **divergence(kl, temperature, flips=flips, **given),
-        )
+        row: Row = {"token_id_dense": 7, "token_id_pruned": 9 if flips else 7, "token_text_dense": f"d{step}"}
+        row |= {"token_text_pruned": f"x{step}" if flips else f"d{step}", "trajectory": trajectory} | repeats
+        row |= _place(prompt, step, temperature) | divergence(kl, temperature, flips=flips, **given)
+        return self.add("decoding_steps", model=model, recipe=recipe, **row)
 
     def generation(
         self,
@@ -175,34 +122,16 @@ class Handmade:
         collapse: int | None = None,
         answer_end: int | None = None,
         is_correct: bool | None = None,
-        kind: str = "open",
-        model: str = MODEL,
         **given: object,
     ) -> Self:
         """Add a row of `generations`."""
-        row: Row = {
-            "model": model,
-            "recipe": recipe,
-            "prompt_id": prompt,
-            "kind": kind,
-            "prompt_text": "why?",
-            "prompt_tokens": PROMPT_TOKENS,
-            "text": "because",
-            "token_ids": [7],
-            "first_flip_step": flip,
-            "collapse_step": collapse,
-            "end_step": None,
-            "answer_end_step": answer_end,
-            "repeat_rate": 0.0,
-            "distinct_1": 1.0,
-            "distinct_2": 1.0,
-            "answer": None,
-            "gold": None if is_correct is None else "12",
-            "is_correct": is_correct,
-        } | dict.fromkeys(
-            ("text_fork", "token_ids_fork", "collapse_step_fork", "end_step_fork", "answer_fork", "is_correct_fork")
-        )
-        return self.add("generations", **(row | given))
+        row: Row = {"prompt_id": prompt, "kind": "open", "prompt_text": "why?", "prompt_tokens": PROMPT_TOKENS}
+        row |= {"text": "because", "token_ids": [7], "first_flip_step": flip, "collapse_step": collapse}
+        row |= {"answer_end_step": answer_end, "repeat_rate": 0.0, "distinct_1": 1.0, "distinct_2": 1.0}
+        row |= {"gold": None if is_correct is None else "12", "is_correct": is_correct}
+        forks = ("text", "token_ids", "collapse_step", "end_step", "answer", "is_correct")
+        row |= dict.fromkeys(("end_step", "answer", *(f"{name}_fork" for name in forks)))
+        return self.add("generations", recipe=recipe, **(row | given))
 
     def options(
         self,
@@ -221,34 +150,18 @@ class Handmade:
         """Add a row of `option_subspace` from the options' probabilities in the whole vocabulary."""
         labels = [chr(ord("A") + index) for index in range(len(dense))]
         best = [labels[max(range(len(side)), key=side.__getitem__)] for side in (dense, pruned)]
-        row: Row = {
-            "model": model,
-            "recipe": recipe,
-            "prompt_id": prompt,
-            "temperature": temperature,
-            "options": labels,
-            "option_token_ids": list(range(len(labels))),
-            "gold": gold,
-            "argmax_dense": best[0],
-            "argmax_pruned": best[1],
-            "is_argmax_same": best[0] == best[1],
-            "kendall_tau": kendall_tau(dense, pruned),
-            "rank_dense": list(ranks_dense or _places(dense)),
-            "rank_pruned": list(ranks_pruned or _places(pruned)),
-            "one_minus_cos_z_options": 0.0,
-            "one_minus_cos_p_options": 0.0,
-            "kl_options_dense_pruned_nats": 0.0,
-            "one_minus_cos_h": 0.0,
-            "one_minus_cos_z": 0.0,
-            "one_minus_cos_p": 0.0,
-            "kl_dense_pruned_nats": 0.0,
-        }
+        row: Row = {"prompt_id": prompt, "temperature": temperature, "options": labels, "gold": gold}
+        row |= {"option_token_ids": list(range(len(labels))), "argmax_dense": best[0], "argmax_pruned": best[1]}
+        row |= {"is_argmax_same": best[0] == best[1], "kendall_tau": kendall_tau(dense, pruned)}
+        row |= {"rank_dense": list(ranks_dense or _places(dense)), "rank_pruned": list(ranks_pruned or _places(pruned))}
+        row |= dict.fromkeys([f"one_minus_cos_{at}" for at in ("h", "z", "p", "z_options", "p_options")], 0.0)
+        row |= dict.fromkeys(("kl_options_dense_pruned_nats", "kl_dense_pruned_nats"), 0.0)
         for side, masses in (("dense", dense), ("pruned", pruned)):
             row[f"logits_{side}"] = [math.log(mass) for mass in masses]
             row[f"p_full_{side}"] = list(masses)
             row[f"p_options_{side}"] = [mass / sum(masses) for mass in masses]
             row[f"mass_{side}"] = sum(masses)
-        return self.add("option_subspace", **(row | given))
+        return self.add("option_subspace", model=model, recipe=recipe, **(row | given))
 
     def top_tokens(
         self,
@@ -262,24 +175,13 @@ class Handmade:
     ) -> Self:
         """Add both sides' top two at one step: tokens 7 and 9, which are swapped on the pruned side if it flips."""
         logits = {7: (2.0, 1.0 if flips else 2.0), 9: (1.0, 2.0 if flips else 1.0)}
+        of_step: Row = {"prompt_id": prompt, "trajectory": trajectory, "step": step}
+        of_step |= {"probability_dense": 0.4, "probability_pruned": 0.4}
         for side, order in (("dense", (7, 9)), ("pruned", (9, 7) if flips else (7, 9))):
             for rank, token in enumerate(order, start=1):
-                self.add(
-                    "top_tokens",
-                    model=model,
-                    recipe=recipe,
-                    prompt_id=prompt,
-                    trajectory=trajectory,
-                    step=step,
-                    side=side,
-                    rank=rank,
-                    token_id=token,
-                    token_text=f"t{token}",
-                    logit_dense=logits[token][0],
-                    logit_pruned=logits[token][1],
-                    probability_dense=0.4,
-                    probability_pruned=0.4,
-                )
+                row: Row = {"side": side, "rank": rank, "token_id": token, "token_text": f"t{token}"} | of_step
+                row |= dict(zip(("logit_dense", "logit_pruned"), logits[token], strict=True))
+                self.add("top_tokens", model=model, recipe=recipe, **row)
         return self
 
     def where(self, table: str, **wanted: object) -> list[Row]:
@@ -310,20 +212,10 @@ class Handmade:
         return broken
 
     def provenance(self, model: str, recipe: str | None) -> Provenance:
-        return Provenance(
-            fingerprint="f",
-            study=self.studies.get(recipe, "by hand"),
-            model=model,
-            recipe=recipe,
-            inputs=self.inputs.get(recipe, {}),
-            code_version="0",
-            libraries={},
-            seed=0,
-            device="cpu",
-            dtype="float32",
-            seconds=0.0,
-            created_at="2026-01-02T03:04:05+00:00",
-        )
+        study, inputs = self.studies.get(recipe, "by hand"), self.inputs.get(recipe, {})
+        settings = {"seed": 0, "device": "cpu", "dtype": "float32", "seconds": 0.0}
+        created = "2026-01-02T03:04:05+00:00"
+        return Provenance("f", study, model, recipe, inputs, "0", {}, **settings, created_at=created)
 
     def partitions(self, table: Table) -> dict[tuple[str, str | None], list[Row]]:
         partitions: dict[tuple[str, str | None], list[Row]] = {}
@@ -333,10 +225,11 @@ class Handmade:
         return partitions
 
     def add(self, table: str, **row: object) -> Self:
-        """Add a row of any table, all columns given."""
+        """Add a row of any table, all columns but `model` given."""
+        row = {"model": MODEL} | row
         columns = [column.name for column in TABLES[table].columns]
         assert sorted(row) == sorted(columns), f"{table}: {set(row) ^ set(columns)}"
-        self.rows[table].append(dict(row))
+        self.rows[table].append(row)
         return self
 
 
@@ -418,32 +311,15 @@ def divergence(kl: float, temperature: float = 1.0, *, flips: bool = False, **gi
     """Return all divergence columns: those given, the others such that identities hold; all 0 for a KL of 0."""
     row: Row = dict.fromkeys((column.name for column in DIVERGENCE), 0.0)
     kl = given.get("kl_dense_pruned_nats", kl)
-    row |= {
-        "norm_h": 1.0,
-        "norm_z": 1.0,
-        "norm_p": 1.0,
-        "one_minus_cos_h": min(kl / 1000, 1.0),
-        "one_minus_cos_z": min(kl / 100, 1.0),
-        "one_minus_cos_p": min(kl / 10, 1.0),
-        "var_p_dz": 2 * temperature**2 * kl,
-        "var_q_dz": 2 * temperature**2 * kl,
-        "var_rq_dz": 2 * temperature**2 * min(kl / 10, 1.0),
-        "var_uniform_dz": kl,
-        "kl_dense_pruned_nats": kl,
-        "kl_pruned_dense_nats": kl,
-        "js_nats": min(kl / 8, 0.69),
-        "total_variation": min(math.sqrt(kl / 2), 1.0) / 2,
-        "is_top1_same": not flips,
-        "topk5_overlap": 1.0,
-        "rank_of_dense_top1": 2 if flips else 1,
-        "rank_of_pruned_top1": 2 if flips else 1,
-        "p_dense_top1_dense": 0.5,
-        "p_dense_top1_pruned": 0.5,
-        "entropy_dense_nats": 1.0,
-        "entropy_pruned_nats": 1.0,
-        "margin_dense": 1.0,
-        "margin_pruned": 1.0,
-    } | given
+    ones = [f"norm_{space}" for space in "hzp"] + [f"entropy_{side}_nats" for side in ("dense", "pruned")]
+    row |= dict.fromkeys((*ones, "margin_dense", "margin_pruned", "topk5_overlap"), 1.0)
+    row |= {f"one_minus_cos_{space}": min(kl / scale, 1.0) for space, scale in (("h", 1000), ("z", 100), ("p", 10))}
+    row |= dict.fromkeys(("var_p_dz", "var_q_dz"), 2 * temperature**2 * kl)
+    row |= {"var_rq_dz": 2 * temperature**2 * min(kl / 10, 1.0), "var_uniform_dz": kl}
+    row |= {"kl_dense_pruned_nats": kl, "kl_pruned_dense_nats": kl, "js_nats": min(kl / 8, 0.69)}
+    row |= {"total_variation": min(math.sqrt(kl / 2), 1.0) / 2, "is_top1_same": not flips}
+    row |= dict.fromkeys(("rank_of_dense_top1", "rank_of_pruned_top1"), 2 if flips else 1)
+    row |= {"p_dense_top1_dense": 0.5, "p_dense_top1_pruned": 0.5} | given
     row["t1_h"] = given.get("t1_h", row["one_minus_cos_h"])
     row["t1_z"] = given.get("t1_z", row["one_minus_cos_z"])
     for space in "hz":
@@ -488,6 +364,10 @@ def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float:
     pairs = [(i, j) for i in range(len(first)) for j in range(i)]
     signs = [math.copysign(1, (first[i] - first[j]) * (second[i] - second[j])) for i, j in pairs]
     return sum(signs) / len(pairs)
+
+
+def _place(prompt: str, step: int, temperature: float) -> Row:
+    return {"prompt_id": prompt, "step": step, "position": PROMPT_TOKENS - 1 + step, "temperature": temperature}
 
 
 def _places(values: Sequence[float]) -> list[int]:

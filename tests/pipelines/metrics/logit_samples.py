@@ -9,13 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prunescope.pipelines.metrics.divergence import COLUMN_NAMES
-from prunescope.pipelines.metrics.divergence_columns import (
-    DenseSums,
-    Numbers,
-    ShiftSums,
-    dense_columns,
-    shift_columns,
-)
+from prunescope.pipelines.metrics.divergence_columns import DenseSums, Numbers, ShiftSums, dense_columns, shift_columns
 from prunescope.pipelines.metrics.output_head import OutputHead
 
 RANKING = {

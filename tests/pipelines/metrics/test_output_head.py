@@ -88,12 +88,7 @@ def test_a_module_that_is_no_known_norm_is_refused_by_name(module):
 
 
 @settings(max_examples=examples(60), deadline=None)
-@given(
-    st.sampled_from(KINDS),
-    st.integers(0, 2**31),
-    st.sampled_from([1e-7, 1e-5, 1e-2, 1.0, 1e3]),
-    st.booleans(),
-)
+@given(st.sampled_from(KINDS), st.integers(0, 2**31), st.sampled_from([1e-7, 1e-5, 1e-2, 1.0, 1e3]), st.booleans())
 def test_a_tiny_shift_through_a_norm_keeps_its_digits(kind, seed, size, is_parallel):
     h, noise = states(seed)
     dh = size * (h if is_parallel else noise)

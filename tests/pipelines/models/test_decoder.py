@@ -174,13 +174,6 @@ def test_a_random_or_nonlinear_head_is_refused(decoder: Decoder, change: Callabl
         again(decoder)
 
 
-def test_layers_that_share_a_weight_are_refused(decoder: Decoder) -> None:
-    one, other = (layer.module.mlp.up_proj for layer in decoder.layers[:2])
-    other.weight = one.weight
-    with pytest.raises(InputError, match=r"model\.layers\.1\.mlp\.up_proj: shares its weight with model\.layers\.0"):
-        again(decoder)
-
-
 def test_a_weight_stack_without_products_can_be_dropped_but_not_masked(tmp_path: Path) -> None:
     decoder = load_decoder(save_tiny(tmp_path / "moe", "mixtral"))
     decoder.model.set_experts_implementation("grouped_mm")

@@ -20,6 +20,7 @@ from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.calibration.statistics import calibrate, calibration_tokens
 from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec
+from tests.pipelines.models.recorded import inputs_of
 from tests.tiny_models import SHORT_TEXT, save_tiny, tiny_tokenizer
 
 SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=5, length=24, seed=3)
@@ -27,19 +28,12 @@ SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=5, length=24, seed=3)
 
 def test_moments_equal_a_slow_pass_in_float64(decoder: Decoder) -> None:
     found = calibrate(decoder, SPEC, "tiny").activation_stats
-    inputs: dict[str, list[torch.Tensor]] = {}
-    handles = [
-        linear.register_forward_pre_hook(lambda _, args, name=name: inputs.setdefault(name, []).append(args[0][0]))
-        for name, linear in decoder.model.named_modules()
-        if isinstance(linear, torch.nn.Linear) and name != "lm_head"
-    ]
-    for sequence in calibration_tokens(decoder.tokenizer, SPEC):
-        decoder.hidden(sequence[None])
-    for handle in handles:
-        handle.remove()
+    modules = decoder.model.named_modules()
+    linear = [name for name, module in modules if isinstance(module, torch.nn.Linear) and name != "lm_head"]
+    inputs = inputs_of(decoder, linear, *calibration_tokens(decoder.tokenizer, SPEC)[:, None])
     assert set(found["module"]) == set(inputs)
     for row in found.iter_rows(named=True):
-        x = torch.cat(inputs[row["module"]]).double()
+        x = inputs[row["module"]]
         assert row["tokens"] == len(x) == 5 * 24
         torch.testing.assert_close(torch.tensor(row["second_moment"]).double(), x.pow(2).mean(0), rtol=1e-5, atol=1e-9)
         assert row["rms"] == pytest.approx(float(x.pow(2).mean().sqrt()), rel=1e-5)

@@ -18,6 +18,7 @@ from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.pruning.variant_row import variant_row
 from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec
+from tests.pipelines.models.recorded import inputs_of
 from tests.pipelines.models.reference_models import copy_of, write_masks, write_zeros
 from tests.tiny_models import SHORT_TEXT, save_tiny
 
@@ -45,21 +46,6 @@ def make(decoder: Decoder, calibrated: CalibrationResult, tokens: Tensor):
     return lambda name: prune(
         decoder, parse_recipe(name), calibrated.activation_stats, calibrated.block_influence, tokens
     )
-
-
-def inputs_of(model: Decoder, names: list[str], tokens: Tensor) -> dict[str, Tensor]:
-    seen: dict[str, Tensor] = {}
-    modules = dict(model.model.named_modules())
-    handles = [
-        modules[name].register_forward_pre_hook(
-            lambda _, args, name=name: seen.__setitem__(name, args[0].flatten(0, 1).double())
-        )
-        for name in names
-    ]
-    model.hidden(tokens)
-    for handle in handles:
-        handle.remove()
-    return seen
 
 
 def test_a_drop_after_pruning_measures_the_pruned_model(

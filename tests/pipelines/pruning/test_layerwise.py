@@ -8,7 +8,6 @@ from threading import Lock
 
 import pytest
 import torch
-from torch import nn
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.models.decoder import Decoder
@@ -23,6 +22,7 @@ from prunescope.pipelines.pruning.variant import load_variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import Recipe, parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec
+from tests.pipelines.models.recorded import inputs_of
 from tests.tiny_models import SHORT_TEXT
 
 SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=6, length=24)
@@ -73,25 +73,11 @@ def test_inputs_of_a_layer_come_from_pruned_predecessors(
     # A slow reference: the whole model runs with all earlier layers pruned in place, and hooks record the inputs.
     copied = load_decoder(decoder.folder)
     for layer in copied.layers:
-        modules = dict(copied.model.named_modules())
-        squares: dict[str, torch.Tensor] = {}
-
-        def see(name: str, squares: dict[str, torch.Tensor] = squares) -> object:
-            def hook(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-                rows = args[0].reshape(-1, args[0].shape[-1]).double().square().sum(dim=0)
-                squares[name] = squares.get(name, 0) + rows
-
-            return hook
-
         matrices = layer.attn.matrices | layer.mlp.matrices
-        handles = [modules[name].register_forward_pre_hook(see(name)) for name in matrices]
-        for sequence in tokens:
-            copied.hidden(sequence[None])
-        for handle in handles:
-            handle.remove()
+        inputs = inputs_of(copied, matrices, *tokens[:, None])
         for name, matrix in matrices.items():
             mask = found.masks[name]
-            scores = matrix.weight.double().abs() * squares[name].sqrt()
+            scores = matrix.weight.double().abs() * inputs[name].norm(dim=0)
             for kept, row in zip(mask, scores, strict=True):
                 assert row[~kept].max() <= row[kept].min() * (1 + 1e-5)
             matrix.weight.masked_fill_(~mask, 0)
@@ -148,9 +134,8 @@ def test_a_layer_is_not_run_further_than_its_last_matrix(decoder: Decoder, token
     streams = Streams(decoder, tokens)
     runs: list[str] = []
     mlp = decoder.layers[0].mlp.mixers[0]
-    handles = [
-        part.register_forward_hook(lambda *_, name=name: runs.append(name)) for name, part in mlp.named_children()
-    ]
+    parts = mlp.named_children()
+    handles = [part.register_forward_hook(lambda *_, name=name: runs.append(name)) for name, part in parts]
     matrices = decoder.layers[0].attn.matrices | decoder.layers[0].mlp.matrices
     stopped = streams.measure(0, streams.begin(), matrices)
     assert runs.count("down_proj") == 1  # the first batch shows how often each matrix is read

@@ -230,10 +230,7 @@ def test_a_sublayer_alone_is_the_one_of_a_model_in_bfloat16_on_the_dense_stream(
             isolated = own.filter(scope="isolated", lens="normed").sort("position")
             p, q = (model(tokens).logits[0].log_softmax(-1) for model in (dense, mixed))
             kl = (p.exp() * (p - q)).sum(-1)
-            for found, expected in (
-                (local["norm_dh"], shift.norm(dim=-1)),
-                (isolated["kl_dense_pruned_nats"], kl),
-            ):
+            for found, expected in ((local["norm_dh"], shift.norm(dim=-1)), (isolated["kl_dense_pruned_nats"], kl)):
                 # Few numbers round to their other neighbour, because the sums before them have another order.
                 error = (torch.tensor(found).double() / expected - 1).abs()
                 assert error.median() < 5e-3

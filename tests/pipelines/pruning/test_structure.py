@@ -22,6 +22,7 @@ from prunescope.pipelines.pruning.variant import Variant, load_variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import Flap, Heads, Neurons, parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec
+from tests.pipelines.models.recorded import inputs_of
 from tests.tiny_models import EVERY_DECODER, SHORT_TEXT, save_tiny
 
 SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=6, length=24)
@@ -202,26 +203,11 @@ def test_every_decoder_drops_sublayers_and_units_or_gives_the_reason(load: Load,
     torch.testing.assert_close(logits(decoder.model), dense, rtol=0, atol=0)
 
 
-def inputs_of(decoder: Decoder, names: set[str], tokens: Tensor) -> dict[str, Tensor]:
-    """Return inputs of some linear modules, (tokens, channels) in float64, recorded with separate hooks."""
-    seen: dict[str, list[Tensor]] = {}
-    handles = [
-        module.register_forward_pre_hook(lambda _, args, name=name: seen.setdefault(name, []).append(args[0].detach()))
-        for name, module in decoder.model.named_modules()
-        if name in names
-    ]
-    for sequence in tokens:
-        decoder.hidden(sequence[None])
-    for handle in handles:
-        handle.remove()
-    return {name: torch.cat(parts, dim=1)[0].double() for name, parts in seen.items()}
-
-
 @pytest.mark.parametrize("score", ["magnitude", "wanda", "flap"])
 def test_uniform_choices_follow_the_scores_formula_in_float64(load: Load, score: str) -> None:
     decoder, calibrated = load("llama")
     variant = pruned(decoder, calibrated, f"{NEURONS}, score: {score}}}")
-    x = inputs_of(decoder, {*variant.facts["structure"]}, calibration_tokens(decoder.tokenizer, SPEC))
+    x = inputs_of(decoder, {*variant.facts["structure"]}, *calibration_tokens(decoder.tokenizer, SPEC)[:, None])
     for index, layer in enumerate(decoder.layers):
         mlp = layer.mlp.mixers[0]
         gate, up, down = (each.weight.double() for each in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
@@ -239,7 +225,7 @@ def test_flap_uses_one_threshold_for_all_heads_and_neurons(load: Load) -> None:
     decoder, calibrated = load("llama", num_key_value_heads=4, head_dim=16)
     variant = pruned(decoder, calibrated, "flap-30")
     facts = variant.facts["structure"]
-    x = inputs_of(decoder, {*facts}, calibration_tokens(decoder.tokenizer, SPEC))
+    x = inputs_of(decoder, {*facts}, *calibration_tokens(decoder.tokenizer, SPEC)[:, None])
     ranks = []
     for name, fact in facts.items():
         weight = decoder.matrices[name].weight.double()
@@ -267,8 +253,7 @@ def test_the_bias_compensates_exactly_the_mean_change(load: Load, architecture: 
     decoder, calibrated = load(architecture)
     variant = pruned(decoder, calibrated, recipe)
     plain = Variant(variant.changes)
-    tokens = calibration_tokens(decoder.tokenizer, SPEC)
-    x = inputs_of(decoder, {*variant.facts["structure"]}, tokens)
+    x = inputs_of(decoder, {*variant.facts["structure"]}, *calibration_tokens(decoder.tokenizer, SPEC)[:, None])
     for name in variant.facts["structure"]:
         weight, bias = decoder.matrices[name].weight.double(), decoder.model.get_submodule(name).bias
         own = plain.changes[name].weight(weight)

@@ -47,20 +47,6 @@ def pruned(decoder: Decoder, calibrated: CalibrationResult, name: str) -> Varian
     return prune(decoder, parse_recipe(name), calibrated.activation_stats, calibrated.block_influence, tokens)
 
 
-def test_wanda_drops_the_smallest_scores_of_every_row_by_the_papers_formula(
-    decoder: Decoder, calibrated: CalibrationResult
-) -> None:
-    variant = pruned(decoder, calibrated, "{name: w, method: wanda, sparsity: 0.5, predecessors: dense}")
-    for sublayer in decoder.sublayers:
-        for name, matrix in sublayer.matrices.items():
-            row = calibrated.activation_stats.row(by_predicate=pl.col("module") == name, named=True)
-            norms = (torch.tensor(row["second_moment"]).double() * row["tokens"]).sqrt()
-            scores = matrix.weight.double().abs() * norms
-            for values, keep in zip(scores, variant.masks[name], strict=True):
-                assert int(keep.sum()) == len(values) - round(0.5 * len(values))
-                assert values[~keep].max() <= values[keep].min() * (1 + 1e-6)
-
-
 @pytest.mark.parametrize("name", ["magnitude-50", "wanda-50", "wanda-2of4", "magnitude-4of8"])
 def test_exactly_half_of_the_prunable_weights_are_masked(
     decoder: Decoder, calibrated: CalibrationResult, name: str

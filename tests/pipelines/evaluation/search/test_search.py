@@ -345,11 +345,7 @@ def test_gains_that_add_up_to_more_than_the_whole_predict_no_negative_kl(
     [(-0.5, 0.01, False, True, True), (0.1, -0.01, True, False, False), (-0.1, 0, False, True, True)],
 )
 def test_an_exchange_is_accepted_by_the_items_that_did_not_propose_it(
-    proposing: float,
-    others: float,
-    exchange: bool,
-    interval: bool,
-    whole: bool,
+    proposing: float, others: float, exchange: bool, interval: bool, whole: bool
 ) -> None:
     parent = Trial(0, "searched", "sum", 0.2, 0.2, {}, 0.5, np.ones(12), np.ones(12))
     nats = parent.nats + np.repeat([proposing, others], (8, 4))

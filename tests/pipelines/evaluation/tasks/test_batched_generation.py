@@ -14,10 +14,10 @@ from prunescope.pipelines.evaluation.tasks.batched_generation import generate_gr
 from prunescope.pipelines.metrics.text_metrics import distinct_n, repeat_rates
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
-from prunescope.pipelines.models.module_calls import hooks
 from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import parse_recipe
+from tests.pipelines.models.recorded import shapes_of_passes
 from tests.pipelines.models.reference_models import copy_of, write_masks
 from tests.tiny_models import save_tiny
 
@@ -86,13 +86,9 @@ def test_a_shared_prefix_changes_no_answer(architecture: str, tmp_path: Path, mo
     begin = tuple(range(30, 42))
     contexts = [begin + rest for rest in ((5, 77), (9, 120, 5, 33, 250), (8, 8, 61, 2, 4, 4, 7, 1), (99, 180, 41))]
     decoder = replace(decoder, end_ids=frozenset())
-    passes: list[int] = []
-
-    def count(_: Any, __: Any, keywords: dict[str, Any]) -> None:
-        passes.append(keywords["input_ids"].numel())
-
-    with hooks(decoder.trunk.register_forward_pre_hook(count, with_kwargs=True)):
+    with shapes_of_passes(decoder) as shapes:
         found = generate_greedy(decoder, contexts, [()] * len(contexts), NEW)
+    passes = [rows * tokens for rows, tokens in shapes]
     assert [list(written.tokens) for written in found] == [generated(decoder, context) for context in contexts]
     if architecture in {"llama", "gpt2", "opt", "bloom"}:
         assert 4 * 8 in passes, "the beginning passed with every context"
@@ -187,16 +183,11 @@ def test_finished_rows_leave_and_a_batch_respects_its_token_limit(
     decoder = replace(decoder, end_ids=frozenset({alone[0][3], alone[1][6]}))
     shapes: list[tuple[int, ...]] = []
 
-    def watch(module: object, args: object, keywords: dict[str, torch.Tensor]) -> None:
-        shapes.append(tuple(keywords["input_ids"].shape))
-
     def run(batch: int) -> list[tuple[int, ...]]:
-        shapes.clear()
-        with hooks(decoder.trunk.register_forward_pre_hook(watch, with_kwargs=True)):
-            return [
-                written.tokens
-                for written in generate_greedy(decoder, CONTEXTS, [()] * 6, NEW, batch, reuses_prefix=False)
-            ]
+        with shapes_of_passes(decoder) as seen:
+            found = generate_greedy(decoder, CONTEXTS, [()] * 6, NEW, batch, reuses_prefix=False)
+        shapes[:] = seen
+        return [written.tokens for written in found]
 
     together = run(16)
     lengths = [len(tokens) for tokens in together]
@@ -234,13 +225,11 @@ def test_contexts_take_the_places_of_finished_ones(
     monkeypatch.setattr(batched_generation, "FEW_CONTEXTS", 2)
     shapes: list[tuple[int, ...]] = []
 
-    def watch(module: object, args: object, keywords: dict[str, torch.Tensor]) -> None:
-        shapes.append(tuple(keywords["input_ids"].shape))
-
     def run(batch: int) -> list[list[int]]:
-        shapes.clear()
-        with hooks(decoder.trunk.register_forward_pre_hook(watch, with_kwargs=True)):
-            return [list(each.tokens) for each in generate_greedy(decoder, contexts, [()] * len(contexts), NEW, batch)]
+        with shapes_of_passes(decoder) as seen:
+            found = generate_greedy(decoder, contexts, [()] * len(contexts), NEW, batch)
+        shapes[:] = seen
+        return [list(each.tokens) for each in found]
 
     lengths = [next((n for n, token in enumerate(own, 1) if token in ends), NEW) for own in expected]
     assert len(set(lengths)) > 2

@@ -1,6 +1,7 @@
 """Our answers to lm-eval's requests against those of its own `hf` model, on every shipped task."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from prunescope.pipelines.evaluation.tasks.lm_eval_model import VariantLM
 from prunescope.pipelines.evaluation.tasks.loading import LoadedTask, load_tasks, quiet
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
-from prunescope.pipelines.models.module_calls import hooks
 from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
@@ -22,6 +22,7 @@ from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
 from tests.pipelines.evaluation.tasks import harness
 from tests.pipelines.evaluation.traces.float64_reference import Llama64
+from tests.pipelines.models.recorded import shapes_of_passes
 from tests.pipelines.models.reference_models import copy_of, write_masks, write_zeros
 from tests.tiny_models import save_tiny
 
@@ -102,21 +103,15 @@ def test_long_options_have_the_log_likelihood_of_a_float64_model(tiny_folder: Pa
 
 
 def test_options_share_the_pass_over_their_context(decoder: Decoder, tmp_path: Path) -> None:
-    passed: list[int] = []
-
-    def count(module: object, args: object, kwargs: dict[str, torch.Tensor]) -> None:
-        passed.append(kwargs["input_ids"].numel())
-
     rows = [{"query": f"Which is {n} of these, once more?", "choices": list("abcde"), "gold": 0} for n in range(4)]
     data = tmp_path / "short.jsonl"
     data.write_text("\n".join(map(json.dumps, rows)))
     ours = VariantLM(decoder)
     for loaded in load_tasks([TaskSpec(name="openbookqa", data=str(data))]):
-        passed.clear()
-        with hooks(decoder.trunk.register_forward_pre_hook(count, with_kwargs=True)):
+        with shapes_of_passes(decoder) as shapes:
             samples = harness.evaluated(ours, loaded)
         alone = sum(len(ours.tok_encode("".join(args))) for sample in samples for args in sample["arguments"])
-        assert sum(passed) < 0.3 * alone
+        assert sum(map(math.prod, shapes)) < 0.3 * alone
 
 
 def test_where_padding_changes_states_only_equal_lengths_share_a_batch(decoder: Decoder) -> None:

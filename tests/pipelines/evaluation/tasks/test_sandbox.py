@@ -297,8 +297,7 @@ def test_the_number_of_processes_is_limited() -> None:
 
 
 @pytest.mark.parametrize(
-    "completion",
-    ["    return bytearray(10 * 2**30)\n", "    x = [x]\n    while True: x = x * 2\n"],
+    "completion", ["    return bytearray(10 * 2**30)\n", "    x = [x]\n    while True: x = x * 2\n"]
 )
 def test_memory_has_a_limit(completion: str) -> None:
     assert verdict_of(completion, Limits(memory_bytes=2**28)).outcome == "memory"

@@ -1,7 +1,6 @@
 """Tests of drafts: their tokens, their length, and the unchanged output."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from prunescope.pipelines.models.module_calls import hooks
 from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import parse_recipe
+from tests.pipelines.models.recorded import shapes_of_passes
 from tests.tiny_models import DECODERS, save_tiny
 
 CONTEXTS = ((5, 77, 9, 120, 5, 33, 250, 8, 8, 61), (4, 9), (99, 180, 41), tuple(range(7, 27)))
@@ -95,17 +95,6 @@ def decoder(tiny_folder: Path) -> Decoder:
     return replace(load_decoder(tiny_folder), end_ids=frozenset())
 
 
-@contextmanager
-def counted(decoder: Decoder) -> Iterator[list[tuple[int, ...]]]:
-    shapes: list[tuple[int, ...]] = []
-
-    def count(_: Any, __: Any, keywords: dict[str, Any]) -> None:
-        shapes.append(tuple(keywords["input_ids"].shape))
-
-    with hooks(decoder.trunk.register_forward_pre_hook(count, with_kwargs=True)):
-        yield shapes
-
-
 def alone(decoder: Decoder, context: Sequence[int]) -> list[int]:
     """Decode token by token, without a cache."""
     tokens = list(context)
@@ -135,7 +124,7 @@ def test_right_wrong_and_half_right_drafts_change_no_text(architecture: str, tmp
 def test_a_known_text_takes_few_passes_and_stops_as_usual(decoder: Decoder) -> None:
     wanted = [alone(decoder, context) for context in CONTEXTS]
     assert can_reuse_prefix(decoder)
-    with counted(decoder) as shapes:
+    with shapes_of_passes(decoder) as shapes:
         generate_greedy(decoder, CONTEXTS, [()] * 4, NEW, others=wanted, reuses_prefix=True)
     assert len(shapes) <= 8
     text = decoder.tokenizer.decode(wanted[0])
@@ -194,7 +183,7 @@ def test_no_drafts_where_padding_inside_a_text_changes_it(tiny_decoder: Callable
     decoder = tiny_decoder("mistral")  # a window of few tokens
     decoder = replace(decoder, end_ids=frozenset())
     assert not can_reuse_prefix(decoder)
-    with counted(decoder) as shapes:
+    with shapes_of_passes(decoder) as shapes:
         generate_greedy(decoder, CONTEXTS[:1], [()], 20, others=[alone(decoder, CONTEXTS[0])])
     assert {shape[1] for shape in shapes[-19:]} == {1}
 

@@ -453,20 +453,6 @@ def test_broken_models_and_long_prompts_are_refused(tiny_folder: Path, decoder: 
         TraceSession(broken, "tiny", study())
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_decoding_in_a_batch_equals_decoding_alone(architecture: str, tiny_decoder: Callable[[str], Decoder]) -> None:
-    decoder = tiny_decoder(architecture)
-    prompts = [(5, 77, 9), (120,), (33, 250, 8, 8, 61, 44, 17)]
-    together = decode_greedily(decoder, prompts, 8)
-    for prompt, found in zip(prompts, together, strict=True):
-        (alone,) = decode_greedily(decoder, [prompt], 8)
-        assert found.tokens == alone.tokens
-        np.testing.assert_allclose(found.streams, alone.streams, rtol=1e-3, atol=1e-4)
-        whole = decoder.hidden(torch.tensor([[*prompt, *alone.tokens]]))[0]
-        states = decoder.head.norm(alone.streams.float())
-        np.testing.assert_allclose(states, whole[len(prompt) - 1 : -1], rtol=1e-3, atol=1e-4)
-
-
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_a_text_is_the_same_in_batches_of_any_size(
     architecture: str, tiny_decoder: Callable[[str], Decoder], monkeypatch: pytest.MonkeyPatch

@@ -161,14 +161,6 @@ def test_top_tokens_of_the_own_text_are_those_of_its_steps(decoder: Decoder) -> 
     assert set(tables["top_tokens"]["trajectory"]) == {"teacher_forced", "own_text"}
 
 
-def test_a_variant_without_an_effect_flips_nowhere_and_moves_nothing(decoder: Decoder) -> None:
-    tables = TraceSession(decoder, "tiny", study_of()).trace("dense", Variant())
-    assert tables["generations"]["first_flip_step"].null_count() == len(TEXTS)
-    steps = tables["decoding_steps"]
-    assert set(steps["trajectory"]) == {"teacher_forced", "own_text"}
-    assert steps["kl_dense_pruned_nats"].abs().max() == 0
-
-
 @pytest.mark.parametrize("until", ["end", "length"])
 def test_a_first_token_that_ends_the_text_leaves_one_step_of_both(decoder: Decoder, until: str) -> None:
     plain = TraceSession(decoder, "tiny", study_of()).trace("magnitude-50", variant_of(decoder, "magnitude-50"))
