@@ -1,6 +1,5 @@
 """Dagster's web server with the origin guard."""
 
-from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware

@@ -104,7 +104,7 @@ def draw_rows(rows: pl.DataFrame) -> theme.AnyChart:
     """
     key = [name for name in rows.columns if rows[name].dtype in _NAMES or name in _ORDERED]
     if not key:
-        raise InputError("a chart needs a column of names, such as recipe, or one of steps or layers, and a column of numbers")
+        raise InputError("a chart needs a column of names, steps or layers, and a column of numbers")
     return draw("the answer", rows, key, "")
 
 
