@@ -44,7 +44,13 @@ class ExportFolder(AbstractContextManager["ExportFolder"]):
         self._temporary.cleanup()
 
     def add(self, name: str, content: bytes) -> None:
-        """Write one file to the temporary folder."""
+        """Write one file to the temporary folder.
+
+        Raises:
+            ValueError: the name is taken, or no plain file name.
+        """
+        if name in {"", MANIFEST, *self.hashes} or Path(name).name != name or name.startswith("."):
+            raise ValueError(f"{name!r} cannot name another file of the export")
         Path(self._temporary.name, name).write_bytes(content)
         self.hashes[name] = hashlib.sha256(content).hexdigest()
 

@@ -90,6 +90,15 @@ def test_a_manifest_from_elsewhere_cannot_delete_files_outside(tmp_path: Path) -
     assert (tmp_path / "precious").exists()
 
 
+@pytest.mark.parametrize("name", ["../a", "/a", "a/b", MANIFEST, ".hidden", ""])
+def test_a_name_that_leaves_the_folder_or_is_taken_is_refused(tmp_path: Path, name: str) -> None:
+    with ExportFolder(tmp_path / "out") as made:
+        made.add("twice", b"")
+        for wrong in (name, "twice"):
+            with pytest.raises(ValueError, match="cannot name another file"):
+                made.add(wrong, b"")
+
+
 def test_a_file_in_the_place_of_the_folder_is_refused_with_a_fix_about_the_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
