@@ -169,7 +169,7 @@ def test_every_statement_links_to_valid_sql_and_its_views(file, measured) -> Non
         for key, where in sources_of(document) if name != "sql" else ():
             used.setdefault(key, set()).update(where)
     linked = {key for found in LINKED.findall(_script()) for key in found if key}
-    assert len(linked) == 15
+    assert len(linked) == 13
     assert set(used) | linked <= set(statements)
     for key, columns in used.items():
         is_pair = key.startswith("compare/")
