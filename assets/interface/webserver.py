@@ -1,6 +1,5 @@
 """Dagster's web server with the origin guard."""
 
-
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse

@@ -104,8 +104,8 @@ def _worded(members: Sequence[Any], model: Any) -> str:  # noqa: ANN401 - pydant
             message = f"{found} is none of {context['expected']}{_nearest(str(first['input']), context['expected'])}"
         case _:
             message = f"must be {' or '.join(dict.fromkeys(map(_allowed, members)))}; found {found}"
-    is_complete = field is None or "`" in message or message.endswith("?")
-    return message if is_complete else f"{message}{_example(name, field)}"
+    needs_example = "`" not in message and not message.endswith("?")
+    return f"{message}{_example(name, field)}" if field and needs_example else message
 
 
 def _unmatched(pattern: str) -> str:

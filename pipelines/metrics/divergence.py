@@ -125,8 +125,8 @@ def divergences(
         del block  # its arrays are freed before the next block's are made
     for name, values in (item for columns in results for item in columns.items()):
         is_bad = ~np.isfinite(values).all(0)
-        if is_bad.any():
-            row = int(is_bad.nonzero()[0][0])
+        if np.any(is_bad):
+            row = int(np.argmax(is_bad))
             raise NumericalError(f"row {row}: {name} is not a finite number (a zero vector, or logits beyond float32)")
     return [*results]
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,16 +13,18 @@ from prunescope.pipelines.evaluation.search.treatments import Treatments
 from prunescope.pipelines.evaluation.search.trials import half_width
 
 SCHEMA = pl.Schema(
-    {
-        "layer": pl.Int16,
-        **dict.fromkeys(("sublayer", "matrix", "treatment"), pl.String),
-        **dict.fromkeys(("parameters_removed", "bytes_removed"), pl.Int64),
-        "milliseconds_removed": pl.Float64,
-        **dict.fromkeys(("kl_dense_pruned_nats", "kl_low", "kl_high", "one_minus_cos_h"), pl.Float64),
-        "n_items": pl.Int32,
-        "item_kl": pl.List(pl.Float32),
-        "seconds": pl.Float64,
-    }
+    dict[str, Any](
+        {
+            "layer": pl.Int16,
+            **dict.fromkeys(("sublayer", "matrix", "treatment"), pl.String),
+            **dict.fromkeys(("parameters_removed", "bytes_removed"), pl.Int64),
+            "milliseconds_removed": pl.Float64,
+            **dict.fromkeys(("kl_dense_pruned_nats", "kl_low", "kl_high", "one_minus_cos_h"), pl.Float64),
+            "n_items": pl.Int32,
+            "item_kl": pl.List(pl.Float32),
+            "seconds": pl.Float64,
+        }
+    )
 )
 Row = Mapping[str, object]
 

@@ -201,9 +201,9 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
         # All contexts, so that what is kept does not depend on which texts have starts.
         if self.contexts is not None and self._reuses_prefix:
             add_contexts(self.decoder, self.contexts, [ids for group in by_limit.values() for _, ids, _ in group])
-        for limit, group in by_limit.items() if self.starts is not None else ():
-            self.written |= {key: Generation("", (), ended=False, kept=0) for key, *_ in group}
-            by_limit[limit] = [each for each in group if each[0] in self.starts]
+        if (given := self.starts) is not None:
+            self.written |= {key: Generation("", (), ended=False, kept=0) for key in keys}
+            by_limit = {limit: [each for each in group if each[0] in given] for limit, group in by_limit.items()}
         waiting = [len(ids) for group in by_limit.values() for _, ids, _ in group]
         self.progress.start(self.task, len(waiting), sum(waiting))
         for limit, group in by_limit.items():

@@ -27,38 +27,44 @@ from prunescope.pipelines.studies import MeasureSpec
 # Types are explicit because a table may have no row, or a column only nulls.
 _OPTION_LISTS = [f"{name}_{side}" for name in ("logits", "p_full", "p_options") for side in ("dense", "pruned")]
 OPTION_SCHEMA = pl.Schema(
-    {
-        "prompt_id": pl.String,
-        "temperature": pl.Float64,
-        "options": pl.List(pl.String),
-        "option_token_ids": pl.List(pl.Int32),
-        **dict.fromkeys(("gold", "argmax_dense", "argmax_pruned"), pl.String),
-        "is_argmax_same": pl.Boolean,
-        "kendall_tau": pl.Float64,
-        **dict.fromkeys(_OPTION_LISTS, pl.List(pl.Float64)),
-        **dict.fromkeys(("rank_dense", "rank_pruned"), pl.List(pl.Int32)),
-        **dict.fromkeys(("mass_dense", "mass_pruned"), pl.Float64),
-        **dict.fromkeys(("one_minus_cos_z_options", "one_minus_cos_p_options"), pl.Float64),
-        "kl_options_dense_pruned_nats": pl.Float64,
-        **dict.fromkeys(("one_minus_cos_h", "one_minus_cos_z", "one_minus_cos_p", "kl_dense_pruned_nats"), pl.Float64),
-    }
+    dict[str, Any](
+        {
+            "prompt_id": pl.String,
+            "temperature": pl.Float64,
+            "options": pl.List(pl.String),
+            "option_token_ids": pl.List(pl.Int32),
+            **dict.fromkeys(("gold", "argmax_dense", "argmax_pruned"), pl.String),
+            "is_argmax_same": pl.Boolean,
+            "kendall_tau": pl.Float64,
+            **dict.fromkeys(_OPTION_LISTS, pl.List(pl.Float64)),
+            **dict.fromkeys(("rank_dense", "rank_pruned"), pl.List(pl.Int32)),
+            **dict.fromkeys(("mass_dense", "mass_pruned"), pl.Float64),
+            **dict.fromkeys(("one_minus_cos_z_options", "one_minus_cos_p_options"), pl.Float64),
+            "kl_options_dense_pruned_nats": pl.Float64,
+            **dict.fromkeys(
+                ("one_minus_cos_h", "one_minus_cos_z", "one_minus_cos_p", "kl_dense_pruned_nats"), pl.Float64
+            ),
+        }
+    )
 )
 GENERATION_SCHEMA = pl.Schema(
-    {
-        **dict.fromkeys(("prompt_id", "kind", "prompt_text"), pl.String),
-        "prompt_tokens": pl.Int32,
-        "text": pl.String,
-        "token_ids": pl.List(pl.Int32),
-        **dict.fromkeys(("first_flip_step", "collapse_step", "end_step", "answer_end_step"), pl.Int32),
-        **dict.fromkeys(("repeat_rate", "distinct_1", "distinct_2"), pl.Float64),
-        **dict.fromkeys(("answer", "gold"), pl.String),
-        "is_correct": pl.Boolean,
-        "text_fork": pl.String,
-        "token_ids_fork": pl.List(pl.Int32),
-        **dict.fromkeys(("collapse_step_fork", "end_step_fork"), pl.Int32),
-        "answer_fork": pl.String,
-        "is_correct_fork": pl.Boolean,
-    }
+    dict[str, Any](
+        {
+            **dict.fromkeys(("prompt_id", "kind", "prompt_text"), pl.String),
+            "prompt_tokens": pl.Int32,
+            "text": pl.String,
+            "token_ids": pl.List(pl.Int32),
+            **dict.fromkeys(("first_flip_step", "collapse_step", "end_step", "answer_end_step"), pl.Int32),
+            **dict.fromkeys(("repeat_rate", "distinct_1", "distinct_2"), pl.Float64),
+            **dict.fromkeys(("answer", "gold"), pl.String),
+            "is_correct": pl.Boolean,
+            "text_fork": pl.String,
+            "token_ids_fork": pl.List(pl.Int32),
+            **dict.fromkeys(("collapse_step_fork", "end_step_fork"), pl.Int32),
+            "answer_fork": pl.String,
+            "is_correct_fork": pl.Boolean,
+        }
+    )
 )
 # Number of steps whose logits are in memory at the same time.
 STEPS_AT_ONCE = 64

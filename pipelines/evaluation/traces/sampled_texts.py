@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -27,27 +28,31 @@ from prunescope.pipelines.studies import DecodingSpec, Study
 # Columns of `divergence` that `sampled_steps` has.
 MEASURES = ("kl_dense_pruned_nats", "kl_pruned_dense_nats", "entropy_dense_nats", "entropy_pruned_nats")
 GENERATION_SCHEMA = pl.Schema(
-    {
-        **dict.fromkeys(("model", "recipe", "prompt_id"), pl.String),
-        "sample": pl.Int32,
-        **dict.fromkeys(("temperature", "top_p"), pl.Float64),
-        "text": pl.String,
-        "token_ids": pl.List(pl.Int32),
-        **dict.fromkeys(("first_flip_step", "collapse_step", "end_step"), pl.Int32),
-        **dict.fromkeys(("repeat_rate", "distinct_1", "distinct_2"), pl.Float64),
-        **dict.fromkeys(("answer", "gold"), pl.String),
-        "is_correct": pl.Boolean,
-    }
+    dict[str, Any](
+        {
+            **dict.fromkeys(("model", "recipe", "prompt_id"), pl.String),
+            "sample": pl.Int32,
+            **dict.fromkeys(("temperature", "top_p"), pl.Float64),
+            "text": pl.String,
+            "token_ids": pl.List(pl.Int32),
+            **dict.fromkeys(("first_flip_step", "collapse_step", "end_step"), pl.Int32),
+            **dict.fromkeys(("repeat_rate", "distinct_1", "distinct_2"), pl.Float64),
+            **dict.fromkeys(("answer", "gold"), pl.String),
+            "is_correct": pl.Boolean,
+        }
+    )
 )
 STEP_SCHEMA = pl.Schema(
-    {
-        **dict.fromkeys(("model", "recipe", "prompt_id", "trajectory"), pl.String),
-        **dict.fromkeys(("sample", "step"), pl.Int32),
-        "temperature": pl.Float64,
-        **dict.fromkeys(("token_id_dense", "token_id_pruned"), pl.Int32),
-        **dict.fromkeys(("total_variation", "flip_probability"), pl.Float64),
-        **dict.fromkeys(MEASURES, pl.Float32),
-    }
+    dict[str, Any](
+        {
+            **dict.fromkeys(("model", "recipe", "prompt_id", "trajectory"), pl.String),
+            **dict.fromkeys(("sample", "step"), pl.Int32),
+            "temperature": pl.Float64,
+            **dict.fromkeys(("token_id_dense", "token_id_pruned"), pl.Int32),
+            **dict.fromkeys(("total_variation", "flip_probability"), pl.Float64),
+            **dict.fromkeys(MEASURES, pl.Float32),
+        }
+    )
 )
 # Number of steps whose logits are in memory at the same time, per thread.
 PIECE_ROWS = 64

@@ -1,6 +1,7 @@
 """Conversion between residual streams and rows of `hidden_states`, which are float16 with one scale per row."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -15,14 +16,16 @@ _MAX_EXPONENT = 15
 _MIN_FLOAT32_EXPONENT = -126
 _KEY = ("model", "prompt_id", "position", "layer", "sublayer")
 STATE_SCHEMA = pl.Schema(
-    {
-        "prompt_id": pl.String,
-        "position": pl.Int32,
-        "layer": pl.Int16,
-        **dict.fromkeys(("sublayer", "scope"), pl.String),
-        "scale": pl.Float32,
-        "state": pl.List(pl.Float16),
-    }
+    dict[str, Any](
+        {
+            "prompt_id": pl.String,
+            "position": pl.Int32,
+            "layer": pl.Int16,
+            **dict.fromkeys(("sublayer", "scope"), pl.String),
+            "scale": pl.Float32,
+            "state": pl.List(pl.Float16),
+        }
+    )
 )
 
 

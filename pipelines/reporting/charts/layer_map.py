@@ -1,6 +1,7 @@
 """Origin and growth of a shift, by layer and step, as two heat maps per variant."""
 
 import math
+from typing import cast
 
 import altair as alt
 import polars as pl
@@ -72,7 +73,8 @@ def _map(lines: pl.DataFrame, quantity: str, rows: int, steps: list[int], order:
         .properties(width=len(steps) * max(1, round(_WIDTH / len(steps))), height=rows * max(2, round(_HEIGHT / rows)))
     )
     heading_of = alt.TitleParams(heading, fontSize=12, anchor="start")
-    return theme.faceted(chart, "variant", order, 1, spacing=8, title=heading_of).resolve_axis(x="independent")
+    grid = theme.faceted(chart, "variant", order, 1, spacing=8, title=heading_of)
+    return cast(theme.AnyChart, grid.resolve_axis(x="independent"))
 
 
 def draw(frame: pl.DataFrame) -> theme.Drawn:

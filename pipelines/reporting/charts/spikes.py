@@ -1,7 +1,7 @@
 """ROC curves of a sublayer's local Var_p(Δz) as a predictor of KL spikes at the output (q01_spike_predictors)."""
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import altair as alt
 import polars as pl
@@ -67,8 +67,9 @@ def _curves(curves: pl.DataFrame, order: list[str]) -> theme.AnyChart:
     return _by_variant(chart.properties(width=190, height=120), order)
 
 
-def _by_variant(chart: alt.LayerChart, order: list[str]) -> theme.AnyChart:
-    return theme.faceted(chart, "variant", order, theme.balanced(len(order), 5)).resolve_axis(x="independent")
+def _by_variant(chart: theme.AnyChart, order: list[str]) -> theme.AnyChart:
+    grid = theme.faceted(chart, "variant", order, theme.balanced(len(order), 5))
+    return cast(theme.AnyChart, grid.resolve_axis(x="independent"))
 
 
 def _with_ends(named: pl.DataFrame) -> pl.DataFrame:

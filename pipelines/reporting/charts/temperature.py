@@ -1,6 +1,6 @@
 """Shift of p at each temperature of the softmax: the paper's Figure 6, for every recipe."""
 
-from typing import Any
+from typing import Any, cast
 
 import altair as alt
 import polars as pl
@@ -52,7 +52,7 @@ def _curves(data: pl.DataFrame) -> theme.AnyChart:
         data=theme.rows(data),
     ).properties(width=250, height=95)
     grid = theme.variant_grid(chart, data, generation.quantity_column(20), 24, 38)
-    return grid.resolve_axis(y="independent")  # one unit per axis
+    return cast(theme.AnyChart, grid.resolve_axis(y="independent"))  # one unit per axis
 
 
 def _dots(data: pl.DataFrame) -> theme.AnyChart:

@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
-from typing import Any, Self, TypeAlias, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar, cast
 
 import altair as alt
 import polars as pl
@@ -257,13 +257,13 @@ def balanced(panels: int, most: int) -> int:
 
 
 def variant_grid(
-    chart: alt.LayerChart, frame: pl.DataFrame, column: alt.Column, row_space: int, column_space: int
+    chart: AnyChart, frame: pl.DataFrame, column: alt.Column, row_space: int, column_space: int
 ) -> alt.FacetChart:
     """Return a row of panels per `variant`, in the order of the frame; `row_names` writes their headings."""
     row = alt.Row("variant:N", title=None, sort=names(frame, "variant"), header=alt.Header(labels=False))
     spacing = alt.RowColnumber(row=row_space, column=column_space)
     # Flush, so that a long name above a panel does not move the panels.
-    grid: alt.FacetChart = chart.facet(row=row, column=column, bounds="flush", spacing=spacing)
+    grid: alt.FacetChart = cast(alt.Chart, chart).facet(row=row, column=column, bounds="flush", spacing=spacing)
     return grid
 
 
@@ -304,15 +304,15 @@ def valid(chart: alt.Chart, *fields: str) -> alt.Chart:
 
 
 def faceted(
-    chart: alt.Chart | alt.LayerChart,
+    chart: AnyChart,
     field: str,
     order: Sequence[Any],
     columns: int,
     **keys: Any,  # noqa: ANN401
 ) -> alt.FacetChart:
     """Return a panel per value of a field, in rows of so many columns; `header` and other keys are Altair's."""
-    header = {"header": alt.Header(**keys.pop("header"))} if "header" in keys else {}
-    facets: alt.FacetChart = chart.facet(
+    header: Any = {"header": alt.Header(**keys.pop("header"))} if "header" in keys else {}
+    facets: alt.FacetChart = cast(alt.Chart, chart).facet(
         facet=alt.Facet(field if ":" in field else f"{field}:N", title=None, sort=order, **header),
         columns=columns,
         **keys,
