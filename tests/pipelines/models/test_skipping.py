@@ -139,7 +139,7 @@ def test_generate_uses_only_the_remaining_sublayers(form: str, tiny_decoder: Cal
 
 def test_unproved_skips_run_and_add_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Use caches that do not grow and so give wrong positions, which the check at load time detects."""
-    monkeypatch.setattr(skipping, "_growing", lambda layer: lambda *call: None)
+    monkeypatch.setattr(skipping, "_grow", lambda *call: None)
     decoder = load_decoder(save_tiny(tmp_path))
     assert decoder.skips is None
     with apply_variant(decoder, Variant(dropped=("attn.0",))):
