@@ -111,9 +111,6 @@ def task_items(decoder: Decoder, study: Study, name: str, count: int, progress: 
     Raises:
         InputError: the study has no such task, or the task has no right answers.
     """
-    # lm-eval is imported here because other objectives do not need it.
-    from prunescope.pipelines.evaluation.tasks.right_answers import right_answers
-
     spec = next((spec for spec in study.tasks if spec.name == name), None)
     if spec is None:
         own = ", ".join(spec.name for spec in study.tasks) or "none"
