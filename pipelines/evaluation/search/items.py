@@ -109,12 +109,15 @@ def task_items(decoder: Decoder, study: Study, name: str, count: int, progress: 
     of `task_samples`. In a task that generates text the dense model's greedy answers count as right.
 
     Raises:
-        InputError: the task has no right answers.
+        InputError: the study has no such task, or the task has no right answers.
     """
+    spec = next((spec for spec in study.tasks if spec.name == name), None)
+    if spec is None:
+        own = ", ".join(spec.name for spec in study.tasks) or "none"
+        raise InputError(f"search: objective task:{name}: the study has no task {name!r}; its tasks are {own}")
     # lm-eval is imported here because other objectives do not need it.
     from prunescope.pipelines.evaluation.tasks.right_answers import right_answers
 
-    spec = next(spec for spec in study.tasks if spec.name == name)  # a study refuses an objective without its task
     return [
         Item(f"{each.task}-{each.sample_id}", each.tokens, len(each.tokens) - each.length)
         for each in right_answers(decoder, spec, count, progress)
