@@ -1,7 +1,7 @@
 """Formulas of the LM head and the final norm; `prunescope.pipelines.models` finds their modules."""
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Float, Float64, Int
@@ -19,7 +19,8 @@ _MAX_EPS = 0.1
 # Tokens per state whose logits are recomputed in float32 after a half-precision product has ranked all tokens.
 _CANDIDATES = 32
 
-NormKind = Literal["rms", "rms_plus_one", "layer", "layer_plus_one"]
+Lens: TypeAlias = Literal["raw", "normed"]
+NormKind: TypeAlias = Literal["rms", "rms_plus_one", "layer", "layer_plus_one"]
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ class OutputHead:
     half: Float[Tensor, "v d"] | None = None
 
     def lens(
-        self, h: Float[Tensor, "n d"], dh: Float[Tensor, "n d"], lens: str
+        self, h: Float[Tensor, "n d"], dh: Float[Tensor, "n d"], lens: Lens
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
         """Return the head's input for residual streams h, and its shift for a shift dh of h.
 

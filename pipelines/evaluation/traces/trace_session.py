@@ -22,6 +22,7 @@ from prunescope.pipelines.evaluation.traces.stored_states import STATE_SCHEMA, s
 from prunescope.pipelines.evaluation.traces.trajectories import output_tables
 from prunescope.pipelines.metrics.divergence import divergences
 from prunescope.pipelines.metrics.logit_blocks import BLOCK_ROWS, Workspace
+from prunescope.pipelines.metrics.output_head import Lens
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.float64_pass import Norms, float64_norms
 from prunescope.pipelines.models.sublayer import Sublayer
@@ -304,7 +305,7 @@ class TraceSession:
         return measured
 
     def _measured_together(
-        self, lenses: Sequence[str], stream: Tensor, moves: Mapping[tuple[str, str], Tensor | None]
+        self, lenses: Sequence[Lens], stream: Tensor, moves: Mapping[tuple[str, str], Tensor | None]
     ) -> dict[tuple[str, str], Columns]:
         """Compute the columns of every shift; the lenses' rows are concatenated; all zero shifts share one set."""
         head = self.decoder.head

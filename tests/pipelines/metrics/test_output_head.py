@@ -212,11 +212,6 @@ def test_a_model_without_a_final_norm_has_one_lens_under_both_names():
     assert torch.equal(dx, dh)
 
 
-def test_an_unknown_lens_is_refused():
-    with pytest.raises(ValueError, match="raw or normed"):
-        OutputHead(torch.eye(WIDTH)).lens(*states(9), "logit")
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("scale", "cap", "has_bias"), [(1.0, None, False), (0.0625, 30.0, False), (-3.0, None, True)])
 def test_the_likeliest_token_of_a_half_precision_head_is_that_of_float32_also_among_near_ties(
