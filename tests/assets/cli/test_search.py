@@ -108,7 +108,8 @@ def trials(warehouse: Path) -> pl.DataFrame:
 
 
 def unfinished(warehouse: Path) -> list[Path]:
-    return sorted(unfinished_folder(Store(warehouse), "tiny-a").rglob("*.npz"))
+    """Return the finished files of an unfinished search; a killed process leaves a temporary one beside them."""
+    return sorted(unfinished_folder(Store(warehouse), "tiny-a").rglob("[!.]*.npz"))
 
 
 def test_a_search_fills_both_tables_with_a_result_of_every_strategy(searched: Path, study: StudyFile) -> None:

@@ -136,4 +136,4 @@ def test_the_calibration_of_a_recipe_inherits_missing_keys_from_the_study(
 def test_the_methods_section_describes_each_calibration(beside: tuple[StudyFile, Path]) -> None:
     with open_warehouse(beside[1]) as connection:
         known = _calibrations(connection, StudyRequest(str(beside[0].path)).load())
-    assert {drawn.seed for drawn in known.values()} == {0, 1}
+    assert {drawn["seed"] for drawn in known.values()} == {0, 1}
