@@ -138,18 +138,18 @@ class _Run:
         yield StepBegun(recipe, step)
         context = replace(self.context, recipe=None if recipe is None else self.context.study.recipe(recipe))
         written, halves, retries, note = set[str](), False, _RETRIES, {}
-        broken = list[str]()
         if self.task.halves_batches:
             note = {"memory": "its process was lost at first; half the batch size was enough"}
         failed: StepFailed | None = None
         while True:
+            broken = list[str]()
             try:
                 with self.session.halved() if halves else nullcontext():
                     for table in work(context, self.session):
                         if table.table not in written:
                             written.add(table.table)
                             yield replace(table, details=table.details | note)
-                            broken += _broken_rules(table)
+                        broken += _broken_rules(table)
                 _require_whole(broken)
                 break
             except Exception as error:

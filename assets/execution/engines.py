@@ -38,7 +38,7 @@ class Engine:
             away = [task.only(lambda _, step: step != "speed") for task in tasks]
             failed = set[tuple[str, str | None]]()
             for task, event in compute_on_ray([task for task in away if task.steps], self.cluster, self.log):
-                if isinstance(event, StepFailed):
+                if isinstance(event, StepFailed) and event.step != "search":
                     failed.add((task.model, event.recipe))
                 yield task, event
             tasks = [

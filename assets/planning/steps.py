@@ -15,7 +15,7 @@ SPEED_TABLE = "speed"
 
 @dataclass(frozen=True)
 class Step:
-    """One computation for one model or one variant, which writes all of its tables or none.
+    """One computation for one model or one variant; if one of its tables is missing, all are computed again.
 
     Attributes:
         name: name in tasks, assets and messages.

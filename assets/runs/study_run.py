@@ -135,8 +135,6 @@ class StudyRun:
         tasks = list(self._tasks(plan, halves_batches=is_last_attempt(context.run.tags)))
         recorded = RecordedTables(context.instance)
         for task, event in engine.events(tasks, self.listener):
-            if self.interrupted():
-                raise KeyboardInterrupt
             if isinstance(event, StepBegun):
                 self.listener.begins(task.name(event.recipe, event.step), event.step)
             elif isinstance(event, TableWritten):
@@ -144,6 +142,8 @@ class StudyRun:
                 self._written(task.name(event.recipe, event.step), event)
             else:
                 self._failed(task, event)
+            if self.interrupted():  # what is written is recorded first
+                raise KeyboardInterrupt
         engine.release()
         if plan.is_report_stale and study_partitions(self.store, self.study):
             self.listener.begins(ANSWERS, "answers")
