@@ -1,7 +1,7 @@
 """The resource that computes a run's tables: in the run's own process or on a Ray cluster."""
 
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import Literal, Self
 
 from dagster import (
@@ -27,7 +27,6 @@ from prunescope.assets.instance.instance import STUDY_TAG, is_last_attempt, writ
 from prunescope.assets.planning.steps import STEPS
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.core import scratch_directory
-from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.log_progress import LogProgress
 from prunescope.warehouse.tables import TABLES
 
@@ -110,11 +109,10 @@ class EngineResource(ConfigurableResource):
         def last_request(study_name: str) -> StudyRequest | None:
             # Runs by a click, such as this one, name no study.
             for run in context.instance.get_runs(RunsFilter(tags={STUDY_TAG: study_name}), limit=_MAX_RUNS):
-                with suppress(InputError):  # the run's study is gone or was changed
-                    request = StudyResource.of_run(run.run_config)
-                    asked = request.load() if request else None
-                    names = {own.name for own in asked.models} if asked else set[str]()
-                    if asked and model in names and recipe in {None, *(own.name for own in asked.recipes)}:
+                if (request := StudyResource.of_run(run.run_config)) is not None:
+                    asked = request.load()
+                    recipes = {None, *(own.name for own in asked.recipes)}
+                    if recipe in recipes and model in {own.name for own in asked.models}:
                         return request
             return None
 

@@ -258,7 +258,10 @@ def _values(column: pa.ChunkedArray) -> list[object]:
         items = iter(_values(pc.list_flatten(column)))
         lengths = pc.list_value_length(column).to_pylist()
         return [None if length is None else [next(items) for _ in range(length)] for length in lengths]
-    return list(column.to_pylist())
+    try:
+        return list(column.to_pylist())
+    except OverflowError:  # a date beyond Python's, such as DuckDB's `infinity`
+        return list(column.cast(pa.string()).to_pylist())
 
 
 def is_number(of: pa.DataType) -> bool:

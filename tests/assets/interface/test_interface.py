@@ -122,14 +122,20 @@ def change_magnitude(study: StudyFile, warehouse: Path) -> None:
 
 
 def computed_by_the_command_line(recipe: str, study: StudyFile, warehouse: Path) -> None:
-    """Record the run that computed a variant in the history, as in a warehouse that was not moved."""
+    """Record the run that computed a variant in the history, as in a warehouse that was not moved.
+
+    A later run of the study had another model.
+    """
     tags = {STUDY_TAG: study.name, WAREHOUSE_TAG: str(warehouse), "dagster/partition": f"tiny-a|{recipe}"}
     with open_instance(warehouse) as instance:
         job = defs.resolve_implicit_global_asset_job_def()
-        instance.create_run_for_job(job, status=DagsterRunStatus.SUCCESS, tags=tags, run_config=asks_for(study))
+        for asked in ({}, {"models": ["another=somewhere"]}):
+            config = asks_for(study)
+            config["resources"]["study"]["config"] |= asked
+            instance.create_run_for_job(job, status=DagsterRunStatus.SUCCESS, tags=tags, run_config=config)
 
 
-def asks_for(study: StudyFile) -> dict[str, object]:
+def asks_for(study: StudyFile) -> dict[str, Any]:
     return {"resources": {"study": {"config": {"study": str(study.path)}}}}
 
 

@@ -39,6 +39,12 @@ ROWS = pa.table(
 NASTY = r"a|b_c & 50% #1 $x ^2 {z} \ ~ <b> `c` *d* [e](f)"
 
 
+@pytest.mark.parametrize("to", ["table", "csv", "json", "markdown", "latex"])
+def test_a_time_beyond_pythons_is_shown(to: str):
+    query = "SELECT 'infinity'::TIMESTAMP, 'infinity'::TIMESTAMPTZ, '-infinity'::DATE"
+    assert "range" in str(render(duckdb.sql(query).to_arrow_table(), to))
+
+
 def test_csv_is_exact_and_tells_null_from_the_empty_text():
     assert render(ROWS, "csv") == (
         "norm_dh,token,p,seconds,rank,is_same,total,at\n"
