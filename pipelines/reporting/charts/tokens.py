@@ -47,7 +47,8 @@ def _cells(frame: pl.DataFrame, per_line: int) -> pl.DataFrame:
         )
     )
     kl = pl.col("kl_own_text_nats")
-    return pl.concat([dense, pruned], how="diagonal").with_columns(
+    written = pl.concat([dense, pruned], how="diagonal").filter(pl.col("text").is_not_null())  # a text may have ended
+    return written.with_columns(
         pl.col("text").map_elements(lambda text: visible(text, 8), return_dtype=pl.String).alias("token"),
         pl.col("text").map_elements(lambda text: visible(text, 60), return_dtype=pl.String).alias("text"),
         pl.when(pl.col("variant") == "dense")

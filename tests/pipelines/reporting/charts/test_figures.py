@@ -329,6 +329,14 @@ def test_the_token_map_shows_each_token_in_reading_order_below_the_dense_text():
     assert flips == {row["recipe"]: row["first_flip_step"] for row in trace.drop_nulls("first_flip_step").to_dicts()}
 
 
+def test_the_token_map_shows_nothing_after_the_end_of_a_text():
+    ended = pl.when(pl.col("step") < 2).then("token_text_dense").alias("token_text_dense")
+    trace = frames.token_trace(prompts=("a",)).with_columns(ended)
+    cells = rows_with(FIGURES["tokens"].draw(frames.ask(FIGURES["tokens"].query, token_trace=trace)), "token")
+    assert [row["step"] for row in cells if row["variant"] == "dense"] == [0, 1]
+    assert all(row["token"] is not None for row in cells)
+
+
 @pytest.mark.parametrize(
     ("kl", "shown"),
     [(0.0, "below 0.01"), (0.01, "0.01 to 0.1"), (1.0, "1 to 5"), (19.9, "5 to 20"), (20.0, "20 and more")],
