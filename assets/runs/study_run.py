@@ -59,7 +59,7 @@ class StudyRun:
     @property
     def result(self) -> RunResult:
         """Return what was computed and what failed."""
-        return RunResult(self.study, self._computed, [*self._refused.values(), *self._failures])
+        return RunResult(self.study, tuple(self._computed), (*self._refused.values(), *self._failures))
 
     def plan(self) -> Plan:
         """Return the work to do."""
