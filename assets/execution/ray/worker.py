@@ -79,7 +79,8 @@ class Worker:
         import ray
 
         where, events = self._where(), list[Event]()
-        task = replace(task, halves_batches=ray.get_runtime_context().was_current_actor_reconstructed)
+        is_restarted = ray.get_runtime_context().was_current_actor_reconstructed
+        task = replace(task, halves_batches=task.halves_batches or is_restarted)
         try:
             events.extend(compute(task, self._session))
         except Exception as error:  # of the study or the model as a whole
