@@ -22,6 +22,7 @@ from dagster import (
     op,
 )
 from dagster import Failure as StepFailure
+from pydantic import Field
 
 from prunescope.assets import settings
 from prunescope.assets.defs import asset_definitions
@@ -41,7 +42,6 @@ from prunescope.assets.instance.instance import (
     require_space,
     writer_lock,
 )
-from prunescope.assets.planning.steps import CODE_VERSIONS
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.runs.forecast import ANSWERS
 from prunescope.assets.runs.outcome import Failure, Stage
@@ -59,8 +59,8 @@ CATALOGUE = "_catalogue/prunescope.duckdb"
 class WholeStudy(Config):
     """Options of a study's job in addition to its resources."""
 
-    replace: bool = False
-    answers: bool = True
+    replace: bool = Field(default=False, description="Recompute what another study computed from other inputs.")
+    tables: list[str] = Field(default=[], description="These tables only, without the answers; empty: the whole study.")
 
 
 def _study_job(pool: str | None, own: StudyRun | None = None) -> JobDefinition:
@@ -84,7 +84,7 @@ def _study_job(pool: str | None, own: StudyRun | None = None) -> JobDefinition:
             settings.cache_folder(),
             LogListener(context.log),
             replace=config.replace,
-            tables=None if config.answers else set(CODE_VERSIONS),
+            tables=config.tables or None,
         )
         yield from run.events(context, engine.engine, answer)
         if failures := run.result.failures:
@@ -117,7 +117,7 @@ def run_in_this_process(run: StudyRun, cluster: RayClusterConfig | None) -> None
             recover(instance, str(run.store.root), local)
             run.interrupted = interrupted
             engine = {"kind": "ray", "ray": asdict(cluster)} if cluster else {"kind": "inline"}
-            options = {"replace": run.replace, "answers": run.tables is None}
+            options = {"replace": run.replace, "tables": list(run.tables or ())}
             # A command says itself what it waits for, and ends at Ctrl-C; Dagster's wait for a pool does neither.
             done = _study_job(None, run).execute_in_process(
                 instance=instance,
@@ -178,7 +178,10 @@ def run_tags(study: str, store: Store) -> dict[str, str]:
 
 
 def run_config(
-    request: StudyRequest, store: Store, engine: dict[str, object] | None = None, options: dict[str, bool] | None = None
+    request: StudyRequest,
+    store: Store,
+    engine: dict[str, object] | None = None,
+    options: dict[str, object] | None = None,
 ) -> dict[str, object]:
     """Return a run's configuration, which the UI shows and can execute again.
 

@@ -1,6 +1,7 @@
 """A study of a tiny model through Dagster: its partitions, its runs, and what is recomputed."""
 
 import io
+import logging
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,9 @@ from prunescope.assets.instance.instance import LAUNCHER_TAGS, open_instance
 from prunescope.assets.interface.staleness import Staleness
 from prunescope.assets.planning.steps import MODEL_TABLES
 from prunescope.assets.planning.steps import VARIANT_TABLES as ALL_VARIANT_TABLES
+from prunescope.assets.planning.work_plan import StudyRequest
+from prunescope.assets.runs.run_study import run_study
+from prunescope.assets.runs.study_job import LogListener
 from prunescope.warehouse.catalogue import database
 from prunescope.warehouse.maintenance.diagnostics import diagnose
 from prunescope.warehouse.quality.plausibility_checks import PLAUSIBILITY_CHECKS
@@ -256,6 +260,20 @@ def test_the_job_study_computes_missing_partitions_and_empties_those_without_tex
     assert len(written - new) == len(RECIPES)
     assert {read_footer(path).rows for path in (warehouse / "text_tokens").rglob("*.parquet")} == {0}
     assert not diagnose(warehouse)
+
+
+def test_a_run_of_some_tables_that_is_executed_again_computes_no_others(
+    study: StudyFile, tmp_path: Path, cache: Path
+) -> None:
+    warehouse, request = tmp_path / "warehouse", StudyRequest(str(study.path), recipes=("dense",))
+    run_study(request, warehouse, cache, LogListener(logging.getLogger()), tables=["models", "variants"])
+    filled = partitions(warehouse)
+    shutil.rmtree(warehouse / "models")
+    with open_instance(warehouse) as instance:
+        (again,) = (run.run_config for run in instance.get_runs())
+        assert defs.resolve_job_def("study").execute_in_process(instance=instance, run_config=again).success
+    assert partitions(warehouse).keys() == filled.keys()
+    assert {name.split("/")[0] for name in filled} == {"models", "variants"}
 
 
 def test_the_job_of_a_variant_leaves_tables_alone_that_its_study_does_not_measure(
