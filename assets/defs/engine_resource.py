@@ -1,7 +1,7 @@
 """The resource that computes a run's tables: in the run's own process or on a Ray cluster."""
 
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Literal, Self
 
 from dagster import (
@@ -23,7 +23,7 @@ from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.assets.execution.engines import Engine
 from prunescope.assets.execution.ray.config import RayClusterConfig
 from prunescope.assets.execution.task import ModelTask, StepFailed, TableWritten
-from prunescope.assets.instance.instance import STUDY_TAG, is_last_attempt, writer_lock
+from prunescope.assets.instance.instance import STUDY_TAG, is_last_attempt
 from prunescope.assets.planning.steps import STEPS
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.core import scratch_directory
@@ -72,21 +72,16 @@ class EngineResource(ConfigurableResource):
         The run takes the lock before its steps take slots in Dagster's pool, so a step that has a slot never waits for
         the lock.
         """
-        store = self.warehouse.store()
-        local = store.local(settings.cache_folder())
-        with ExitStack() as stack:
-            log = context.log.info if context.log else print
-            stack.enter_context(
-                writer_lock(
-                    local, lambda holder: log(f"another run uses this warehouse; waiting for {holder}"), store.url
-                )
-            )
+        log = context.log.info if context.log else print
+        with self.warehouse.locked(log) as store:
             store.clean_temporaries()
             scratch_directory.clean()
             settings.let_waiting_threads_sleep()
             self._engine = Engine(RayClusterConfig(**self.ray.model_dump()) if self.kind == "ray" else None, log)
-            stack.callback(self._engine.release)
-            yield self
+            try:
+                yield self
+            finally:
+                self._engine.release()
 
     @property
     def engine(self) -> Engine:

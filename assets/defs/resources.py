@@ -16,6 +16,7 @@ from pydantic import Field, PrivateAttr
 
 from prunescope.assets import settings
 from prunescope.assets.execution.signals import end_with_parent
+from prunescope.assets.instance.instance import writer_lock
 from prunescope.assets.planning.freshness import table_partitions
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.publishing.explorer_data import asking
@@ -118,6 +119,16 @@ class WarehouseResource(ConfigurableResource):
     def store(self) -> Store:
         """Return the Parquet store."""
         return Store(settings.warehouse_root(self.root or None))
+
+    @contextmanager
+    def locked(self, log: Callable[[str], None]) -> Iterator[Store]:
+        """Hold the writer lock; `log` receives whom this run waits for."""
+        store = self.store()
+        local = store.local(settings.cache_folder())
+        with writer_lock(
+            local, lambda holder: log(f"another run uses this warehouse; waiting for {holder}"), store.url
+        ):
+            yield store
 
     def ask(self, query: str) -> pl.DataFrame:
         """Run one of the package's own queries; all queries of a run see the same state of the warehouse.
