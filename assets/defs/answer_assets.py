@@ -176,7 +176,7 @@ def _embedded(title: str, svg: str) -> str:
 def report(context: AssetExecutionContext, study: StudyResource, warehouse: WarehouseResource) -> MaterializeResult:
     """Render the report of the run's study."""
     store = warehouse.store()
-    chosen = study.request(store).load()
+    chosen = study.request(store, context.instance).load()
     # Before anything is read: partitions that are written meanwhile then make the report outdated.
     version = freshness.report_version(store, chosen)
     with warehouse.only(chosen) as catalogue:

@@ -12,7 +12,6 @@ from dagster import (
     InitResourceContext,
     MaterializeResult,
     ResourceDependency,
-    RunsFilter,
 )
 from pydantic import Field, PrivateAttr
 
@@ -23,15 +22,11 @@ from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.assets.execution.engines import Engine
 from prunescope.assets.execution.ray.config import RayClusterConfig
 from prunescope.assets.execution.task import ModelTask, StepFailed, TableWritten
-from prunescope.assets.instance.instance import STUDY_TAG, is_last_attempt
+from prunescope.assets.instance.instance import is_last_attempt
 from prunescope.assets.planning.steps import STEPS
-from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.core import scratch_directory
 from prunescope.pipelines.core.log_progress import LogProgress
 from prunescope.warehouse.tables import TABLES
-
-# Runs of a study that are searched for one with a partition.
-_MAX_RUNS = 100
 
 
 class RayConfig(Config):
@@ -100,18 +95,7 @@ class EngineResource(ConfigurableResource):
         # Parsed from text: a run that was launched with only the tag of the whole key has no MultiPartitionKey.
         model, _, name = key.partition("|")
         store, recipe = self.warehouse.store(), name or None
-
-        def last_request(study_name: str) -> StudyRequest | None:
-            # Runs by a click, such as this one, name no study.
-            for run in context.instance.get_runs(RunsFilter(tags={STUDY_TAG: study_name}), limit=_MAX_RUNS):
-                if (request := StudyResource.of_run(run.run_config)) is not None:
-                    asked = request.load()
-                    recipes = {None, *(own.name for own in asked.recipes)}
-                    if recipe in recipes and model in {own.name for own in asked.models}:
-                        return request
-            return None
-
-        request = study.request(store, model, recipe, last_request)
+        request = study.request(store, context.instance, model, recipe)
         loaded = request.load()
         if not STEPS[step].is_requested_by(loaded):
             for table in STEPS[step].tables:

@@ -34,7 +34,8 @@ _PAGE = 1000
 )
 def recipe(context: AssetExecutionContext, study: StudyResource, warehouse: WarehouseResource) -> MaterializeResult:
     """Publish the parameters of one recipe."""
-    own = study.request(warehouse.store(), recipe=context.partition_key).load().recipe(context.partition_key)
+    name = context.partition_key
+    own = study.request(warehouse.store(), context.instance, recipe=name).load().recipe(name)
     return MaterializeResult(data_version=DataVersion(own.hash), metadata=_metadata(own))
 
 

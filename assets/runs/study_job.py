@@ -79,7 +79,7 @@ def _study_job(pool: str | None, own: StudyRun | None = None) -> JobDefinition:
     ) -> Iterator[AssetMaterialization | AssetCheckEvaluation | Output[None]]:
         store = warehouse.store()
         run = own or StudyRun(
-            study.request(store),
+            study.request(store, context.instance),
             store,
             settings.cache_folder(),
             LogListener(context.log),

@@ -23,6 +23,7 @@ from prunescope.assets.cli.options import Globals
 from prunescope.assets.definitions import defs
 from prunescope.assets.defs.partitions import MODELS, register, variant_key
 from prunescope.assets.defs.partitions import RECIPES as PRUNED
+from prunescope.assets.defs.resources import StudyResource
 from prunescope.assets.instance.instance import LAUNCHER_TAGS, open_instance
 from prunescope.assets.interface.staleness import Staleness
 from prunescope.assets.planning.steps import MODEL_TABLES
@@ -33,6 +34,7 @@ from prunescope.assets.runs.study_job import LogListener
 from prunescope.warehouse.catalogue import database
 from prunescope.warehouse.maintenance.diagnostics import diagnose
 from prunescope.warehouse.quality.plausibility_checks import PLAUSIBILITY_CHECKS
+from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import read_footer
 from prunescope.warehouse.tables import TABLES
 from tests.assets.tiny_study import (
@@ -274,6 +276,18 @@ def test_a_run_of_some_tables_that_is_executed_again_computes_no_others(
         assert defs.resolve_job_def("study").execute_in_process(instance=instance, run_config=again).success
     assert partitions(warehouse).keys() == filled.keys()
     assert {name.split("/")[0] for name in filled} == {"models", "variants"}
+
+
+def test_a_click_takes_the_request_of_the_last_run_with_its_partition(warehouse: Path) -> None:
+    store = Store(warehouse)
+    config = {"resources": {"warehouse": {"config": {"root": str(warehouse)}}}}
+    with open_instance(warehouse) as instance:
+        asked = StudyResource().request(store, instance)
+        assert Path(asked.study).name == "tiny.yaml"
+        assert StudyResource().request(store, instance, recipe="attn-drop-1") == asked
+        assert StudyResource().request(store, instance, "tiny-a", "attn-drop-1") == asked
+        assert StudyResource().request(store, instance, recipe="wanda-70") == StudyRequest("demo")
+        assert materialized(instance, config, ["recipe"], "attn-drop-1").success
 
 
 def test_the_job_of_a_variant_leaves_tables_alone_that_its_study_does_not_measure(
