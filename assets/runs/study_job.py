@@ -34,9 +34,11 @@ from prunescope.assets.execution.ray.config import RayClusterConfig
 from prunescope.assets.execution.signals import watch_interrupts
 from prunescope.assets.instance.instance import (
     LAUNCHER_TAGS,
+    MAX_RETRIES_TAG,
     STUDY_TAG,
     USER_TAG,
     WAREHOUSE_TAG,
+    allow_retries,
     open_instance,
     recover,
     require_space,
@@ -126,6 +128,7 @@ def run_in_this_process(run: StudyRun, cluster: RayClusterConfig | None) -> None
                 tags=run_tags(run.study.name, run.store) | {USER_TAG: "command line"},
                 raise_on_error=False,
             )
+            allow_retries(instance, done.run_id)
             if interrupted():
                 raise KeyboardInterrupt
             if run.error is not None:
@@ -153,6 +156,7 @@ def answer(
         | {tag: value for tag, value in context.run_tags.items() if tag in LAUNCHER_TAGS},
         raise_on_error=False,
     )
+    allow_retries(context.instance, result.run_id)
     failure = None if result.success else _failure(result.all_events)
     build_file(store.root, store.root / CATALOGUE)
     return time.perf_counter() - started, failure
@@ -174,7 +178,7 @@ def _failure(events: Sequence[DagsterEvent]) -> Failure:
 
 def run_tags(study: str, store: Store) -> dict[str, str]:
     """Return the tags of a run that its own process executes: Dagster does not start it again if it is lost."""
-    return {WAREHOUSE_TAG: str(store.root), STUDY_TAG: study, "dagster/max_retries": "0"}
+    return {WAREHOUSE_TAG: str(store.root), STUDY_TAG: study, MAX_RETRIES_TAG: "0"}
 
 
 def run_config(
