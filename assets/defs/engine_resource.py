@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from typing import Literal, Self
 
 from dagster import (
-    AssetCheckResult,
     AssetExecutionContext,
+    AssetKey,
     Config,
     ConfigurableResource,
     InitResourceContext,
@@ -16,16 +16,20 @@ from dagster import (
 from pydantic import Field, PrivateAttr
 
 from prunescope.assets import settings
-from prunescope.assets.defs.metadata import materialized, skipped_checks
+from prunescope.assets.defs.materialization_events import MaterializationEvents
+from prunescope.assets.defs.metadata import materialized
 from prunescope.assets.defs.recipe_asset import publish
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.assets.execution.engines import Engine
 from prunescope.assets.execution.ray.config import RayClusterConfig
 from prunescope.assets.execution.task import ModelTask, StepFailed, TableWritten
 from prunescope.assets.instance.instance import is_last_attempt
+from prunescope.assets.planning.fingerprints import find_model
+from prunescope.assets.planning.freshness import programs_ran
 from prunescope.assets.planning.steps import STEPS
 from prunescope.pipelines.core import scratch_directory
 from prunescope.pipelines.core.log_progress import LogProgress
+from prunescope.pipelines.core.progress import SILENT
 from prunescope.warehouse.tables import TABLES
 
 
@@ -83,9 +87,7 @@ class EngineResource(ConfigurableResource):
         """Return the engine of the run."""
         return self._engine
 
-    def run_step(
-        self, context: AssetExecutionContext, step: str, study: StudyResource
-    ) -> Iterator[MaterializeResult | AssetCheckResult]:
+    def run_step(self, context: AssetExecutionContext, step: str, study: StudyResource) -> Iterator[MaterializeResult]:
         """Compute one step of the run's partition and yield a result for each table as it is written.
 
         Raises:
@@ -98,9 +100,13 @@ class EngineResource(ConfigurableResource):
         request = study.request(store, context.instance, model, recipe)
         loaded = request.load()
         if not STEPS[step].is_requested_by(loaded):
-            for table in STEPS[step].tables:
-                yield from skipped_checks(TABLES[table])
+            context.log.warning(f"study {loaded.name} does not request {step}; the tables stay as they are")
             return
+        if step == "tasks":
+            dense = find_model(loaded, model, settings.cache_folder(), SILENT)
+            if programs_ran(store, loaded, dense, loaded.recipe(name)):
+                context.log.warning("programs ran for these scores, and this run allows none; the scores stay")
+                return
         task = ModelTask(request, str(store.root), model, ((recipe, step),), is_last_attempt(context.run.tags))
         for _, event in self.engine.events([task], LogProgress(context.log.info, task.title)):
             if isinstance(event, StepFailed):
@@ -108,4 +114,7 @@ class EngineResource(ConfigurableResource):
             if isinstance(event, TableWritten):
                 if step == "variants" and recipe is not None:
                     publish(context, loaded.recipe(recipe))
-                yield materialized(TABLES[event.table], event)
+                if AssetKey(event.table) in context.selected_asset_keys:
+                    yield materialized(TABLES[event.table], event)
+                else:
+                    context.log_event(MaterializationEvents(context.instance).materialization(event, model))

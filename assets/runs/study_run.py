@@ -121,9 +121,9 @@ class StudyRun:
     def _computed_events(
         self, context: "OpExecutionContext", engine: "Engine", plan: Plan, loads: "Loads", answer: "Answer"
     ) -> "DagsterEvents":
+        from prunescope.assets.defs.materialization_events import MaterializationEvents
         from prunescope.assets.defs.partitions import register_study
         from prunescope.assets.defs.recipe_asset import unpublished
-        from prunescope.assets.defs.recorded import RecordedTables
         from prunescope.assets.instance.instance import is_last_attempt
         from prunescope.assets.runs.forecast import ANSWERS, stages
 
@@ -133,12 +133,15 @@ class StudyRun:
         register_study(context.instance, self.study)
         yield from unpublished(context.instance, self.study.recipes)
         tasks = list(self._tasks(plan, halves_batches=is_last_attempt(context.run.tags)))
-        recorded = RecordedTables(context.instance)
+        recorded = MaterializationEvents(context.instance)
+        found = [model.name for model in self.study.models if model.name not in self._refused]
+        models = [find_model(self.study, name, self.cache, self.listener) for name in found]
+        yield from recorded.missing(self.study, models, self.store)
         for task, event in engine.events(tasks, self.listener):
             if isinstance(event, StepBegun):
                 self.listener.begins(task.name(event.recipe, event.step), event.step)
             elif isinstance(event, TableWritten):
-                yield from recorded.events(event, task.model)
+                yield from recorded.written(event, task.model)
                 self._written(task.name(event.recipe, event.step), event)
             else:
                 self._failed(task, event)
