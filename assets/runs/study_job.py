@@ -9,7 +9,6 @@ from dataclasses import asdict
 
 from dagster import (
     AssetCheckEvaluation,
-    AssetKey,
     AssetMaterialization,
     Config,
     DagsterEvent,
@@ -137,10 +136,8 @@ def run_in_this_process(run: StudyRun, cluster: RayClusterConfig | None) -> None
                 raise ComputationError(f"the run could not be recorded: {_failure(done.all_events).message}")
 
 
-def answer(
-    context: OpExecutionContext, request: StudyRequest, store: Store, assets: Sequence[AssetKey] | None = None
-) -> tuple[float, Failure | None]:
-    """Answer the questions, draw the figures and write the report in a run of their assets, or of some alone.
+def answer(context: OpExecutionContext, request: StudyRequest, store: Store) -> tuple[float, Failure | None]:
+    """Answer the questions, draw the figures and write the report in a run of their assets.
 
     Returns:
         Its seconds, and its failure if there was one.
@@ -149,7 +146,6 @@ def answer(
     write_published(store)  # damaged ones would keep every question from opening the warehouse
     result = asset_definitions.definitions.resolve_job_def("answers").execute_in_process(
         instance=context.instance,
-        asset_selection=assets,
         run_config=run_config(request, store)
         | {key: value for key, value in context.run.run_config.items() if key == "loggers"},
         tags=run_tags(request.load().name, store)

@@ -21,9 +21,8 @@ from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.assets.execution.task import TableWritten
 from prunescope.assets.planning.steps import (
     CODE_VERSIONS,
-    RETRIEVAL_TABLES,
     SAMPLED_TABLES,
-    TASK_TABLES,
+    STEPS,
     TEXT_TABLE,
     TRACE_TABLES,
 )
@@ -89,7 +88,7 @@ def test_the_tables_form_this_graph() -> None:
         "search_effects": ("search", ["activation_stats", "models"], MODELS),
         "search_trials": ("search", ["activation_stats", "models"], MODELS),
         **{table: ("traces", ["variants"], VARIANTS) for table in (*TRACE_TABLES, *SAMPLED_TABLES, TEXT_TABLE)},
-        **{table: ("tasks", ["variants"], VARIANTS) for table in (*TASK_TABLES, *RETRIEVAL_TABLES)},
+        **{table: ("tasks", ["variants"], VARIANTS) for table in (*STEPS["tasks"].tables, *STEPS["retrieval"].tables)},
     }
 
 
