@@ -23,7 +23,7 @@ from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.assets.execution.engines import Engine
 from prunescope.assets.execution.ray.config import RayClusterConfig
 from prunescope.assets.execution.task import ModelTask, StepFailed, TableWritten
-from prunescope.assets.instance.instance import is_last_attempt
+from prunescope.assets.instance.instance import has_lost_two_processes
 from prunescope.assets.planning.fingerprints import find_model
 from prunescope.assets.planning.freshness import programs_ran
 from prunescope.assets.planning.steps import STEPS
@@ -107,7 +107,7 @@ class EngineResource(ConfigurableResource):
             if programs_ran(store, loaded, dense, loaded.recipe(name)):
                 context.log.warning("programs ran for these scores, and this run allows none; the scores stay")
                 return
-        task = ModelTask(request, str(store.root), model, ((recipe, step),), is_last_attempt(context.run.tags))
+        task = ModelTask(request, str(store.root), model, ((recipe, step),), has_lost_two_processes(context.run.tags))
         for _, event in self.engine.events([task], LogProgress(context.log.info, task.title)):
             if isinstance(event, StepFailed):
                 raise event.error

@@ -299,8 +299,8 @@ def _machine_lock(home: Path, url: str, waiting: Callable[[str], None]) -> Itera
         yield
 
 
-def is_last_attempt(tags: Mapping[str, str]) -> bool:
-    """Return whether a run with these tags replaces a run that replaced another, since both processes were lost."""
+def has_lost_two_processes(tags: Mapping[str, str]) -> bool:
+    """Return whether the run with these tags replaces one that itself replaced another: both processes were lost."""
     return int(tags.get(RETRY_TAG, "0")) >= 2
 
 

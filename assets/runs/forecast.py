@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from prunescope.assets.planning.fingerprints import DenseModel, accepted
 from prunescope.assets.planning.steps import STEPS, TRACE_TABLES, steps_writing
 from prunescope.assets.planning.work_plan import PartitionWork, Plan
-from prunescope.assets.runs.outcome import Stage
+from prunescope.assets.runs.outcome import ANSWERS_NAME, Stage
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.planning.cost_model import Machine, Work
 from prunescope.pipelines.recipes import Recipe, parse_recipe
@@ -25,7 +25,6 @@ from prunescope.warehouse.tables import TABLES
 if TYPE_CHECKING:  # needs torch
     from prunescope.pipelines.planning.workload import Workload
 
-ANSWERS = "questions, figures and report"
 # Measured on two cores: two thirds of it are the figures.
 _ANSWERS_SECONDS = 20.0
 # Time of a stage apart from its work: Dagster's events, checks, writing.
@@ -158,7 +157,7 @@ def stages(plan: Plan, store: Store, loads: "Mapping[str, tuple[DenseModel, Work
     for name, (dense, load) in loads.items():
         if works := [work for work in plan.works if work.model == name and not work.is_search]:
             found += _model_stages(load, forecast(plan.study, store, dense, load, works), works)
-    return [*found, Stage(ANSWERS, "answers", _ANSWERS_SECONDS)] if plan.is_report_stale else found
+    return [*found, Stage(ANSWERS_NAME, "answers", _ANSWERS_SECONDS)] if plan.is_report_stale else found
 
 
 def _model_stages(load: "Workload", prediction: Forecast, works: Sequence[PartitionWork]) -> list[Stage]:

@@ -7,6 +7,9 @@ from typing import Protocol
 from prunescope.pipelines.core.progress import Progress
 from prunescope.pipelines.studies import Study
 
+# The name of the answers where partitions have theirs.
+ANSWERS_NAME = "questions, figures and report"
+
 
 @dataclass(frozen=True)
 class Stage:

@@ -95,7 +95,7 @@ WARM = multiprocessing.get_context("forkserver")
 WARM.set_forkserver_preload(
     [
         "prunescope.assets.cli.application",
-        "prunescope.assets.runs.study_job",
+        "prunescope.assets.runs.dagster_job",
         "prunescope.assets.definitions",
         "prunescope.pipelines.evaluation.tasks.loading",
     ]
@@ -224,7 +224,7 @@ def computed(
 
 def without_answers(patch: pytest.MonkeyPatch) -> None:
     """End runs after the partitions: questions, figures and report are half the work."""
-    patch.setattr("prunescope.assets.runs.study_job.answer", lambda *_: (0.0, None))
+    patch.setattr("prunescope.assets.runs.dagster_job.answer", lambda *_: (0.0, None))
 
 
 def few_answers(patch: pytest.MonkeyPatch) -> None:
@@ -233,7 +233,7 @@ def few_answers(patch: pytest.MonkeyPatch) -> None:
     whole = asset_definitions.definitions
     job = whole.resolve_job_def("answers").get_subset(asset_selection={*map(AssetKey, few)})
     definitions = SimpleNamespace(resolve_job_def=lambda _: job, resources=whole.resources)
-    patch.setattr("prunescope.assets.runs.study_job.asset_definitions", SimpleNamespace(definitions=definitions))
+    patch.setattr("prunescope.assets.runs.dagster_job.asset_definitions", SimpleNamespace(definitions=definitions))
 
 
 def partitions(root: Path) -> dict[str, tuple[int, int]]:

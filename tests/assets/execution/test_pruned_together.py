@@ -12,8 +12,7 @@ import pytest
 from prunescope.assets.execution import compute
 from prunescope.assets.execution.model_session import ModelSession
 from prunescope.assets.planning.work_plan import StudyRequest
-from prunescope.assets.runs.forecast import ANSWERS
-from prunescope.assets.runs.outcome import Failure, Stage
+from prunescope.assets.runs.outcome import ANSWERS_NAME, Failure, Stage
 from prunescope.assets.runs.run_study import run_study
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.pruning.variant import verify_variant
@@ -144,11 +143,11 @@ def test_seconds_of_variants_leave_out_work_that_they_share(study: StudyFile, tm
     started = time.perf_counter()
     listener = heard(study, tmp_path / "warehouse", cache)
     seconds = time.perf_counter() - started
-    assert set(listener.own) == {"tiny-a", "tiny-a@dense", "tiny-a@a", "tiny-a@b", ANSWERS}
+    assert set(listener.own) == {"tiny-a", "tiny-a@dense", "tiny-a@a", "tiny-a@b", ANSWERS_NAME}
     assert min(listener.own.values()) >= 0
     assert sum(listener.own.values()) < seconds
     # The progress of a run follows its stages, and the dense model's work counts in the first of them.
-    assert {*listener.begun, (ANSWERS, "answers")} == set(listener.stages)
+    assert {*listener.begun, (ANSWERS_NAME, "answers")} == set(listener.stages)
     assert listener.stages["tiny-a@dense", "traces"] > listener.stages["tiny-a@b", "traces"]
     assert min(listener.stages.values()) > 0
 

@@ -24,12 +24,12 @@ from prunescope.assets.instance.instance import (
     MAX_RETRIES_TAG,
     RETRY_TAG,
     WAREHOUSE_TAG,
-    is_last_attempt,
+    has_lost_two_processes,
     open_instance,
     recover,
     writer_lock,
 )
-from prunescope.assets.runs.study_job import run_tags
+from prunescope.assets.runs.dagster_job import run_tags
 from prunescope.warehouse.maintenance.diagnostics import diagnose
 from prunescope.warehouse.storage.atomic_write import temporaries
 from prunescope.warehouse.storage.partition_store import Store
@@ -189,7 +189,7 @@ def test_a_lost_run_is_started_again_and_neither_a_failed_one_nor_one_of_a_comma
 
 
 def test_a_run_is_the_last_attempt_if_two_processes_before_it_were_lost() -> None:
-    assert [is_last_attempt(tags) for tags in ({}, {RETRY_TAG: "1"}, {RETRY_TAG: "2"})] == [False, False, True]
+    assert [has_lost_two_processes(tags) for tags in ({}, {RETRY_TAG: "1"}, {RETRY_TAG: "2"})] == [False, False, True]
 
 
 def _job() -> object:

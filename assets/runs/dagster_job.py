@@ -44,9 +44,8 @@ from prunescope.assets.instance.instance import (
     writer_lock,
 )
 from prunescope.assets.planning.work_plan import StudyRequest
-from prunescope.assets.runs.forecast import ANSWERS
-from prunescope.assets.runs.outcome import Failure, Stage
-from prunescope.assets.runs.study_run import INPUT_ERRORS, StudyRun
+from prunescope.assets.runs.outcome import ANSWERS_NAME, Failure, Stage
+from prunescope.assets.runs.run_study import INPUT_ERRORS, StudyRun
 from prunescope.assets.watching.watch_list import make_models_folder
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.core.log_progress import LogProgress
@@ -101,7 +100,7 @@ def _study_job(pool: str | None, own: StudyRun | None = None) -> JobDefinition:
 
 
 # Runs that Dagster launches wait for each other: one model at a time is in memory.
-STUDY = _study_job(GPU)
+STUDY_JOB = _study_job(GPU)
 
 
 def run_in_this_process(run: StudyRun, cluster: RayClusterConfig | None) -> None:
@@ -168,8 +167,8 @@ def _failure(events: Sequence[DagsterEvent]) -> Failure:
             if message.partition(":")[0].endswith(kind):
                 message = message.partition(":")[2].strip()
             is_input = kind in INPUT_ERRORS
-            return Failure(ANSWERS, message if is_input else f"{kind}: {message}", is_input, error.to_string())
-    return Failure(ANSWERS, "the run failed before its first step; see the Dagster UI", is_input=False)
+            return Failure(ANSWERS_NAME, message if is_input else f"{kind}: {message}", is_input, error.to_string())
+    return Failure(ANSWERS_NAME, "the run failed before its first step; see the Dagster UI", is_input=False)
 
 
 def run_tags(study: str, store: Store) -> dict[str, str]:
