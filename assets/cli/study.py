@@ -110,7 +110,7 @@ def plan(
     location, gpu_bytes = options.root(context), None if gpu is None else int(gpu * 1e9)
     with RichProgress() as bars:
         from prunescope.assets.runs import estimate
-        from prunescope.assets.runs.refused_models import refused
+        from prunescope.assets.runs.outcome import refused
         from prunescope.warehouse.storage.partition_store import Store
 
         store, cache = Store(location), settings.cache_folder()

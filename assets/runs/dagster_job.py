@@ -44,7 +44,7 @@ from prunescope.assets.instance.instance import (
     writer_lock,
 )
 from prunescope.assets.planning.work_plan import StudyRequest
-from prunescope.assets.runs.outcome import ANSWERS_NAME, Failure, Stage
+from prunescope.assets.runs.outcome import ANSWERS_NAME, Failure
 from prunescope.assets.runs.run_study import INPUT_ERRORS, StudyRun
 from prunescope.assets.watching.watch_list import make_models_folder
 from prunescope.pipelines.core.errors import ComputationError
@@ -210,10 +210,9 @@ class LogListener(LogProgress):
         """Log that another process computes in this warehouse."""
         self._dagster_log.info(f"another run uses this warehouse; waiting for {holder}")
 
-    def planned(self, partitions: int, stages: Sequence[Stage] = ()) -> None:
-        """Log the number of partitions to compute, and their time if it is predicted."""
-        minutes = sum(stage.seconds for stage in stages) / 60
-        self._dagster_log.info(f"{partitions} partitions to compute" + f", in about {minutes:.0f} min" * bool(stages))
+    def planned(self, partitions: int) -> None:
+        """Log the number of partitions to compute."""
+        self._dagster_log.info(f"{partitions} partitions to compute")
 
     def begins(self, name: str, step: str) -> None:
         """Log that a step of a partition begins."""

@@ -22,6 +22,7 @@ from prunescope.pipelines.core.log_progress import LogProgress
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
 from prunescope.warehouse.core.errors import WarehouseError
+from tests.assets.runs.test_refused_models import PanicException
 from tests.assets.tiny_study import RECIPES, WARM, StudyFile, computed, rows
 from tests.cuda_device import cuda_devices
 from tests.tiny_models import save_tiny
@@ -162,10 +163,6 @@ def test_variants_that_do_not_fit_together_are_computed_one_after_the_other(
     assert [result.recipe for result in results if result.table == "generations"] == RECIPES
     after = rows(warehouse)
     assert all(after[name].equals(before[name]) for name in before)
-
-
-class PanicException(BaseException):
-    """The name and the base of a panic in a library that is written in Rust."""
 
 
 def test_a_panic_of_one_variant_ends_its_partition_only(
