@@ -305,8 +305,9 @@ def test_a_table_that_was_not_recorded_because_of_a_kill_is_recorded_by_the_next
     run_study(StudyRequest(str(study.path)), warehouse, cache, listener, tables=tables)
     with open_instance(warehouse) as instance:
         assert latest_versions(instance, AssetKey("variants"))["tiny-a|mlp-drop-1"] == written.fingerprint
-        events = instance.get_latest_materialization_events([AssetKey("variants")])
-        shown = events[AssetKey("variants")].asset_materialization.metadata
+        wanted = AssetRecordsFilter(AssetKey("variants"), asset_partitions=["tiny-a|mlp-drop-1"])
+        (record,) = instance.fetch_materializations(wanted, limit=9).records
+        shown = record.asset_materialization.metadata
         assert (shown["dagster/row_count"].value, shown["path"].value) == (1, written.path)
         keys = {AssetCheckKey(AssetKey("variants"), "keeps_its_rules")}
         history = instance.event_log_storage.get_asset_check_execution_history(*keys, limit=9)
