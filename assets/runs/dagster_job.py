@@ -45,7 +45,7 @@ from prunescope.assets.instance.instance import (
 )
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.runs.outcome import ANSWERS_NAME, Failure
-from prunescope.assets.runs.run_study import INPUT_ERRORS, StudyRun
+from prunescope.assets.runs.study_run import INPUT_ERRORS, StudyRun
 from prunescope.assets.watching.watch_list import make_models_folder
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.core.log_progress import LogProgress

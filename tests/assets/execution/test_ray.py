@@ -23,7 +23,7 @@ from prunescope.assets.execution.ray.worker import Worker, WorkerConfig, version
 from prunescope.assets.execution.task import ModelTask, StepFailed
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.runs.outcome import Failure, RunResult
-from prunescope.assets.runs.run_study import run_study
+from prunescope.assets.runs.start import run_study
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.storage.partition_store import Store
 from tests.assets.tiny_study import StudyFile, materialized, pages, rows, without_answers

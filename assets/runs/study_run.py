@@ -1,7 +1,4 @@
-"""The run of a study: finds stale partitions, has them computed model by model, and records them in Dagster.
-
-With nothing to do, neither Dagster nor torch is imported.
-"""
+"""The run of a study: finds stale partitions, has them computed model by model, and records them in Dagster."""
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
@@ -9,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunescope.assets.execution.ray.config import RayClusterConfig
 from prunescope.assets.execution.task import ModelTask, StepBegun, StepFailed, TableWritten
 from prunescope.assets.planning.fingerprints import find_model
 from prunescope.assets.planning.freshness import study_partitions
@@ -17,7 +13,6 @@ from prunescope.assets.planning.steps import STEPS, VARIANT_TABLES, steps_writin
 from prunescope.assets.planning.work_plan import Plan, StudyRequest, make_plan
 from prunescope.assets.runs.outcome import ANSWERS_NAME, Failure, Listener, RunResult, refused
 from prunescope.pipelines.studies import Study
-from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
 
 if TYPE_CHECKING:  # Dagster and torch
@@ -179,44 +174,3 @@ class StudyRun:
         failure = Failure(task.name(event.recipe, event.step), message, is_input, event.traceback)
         self._failures.append(failure)
         self.listener.failed(failure)
-
-
-def run_study(
-    request: StudyRequest,
-    root: Place | str,
-    cache: Path,
-    listener: Listener,
-    *,
-    replace: bool = False,
-    tables: Collection[str] | None = None,
-    cluster: RayClusterConfig | None = None,
-) -> RunResult:
-    """Bring the warehouse up to date with a study, in this process or on a cluster.
-
-    If some models cannot be found or read or do not fit the study, they are failures and the others go on.
-
-    Args:
-        request: the study.
-        root: the warehouse.
-        cache: folder for fetched and converted models.
-        listener: receives the progress.
-        replace: recompute partitions that another study computed from other inputs, instead of refusing.
-        tables: update these tables only, without questions and report; None for the whole study.
-        cluster: the Ray cluster that computes instead, if any.
-
-    Raises:
-        InputError: the study or all of its models are wrong, another study's partition is in the way, or the cluster
-            does not fit.
-        ComputationError: the cluster lost all of its workers.
-        WarehouseError: the warehouse cannot be read or written.
-        KeyboardInterrupt: SIGINT or SIGTERM arrived; complete partitions stay, and no partial one is left.
-    """
-    run = StudyRun(request, Store(root), cache, listener, replace=replace, tables=tables)
-    plan = run.plan()
-    if plan.unread:
-        listener.note(f"{plan.unread} current partitions are kept unread; `prunescope verify` checks them")
-    if not plan.is_empty:
-        from prunescope.assets.runs.dagster_job import run_in_this_process
-
-        run_in_this_process(run, cluster)
-    return run.result
