@@ -8,10 +8,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from prunescope.pipelines.core.device import resolve_device, workers_on
+from prunescope.pipelines.core.device import resolve_device
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation.retrieval.beir_data import read_collection, texts_of
 from prunescope.pipelines.evaluation.retrieval.embedding import require_fits, tokens_of
@@ -79,8 +80,9 @@ def check_outline(study: Study, outline: MetaModel) -> Workload:
         windows = [len(each.windows) for each in tokenize_texts(study, outline.tokenizer, outline.context_length)]
         retrieval = [_retrieval_size(data_set, outline.tokenizer) for data_set in study.retrieval]
     device = resolve_device(study.device)
+    workers = 1 if device.startswith("cuda") else torch.get_num_threads()
     resident = None if study.memory is None else study.memory.get(device, 0)
-    return Workload(study, shape_of(outline), prompts, windows, workers_on(device), resident, retrieval=retrieval)
+    return Workload(study, shape_of(outline), prompts, windows, workers, resident, retrieval=retrieval)
 
 
 def _check_lengths(study: Study, outline: MetaModel) -> None:

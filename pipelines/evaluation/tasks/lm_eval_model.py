@@ -185,7 +185,8 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
                                 likelihoods[request].append(value)
                         self.progress.advance(sum(group.requests for group in batch))
         self.progress.done()
-        return [_summed(likelihoods[index]) for index in range(len(requests))]
+        of_requests = [likelihoods[index] for index in range(len(requests))]
+        return [(sum(value for value, _ in own), all(is_greedy for _, is_greedy in own)) for own in of_requests]
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:  # noqa: ARG002
         """Return greedy answers up to the first stop string; `written` keeps the whole generations.
@@ -337,10 +338,6 @@ def _reads(row: _Row, index: int) -> list[Read]:
         for request, first, tokens in row.scored
         for step, token in enumerate(tokens)
     ]
-
-
-def _summed(likelihoods: Sequence[Likelihood]) -> Likelihood:
-    return sum(value for value, _ in likelihoods), all(is_greedy for _, is_greedy in likelihoods)
 
 
 def token_rows(requests: Sequence[Request], max_length: int) -> list[_Row]:
