@@ -183,7 +183,7 @@ def gc(
         # Layers that a killed process had moved to disk for a model larger than memory.
         layers = [
             OrphanFile("temporary", folder, sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
-            for folder in scratch_directory.abandoned()
+            for folder in scratch_directory.clean(keep=True)
         ]
         orphans = [*waste(store, scopes, local), *layers]
         if orphans or sink.is_chosen:

@@ -3,6 +3,7 @@
 `prunescope.pipelines.planning` counts the sizes, `prunescope.assets.runs.forecast` predicts their seconds.
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ from prunescope.pipelines.core.progress import Progress
 from prunescope.pipelines.evaluation.retrieval.beir_data import is_there
 from prunescope.pipelines.evaluation.tasks.definition import find
 from prunescope.pipelines.models.sources import locate_config, shipped_outline
-from prunescope.pipelines.planning.cost_model import TYPICAL_SHARE, MemoryItem, RowCount, TaskSize, Work, peak
+from prunescope.pipelines.planning.cost_model import TYPICAL_SHARE, TaskSize, Work, peak
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.maintenance.verified_files import VerifiedFiles
 from prunescope.warehouse.schema.size_estimate import expected_bytes
@@ -34,6 +35,7 @@ from prunescope.warehouse.tables import TABLES
 
 # Torch is imported only if partitions are to be computed.
 if TYPE_CHECKING:
+    from prunescope.pipelines.planning.rows import Counts
     from prunescope.pipelines.planning.workload import Workload
 
 # Most partitions that a sentence names.
@@ -64,13 +66,13 @@ class ModelEstimate:
         model: its name.
         rows: one row per partition and action, per step, and per item of memory.
         lines: the sentences of the summary, each with whether it is a warning.
-        memory: memory of each variant that has tables to compute.
+        memory: bytes of each variant that has tables to compute, by phase and item.
     """
 
     model: str
     rows: list[Row] = field(default_factory=list)
     lines: list[tuple[str, bool]] = field(default_factory=list)
-    memory: Mapping[str, Sequence[MemoryItem]] = field(default_factory=dict)
+    memory: Mapping[str, Mapping[str, Mapping[str, int]]] = field(default_factory=dict)
 
     @property
     def peaks(self) -> dict[str, int]:
@@ -126,7 +128,7 @@ def estimate_model(
         return found
     from prunescope.pipelines.models.meta_model import load_meta_model
     from prunescope.pipelines.planning.power import verdict_power
-    from prunescope.pipelines.planning.preflight import check_outline, unmatched, workload
+    from prunescope.pipelines.planning.preflight import check_outline, unmatched
 
     outline = load_meta_model(folder)
     local = [task for task in study.tasks if find(task).is_local and outline.tokenizer is not None]
@@ -136,12 +138,12 @@ def estimate_model(
         from prunescope.pipelines.planning.task_workload import task_sizes
 
         tasks = task_sizes(load_tasks(local), outline.tokenizer, outline.context_length)
-    # The planned GPU need not be here to check the study.
-    there = study if gpu is None else study.model_copy(update={"device": "cuda:0", "memory": None})
-    here = study if gpu is None else study.model_copy(update={"device": "auto"})
-    checked = check_outline(here, outline) if outline.tokenizer is not None else None
-    load = workload(there, outline, checked, tasks)
-    if checked is None:
+    load = check_outline(study if gpu is None else study.model_copy(update={"device": "auto"}), outline)
+    load = dataclasses.replace(load, tasks=tasks)
+    if gpu is not None:  # it need not be here
+        there = study.model_copy(update={"device": "cuda:0", "memory": None})
+        load = dataclasses.replace(load, study=there, workers=1, resident_bytes=None)
+    if outline.tokenizer is None:
         found.warn("its tokenizer is not there: four characters count as a token, and tasks are not counted")
     found.warn(*(f"{reason}; `run` refuses it" for reason in unmatched(study, outline)))
     _add_costs(found, works, load, forecast(study, store, dense, load, works) if gpu is None else None, gpu)
@@ -169,7 +171,7 @@ def _add_costs(
         if work.recipe and work.tables
     }
     written = {
-        work.name: [count for count in rows_of(load, work.recipe) if count.table in work.tables]
+        work.name: {table: counts for table, counts in rows_of(load, work.recipe).items() if table in work.tables}
         for work in works
         if work.tables and not work.is_search
     }
@@ -181,8 +183,8 @@ def _add_costs(
         found.say(f"written answers count with {TYPICAL_SHARE} of their limit: {', '.join(answers)}")
     if search and any(work.is_search for work in works):
         found.say(f"not counted is the search, which begins no trial after {search.minutes:g} min")
-    counts = [count for own in written.values() for count in own]
-    found.say(f"writes about {_bytes(counts) / 2**20:,.1f} MiB of tables ({sum(one.rows for one in counts):,} rows)")
+    sizes, rows = sum(map(_bytes, written.values())), sum(map(_rows, written.values()))
+    found.say(f"writes about {sizes / 2**20:,.1f} MiB of tables ({rows:,} rows)")
     if found.memory:
         _say_memory(found, load, device, available)
     if load.resident_bytes is not None and load.layers_bytes > load.resident_bytes:
@@ -192,11 +194,13 @@ def _add_costs(
         )
 
 
-def _bytes(counts: Sequence[RowCount]) -> int:
+def _bytes(tables: "Mapping[str, Counts]") -> int:
     """Return the bytes of Parquet that the rows take."""
-    return sum(
-        expected_bytes(TABLES[count.table], count.rows, count.unmoved, count.listed, count.packed) for count in counts
-    )
+    return sum(expected_bytes(TABLES[table], *counts) for table, counts in tables.items())
+
+
+def _rows(tables: "Mapping[str, Counts]") -> int:
+    return sum(rows for rows, *_ in tables.values())
 
 
 def table(estimates: Sequence[ModelEstimate]) -> pl.DataFrame:
@@ -207,7 +211,7 @@ def table(estimates: Sequence[ModelEstimate]) -> pl.DataFrame:
 def _partitions(
     study: Study,
     works: Sequence[PartitionWork],
-    written: Mapping[str, Sequence[RowCount]],
+    written: "Mapping[str, Mapping[str, Counts]]",
     steps: Sequence[StepWork],
     prediction: Forecast | None,
 ) -> Iterator[Row]:
@@ -220,7 +224,7 @@ def _partitions(
         if work.tables:
             common |= {"when": "computed", "item": ", ".join(work.tables)}
             if counts := written.get(work.name):
-                common |= {"rows": sum(count.rows for count in counts), "bytes": _bytes(counts)}
+                common |= {"rows": _rows(counts), "bytes": _bytes(counts)}
             if work.recipe and prediction:
                 own = [step for step in steps if step.recipe == work.recipe]
                 common |= {"seconds": sum(map(prediction.seconds, own))}
@@ -247,9 +251,10 @@ def _memory(found: ModelEstimate, available: int | None) -> Iterator[Row]:
     peaks = found.peaks
     if peaks:
         largest = max(peaks, key=peaks.__getitem__)
-        for item in found.memory[largest]:
-            if item.bytes:
-                yield {"recipe": largest, "item": item.item, "when": item.phase, "bytes": item.bytes}
+        for phase, items in found.memory[largest].items():
+            for item, size in items.items():
+                if size:
+                    yield {"recipe": largest, "item": item, "when": phase, "bytes": size}
     for recipe, size in peaks.items():
         yield {"recipe": recipe, "item": "peak", "when": "at once", "bytes": size}
     if available is not None:
@@ -290,8 +295,8 @@ def _say_memory(found: ModelEstimate, load: "Workload", device: str, available: 
     peaks = found.peaks
     recipe = max(peaks, key=peaks.__getitem__)
     # An item of several phases once.
-    sizes = {item.item: item.bytes for item in sorted(found.memory[recipe], key=lambda item: item.bytes)}
-    largest = ", ".join(f"{item} {_gib(size)}" for item, size in list(sizes.items())[:-4:-1])
+    sizes = [(size, item) for items in found.memory[recipe].values() for item, size in items.items()]
+    largest = ", ".join(f"{item} {_gib(size)}" for size, item in sorted(dict.fromkeys(sizes), reverse=True)[:3])
     most = f"at most {_gib(peaks[recipe])} of memory ({recipe}; {largest})"
     if available is None:
         found.say(f"{most}; this system does not tell how much is free")

@@ -1,4 +1,4 @@
-"""The device that a study computes on, its free memory, and the number of sublayers measured at once."""
+"""The device that a study computes on, and its free memory."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -6,11 +6,6 @@ from pathlib import Path
 import torch
 
 from prunescope.pipelines.core.hardware import proc_value
-
-
-def workers_on(device: str) -> int:
-    """Return the number of sublayers measured at once: one per core, or one on a GPU."""
-    return 1 if device.startswith("cuda") else torch.get_num_threads()
 
 
 def resolve_device(device: str) -> str:

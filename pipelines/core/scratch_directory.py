@@ -33,19 +33,10 @@ class Scratch:
         os.close(self._descriptor)
 
 
-def clean() -> None:
-    """Remove the folders of killed processes."""
-    for folder in _folders():
-        remove_dead(folder)
-
-
-def abandoned() -> list[Path]:
-    """Return the folders that `clean` would remove."""
-    return [folder for folder in _folders() if remove_dead(folder, keep=True)]
-
-
-def _folders() -> list[Path]:
-    return sorted(Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"))
+def clean(*, keep: bool = False) -> list[Path]:
+    """Return the folders of killed processes, and remove them unless `keep` is set."""
+    folders = sorted(Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"))
+    return [folder for folder in folders if remove_dead(folder, keep=keep)]
 
 
 def remove_dead(folder: Path, *, keep: bool = False) -> bool:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prunescope.pipelines.core.atomic_write import replace_file
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.core.regular_files import local_path, open_regular
@@ -242,10 +243,7 @@ def file_hash(file: Path, cache: Path) -> str:
     entry = _hash_entry(file, cache)
     with open_regular(file) as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    temporary = entry.with_name(f"{entry.name}.{os.getpid()}")
-    temporary.write_text(digest, encoding="ascii")
-    temporary.replace(entry)
+    replace_file(entry, lambda temporary: temporary.write_text(digest, encoding="ascii"))
     return digest
 
 

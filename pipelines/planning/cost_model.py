@@ -1,11 +1,9 @@
-"""Units of a plan: work with its time, memory, rows, and sizes of data sets. No torch and no lm-eval here."""
+"""Units of a plan: work with its time, memory, and sizes of data sets. No torch and no lm-eval here."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-Phase = Literal["always", "calibrated", "decoded", "applied", "scored", "measured", "compared"]
 # Operations of the head's product that take as long as the measurement of one logit at one temperature, and as reading
 # one byte of weights to write a token. On two cores of a server: 150 GFLOP/s, 200 million logits and 12 GB per second.
 LOGIT_OPERATIONS, BYTE_OPERATIONS = 750, 12
@@ -37,39 +35,6 @@ class Work:
         return self.layers / machine.layers + self.head / machine.head
 
 
-class MemoryItem(NamedTuple):
-    """Bytes in memory.
-
-    Attributes:
-        item: their content.
-        bytes: how many.
-        phase: `always`, in calibration (`calibrated`), while texts are decoded (`decoded`), a variant runs on prompts
-            (`applied`) or on texts (`scored`), or while what was kept of these is measured (`measured`, `compared`).
-    """
-
-    item: str
-    bytes: int
-    phase: Phase = "always"
-
-
-class RowCount(NamedTuple):
-    """Rows of one partition.
-
-    Attributes:
-        table: its table.
-        rows: how many.
-        unmoved: rows whose shift is exactly zero, which Parquet stores in few bytes.
-        listed: numbers in its list columns.
-        packed: bytes of masks, which do not compress.
-    """
-
-    table: str
-    rows: int
-    unmoved: int = 0
-    listed: int = 0
-    packed: int = 0
-
-
 class RetrievalSize(NamedTuple):
     """Size of what is embedded of a data set.
 
@@ -99,9 +64,11 @@ class TaskSize:
         name: its name in the tables.
         scoring: the way of scoring.
         samples: number of samples.
-        contexts: tokens of every context; each runs once. Those that are continued lack their shared tokens.
-        options: tokens of all continuations of the contexts, or of a text scored as a whole.
-        options_per_sample: mean number of continuations per sample.
+        contexts: tokens of every prefix that runs once: the contexts of written answers without their shared tokens, or
+            what several options have in common.
+        ends: tokens that run after them, or of texts scored as a whole.
+        reads: states whose logits are computed, apart from those of written answers.
+        options_per_sample: mean number of options per sample.
         shared: tokens that all contexts to write on begin with, such as worked examples; they run once per batch.
         new_tokens: most tokens generated per context.
     """
@@ -109,9 +76,10 @@ class TaskSize:
     name: str
     scoring: str
     samples: int
-    contexts: tuple[int, ...]
-    options: int
-    options_per_sample: float
+    contexts: tuple[int, ...] = ()
+    ends: int = 0
+    reads: int = 0
+    options_per_sample: float = 0.0
     shared: int = 0
     new_tokens: int = 0
 
@@ -121,9 +89,7 @@ class TaskSize:
         return TYPICAL_SHARE * self.new_tokens
 
 
-def peak(items: Sequence[MemoryItem]) -> int:
-    """Return the bytes of the items of phase `always` and of the largest other phase."""
-    totals: Counter[str] = Counter()
-    for item in items:
-        totals[item.phase] += item.bytes
-    return totals.pop("always", 0) + max(totals.values(), default=0)
+def peak(memory: Mapping[str, Mapping[str, int]]) -> int:
+    """Return the bytes of phase `always` and of the largest other phase."""
+    totals = {phase: sum(items.values()) for phase, items in memory.items()}
+    return totals.pop("always") + max(totals.values(), default=0)

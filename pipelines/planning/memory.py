@@ -9,7 +9,6 @@ from prunescope.pipelines.evaluation.traces.decoding import BATCH_TEXTS
 from prunescope.pipelines.evaluation.traces.text_traces import PASS_TOKENS, PIECE_ROWS
 from prunescope.pipelines.metrics.logit_blocks import block_sizes, kernels_for
 from prunescope.pipelines.models.token_cache import ROOM
-from prunescope.pipelines.planning.cost_model import MemoryItem, Phase
 from prunescope.pipelines.planning.workload import FLOAT_BYTES, Workload
 from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH
 from prunescope.pipelines.pruning.variant_patching import MAX_CHANGED_BYTES, changed_limit
@@ -21,8 +20,11 @@ _EMBEDDING_BYTES = 4 + 8 + 2
 
 def memory_items(
     load: Workload, recipe: Recipe, group: Sequence[Recipe], process: int, free_bytes: int | None = None
-) -> list[MemoryItem]:
-    """Return the largest users of memory while one variant is computed; `peak` of them is the most at once.
+) -> dict[str, dict[str, int]]:
+    """Return the bytes of the largest users of memory while one variant is computed, by phase; `peak` is the most.
+
+    Phases are `always`, calibration (`calibrated`), the decoding of texts (`decoded`), passes of the variant over
+    prompts (`applied`) or texts (`scored`), and the measurement of what was kept of these (`measured`, `compared`).
 
     Args:
         load: the study on one model.
@@ -80,7 +82,7 @@ def memory_items(
     free = (free_bytes or available_bytes(device) or 0) - sum(always.values()) if is_alone else None
     weights = _applied_weights(load, recipe, noise, changed_limit(device, free))
     applied = {"masks, a bit per weight": masks, **weights}
-    phases: dict[Phase, dict[str, int]] = {
+    return {
         "always": always,
         "calibrated": {
             "activations of a calibration batch": BATCH * calibration.length * load.activation_width * size,
@@ -132,7 +134,6 @@ def memory_items(
             * _block_bytes(load, min(load.scored_tokens, PIECE_ROWS), is_moved=recipe.method != "dense"),
         },
     }
-    return [MemoryItem(item, size, phase) for phase, sizes in phases.items() for item, size in sizes.items()]
 
 
 def _states_bytes(load: Workload, *, is_exact: bool) -> int:

@@ -3,24 +3,25 @@
 They need the tokenizer, the config and modules without weights; no weights are read.
 """
 
-from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from prunescope.pipelines.core.device import resolve_device, workers_on
+from prunescope.pipelines.core.device import resolve_device
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation.retrieval.beir_data import read_collection, texts_of
 from prunescope.pipelines.evaluation.retrieval.embedding import require_fits, tokens_of
 from prunescope.pipelines.evaluation.speed import check_speed
-from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt, tokenize_prompts
-from prunescope.pipelines.evaluation.tokenization.texts import TokenizedText, tokenize_texts
+from prunescope.pipelines.evaluation.tokenization.prompts import tokenize_prompts
+from prunescope.pipelines.evaluation.tokenization.texts import tokenize_texts
 from prunescope.pipelines.models.load import check_device
 from prunescope.pipelines.models.meta_model import MetaModel, load_meta_model, shape_of
-from prunescope.pipelines.planning.cost_model import RetrievalSize, TaskSize
+from prunescope.pipelines.planning.cost_model import RetrievalSize
 from prunescope.pipelines.planning.workload import Workload
 from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens, require_context
 from prunescope.pipelines.recipes import DepthRecipe, MaskingRecipe, MatrixRecipe, MixedRecipe, steps
@@ -30,91 +31,79 @@ from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec
 
 # Texts of a data set that are tokenized to estimate the tokens of all.
 _SAMPLE = 500
-Checked = tuple[list[TokenizedPrompt], list[TokenizedText], list[RetrievalSize]]
 
 
 def check_study(study: Study, folder: Path) -> Workload:
-    """Refuse a study that a model cannot run.
-
-    Returns:
-        The study on this model, in sizes.
+    """Refuse a study that a model cannot run, and return the study on this model, in sizes.
 
     Raises:
         InputError: names the prompt, text, key or recipe, and the fix.
     """
     outline = load_meta_model(folder)
-    checked, sizes = check_outline(study, outline), list[TaskSize]()
+    load = check_outline(study, outline)
     # Loading tasks may download their samples, so `check_outline`, which `plan` uses, does not.
     if study.tasks:
         from prunescope.pipelines.evaluation.tasks.loading import load_tasks
         from prunescope.pipelines.planning.task_workload import task_sizes
 
         tasks = load_tasks(study.tasks)
-        sizes = task_sizes(tasks, outline.tokenizer, outline.context_length)
+        load = replace(load, tasks=task_sizes(tasks, outline.tokenizer, outline.context_length))
         if study.allow_code_execution and any(task.runs_code for task in tasks):
             from prunescope.pipelines.evaluation.tasks.sandbox_client import refusal
 
             if reason := refusal():
                 raise InputError(f"--allow-code-execution: {reason}; leave it out to keep the programs unscored")
-    return workload(study, outline, checked, sizes)
+    return load
 
 
-def workload(study: Study, outline: MetaModel, checked: Checked | None, tasks: Sequence[TaskSize]) -> Workload:
-    """Return the study on a model, in sizes.
+def check_outline(study: Study, outline: MetaModel) -> Workload:
+    """Refuse a study that a model cannot run, tasks apart, and return the study on this model, in sizes.
 
-    Args:
-        study: the study.
-        outline: the model without weights.
-        checked: the result of `check_outline`; None if the model's tokenizer is not there. Four characters are then a
-            token, texts have as many windows as `max_tokens` allows, and retrieval data sets are left out.
-        tasks: sizes of the tasks.
-    """
-    if checked is None:
-        _check_recipes(study, outline)
-        prompts = [
-            len(prompt.ids) if prompt.ids else 1 + sum(len(turn["content"]) for turn in prompt.messages) // 4
-            for prompt in study.prompts
-        ]
-        windows, retrieval = [text.max_tokens // text.scored for text in study.texts], list[RetrievalSize]()
-    else:
-        prompts, windows = [len(prompt.ids) for prompt in checked[0]], [len(text.windows) for text in checked[1]]
-        retrieval = checked[2]
-    device = resolve_device(study.device)
-    resident = None if study.memory is None else study.memory.get(device, 0)
-    return Workload(study, shape_of(outline), prompts, windows, workers_on(device), resident, tasks, retrieval)
-
-
-def check_outline(study: Study, outline: MetaModel) -> Checked:
-    """Refuse a study that a model cannot run, tasks apart.
-
-    Returns:
-        The study's prompts and texts in the model's tokens, and the sizes of its retrieval data sets.
+    Without a tokenizer only the recipes are checked. Four characters are then a token, texts have as many windows as
+    `max_tokens` allows, and retrieval data sets are left out.
 
     Raises:
         InputError: names the prompt, key or recipe, and the fix.
     """
-    check_device(study.device, study.memory)
-    tokenizer, context = outline.tokenizer, outline.context_length
+    _check_recipes(study, outline)
+    retrieval = list[RetrievalSize]()
+    if outline.tokenizer is None:
+        prompts = [
+            len(prompt.ids) if prompt.ids else 1 + sum(len(turn["content"]) for turn in prompt.messages) // 4
+            for prompt in study.prompts
+        ]
+        windows = [text.max_tokens // text.scored for text in study.texts]
+    else:
+        check_device(study.device, study.memory)
+        _check_lengths(study, outline)
+        prompts = [len(each.ids) for each in tokenize_prompts(study, outline.tokenizer, outline.context_length)]
+        windows = [len(each.windows) for each in tokenize_texts(study, outline.tokenizer, outline.context_length)]
+        retrieval = [_retrieval_size(data_set, outline.tokenizer) for data_set in study.retrieval]
+    device = resolve_device(study.device)
+    workers = 1 if device.startswith("cuda") else torch.get_num_threads()
+    resident = None if study.memory is None else study.memory.get(device, 0)
+    return Workload(study, shape_of(outline), prompts, windows, workers, resident, retrieval=retrieval)
+
+
+def _check_lengths(study: Study, outline: MetaModel) -> None:
+    """Refuse what needs an LM head on a model without one, and timings, windows and data sets over its context."""
     needs_head = [key for key in ("prompts", "texts", "tasks", "speed", "search") if getattr(study, key)]
     if outline.head is None and needs_head:
         raise InputError(
             f"study {study.name}: {type(outline.module).__name__} has no LM head; `{needs_head[0]}` cannot be measured "
             "on it, `retrieval` can"
         )
-    prompts = tokenize_prompts(study, tokenizer, context)
-    texts = tokenize_texts(study, tokenizer, context)
+    context = outline.context_length
     check_speed(study, context)
     recipe_specs = {f"recipe {recipe.name}: `calibration.length`": recipe.calibration for recipe in study.recipes}
     for key, spec in {"`calibration.length`": study.calibration, **recipe_specs}.items():
         if spec is not None:
             require_context(spec, context, key)
-            calibration_tokens(tokenizer, spec)
-    _check_recipes(study, outline)
+            calibration_tokens(outline.tokenizer, spec)
     if study.search is not None and study.search.length > context:
         raise InputError(f"`search.length` {study.search.length} is over the model's {context} tokens; lower it")
     for data_set in study.retrieval:
         require_fits(data_set, context)
-    return prompts, texts, [_retrieval_size(data_set, tokenizer) for data_set in study.retrieval]
 
 
 def _retrieval_size(spec: RetrievalSpec, tokenizer: Any) -> RetrievalSize:  # noqa: ANN401 (any tokenizer)

@@ -1,13 +1,13 @@
-"""Sizes of a study's tasks, counted from their requests with a tokenizer.
+"""Sizes of a study's tasks, counted from their requests with a tokenizer; special tokens are not counted."""
 
-Special tokens and contexts that questions share by chance are not counted, which is off by a few per cent.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation.tasks.batched_generation import MIN_SHARED_PREFIX
+from prunescope.pipelines.evaluation.tasks.lm_eval_model import PASS_TOKENS, Request, grouped, token_rows
 from prunescope.pipelines.evaluation.tasks.loading import LoadedTask, quiet
 from prunescope.pipelines.metrics.text_metrics import common_prefix_length
 from prunescope.pipelines.planning.cost_model import TaskSize
@@ -32,33 +32,51 @@ def task_sizes(tasks: Sequence[LoadedTask], tokenizer: Any, context_length: int)
             raise InputError(
                 f"task {loaded.name}: `context` {loaded.spec.context} is over the model's of {context_length} tokens"
             )
-    return [_task_size(loaded, tokenizer) for loaded in tasks]
+    return [
+        size
+        for _, together in groupby(tasks, key=lambda loaded: loaded.spec)
+        for size in _sizes([*together], tokenizer, context_length)
+    ]
 
 
-def _task_size(loaded: LoadedTask, tokenizer: Any) -> TaskSize:  # noqa: ANN401
-    task = loaded.task
-    with quiet():
-        task.set_fewshot_seed(loaded.spec.seed)
-        task.build_all_requests(limit=loaded.spec.samples)
-    requests = [instance.args for instance in task.instances]
+def _sizes(together: Sequence[LoadedTask], tokenizer: Any, context_length: int) -> Iterator[TaskSize]:  # noqa: ANN401
+    """Yield the sizes of one task under all its scorings; their options share passes, which count in the first one."""
 
-    def tokens(text: str) -> list[int]:
-        ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+    def tokens(text: object) -> list[int]:
+        ids: list[int] = tokenizer(str(text), add_special_tokens=False, verbose=False).input_ids
         return ids
 
-    samples = len(loaded.docs)
-    if loaded.scoring == "rolling":
-        return TaskSize(loaded.name, loaded.scoring, samples, (), sum(len(tokens(text)) for (text,) in requests), 1.0)
-    contexts = [tokens(context) for context in dict.fromkeys(str(arguments[0]) for arguments in requests)]
-    lengths = tuple(map(len, contexts))
-    if loaded.scoring == "greedy":
-        # In the order of tokens all others lie between these two.
-        shared = common_prefix_length(min(contexts), max(contexts)) if len(contexts) > 1 else 0
-        shared *= shared >= MIN_SHARED_PREFIX
-        own = tuple(length - shared for length in lengths)
-        return TaskSize(loaded.name, loaded.scoring, samples, own, 0, 0.0, shared, new_tokens(loaded))
-    options = sum(len(tokens(str(arguments[1]))) for arguments in requests)
-    return TaskSize(loaded.name, loaded.scoring, samples, lengths, options, len(requests) / samples)
+    for loaded in together:
+        with quiet():
+            loaded.task.set_fewshot_seed(loaded.spec.seed)
+            loaded.task.build_all_requests(limit=loaded.spec.samples)
+    choosing = [loaded for loaded in together if loaded.scoring in {"letter", "full_text"}]
+    options: list[Request] = [
+        (None, tokens(one.args[0]), tokens(one.args[1])) for loaded in choosing for one in loaded.task.instances
+    ]
+    groups = grouped(token_rows(options, context_length), PASS_TOKENS, can_share=True)
+    for loaded in together:
+        size = TaskSize(loaded.name, loaded.scoring, len(loaded.docs))
+        requests = [one.args for one in loaded.task.instances]
+        if loaded.scoring == "rolling":
+            length = sum(len(tokens(text)) for (text,) in requests)
+            yield replace(size, ends=length, reads=length, options_per_sample=1.0)
+        elif loaded.scoring == "greedy":
+            contexts = [tokens(context) for context in dict.fromkeys(context for context, _ in requests)]
+            # In the order of tokens all others lie between these two.
+            shared = common_prefix_length(min(contexts), max(contexts)) if len(contexts) > 1 else 0
+            shared *= shared >= MIN_SHARED_PREFIX
+            own = tuple(len(context) - shared for context in contexts)
+            yield replace(size, contexts=own, shared=shared, new_tokens=new_tokens(loaded))
+        else:
+            yield replace(
+                size,
+                contexts=tuple(group.shared for group in groups),
+                ends=sum(len(row.fed) - group.shared for group in groups for row in group.rows),
+                reads=sum(group.reads for group in groups),
+                options_per_sample=len(requests) / size.samples,
+            )
+            groups = []
 
 
 def new_tokens(loaded: LoadedTask) -> int:

@@ -147,6 +147,11 @@ class Workload:
         """Steps of one text of every prompt."""
         return len(self.prompts) * self.study.generation.new_tokens
 
+    @property
+    def top_steps(self) -> int:
+        """Steps whose most likely tokens are stored."""
+        return self.text_steps * len({"teacher_forced", "own_text"} & set(self.study.measure.trajectories))
+
     def single_swaps(self, recipe: Recipe) -> int:
         """Return how many sublayers of a recipe are swapped alone, in scope `isolated`."""
         return self.moved_sublayers(recipe) if "isolated" in self.study.measure.scopes else 0
@@ -185,15 +190,18 @@ class Workload:
         if step == "traces":
             rows = groups * self.positions * self.sublayers * len(self.study.measure.lenses)
             return self._decode(self.texts_per_prompt) + Work(self._exact_pass) + self._measure(rows)
-        return Work(self._calibration_pass(self.study)) if step == "calibration" else Work()
+        return self._calibration(self.study, 1) if step == "calibration" else Work()
 
     def forward(self, tokens: int, sequences: int = 1) -> float:
         """Return the floating-point operations below the head: 2 per weight and token, and attention over tokens²."""
         attention = 4 * tokens**2 * self.shape.attention_width * self.shape.layers
         return sequences * float(2 * tokens * self.shape.active + attention)
 
-    def _calibration_pass(self, study: Study) -> float:
-        return self.forward(study.calibration.length, study.calibration.sequences)
+    def _calibration(self, study: Study, passes: float) -> Work:
+        """Return the work of passes over the calibration tokens; in float32 the layers are as fast as the head."""
+        spec = study.calibration
+        work = passes * self.forward(spec.length, spec.sequences)
+        return Work(head=work) if spec.dtype == "float32" else Work(work)
 
     def _measure(self, rows: int, products: int = 1, temperatures: int | None = None) -> Work:
         """Return the head products of rows, and the measurement of their logits at every temperature of the study."""
@@ -205,13 +213,12 @@ class Workload:
         read = rounds * (self.shape.active * self.item_size + self.head_size * FLOAT_BYTES)
         return Work(2.0 * tokens * self.shape.active, 2.0 * tokens * self.head_size + BYTE_OPERATIONS * read)
 
-    def _decode(self, copies: int) -> Work:
-        """Return the work of decoding so many texts of each prompt in batches: the prompts, then token by token."""
-        new_tokens = self.study.generation.new_tokens
-        texts = sorted(length for length in self.prompts for _ in range(copies))
-        batches = [texts[start : start + BATCH_TEXTS] for start in range(0, len(texts), BATCH_TEXTS)]
-        read = sum(self.forward(batch[-1], -(-len(batch) // copies)) for batch in batches)
-        return Work(read) + self._write(len(texts) * new_tokens, new_tokens * len(batches))
+    def _decode(self, copies: int, *, is_read: bool = False) -> Work:
+        """Return the work of decoding so many texts of each prompt in batches, and of the prompts unless `is_read`."""
+        read = 0.0 if is_read else sum(map(self.forward, self.prompts))
+        batches = -(-copies * len(self.prompts) // BATCH_TEXTS)
+        rounds = batches * self.study.generation.new_tokens
+        return Work(read) + self._write(copies * self.text_steps, rounds)
 
     def _pruning(self, recipe: Recipe) -> Work:
         """Return a recipe's work on the calibration tokens, without scores, masks and weight updates."""
@@ -227,7 +234,7 @@ class Workload:
                 # One pass per removal. The greedy choice runs the layers above each candidate: half of all on average.
                 units = self.shape.layers * (2 if step.unit == "attn+mlp" else 1)
                 passes += step.count * (1 if step.by == "iterative" else units / 2)
-        return Work(passes * self._calibration_pass(study) + gram)
+        return self._calibration(study, passes) + Work(head=gram)  # float32, whatever the dtype of the passes
 
     @property
     def gram_numbers(self) -> int:
@@ -241,7 +248,7 @@ class Workload:
         """Return the trace work of one variant, counting dropped sublayers as if all layers ran."""
         measure, is_dense, is_noise = self.study.measure, recipe.method == "dense", recipe.method == "noise"
         # One pass of the variant, and one of its sublayers in the dense context.
-        passes = (not is_dense) + ((changes_matrices(recipe) or is_noise) and "local" in measure.scopes)
+        passes = 1 + ((changes_matrices(recipe) or is_noise) and "local" in measure.scopes)
         swaps = self.single_swaps(recipe)
         # A swap runs the layers above it: half of all on average if every sublayer is swapped, else at most all.
         swapped = swaps * (0.5 if swaps == self.sublayers else 1.0)
@@ -250,15 +257,17 @@ class Workload:
             work += self._decode(self.texts_per_prompt)
         again = len({"own_text", "fork"} & set(measure.trajectories))
         if again and not is_dense:  # the dense model after the variant, at most
-            work += self._decode(again)
+            work += self._decode(again, is_read=bool(self.kept_bytes))
         shifted = sum(self.shifted_sublayers(recipe, scope) for scope in measure.scopes)
         # Logits of both sides for `decoding_steps`, and again for `top_tokens`.
-        decoded = 4 * self.text_steps * len(measure.trajectories)
+        decoded = 2 * (self.text_steps * len(measure.trajectories) + self.top_steps)
         return work + self._measure(len(measure.lenses) * self.positions * shifted + decoded)
 
     def _sampling(self, recipe: Recipe | None) -> Work:
         """Return the work of sampled texts: that of a variant at most, as if all part from the dense ones at once."""
-        texts = self._decode(self.study.decoding.samples if self.study.decoding else 0)
+        if self.study.decoding is None:
+            return Work()
+        texts = self._decode(self.study.decoding.samples)
         if recipe is None:
             return texts
         # The variant samples and reads the dense texts, and the dense model reads the variant's. Then logits of both
@@ -273,19 +282,21 @@ class Workload:
         return read if recipe is None else read + self._measure(2 * self.scored_tokens, temperatures=1)
 
     def _tasks(self, recipe: Recipe) -> Work:
-        """Return the work of the tasks of one variant: contexts, continuations, and a head product per token of these.
+        """Return the work of the tasks of one variant: contexts, what follows them, and a head product per state read.
 
-        A task that writes also has a fork of each text, at most as long as the text. Batches count as if all of their
-        answers had the mean length: in those that end late few rows are left.
+        A task that writes also has a fork of each text, which begins anywhere in it, on average in the middle. Batches
+        count as if all of their answers had the mean length: in those that end late few rows are left.
         """
         work = Work()
         for task in self.tasks:
-            texts = 2 if task.new_tokens and recipe.method != "dense" else 1
+            has_forks = task.new_tokens > 0 and recipe.method != "dense"
+            texts = 1.5 if has_forks else 1.0
             batches = -(-len(task.contexts) // BATCH_CONTEXTS)
-            reads = 1 if self.kept_context_bytes else texts
-            work += Work(reads * (sum(map(self.forward, task.contexts)) + batches * self.forward(task.shared)))
-            written = task.options + texts * len(task.contexts) * task.answer_tokens
-            work += self._write(written, texts * batches * task.answer_tokens)
+            passes = 1 + (has_forks and not self.kept_context_bytes)
+            read = passes * (sum(map(self.forward, task.contexts)) + batches * self.forward(task.shared))
+            work += Work(read + 2.0 * task.ends * self.shape.active, 2.0 * task.reads * self.head_size)
+            tokens = texts * task.answer_tokens
+            work += self._write(len(task.contexts) * tokens, batches * tokens)
         return work
 
     def _retrieval(self, recipe: Recipe | None) -> Work:

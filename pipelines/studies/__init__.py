@@ -220,30 +220,25 @@ class Study(FrozenModel):
 
         `dense` is added if it is missing, because every other variant is measured against it.
         """
-        fields = self.model_dump()
+        fields: dict[str, object] = {}
         if models:
             fields["models"] = [_model_from_argument(argument, self) for argument in models]
         if recipes:
             selected = [self.recipe(name) for name in recipes]
-            if all(recipe.method != "dense" for recipe in selected):
-                selected.insert(0, parse_recipe("dense"))
-            fields["recipes"] = selected  # not dumped, because a dump does not record which keys were omitted
-        other = _validated(fields, f"study {self.name}")
+            is_compared = any(recipe.method == "dense" for recipe in selected)
+            fields["recipes"] = selected if is_compared else [parse_recipe("dense"), *selected]
+        other = self._with(fields)
         other_recipes = [recipe for recipe in other.recipes if recipe.method != "dense"]
         own_recipes = [recipe for recipe in self.recipes if recipe.method != "dense"]
-        if (other.models, other_recipes) == (self.models, own_recipes):
-            return other
         names = [*(model.name for model in other.models), *(recipe.name for recipe in other.recipes)]
         digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
-        return other.model_copy(update={"subset": digest[:8]})
+        is_own = (other.models, other_recipes) == (self.models, own_recipes)
+        return other.model_copy(update={"subset": "" if is_own else digest[:8]})
 
     def searching(self, keys: Mapping[str, object]) -> "Study":
         """Return the study with some keys of `search` replaced, or added; InputError for a wrong value."""
-        fields = self.model_dump() | {"recipes": self.recipes}  # a dump does not record which keys were omitted
-        fields["search"] = {**(fields["search"] or {}), **keys}
-        return _validated(fields, f"study {self.name}").model_copy(
-            update={"subset": self.subset, "allow_code_execution": self.allow_code_execution}
-        )
+        own = self.search.model_dump() if self.search else {}
+        return self._with({"search": own | dict(keys)})
 
     def extended(self, models: Sequence[str]) -> "Study":
         """Return the study with more models (`SOURCE` or `NAME=SOURCE`); its name, and so its report, stays the same.
@@ -253,9 +248,13 @@ class Study(FrozenModel):
         """
         if not models:
             return self
-        fields = self.model_dump()
-        fields["models"] = [*fields["models"], *(_model_from_argument(argument, self) for argument in models)]
-        return _validated(fields, f"study {self.name}").model_copy(update={"subset": self.subset})
+        return self._with({"models": [*self.models, *(_model_from_argument(argument, self) for argument in models)]})
+
+    def _with(self, fields: Mapping[str, object]) -> "Study":
+        """Return the study with other fields, checked together; InputError for a wrong one."""
+        # Recipes are not dumped, because a dump does not record which keys were omitted.
+        study = _validated({**self.model_dump(), "recipes": self.recipes, **fields}, f"study {self.name}")
+        return study.model_copy(update={"subset": self.subset, "allow_code_execution": self.allow_code_execution})
 
 
 def _model_from_argument(argument: str, study: Study) -> dict[str, str]:

@@ -74,11 +74,6 @@ class TaskSpec(FrozenModel):
         return self
 
     @property
-    def names_fields(self) -> bool:
-        """Return whether it names fields of its own data."""
-        return bool(self.question or self.options or self.answer)
-
-    @property
     def source(self) -> str:
         """Return the definition, or else the name."""
         return self.definition or self.name

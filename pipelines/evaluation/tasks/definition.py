@@ -4,7 +4,7 @@ import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.metadata import version
@@ -44,18 +44,11 @@ class Definition:
 
     Attributes:
         files: its YAML, and the YAML with letters if there is one; for a group of lm-eval's, one file.
-        is_harness: whether it is lm-eval's own.
         is_group: whether it names several tasks.
     """
 
     files: tuple[Path, ...]
-    is_harness: bool = False
     is_group: bool = False
-
-    @property
-    def is_foreign(self) -> bool:
-        """Return whether it is the user's file."""
-        return not self.is_harness and not self.files[0].is_relative_to(FOLDER)
 
     @property
     def is_local(self) -> bool:
@@ -105,7 +98,7 @@ def unsafe_message(name: str) -> str:
 
 
 def _find(spec: TaskSpec) -> Definition:
-    asked = spec.source
+    asked, name = spec.source, spec.source.removeprefix(PREFIX)
     if Path(asked).suffix in {".yaml", ".yml"}:
         path = Path(asked).expanduser().absolute()
         if "group" in fields(path):
@@ -122,17 +115,20 @@ def _find(spec: TaskSpec) -> Definition:
         for file in files:
             _require_samples(spec.name, path, fields(file))
         return Definition(files)
-    if spec.data is not None and spec.definition is None and (spec.names_fields or _is_new(asked)):
+    if (
+        spec.data is not None
+        and spec.definition is None
+        and (spec.question or spec.options or spec.answer or not (asked in shipped() or name in harness_names()))
+    ):
         fields_of = own_fields(spec.data, spec.question, spec.options, spec.answer)
         first = next(iter(read_records(fields_of.source)), None)
         has_options = first is not None and bool(question_of(first, fields_of)[1])
         return Definition(_with_letter(FOLDER / ("_own_choice.yaml" if has_options else "_own_answer.yaml")))
     if asked in shipped():
         return Definition(_with_letter(FOLDER / f"{asked}.yaml"))
-    name = asked.removeprefix(PREFIX)
     known = harness_names()
     if name in known:
-        return Definition((known[name],), is_harness=True, is_group="group" in fields(known[name]))
+        return Definition((known[name],), is_group="group" in fields(known[name]))
     hint = did_you_mean(name, [*shipped(), *known], n=3)
     raise InputError(
         f"task {spec.name}: neither shipped nor a task of {harness()} is called {name!r}; {hint}shipped are "
@@ -146,28 +142,18 @@ def own_fields(data: str, question: str | None, options: Sequence[str], answer: 
     return PromptSet(source=str(path), text=question, options=tuple(options), gold=answer)
 
 
-def _is_new(name: str) -> bool:
-    return name not in shipped() and name.removeprefix(PREFIX) not in harness_names()
-
-
 def _require_samples(name: str, path: Path, keys: dict[str, Any]) -> None:
     """Refuse a file loader without files: `datasets` would read every file below the working folder."""
     arguments = keys.get("dataset_kwargs") or {}
     if "custom_dataset" in keys or "data_files" in arguments or "data_dir" in arguments:
         return
-    loader = keys.get("dataset_path")
-    if loader in _loaders():
+    from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
+
+    if (loader := keys.get("dataset_path")) in _PACKAGED_DATASETS_MODULES:
         raise InputError(
             f"task {name}: {path} has `dataset_path: {loader}` and no files; add `dataset_kwargs: {{data_files: "
             "{test: FILE}}`"
         )
-
-
-@cache
-def _loaders() -> Container[str]:
-    from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
-
-    return frozenset(_PACKAGED_DATASETS_MODULES)
 
 
 def contents_hash(spec: TaskSpec) -> str:

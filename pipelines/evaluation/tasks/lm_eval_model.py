@@ -87,6 +87,12 @@ class _Group:
         return any(len(tokens) in LONG for row in self.rows for *_, tokens in row.scored)
 
     @property
+    def reads(self) -> int:
+        """Number of states whose logits are computed: in the prefix, one for equal tokens of several rows."""
+        reads = [read for index, row in enumerate(self.rows) for read in _reads(row, index)]
+        return len({(position, token, index * (position >= self.shared)) for _, index, position, token in reads})
+
+    @property
     def requests(self) -> int:
         """Number of requests that the group answers."""
         return sum(len(row.scored) for row in self.rows)
@@ -158,7 +164,7 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
             ComputationError: a logit is NaN or infinite.
         """
         max_tokens = self.decoder.at_once(PASS_TOKENS)
-        groups = _groups(self._rows(requests), max_tokens, can_share=self._can_share)
+        groups = grouped(token_rows(requests, self.max_length), max_tokens, can_share=self._can_share)
         alone = [group for group in groups if len(group.rows) == 1]
         shared = [group for group in groups if len(group.rows) > 1]
         likelihoods: dict[int, list[Likelihood]] = defaultdict(list)
@@ -179,7 +185,8 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
                                 likelihoods[request].append(value)
                         self.progress.advance(sum(group.requests for group in batch))
         self.progress.done()
-        return [_summed(likelihoods[index]) for index in range(len(requests))]
+        of_requests = [likelihoods[index] for index in range(len(requests))]
+        return [(sum(value for value, _ in own), all(is_greedy for _, is_greedy in own)) for own in of_requests]
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:  # noqa: ARG002
         """Return greedy answers up to the first stop string; `written` keeps the whole generations.
@@ -223,19 +230,6 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
             self.progress.advance(len(group))
         self.progress.done()
         return [self.written[key].text for key in keys]
-
-    def _rows(self, requests: Sequence[Request]) -> list[_Row]:
-        """Return the distinct token rows of the requests, cut from the left as lm-eval does."""
-        scored: dict[tuple[int, ...], list[tuple[int, int, tuple[int, ...]]]] = defaultdict(list)
-        for index, (_, context, continuation) in enumerate(requests):
-            if not 0 < len(continuation) <= self.max_length:
-                raise InputError(
-                    f"a task scores an answer of {len(continuation)} tokens; it must have 1 to {self.max_length}, the "
-                    "model's context"
-                )
-            fed = (*context, *continuation)[-(self.max_length + 1) : -1]
-            scored[fed].append((index, len(fed) - len(continuation), tuple(continuation)))
-        return [_Row(fed, tuple(own)) for fed, own in scored.items()]
 
     def _run_whole(self, groups: Sequence[_Group]) -> Iterator[tuple[Tensor, list[Read]]]:
         """Run rows in one pass, padded on the right, which causal models never read."""
@@ -346,11 +340,25 @@ def _reads(row: _Row, index: int) -> list[Read]:
     ]
 
 
-def _summed(likelihoods: Sequence[Likelihood]) -> Likelihood:
-    return sum(value for value, _ in likelihoods), all(is_greedy for _, is_greedy in likelihoods)
+def token_rows(requests: Sequence[Request], max_length: int) -> list[_Row]:
+    """Return the distinct token rows of the requests, cut from the left as lm-eval does.
+
+    Raises:
+        InputError: a continuation has no token, or more than `max_length`, the model's context.
+    """
+    scored: dict[tuple[int, ...], list[tuple[int, int, tuple[int, ...]]]] = defaultdict(list)
+    for index, (_, context, continuation) in enumerate(requests):
+        if not 0 < len(continuation) <= max_length:
+            raise InputError(
+                f"a task scores an answer of {len(continuation)} tokens; it must have 1 to {max_length}, the model's "
+                "context"
+            )
+        fed = (*context, *continuation)[-(max_length + 1) : -1]
+        scored[fed].append((index, len(fed) - len(continuation), tuple(continuation)))
+    return [_Row(fed, tuple(own)) for fed, own in scored.items()]
 
 
-def _groups(rows: Sequence[_Row], max_tokens: int, *, can_share: bool) -> list[_Group]:
+def grouped(rows: Sequence[_Row], max_tokens: int, *, can_share: bool) -> list[_Group]:
     """Group neighbours in token order, as long as that lowers the number of tokens to run."""
     groups: list[_Group] = []
     for row in sorted(rows, key=lambda row: row.fed):

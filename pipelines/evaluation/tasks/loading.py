@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from prunescope.pipelines.core.bounded_regex import BoundedRe
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.evaluation.tasks.definition import LETTER, find, harness, unsafe_message
+from prunescope.pipelines.evaluation.tasks.definition import FOLDER, LETTER, find, harness, unsafe_message
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
 
 Scoring = Literal["letter", "full_text", "greedy", "rolling"]
@@ -152,8 +152,7 @@ def _no_foreign_metrics(spec: TaskSpec) -> Iterator[None]:
 
     Modules of lm-eval's own tasks also call `evaluate` when they are imported.
     """
-    definition = find(spec)
-    is_ours = not definition.is_foreign and not definition.is_harness  # such tasks use only lm-eval's own metrics
+    is_ours = find(spec).files[0].is_relative_to(FOLDER)  # such tasks use only lm-eval's own metrics
     if spec.allow_functions or is_ours:
         yield
         return
@@ -245,20 +244,17 @@ def _configured(spec: TaskSpec, name: str, task: Any) -> LoadedTask:  # noqa: AN
         raise InputError(f"task {name}: `shots` {spec.shots}, but it has no examples beside its problems; leave it out")
     if spec.shots is not None or task.config.num_fewshot is None:
         task.set_config("num_fewshot", spec.shots or 0)
-    if spec.shots and (examples := _examples(task)) < spec.shots:
-        raise InputError(f"task {name}: `shots` {spec.shots}, but there are {examples} examples; lower it")
+    if spec.shots:
+        # In its own split, a question can have all examples but itself.
+        examples = len(task.sampler.fewshot_docs()) - (task.config.fewshot_split == task.config.test_split)
+        if examples < spec.shots:
+            raise InputError(f"task {name}: `shots` {spec.shots}, but there are {examples} examples; lower it")
     count = len(task.eval_docs)
     if spec.samples is not None and spec.samples > count:
         raise InputError(f"task {name}: `samples` {spec.samples}, but there are {count}; lower it or give more `data`")
     if scoring == "full_text" and task.OUTPUT_TYPE == "multiple_choice" and _is_lettered(task):
         scoring = "letter"
     return LoadedTask(spec, name, scoring, task)
-
-
-def _examples(task: Any) -> int:  # noqa: ANN401
-    """Return how many examples a question can have; in its own split, all but itself."""
-    docs: int = len(task.sampler.fewshot_docs())
-    return docs - int(task.config.fewshot_split == task.config.test_split)
 
 
 def _is_lettered(task: Any) -> bool:  # noqa: ANN401

@@ -88,6 +88,7 @@ class TaskOutput:
 
 def common_columns(loaded: LoadedTask, output: TaskOutput) -> Row:
     """Return the columns of `task_scores` that do not depend on the metric."""
+    asked = [(sample_hash(sample["arguments"], loaded.scoring), str(sample["target"])) for sample in output.samples]
     return {
         "task": loaded.name,
         "task_group": loaded.group,
@@ -96,7 +97,7 @@ def common_columns(loaded: LoadedTask, output: TaskOutput) -> Row:
         "fewshot_seed": loaded.spec.seed if loaded.draws else None,
         "task_version": loaded.version,
         "harness": harness(),
-        "task_hash": _task_hash(loaded, output),
+        "task_hash": hashed([loaded.scoring, sorted(output.results), asked]),
     }
 
 
@@ -166,11 +167,6 @@ def _standard_error(metric: str, samples: Sequence[Any], value: float) -> tuple[
     return (float(values.std(ddof=1)) / math.sqrt(len(samples)) if math.isclose(mean, value) else None), len(samples)
 
 
-def _task_hash(loaded: LoadedTask, output: TaskOutput) -> str:
-    asked = [(sample_hash(sample["arguments"], loaded.scoring), str(sample["target"])) for sample in output.samples]
-    return hashed([loaded.scoring, sorted(output.results), asked])
-
-
 def sample_rows(loaded: LoadedTask, output: TaskOutput) -> Iterator[Row]:
     """Yield one row per sample, also if several filters read its answer."""
     by_sample: dict[int, list[Mapping[str, Any]]] = {}
@@ -212,20 +208,16 @@ def _choice_row(loaded: LoadedTask, sample: Mapping[str, Any]) -> Row:
 
 
 def options_of(loaded: LoadedTask, doc: Mapping[str, Any]) -> tuple[list[str], int | None]:
-    """Return the compared texts of a sample and the index of the right one; None if none is right."""
+    """Return the compared texts of a sample and the index of the first right one; None if none is right."""
     task, target = loaded.task, loaded.task.doc_to_target(doc)
     if task.OUTPUT_TYPE == "loglikelihood":
         return [str(target)], 0
     options = [str(option) for option in task.doc_to_choice(doc)]
-    return options, _option_index(task.doc_to_text(doc) if task.multiple_input else target, options)
-
-
-def _option_index(right: Any, options: Sequence[str]) -> int | None:  # noqa: ANN401 (the task's own type)
-    """Return the index of the right option, of the first one if several are right."""
+    right = task.doc_to_text(doc) if task.multiple_input else target
     first = right[0] if isinstance(right, list) and right else right
     if isinstance(first, int):
-        return first if 0 <= first < len(options) else None
-    return options.index(first) if first in options else None
+        return options, first if 0 <= first < len(options) else None
+    return options, options.index(first) if first in options else None
 
 
 def _text_row(sample: Mapping[str, Any]) -> Row:

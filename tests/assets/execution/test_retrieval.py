@@ -18,7 +18,7 @@ from prunescope.assets.planning.steps import STEPS
 from prunescope.assets.planning.work_plan import StudyRequest, make_plan
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.pipelines.evaluation.retrieval.beir_data import files_of
-from prunescope.pipelines.models.meta_model import load_meta_model, shape_of
+from prunescope.pipelines.models.meta_model import load_meta_model
 from prunescope.pipelines.planning.preflight import check_outline
 from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec
 from prunescope.warehouse.storage.partition_store import Store
@@ -193,8 +193,8 @@ def test_the_study_of_the_paper_is_planned_without_weights_or_data(tmp_path: Pat
     assert len(study.retrieval) == 13
     outline = load_meta_model(tmp_path)
     there = study.model_copy(update={"retrieval": (RetrievalSpec(name="python-help", max_length=512),)})
-    prompts, texts, embedded = check_outline(there, outline)
-    assert (prompts, texts, outline.head) == ([], [], None)
-    assert (embedded[0].queries, embedded[0].documents) == (166, 166)
-    shape = shape_of(outline)
+    load = check_outline(there, outline)
+    assert (load.prompts, load.windows, outline.head) == ([], [], None)
+    assert (load.retrieval[0].queries, load.retrieval[0].documents) == (166, 166)
+    shape = load.shape
     assert (shape.layers, shape.width, shape.parameters) == (32, 4096, 7_110_660_096)

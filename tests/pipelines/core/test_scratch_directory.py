@@ -27,10 +27,10 @@ def test_the_next_process_removes_the_folder_of_a_killed_one(temporary: Path) ->
             (theirs / "layer").touch()
             own = scratch_directory.Scratch()
             assert (theirs / "layer").exists(), "its process is at work"
-            assert not scratch_directory.abandoned()
+            assert not scratch_directory.clean(keep=True)
         finally:
             keeper.kill()
-    assert scratch_directory.abandoned() == [theirs]
+    assert scratch_directory.clean(keep=True) == [theirs]
     scratch_directory.clean()
     assert not theirs.exists()
     assert own.folder.exists()
@@ -44,7 +44,7 @@ def test_a_link_of_that_name_is_not_followed_and_other_folders_stay(temporary: P
     precious.touch()
     (temporary / "prunescope-layers-link").symlink_to(precious.parent)
     (temporary / "prunescope-layers").mkdir()
-    assert not scratch_directory.abandoned()
+    assert not scratch_directory.clean(keep=True)
     scratch_directory.clean()
     assert precious.exists()
     assert (temporary / "prunescope-layers").exists()

@@ -34,7 +34,7 @@ def test_names_are_found_without_torch_and_without_lm_eval() -> None:
         "from prunescope.pipelines.evaluation.tasks import definition as d;"
         "found = [d.find(TaskSpec(name=name)) for name in ('boolq', 'hellaswag', 'mmlu')];"
         "assert [len(each.files) for each in found] == [2, 1, 1], found;"
-        "assert [each.is_harness for each in found] == [False, True, True];"
+        "assert [each.files[0].is_relative_to(d.FOLDER) for each in found] == [True, False, False];"
         "assert [each.is_group for each in found] == [False, False, True];"
         "assert [each.is_local for each in found] == [True, False, False];"
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'lm_eval', 'datasets')))"
@@ -57,8 +57,6 @@ def test_an_unknown_name_is_refused_with_near_ones() -> None:
 def test_a_shipped_name_precedes_lm_evals_unless_prefixed() -> None:
     ours, theirs = (find(TaskSpec(name="x", definition=name)) for name in ("arc_challenge", "lm_eval:arc_challenge"))
     assert [file.stem for file in ours.files] == ["arc_challenge", "arc_challenge_letter"]
-    assert not ours.is_harness
-    assert theirs.is_harness
     assert [file.parent.name for file in theirs.files] == ["arc"]
 
 
@@ -294,7 +292,7 @@ def test_a_metric_fetched_by_a_definitions_module_is_refused(tmp_path: Path) -> 
     (tmp_path / "code.py").write_text("import evaluate\nfound = evaluate.load('rouge')\ndef run(doc): return ''\n")
     path = Path(spec.source)
     path.write_text(path.read_text().replace('"{{query}}"', "!function code.run"))
-    harness = Definition((path,), is_harness=True)
+    harness = Definition((path,))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("prunescope.pipelines.evaluation.tasks.loading.find", lambda _: harness)
         with pytest.raises(InputError, match="task mine: metric 'rouge' is code from outside .*allow_functions: true"):
