@@ -21,7 +21,7 @@ from prunescope.pipelines.reporting.explorer.comparisons import TITLES as PAIR_T
 from prunescope.pipelines.reporting.explorer.index_document import figure_entry, index, prompt_rows, variant_names
 from prunescope.pipelines.reporting.explorer.ordering import DisplayOrder
 from prunescope.pipelines.reporting.explorer.page import packed
-from prunescope.pipelines.reporting.explorer.queries import PROMPT, STATEMENTS
+from prunescope.pipelines.reporting.explorer.queries import STATEMENTS
 from prunescope.pipelines.reporting.explorer.query_cache import Ask, Document, QueryCache
 from prunescope.pipelines.reporting.explorer.trace_document import trace
 from prunescope.pipelines.reporting.explorer.variant_document import prompt as prompt_document
@@ -86,9 +86,6 @@ class Documents:
         """Return the shared cache, or a new one for each document of a live page."""
         return self._cache or QueryCache(self._ask, is_whole=False)
 
-    def _figures(self, frames: QueryCache) -> FigureCache:
-        return self._drawn or FigureCache(frames.answer)
-
     def build(self, name: str) -> Document:
         """Build one document.
 
@@ -98,10 +95,10 @@ class Documents:
         frames = self._frames()
         match name.split("/"):
             case ["index" | "sql"]:
-                return self._sql() if name == "sql" else self._index(frames, self._traces(frames))
+                return self._sql() if name == "sql" else self._index(frames, self._by_break(frames))
             case ["figures" | "pictures" as kind, figure] if figure in FIGURES:
                 build = _figure if kind == "figures" else _picture
-                return build(FIGURES[figure], self._figures(frames))
+                return build(FIGURES[figure], self._drawn or FigureCache(frames.answer))
             case ["variant", n] if (names := _at(variant_names(frames, self._order), n)) is not None:
                 model, recipe = names
                 prompts = enumerate(prompt_rows(frames, self._order))
@@ -143,9 +140,9 @@ class Documents:
         """
         frames = self._frames()
         documents: dict[str, Document] = {"index": {}, "sql": self._sql()}
-        figures = self._figures(frames)
+        figures = self._drawn or FigureCache(frames.answer)
         without_data = [name for name, figure in FIGURES.items() if figures.answer(figure.query).is_empty()]
-        traces = self._traces(frames)
+        traces = self._by_break(frames)
         whole = self._index(frames, traces, without_data)
         cut = _cut(whole)
         left_out = [
@@ -183,13 +180,18 @@ class Documents:
         prompts = sorted(enumerate(cut["prompts"]), key=lambda entry: entry[1]["place_in_order"])
         add("pages of prompts", [f"prompt/{m}" for m, _ in prompts], listed)
         if self._pairs is not None:
-            pairs = nearest(_kls(cut), MAX_PAIRS)
+            kl = "kl_teacher_forced_median_nats"
+            kls = [
+                (entry["where"]["model"], None if entry["is_dense"] else entry["numbers"].get(kl))
+                for entry in cut["variants"]
+            ]
+            pairs = nearest(kls, MAX_PAIRS)
             compared = _compared(self._pairs, variant_names(frames, self._order), pairs)
             add("paired comparisons", [f"pair/{n}/{m}" for n, m in pairs], lambda _: next(compared), share=_PAIRS_SHARE)
             if len(pairs) == MAX_PAIRS:
                 left_out.append("paired comparisons of variants far from each other by median KL")
         # Only the index links to traces, so variants and prompts that were cut from it have none.
-        reachable = [(m, n) for m, n in self._by_break(frames) if n < count and m < len(cut["prompts"])]
+        reachable = [(m, n) for m, n in traces if n < count and m < len(cut["prompts"])]
         built = self._built(frames, reachable)
         add("token views", [f"trace/{n}/{m}" for m, n in reachable], lambda _: next(built))
         for n, entry in enumerate(cut["variants"]):
@@ -215,18 +217,8 @@ class Documents:
             frames, self._study, self._title, self._facts, self._order, prompts, without_data, is_live=self._is_live
         )
 
-    def _traces(self, frames: QueryCache) -> list[tuple[int, int]]:
-        """Return the positions of prompt and variant of every text by a pruned variant."""
-        variants = {names: n for n, names in enumerate(variant_names(frames, self._order))}
-        prompts = {(row["model"], row["prompt_id"]): m for m, row in enumerate(prompt_rows(frames, self._order))}
-        return sorted(
-            (prompts[model, prompt_id], variants[model, recipe])
-            for model, recipe, prompt_id in frames.all("written").select(PROMPT).iter_rows()
-            if (model, recipe) in variants
-        )
-
     def _by_break(self, frames: QueryCache) -> list[tuple[int, int]]:
-        """Return `_traces` in the order in which a file takes them until it is full.
+        """Return the positions of prompt and variant of every text by a pruned variant, as a file takes them.
 
         Each round has one text per variant and kind of prompt, the text that breaks first in the first round. The first
         round also has each variant's first text with layers, whose document is ten times as large.
@@ -335,11 +327,3 @@ def _cut(whole: Document) -> Document:
     shown = {entry["id"] for entry in cut["variants"]}
     cut["curves"] = [curve for curve in whole["curves"] if curve["id"] in shown]
     return cut
-
-
-def _kls(cut: Document) -> list[tuple[str, float | None]]:
-    """Return model and median KL of every variant, with None for the dense ones."""
-    return [
-        (entry["where"]["model"], None if entry["is_dense"] else entry["numbers"].get("kl_teacher_forced_median_nats"))
-        for entry in cut["variants"]
-    ]
