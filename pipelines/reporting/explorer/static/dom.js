@@ -104,12 +104,6 @@ function cellOf(column, { numbers }) {
   return cell(column, numbers[column.name], numbers[column.of]);
 }
 
-// A value with its 95 % interval below it.
-function bounded(column, variant) {
-  const ends = intervalOf(column, variant);
-  return [cellOf(column, variant), ends && el("small", { class: "ends", title: "95 % interval" }, ends)];
-}
-
 // The 95 % interval of a variant's number: both ends, or the one that is known.
 function intervalOf(column, { intervals }) {
   const [low, high] = (intervals[column.name] ?? []).map((end) => isNumber(end) && cell(column, end));
@@ -128,22 +122,13 @@ function verdict(variant) {
   return mark(variant.verdict ?? "too little evidence", variant.verdict_reason ?? "");
 }
 
-// The three words of a verdict: same tokens, right answers, alive.
-function threeWords(variant) {
-  return ["same tokens", "right answers", "alive"].map((word, place) => `${word} ${signOf(variant.words[place])}`).join(" · ");
-}
-
 // The recipe, after its model if the study has several models.
 function titleOf(variant) {
   return index.models.length > 1 ? `${variant.model} @ ${variant.recipe}` : variant.recipe;
 }
 
-function variantName(variant) {
-  return name(titleOf(variant));
-}
-
 function variantLink(variant) {
-  return el("a", { href: route("variant", variant.id) }, variantName(variant));
+  return el("a", { href: route("variant", variant.id) }, name(titleOf(variant)));
 }
 
 // Column headings include the unit.

@@ -7,11 +7,14 @@ const MOST_LABELS = 32;
 function layerMap(layers, where, tokens, choose) {
   const [places, kl] = [placesOf(layers), layers.kl_dense_pruned_nats];
   const [count, steps] = [places.length, layers.steps.length];
-  const canvas = el("canvas", { width: steps, height: count, role: "img", "aria-label": `KL by layer and step: ${peakOf(places, layers.steps, kl)}` });
+  const [, peak] = extremes(kl.flat().filter(isNumber));
+  const peakPlace = kl.findIndex((row) => row.includes(peak));
+  const said = peakPlace < 0 ? "not measured" : `highest ${number(peak)} nats after ${places[peakPlace]} at step ${layers.steps[kl[peakPlace].indexOf(peak)]}`;
+  const canvas = el("canvas", { width: steps, height: count, role: "img", "aria-label": `KL by layer and step: ${said}` });
   const colour = getComputedStyle(root).getPropertyValue("--heat-color").trim().split(" ").map(Number);
   const context = canvas.getContext("2d");
   const image = context.createImageData(steps, count);
-  const top = Math.max(1e-3, extremes(kl.flat().filter(isNumber))[1]);
+  const top = Math.max(1e-3, peak);
   kl.forEach((row, place) => row.forEach((value, step) => image.data.set([...colour, Math.round(255 * Math.sqrt(Math.max(0, value ?? 0) / top))], 4 * ((count - 1 - place) * steps + step))));
   context.putImageData(image, 0, 0);
   const cursor = el("span", { class: "cursor", "aria-hidden": "true" });
@@ -41,10 +44,4 @@ function layerMap(layers, where, tokens, choose) {
     styled(cursor, { left: `${(100 * at) / steps}%`, width: `${100 / steps}%` });
   };
   return { figure, follow };
-}
-
-function peakOf(places, steps, kl) {
-  const [, peak] = extremes(kl.flat().filter(isNumber));
-  const place = kl.findIndex((row) => row.includes(peak));
-  return place < 0 ? "not measured" : `highest ${number(peak)} nats after ${places[place]} at step ${steps[kl[place].indexOf(peak)]}`;
 }

@@ -55,7 +55,8 @@ async function show() {
     content = [heading(1, "Not found"), el("p", { class: "failed" }, error.message), el("p", null, el("a", { href: "#/" }, "Back to the overview"))];
   }
   if (shownHash !== hash) return; // the user has opened another page meanwhile
-  forgetFigures();
+  for (const result of drawnViews) result.finalize();
+  drawnViews.clear();
   refill(main, content);
   document.title = ["Prunescope", at?.title(...parts), index.study].filter(Boolean).join(" · ");
   for (const item of document.querySelectorAll("nav a")) {
@@ -87,7 +88,7 @@ function setTheme(theme) {
   root.dataset.theme = theme;
   themeButton.textContent = isDark() ? "☾" : "☀";
   themeButton.setAttribute("aria-label", `Theme: ${theme}`);
-  redrawFigures();
+  for (const place of document.querySelectorAll("[data-figure]")) if (place.querySelector(".chart")) drawFigure(place);
 }
 
 const followSystem = () => setTheme(dark.matches ? "dark" : "light");

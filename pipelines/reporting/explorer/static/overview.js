@@ -25,7 +25,7 @@ function leadPicture() {
   if (!curves.length) return null;
   const { model } = variantsById.get(curves[0].id);
   const of = prunedVariants.filter((variant) => variant.model === model).length;
-  const names = curves.map(({ id }, place) => el("a", { class: `color-${place}`, href: route("variant", id) }, place % 2 ? "╍ " : "━ ", variantName(variantsById.get(id))));
+  const names = curves.map(({ id }, place) => el("a", { class: `color-${place}`, href: route("variant", id) }, place % 2 ? "╍ " : "━ ", name(titleOf(variantsById.get(id)))));
   return el("figure", { class: "opening" }, generationCurves(curves), el("p", { class: "legend" }, names), el("figcaption", { class: "hint" }, `Medians over prompts at each generated token. forced: both models read the dense text. own text: both read the variant’s. fork: the dense model alone, its text against the one that it writes after the variant’s first other token. Logarithmic axes from 0.001 on; ${of > curves.length ? `${curves.length} of ${of} variants, from the nearest to the furthest; ` : ""}`, link("the whole figure", "figures", "generation"), "."));
 }
 
@@ -82,7 +82,7 @@ function variantsWith(columns) {
     sortBy: "kl_teacher_forced_median_nats",
     columns: [
       { id: "variant", doc: "link to the page of the variant", value: (variant) => variant.id, cell: variantLink },
-      { id: "verdict", doc: index.verdict_rule, align: null, value: ofVerdict, cell: (variant) => [verdict(variant), variant.words.length > 0 && el("small", { class: "ends" }, threeWords(variant))] },
+      { id: "verdict", doc: index.verdict_rule, align: null, value: ofVerdict, cell: (variant) => [verdict(variant), variant.words.length > 0 && el("small", { class: "ends" }, ["same tokens", "right answers", "alive"].map((word, place) => `${word} ${signOf(variant.words[place])}`).join(" · "))] },
       {
         id: "spark",
         heading: ["KL by step, nats: ", el("span", { class: "key forced" }, "forced"), " ", el("span", { class: "key own" }, "own text")],
@@ -91,7 +91,7 @@ function variantsWith(columns) {
         value: ({ spark }) => mean(spark.forced) ?? mean(spark.own),
         cell: ({ spark }) => sparkline(spark),
       },
-      ...columns.filter((column) => !constant.includes(column)).map((column) => ({ id: column.name, heading: headingOf(column), doc: column.doc, value: (variant) => variant.numbers[column.name], cell: (variant) => bounded(column, variant) })),
+      ...columns.filter((column) => !constant.includes(column)).map((column) => ({ id: column.name, heading: headingOf(column), doc: column.doc, value: (variant) => variant.numbers[column.name], cell: (variant) => [cellOf(column, variant), intervalOf(column, variant) && el("small", { class: "ends", title: "95 % interval" }, intervalOf(column, variant))] })),
     ],
   });
   return [table, same.length > 0 && el("p", { class: "hint under" }, `Equal for all pruned variants: ${same.join(" · ")}.`)];

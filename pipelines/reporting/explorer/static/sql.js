@@ -20,7 +20,8 @@ async function sqlPage(...parts) {
   if (!Object.hasOwn(statements, key)) throw new Error(`No statement has the key “${key}”.`);
   const statement = statements[key];
   const where = chosen.filter(([column]) => statement.narrow.includes(column));
-  const sql = narrowed(bound(statement.sql, chosen), where);
+  const whole = bound(statement.sql, chosen);
+  const sql = where.length ? `select * from (${whole}\n) where ${where.map(([column, value]) => `${column} = ${literal(value)}`).join(" and ")}` : whole;
   return [
     heading(1, statement.title),
     el("p", { class: "links" }, el("a", { href: "#/sql" }, "all statements")),
@@ -30,10 +31,6 @@ async function sqlPage(...parts) {
     statement.narrow.length > 0 && el("p", { class: "hint" }, `Links can filter its rows by ${statement.narrow.join(", ")}.`),
     statement.views.length > 0 && el("section", null, heading(2, "Views that this statement reads"), el("ul", null, statement.views.map((view) => el("li", null, link(statements[view]?.title ?? view, "sql", view))))),
   ];
-}
-
-function narrowed(sql, where) {
-  return where.length ? `select * from (${sql}\n) where ${where.map(([column, value]) => `${column} = ${literal(value)}`).join(" and ")}` : sql;
 }
 
 // Replace all parameters by literals in one pass, so that no value is taken for a parameter. Comments are removed first,

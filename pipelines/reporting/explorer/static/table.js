@@ -63,17 +63,13 @@ function dataTable({ label, columns: given, rows, filter, pick, rowClass, sortBy
 }
 
 function complete({ of, ...column }, rows) {
-  const { id, value = (row) => (of ? shareOf(row[id], row[of]) : row[id]) } = column;
+  const { id, value = (row) => (!of ? row[id] : row[of] ? row[id] / row[of] : null) } = column;
   const cell = (row) => (of ? ratio(row[id], row[of]) : typeof value(row) === "string" ? name(value(row)) : number(value(row)));
   return { heading: words(id), align: rows.some((row) => isNumber(value(row))) ? "number" : null, value, cell, ...column };
 }
 
 function ratio(part, whole) {
   return whole ? `${number(part)}/${number(whole)}` : "–";
-}
-
-function shareOf(part, whole) {
-  return whole ? part / whole : null;
 }
 
 // Columns by their fields, each with its heading.
