@@ -49,14 +49,18 @@ async function text(key) {
 const variantsById = new Map(index.variants.map((variant, place) => [variant.id, { ...variant, place }]));
 const prunedVariants = index.variants.filter((variant) => !variant.is_dense);
 
+// Position in a list of the index; throws an error with a message for the user if it is not there.
+function placeIn(list, what, id, isWanted = (one) => one.id === id) {
+  const place = list.findIndex(isWanted);
+  if (place < 0) throw new Error(`This study has no ${what} “${id}”.`);
+  return place;
+}
+
 function known(id) {
-  const variant = variantsById.get(id);
-  if (!variant) throw new Error(`This study has no variant “${id}”.`);
-  return variant;
+  const place = placeIn(index.variants, "variant", id);
+  return { ...index.variants[place], place };
 }
 
 function promptPlace(model, id) {
-  const place = index.prompts.findIndex((prompt) => prompt.model === model && prompt.prompt_id === id);
-  if (place < 0) throw new Error(`This study has no prompt “${id}”.`);
-  return place;
+  return placeIn(index.prompts, "prompt", id, (prompt) => prompt.model === model && prompt.prompt_id === id);
 }

@@ -46,9 +46,8 @@ function picture(figure) {
 
 async function figuresPage(chosen) {
   const list = index.figures;
-  if (chosen !== undefined && !list.some((figure) => figure.name === chosen)) throw new Error(`This study has no figure “${chosen}”.`);
   if (chosen === undefined) return [heading(1, "Figures"), allFigures()];
-  const at = list.findIndex((figure) => figure.name === chosen);
+  const at = placeIn(list, "figure", chosen, (figure) => figure.name === chosen);
   return [
     heading(1, list[at].title, list[at].sql),
     el("p", { class: "links" }, at > 0 && link(`← ${list[at - 1].title}`, "figures", list[at - 1].name), " ", el("a", { href: "#/figures" }, "all figures"), " ", at < list.length - 1 && link(`${list[at + 1].title} →`, "figures", list[at + 1].name)),
@@ -78,17 +77,20 @@ async function drawFigure(place) {
   turns.set(place, turn);
   try {
     const [embed, figure] = await Promise.all([runVega(), load(`figures/${key}`)]);
-    const drawn = figure.drawings.map((drawing) => ({ drawing, box: el("div", { class: "chart" }) }));
-    place.replaceChildren(...drawn.map(({ drawing, box }) => el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `chart: ${drawing.title}` }, box)));
-    for (const { drawing, box } of drawn) {
+    refill(place, figure.drawings.map((drawing) => chartBox(`chart: ${drawing.title}`)));
+    for (const [at, box] of [...place.querySelectorAll(".chart")].entries()) {
       // Draw one after the other, so that the page stays responsive.
       if (turns.get(place) !== turn || !place.isConnected) return;
-      await draw(embed, box, drawing.spec);
+      await draw(embed, box, figure.drawings[at].spec);
     }
   } catch (error) {
     place.replaceChildren(el("p", { class: "failed" }, `This figure could not be drawn: ${error.message}`));
     console.error(error);
   }
+}
+
+function chartBox(label) {
+  return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, el("div", { class: "chart" }));
 }
 
 async function draw(embed, box, spec) {

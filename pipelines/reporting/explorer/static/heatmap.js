@@ -36,12 +36,12 @@ function layerMap(layers, where, tokens, choose) {
     el("figcaption", null, "KL by layer (vertical) and step (horizontal), propagated, on the dense text; click to select a step", sqlLink("layers", "the layers", where), readout),
     el("p", { class: "hint" }, "0 ", el("span", { class: "ramp", "aria-hidden": "true" }), ` ${number(top)} nats`),
     el("div", { class: "frame" }, el("span", { class: "hint" }, `layer ${layers.layer.at(-1)}`), el("span", { class: "hint low" }, `layer ${layers.layer[0]}`), el("div", { class: "cells" }, canvas, cursor)),
-    steps <= MOST_LABELS && styled(el("div", { class: "labels token", "aria-hidden": "true" }, layers.steps.map((step) => name(tokens.get(step) ?? "", { title: tokens.get(step) }))), { "--steps": steps }),
+    steps <= MOST_LABELS && el("div", { class: "labels token", "aria-hidden": "true", style: { "--steps": steps } }, layers.steps.map((step) => name(tokens.get(step) ?? "", { title: tokens.get(step) }))),
   );
   const follow = (step) => {
     const at = layers.steps.indexOf(step);
     cursor.hidden = at < 0;
-    styled(cursor, { left: `${(100 * at) / steps}%`, width: `${100 / steps}%` });
+    fill(cursor, { style: { left: `${(100 * at) / steps}%`, width: `${100 / steps}%` } }, []);
   };
   return { figure, follow };
 }

@@ -14,17 +14,8 @@ function valuesOf(layers, key) {
 
 // An SVG path with a gap at each missing value.
 function pathOf(values, x, y, isShown = isNumber) {
-  let pen = "M";
-  let path = "";
-  values.forEach((value, place) => {
-    if (!isShown(value)) {
-      pen = "M";
-      return;
-    }
-    path += `${pen}${x(place).toFixed(1)} ${y(value).toFixed(1)}`;
-    pen = "L";
-  });
-  return path;
+  const piece = (value, place) => `${isShown(values[place - 1]) ? "L" : "M"}${x(place).toFixed(1)} ${y(value).toFixed(1)}`;
+  return values.map((value, place) => (isShown(value) ? piece(value, place) : "")).join("");
 }
 
 // Square root of the KL by step, on one scale for all rows: rows are comparable, and small values are visible.
@@ -116,9 +107,7 @@ function layerCurves({ title, places, changed, series, markers = [] }) {
     return { one, end, at: y(one.values[end]) };
   });
   labels.sort((a, b) => a.at - b.at);
-  labels.forEach((label, rank) => {
-    if (rank) label.at = Math.max(label.at, labels[rank - 1].at + 14);
-  });
+  labels.slice(1).forEach((label, rank) => (label.at = Math.max(label.at, labels[rank].at + 14)));
   const excess = labels.length ? Math.max(0, labels.at(-1).at - (height - bottom)) : 0;
   const curves = labels.map(({ one, end, at }) =>
     svg(
@@ -183,7 +172,7 @@ function layerPanels(layers, pick = (values) => values, markers = []) {
 // Rows of [label, dense, pruned] with a bar for each side; probabilities from 0 to 1.
 function bars(rows, isMarked = () => false) {
   const line = (side, value) =>
-    el("span", { class: `bar ${side}` }, styled(el("span", { class: "fill" }), { width: `${100 * Math.min(1, Math.max(0, value ?? 0))}%` }), el("span", { class: "value" }, `${percent(value)} %`));
+    el("span", { class: `bar ${side}` }, el("span", { class: "fill", style: { width: `${100 * Math.min(1, Math.max(0, value ?? 0))}%` } }), el("span", { class: "value" }, `${percent(value)} %`));
   return el(
     "ol",
     { class: "bars" },

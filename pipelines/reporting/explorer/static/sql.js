@@ -124,20 +124,15 @@ function download(sql, to) {
   return button;
 }
 
-function chartOf(sql, place) {
-  return el("button", { type: "button", onclick: async () => {
-    const [embed, answer] = await Promise.all([runVega(), post(sql, "chart").then((found) => found.json())]);
-    if (answer.error) return refill(place, el("p", { class: "failed" }, answer.error));
-    const box = el("div", { class: "chart" });
-    refill(place, el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "chart of the answer" }, box));
-    await draw(embed, box, answer.spec);
-  } }, "Chart");
-}
-
 function resultOf(answer, sql) {
   if (answer.error) return [el("p", { class: "failed" }, answer.error)];
   const rows = `${answer.rows.length.toLocaleString("en-US")} rows${answer.truncated ? ", more were left out" : ""}, ${number(answer.seconds)} s`;
   const columns = answer.columns.map((column) => column.name);
   const chart = el("div");
-  return [el("p", { class: "tools" }, el("span", { class: "hint" }, rows), download(sql, "csv"), download(sql, "parquet"), chartOf(sql, chart)), chart, plainTable({ label: "rows", columns, rows: answer.rows, show: (value) => number(value, Infinity) })];
+  const button = el("button", { type: "button", onclick: async () => {
+    const [embed, found] = await Promise.all([runVega(), post(sql, "chart").then((one) => one.json())]);
+    if (found.error) return refill(chart, el("p", { class: "failed" }, found.error));
+    await draw(embed, refill(chart, chartBox("chart of the answer")).querySelector(".chart"), found.spec);
+  } }, "Chart");
+  return [el("p", { class: "tools" }, el("span", { class: "hint" }, rows), download(sql, "csv"), download(sql, "parquet"), button), chart, plainTable({ label: "rows", columns, rows: answer.rows, show: (value) => number(value, Infinity) })];
 }
