@@ -21,7 +21,7 @@ from prunescope.pipelines.reporting.explorer.comparisons import TITLES as PAIR_T
 from prunescope.pipelines.reporting.explorer.index_document import figure_entry, index, prompt_rows, variant_names
 from prunescope.pipelines.reporting.explorer.ordering import DisplayOrder
 from prunescope.pipelines.reporting.explorer.page import packed
-from prunescope.pipelines.reporting.explorer.queries import STATEMENTS
+from prunescope.pipelines.reporting.explorer.queries import STATEMENTS, Query
 from prunescope.pipelines.reporting.explorer.query_cache import Ask, Document, QueryCache
 from prunescope.pipelines.reporting.explorer.trace_document import trace
 from prunescope.pipelines.reporting.explorer.variant_document import prompt as prompt_document
@@ -108,24 +108,15 @@ class Documents:
                 a, b = (_at(variant_names(frames, self._order), position) for position in (n, m))
                 if a is not None and b is not None and a[0] == b[0] and int(n) < int(m):
                     return paired(self._pairs, a[0], [(a[1], b[1])])[0]
-            case ["prompt", _] | ["trace", _, _] if document := self._of_prompt(frames, *name.split("/")[1:]):
-                return document
+            case ["prompt", m] if row := _at(prompt_rows(frames, self._order), m):
+                places = enumerate(variant_names(frames, self._order))
+                own = {recipe: n for n, (model, recipe) in places if model == row["model"]}
+                return prompt_document(frames, row, int(m), own)
+            case ["trace", n, m] if row := _at(prompt_rows(frames, self._order), m):
+                names = _at(variant_names(frames, self._order), n)
+                if names is not None and names[0] == row["model"] and names[1] != "dense":
+                    return trace(frames, *names, row["prompt_id"])
         raise KeyError(name)
-
-    def _of_prompt(self, frames: QueryCache, *places: str) -> Document | None:
-        """Return the document of a prompt, or of a pruned variant and a prompt; None if there is none."""
-        *of_variant, m = places
-        variants = variant_names(frames, self._order)
-        row = _at(prompt_rows(frames, self._order), m)
-        if row is None:
-            return None
-        if not of_variant:
-            own = {recipe: n for n, (model, recipe) in enumerate(variants) if model == row["model"]}
-            return prompt_document(frames, row, int(m), own)
-        names = _at(variants, of_variant[0])
-        if names is None or names[0] != row["model"] or names[1] == "dense":
-            return None
-        return trace(frames, *names, row["prompt_id"])
 
     def within(self, size: int = DOCUMENT_BYTES) -> dict[str, Document]:
         """Build the documents of a file: all that fit, and an index that says what is left out.
@@ -248,20 +239,22 @@ class Documents:
         frames.focus(())
 
     def _sql(self) -> dict[str, Document]:
-        statements = {key: self._statement(query.title, query.sql, query.narrow) for key, query in STATEMENTS.items()}
-        for key, sql in self._pairs.sql.items() if self._pairs is not None else ():
-            statements[key] = self._statement(PAIR_TITLES[key], sql)
-        for name, figure in FIGURES.items():
-            statements[f"figures/{name}"] = self._statement(figure.title, figure.query)
+        pairs = self._pairs.sql if self._pairs is not None else {}
+        statements = {
+            **STATEMENTS,
+            **{key: Query(PAIR_TITLES[key], sql) for key, sql in pairs.items()},
+            **{f"figures/{name}": Query(figure.title, figure.query) for name, figure in FIGURES.items()},
+        }
         for name, sql in self._views.items():
             comment = sql.strip().splitlines()[0].removeprefix("--").strip()
-            statements[f"view/{name}"] = self._statement(f"View {name}: {comment}", sql)
-        return statements
+            statements[f"view/{name}"] = Query(f"View {name}: {comment}", sql)
 
-    def _statement(self, title: str, sql: str, narrow: Sequence[str] = ()) -> Document:
-        names = dict.fromkeys(_RELATION.findall(re.sub(r"--[^\n]*", "", sql)))
-        views = [f"view/{name}" for name in names if name in self._views]
-        return {"title": title, "sql": sql, "views": views, "narrow": list(narrow)}
+        found = {}
+        for key, query in statements.items():
+            names = dict.fromkeys(_RELATION.findall(re.sub(r"--[^\n]*", "", query.sql)))
+            views = [f"view/{name}" for name in names if name in self._views]
+            found[key] = {"title": query.title, "sql": query.sql, "views": views, "narrow": list(query.narrow)}
+        return found
 
 
 def _figure(figure: Figure, drawn: FigureCache) -> Document:
@@ -277,6 +270,13 @@ def _figure(figure: Figure, drawn: FigureCache) -> Document:
     return entry | {"drawings": drawings}
 
 
+def _picture(figure: Figure, drawn: FigureCache) -> Document:
+    if drawn.answer(figure.query).is_empty():
+        return {"jpeg": None}
+    jpeg = picture(drawn.svg(figure), _PICTURE_WIDTH, _PICTURE_TALLEST)
+    return {"jpeg": base64.b64encode(jpeg).decode()}
+
+
 def _shortened(value: Any) -> Any:  # noqa: ANN401 (JSON)
     """Return JSON with 5 significant digits per number, more than a drawing shows; it saves 40 % of the bytes."""
     if isinstance(value, float):
@@ -284,13 +284,6 @@ def _shortened(value: Any) -> Any:  # noqa: ANN401 (JSON)
     if isinstance(value, dict):
         return {key: _shortened(item) for key, item in value.items()}
     return [_shortened(item) for item in value] if isinstance(value, list) else value
-
-
-def _picture(figure: Figure, drawn: FigureCache) -> Document:
-    if drawn.answer(figure.query).is_empty():
-        return {"jpeg": None}
-    jpeg = picture(drawn.svg(figure), _PICTURE_WIDTH, _PICTURE_TALLEST)
-    return {"jpeg": base64.b64encode(jpeg).decode()}
 
 
 def _compared(

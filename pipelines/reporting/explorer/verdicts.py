@@ -158,7 +158,10 @@ def _alive(frames: QueryCache, model: str, rows: Sequence[_Row]) -> Document:
             f"The least damaged variant that loops is {label(mildest['recipe'])}: its text to prompt "
             f"{label(mildest['prompt_id'])} repeats itself for the third time by step {mildest['collapse_step']}."
         )
-        links.append(_token_link(model, mildest))
+        step = mildest["collapse_step"] if mildest["first_flip_step"] is None else mildest["first_flip_step"]
+        variant, prompt = (quote(name, safe="") for name in (f"{model}@{mildest['recipe']}", mildest["prompt_id"]))
+        text = f"{label(mildest['recipe'])}, prompt {label(mildest['prompt_id'])}"
+        links.append({"text": text, "href": f"#/tokens/{variant}/{prompt}/{step}/own"})
     return _answer(model, question, short, " ".join(details), sources, links)
 
 
@@ -229,15 +232,6 @@ def _retrieval(model: str, losses: _Row) -> Document:
 
 def _link(model: str, recipe: str) -> Document:
     return {"text": label(recipe), "href": f"#/variant/{quote(f'{model}@{recipe}', safe='')}"}
-
-
-def _token_link(model: str, loop: _Row) -> Document:
-    step = loop["collapse_step"] if loop["first_flip_step"] is None else loop["first_flip_step"]
-    variant, prompt = (quote(name, safe="") for name in (f"{model}@{loop['recipe']}", loop["prompt_id"]))
-    return {
-        "text": f"{label(loop['recipe'])}, prompt {label(loop['prompt_id'])}",
-        "href": f"#/tokens/{variant}/{prompt}/{step}/own",
-    }
 
 
 def _layers(frames: QueryCache, model: str) -> Document:
