@@ -6,7 +6,7 @@ import altair as alt
 import polars as pl
 
 from prunescope.pipelines.reporting.charts import theme
-from prunescope.pipelines.reporting.charts.display_text import label
+from prunescope.pipelines.reporting.charts.display_text import label, percent
 
 # Cells of more variants have no numbers, so that 34 variants still fit one column of a paper.
 MAX_NUMBERED = 16
@@ -86,7 +86,7 @@ def _cells(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
         .sort(pl.col("recipe") != "dense", -pl.col("right_share"), "recipe")
     )
     shown = theme.distinct_labels(variants["recipe"])
-    labels = {recipe: f"{shown[recipe]}{_SEPARATOR}{100 * share:.0f} %" for recipe, share in variants.iter_rows()}
+    labels = {recipe: f"{shown[recipe]}{_SEPARATOR}{percent(share, 0)}" for recipe, share in variants.iter_rows()}
     cells = named.select(
         pl.col("recipe").replace_strict(labels).alias("with"),
         pl.col("other_recipe").replace_strict(labels).alias("without"),

@@ -6,6 +6,7 @@ import altair as alt
 import polars as pl
 
 from prunescope.pipelines.reporting.charts import theme
+from prunescope.pipelines.reporting.charts.display_text import counted
 
 TITLE = "Options against the whole vocabulary"
 CAPTION = (
@@ -71,5 +72,6 @@ def draw(frame: pl.DataFrame) -> theme.Drawn:
         whole = _dumbbell(shown, x, y(scale=alt.Scale(domain=order)), "variant:N side:N mass")
         title = alt.TitleParams("all options together", fontSize=12, anchor="middle")
         parts.append(whole.properties(width=180, height=_STEP, title=title))
-    about = theme.about(frame, "model question temperature")
-    return alt.hconcat(*parts), [about, theme.without_zeros(masses.height - shown.height)]
+    zeros = masses.height - shown.height
+    without = f"without {counted(zeros, 'value')} of exactly 0, which a logarithmic axis cannot show" if zeros else ""
+    return alt.hconcat(*parts), [theme.about(frame, "model question temperature"), without]

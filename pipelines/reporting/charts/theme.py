@@ -186,13 +186,6 @@ def title(text: str, *subtitles: str) -> alt.TitleParams:
     return alt.TitleParams(text=text, subtitle=[line for line in subtitles if line])
 
 
-def without_zeros(zeros: int) -> str:
-    """Return the subtitle about values that a logarithmic axis leaves out; empty if there are none."""
-    if not zeros:
-        return ""
-    return f"without {counted(zeros, 'value')} of exactly 0, which a logarithmic axis cannot show"
-
-
 def has_logarithm(column: str) -> pl.Expr:
     """Return whether a logarithmic axis can show a value, which excludes zero, null and NaN."""
     return (pl.col(column) > 0) & pl.col(column).is_finite()
