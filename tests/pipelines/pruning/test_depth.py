@@ -26,7 +26,6 @@ from prunescope.pipelines.pruning.methods.depth import (
     ordered,
 )
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.pruning.variant_row import variant_row
 from prunescope.pipelines.recipes import DepthRecipe, parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec
@@ -265,19 +264,6 @@ def test_listed_units_are_dropped(load: Load) -> None:
     assert mixed.dropped == ("attn.0", "mlp.4")
 
 
-def test_a_model_without_its_dropped_blocks_is_the_stock_model_with_fewer_layers(load: Load) -> None:
-    decoder, _, _ = load("llama")
-    variant = prune(decoder, parse_recipe("{name: mine, method: block-drop, layers: [1, 2]}"))
-    copied = copy_of(decoder)
-    for index in (2, 1):
-        del copied.model.model.layers[index]
-    tokens = torch.arange(3, 20)[None]
-    with apply_variant(decoder, variant), torch.no_grad():
-        found = decoder.model(input_ids=tokens, use_cache=False).logits
-    with torch.no_grad():
-        torch.testing.assert_close(found, copied.model(input_ids=tokens, use_cache=False).logits, rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
@@ -292,38 +278,6 @@ def test_a_model_without_its_dropped_blocks_is_the_stock_model_with_fewer_layers
 def test_units_that_the_model_lacks_are_refused_with_its_numbers(load: Load, recipe: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         prune(load("llama")[0], parse_recipe(recipe))
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        "method: mlp-drop",
-        "method: mlp-drop, count: 2, by: given",
-        "method: mlp-drop, count: 2, layers: [1]",
-        "method: mlp-drop, layers: [1, 1]",
-        "method: mlp-drop, sublayers: [mlp.1]",
-        "method: attn+mlp-drop, layers: [1]",
-        "method: mlp-drop, count: 2, by: greedy, seed: 3",
-        "method: mlp-drop, by: greedy, layers: [1]",
-    ],
-)
-def test_lists_counts_and_seeds_that_contradict_each_other_are_refused(fields: str) -> None:
-    with pytest.raises(InputError, match="recipe"):
-        parse_recipe(f"{{name: m, {fields}}}")
-
-
-def test_names_spell_unit_count_choice_and_seed() -> None:
-    for name, expected in (
-        ("attn+mlp-drop-4", ("attn+mlp", 4, "influence", 0)),
-        ("mlp-drop-12-iterative", ("mlp", 12, "iterative", 0)),
-        ("block-drop-3-random11", ("block", 3, "random", 11)),
-        ("attn-drop-2-consecutive", ("attn", 2, "consecutive", 0)),
-    ):
-        recipe = parse_recipe(name)
-        assert isinstance(recipe, DepthRecipe)
-        assert (recipe.unit, recipe.count, recipe.by, recipe.seed) == expected
-        assert recipe.is_calibrated == (recipe.by != "random")
-        assert bool(recipe.needs) == (recipe.by == "influence")
 
 
 def test_one_token_ties_and_nan_are_handled(load: Load, tmp_path: Path) -> None:

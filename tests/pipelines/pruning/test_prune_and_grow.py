@@ -1,7 +1,5 @@
 """Tests of dynamic sparse no training (DSnoT): smaller mean errors, unchanged counts, and a slow reference."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
-from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments
 from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens
@@ -103,7 +101,7 @@ def test_exchanges_equal_those_of_a_loop_over_single_weights(
     assert facts["dsnot_exchanges"] >= int((mask & ~kept).sum()) > 0
 
 
-@settings(max_examples=examples(60), deadline=None)
+@settings(max_examples=examples(60))
 @given(
     values=st.lists(st.sampled_from([0.0, 1.0, -1.0, 0.5, 1.5]), min_size=48, max_size=48),
     block=st.sampled_from([4, 12]),
@@ -143,7 +141,7 @@ def test_regrown_weights_are_dense_and_kept_ones_keep_earlier_changes() -> None:
     assert torch.equal(change.weight(dense).double(), found)
 
 
-@settings(max_examples=examples(40), deadline=None)
+@settings(max_examples=examples(40))
 @given(
     values=st.lists(st.sampled_from([0.0, 1.0, -1.0, 0.5]), min_size=48, max_size=48),
     sparsity=st.floats(0.05, 0.95),
@@ -221,8 +219,7 @@ def test_dsnot_needs_an_earlier_mask() -> None:
 
 
 @pytest.mark.parametrize("before", ["wanda-50", "magnitude-2of4", "sparsegpt-50"])
-def test_dsnot_works_after_any_mask_of_a_model(tiny_folder: Path, before: str) -> None:
-    decoder = load_decoder(tiny_folder)
+def test_dsnot_works_after_any_mask_of_a_model(decoder: Decoder, before: str) -> None:
     tokens = calibration_tokens(decoder.tokenizer, CalibrationSpec(source=SHORT_TEXT, sequences=4, length=32))
     first = prune(decoder, parse_recipe(before), None, None, tokens)
     variant = prune(decoder, parse_recipe(f"{before}+dsnot"), None, None, tokens)

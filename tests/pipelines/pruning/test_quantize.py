@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError
-from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments
 from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens
@@ -295,19 +295,11 @@ def test_masked_weights_stay_zero(name: str) -> None:
     assert bool((change.weight(weight)[~kept] == 0).all())
 
 
-def test_names_carry_bits_and_groups() -> None:
-    awq = parse_recipe("awq-3bit-g128")
-    assert isinstance(awq, AWQ)
-    assert (awq.bits, awq.group, awq.steps, awq.clip, awq.reads) == (3, 128, 20, True, "gram")
-    assert parse_recipe("rtn-8bit").is_calibrated is False
-
-
 @pytest.mark.third(0)
 @pytest.mark.parametrize("name", ["rtn-4bit-g16", "awq-4bit", "wanda-50+rtn-4bit", "wanda-2of4+awq-4bit-g16"])
 def test_a_quantized_model_is_stored_in_few_bits_and_loads_bit_for_bit(
-    tiny_folder: Path, tmp_path: Path, name: str
+    decoder: Decoder, tmp_path: Path, name: str
 ) -> None:
-    decoder = load_decoder(tiny_folder)
     tokens = calibration_tokens(decoder.tokenizer, CalibrationSpec(source=SHORT_TEXT, sequences=4, length=32))
     variant = prune(decoder, parse_recipe(name), None, None, tokens)
     for key, change in variant.changes.items():
