@@ -27,7 +27,7 @@ from prunescope.pipelines.pruning.methods.depth import (
 )
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_row import variant_row
-from prunescope.pipelines.recipes import DepthRecipe, parse_recipe
+from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec
 from tests.pipelines.models.reference_models import copy_of, write_zeros
 from tests.tiny_models import SHORT_TEXT, save_tiny
@@ -136,7 +136,6 @@ def test_iterative_orders_measure_again_after_every_removal(load: Load, architec
     decoder, calibrated, tokens = load(architecture)
     for unit, labels in (("attn+mlp", ALL), ("block", BLOCKS)):
         recipe = parse_recipe(f"{unit}-drop-3-iterative")
-        assert isinstance(recipe, DepthRecipe)
         order = drop_order(decoder, recipe, tokens, Variant())
         shot = prune(decoder, parse_recipe(f"{unit}-drop-3"), None, calibrated.block_influence)
         assert order[0].label == shot.facts["drop_order"][0]
@@ -155,7 +154,6 @@ def test_greedy_choices_are_those_of_brute_force(load: Load, architecture: str) 
     decoder, _, tokens = load(architecture)
     for unit, labels in (("attn+mlp", ALL), ("block", BLOCKS)):
         recipe = parse_recipe(f"{unit}-drop-2-greedy")
-        assert isinstance(recipe, DepthRecipe)
         order = drop_order(decoder, recipe, tokens, Variant())
         for place, (label, score) in enumerate(order):
             removed = [each for each, _ in order[:place]]
@@ -198,8 +196,6 @@ def test_depth_passes_shrink_where_memory_is_short(load: Load, monkeypatch: pyte
 def test_an_order_continues_from_its_known_beginning(load: Load, by: str) -> None:
     decoder, _, tokens = load("llama")
     two, three = (parse_recipe(f"attn+mlp-drop-{count}-{by}") for count in (2, 3))
-    assert isinstance(two, DepthRecipe)
-    assert isinstance(three, DepthRecipe)
     known = drop_order(decoder, two, tokens, Variant())
     assert drop_order(decoder, three, tokens, Variant(), known) == drop_order(decoder, three, tokens, Variant())
     assert drop_order(decoder, two, torch.empty(1, 1), Variant(), known) == known, "nothing is left to be measured"

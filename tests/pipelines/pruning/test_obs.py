@@ -122,7 +122,6 @@ def test_every_quantized_weight_is_on_its_grid_and_eight_bits_change_little() ->
     weight, x = random_weight(5, 21), correlated(50, 21)
     for symmetric in ("true", "false"):
         change = changed(weight, x, f"{{name: q, method: gptq, bits: 8, group: 8, symmetric: {symmetric}}}")
-        assert change.codes is not None
         assert change.codes.scales.shape == (5, 3), "the last group is shorter"
         assert change.mask is None
         assert error(weight, change, x) < 1e-4
@@ -260,7 +259,6 @@ def test_values_have_the_models_type() -> None:
     weight, x = random_weight(4, 16).bfloat16(), correlated(40, 16)
     for name in ("sparsegpt-50", "admm-50"):
         change = changed(weight, x, name)
-        assert change.values is not None
         assert change.values.dtype == change.weight(weight).dtype == torch.bfloat16
 
 

@@ -145,11 +145,9 @@ def test_a_mixture_has_the_same_hash_in_every_order_and_spelling() -> None:
         "mlp.2: {name: mine, method: rtn, bits: 4}, mlp.10: drop}}"
     )
     assert first.hash == other.hash
-    assert isinstance(first, MixedRecipe)
     assert [*first.treatments] == ["attn.2", "mlp.2", "mlp.10"]
     assert parse_recipe(first.model_dump_json()) == first
     dense = parse_recipe(MIXED + "{mlp.10: drop, attn.2: wanda-2of4, mlp.2: rtn-4bit}, predecessors: dense}")
-    assert isinstance(dense, MixedRecipe)
     assert {each.predecessors for each in dense.matrix_recipes.values()} == {"dense"}
     assert dense.hash != first.hash
     # A treatment may also be a recipe, whose own predecessors are replaced.
@@ -159,7 +157,6 @@ def test_a_mixture_has_the_same_hash_in_every_order_and_spelling() -> None:
 
 def test_the_places_of_a_mixture_are_sublayers_and_matrices() -> None:
     recipe = parse_recipe(MIXED + "{mlp.10.up_proj: wanda-20, mlp.2: wanda-30, mlp.10.c_fc: rtn-4bit, attn.10: drop}}")
-    assert isinstance(recipe, MixedRecipe)
     assert [*recipe.treatments] == ["mlp.2", "attn.10", "mlp.10.c_fc", "mlp.10.up_proj"]
     assert recipe.sublayers == ("mlp.2", "attn.10", "mlp.10")
     assert [each.name for each in recipe.treatments_of("mlp.10")] == ["rtn-4bit", "wanda-20"]
@@ -186,7 +183,6 @@ def test_a_mixture_needs_what_its_treatments_need() -> None:
         ("{attn.0: sparsegpt-50, mlp.0: gptq-4bit}", "dense", "gram", (), True),
     ):
         recipe = parse_recipe(f"{MIXED}{treatments}, predecessors: {predecessors}}}")
-        assert isinstance(recipe, MixedRecipe)
         assert (recipe.reads, recipe.needs, shares_passes(recipe)) == (reads, needs, shares), treatments
         assert recipe.is_calibrated == (reads != "nothing")
     assert not changes_matrices(parse_recipe(MIXED + "{attn.0: drop}}"))
