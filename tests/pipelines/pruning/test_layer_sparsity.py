@@ -15,7 +15,7 @@ from prunescope.pipelines.models.sublayer import Sublayer
 from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.calibration.statistics import CalibrationResult, calibrate, calibration_tokens
 from prunescope.pipelines.pruning.methods.layer_sparsity import layer_sparsities
-from prunescope.pipelines.recipes import MaskingRecipe, MatrixRecipe, Recipe, parse_recipe
+from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec
 from tests.tiny_models import SHORT_TEXT, save_tiny
 
@@ -42,12 +42,6 @@ def calibrated(decoder: Decoder) -> CalibrationResult:
 @pytest.fixture(scope="module")
 def tokens(decoder: Decoder) -> Tensor:
     return calibration_tokens(decoder.tokenizer, SPEC)
-
-
-def matrix_recipe(name: str) -> MatrixRecipe:
-    recipe: Recipe = parse_recipe(name)
-    assert isinstance(recipe, MatrixRecipe)
-    return recipe
 
 
 def layer_sizes(decoder: Decoder, is_counted: Callable[[Sublayer, str], bool] = lambda *_: True) -> list[int]:
@@ -86,8 +80,7 @@ def outlier_shares(
 def test_owl_prunes_layers_with_outliers_less_and_reaches_the_target_exactly(
     decoder: Decoder, calibrated: CalibrationResult, fields: str
 ) -> None:
-    recipe = matrix_recipe(f"{{name: r, method: wanda, sparsity: 0.6, ratios: owl{fields}}}")
-    assert isinstance(recipe, MaskingRecipe)
+    recipe = parse_recipe(f"{{name: r, method: wanda, sparsity: 0.6, ratios: owl{fields}}}")
     found = layer_sparsities(decoder, recipe, calibrated.activation_stats)
     kind = recipe.modules[0] if recipe.modules else None
     shares, sizes = outlier_shares(decoder, calibrated.activation_stats, kind, recipe.owl_m)
@@ -100,7 +93,7 @@ def test_owl_prunes_layers_with_outliers_less_and_reaches_the_target_exactly(
 
 
 def test_owl_weighs_layers_by_the_weights_that_are_included(decoder: Decoder, calibrated: CalibrationResult) -> None:
-    recipe = matrix_recipe(
+    recipe = parse_recipe(
         "{name: r, method: wanda, sparsity: 0.5, ratios: owl, modules: ['*.0.*', '*.1.mlp.*', '*2*k_proj']}"
     )
     found = layer_sparsities(decoder, recipe, calibrated.activation_stats)
@@ -112,7 +105,7 @@ def test_owl_weighs_layers_by_the_weights_that_are_included(decoder: Decoder, ca
 
 
 def test_owl_ignores_layers_dropped_before(decoder: Decoder, calibrated: CalibrationResult, tokens: Tensor) -> None:
-    recipe, stats = matrix_recipe("wanda-50-owl"), calibrated.activation_stats
+    recipe, stats = parse_recipe("wanda-50-owl"), calibrated.activation_stats
     dropped = ("attn.0", "mlp.0", "mlp.1")
     found = layer_sparsities(decoder, recipe, stats, dropped)
     sizes = layer_sizes(decoder, lambda sublayer, _: sublayer.label not in dropped)
@@ -128,7 +121,7 @@ def test_owl_ignores_layers_dropped_before(decoder: Decoder, calibrated: Calibra
 def test_layers_with_equal_outliers_get_equal_shares(tiny_folder: Path, tokens: Tensor) -> None:
     alike = load_decoder(tiny_folder)
     stats = calibrate(alike, SPEC, "tiny").activation_stats
-    recipe = matrix_recipe("{name: r, method: wanda, sparsity: 0.5, ratios: owl, owl_m: 1.0e+6}")
+    recipe = parse_recipe("{name: r, method: wanda, sparsity: 0.5, ratios: owl, owl_m: 1.0e+6}")
     assert layer_sparsities(alike, recipe, stats) == [0.5] * 3
 
 
@@ -136,8 +129,7 @@ def test_layers_with_equal_outliers_get_equal_shares(tiny_folder: Path, tokens: 
 def test_a_pruned_model_has_owls_shares(
     decoder: Decoder, calibrated: CalibrationResult, tokens: Tensor, name: str
 ) -> None:
-    recipe = matrix_recipe(name)
-    assert isinstance(recipe, MaskingRecipe)
+    recipe = parse_recipe(name)
     assert (recipe.ratios, recipe.sparsity) == ("owl", 0.6)
     assert recipe.needs == ("activation_stats",)
     variant = prune(decoder, recipe, calibrated.activation_stats, None, tokens)
@@ -151,7 +143,7 @@ def test_a_pruned_model_has_owls_shares(
 
 
 def test_explicit_ratios_are_used_unchanged(decoder: Decoder) -> None:
-    recipe = matrix_recipe("{name: r, method: magnitude, ratios: [0, 0.25, 0.75]}")
+    recipe = parse_recipe("{name: r, method: magnitude, ratios: [0, 0.25, 0.75]}")
     assert layer_sparsities(decoder, recipe, None) == [0, 0.25, 0.75]
     variant = prune(decoder, recipe)
     for layer, share in zip(decoder.layers, (0, 0.25, 0.75), strict=True):
@@ -235,8 +227,8 @@ def test_owl_excludes_unreached_experts_from_its_mean(experts: Decoder) -> None:
     left = {name for name in first.matrices if "experts" in name and not name.endswith("[0]")}
     reached = stats.filter(~pl.col("module").is_in(sorted(left)))
     with pytest.raises(InputError, match="activation_stats has no row for .*experts"):
-        layer_sparsities(experts, matrix_recipe("wanda-50-owl"), reached)
-    recipe = matrix_recipe("{name: r, method: wanda, sparsity: 0.5, ratios: owl, unreached: dense}")
+        layer_sparsities(experts, parse_recipe("wanda-50-owl"), reached)
+    recipe = parse_recipe("{name: r, method: wanda, sparsity: 0.5, ratios: owl, unreached: dense}")
     found = layer_sparsities(experts, recipe, reached)
     sizes = layer_sizes(experts, lambda _, name: name not in left)
     assert sizes[0] < sizes[1] == sizes[2]
