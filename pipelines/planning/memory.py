@@ -103,6 +103,8 @@ def memory_items(
         "applied": {
             **applied,
             "states of the variant": _states_bytes(load, is_exact=load.is_exact and noise is None),
+            "pass of the variant for scope restored": (_states_bytes(load, is_exact=False) + calls * size)
+            * ("restored" in measure.scopes),
             "activations of a prompt": max(load.layered, default=0) * load.activation_width * exact_size,
             # Data sets are embedded one after the other.
             "embeddings of the variant": max(embedded, default=0) * _EMBEDDING_BYTES,

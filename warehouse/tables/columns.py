@@ -81,8 +81,8 @@ SCOPE = label(
     "scope",
     "`local`: one sublayer swapped in a dense context, measured right after it. `isolated`: one sublayer swapped, the "
     "remaining dense layers run on top, measured at the output. `propagated`: the whole pruned model run on the same "
-    "tokens.",
-    values=("local", "isolated", "propagated"),
+    "tokens. `restored`: the pruned model with one changed sublayer dense again, measured at the output.",
+    values=("local", "isolated", "propagated", "restored"),
 )
 LENS = label(
     "lens",

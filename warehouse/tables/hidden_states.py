@@ -24,8 +24,9 @@ TABLE = Table(
             "`dense`: the dense stream after the sublayer, in the recipe dense. The other scopes hold the shift of "
             "that stream, because the difference of two stored streams would lose digits. `local`: one sublayer "
             "swapped in a dense context; stored if the recipe changed the sublayer, otherwise zero. `isolated`: the "
-            "same swap, shift of the final stream. `propagated`: the whole pruned model.",
-            values=("dense", "local", "isolated", "propagated"),
+            "same swap, shift of the final stream. `propagated`: the whole pruned model. `restored`: the pruned model "
+            "with one changed sublayer dense again, shift of the final stream.",
+            values=("dense", "local", "isolated", "propagated", "restored"),
         ),
         c.metric(
             "scale",

@@ -18,7 +18,8 @@ from prunescope.pipelines.evaluation.traces.activation_capture import Capture, r
 from prunescope.pipelines.evaluation.traces.decoding import DecodingResult, DensePrunedPair, bytes_a_variant
 from prunescope.pipelines.evaluation.traces.greedy_texts import GreedyTexts, VariantTexts
 from prunescope.pipelines.evaluation.traces.isolated import IsolatedEffect
-from prunescope.pipelines.evaluation.traces.stored_states import STATE_SCHEMA, state_rows
+from prunescope.pipelines.evaluation.traces.restored import restoring_shifts
+from prunescope.pipelines.evaluation.traces.stored_states import AT_OUTPUT, STATE_SCHEMA, state_rows
 from prunescope.pipelines.evaluation.traces.trajectories import output_tables
 from prunescope.pipelines.metrics.divergence import divergences
 from prunescope.pipelines.metrics.logit_blocks import BLOCK_ROWS, Workspace
@@ -89,10 +90,12 @@ class _VariantShifts:
     Attributes:
         shifts: per prompt, the shift of the stream after each sublayer, by label.
         isolated: the shift of the final stream by each changed sublayer alone; empty if it is not measured.
+        restored: the shift of the final stream by all changed sublayers but one, by that one; empty likewise.
     """
 
     shifts: list[dict[str, Tensor]]
     isolated: list[dict[str, Tensor]]
+    restored: list[dict[str, Tensor]]
 
 
 class TraceSession:
@@ -227,7 +230,7 @@ class TraceSession:
             for dense, shift in zip(self._prompts, forced, strict=True)
         ]
         tables = output_tables(self.decoder, self.study.measure, pairs, dense_texts, texts)
-        return _VariantShifts(shifts, self._isolated(variant)), tables
+        return _VariantShifts(shifts, self._isolated(variant), self._restored(variant, shifts)), tables
 
     def _isolated(self, variant: Variant) -> list[dict[str, Tensor]]:
         """Return, per prompt, the shift of the final stream by each changed sublayer alone, by label."""
@@ -243,6 +246,16 @@ class TraceSession:
             shifts = self._isolation.shifts(dense.full_pass, moves)
             isolated.append({label: shift[dense.first :] for (label, _), shift in shifts.items()})
         return isolated
+
+    def _restored(self, variant: Variant, shifts: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+        """Return, per prompt, the shift of the final stream by the variant with one sublayer dense again, by label."""
+        if "restored" not in self.study.measure.scopes:
+            return []
+        last, restored = self.decoder.layers[-1].mlp.label, []
+        for dense, whole in zip(self._layered, shifts, strict=True):
+            back = restoring_shifts(self.decoder, self._isolation, variant, dense.tokens)
+            restored.append({label: whole[last] + shift[dense.first :] for label, shift in back.items()})
+        return restored
 
     def _transitions(
         self, sublayer: Sublayer, variants: Mapping[str, Variant], moved: Mapping[str, _VariantShifts]
@@ -262,11 +275,14 @@ class TraceSession:
             if "isolated" in moves:
                 alone = [shift[sublayer.label] for shift in moved[recipe].isolated if is_changed]
                 moves["isolated"][recipe] = torch.cat(alone) if is_changed else None
+            if "restored" in moves:
+                back = moved[recipe].restored
+                if is_changed or not any(back):  # a variant without a change is the dense model
+                    moves["restored"][recipe] = torch.cat([b[sublayer.label] for b in back]) if is_changed else None
             if "propagated" in moves:
                 moves["propagated"][recipe] = torch.cat([shift[sublayer.label] for shift in moved[recipe].shifts])
         frames: dict[str, list[pl.DataFrame]] = {recipe: [] for recipe in variants}
-        # Scope `isolated` is measured at the output, the other scopes after the sublayer.
-        for states, scopes in ((stream, ("local", "propagated")), (final, ("isolated",))):
+        for states, scopes in ((stream, ("local", "propagated")), (final, AT_OUTPUT)):
             shifts = {(recipe, scope): move for scope in scopes for recipe, move in moves.get(scope, {}).items()}
             for (recipe, scope), by_lens in self._measured(states, shifts).items():
                 is_changed = variants[recipe].moves(sublayer)

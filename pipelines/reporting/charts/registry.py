@@ -223,6 +223,7 @@ FIGURES: dict[str, Figure] = {
         _figure("layer_map", "model", page_size=6),
         _figure("spikes", "model", "lens", page_size=12),
         _figure("depth", "lens", page_by="model", page_size=8, print_by="sublayer"),
+        _figure("rescue", "model", page_by="recipe", page_size=6),
         _figure("flips", "model", page_by="task", page_size=9),
         _figure("flip_matrix", "model", "metric", page_by=None),
         _figure("pareto", "model", page_by="measure"),
