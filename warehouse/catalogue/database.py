@@ -59,12 +59,6 @@ _TYPES = {
     pa.string(): "VARCHAR",
     pa.binary(): "BLOB",
 }
-# Types of what the footers hold, in JSON.
-_FOOTER = {
-    **dict.fromkeys(("model", "recipe", "fingerprint", "study", "code_version", "device", "dtype"), "VARCHAR"),
-    **{"seed": "BIGINT", "seconds": "DOUBLE", "created_at": "TIMESTAMPTZ", "violations": ["VARCHAR"]},
-    **dict.fromkeys(("inputs", "libraries", "content_hash"), "VARCHAR"),
-}
 PROVENANCE_COMMENT = (
     "One row per Parquet file: what made it, from its footer; violations are the checks that its rows break."
 )
@@ -371,23 +365,32 @@ def _relation(table: Table, files: Sequence[File]) -> str:
 
 def _provenance(files: Sequence[File]) -> str:
     """Return the SELECT over the footers of all files."""
+    computed = {
+        "seed": "CAST(json_extract(footer, '$.seed') AS BIGINT)",
+        "seconds": "CAST(json_extract(footer, '$.seconds') AS DOUBLE)",
+        "created_at": "CAST(json_extract_string(footer, '$.created_at') AS TIMESTAMPTZ)",
+        "inputs_json": "CAST(json_extract(footer, '$.inputs') AS VARCHAR)",
+        "libraries_json": "CAST(json_extract(footer, '$.libraries') AS VARCHAR)",
+        "violations": "CAST(json_extract(footer, '$.violations') AS VARCHAR[])",
+        "rows": "num_rows",
+        "bytes": "CAST(file_size_bytes AS BIGINT)",
+    }
+    names = [name for name in PROVENANCE_COLUMNS if name not in {"table_name", "path"}]
+    plain = {name: f"json_extract_string(footer, '$.{name}')" for name in names}
+    selected = ", ".join(f"{expression} AS {name}" for name, expression in (plain | computed).items())
+    if not files:
+        nothing = "SELECT '{}'::JSON AS footer, 0::BIGINT AS num_rows, 0::UBIGINT AS file_size_bytes"
+        return f"SELECT '' AS table_name, '' AS path, '' AS source, {selected} FROM ({nothing}) WHERE false"  # noqa: S608
     sources = _list([file.source for file in files])
-    # Neither function takes an empty list.
-    footers = f"parquet_kv_metadata({sources})" if files else "(SELECT '' AS file_name, ''::BLOB AS key, key AS value)"
-    sizes = (
-        f"parquet_file_metadata({sources})"
-        if files
-        else "(SELECT '' AS file_name, 0::BIGINT AS num_rows, 0 AS file_size_bytes)"
+    footers = (
+        f"SELECT file_name AS source, decode(value)::JSON AS footer FROM parquet_kv_metadata({sources}) "  # noqa: S608
+        f"WHERE key = {literal(FOOTER_KEY.decode())}::BLOB"
     )
-    return f"""
-        SELECT * RENAME (inputs AS inputs_json, libraries AS libraries_json)
-        FROM {SOURCES} JOIN (
-            SELECT file_name AS source, unnest(json_transform(decode(value), {literal(json.dumps(_FOOTER))}))
-            FROM {footers} WHERE key = {literal(FOOTER_KEY.decode())}::BLOB
-        ) USING (source) JOIN (
-            SELECT file_name AS source, num_rows AS rows, CAST(file_size_bytes AS BIGINT) AS bytes FROM {sizes}
-        ) USING (source) ORDER BY path
-    """  # noqa: S608 - names of ours
+    sizes = f"SELECT file_name AS source, num_rows, file_size_bytes FROM parquet_file_metadata({sources})"  # noqa: S608
+    return (
+        f"SELECT table_name, path, source, {selected} FROM ({footers}) "  # noqa: S608
+        f"JOIN ({sizes}) USING (source) JOIN {SOURCES} USING (source) ORDER BY path"
+    )
 
 
 def _list(texts: Sequence[str]) -> str:
