@@ -11,8 +11,8 @@ from prunescope.pipelines.reporting.charts.display_text import counted
 TITLE = "What heals if one sublayer is dense again"
 CAPTION = (
     "KL(dense ‖ pruned) at the output, on the dense text, by layer. Points: the KL that is gone from the variant if "
-    "this sublayer alone is dense again (scope `restored`); bars are 95 % intervals over prompts. Ticks: the KL if "
-    "this sublayer alone is pruned (scope `isolated`), if the study measured it. A point above its tick is a sublayer "
+    "this sublayer alone is dense again (scope restored); bars are 95 % intervals over prompts. Ticks: the KL if "
+    "this sublayer alone is pruned (scope isolated), if the study measured it. A point above its tick is a sublayer "
     "that does more harm beside the other pruned ones than alone. A point below 0 is one whose repair makes the output "
     "worse. Points do not add up to the KL of the variant, which the heading gives."
 )
