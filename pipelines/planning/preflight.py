@@ -75,9 +75,10 @@ def check_outline(study: Study, outline: MetaModel) -> Workload:
         windows = [text.max_tokens // text.scored for text in study.texts]
     else:
         check_device(study.device, study.memory)
-        _check_lengths(study, outline)
+        _require_head(study, outline)
         prompts = [len(each.ids) for each in tokenize_prompts(study, outline.tokenizer, outline.context_length)]
         windows = [len(each.windows) for each in tokenize_texts(study, outline.tokenizer, outline.context_length)]
+        _check_lengths(study, outline)
         retrieval = [_retrieval_size(data_set, outline.tokenizer) for data_set in study.retrieval]
     device = resolve_device(study.device)
     workers = 1 if device.startswith("cuda") else torch.get_num_threads()
@@ -85,14 +86,17 @@ def check_outline(study: Study, outline: MetaModel) -> Workload:
     return Workload(study, shape_of(outline), prompts, windows, workers, resident, retrieval=retrieval)
 
 
-def _check_lengths(study: Study, outline: MetaModel) -> None:
-    """Refuse what needs an LM head on a model without one, and timings, windows and data sets over its context."""
+def _require_head(study: Study, outline: MetaModel) -> None:
     needs_head = [key for key in ("prompts", "texts", "tasks", "speed", "search") if getattr(study, key)]
     if outline.head is None and needs_head:
         raise InputError(
             f"study {study.name}: {type(outline.module).__name__} has no LM head; `{needs_head[0]}` cannot be measured "
             "on it, `retrieval` can"
         )
+
+
+def _check_lengths(study: Study, outline: MetaModel) -> None:
+    """Refuse timings, calibration windows, searches and data sets over the model's context."""
     context = outline.context_length
     check_speed(study, context)
     recipe_specs = {f"recipe {recipe.name}: `calibration.length`": recipe.calibration for recipe in study.recipes}

@@ -34,12 +34,16 @@ def draw(frame: pl.DataFrame) -> theme.Drawn:
     base = theme.Chart().encode(x=theme.whole_axis("layer", "layer", rows["layer"]), color=color)
     numbers = "layer rescue_rank rescued_nats rescued_low rescued_high rescued_share kl_isolated_nats tokens_back"
     zero = theme.Chart().mark_rule(color=theme.GREY, strokeWidth=0.8).encode(y=alt.datum(0))
+    ticks = theme.valid(base, "kl_isolated_nats").mark_tick(orient="horizontal", thickness=2, size=9)
+    optional = {
+        "rescued_low": theme.valid(base, "rescued_low")
+        .mark_rule()
+        .encode(**theme.span(y("rescued_low:Q"), "rescued_high:Q")),
+        "kl_isolated_nats": ticks.encode(y=y("kl_isolated_nats:Q")),
+    }
     chart = alt.layer(
         zero,
-        theme.valid(base, "rescued_low").mark_rule().encode(**theme.span(y("rescued_low:Q"), "rescued_high:Q")),
-        theme.valid(base, "kl_isolated_nats")
-        .mark_tick(orient="horizontal", thickness=2, size=9)
-        .encode(y=y("kl_isolated_nats:Q")),
+        *(layer for name, layer in optional.items() if rows[name].count()),
         base.mark_point(filled=True, size=30, opacity=1).encode(
             y=y("rescued_nats:Q"), tooltip=theme.tooltip(f"variant:N sublayer:N {numbers}")
         ),

@@ -21,6 +21,7 @@ async function variantPage(id) {
 const SCOPES = {
   propagated: "The whole pruned model runs on the dense tokens; each sublayer reads the changed output of the earlier ones.",
   isolated: "One sublayer of the dense model is replaced by the variant’s; measured at the model’s output.",
+  restored: "One changed sublayer of the pruned model is dense again; measured at the model’s output.",
   local: "One sublayer of the dense model is replaced by the variant’s; measured directly after this sublayer.",
 };
 

@@ -563,7 +563,7 @@ def test_every_measurement_has_its_table(by_hand) -> None:
     }  # fmt: skip
     for table in document["tables"]:
         assert {len(row) for row in table["rows"]} == {len(table["columns"])}
-    assert set(document["layers"]) == {"isolated", "local", "propagated"}
+    assert set(document["layers"]) == {"isolated", "local", "propagated", "restored"}
     [carriers] = [table for table in document["tables"] if table["sql"] == "carriers"]
     scopes, shares = (
         [row[carriers["columns"].index(name)] for row in carriers["rows"]] for name in ("scope", "share_of_kl")
