@@ -234,14 +234,6 @@ def precise_product(states: Float[Tensor, "n d"], weight: Float[Tensor, "v d"]) 
     return torch.cat([states.double() @ part.double().T for part in weight.split(4096)], 1)
 
 
-def run_kernels() -> None:
-    """Run every kernel on one row, so that numba compiles it or loads it from its cache."""
-    head = OutputHead(torch.eye(2, 16))
-    block = Block(torch.ones(1, 16), head, [1.0], Workspace())
-    block.columns(torch.ones(1, 16))
-    precise_product(torch.ones(1, 16), head.weight)
-
-
 def eager_sums(
     z: Float[Tensor, "n v"],
     temperatures: Sequence[float],

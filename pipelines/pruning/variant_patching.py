@@ -96,8 +96,7 @@ def apply_variant(
     changed = sum(matrix.size for name, matrix in decoder.matrices.items() if name in variant.changes)
     with ExitStack() as stack:
         if not decoder.is_streamed and changed * decoder.dtype.itemsize <= max_bytes:
-            for sublayer in decoder.sublayers:
-                stack.enter_context(swap_weights(sublayer, variant.weights(sublayer)))
+            stack.enter_context(_swapped(decoder.sublayers, variant))
         else:
             stack.enter_context(_layer_by_layer(decoder, variant))
         stack.enter_context(decoder.without(variant.dropped, skips=skips))
@@ -111,12 +110,13 @@ def apply_variant(
 @contextmanager
 def apply_to_layer(layer: Layer, variant: Variant) -> Iterator[None]:
     """Temporarily let the sublayers of one layer compute as in the variant."""
-    with ExitStack() as stack:
-        for sublayer in layer.sublayers:
-            stack.enter_context(swap_weights(sublayer, variant.weights(sublayer)))
-            if sublayer.label in variant.dropped:
-                stack.enter_context(sublayer.dropped())
+    dropped = (sublayer.dropped() for sublayer in layer.sublayers if sublayer.label in variant.dropped)
+    with _swapped(layer.sublayers, variant), entered(dropped):
         yield
+
+
+def _swapped(sublayers: Iterable[Sublayer], variant: Variant) -> AbstractContextManager[None]:
+    return entered(swap_weights(sublayer, variant.weights(sublayer)) for sublayer in sublayers)
 
 
 def swap_outer_parameters(decoder: Decoder, variant: Variant) -> AbstractContextManager[None]:
@@ -150,8 +150,7 @@ def _layer_by_layer(decoder: Decoder, variant: Variant) -> Iterator[None]:
 
     def begin(layer: Layer, module: nn.Module, _: object) -> None:
         current.enter_context(on_device(module))
-        for sublayer in layer.sublayers:
-            current.enter_context(swap_weights(sublayer, variant.weights(sublayer)))
+        current.enter_context(_swapped(layer.sublayers, variant))
 
     def end(module: nn.Module, args: object, output: object) -> None:  # noqa: ARG001
         current.close()

@@ -51,29 +51,29 @@ def advise(rows: pl.DataFrame, predictions: pl.DataFrame, tolerance: float) -> l
     if known.height:
         models, variants = (min(known[name].cast(pl.Int64).to_list()) for name in ("n_models", "n_variants"))
         notes.append(
-            f"predicted from at least {models} other models with at least {variants} scored variants; an interval of a "
-            "prediction holds for 9 of 10 variants of a model similar to these: `prunescope question q31` says how "
-            "often it did"
+            f"Losses are predicted from at least {models} other models with at least {variants} scored variants. If "
+            "the model is similar to these, the interval of a prediction holds for 9 of 10 variants. "
+            "`prunescope question q31` shows how often it did."
         )
     else:
         n_models = [predictions.filter(kind=kind)["n_models"].drop_nulls() for kind in ("generative", "non_generative")]
         others = min(max([0, *counts.cast(pl.Int64)]) for counts in n_models)
         notes.append(
-            f"too little data to predict losses: {others} other model{'' if others == 1 else 's'} with at least 5 "
-            "variants scored on writing and on choosing, and 2 are needed"
+            "There are too little data to predict losses. That takes 2 other models with at least 5 variants scored on "
+            f"writing and on choosing; the warehouse has {others}."
         )
     unmeasured = pl.any_horizontal(pl.col("evidence_writing", "evidence_choosing", "loss_alive").is_null())
     if missing := rows.filter(unmeasured)["recipe"].to_list():
         notes.append(
-            f"writing, choosing or texts show nothing of {', '.join(missing)}: they were not measured, or the dense "
-            f"model guesses; a study with texts and at least {MIN_UNITS} prompts of the kind `choice`, which the dense "
-            "model answers right, measures all"
+            f"For {', '.join(missing)}, writing, choosing or texts were not measured, or the dense model only guesses. "
+            "All are measured by a study with texts and with prompts of the kind `choice` that the dense model answers "
+            f"right, at least {MIN_UNITS} of them."
         )
     if (greedy := rows.drop_nulls("n_greedy")).height:
         texts = max(greedy["n_greedy"].cast(pl.Int64).to_list())
         ends = greedy.select("recipe", "equal_tokens_95_low", "equal_tokens_95_high").rows()
         notes.append(
-            f"tokens for which 95 % of greedy texts stay the dense model's own, from {texts} texts: "
+            f"Number of tokens for which 95 % of greedy texts equal the dense model's, from {texts} texts: "
             + ", ".join(f"{recipe} {_between(low, high)}" for recipe, low, high in ends)
         )
     return notes

@@ -2,8 +2,9 @@
 -- grain: one row per model × recipe × data set × metric.
 -- inputs: stg_retrieval_scores
 select
-    one.model, one.recipe, one.data_set, one.metric, one.value, one.standard_error, one.n,
-    dense.value as value_dense
+    one.model, one.recipe, one.data_set, one.metric, one.value, one.standard_error,
+    dense.value as value_dense,
+    one.n
 from stg_retrieval_scores as one
 left join stg_retrieval_scores as dense
     on

@@ -10,11 +10,12 @@ with scored as (
 )
 
 select
-    one.model, one.recipe, one.task, one.metric, one.value, one.standard_error, one.n,
-    one.ends[1] as value_low,
-    one.ends[2] as value_high,
+    one.model, one.recipe, one.task, one.metric, one.value, one.standard_error,
     dense.value as value_dense,
-    dense.standard_error as standard_error_dense
+    dense.standard_error as standard_error_dense,
+    one.n,
+    one.ends[1] as value_low,
+    one.ends[2] as value_high
 from scored as one
 left join stg_task_scores as dense
     on one.model = dense.model and one.task = dense.task and one.metric = dense.metric and dense.recipe = 'dense'

@@ -1,7 +1,7 @@
 """Layer-by-layer forward passes: the residual streams of all tokens move through one layer at a time."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.module_calls import (
     Arguments,
     call_with_state,
+    entered,
     hooks,
     other_forward,
     quick_linears,
@@ -128,9 +129,8 @@ def _calls(decoder: Decoder, tokens: Int[Tensor, "batch length"], outputs: Seque
         calls.append((args, kwargs))
         return with_first(output, stream_of(args, kwargs))
 
-    with ExitStack() as stack:
-        for layer, output in zip(decoder.layers, outputs, strict=True):
-            stack.enter_context(other_forward(layer.module, partial(forward, output)))
+    layers = zip(decoder.layers, outputs, strict=True)
+    with entered(other_forward(layer.module, partial(forward, output)) for layer, output in layers):
         decoder.hidden(tokens)
     return calls
 

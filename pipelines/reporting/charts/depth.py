@@ -1,6 +1,7 @@
 """Chart of how well local logit shifts predict KL spikes by relative depth, one line per model (q42)."""
 
 from functools import partial
+from typing import cast
 
 import altair as alt
 import polars as pl
@@ -41,8 +42,7 @@ def _panels(rows: pl.DataFrame, y: alt.Y, *behind: alt.Chart) -> theme.AnyChart:
         color=theme.nominal(alt.Color, "model", order, colors, legend=theme.POINTS),
     )
     sublayer = alt.Column("sublayer:N", title=None, sort=list(theme.SUBLAYER_TITLES.values()))
-    panels: theme.AnyChart = layers.properties(width=300, height=150).facet(column=sublayer)
-    return panels
+    return cast(theme.AnyChart, layers.properties(width=300, height=150).facet(column=sublayer))
 
 
 def draw(frame: pl.DataFrame) -> theme.Drawn:

@@ -256,8 +256,7 @@ def variant_grid(
     row = alt.Row("variant:N", title=None, sort=names(frame, "variant"), header=alt.Header(labels=False))
     spacing = alt.RowColnumber(row=row_space, column=column_space)
     # Flush, so that a long name above a panel does not move the panels.
-    grid: alt.FacetChart = cast(alt.Chart, chart).facet(row=row, column=column, bounds="flush", spacing=spacing)
-    return grid
+    return cast(alt.FacetChart, chart.facet(row=row, column=column, bounds="flush", spacing=spacing))
 
 
 def row_names(first: str, above: int) -> alt.Chart:
@@ -267,14 +266,10 @@ def row_names(first: str, above: int) -> alt.Chart:
         first: `quantity` of the first column of panels.
         above: pixels between the name and the panel.
     """
-    layer: alt.Chart = (
-        Chart()
-        .transform_filter(alt.datum["quantity"] == first)
-        .transform_aggregate(groupby=["variant", "quantity"])
-        .mark_text(align="left", baseline="bottom", fontSize=12, fontWeight="bold")
-        .encode(x=alt.value(0), y=alt.value(-above), text=alt.Text("variant:N"))
-    )
-    return layer
+    panels = Chart().transform_filter(alt.datum["quantity"] == first)
+    panels = panels.transform_aggregate(groupby=["variant", "quantity"])
+    text = panels.mark_text(align="left", baseline="bottom", fontSize=12, fontWeight="bold")
+    return cast(alt.Chart, text.encode(x=alt.value(0), y=alt.value(-above), text=alt.Text("variant:N")))
 
 
 def tooltip(fields: str) -> list[alt.Tooltip]:
@@ -292,8 +287,7 @@ def span(low: alt.X | alt.Y, high: str) -> dict[str, Any]:
 
 def valid(chart: alt.Chart, *fields: str) -> alt.Chart:
     """Return a layer of the rows in which the fields are known."""
-    filtered: alt.Chart = chart.transform_filter(" && ".join(f"isValid(datum.{field})" for field in fields))
-    return filtered
+    return chart.transform_filter(" && ".join(f"isValid(datum.{field})" for field in fields))
 
 
 def faceted(

@@ -16,7 +16,6 @@ from prunescope.pipelines.reporting.explorer.query_cache import (
     QueryCache,
     columns,
     model_name,
-    number,
     numbers,
     of_model,
     rows,
@@ -103,7 +102,7 @@ def index(
     title: str,
     facts: Sequence[Document],
     order: DisplayOrder,
-    traces: Mapping[tuple[str, str], Collection[int]],
+    traces: Sequence[tuple[int, int]],
     without_data: Collection[str] = (),
     *,
     is_live: bool,
@@ -116,7 +115,7 @@ def index(
         title: title of the study.
         facts: what a reader needs to repeat the study, as `name` and `text`.
         order: display order of variants and prompts.
-        traces: by model and recipe, the positions of the prompts that have a trace.
+        traces: the positions of prompt and variant of each trace.
         without_data: names of figures without data.
         is_live: whether the page can request more documents.
     """
@@ -172,7 +171,7 @@ def _sourced(frames: QueryCache, key: str) -> list[Document]:
 
 
 def _variants(
-    frames: QueryCache, variants: Sequence[Mapping[str, Any]], traces: Mapping[tuple[str, str], Collection[int]]
+    frames: QueryCache, variants: Sequence[Mapping[str, Any]], traces: Sequence[tuple[int, int]]
 ) -> tuple[list[Column], list[Document]]:
     """Return the columns with a number in some row, and the rows of the table of variants."""
     shown, values, intervals = _numbers(frames)
@@ -185,8 +184,11 @@ def _variants(
     kinds: dict[tuple[str, str], list[Document]] = {}
     for (model, recipe), part in frames.all("kinds").partition_by(VARIANT, as_dict=True, maintain_order=True).items():
         kinds[str(model), str(recipe)] = rows(part.drop(VARIANT), 4)
+    prompts: dict[int, list[int]] = {}
+    for m, n in sorted(traces):
+        prompts.setdefault(n, []).append(m)
     entries = []
-    for row in variants:
+    for place, row in enumerate(variants):
         key = (str(row["model"]), str(row["recipe"]))
         verdict = verdicts.get(key)
         entries.append(
@@ -210,7 +212,7 @@ def _variants(
                 "spark": {name: sparks.get((*key, _TRAJECTORIES[name]), []) for name in ("forced", "own")},
                 "kinds": kinds.get(key, []),
                 # Positions of the prompts with a document trace/<n>/<m>.
-                "traces": sorted(traces.get(key, ())),
+                "traces": prompts.get(place, []),
             }
         )
     return shown, entries
@@ -224,9 +226,9 @@ def _numbers(
     intervals: dict[tuple[str, str, str], list[float | None]] = {}
 
     def add(frame: pl.DataFrame, name: pl.Expr, value: str | None, low: str = "", high: str = "") -> None:
-        found = {str(n): pl.col(one) if one else pl.lit(None) for n, one in enumerate((value, low, high))}
-        for model, recipe, column, *amounts in frame.select(*VARIANT, name.alias("name"), **found).rows():
-            amount, *ends = map(number, amounts)
+        keys = frame.select(*VARIANT, name).rows()
+        amounts = (numbers(frame[column], 6) if column else [None] * len(keys) for column in (value, low, high))
+        for (model, recipe, column), amount, *ends in zip(keys, *amounts, strict=True):
             if amount is not None:
                 values[model, recipe, column] = amount
             if ends != [None, None]:

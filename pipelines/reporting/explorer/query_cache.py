@@ -85,11 +85,6 @@ def numbers(column: pl.Series, digits: int = DIGITS) -> list[float | None]:
     return [value if value is not None and math.isfinite(value) else None for value in rounded.to_list()]
 
 
-def number(value: object, digits: int = 6) -> float | None:
-    """Return one number as `numbers` does."""
-    return numbers(pl.Series([value]), digits)[0] if isinstance(value, int | float) else None
-
-
 def columns(frame: pl.DataFrame, digits: int = DIGITS, width: int = 4000) -> dict[str, list[Any]]:
     """Return a statement's rows for the page, as one list per column.
 

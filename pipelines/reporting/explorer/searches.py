@@ -15,13 +15,6 @@ from prunescope.pipelines.reporting.explorer.query_cache import (
 )
 
 RESULTS, ALLOCATION, MATRICES = "search/results", "search/allocation", "search/matrices"
-_COLUMNS = {
-    MATRICES: [
-        *["remove", "sublayer", "matrix", "share_of_weights", "removed_share", "lowest_share", "in_layer"],
-        *["highest_share", "and_in_layer"],
-    ],
-    ALLOCATION: ["remove", "treatment", "sublayers", "effects_sum_nats", "sublayer_names"],
-}
 _BUDGETS = {"parameters": "weights", "bytes": "bytes", "milliseconds": "time"}
 # Maximum length of a list of sublayers in a cell of the table.
 _CELL = 1_000
@@ -41,11 +34,11 @@ def searches(frames: QueryCache, models: Sequence[str]) -> list[Document]:
                 # If a model has several searches, a column distinguishes them.
                 table(
                     STATEMENTS[key].title,
-                    rows.select(*(["search"] if rows["search"].n_unique() > 1 else []), *names),
+                    rows.drop("model", *(["search"] if rows["search"].n_unique() == 1 else [])),
                     source(key, model=model),
                     _CELL,
                 )
-                for key, names in _COLUMNS.items()
+                for key in (MATRICES, ALLOCATION)
                 if not (rows := of_model(frames.all(key), model)).is_empty()
             ],
         }

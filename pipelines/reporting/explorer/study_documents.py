@@ -200,12 +200,8 @@ class Documents:
     def _index(
         self, frames: QueryCache, traces: Sequence[tuple[int, int]], without_data: Sequence[str] = ()
     ) -> Document:
-        names = variant_names(frames, self._order)
-        prompts: dict[tuple[str, str], list[int]] = {}
-        for m, n in traces:
-            prompts.setdefault(names[n], []).append(m)
         return index(
-            frames, self._study, self._title, self._facts, self._order, prompts, without_data, is_live=self._is_live
+            frames, self._study, self._title, self._facts, self._order, traces, without_data, is_live=self._is_live
         )
 
     def _by_break(self, frames: QueryCache) -> list[tuple[int, int]]:

@@ -8,29 +8,12 @@ from typing import Any
 import polars as pl
 
 from prunescope.pipelines.reporting.charts.display_text import exact, prose
-from prunescope.pipelines.reporting.explorer.queries import PROMPT, STATEMENTS
+from prunescope.pipelines.reporting.explorer.queries import PROMPT, STATEMENTS, VARIANT
 from prunescope.pipelines.reporting.explorer.query_cache import Document, QueryCache, columns, rows, table
 
-# Displayed columns of each statement.
-TABLES: dict[str, tuple[str, ...]] = {
-    "carriers": ("layer", "sublayer", "scope", "share_of_kl", "kl_alone_nats", "prompts_parted"),
-    "losses": (
-        *("measure", "kind", "n_tasks", "n_answers", "loss", "loss_low", "loss_high", "noise_loss"),
-        *("loss_beyond_noise", "loss_beyond_noise_low", "loss_beyond_noise_high"),
-    ),
-    "scores": ("task", "metric", "value", "standard_error", "value_dense", "standard_error_dense", "n"),
-    "comparisons": (
-        *("task", "metric", "n_samples", "accuracy_dense", "accuracy_pruned", "accuracy_change"),
-        *("accuracy_change_low", "accuracy_change_high", "lost", "gained", "mcnemar_p", "holm_p"),
-    ),
-    "flips": ("task", "metric", "sample_id", "direction", "question", "target", "answer_dense", "answer_pruned"),
-    "perplexity": (
-        *("text_id", "tokens", "ppl_dense", "ppl_pruned", "ppl_pruned_se", "kl_mean_nats", "kl_mean_nats_se"),
-        *("kl_p99_nats", "kl_noise_p95_nats", "top1_agreement"),
-    ),
-    "retrieval": ("data_set", "metric", "value", "standard_error", "value_dense", "n"),
-    "speed": ("batch", "length", "new_tokens", "prefill_speedup", "decode_speedup", "peak_memory_ratio"),
-}
+# Statements whose rows are tables of a variant's page, and the columns that the page shows elsewhere or not at all.
+TABLES = ("carriers", "losses", "scores", "comparisons", "flips", "perplexity", "retrieval", "speed")
+_ELSEWHERE = (*VARIANT, "value_low", "value_high", "ppl_low", "ppl_high", "machine")
 MAX_FLIPS = 40
 _ANSWER = 200
 
@@ -58,8 +41,12 @@ def variant(frames: QueryCache, model: str, recipe: str, prompts: Mapping[str, i
         "prompts": sorted(texts, key=lambda text: (places.get(text["prompt_id"], 0), text["prompt"])),
         "layers": by_scope(frames.of("layer_means", **where), columns),
         "tables": [
-            table(_title(key, frame.height), frame.select(shown)[: MAX_FLIPS if key == "flips" else None], key)
-            for key, shown in TABLES.items()
+            table(
+                _title(key, frame.height),
+                frame.drop(_ELSEWHERE, strict=False)[: MAX_FLIPS if key == "flips" else None],
+                key,
+            )
+            for key in TABLES
             if not (frame := frames.of(key, **where)).is_empty()
         ],
     }

@@ -4,8 +4,8 @@
 select
     model, search, remove, treatment,
     count(*) as sublayers,
-    string_agg(sublayer || '.' || layer, ' ' order by layer, sublayer) as sublayer_names,
-    sum(effect_nats) as effects_sum_nats
+    sum(effect_nats) as effects_sum_nats,
+    string_agg(sublayer || '.' || layer, ' ' order by layer, sublayer) as sublayer_names
 from search_allocation
 where strategy = 'searched'
 group by all

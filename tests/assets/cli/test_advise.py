@@ -38,7 +38,7 @@ def test_a_new_recipe_of_a_known_model_is_probed_and_nothing_else_is_written(
     # The tiny study asks too few prompts and questions for a verdict.
     assert {row["verdict"] for row in rows} == {TOO_LITTLE}
     assert "over at least 30 prompts, questions or answers" in told
-    assert "too little data to predict losses: 0 other models" in told
+    assert "scored on writing and on choosing; the warehouse has 0." in told
     written = written_since(before, warehouse)
     assert {name.split("/")[0] for name in written} == set(PROBE_TABLES) - {
         "models",

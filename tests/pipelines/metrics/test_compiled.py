@@ -10,7 +10,7 @@ import torch
 
 from prunescope.pipelines.metrics import fused_kernels
 from prunescope.pipelines.metrics.divergence import divergence
-from prunescope.pipelines.metrics.logit_blocks import precise_product, run_kernels
+from prunescope.pipelines.metrics.logit_blocks import precise_product
 from prunescope.pipelines.metrics.output_head import OutputHead
 
 MEASURE = """
@@ -37,8 +37,10 @@ def test_compiling_and_cached_processes_measure_the_same_bits(tmp_path: Path) ->
     assert first.stdout == second.stdout != ""
 
 
-def test_precompilation_covers_the_kernels_of_a_measure() -> None:
-    run_kernels()
+def test_kernels_are_compiled_once_for_any_sizes_and_heads() -> None:
+    head = OutputHead(torch.eye(2, 16))
+    divergence(torch.ones(1, 16), torch.ones(1, 16), head, [1.0])
+    precise_product(torch.ones(1, 16), head.weight)
     weight, x, dx = torch.randn(300, 64), torch.randn(5, 64), torch.randn(5, 64)
     divergence(x, dx, OutputHead(weight, bias=torch.randn(300)), [0.7, 1.0])
     precise_product(x, weight)

@@ -85,7 +85,8 @@ def test_two_other_models_are_needed_for_a_prediction(models: int) -> None:
     rows, notes = advised(known(models, cliff))
     is_known = models >= 2
 
-    assert (f"too little data to predict losses: {models} other model" in notes) is not is_known
+    wanted = "5 variants scored on writing and on choosing; the warehouse has"
+    assert (f"{wanted} {models}." in notes) is not is_known
     assert ("prediction" in rows["evidence_writing"].cast(pl.String).to_list()) is is_known
     # One prompt and no question say nothing.
     assert is_known or set(said(rows)) == {TOO_LITTLE}
@@ -124,7 +125,7 @@ def test_the_notes_say_for_how_many_tokens_greedy_texts_stay_equal() -> None:
                 warehouse.step(recipe, f"p{prompt}", step, 1.0, flips=flips, model="new")
     rows, notes = advised(warehouse)
 
-    assert "own, from 80 texts: " in notes
+    assert "equal the dense model's, from 80 texts: " in notes
     assert {"r0 at least 4", "r1 2 to 2", "r2 at most 1", "r3 not known"} <= set(notes.split(": ")[-1].split(", "))
     greedy = dict(rows.select("recipe", "n_greedy").rows())
     assert {recipe: greedy[recipe] for recipe in recipes} == recipes
@@ -141,5 +142,5 @@ def test_a_recipe_that_was_not_computed_is_named() -> None:
         warehouse.rows[table] = [row for row in warehouse.rows[table] if row["recipe"] != "r3"]
     rows, notes = advised(warehouse)
 
-    assert "writing, choosing or texts show nothing of r3: they were not measured" in notes
+    assert "For r3, writing, choosing or texts were not measured" in notes
     assert rows.height == len(NEW)
