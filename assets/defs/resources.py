@@ -5,7 +5,7 @@ The UI shows run configuration and executes it again, so everything that a run d
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -85,16 +85,21 @@ class StudyResource(ConfigurableResource):
         """
 
         def last_request(study: str | None) -> StudyRequest | None:
-            tags = {} if study is None else {STUDY_TAG: study}
+            tags, gone = {} if study is None else {STUDY_TAG: study}, list[InputError]()
             for run in instance.get_runs(RunsFilter(tags=tags), limit=_MAX_RUNS) if instance else ():
                 request = StudyResource.of_run(run.run_config)
                 if request is None:  # a run by a click, such as this one
                     continue
-                with suppress(InputError):  # its study is gone
+                try:
                     asked = request.load()
-                    has_recipe = recipe in {None, *(own.name for own in asked.recipes)}
-                    if has_recipe and model in {None, *(own.name for own in asked.models)}:
-                        return request
+                except InputError as error:
+                    gone.append(error)
+                    continue
+                has_recipe = recipe in {None, *(own.name for own in asked.recipes)}
+                if has_recipe and model in {None, *(own.name for own in asked.models)}:
+                    return request
+            if gone:  # the newest names the study that is missed
+                raise gone[0]
             return None
 
         base = StudyRequest(self.study) if self.study else request_for(store, model, recipe, last_request)
