@@ -21,7 +21,6 @@ from prunescope.assets.planning.freshness import table_partitions
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.publishing.explorer_data import asking
 from prunescope.assets.watching.watch_list import request_for
-from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.reporting.charts.figure_cache import FigureCache
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.catalogue.database import connect, connected
@@ -85,21 +84,14 @@ class StudyResource(ConfigurableResource):
         """
 
         def last_request(study: str | None) -> StudyRequest | None:
-            tags, gone = {} if study is None else {STUDY_TAG: study}, list[InputError]()
+            tags = {} if study is None else {STUDY_TAG: study}
             for run in instance.get_runs(RunsFilter(tags=tags), limit=_MAX_RUNS) if instance else ():
-                request = StudyResource.of_run(run.run_config)
-                if request is None:  # a run by a click, such as this one
-                    continue
-                try:
+                # Runs by a click, such as this one, name no study. One that is gone is an error: older ones may differ.
+                if (request := StudyResource.of_run(run.run_config)) is not None:
                     asked = request.load()
-                except InputError as error:
-                    gone.append(error)
-                    continue
-                has_recipe = recipe in {None, *(own.name for own in asked.recipes)}
-                if has_recipe and model in {None, *(own.name for own in asked.models)}:
-                    return request
-            if gone:  # the newest names the study that is missed
-                raise gone[0]
+                    has_recipe = recipe in {None, *(own.name for own in asked.recipes)}
+                    if has_recipe and model in {None, *(own.name for own in asked.models)}:
+                        return request
             return None
 
         base = StudyRequest(self.study) if self.study else request_for(store, model, recipe, last_request)
