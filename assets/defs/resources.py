@@ -5,7 +5,7 @@ The UI shows run configuration and executes it again, so everything that a run d
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,7 +21,6 @@ from prunescope.assets.planning.freshness import table_partitions
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.publishing.explorer_data import asking
 from prunescope.assets.watching.watch_list import request_for
-from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.reporting.charts.figure_cache import FigureCache
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.catalogue.database import connect, connected
@@ -87,10 +86,8 @@ class StudyResource(ConfigurableResource):
         def last_request(study: str | None) -> StudyRequest | None:
             tags = {} if study is None else {STUDY_TAG: study}
             for run in instance.get_runs(RunsFilter(tags=tags), limit=_MAX_RUNS) if instance else ():
-                request = StudyResource.of_run(run.run_config)
-                if request is None:  # a run by a click, such as this one
-                    continue
-                with suppress(InputError):  # its study is gone
+                # Runs by a click, such as this one, name no study. One that is gone is an error: older ones may differ.
+                if (request := StudyResource.of_run(run.run_config)) is not None:
                     asked = request.load()
                     has_recipe = recipe in {None, *(own.name for own in asked.recipes)}
                     if has_recipe and model in {None, *(own.name for own in asked.models)}:

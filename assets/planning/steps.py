@@ -149,13 +149,8 @@ def steps_writing(tables: Collection[str]) -> list[Step]:
     return [step for step in _ALL if set(step.tables) & set(tables)]
 
 
-def variant_tables(study: Study) -> tuple[str, ...]:
-    """Return the tables of variants that a study fills; it leaves the others as they are."""
-    return partition_tables(study, "dense")
-
-
-def partition_tables(study: Study, recipe: Recipe | str | None) -> tuple[str, ...]:
-    """Return the tables that a study fills for a model (no recipe) or for a variant."""
+def partition_tables(study: Study, recipe: Recipe | None) -> tuple[str, ...]:
+    """Return the tables that a study fills for a model (no recipe) or a variant; it leaves the others as they are."""
     return tuple(
         table
         for step in _ALL

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from prunescope.assets.planning.fingerprints import find_model
-from prunescope.assets.planning.steps import MODEL_TABLES, SEARCH_TABLES, variant_tables
+from prunescope.assets.planning.steps import MODEL_TABLES, SEARCH_TABLES, partition_tables
 from prunescope.assets.planning.work_plan import PartitionWork, model_work
 from prunescope.assets.runs.forecast import (
     Forecast,
@@ -117,8 +117,8 @@ def estimate_model(
         with VerifiedFiles(store.root, cache) as files:
             works = model_work(study, store, dense, files, replace=replace)
     else:  # without the weights no partition can be known to be current
-        dense, tables = None, variant_tables(study)
-        works = [PartitionWork(name, recipe, tables if recipe else MODEL_TABLES) for recipe in (None, *study.recipes)]
+        dense, works = None, [PartitionWork(name, None, MODEL_TABLES)]
+        works += [PartitionWork(name, recipe, partition_tables(study, recipe)) for recipe in study.recipes]
         works += [PartitionWork(name, None, SEARCH_TABLES)] if study.search else []
         found.warn("its weights are not all there; `run` needs them whole, this plan does not")
     found.warn(*(f"retrieval {one!r} has no files; this plan leaves it out, but `run` needs it" for one in missing))
@@ -218,7 +218,7 @@ def _partitions(
     """Yield the tables of each partition that are reused, and those computed with the rows and bytes to write."""
     for work in works:
         common: Row = {"recipe": work.recipe and work.recipe.name}
-        tables = () if work.is_search else variant_tables(study) if work.recipe else MODEL_TABLES
+        tables = () if work.is_search else partition_tables(study, work.recipe) if work.recipe else MODEL_TABLES
         if reused := [name for name in tables if name not in work.tables]:
             yield common | {"when": "reused", "item": ", ".join(reused)}
         if work.tables:

@@ -27,6 +27,7 @@ from prunescope.assets.execution.task import ModelTask, StepFailed, TableWritten
 from prunescope.assets.planning.steps import SAMPLED_TABLES, SPEED_TABLE, STEPS
 from prunescope.assets.planning.steps import VARIANT_TABLES as ALL_VARIANT_TABLES
 from prunescope.assets.planning.work_plan import StudyRequest
+from prunescope.assets.runs.outcome import Failure
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from prunescope.warehouse.catalogue.lineage import questions
 from prunescope.warehouse.tables import TABLES
@@ -48,6 +49,40 @@ _OF_SEARCHES = {"q35_choosing_by_p_against_controls", "q36_do_effects_add", "fig
 # Assets over the variants of the whole warehouse.
 ANSWERS = {*questions(), *(f"figures/{name}" for name in FIGURES), "report"} - _OF_SEARCHES
 RECIPES = ["dense", "magnitude-50", "wanda-2of4", "attn-drop-1"]
+
+
+class Heard:
+    """A listener that records tasks, notes, failures and seconds."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, int] = {}
+        self.notes: list[str] = []
+        self.failures: list[Failure] = []
+        self.own: dict[str, float] = {}
+        self.begun: list[tuple[str, str]] = []
+
+    def start(self, task: str, total: int, tokens: int = 0) -> None:
+        self.tasks[task] = total
+
+    def advance(self, amount: int = 1) -> None: ...
+
+    def done(self) -> None: ...
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+    def waiting(self, holder: str) -> None: ...
+
+    def planned(self, partitions: int) -> None: ...
+
+    def begins(self, name: str, step: str) -> None:
+        self.begun.append((name, step))
+
+    def computed(self, name: str, seconds: float) -> None:
+        self.own[name] = seconds
+
+    def failed(self, failure: Failure) -> None:
+        self.failures.append(failure)
 
 
 @dataclass

@@ -12,47 +12,15 @@ import pytest
 from prunescope.assets.execution import compute
 from prunescope.assets.execution.model_session import ModelSession
 from prunescope.assets.planning.work_plan import StudyRequest
-from prunescope.assets.runs.outcome import ANSWERS_NAME, Failure
+from prunescope.assets.runs.outcome import ANSWERS_NAME
 from prunescope.assets.runs.start import run_study
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.pruning.variant import verify_variant
 from tests.assets.runs.test_interrupted import stop_once_there_is
-from tests.assets.tiny_study import Running, StudyFile, computed, one_thread, rows, without_answers
+from tests.assets.tiny_study import Heard, Running, StudyFile, computed, one_thread, rows, without_answers
 
 # The first test that asks for `runs` waits for five studies.
 pytestmark = pytest.mark.timeout(900)
-
-
-class Heard:
-    """A listener that records tasks, failures and seconds."""
-
-    def __init__(self) -> None:
-        self.tasks: dict[str, int] = {}
-        self.failures: list[Failure] = []
-        self.own: dict[str, float] = {}
-        self.begun: list[tuple[str, str]] = []
-
-    def start(self, task: str, total: int, tokens: int = 0) -> None:
-        self.tasks[task] = total
-
-    def advance(self, amount: int = 1) -> None: ...
-
-    def done(self) -> None: ...
-
-    def note(self, message: str) -> None: ...
-
-    def waiting(self, holder: str) -> None: ...
-
-    def planned(self, partitions: int) -> None: ...
-
-    def begins(self, name: str, step: str) -> None:
-        self.begun.append((name, step))
-
-    def computed(self, name: str, seconds: float) -> None:
-        self.own[name] = seconds
-
-    def failed(self, failure: Failure) -> None:
-        self.failures.append(failure)
 
 
 # As little as a study can measure: these tests look at the pruning.

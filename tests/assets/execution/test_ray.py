@@ -22,43 +22,17 @@ from prunescope.assets.execution.ray.pool import WorkerSlot, _marker_file, _Pool
 from prunescope.assets.execution.ray.worker import Worker, WorkerConfig, versions
 from prunescope.assets.execution.task import ModelTask, StepFailed
 from prunescope.assets.planning.work_plan import StudyRequest
-from prunescope.assets.runs.outcome import Failure, RunResult
+from prunescope.assets.runs.outcome import RunResult
 from prunescope.assets.runs.start import run_study
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.storage.partition_store import Store
-from tests.assets.tiny_study import StudyFile, materialized, pages, rows, without_answers
+from tests.assets.tiny_study import Heard, StudyFile, materialized, pages, rows, without_answers
 from tests.object_store import SECRET, s3_server
 
 
 def cluster(test: Callable[..., None]) -> Callable[..., None]:
     """Mark a test of the whole path over two nodes, whose parts are proved above."""
     return pytest.mark.ray(pytest.mark.integration(pytest.mark.exhaustive(test)))
-
-
-class Heard:
-    """A listener that records all events."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def start(self, task: str, total: int, tokens: int = 0) -> None: ...
-
-    def advance(self, amount: int = 1) -> None: ...
-
-    def done(self) -> None: ...
-
-    def waiting(self, holder: str) -> None: ...
-
-    def planned(self, partitions: int) -> None: ...
-
-    def begins(self, name: str, step: str) -> None: ...
-
-    def computed(self, name: str, seconds: float) -> None: ...
-
-    def failed(self, failure: Failure) -> None: ...
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 def node(name: str, cpus: float, gpus: float = 0, *, alive: bool = True) -> dict[str, object]:

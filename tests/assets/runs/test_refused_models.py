@@ -9,23 +9,11 @@ from prunescope.assets.planning.work_plan import Plan, StudyRequest
 from prunescope.assets.runs.outcome import Failure, RunResult
 from prunescope.assets.runs.start import run_study
 from prunescope.pipelines.core.errors import ComputationError, InputError
-from prunescope.pipelines.core.log_progress import LogProgress
-from tests.assets.tiny_study import StudyFile
+from tests.assets.tiny_study import Heard, StudyFile
 
 
 class PanicException(BaseException):
     """An error as the libraries in Rust raise it."""
-
-
-class Listening(LogProgress):
-    """A listener that keeps the failures."""
-
-    def __init__(self) -> None:
-        super().__init__(lambda _: None, "")
-        self.failures: list[Failure] = []
-
-    def failed(self, failure: Failure) -> None:
-        self.failures.append(failure)
 
 
 def run_with(
@@ -43,7 +31,7 @@ def run_with(
         return Plan(request.load())
 
     study.write(models=[{"name": name, "source": str(study.model)} for name in ("a", "b", "c")])
-    request, listener = StudyRequest(str(study.path)), Listening()
+    request, listener = StudyRequest(str(study.path)), Heard()
     monkeypatch.setattr("prunescope.assets.runs.study_run.find_model", read)
     monkeypatch.setattr("prunescope.assets.runs.study_run.make_plan", planned)
     result = run_study(request, tmp_path / "warehouse", tmp_path, listener)

@@ -26,7 +26,7 @@ from prunescope.assets.defs.partitions import MODELS, register, variant_key
 from prunescope.assets.defs.partitions import RECIPES as PRUNED
 from prunescope.assets.defs.recipe_asset import latest_versions
 from prunescope.assets.defs.resources import StudyResource
-from prunescope.assets.instance.instance import LAUNCHER_TAGS, open_instance
+from prunescope.assets.instance.instance import LAUNCHER_TAGS, STUDY_TAG, open_instance
 from prunescope.assets.interface.staleness import Staleness
 from prunescope.assets.planning.fingerprints import find_model
 from prunescope.assets.planning.steps import MODEL_TABLES
@@ -34,6 +34,7 @@ from prunescope.assets.planning.steps import VARIANT_TABLES as ALL_VARIANT_TABLE
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.runs.dagster_job import LogListener
 from prunescope.assets.runs.start import run_study
+from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.warehouse.catalogue import database
 from prunescope.warehouse.maintenance.diagnostics import diagnose
@@ -294,6 +295,11 @@ def test_a_click_takes_the_request_of_the_last_run_with_its_partition(warehouse:
         assert StudyResource().request(store, instance, "tiny-a", "attn-drop-1") == asked
         assert StudyResource().request(store, instance, recipe="wanda-70") == StudyRequest("demo")
         assert materialized(instance, config, ["recipe"], "attn-drop-1").success
+        # An older study of the same name may be another: the error names the one that is gone.
+        gone = {"resources": {"study": {"config": {"study": "/gone/study.yaml"}}}}
+        instance.create_run_for_job(defs.resolve_job_def("study"), run_config=gone, tags={STUDY_TAG: "tiny"})
+        with pytest.raises(InputError, match="/gone/study.yaml"):
+            StudyResource().request(store, instance, "tiny-a", "attn-drop-1")
 
 
 def test_a_table_that_was_not_recorded_because_of_a_kill_is_recorded_by_the_next_run(
