@@ -23,8 +23,8 @@ PAPER_TABLES: dict[str, TableSpec] = {
     "paper_variants": TableSpec(
         "What each recipe removes from the model and what that costs at its output",
         (
-            *(_MODEL, _RECIPE, _REMOVED, ColumnFormat("sparsity", "sparsity", "%", scale=100)),
-            *(ColumnFormat("prompts", "prompts"), ColumnFormat("steps", "steps"), _FORCED, _OWN, _AGREEMENT),
+            *(_MODEL, _RECIPE, _REMOVED, ColumnFormat("sparsity", unit="%", scale=100)),
+            *(ColumnFormat("prompts"), ColumnFormat("steps"), _FORCED, _OWN, _AGREEMENT),
             ColumnFormat("first_flip_step_median", "first flip", "step", best="max"),
             ColumnFormat("options_argmax_kept", "choices kept", of="questions"),
             ColumnFormat("prompts_correct", "right answers", of="prompts_graded"),
@@ -55,8 +55,8 @@ PAPER_TABLES: dict[str, TableSpec] = {
         "What a pattern costs: unstructured, 4:8 and 2:4 at one sparsity, by method",
         (
             *(_MODEL, ColumnFormat("sparsity_percent", "sparsity", "%"), ColumnFormat("measured_on", "on")),
-            *(ColumnFormat("measure"), _METHOD, ColumnFormat("dense", "dense")),
-            ColumnFormat("unstructured", "unstructured", best="min"),
+            *(ColumnFormat("measure"), _METHOD, ColumnFormat("dense")),
+            ColumnFormat("unstructured", best="min"),
             ColumnFormat("pattern_4of8", "4:8", best="min"),
             ColumnFormat("pattern_2of4", "2:4", best="min"),
         ),
@@ -66,7 +66,7 @@ PAPER_TABLES: dict[str, TableSpec] = {
     "paper_drops": TableSpec(
         "Divergence and scores against the number of dropped sublayers or blocks",
         (
-            *(_MODEL, _METHOD, ColumnFormat("dropped", "dropped"), _RECIPE, _REMOVED, _FORCED, _OWN, _AGREEMENT),
+            *(_MODEL, _METHOD, ColumnFormat("dropped"), _RECIPE, _REMOVED, _FORCED, _OWN, _AGREEMENT),
             _score("non_generative"),
             _score("generative"),
         ),
@@ -76,7 +76,7 @@ PAPER_TABLES: dict[str, TableSpec] = {
     "paper_fits": TableSpec(
         "How closely the second-order estimates of the theorems match the truth",
         (
-            *(_MODEL, ColumnFormat("theorem"), _METHOD, ColumnFormat("n"), ColumnFormat("prompts", "prompts")),
+            *(_MODEL, ColumnFormat("theorem"), _METHOD, ColumnFormat("n"), ColumnFormat("prompts")),
             ColumnFormat("pearson", "r", best="max"),
             ColumnFormat("pearson_log10", "r of logarithms", best="max"),
             ColumnFormat("ratio_median", "estimate / truth"),
@@ -107,7 +107,7 @@ PAPER_TABLES: dict[str, TableSpec] = {
         "Published numbers and ours",
         (
             *(_MODEL, ColumnFormat("model_published", "published model"), ColumnFormat("task"), ColumnFormat("metric")),
-            *(_METHOD, ColumnFormat("dropped", "dropped"), ColumnFormat("layer"), _RECIPE),
+            *(_METHOD, ColumnFormat("dropped"), ColumnFormat("layer"), _RECIPE),
             ColumnFormat("measured_on", "ours on"),
             ColumnFormat("value_published", "published"),
             ColumnFormat("value_ours", "ours"),
