@@ -371,19 +371,17 @@ def _relation(table: Table, files: Sequence[File]) -> str:
 
 def _provenance(files: Sequence[File]) -> str:
     """Return the SELECT over the footers of all files."""
-    sources = _list([file.source for file in files])
+    sources, key = _list([file.source for file in files]), f"{literal(FOOTER_KEY.decode())}::BLOB"
     # Neither function takes an empty list.
     footers = f"parquet_kv_metadata({sources})" if files else "(SELECT '' AS file_name, ''::BLOB AS key, key AS value)"
-    sizes = (
-        f"parquet_file_metadata({sources})"
-        if files
-        else "(SELECT '' AS file_name, 0::BIGINT AS num_rows, 0 AS file_size_bytes)"
-    )
+    nothing = "(SELECT '' AS file_name, 0::BIGINT AS num_rows, 0 AS file_size_bytes)"
+    sizes = f"parquet_file_metadata({sources})" if files else nothing
+    # DuckDB may evaluate conditions on the facts before the one on the key, so that other values must not be parsed.
+    facts = f"json_transform(CASE WHEN key = {key} THEN decode(value) END, {literal(json.dumps(_FOOTER))})"
     return f"""
         SELECT * RENAME (inputs AS inputs_json, libraries AS libraries_json)
         FROM {SOURCES} JOIN (
-            SELECT file_name AS source, unnest(json_transform(decode(value), {literal(json.dumps(_FOOTER))}))
-            FROM {footers} WHERE key = {literal(FOOTER_KEY.decode())}::BLOB
+            SELECT file_name AS source, unnest({facts}) FROM {footers} WHERE key = {key}
         ) USING (source) JOIN (
             SELECT file_name AS source, num_rows AS rows, CAST(file_size_bytes AS BIGINT) AS bytes FROM {sizes}
         ) USING (source) ORDER BY path
