@@ -33,10 +33,11 @@ from prunescope.pipelines.reporting.explorer.page import render as render_page
 from prunescope.warehouse.catalogue.column_docs import explain
 from prunescope.warehouse.catalogue.database import SQL, view_sql
 from prunescope.warehouse.catalogue.lineage import origins, questions, reading
-from prunescope.warehouse.catalogue.view import ColumnDoc, View
+from prunescope.warehouse.catalogue.view import View
 from prunescope.warehouse.core.formats import markdown_escaped, render
 from prunescope.warehouse.core.quoting import quoted
 from prunescope.warehouse.quality.foreign_keys import assertions
+from prunescope.warehouse.schema.table import ColumnDoc
 from prunescope.warehouse.storage.provenance import fingerprint
 
 PREVIEW_ROWS = 20

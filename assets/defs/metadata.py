@@ -22,11 +22,10 @@ from dagster import (
 
 from prunescope.assets.execution.task import TableWritten
 from prunescope.warehouse.catalogue.database import sql_type
-from prunescope.warehouse.catalogue.view import ColumnDoc
 from prunescope.warehouse.quality.checks import check_names
 from prunescope.warehouse.quality.foreign_keys import check_name
 from prunescope.warehouse.quality.plausibility_checks import PLAUSIBILITY_CHECKS
-from prunescope.warehouse.schema.table import Column, Table
+from prunescope.warehouse.schema.table import Column, ColumnDoc, Table
 
 RULES = "keeps_its_rules"
 

@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterable
 from itertools import takewhile
 
-from prunescope.warehouse.catalogue.view import ColumnDoc, View
+from prunescope.warehouse.catalogue.view import View
 from prunescope.warehouse.core.errors import CatalogueError
+from prunescope.warehouse.schema.table import ColumnDoc
 from prunescope.warehouse.tables import TABLES
 
 _NOTE = re.compile(r"   (?P<name>\w+): (?P<doc>.+?)(?: \[(?P<unit>[^\[\]]+)\])?(?: = (?P<formula>.+))?")
@@ -63,12 +64,7 @@ def explain(views: Iterable[View]) -> dict[str, dict[str, ColumnDoc]]:
     A column without a note has that of the column of the same name in the tables and views that its view reads. If
     these differ it is left out, because it needs a note. Every view comes after the views that it reads.
     """
-    known = {
-        table.name: {
-            column.name: ColumnDoc(column.doc, column.unit, column.formula, column.source) for column in table.columns
-        }
-        for table in TABLES.values()
-    }
+    known = {table.name: {column.name: column.documentation for column in table.columns} for table in TABLES.values()}
     for view in views:
         known[view.name] = documented = dict[str, ColumnDoc]()
         for column in view.columns:

@@ -10,7 +10,7 @@ import jinja2
 
 from prunescope.warehouse.catalogue.column_docs import PROVENANCE_COLUMNS, explain, split_header
 from prunescope.warehouse.catalogue.database import LAYERS, PROVENANCE, PROVENANCE_COMMENT, SQL, connect, view_sql
-from prunescope.warehouse.catalogue.view import ColumnDoc, header_parts
+from prunescope.warehouse.catalogue.view import header_parts
 from prunescope.warehouse.schema.table import Column
 from prunescope.warehouse.tables import TABLES
 
@@ -25,7 +25,7 @@ def dictionary() -> str:
     """Return the whole dictionary as Markdown."""
     views = sorted(view_sql().values(), key=lambda view: view.name)
     texts = {
-        name: {column: _text(doc) for column, doc in docs.items()}
+        name: {column: doc.comment("`{}`") for column, doc in docs.items()}
         for name, docs in (explain(view_sql().values()) | {PROVENANCE: PROVENANCE_COLUMNS}).items()
     }
     for table in TABLES.values():
@@ -52,11 +52,6 @@ def dictionary() -> str:
         provenance=PROVENANCE,
         provenance_comment=PROVENANCE_COMMENT,
     )
-
-
-def _text(column: ColumnDoc) -> str:
-    unit, formula = f" [{column.unit}]" if column.unit else "", f" = `{column.formula}`" if column.formula else ""
-    return f"{column.doc}{unit}{formula}{f' ({column.source})' if column.source else ''}"
 
 
 def _legal(column: Column) -> str:

@@ -1,7 +1,7 @@
 """Queries of a question with filters as bound parameters; a filter selects rows and never changes them."""
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -71,19 +71,32 @@ def statement(root: Place | str, view: View, row_filter: RowFilter) -> Statement
     """Return the SQL of a question whose filters select rows of the answer.
 
     A filter only selects rows: thresholds and comparisons are still computed over all that the question covers, and
-    only the rounding of sums may differ. Files of other models are not opened,
-    unless the view's header says that it relates models. The other filters are outside of the view; DuckDB pushes them
-    down to the files if the question groups by the filtered column, which does not change the rows.
+    only the rounding of sums may differ. Files of other models are not opened, unless the view's header says that it
+    relates models. The other filters are outside of the view; DuckDB pushes them down to the files if the question
+    groups by the filtered column, which does not change the rows.
 
     Raises:
         WarehouseError: the view lacks a filtered column, or the warehouse has no such model, recipe or prompt.
     """
-    filters = list(_filters(view, row_filter))
+    filters = {
+        ("--model", ("model",)): row_filter.models,
+        ("--recipe", ("recipe",)): row_filter.recipes,
+        ("--prompt", ("prompt_id",)): row_filter.prompts,
+        ("--variant", ("model", "recipe")): ["@".join(pair) for pair in row_filter.variants],
+    }
+    conditions, parameters = [], []
+    for (option, columns), values in filters.items():
+        if values and (lacking := [name for name in columns if name not in view.columns]):
+            usable = [flag for flag, names in filters if len(names) == 1 and names[0] in view.columns]
+            fix = f"use {', '.join(usable)}" if usable else "ask it without filters"
+            raise WarehouseError(f"{option}: {view.name} has no column {lacking[0]}; {fix}")
+        if values:
+            parameters.append(list(values))
+            expression = " || '@' || ".join(columns)
+            conditions.append(f"list_contains(${len(parameters)}, {expression})")
     models = {*row_filter.models, *(model for model, _ in row_filter.variants)}
     require(root, models, row_filter)
-    conditions = [f"list_contains(${number}, {expression})" for number, (expression, _) in enumerate(filters, 1)]
-    query = f"SELECT * FROM {quoted(view.name)}{' WHERE ' * bool(filters)}{' AND '.join(conditions)}"  # noqa: S608 - ours
-    parameters = [values for _, values in filters]
+    query = f"SELECT * FROM {quoted(view.name)}{' WHERE ' * bool(conditions)}{' AND '.join(conditions)}"  # noqa: S608
     read = None if "across" in view.parts or not models else frozenset(models)
     return Statement(query, parameters or None, read)
 
@@ -116,34 +129,14 @@ def rows_within(root: Place | str, query: str, row_filter: RowFilter) -> "pl.Dat
         return pl.DataFrame(connection.sql(query).to_arrow_table())
 
 
-def _filters(view: View, row_filter: RowFilter) -> Iterator[tuple[str, list[str]]]:
-    """Yield the column, or the expression, that each filter compares, with the values that it keeps."""
-    usable = {"model": "--model", "recipe": "--recipe", "prompt_id": "--prompt"}
-    variants = ["@".join(pair) for pair in row_filter.variants]
-    for option, expression, values in (
-        ("--model", "model", row_filter.models),
-        ("--recipe", "recipe", row_filter.recipes),
-        ("--prompt", "prompt_id", row_filter.prompts),
-        ("--variant", "model || '@' || recipe", variants),
-    ):
-        lacking = [name for name in usable if name in expression and name not in view.columns]
-        if values and lacking:
-            others = [flag for name, flag in usable.items() if name in view.columns]
-            fix = f"use {', '.join(others)}" if others else "ask it without filters"
-            raise WarehouseError(f"{option}: {view.name} has no column {lacking[0]}; {fix}")
-        if values:
-            yield expression, list(values)
-
-
 def require(root: Place | str, models: Collection[str], row_filter: RowFilter) -> None:
     """Raise WarehouseError for names that the warehouse lacks, which would otherwise give an empty answer."""
     if models or row_filter.recipes:
-        store = Store(root)
-        partitions = [partition for table in TABLES.values() for partition in store.partitions(table)]
+        partitions = [partition for table in TABLES.values() for partition in Store(root).partitions(table)]
+        variants = {(partition.model, partition.recipe) for partition in partitions if partition.recipe}
         _require_known("model", models, {partition.model for partition in partitions})
-        _require_known("recipe", row_filter.recipes, {partition.recipe for partition in partitions if partition.recipe})
-        variants = {f"{partition.model}@{partition.recipe}" for partition in partitions if partition.recipe}
-        _require_known("variant", [f"{model}@{recipe}" for model, recipe in row_filter.variants], variants)
+        _require_known("recipe", row_filter.recipes, {recipe for _, recipe in variants})
+        _require_known("variant", list(map("@".join, row_filter.variants)), set(map("@".join, variants)))
     prompts: set[str] = set()
     for table in _OF_PROMPTS:
         if not set(row_filter.prompts) <= prompts:

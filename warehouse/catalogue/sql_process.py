@@ -188,7 +188,7 @@ class SqlProcess(AbstractContextManager["SqlProcess"]):
             lines = self._errors.read_text(errors="replace").splitlines()
             return SqlError(f"the process for SQL could not start: {lines[-1] if lines else cause}")
         if status == -signal.SIGALRM:
-            return SqlTimeError(errors.too_long(seconds))
+            return SqlTimeError(f"the SQL ran longer than {seconds:g} s; ask for less, or give it more (--seconds)")
         return SqlSizeError(f"{TOO_LARGE} (its process ended: {cause})")
 
 

@@ -1,4 +1,4 @@
-"""A view of `sql/`, the parts of its header, and the documentation of a column."""
+"""A view of `sql/` and the parts of its header."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -6,22 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from prunescope.warehouse.schema.table import ColumnDoc
+
 _PART = re.compile(r"(grain|key|across|inputs|how to read|reason): *")
-
-
-@dataclass(frozen=True)
-class ColumnDoc:
-    """Documentation of a column: one sentence, and its unit, formula and source if it has them."""
-
-    doc: str
-    unit: str = ""
-    formula: str = ""
-    source: str = ""
-
-    def comment(self) -> str:
-        """Return the one-line comment that DuckDB shows."""
-        unit, formula = f" [{self.unit}]" if self.unit else "", f" = {self.formula}" if self.formula else ""
-        return f"{self.doc}{unit}{formula}{f' ({self.source})' if self.source else ''}"
 
 
 @dataclass(frozen=True)

@@ -44,11 +44,6 @@ READ_ONLY = "SQL only reads the warehouse; `-o FILE` keeps an answer"
 TOO_LARGE = "the SQL needs more memory than it may have; aggregate earlier, or give it more (--memory)"
 
 
-def too_long(seconds: float) -> str:
-    """Return the message about SQL that reached its time limit."""
-    return f"the SQL ran longer than {seconds:g} s; ask for less, or give it more (--seconds)"
-
-
 def too_large_result(size: int) -> str:
     """Return the message about an answer of more bytes than it may have."""
     shown = f"{size >> 30} GiB" if size >= 1 << 30 else f"{size >> 20} MiB"

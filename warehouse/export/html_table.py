@@ -13,19 +13,19 @@ from prunescope.warehouse.export.table_cells import RenderedTable
 def to_html(table: RenderedTable) -> str:
     """Return a page with the table; the same table gives the same bytes."""
     # Columns are numbered because two may have the same heading.
-    keys = [f"column_{number}" for number, _ in enumerate(table.headings)]
-    texts = {key: [row[index].text for row in table.rows] for index, key in enumerate(keys)}
-    frame = pl.DataFrame(texts, schema=dict.fromkeys(keys, pl.String))
+    columns = {f"column_{number}": column for number, column in enumerate(table.columns)}
+    texts = {key: [cell.text for cell in column.cells] for key, column in columns.items()}
+    frame = pl.DataFrame(texts, schema=dict.fromkeys(columns, pl.String))
     page = GT(frame, id="table").tab_header(title=table.caption)
-    page = page.cols_label(dict(zip(keys, table.headings, strict=True)))
-    numbers = [key for key, number in zip(keys, table.is_number, strict=True) if number]
-    page = page.cols_align("left", [key for key in keys if key not in numbers]).cols_align("right", numbers)
+    page = page.cols_label({key: column.heading for key, column in columns.items()})
+    numbers = [key for key, column in columns.items() if column.is_number]
+    page = page.cols_align("left", [key for key in columns if key not in numbers]).cols_align("right", numbers)
     for mark, text_style in (
         (BestMark.BEST, style.text(weight="bold")),
         (BestMark.SECOND, style.text(decorate="underline")),
     ):
-        for column, key in enumerate(keys):
-            if marked := [index for index, row in enumerate(table.rows) if row[column].mark is mark]:
+        for key, column in columns.items():
+            if marked := [index for index, cell in enumerate(column.cells) if cell.mark is mark]:
                 page = page.tab_style(text_style, loc.body(columns=key, rows=marked))
     for note in table.notes:
         page = page.tab_source_note(note)

@@ -22,8 +22,8 @@ def index_page(
 ) -> bytes:
     """Return the page.
 
-    `contents` are the manifest's entries by name, `previews` the first rows of each table that is typeset, and
-    `methods` is the methods section in Markdown.
+    `contents` are the manifest's entries by name, `previews` the tables that are typeset (it shows the
+    first rows), and `methods` is the methods section in Markdown.
     """
     digest = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
     # Browsers give pages from a disk no origin, so 'self' alone would block their pictures.

@@ -8,10 +8,12 @@ a float of its own, and a part that is too long continues in further floats.
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
+from operator import not_
 
 from prunescope.warehouse.core.latex import latex_escaped, row, tabular
 from prunescope.warehouse.export.best_marks import BestMark
-from prunescope.warehouse.export.table_cells import Cell, RenderedTable
+from prunescope.warehouse.export.table_cells import Cell, RenderedColumn, RenderedTable
 
 # Text of the class article at 10 pt is 345 pt wide, and 470 pt in two columns of 229 pt; the classes of conferences
 # have at least 450 pt. A character of \footnotesize takes 4.2 pt, and the gap between two columns 6 pt. In two columns
@@ -41,10 +43,10 @@ class _Column:
 
 def to_latex(table: RenderedTable) -> str:
     """Return the table with caption and label; its first line names the package that it needs."""
-    parts = [_columns(table, is_broken=False)]
+    parts = [[_column(column, is_broken=False) for column in table.columns]]
     if _width(parts[0]) > _WIDTH:
         table = _without_constants(table)
-        parts = _parts(table, _columns(table, is_broken=True))
+        parts = _parts(table)
     floats = [(part, rows) for part in parts for rows in _pages(part, table)]
     is_narrow = len(floats) == 1 and _width(parts[0]) <= _COLUMN_WIDTH and len(table.rows) <= _COLUMN_ROWS
     lines = ["% needs \\usepackage{booktabs}"]
@@ -55,52 +57,39 @@ def to_latex(table: RenderedTable) -> str:
 
 def _without_constants(table: RenderedTable) -> RenderedTable:
     """Replace columns that have the same value in all rows by a note."""
-    indices = range(len(table.headings))
-    varying = [index for index in indices if len({cells[index].text for cells in table.rows}) > 1]
-    constants = [f"{table.headings[index]}: {table.rows[0][index].text}" for index in indices if index not in varying]
-    if not varying or not constants:
+    is_varying = [len({cell.text for cell in column.cells}) > 1 for column in table.columns]
+    if not any(is_varying) or all(is_varying):
         return table
-    return replace(
-        table,
-        headings=tuple(table.headings[index] for index in varying),
-        is_number=tuple(table.is_number[index] for index in varying),
-        rows=tuple(tuple(cells[index] for index in varying) for cells in table.rows),
-        key=frozenset(new for new, index in enumerate(varying) if index in table.key),
-        notes=(*table.notes, f"In all rows: {'; '.join(constants)}."),
-    )
+    constants = compress(table.columns, map(not_, is_varying))
+    note = f"In all rows: {'; '.join(f'{column.heading}: {column.cells[0].text}' for column in constants)}."
+    return replace(table, columns=tuple(compress(table.columns, is_varying)), notes=(*table.notes, note))
 
 
-def _columns(table: RenderedTable, *, is_broken: bool) -> list[_Column]:
-    contents = list(zip(*table.rows, strict=True)) or [()] * len(table.headings)
-    return [
-        _column(heading, cells, is_number=is_number, is_broken=is_broken)
-        for heading, cells, is_number in zip(table.headings, contents, table.is_number, strict=True)
-    ]
-
-
-def _column(heading: str, cells: Sequence[Cell], *, is_number: bool, is_broken: bool) -> _Column:
-    lengths = list(map(_characters, cells))
+def _column(column: RenderedColumn, *, is_broken: bool) -> _Column:
+    lengths = list(map(_characters, column.cells))
     body = max(lengths, default=0)
-    is_paragraph = is_broken and not is_number and body > _PARAGRAPH
+    is_paragraph = is_broken and not column.is_number and body > _PARAGRAPH
     body = _PARAGRAPH if is_paragraph else body
-    lines = _heading_lines(heading, max(_HEADING, body)) if is_broken else [heading]
+    lines = _heading_lines(column.heading, max(_HEADING, body)) if is_broken else [column.heading]
     stacked = r" \\ ".join(map(latex_escaped, lines))
+    side = "r" if column.is_number else "l"
     return _Column(
-        letter="r" if is_number else f"p{{{_PARAGRAPH * 4.2:.0f}pt}}" if is_paragraph else "l",
-        heading=stacked if len(lines) == 1 else rf"\shortstack[{'r' if is_number else 'l'}]{{{stacked}}}",
+        letter=f"p{{{_PARAGRAPH * 4.2:.0f}pt}}" if is_paragraph else side,
+        heading=stacked if len(lines) == 1 else rf"\shortstack[{side}]{{{stacked}}}",
         heading_lines=len(lines),
-        cells=tuple(map(_paragraph if is_paragraph else _cell, cells)),
+        cells=tuple(map(_paragraph if is_paragraph else _cell, column.cells)),
         width=max(body, *map(len, lines)) + _GAP,
         lines=tuple(-(-length // _PARAGRAPH) if is_paragraph else 1 for length in lengths),
     )
 
 
-def _parts(table: RenderedTable, columns: list[_Column]) -> list[list[_Column]]:
+def _parts(table: RenderedTable) -> list[list[_Column]]:
     """Split the columns into parts that fit the width, each with the key columns or the numbers of the rows."""
+    columns = [_column(column, is_broken=True) for column in table.columns]
     if _width(columns) <= _WIDTH:
         return [columns]
-    repeated = [columns[index] for index in sorted(table.key)]
-    others = [column for index, column in enumerate(columns) if index not in table.key]
+    is_key = [column.is_key for column in table.columns]
+    repeated, others = list(compress(columns, is_key)), list(compress(columns, map(not_, is_key)))
     count = len(table.rows)
     if count == 1:  # a single row needs no key
         repeated, others = [], columns

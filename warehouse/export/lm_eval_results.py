@@ -7,6 +7,7 @@ import json
 import re
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -44,7 +45,7 @@ def write_results(connection: duckdb.DuckDBPyConnection, directory: Path) -> lis
     rows = connection.sql(_QUERY).to_arrow_table().to_pylist()
     if not rows:
         raise WarehouseError("no variant has a task score; run a study with `tasks`")
-    by_variant: dict[tuple[str, str], list[dict[str, object]]] = {}
+    by_variant: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         by_variant.setdefault((row["model"], row["recipe"]), []).append(row)
     files = []
@@ -55,37 +56,34 @@ def write_results(connection: duckdb.DuckDBPyConnection, directory: Path) -> lis
     return files
 
 
-def _results(name: str, scores: list[dict[str, object]]) -> dict[str, object]:
-    results: dict[str, dict[str, object]] = {}
-    higher: dict[str, dict[str, object]] = {}
+def _results(name: str, scores: list[dict[str, Any]]) -> dict[str, Any]:
+    tasks = {row["task"]: row for row in scores}
+    results: dict[str, dict[str, Any]] = {task: {"alias": task} for task in tasks}
+    higher: dict[str, dict[str, bool]] = {task: {} for task in tasks}
     groups: dict[str, list[str]] = {}
-    counts, versions, shots = dict[str, object](), dict[str, object](), dict[str, object]()
     for row in scores:
-        task, key = str(row["task"]), _key(str(row["metric"]))
+        key, error = _key(row["metric"]), row["standard_error"]
         metric, _, by = key.partition(",")
-        error = row["standard_error"]
-        own = results.setdefault(task, {"alias": task})
-        own |= {key: row["value"], f"{metric}_stderr,{by}": "N/A" if error is None else error}
-        higher.setdefault(task, {})[metric] = row["is_higher_better"]
+        results[row["task"]] |= {key: row["value"], f"{metric}_stderr,{by}": "N/A" if error is None else error}
+        higher[row["task"]][metric] = row["is_higher_better"]
+    for task, row in tasks.items():
         if row["task_group"]:
-            groups.setdefault(str(row["task_group"]), []).append(task)
-        counts[task] = {"original": None, "effective": row["n"]}  # the full number of samples is not stored
-        version = str(row["task_version"])
-        versions[task] = float(version) if _IS_NUMBER.fullmatch(version) else version
-        shots[task] = row["shots"]
+            groups.setdefault(row["task_group"], []).append(task)
+    versions = {task: row["task_version"] for task, row in tasks.items()}
     return {
         "results": results,
-        "group_subtasks": {group: list(dict.fromkeys(tasks)) for group, tasks in groups.items()},
-        "versions": versions,
-        "n-shot": shots,
+        "group_subtasks": groups,
+        "versions": {task: float(of) if _IS_NUMBER.fullmatch(of) else of for task, of in versions.items()},
+        "n-shot": {task: row["shots"] for task, row in tasks.items()},
         "higher_is_better": higher,
-        "n-samples": counts,
+        # The full number of samples is not stored.
+        "n-samples": {task: {"original": None, "effective": row["n"]} for task, row in tasks.items()},
         "config": {"model": "prunescope", "model_args": f"pretrained={name}"},
-        "lm_eval_version": str(scores[0]["harness"]).removeprefix("lm_eval "),
+        "lm_eval_version": scores[0]["harness"].removeprefix("lm_eval "),
         "model_source": "prunescope",
         "model_name": name,
         "model_name_sanitized": name,
-        "task_hashes": {str(row["task"]): row["task_hash"] for row in scores},
+        "task_hashes": {task: row["task_hash"] for task, row in tasks.items()},
     }
 
 

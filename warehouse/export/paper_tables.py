@@ -4,11 +4,9 @@ from prunescope.warehouse.export.table_spec import ColumnFormat, TableSpec
 
 _MODEL, _RECIPE, _METHOD = ColumnFormat("model"), ColumnFormat("recipe"), ColumnFormat("method")
 _REMOVED = ColumnFormat("parameters_removed_share", "removed", "%", scale=100)
-_FORCED = ColumnFormat(
-    "kl_teacher_forced_mean_nats", "KL forced", "nats", error="kl_teacher_forced_mean_nats_se", best="min"
-)
-_OWN = ColumnFormat("kl_own_text_mean_nats", "KL own text", "nats", error="kl_own_text_mean_nats_se")
-_AGREEMENT = ColumnFormat("top1_agreement", "same top token", "%", error="top1_agreement_se", best="max", scale=100)
+_FORCED = ColumnFormat("kl_teacher_forced_mean_nats", "KL forced", "nats", best="min")
+_OWN = ColumnFormat("kl_own_text_mean_nats", "KL own text", "nats")
+_AGREEMENT = ColumnFormat("top1_agreement", "same top token", "%", best="max", scale=100)
 _KL = "KL is KL(dense‖pruned). "
 _PROMPTS = (
     _KL + "Forced: both models read the dense tokens; free: each reads its own. Means over all steps of all prompts ± "
@@ -18,15 +16,15 @@ _PROMPTS = (
 
 def _score(kind: str) -> ColumnFormat:
     name = f"{kind}_score"
-    return ColumnFormat(name, kind.replace("_", "-"), "%", error=f"{name}_se", best="max", scale=100)
+    return ColumnFormat(name, kind.replace("_", "-"), "%", best="max", scale=100)
 
 
 PAPER_TABLES: dict[str, TableSpec] = {
     "paper_variants": TableSpec(
         "What each recipe removes from the model and what that costs at its output",
         (
-            *(_MODEL, _RECIPE, _REMOVED, ColumnFormat("sparsity", "sparsity", "%", scale=100)),
-            *(ColumnFormat("prompts", "prompts"), ColumnFormat("steps", "steps"), _FORCED, _OWN, _AGREEMENT),
+            *(_MODEL, _RECIPE, _REMOVED, ColumnFormat("sparsity", unit="%", scale=100)),
+            *(ColumnFormat("prompts"), ColumnFormat("steps"), _FORCED, _OWN, _AGREEMENT),
             ColumnFormat("first_flip_step_median", "first flip", "step", best="max"),
             ColumnFormat("options_argmax_kept", "choices kept", of="questions"),
             ColumnFormat("prompts_correct", "right answers", of="prompts_graded"),
@@ -39,12 +37,12 @@ PAPER_TABLES: dict[str, TableSpec] = {
         (
             *(_MODEL, ColumnFormat("text_id", "text"), ColumnFormat("context"), ColumnFormat("stride")),
             *(ColumnFormat("tokens"), ColumnFormat("windows"), _RECIPE),
-            ColumnFormat("ppl_pruned", "perplexity", error="ppl_pruned_se", best="min"),
-            ColumnFormat("ln_ppl_ratio", "ln(perplexity / dense)", error="ln_ppl_ratio_se"),
-            ColumnFormat("kl_mean_nats", "KL", "nats", error="kl_mean_nats_se", best="min"),
+            ColumnFormat("ppl_pruned", "perplexity", best="min"),
+            ColumnFormat("ln_ppl_ratio", "ln(perplexity / dense)"),
+            ColumnFormat("kl_mean_nats", "KL", "nats", best="min"),
             ColumnFormat("kl_median_nats", "median KL", "nats"),
             ColumnFormat("kl_p99_nats", "99 % KL", "nats"),
-            ColumnFormat("delta_p_rms", "RMS Δp", "%", error="delta_p_rms_se", best="min", scale=100),
+            ColumnFormat("delta_p_rms", "RMS Δp", "%", best="min", scale=100),
             _AGREEMENT,
             ColumnFormat("kl_noise_p95_nats", "noise KL", "nats"),
         ),
@@ -57,10 +55,10 @@ PAPER_TABLES: dict[str, TableSpec] = {
         "What a pattern costs: unstructured, 4:8 and 2:4 at one sparsity, by method",
         (
             *(_MODEL, ColumnFormat("sparsity_percent", "sparsity", "%"), ColumnFormat("measured_on", "on")),
-            *(ColumnFormat("measure"), _METHOD, ColumnFormat("dense", "dense")),
-            ColumnFormat("unstructured", "unstructured", error="unstructured_se", best="min"),
-            ColumnFormat("pattern_4of8", "4:8", error="pattern_4of8_se", best="min"),
-            ColumnFormat("pattern_2of4", "2:4", error="pattern_2of4_se", best="min"),
+            *(ColumnFormat("measure"), _METHOD, ColumnFormat("dense")),
+            ColumnFormat("unstructured", best="min"),
+            ColumnFormat("pattern_4of8", "4:8", best="min"),
+            ColumnFormat("pattern_2of4", "2:4", best="min"),
         ),
         _KL + "± standard error, over prompts (teacher forced) or over windows of a text.",
         within=("model", "sparsity_percent", "measured_on", "measure"),
@@ -68,7 +66,7 @@ PAPER_TABLES: dict[str, TableSpec] = {
     "paper_drops": TableSpec(
         "Divergence and scores against the number of dropped sublayers or blocks",
         (
-            *(_MODEL, _METHOD, ColumnFormat("dropped", "dropped"), _RECIPE, _REMOVED, _FORCED, _OWN, _AGREEMENT),
+            *(_MODEL, _METHOD, ColumnFormat("dropped"), _RECIPE, _REMOVED, _FORCED, _OWN, _AGREEMENT),
             _score("non_generative"),
             _score("generative"),
         ),
@@ -78,10 +76,10 @@ PAPER_TABLES: dict[str, TableSpec] = {
     "paper_fits": TableSpec(
         "How closely the second-order estimates of the theorems match the truth",
         (
-            *(_MODEL, ColumnFormat("theorem"), _METHOD, ColumnFormat("n"), ColumnFormat("prompts", "prompts")),
-            ColumnFormat("pearson", "r", error="pearson_se", best="max"),
-            ColumnFormat("pearson_log10", "r of logarithms", error="pearson_log10_se", best="max"),
-            ColumnFormat("ratio_median", "estimate / truth", interval=("ratio_median_low", "ratio_median_high")),
+            *(_MODEL, ColumnFormat("theorem"), _METHOD, ColumnFormat("n"), ColumnFormat("prompts")),
+            ColumnFormat("pearson", "r", best="max"),
+            ColumnFormat("pearson_log10", "r of logarithms", best="max"),
+            ColumnFormat("ratio_median", "estimate / truth"),
             ColumnFormat("share_within_10_percent", "within a tenth", "%", scale=100),
         ),
         "After one swapped sublayer and the final norm. r ± standard error over prompts (jackknife). Estimate / "
@@ -92,7 +90,7 @@ PAPER_TABLES: dict[str, TableSpec] = {
         "The paper's claims, tested on this model",
         (
             *(_MODEL, ColumnFormat("claim"), ColumnFormat("measure"), ColumnFormat("says", "in words")),
-            ColumnFormat("amount", "figure", interval=("amount_low", "amount_high")),
+            ColumnFormat("amount", "figure"),
             *(
                 ColumnFormat("null_amount", "under rounding"),
                 ColumnFormat("threshold"),
@@ -109,10 +107,10 @@ PAPER_TABLES: dict[str, TableSpec] = {
         "Published numbers and ours",
         (
             *(_MODEL, ColumnFormat("model_published", "published model"), ColumnFormat("task"), ColumnFormat("metric")),
-            *(_METHOD, ColumnFormat("dropped", "dropped"), ColumnFormat("layer"), _RECIPE),
+            *(_METHOD, ColumnFormat("dropped"), ColumnFormat("layer"), _RECIPE),
             ColumnFormat("measured_on", "ours on"),
             ColumnFormat("value_published", "published"),
-            ColumnFormat("value_ours", "ours", error="value_ours_se"),
+            ColumnFormat("value_ours", "ours"),
             ColumnFormat("kept_published", "published kept"),
             ColumnFormat("kept_ours", "ours kept"),
             *(ColumnFormat("n"), ColumnFormat("shots"), ColumnFormat("source", "published in")),

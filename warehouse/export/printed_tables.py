@@ -1,7 +1,7 @@
 """Files of a view: exact as Parquet and CSV, typeset as LaTeX, Markdown and HTML."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 import duckdb
@@ -22,8 +22,6 @@ from prunescope.warehouse.tables import TABLES
 
 # Longer tables are not typeset.
 TYPESET_ROWS = 1000
-# Rows of a table on the page of an export; its own files have all.
-PREVIEW_ROWS = 20
 _UNITS = {column.name: column.unit for table in TABLES.values() for column in table.columns}
 
 
@@ -36,7 +34,7 @@ class TableFiles:
         rows: the rows in the files.
         caption: of the typeset files.
         rows_of_view: number of rows of the view, of which `rows` are the first.
-        preview: the first rows for the export's page; None if the view is not typeset.
+        preview: the table for the export's page; None if the view is not typeset.
     """
 
     contents: Mapping[str, bytes]
@@ -66,8 +64,7 @@ def table_files(connection: duckdb.DuckDBPyConnection, view: View, limit: int | 
     preview = None
     contents = {f"{view.name}.{to}": render(rows, to) for to in ("parquet", "csv")}
     if rows.num_rows <= TYPESET_ROWS:
-        table = printed(view.name, rows, layout, view.key)
-        preview = replace(table, rows=table.rows[:PREVIEW_ROWS])
+        preview = table = printed(view.name, rows, layout, view.key)
         contents |= {
             f"{view.name}.tex": to_latex(table),
             f"{view.name}.md": to_markdown(table),

@@ -1,6 +1,7 @@
-"""Formats of printed tables: heading, unit, digits and uncertainty of each column, and which values are better.
+"""Formats of printed tables: heading, unit and scale of each column, and which values are better.
 
-`paper_tables` declares the formats of a paper's tables. For any other view `derived` reads the column names.
+`paper_tables` declares the formats of a paper's tables. For any other view `derived` reads the column names, which also
+say which columns are uncertainties of others.
 """
 
 from collections.abc import Mapping
@@ -17,8 +18,6 @@ class ColumnFormat:
         name: the view's column.
         heading: its heading; the name if empty.
         unit: after the heading.
-        error: column with its standard error.
-        interval: columns with the lower and upper end of its interval.
         best: which values are marked: the smallest (`min`), the largest (`max`), or none.
         scale: factor of values and uncertainty, such as 100 for a share in %.
         of: column with the total of this count, shown as `3 of 5`.
@@ -27,8 +26,6 @@ class ColumnFormat:
     name: str
     heading: str = ""
     unit: str = ""
-    error: str = ""
-    interval: tuple[str, ...] = ()
     best: str = ""
     scale: int = 1
     of: str = ""
@@ -37,11 +34,6 @@ class ColumnFormat:
     def title(self) -> str:
         """Heading and unit."""
         return ", ".join(filter(None, (self.heading or self.name, self.unit)))
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Columns of the view that it shows."""
-        return tuple(filter(None, (self.name, self.error, *self.interval, self.of)))
 
 
 @dataclass(frozen=True)
@@ -61,21 +53,17 @@ class TableSpec:
     within: tuple[str, ...] = ()
 
 
-def derived(parts: Mapping[str, str], schema: pa.Schema, units: Mapping[str, str]) -> TableSpec:
-    """Return the format of a view without a declared one, from the parts of its header: all columns, with uncertainty.
+def uncertainty(name: str, schema: pa.Schema) -> tuple[str, ...]:
+    """Return the columns with the uncertainty of `x`: `x_se` (standard error), else `x_low` and `x_high` (interval)."""
+    floats = {field.name for field in schema if pa.types.is_floating(field.type)}
+    candidates = ((f"{name}_se",), (f"{name}_low", f"{name}_high"))
+    return next((found for found in candidates if floats >= {name, *found}), ())
 
-    `x_se` is the standard error of `x`; `x_low` and `x_high` are the ends of its interval.
-    """
-    names = [field.name for field in schema if pa.types.is_floating(field.type)]
-    taken: set[str] = set()
-    columns = []
-    for name in schema.names:
-        error = f"{name}_se" if name in names and f"{name}_se" in names else ""
-        ends = (f"{name}_low", f"{name}_high")
-        interval = ends if not error and name in names and set(ends) <= set(names) else ()
-        taken |= {error, *interval}
-        unit = units.get(name, "")
-        # The name `kl_nats` already contains the unit.
-        columns.append(ColumnFormat(name, unit="" if unit in name.split("_") else unit, error=error, interval=interval))
-    shown = tuple(column for column in columns if column.name not in taken)
-    return TableSpec(parts["asks"], shown, parts.get("how to read", ""))
+
+def derived(parts: Mapping[str, str], schema: pa.Schema, units: Mapping[str, str]) -> TableSpec:
+    """Return the format of a view without a declared one, from the parts of its header: all columns, with units."""
+    taken = {other for name in schema.names for other in uncertainty(name, schema)}
+    # The name `kl_nats` already contains the unit.
+    shown = {name: units.get(name, "") for name in schema.names if name not in taken}
+    columns = (ColumnFormat(name, unit="" if unit in name.split("_") else unit) for name, unit in shown.items())
+    return TableSpec(parts["asks"], tuple(columns), parts.get("how to read", ""))

@@ -15,6 +15,22 @@ VERSION_KEY = b"version"
 
 
 @dataclass(frozen=True)
+class ColumnDoc:
+    """Documentation of a column: one sentence, and its unit, formula and source if it has them."""
+
+    doc: str
+    unit: str = ""
+    formula: str = ""
+    source: str = ""
+
+    def comment(self, formula: str = "{}") -> str:
+        """Return the one-line comment that DuckDB shows; `formula` is the form of the formula."""
+        unit = f" [{self.unit}]" if self.unit else ""
+        equation = f" = {formula.format(self.formula)}" if self.formula else ""
+        return f"{self.doc}{unit}{equation}{f' ({self.source})' if self.source else ''}"
+
+
+@dataclass(frozen=True)
 class Column:
     """One column.
 
@@ -49,11 +65,14 @@ class Column:
     is_timing: bool = False
     since: int = 1
 
+    @property
+    def documentation(self) -> ColumnDoc:
+        """Meaning, unit, formula and source."""
+        return ColumnDoc(self.doc, self.unit, self.formula, self.source)
+
     def comment(self) -> str:
         """Return the one-line comment that DuckDB and the Dagster UI show."""
-        unit, formula = f" [{self.unit}]" if self.unit else "", f" = {self.formula}" if self.formula else ""
-        source, cost = f" ({self.source})" if self.source else "", f" Cost: {self.cost}." if self.cost else ""
-        return f"{self.doc}{unit}{formula}{source}{cost}"
+        return self.documentation.comment() + (f" Cost: {self.cost}." if self.cost else "")
 
     def field(self) -> pa.Field:
         """Return the Arrow field, with unit, formula and source as metadata."""

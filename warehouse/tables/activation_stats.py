@@ -31,10 +31,7 @@ TABLE = Table(
         ),
         c.amount("max_abs", "Largest absolute input.", "activation"),
         c.int32(
-            "outlier_channels",
-            "Channels whose RMS is more than six times that of the median channel.",
-            "channels",
-            minimum=0,
+            "outlier_channels", "Channels whose RMS is more than six times that of the median channel.", "channels"
         ),
         c.text("calibration_hash", "SHA-256 of the calibration tokens."),
     ),

@@ -7,14 +7,14 @@ import pyarrow as pa
 
 from prunescope.warehouse.schema.table import Column, Invariant
 
-# One constructor per type, such as `text("name", "Meaning.")`.
+# One constructor per type, such as `text("name", "Meaning.")`. Integers are counts or indices, at least 0 by default.
 label = partial(Column, pa.dictionary(pa.int32(), pa.string()))
 text = partial(Column, pa.string())
 texts = partial(Column, pa.list_(pa.string()))
 flag = partial(Column, pa.bool_())
-int16 = partial(Column, pa.int16())
-int32 = partial(Column, pa.int32())
-int64 = partial(Column, pa.int64())
+int16 = partial(Column, pa.int16(), minimum=0)
+int32 = partial(Column, pa.int32(), minimum=0)
+int64 = partial(Column, pa.int64(), minimum=0)
 float64 = partial(Column, pa.float64())
 metric = partial(Column, pa.float32())
 floats = partial(Column, pa.list_(pa.float32()))
@@ -64,12 +64,12 @@ def rank(name: str, doc: str) -> Column:
 MODEL = label("model", "Name of the dense model.")
 RECIPE = label("recipe", "Name of the recipe; `dense` is the unpruned model.")
 PROMPT_ID = label("prompt_id", "Name of the prompt in its study.")
-POSITION = int32("position", "Token index in the sequence, prompt included, from 0.", minimum=0)
-STEP = int32(
-    "step", "Generated token that this position predicts, from 0. The last prompt token predicts step 0.", minimum=0
-)
-SAMPLE = int32("sample", "Number of the sampled text, from 0.", minimum=0)
-LAYER = int16("layer", "Decoder layer, from 0.", minimum=0)
+VARIANT = (MODEL, RECIPE)
+PROMPT = (*VARIANT, PROMPT_ID)
+POSITION = int32("position", "Token index in the sequence, prompt included, from 0.")
+STEP = int32("step", "Generated token that this position predicts, from 0. The last prompt token predicts step 0.")
+SAMPLE = int32("sample", "Number of the sampled text, from 0.")
+LAYER = int16("layer", "Decoder layer, from 0.")
 SUBLAYER = label("sublayer", "Part of the layer.", values=("attn", "mlp"))
 SEARCH = label(
     "search",

@@ -12,9 +12,7 @@ TABLE = Table(
     grain="One row per variant × prompt × trajectory × step × temperature.",
     key=("model", "recipe", "prompt_id", "trajectory", "step", "temperature"),
     columns=(
-        c.MODEL,
-        c.RECIPE,
-        c.PROMPT_ID,
+        *c.PROMPT,
         c.TRAJECTORY,
         c.STEP,
         c.POSITION,
@@ -22,13 +20,11 @@ TABLE = Table(
         c.int32(
             "token_id_dense",
             "Token that the dense model emits at this step (greedy, on the tokens of this trajectory).",
-            minimum=0,
         ),
         c.int32(
             "token_id_pruned",
             "Token that the pruned model emits at this step, likewise. Under `fork` it is the dense model's token in "
             "the text after the variant's first different token.",
-            minimum=0,
         ),
         c.text("token_text_dense", "The dense token as text."),
         c.text("token_text_pruned", "The pruned token as text."),

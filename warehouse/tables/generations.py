@@ -10,7 +10,7 @@ from prunescope.warehouse.tables import columns as c
 
 
 def _step(name: str, doc: str, source: str = "", since: int = 1) -> Column:
-    return c.int32(name, doc, "step", source=source, nullable=True, minimum=0, since=since)
+    return c.int32(name, doc, "step", source=source, nullable=True, since=since)
 
 
 _NO_FORK = "NULL if the text never flips, or if forks were not requested"
@@ -21,9 +21,7 @@ TABLE = Table(
     grain="One row per variant × prompt.",
     key=("model", "recipe", "prompt_id"),
     columns=(
-        c.MODEL,
-        c.RECIPE,
-        c.PROMPT_ID,
+        *c.PROMPT,
         c.label("kind", "Kind of the prompt.", values=("maths", "open", "choice")),
         c.text(
             "prompt_text", "The user's text before the template: the last of several turns; for token ids, their text."

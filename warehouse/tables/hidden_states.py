@@ -13,9 +13,7 @@ TABLE = Table(
     grain="One row per variant × prompt × position × layer × sublayer × scope, in studies with measure.keep_states.",
     key=("model", "recipe", "prompt_id", "position", "layer", "sublayer", "scope"),
     columns=(
-        c.MODEL,
-        c.RECIPE,
-        c.PROMPT_ID,
+        *c.PROMPT,
         c.POSITION,
         c.LAYER,
         c.SUBLAYER,

@@ -13,8 +13,7 @@ TABLE = Table(
     grain="One row per variant × results file × task or group × metric of the harness × filter.",
     key=("model", "recipe", "source_hash", "task", "harness_metric", "filter"),
     columns=(
-        c.MODEL,
-        c.RECIPE,
+        *c.VARIANT,
         c.text("source_hash", "SHA-256 of the results file."),
         replace(c.TASK, doc="Name of the task or group of tasks in the harness."),
         c.flag(
@@ -36,13 +35,9 @@ TABLE = Table(
             nullable=True,
             minimum=0,
         ),
-        c.int64("n", "Evaluated samples; NULL if the file does not say.", "samples", nullable=True),
+        c.int64("n", "Evaluated samples; NULL if the file does not say.", "samples", nullable=True, minimum=None),
         c.int32(
-            "shots",
-            "Worked examples before every question; NULL if the file does not say.",
-            "examples",
-            nullable=True,
-            minimum=0,
+            "shots", "Worked examples before every question; NULL if the file does not say.", "examples", nullable=True
         ),
         c.flag("is_higher_better", "Whether a larger value is better; NULL if the file does not say.", nullable=True),
         c.label("task_version", "Version in the task's definition; empty if there is none."),

@@ -24,9 +24,7 @@ TABLE = Table(
     grain="One row per variant × prompt × position × layer × sublayer × scope × lens × temperature.",
     key=("model", "recipe", "prompt_id", "position", "layer", "sublayer", "scope", "lens", "temperature"),
     columns=(
-        c.MODEL,
-        c.RECIPE,
-        c.PROMPT_ID,
+        *c.PROMPT,
         c.POSITION,
         replace(
             c.STEP, doc="Generated token that this position predicts, from 0; NULL inside the prompt.", nullable=True

@@ -15,8 +15,7 @@ TABLE = Table(
     grain="One row per variant × weight matrix inside the layers.",
     key=("model", "recipe", "layer", "sublayer", "module"),
     columns=(
-        c.MODEL,
-        c.RECIPE,
+        *c.VARIANT,
         c.LAYER,
         c.SUBLAYER,
         c.text("module", "Name of the matrix in the model, with an expert's number in brackets."),

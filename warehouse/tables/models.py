@@ -8,7 +8,7 @@ from prunescope.warehouse.tables import columns as c
 
 
 def _count(name: str, doc: str, unit: str = "") -> Column:
-    return c.int64(name, doc, unit, minimum=0)
+    return c.int64(name, doc, unit)
 
 
 TABLE = Table(

@@ -13,9 +13,7 @@ TABLE = Table(
     grain="One row per variant × question × temperature.",
     key=("model", "recipe", "prompt_id", "temperature"),
     columns=(
-        c.MODEL,
-        c.RECIPE,
-        c.PROMPT_ID,
+        *c.PROMPT,
         c.TEMPERATURE,
         c.texts("options", "Option labels."),
         c.integers("option_token_ids", "First token of each label as the model would generate it."),

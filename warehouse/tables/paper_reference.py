@@ -17,7 +17,7 @@ TABLE = Table(
             "Method, named like a recipe without its count: dense, attn-drop, mlp-drop, block-drop, wanda-50, "
             "sparsegpt-2of4; `unnamed` if the publication does not name it.",
         ),
-        c.int32("dropped", "Number of dropped sublayers or blocks; 0 if the method drops none.", minimum=0),
+        c.int32("dropped", "Number of dropped sublayers or blocks; 0 if the method drops none."),
         replace(
             c.TASK,
             doc="Name of the task or group of tasks, of the retrieval data set, or of the text. `layerwise` is the "

@@ -10,8 +10,7 @@ TABLE = Table(
     grain="One row per variant × retrieval data set × text, in data sets with keep_embeddings.",
     key=("model", "recipe", "data_set", "side", "text_id"),
     columns=(
-        c.MODEL,
-        c.RECIPE,
+        *c.VARIANT,
         c.DATA_SET,
         c.label("side", "Whether the text is a query or a document.", values=("query", "document")),
         c.text("text_id", "Id of the text in its data set."),

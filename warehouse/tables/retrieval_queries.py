@@ -11,8 +11,7 @@ TABLE = Table(
     grain="One row per variant × retrieval data set × judged query × metric.",
     key=("model", "recipe", "data_set", "query_id", "metric"),
     columns=(
-        c.MODEL,
-        c.RECIPE,
+        *c.VARIANT,
         c.DATA_SET,
         c.text("query_id", "Id of the query in its data set, the same for every variant."),
         c.label(

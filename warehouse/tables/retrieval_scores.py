@@ -11,8 +11,7 @@ TABLE = Table(
     grain="One row per variant × retrieval data set × metric.",
     key=("model", "recipe", "data_set", "metric"),
     columns=(
-        c.MODEL,
-        c.RECIPE,
+        *c.VARIANT,
         c.DATA_SET,
         c.label(
             "metric",

@@ -15,9 +15,7 @@ TABLE = Table(
     grain="One row per variant × prompt × sample, in studies with `decoding`.",
     key=("model", "recipe", "prompt_id", "sample"),
     columns=(
-        c.MODEL,
-        c.RECIPE,
-        c.PROMPT_ID,
+        *c.PROMPT,
         c.SAMPLE,
         c.TEMPERATURE,
         c.float64(
@@ -34,7 +32,6 @@ TABLE = Table(
             "First step whose token differs from that of the dense model's same sample; NULL if none differs.",
             "step",
             nullable=True,
-            minimum=0,
         ),
         *(_TEXT[name] for name in ("collapse_step", "end_step", "repeat_rate", "distinct_1", "distinct_2")),
         *(_TEXT[name] for name in ("answer", "gold", "is_correct")),

@@ -16,9 +16,7 @@ TABLE = Table(
     grain="One row per variant × prompt × sample × trajectory × step, in studies with `decoding`.",
     key=("model", "recipe", "prompt_id", "sample", "trajectory", "step"),
     columns=(
-        c.MODEL,
-        c.RECIPE,
-        c.PROMPT_ID,
+        *c.PROMPT,
         c.SAMPLE,
         replace(
             c.TRAJECTORY,
@@ -35,7 +33,6 @@ TABLE = Table(
                 f"Token that the {side} model draws with the shared noise; NULL after the flip, if the text is the "
                 "other model's.",
                 nullable=True,
-                minimum=0,
             )
             for side in ("dense", "pruned")
         ),

@@ -29,8 +29,8 @@ TABLE = Table(
             "sparsity of 22 % between the sublayer's matrices by the effect of each alone. The end of the name "
             "identifies the split.",
         ),
-        c.int64("parameters_removed", "Weights that the treatment removes.", "weights", minimum=0),
-        c.int64("bytes_removed", "Bytes by which the treatment shrinks the stored sublayer.", "bytes"),
+        c.int64("parameters_removed", "Weights that the treatment removes.", "weights"),
+        c.int64("bytes_removed", "Bytes by which the treatment shrinks the stored sublayer.", "bytes", minimum=None),
         c.metric(
             "milliseconds_removed",
             "Time that the treatment saves in the sublayer; NULL if it was not timed.",
@@ -63,7 +63,6 @@ TABLE = Table(
             "n_items",
             "Number of items that it was measured on, the first ones of the search; 0 if its effect is computed.",
             "items",
-            minimum=0,
         ),
         c.floats("item_kl", "Mean KL divergence of each measured item, in order.", "nats", "KL(p‖q)"),
         c.SECONDS,

@@ -23,8 +23,8 @@ TABLE = Table(
     columns=(
         c.MODEL,
         c.SEARCH,
-        c.int32("trial", "Number of the trial in its search, from 0, in order of time.", minimum=0),
-        c.int32("parent", "Trial that this one is compared with, or NULL.", nullable=True, minimum=0),
+        c.int32("trial", "Number of the trial in its search, from 0, in order of time."),
+        c.int32("parent", "Trial that this one is compared with, or NULL.", nullable=True),
         c.label(
             "strategy",
             "How the allocation was chosen: `searched` by KL at the output. The others are controls: `hidden` works in "

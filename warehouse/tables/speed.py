@@ -20,8 +20,7 @@ TABLE = Table(
     grain="One row per variant × batch × length × new tokens.",
     key=("model", "recipe", "batch", "length", "new_tokens"),
     columns=(
-        c.MODEL,
-        c.RECIPE,
+        *c.VARIANT,
         c.int32("batch", "Number of sequences that run together.", "sequences", minimum=1),
         c.int32("length", "Length of every prompt.", "tokens", minimum=1),
         c.int32("new_tokens", "Tokens that every sequence generates.", "tokens", minimum=1),
@@ -31,7 +30,7 @@ TABLE = Table(
             "Processor and threads, or graphics card. Times of different machines are not comparable.",
             is_timing=True,
         ),
-        c.int32("sublayers_skipped", "Dropped sublayers that did not run.", "sublayers", minimum=0),
+        c.int32("sublayers_skipped", "Dropped sublayers that did not run.", "sublayers"),
         *(
             of(f"{name}{suffix}", f"{doc}{whose}.", unit, minimum=0, is_timing=True, nullable=name == _NULLABLE)
             for suffix, whose in (("", ""), ("_dense", ", by the dense model in the same interleaved run"))

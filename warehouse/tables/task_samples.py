@@ -18,7 +18,7 @@ def _since_2(name: str, of: pa.DataType, doc: str, unit: str = "") -> Column:
 
 
 def _count(name: str, doc: str, unit: str = "") -> Column:
-    return c.int32(name, doc, unit, nullable=True, minimum=0)
+    return c.int32(name, doc, unit, nullable=True)
 
 
 TABLE = Table(
@@ -26,8 +26,7 @@ TABLE = Table(
     grain="One row per variant × task × sample × way of scoring.",
     key=("model", "recipe", "task", "sample_id", "scoring"),
     columns=(
-        c.MODEL,
-        c.RECIPE,
+        *c.VARIANT,
         c.TASK,
         c.text("sample_id", "Name of the sample in its task, the same for every variant."),
         c.text(

@@ -20,8 +20,7 @@ TABLE = Table(
     grain="One row per variant × task × metric.",
     key=("model", "recipe", "task", "metric"),
     columns=(
-        c.MODEL,
-        c.RECIPE,
+        *c.VARIANT,
         c.TASK,
         c.label(
             "task_group",
@@ -53,11 +52,12 @@ TABLE = Table(
         ),
         c.int64("n", "Number of averaged samples, or of the units of a perplexity.", "samples", minimum=1),
         c.flag("is_higher_better", "Whether a larger value is better."),
-        c.int32("shots", "Worked examples before every question.", "examples", minimum=0),
+        c.int32("shots", "Worked examples before every question.", "examples"),
         c.int64(
             "fewshot_seed",
             "Seed that drew the worked examples; NULL if there are none or their list is fixed.",
             nullable=True,
+            minimum=None,
         ),
         c.label("task_version", "Version in the task's definition; empty if there is none."),
         c.label("harness", "Program that asked and scored, with its version, such as `lm_eval 0.4.13`."),

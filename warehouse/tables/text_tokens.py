@@ -32,8 +32,7 @@ TABLE = Table(
     grain="One row per variant × text × scored token, at T = 1.",
     key=("model", "recipe", "text_id", "position"),
     columns=(
-        c.MODEL,
-        c.RECIPE,
+        *c.VARIANT,
         c.label("text_id", "Name of the text in its study."),
         c.label("text_hash", "SHA-256 of the whole text in UTF-8.", since=2),
         c.int32("context", "Tokens per window.", "tokens", minimum=2, since=2),
@@ -41,7 +40,6 @@ TABLE = Table(
         c.int32(
             "window_id",
             "Window in which the token was scored, from 0. A window scores its last tokens, as many as the stride.",
-            minimum=0,
         ),
         c.int32(
             "position",
@@ -49,7 +47,7 @@ TABLE = Table(
             "token is 0.",
             minimum=1,
         ),
-        c.int32("token_id", "The target: the text's own token at this position.", minimum=0),
+        c.int32("token_id", "The target: the text's own token at this position."),
         _log_p("dense"),
         _log_p("pruned"),
         *(_DIVERGENCE[name] for name in NAMES),

@@ -13,8 +13,7 @@ TABLE = Table(
     grain="One row per variant (model × recipe).",
     key=("model", "recipe"),
     columns=(
-        c.MODEL,
-        c.RECIPE,
+        *c.VARIANT,
         c.label(
             "method",
             "Family of the recipe, such as wanda, attn-drop, gptq, external or noise. `composed` is a sequence of "
@@ -22,16 +21,15 @@ TABLE = Table(
         ),
         c.text("parameters_json", "All parameters of the recipe, as JSON with sorted keys."),
         c.text("recipe_hash", "SHA-256 of the parameters."),
-        c.int64("weights_prunable", "Weights of all linear modules inside the layers.", minimum=0),
-        c.int64("weights_masked", "Weights of kept sublayers that a mask sets to zero.", minimum=0),
+        c.int64("weights_prunable", "Weights of all linear modules inside the layers."),
+        c.int64("weights_masked", "Weights of kept sublayers that a mask sets to zero."),
         c.int64(
             "weights_updated",
             "Weights of kept sublayers whose value differs from the dense one: updated by the method, or dequantized.",
-            minimum=0,
             since=3,
         ),
         c.share("sparsity", "Share of the prunable weights that are masked.", "weights_masked/weights_prunable"),
-        c.int64("parameters_removed", "Masked weights and all parameters of dropped sublayers.", minimum=0),
+        c.int64("parameters_removed", "Masked weights and all parameters of dropped sublayers."),
         c.share("parameters_removed_share", "Removed parameters over all parameters of the model."),
         c.int64(
             "bytes_removed",
@@ -39,6 +37,7 @@ TABLE = Table(
             "codes take more.",
             "bytes",
             since=4,
+            minimum=None,
         ),
         c.texts("sublayers_dropped", "Dropped sublayers, such as `attn.3`."),
         c.texts(
@@ -50,12 +49,12 @@ TABLE = Table(
         c.text(
             "facts_json", "The method's report as JSON: raised dampings, dead channels, unreached matrices.", since=3
         ),
-        c.int32("sublayers_changed", "Sublayers whose weights changed or that were dropped.", minimum=0),
+        c.int32("sublayers_changed", "Sublayers whose weights changed or that were dropped."),
         c.text("variant_hash", "SHA-256 over all changes of weights and the dropped sublayers.", since=2),
         c.text("calibration_hash", "SHA-256 of the calibration tokens; NULL if the recipe needs none.", nullable=True),
-        c.int64("file_bytes", "Size of the variant file.", "bytes", minimum=0),
+        c.int64("file_bytes", "Size of the variant file.", "bytes"),
         c.metric("seconds", "Time to prune.", "s", minimum=0, is_timing=True),
-        c.int64("peak_memory_bytes", "Peak resident memory of the process.", "bytes", minimum=0, is_timing=True),
+        c.int64("peak_memory_bytes", "Peak resident memory of the process.", "bytes", is_timing=True),
     ),
     preview_columns=(
         "method",

@@ -6,8 +6,8 @@ import pytest
 
 from prunescope.warehouse.catalogue.column_docs import explain
 from prunescope.warehouse.catalogue.database import view_sql
-from prunescope.warehouse.catalogue.view import ColumnDoc
 from prunescope.warehouse.core.errors import CatalogueError
+from prunescope.warehouse.schema.table import ColumnDoc
 from prunescope.warehouse.tables import TABLES
 
 

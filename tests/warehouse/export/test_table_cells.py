@@ -17,7 +17,7 @@ from prunescope.warehouse.core.latex import latex_escaped
 from prunescope.warehouse.export.html_table import to_html
 from prunescope.warehouse.export.latex_table import to_latex
 from prunescope.warehouse.export.table_cells import RenderedTable, printed, to_markdown
-from prunescope.warehouse.export.table_spec import ColumnFormat, TableSpec, derived
+from prunescope.warehouse.export.table_spec import ColumnFormat, TableSpec, derived, uncertainty
 
 HOSTILE = [
     r"a_b&c%",
@@ -39,9 +39,9 @@ LAYOUT = TableSpec(
     "Caption with 100 % & <b>",
     (
         *(ColumnFormat("model"), ColumnFormat("recipe", "recipe")),
-        ColumnFormat("kl", "KL", "nats", error="kl_se", best="min"),
-        ColumnFormat("agreement", "same", "%", error="agreement_se", best="max", scale=100),
-        ColumnFormat("ratio", "estimate / truth", interval=("ratio_low", "ratio_high")),
+        ColumnFormat("kl", "KL", "nats", best="min"),
+        ColumnFormat("agreement", "same", "%", best="max", scale=100),
+        ColumnFormat("ratio", "estimate / truth"),
         ColumnFormat("correct", "right", of="graded"),
     ),
     "A note with x_se and 5 % of #1.",
@@ -214,9 +214,9 @@ def test_a_view_without_a_layout_pairs_values_with_their_errors_and_intervals() 
     )
     assert found.caption == "What is x?"
     assert found.note == "above 1 it overshoots."
-    assert [(one.title, one.error, one.interval) for one in found.columns] == [
-        *(("x, nats", "x_se", ()), ("y", "", ("y_low", "y_high"))),
-        *(("z_se", "", ()), ("w_low_nats", "", ())),
+    assert [(one.title, uncertainty(one.name, schema)) for one in found.columns] == [
+        *(("x, nats", ("x_se",)), ("y", ("y_low", "y_high"))),
+        *(("z_se", ()), ("w_low_nats", ())),
     ]
 
 
