@@ -31,6 +31,8 @@ from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.studies import Study
 
 Columns = dict[str, np.ndarray]
+# Shifts of a variant from the dense model by label of a sublayer, per prompt that is measured at every layer.
+Shifts = list[dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -80,19 +82,6 @@ class _LayeredPrompt(_DensePrompt):
     def positions(self) -> range:
         """Positions at which this prompt is measured."""
         return range(self.first, self.tokens.shape[1])
-
-
-@dataclass(frozen=True)
-class _VariantShifts:
-    """Shifts of one variant from the dense model, on the prompts measured at every layer.
-
-    Attributes:
-        shifts: per prompt, the shift of the stream after each sublayer, by label.
-        isolated: the shift of the final stream by each changed sublayer alone; empty if it is not measured.
-    """
-
-    shifts: list[dict[str, Tensor]]
-    isolated: list[dict[str, Tensor]]
 
 
 class TraceSession:
@@ -170,13 +159,13 @@ class TraceSession:
             ComputationError: a variant's states or logits are NaN or infinite.
         """
         sublayers = list(self.decoder.sublayers)
-        moved, tables = {}, {}
+        propagated, isolated, tables = {}, {}, {}
         for recipe, variant in variants.items():
-            moved[recipe], tables[recipe] = self._outputs(recipe, variant, progress)
+            propagated[recipe], isolated[recipe], tables[recipe] = self._outputs(recipe, variant, progress)
         layers: dict[str, list[pl.DataFrame]] = {recipe: [] for recipe in variants}
         states: dict[str, list[pl.DataFrame]] = {recipe: [] for recipe in variants}
         progress.start(f"trace {', '.join(variants)}", len(sublayers))
-        work = partial(self._transitions, variants=variants, moved=moved)
+        work = partial(self._transitions, variants=variants, propagated=propagated, isolated=isolated)
         for frames in in_parallel(work, sublayers, self.decoder.device):
             for recipe, (transitions, hidden) in frames.items():
                 layers[recipe] += transitions
@@ -191,12 +180,15 @@ class TraceSession:
 
     def _outputs(
         self, recipe: str, variant: Variant, progress: Progress
-    ) -> tuple[_VariantShifts, dict[str, pl.DataFrame]]:
+    ) -> tuple[Shifts, Shifts, dict[str, pl.DataFrame]]:
         """Run the whole variant on the dense tokens, decode its own continuations, and measure both at the output.
+
+        The result has the shifts of the stream after each sublayer, those of the final stream by each changed sublayer
+        alone (none if that is not measured), and the tables of the output.
 
         The recipe `dense` runs like any other: its exact zeros check the model and the machine.
         """
-        shifts: list[dict[str, Tensor]] = []
+        shifts: Shifts = []
         forced: list[Tensor] = []
         norms = None if variant.noise else self._norms  # noise is the rounding of the model's own type
         last = self.decoder.layers[-1].mlp.label
@@ -227,9 +219,9 @@ class TraceSession:
             for dense, shift in zip(self._prompts, forced, strict=True)
         ]
         tables = output_tables(self.decoder, self.study.measure, pairs, dense_texts, texts)
-        return _VariantShifts(shifts, self._isolated(variant)), tables
+        return shifts, self._isolated(variant), tables
 
-    def _isolated(self, variant: Variant) -> list[dict[str, Tensor]]:
+    def _isolated(self, variant: Variant) -> Shifts:
         """Return, per prompt, the shift of the final stream by each changed sublayer alone, by label."""
         if "isolated" not in self.study.measure.scopes:
             return []
@@ -245,7 +237,11 @@ class TraceSession:
         return isolated
 
     def _transitions(
-        self, sublayer: Sublayer, variants: Mapping[str, Variant], moved: Mapping[str, _VariantShifts]
+        self,
+        sublayer: Sublayer,
+        variants: Mapping[str, Variant],
+        propagated: Mapping[str, Shifts],
+        isolated: Mapping[str, Shifts],
     ) -> dict[str, tuple[list[pl.DataFrame], pl.DataFrame]]:
         """Return one sublayer's rows of `layer_transitions` and of `hidden_states`, per recipe."""
         measure = self.study.measure
@@ -260,10 +256,10 @@ class TraceSession:
                 passes = [(dense.capture, dense.first) for dense in self._layered]
                 moves["local"][recipe] = torch.cat(_local_shifts(sublayer, variant, passes)) if is_changed else None
             if "isolated" in moves:
-                alone = [shift[sublayer.label] for shift in moved[recipe].isolated if is_changed]
+                alone = [shift[sublayer.label] for shift in isolated[recipe] if is_changed]
                 moves["isolated"][recipe] = torch.cat(alone) if is_changed else None
             if "propagated" in moves:
-                moves["propagated"][recipe] = torch.cat([shift[sublayer.label] for shift in moved[recipe].shifts])
+                moves["propagated"][recipe] = torch.cat([shift[sublayer.label] for shift in propagated[recipe]])
         frames: dict[str, list[pl.DataFrame]] = {recipe: [] for recipe in variants}
         # Scope `isolated` is measured at the output, the other scopes after the sublayer.
         for states, scopes in ((stream, ("local", "propagated")), (final, ("isolated",))):
