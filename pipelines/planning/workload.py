@@ -63,11 +63,6 @@ class Workload:
         return (self.shape.body - self.head_size) * self.item_size
 
     @property
-    def activation_width(self) -> int:
-        """Approximate numbers per token alive at once inside a layer: the inner states of its MLP and a few streams."""
-        return 3 * max(self.shape.largest_matrix) + 8 * self.shape.width
-
-    @property
     def lengths(self) -> list[int]:
         """Tokens of each prompt with its answer."""
         return [prompt + self.study.generation.new_tokens for prompt in self.prompts]
@@ -138,11 +133,6 @@ class Workload:
         return is_cpu and self.study.dtype == "float32" and not self.study.measure.cache
 
     @property
-    def texts_per_prompt(self) -> int:
-        """Texts of a prompt: teacher forced, and its own if variants write."""
-        return 1 + self.study.measure.writes
-
-    @property
     def text_steps(self) -> int:
         """Steps of one text of every prompt."""
         return len(self.prompts) * self.study.generation.new_tokens
@@ -151,10 +141,6 @@ class Workload:
     def top_steps(self) -> int:
         """Steps whose most likely tokens are stored."""
         return self.text_steps * len({"teacher_forced", "own_text"} & set(self.study.measure.trajectories))
-
-    def single_swaps(self, recipe: Recipe) -> int:
-        """Return how many sublayers of a recipe are swapped alone, in scope `isolated`."""
-        return self.moved_sublayers(recipe) if "isolated" in self.study.measure.scopes else 0
 
     @property
     def bytes_a_variant(self) -> int:
@@ -188,8 +174,9 @@ class Workload:
         if recipe is not None:
             return alone[step](recipe) if step in alone else Work()
         if step == "traces":
-            rows = groups * self.positions * self.sublayers * len(self.study.measure.lenses)
-            return self._decode(self.texts_per_prompt) + Work(self._exact_pass) + self._measure(rows)
+            measure = self.study.measure
+            rows = groups * self.positions * self.sublayers * len(measure.lenses)
+            return self._decode(1 + measure.writes) + Work(self._pass(self.is_exact)) + self._measure(rows)
         return self._calibration(self.study, 1) if step == "calibration" else Work()
 
     def forward(self, tokens: int, sequences: int = 1) -> float:
@@ -249,12 +236,13 @@ class Workload:
         measure, is_dense, is_noise = self.study.measure, recipe.method == "dense", recipe.method == "noise"
         # One pass of the variant, and one of its sublayers in the dense context.
         passes = 1 + ((changes_matrices(recipe) or is_noise) and "local" in measure.scopes)
-        swaps = self.single_swaps(recipe)
+        swaps = self.moved_sublayers(recipe) * ("isolated" in measure.scopes)
         # A swap runs the layers above it: half of all on average if every sublayer is swapped, else at most all.
         swapped = swaps * (0.5 if swaps == self.sublayers else 1.0)
-        work = Work(passes * (self._layered_pass if is_noise else self._exact_pass) + swapped * self._layered_pass)
-        if self.texts_per_prompt > 1 or len(self.layered) < len(self.prompts):
-            work += self._decode(self.texts_per_prompt)
+        work = Work(passes * self._pass(self.is_exact and not is_noise) + swapped * self._pass(is_exact=False))
+        # Teacher forced, and its own text if variants write.
+        if measure.writes or len(self.layered) < len(self.prompts):
+            work += self._decode(1 + measure.writes)
         again = len({"own_text", "fork"} & set(measure.trajectories))
         if again and not is_dense:  # the dense model after the variant, at most
             work += self._decode(again, is_read=bool(self.kept_bytes))
@@ -316,12 +304,6 @@ class Workload:
             work += Work(runs * self.forward(spec.length, spec.batch)) + self._write(written * spec.batch, written)
         return work
 
-    @property
-    def _layered_pass(self) -> float:
-        """Floating-point operations of one pass over the prompts that are measured layer by layer."""
-        return sum(self.forward(length) for length in self.layered)
-
-    @property
-    def _exact_pass(self) -> float:
-        """The same in float64, which takes twice as long as float32."""
-        return self._layered_pass * (2 if self.is_exact else 1)
+    def _pass(self, is_exact: bool) -> float:
+        """Return the work of a pass over the prompts measured layer by layer; in float64 it takes twice as long."""
+        return sum(map(self.forward, self.layered)) * (2 if is_exact else 1)
