@@ -282,7 +282,8 @@ class Workload:
             batches = -(-len(task.contexts) // BATCH_CONTEXTS)
             passes = 1 + (has_forks and not self.kept_context_bytes)
             read = passes * (sum(map(self.forward, task.contexts)) + batches * self.forward(task.shared))
-            work += Work(read + 2.0 * task.ends * self.shape.active, 2.0 * task.reads * self.head_size)
+            exact = task.long_tokens * (self.is_exact and recipe.method != "noise")  # takes twice as long
+            work += Work(read + 2.0 * (task.ends + exact) * self.shape.active, 2.0 * task.reads * self.head_size)
             tokens = texts * task.answer_tokens
             work += self._write(len(task.contexts) * tokens, batches * tokens)
         return work
