@@ -6,9 +6,9 @@ from prunescope.assets.automation.sensors import nightly, watch_sensor
 
 # Dagster accepts one Definitions object in this module, so the module is imported, not its object.
 from prunescope.assets.defs import asset_definitions
-from prunescope.assets.runs.study_job import STUDY
+from prunescope.assets.runs.dagster_job import STUDY_JOB
 
 defs = Definitions.merge(
     asset_definitions.definitions,
-    Definitions(jobs=[STUDY], sensors=[watch_sensor], schedules=[nightly]),
+    Definitions(jobs=[STUDY_JOB], sensors=[watch_sensor], schedules=[nightly]),
 )

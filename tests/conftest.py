@@ -11,11 +11,6 @@ from hypothesis import settings
 
 from tests import examples
 
-# A busy machine may pause any example for longer than a deadline.
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
-
-
 # The longest files in the order in which they start: a long file at the end would leave the other processes idle.
 # `automation` computes the warehouse that most files copy; the five after it, which start meanwhile, need none.
 _LONGEST = [
@@ -50,10 +45,13 @@ _LONGEST = [
 
 def pytest_configure(config: pytest.Config) -> None:
     """Draw all random examples unless exhaustive tests are left out, and let every process be interrupted."""
-    # A job in a shell's background ignores SIGINT, and so would the commands that tests start.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("markexpr") != "not exhaustive":
         examples.draw_all()
+    # A busy machine may pause any example for longer than a deadline.
+    settings.register_profile("shared", deadline=None, max_examples=examples.examples(100))
+    settings.load_profile("shared")
+    # A job in a shell's background ignores SIGINT, and so would the commands that tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)  # `-p no:xdist` leaves the plugin out

@@ -4,7 +4,7 @@
 one behind figures is used for these alone. It writes NAME.png into `pipelines/reporting/charts/gallery`, the first
 chart of every figure that has data, and the page with titles and captions; other pictures stay. Look at the pictures
 before you commit them. The kept ones: `speed,temperature,calibration,quantization=` the warehouse of `variations`,
-`drops=` of `paper-small`, `search,allocation=` of a search, then that of `demo`.
+`drops=` of `paper-small`, `rescue=` of `causes`, `search,allocation=` of a search, then that of `demo`.
 """
 
 import io

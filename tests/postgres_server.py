@@ -3,7 +3,6 @@
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from tests.assets.interface.browser_interface import free_port
 
 INSTALL = "apt-get update && apt-get install -y --no-install-recommends postgresql"
 
@@ -33,9 +34,7 @@ def postgres_server() -> Iterator[dict[str, str]]:
     folder = Path(tempfile.mkdtemp(prefix="prunescope-postgres-"))
     data, password = folder / "data", folder / "password"
     secret = secrets.token_hex(16)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
 
     def called(*command: str) -> None:
         with (folder / "log").open("ab") as log:

@@ -7,13 +7,9 @@ model, changes a parameter, and writes `assets/interface/screenshots/*.png`.
 import fcntl
 import os
 import shutil
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -26,7 +22,9 @@ from prunescope.assets.defs.recipe_asset import published_recipes
 from prunescope.assets.instance.instance import open_instance
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
-from tests.assets.tiny_study import ROOT, SERVER, prunescope
+from tests.assets.interface.browser_interface import free_port, started
+from tests.assets.tiny_study import ROOT, prunescope
+from tests.pipelines.reporting.explorer.browser_page import chromium, require_chromium
 from tests.tiny_models import save_tiny
 
 FOLDER = ROOT / "assets" / "interface" / "screenshots"
@@ -38,48 +36,6 @@ const [place] = arguments;
 const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
 while (texts.nextNode()) texts.currentNode.data = texts.currentNode.data.replaceAll(place, "warehouse/data");
 """
-
-
-@contextmanager
-def interface(warehouse: Path) -> Iterator[str]:
-    """Start the interface; yield its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [*SERVER, "ui", "--port", str(port), "--warehouse", str(warehouse)]
-    process = subprocess.Popen(
-        command, env=os.environ | {"PYTHONPATH": str(ROOT / ".src"), "PRUNESCOPE_WATCH_SECONDS": "10"}
-    )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline and process.poll() is None:
-            time.sleep(1)
-            with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                break
-        yield address
-    finally:
-        process.terminate()
-        process.wait()
-
-
-@contextmanager
-def browser() -> Iterator[webdriver.Chrome]:
-    """Open a headless window of Chromium."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        sys.exit("needs Chromium: apt-get update && apt-get install -y chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--force-color-profile=srgb"):
-        options.add_argument(argument)
-    if os.geteuid() == 0:
-        options.add_argument("--no-sandbox")  # Chromium has no sandbox for root
-    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    try:
-        yield started
-    finally:
-        started.quit()
 
 
 def take(
@@ -118,6 +74,7 @@ def change(study: Path, warehouse: Path) -> int:
 
 def main() -> None:
     """Take all pictures."""
+    require_chromium()
     FOLDER.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -127,7 +84,9 @@ def main() -> None:
         [*_, variant] = Store(warehouse).partitions(TABLES["layer_transitions"])
         report = folder / "report.html"
         prunescope("report", "demo", "-o", report, "--warehouse", warehouse, cwd=folder, environment={})
-        with interface(warehouse) as address, browser() as window:
+        os.environ["PRUNESCOPE_WATCH_SECONDS"] = "10"
+        with started(warehouse, free_port()) as (interface, _), chromium() as window:
+            address = interface.address
             token = f"#/tokens/{quote(f'{variant.model}@{CHANGED}', safe='')}/open/4"
             take(window, report.as_uri() + token, "token", "Most likely, dense", 1150)
             take(window, f"{address}/asset-groups", "lineage", "questions", 680)

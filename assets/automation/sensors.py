@@ -28,7 +28,7 @@ from prunescope.assets import settings
 from prunescope.assets.defs.partitions import register_study
 from prunescope.assets.defs.recipe_asset import published, published_recipes
 from prunescope.assets.instance.instance import STUDY_TAG, UNFINISHED, is_busy
-from prunescope.assets.runs.study_job import STUDY, run_config
+from prunescope.assets.runs.dagster_job import STUDY_JOB, run_config
 from prunescope.assets.watching.backlog import Backlog, FreshnessScanner
 from prunescope.assets.watching.watch_list import WatchedStudy, WatchState
 from prunescope.pipelines.core.errors import InputError
@@ -59,7 +59,7 @@ class WatchCursor(BaseModel):
 # By name, because Dagster copies job objects given to a sensor, and the copy raises a warning.
 @sensor(
     name="watch",
-    job_name=STUDY.name,
+    job_name=STUDY_JOB.name,
     minimum_interval_seconds=settings.watch_seconds(),
     default_status=DefaultSensorStatus.RUNNING,
     description="Computes what watched studies miss, and what a changed recipe, prompt set, calibration, task or code "
@@ -99,7 +99,7 @@ def watch_sensor(context: SensorEvaluationContext) -> SensorResult | SkipReason:
 
 @schedule(
     name="nightly",
-    job=STUDY,
+    job=STUDY_JOB,
     cron_schedule="0 2 * * *",
     default_status=DefaultScheduleStatus.RUNNING,
     description="At 02:00 UTC: all that the watched studies still need, including what failed during the day.",

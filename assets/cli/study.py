@@ -110,7 +110,7 @@ def plan(
     location, gpu_bytes = options.root(context), None if gpu is None else int(gpu * 1e9)
     with RichProgress() as bars:
         from prunescope.assets.runs import estimate
-        from prunescope.assets.runs.refused_models import refused
+        from prunescope.assets.runs.outcome import refused
         from prunescope.warehouse.storage.partition_store import Store
 
         store, cache = Store(location), settings.cache_folder()
@@ -170,7 +170,7 @@ def _run_study(
     request: "StudyRequest", location: "Place", cluster: RayClusterConfig | None, *, replace: bool
 ) -> "Sequence[Failure]":
     """Run one study, print its summary, and return its failures."""
-    from prunescope.assets.runs.run_study import run_study
+    from prunescope.assets.runs.start import run_study
     from prunescope.pipelines.evaluation.tasks.definition import runs_code
 
     unscored = [task.name for task in request.load().tasks if runs_code(task)]

@@ -173,14 +173,10 @@ def _embedded(title: str, svg: str) -> str:
         )
     ],
 )
-def report(
-    context: AssetExecutionContext,  # noqa: ARG001
-    study: StudyResource,
-    warehouse: WarehouseResource,
-) -> MaterializeResult:
+def report(context: AssetExecutionContext, study: StudyResource, warehouse: WarehouseResource) -> MaterializeResult:
     """Render the report of the run's study."""
     store = warehouse.store()
-    chosen = study.request(store).load()
+    chosen = study.request(store, context.instance).load()
     # Before anything is read: partitions that are written meanwhile then make the report outdated.
     version = freshness.report_version(store, chosen)
     with warehouse.only(chosen) as catalogue:
@@ -189,9 +185,10 @@ def report(
         page = render_page(data, live=False)
     # A report on contradictory tables is written, but never counts as current.
     version = version if not broken else ""
-    path = store.write_bytes(
-        freshness.report_file(chosen), lambda temporary: freshness.write_report(temporary, page, version)
-    )
+    with warehouse.locked(context.log.info):
+        path = store.write_bytes(
+            freshness.report_file(chosen), lambda temporary: freshness.write_report(temporary, page, version)
+        )
     return MaterializeResult(
         data_version=DataVersion(version or "broken"),
         metadata={

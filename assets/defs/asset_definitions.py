@@ -12,7 +12,7 @@ from prunescope.assets.defs.table_assets import table_assets
 _WAREHOUSE = WarehouseResource.configure_at_launch()
 
 
-ANSWERS = define_asset_job(
+ANSWERS_JOB = define_asset_job(
     "answers",
     AssetSelection.assets("paper_reference") | AssetSelection.groups("questions", "figures", "report"),
     description="Load the published numbers, answer the questions, draw the figures, write the report.",
@@ -20,7 +20,7 @@ ANSWERS = define_asset_job(
 
 definitions = Definitions(
     assets=[recipe, *table_assets(), paper_reference, *question_assets(), *figure_assets(), report],
-    jobs=[ANSWERS],
+    jobs=[ANSWERS_JOB],
     resources={"study": StudyResource(), "warehouse": _WAREHOUSE, "engine": EngineResource(warehouse=_WAREHOUSE)},
     # A run does little itself: an engine computes.
     executor=in_process_executor,

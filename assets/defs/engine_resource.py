@@ -1,37 +1,36 @@
 """The resource that computes a run's tables: in the run's own process or on a Ray cluster."""
 
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Literal, Self
 
 from dagster import (
-    AssetCheckResult,
     AssetExecutionContext,
+    AssetKey,
     Config,
     ConfigurableResource,
     InitResourceContext,
     MaterializeResult,
     ResourceDependency,
-    RunsFilter,
 )
 from pydantic import Field, PrivateAttr
 
 from prunescope.assets import settings
-from prunescope.assets.defs.metadata import materialized, skipped_checks
+from prunescope.assets.defs.materialization_events import MaterializationEvents
+from prunescope.assets.defs.metadata import materialized
 from prunescope.assets.defs.recipe_asset import publish
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.assets.execution.engines import Engine
 from prunescope.assets.execution.ray.config import RayClusterConfig
 from prunescope.assets.execution.task import ModelTask, StepFailed, TableWritten
-from prunescope.assets.instance.instance import STUDY_TAG, is_last_attempt, writer_lock
+from prunescope.assets.instance.instance import has_lost_two_processes
+from prunescope.assets.planning.fingerprints import find_model
+from prunescope.assets.planning.freshness import programs_ran
 from prunescope.assets.planning.steps import STEPS
-from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.core import scratch_directory
 from prunescope.pipelines.core.log_progress import LogProgress
+from prunescope.pipelines.core.progress import SILENT
 from prunescope.warehouse.tables import TABLES
-
-# Runs of a study that are searched for one with a partition.
-_MAX_RUNS = 100
 
 
 class RayConfig(Config):
@@ -72,30 +71,23 @@ class EngineResource(ConfigurableResource):
         The run takes the lock before its steps take slots in Dagster's pool, so a step that has a slot never waits for
         the lock.
         """
-        store = self.warehouse.store()
-        local = store.local(settings.cache_folder())
-        with ExitStack() as stack:
-            log = context.log.info if context.log else print
-            stack.enter_context(
-                writer_lock(
-                    local, lambda holder: log(f"another run uses this warehouse; waiting for {holder}"), store.url
-                )
-            )
+        log = context.log.info if context.log else print
+        with self.warehouse.locked(log) as store:
             store.clean_temporaries()
             scratch_directory.clean()
             settings.let_waiting_threads_sleep()
             self._engine = Engine(RayClusterConfig(**self.ray.model_dump()) if self.kind == "ray" else None, log)
-            stack.callback(self._engine.release)
-            yield self
+            try:
+                yield self
+            finally:
+                self._engine.release()
 
     @property
     def engine(self) -> Engine:
         """Return the engine of the run."""
         return self._engine
 
-    def run_step(
-        self, context: AssetExecutionContext, step: str, study: StudyResource
-    ) -> Iterator[MaterializeResult | AssetCheckResult]:
+    def run_step(self, context: AssetExecutionContext, step: str, study: StudyResource) -> Iterator[MaterializeResult]:
         """Compute one step of the run's partition and yield a result for each table as it is written.
 
         Raises:
@@ -105,28 +97,24 @@ class EngineResource(ConfigurableResource):
         # Parsed from text: a run that was launched with only the tag of the whole key has no MultiPartitionKey.
         model, _, name = key.partition("|")
         store, recipe = self.warehouse.store(), name or None
-
-        def last_request(study_name: str) -> StudyRequest | None:
-            # Runs by a click, such as this one, name no study.
-            for run in context.instance.get_runs(RunsFilter(tags={STUDY_TAG: study_name}), limit=_MAX_RUNS):
-                if (request := StudyResource.of_run(run.run_config)) is not None:
-                    asked = request.load()
-                    recipes = {None, *(own.name for own in asked.recipes)}
-                    if recipe in recipes and model in {own.name for own in asked.models}:
-                        return request
-            return None
-
-        request = study.request(store, model, recipe, last_request)
+        request = study.request(store, context.instance, model, recipe)
         loaded = request.load()
         if not STEPS[step].is_requested_by(loaded):
-            for table in STEPS[step].tables:
-                yield from skipped_checks(TABLES[table])
+            context.log.warning(f"study {loaded.name} does not request {step}; the tables stay as they are")
             return
-        task = ModelTask(request, str(store.root), model, ((recipe, step),), is_last_attempt(context.run.tags))
+        if step == "tasks":
+            dense = find_model(loaded, model, settings.cache_folder(), SILENT)
+            if programs_ran(store, loaded, dense, loaded.recipe(name)):
+                context.log.warning("programs ran for these scores, and this run allows none; the scores stay")
+                return
+        task = ModelTask(request, str(store.root), model, ((recipe, step),), has_lost_two_processes(context.run.tags))
         for _, event in self.engine.events([task], LogProgress(context.log.info, task.title)):
             if isinstance(event, StepFailed):
                 raise event.error
             if isinstance(event, TableWritten):
                 if step == "variants" and recipe is not None:
                     publish(context, loaded.recipe(recipe))
-                yield materialized(TABLES[event.table], event)
+                if AssetKey(event.table) in context.selected_asset_keys:
+                    yield materialized(TABLES[event.table], event)
+                else:
+                    context.log_event(MaterializationEvents(context.instance).materialization(event, model))

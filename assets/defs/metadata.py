@@ -125,13 +125,6 @@ def blocking_checks(table: Table) -> set[str]:
     return {name for name, blocks, _ in _checks(table) if blocks}
 
 
-def skipped_checks(table: Table) -> Iterator[AssetCheckResult]:
-    """Yield passed checks for a table that the study does not request and that was left unchanged."""
-    note = {"note": "the study does not request this table; it was left unchanged"}
-    for name, *_ in _checks(table):
-        yield AssetCheckResult(asset_key=AssetKey(table.name), check_name=name, passed=True, metadata=note)
-
-
 def rounded(value: Any) -> Any:  # noqa: ANN401
     """Return a float with four significant digits, as the UI shows all digits; return other values unchanged."""
     return float(f"{value:.4g}") if isinstance(value, float) else value

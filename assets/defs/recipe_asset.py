@@ -6,7 +6,7 @@ from dagster import (
     AssetExecutionContext,
     AssetKey,
     AssetMaterialization,
-    AssetRecordsFilter,
+    DagsterEventType,
     DagsterInstance,
     DataVersion,
     MaterializeResult,
@@ -21,7 +21,6 @@ from prunescope.pipelines.recipes import Recipe
 RECIPE = AssetKey("recipe")
 # Dagster has no public name for its tag; the tests of sensors and staleness depend on it.
 DATA_VERSION_TAG = "dagster/data_version"
-_PAGE = 1000
 
 
 @asset(
@@ -34,7 +33,8 @@ _PAGE = 1000
 )
 def recipe(context: AssetExecutionContext, study: StudyResource, warehouse: WarehouseResource) -> MaterializeResult:
     """Publish the parameters of one recipe."""
-    own = study.request(warehouse.store(), recipe=context.partition_key).load().recipe(context.partition_key)
+    name = context.partition_key
+    own = study.request(warehouse.store(), context.instance, recipe=name).load().recipe(name)
     return MaterializeResult(data_version=DataVersion(own.hash), metadata=_metadata(own))
 
 
@@ -64,15 +64,17 @@ def publish(context: AssetExecutionContext, recipe: Recipe) -> None:
 
 def published_recipes(instance: DagsterInstance, names: list[str]) -> dict[str, str]:
     """Return the versions of recipes in Dagster's event log; recipes that were never published are left out."""
-    filters, found, cursor = AssetRecordsFilter(RECIPE, asset_partitions=names), dict[str, str](), None
-    has_more = bool(names)
-    while has_more and len(found) < len(set(names)):
-        records, cursor, has_more = instance.fetch_materializations(filters, limit=_PAGE, cursor=cursor)
-        for record in records:  # the latest of a recipe comes first
-            event = record.asset_materialization
-            if event is not None and event.partition is not None and event.tags is not None:
-                found.setdefault(event.partition, event.tags[DATA_VERSION_TAG])
-    return found
+    versions = latest_versions(instance, RECIPE)
+    return {name: versions[name] for name in names if name in versions}
+
+
+def latest_versions(instance: DagsterInstance, asset: AssetKey) -> dict[str, str]:
+    """Return the latest data version of each partition of an asset in Dagster's event log."""
+    # Far faster than Dagster's public queries, which load every event with its metadata.
+    found = instance.event_log_storage.get_latest_tags_by_partition(
+        asset, DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION_TAG]
+    )
+    return {partition: tags[DATA_VERSION_TAG] for partition, tags in found.items()}
 
 
 def _metadata(recipe: Recipe) -> dict[str, MetadataValue | str]:

@@ -24,9 +24,10 @@ TABLE = TABLES["paper_reference"]
     metadata=table_metadata(TABLE),
     check_specs=check_specs([TABLE]),
 )
-def paper_reference(context: AssetExecutionContext, warehouse: WarehouseResource) -> MaterializeResult:  # noqa: ARG001
+def paper_reference(context: AssetExecutionContext, warehouse: WarehouseResource) -> MaterializeResult:
     """Write the published numbers of the package to the warehouse."""
-    return materialized(TABLE, write_published(warehouse.store()))
+    with warehouse.locked(context.log.info) as store:
+        return materialized(TABLE, write_published(store))
 
 
 def write_published(store: Store) -> TableWritten:

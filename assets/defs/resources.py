@@ -5,21 +5,23 @@ The UI shows run configuration and executes it again, so everything that a run d
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import duckdb
 import polars as pl
-from dagster import ConfigurableResource, InitResourceContext
+from dagster import ConfigurableResource, DagsterInstance, InitResourceContext, RunsFilter
 from pydantic import Field, PrivateAttr
 
 from prunescope.assets import settings
 from prunescope.assets.execution.signals import end_with_parent
+from prunescope.assets.instance.instance import STUDY_TAG, writer_lock
 from prunescope.assets.planning.freshness import table_partitions
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.publishing.explorer_data import asking
 from prunescope.assets.watching.watch_list import request_for
+from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.reporting.charts.figure_cache import FigureCache
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.catalogue.database import connect, connected
@@ -28,6 +30,8 @@ from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
 
 Ask = Callable[[str], pl.DataFrame]
+# Runs that are searched for one with a partition.
+_MAX_RUNS = 100
 
 
 class StudyResource(ConfigurableResource):
@@ -36,8 +40,8 @@ class StudyResource(ConfigurableResource):
     study: str = Field(
         default="",
         description="Name of a shipped study, or path of a YAML file. Empty: the watched study that names the run's "
-        "partition; else the study that computed it before, with that run's request, but programs run only if this "
-        "run allows it; else demo.",
+        "partition; else that of the last run with it, with that run's request, but programs run only if this run "
+        "allows it; else demo.",
     )
     models: list[str] = Field(
         default=[], description="Models that replace the study's: a folder, a .gguf file, a hub id, or NAME=SOURCE."
@@ -64,21 +68,35 @@ class StudyResource(ConfigurableResource):
     def request(
         self,
         store: Store,
+        instance: DagsterInstance | None = None,
         model: str | None = None,
         recipe: str | None = None,
-        last_request: Callable[[str], StudyRequest | None] = lambda _: None,
     ) -> StudyRequest:
         """Return the run's request.
 
         Args:
             store: the warehouse, whose watch list names the study if this resource does not.
+            instance: knows the configuration of earlier runs, one of which is taken if the watch list names no study.
             model: model of the run's partition, if it has one.
             recipe: recipe of the run's partition, if it has one.
-            last_request: as in `request_for`.
 
         Raises:
             InputError: no study is named and none can be found, or the watch list is not valid.
         """
+
+        def last_request(study: str | None) -> StudyRequest | None:
+            tags = {} if study is None else {STUDY_TAG: study}
+            for run in instance.get_runs(RunsFilter(tags=tags), limit=_MAX_RUNS) if instance else ():
+                request = StudyResource.of_run(run.run_config)
+                if request is None:  # a run by a click, such as this one
+                    continue
+                with suppress(InputError):  # its study is gone
+                    asked = request.load()
+                    has_recipe = recipe in {None, *(own.name for own in asked.recipes)}
+                    if has_recipe and model in {None, *(own.name for own in asked.models)}:
+                        return request
+            return None
+
         base = StudyRequest(self.study) if self.study else request_for(store, model, recipe, last_request)
         return replace(
             base,
@@ -118,6 +136,16 @@ class WarehouseResource(ConfigurableResource):
     def store(self) -> Store:
         """Return the Parquet store."""
         return Store(settings.warehouse_root(self.root or None))
+
+    @contextmanager
+    def locked(self, log: Callable[[str], None]) -> Iterator[Store]:
+        """Hold the writer lock; `log` receives whom this run waits for."""
+        store = self.store()
+        local = store.local(settings.cache_folder())
+        with writer_lock(
+            local, lambda holder: log(f"another run uses this warehouse; waiting for {holder}"), store.url
+        ):
+            yield store
 
     def ask(self, query: str) -> pl.DataFrame:
         """Run one of the package's own queries; all queries of a run see the same state of the warehouse.

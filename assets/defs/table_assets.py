@@ -3,9 +3,7 @@
 from collections.abc import Iterator
 
 from dagster import (
-    AssetCheckResult,
     AssetExecutionContext,
-    AssetKey,
     AssetsDefinition,
     AssetSpec,
     MaterializeResult,
@@ -13,11 +11,11 @@ from dagster import (
 )
 
 from prunescope.assets.defs.engine_resource import EngineResource
+from prunescope.assets.defs.materialization_events import upstream
 from prunescope.assets.defs.metadata import check_specs, table_metadata
 from prunescope.assets.defs.partitions import MODELS, VARIANTS
-from prunescope.assets.defs.recipe_asset import RECIPE
 from prunescope.assets.defs.resources import StudyResource
-from prunescope.assets.planning.steps import CODE_VERSIONS, MODEL_TABLES, STEPS, Step
+from prunescope.assets.planning.steps import CODE_VERSIONS, STEPS, Step
 from prunescope.warehouse.tables import ABOUT, TABLES
 
 GPU = "gpu"
@@ -26,17 +24,6 @@ GPU = "gpu"
 def table_assets() -> list[AssetsDefinition]:
     """Return the multi-asset of every step, in the order of the data flow."""
     return [_asset(step) for step in STEPS.values()]
-
-
-def upstream(step: Step) -> list[AssetKey]:
-    """Return the assets that a step's tables are computed from."""
-    known = {
-        "models": [],
-        "calibration": [AssetKey("models")],
-        "search": [AssetKey("models"), AssetKey("activation_stats")],
-        "variants": [RECIPE, *map(AssetKey, MODEL_TABLES)],
-    }
-    return known.get(step.name, [AssetKey("variants")])
 
 
 def _asset(step: Step) -> AssetsDefinition:
@@ -49,10 +36,12 @@ def _asset(step: Step) -> AssetsDefinition:
         partitions_def=partitions,
         description=step.description,
         pool=GPU,
+        # Without it Dagster wants the results of all checks, also of tables that a run leaves as they are.
+        can_subset=True,
     )
     def computed(
         context: AssetExecutionContext, study: StudyResource, engine: EngineResource
-    ) -> Iterator[MaterializeResult | AssetCheckResult]:
+    ) -> Iterator[MaterializeResult]:
         yield from engine.run_step(context, step.name, study)
 
     return computed

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from prunescope.assets.execution.error_transport import is_out_of_memory, is_transient
+from prunescope.assets.execution.error_transport import is_error, is_out_of_memory, is_transient
 from prunescope.assets.execution.model_session import ModelSession
 from prunescope.assets.execution.partition_context import PartitionContext
 from prunescope.assets.execution.stored_statistics import statistics_of, statistics_of_search
@@ -50,16 +50,17 @@ def compute(task: ModelTask, session: ModelSession) -> Events:
 
     The model's own steps come first, then all pruning, whose recipes share passes over the calibration tokens, then all
     traces, whose variants share the dense model's work, then the other steps variant by variant, then a search. An
-    error ends the steps of its partition, those of all if it is the model's, and is yielded. What runs out of memory is
-    repeated once with half of the batch; what failed outside of this process is repeated twice.
-
-    Raises:
-        InputError: the study is not valid, or the model cannot be found or read.
-        WarehouseError: the warehouse cannot be opened.
+    error ends the steps of its partition, those of all if it is the model's or the study's, and is yielded. What runs
+    out of memory is repeated once with half of the batch; what failed outside of this process is repeated twice.
     """
-    run = _Run(task, session, PartitionContext.of(task))
-    with session.halved() if task.halves_batches else nullcontext():
-        yield from run.events()
+    try:
+        run = _Run(task, session, PartitionContext.of(task))
+        with session.halved() if task.halves_batches else nullcontext():
+            yield from run.events()
+    except BaseException as error:  # of the study or the model as a whole
+        if not is_error(error):
+            raise
+        yield from task.failed(error)
 
 
 @dataclass
@@ -106,9 +107,12 @@ class _Run:
     def _traced(self, recipes: list[str]) -> Events:
         left = list(recipes)
         while left:
+            yield StepBegun(left[0], "traces")
             try:
                 size = self.session.traces_at_once(self.context.dense, self.context.study)
-            except Exception:  # raised again for each variant, which then fails by it
+            except BaseException as error:  # raised again for each variant, which then fails by it
+                if not is_error(error):
+                    raise
                 size = 1
             yield from self._together("traces", left[:size])
             del left[:size]
@@ -121,7 +125,9 @@ class _Run:
             started = time.perf_counter()
             try:
                 results = compute_all(self.context, self.session, recipes)
-            except Exception as error:  # one after the other shows whose error it is, and needs less memory
+            except BaseException as error:  # one after the other shows whose error it is, and needs less memory
+                if not is_error(error):
+                    raise
                 reason = f"{type(error).__name__}: {error}"
             seconds = (time.perf_counter() - started) / len(recipes)
         for recipe in recipes:
@@ -152,7 +158,9 @@ class _Run:
                         broken += _broken_rules(table)
                 _require_whole(broken)
                 break
-            except Exception as error:
+            except BaseException as error:
+                if not is_error(error):
+                    raise
                 # Only its text is kept: its traceback would keep the memory in use.
                 failed = StepFailed.of(recipe, step, error)
                 is_memory, is_passing = is_out_of_memory(error), is_transient(error)

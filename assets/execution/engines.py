@@ -29,7 +29,7 @@ class Engine:
         """Compute the tasks; yield each event with its task.
 
         Raises:
-            InputError, WarehouseError: as `compute`, or the cluster does not fit.
+            InputError: the cluster does not fit.
             ComputationError: the cluster lost all of its workers.
         """
         if self.cluster is not None:

@@ -49,7 +49,7 @@ STUDY_TAG = "prunescope/study"
 USER_TAG = "user"
 LAUNCHER_TAGS = (USER_TAG, "dagster/sensor_name", "dagster/schedule_name")
 CODE_SERVER_TAG = ".dagster/grpc_info"
-RETRY_TAG = "dagster/retry_number"
+RETRY_TAG, MAX_RETRIES_TAG = "dagster/retry_number", "dagster/max_retries"
 # PostgreSQL: timeout of a statement, and lifetime of a pooled connection.
 _STATEMENT_TIMEOUT_MS = 60_000
 _CONNECTION_SECONDS = 3600
@@ -299,9 +299,14 @@ def _machine_lock(home: Path, url: str, waiting: Callable[[str], None]) -> Itera
         yield
 
 
-def is_last_attempt(tags: Mapping[str, str]) -> bool:
-    """Return whether a run with these tags replaces a run that replaced another, since both processes were lost."""
+def has_lost_two_processes(tags: Mapping[str, str]) -> bool:
+    """Return whether the run with these tags replaces one that itself replaced another: both processes were lost."""
     return int(tags.get(RETRY_TAG, "0")) >= 2
+
+
+def allow_retries(instance: DagsterInstance, run: str) -> None:
+    """Reset the retries of a command's run that has ended: a run that a user starts from it gets its tags."""
+    instance.add_run_tags(run, {MAX_RETRIES_TAG: str(instance.run_retries_max_retries)})
 
 
 def is_busy(root: Path) -> bool:
@@ -338,6 +343,7 @@ def recover(instance: DagsterInstance, warehouse: str, root: Path) -> None:
                 instance.report_run_failed(run, "The code server of this run is gone.")
         elif _lock_file(root) in _LOCKS and tag and (is_own or tag == warehouse):
             instance.report_run_failed(run, "The process was killed.")
+            allow_retries(instance, run.run_id)
 
 
 def _is_listening(server: str) -> bool:

@@ -37,6 +37,15 @@ def is_current(store: Store, table: str, study: Study, dense: DenseModel, recipe
     )
 
 
+def programs_ran(store: Store, study: Study, dense: DenseModel, recipe: Recipe) -> bool:
+    """Return whether programs ran for the current task scores of a variant, which the study does not allow now."""
+    own, *others = accepted("task_scores", study, dense.identity, recipe)
+    return any(
+        other != own and store.is_current(TABLES["task_scores"], dense.spec.name, recipe.name, other)
+        for other in others
+    )
+
+
 def answer_version(store: Store, reading: "Reading") -> str:
     """Return the version of an answer: a hash of its SQL and of the partitions that it reads."""
     return fingerprint({"sql": reading.sql_hash, "partitions": table_partitions(store, reading.tables)})

@@ -138,8 +138,6 @@ SEARCH_TABLES = STEPS["search"].tables
 VARIANT_TABLES = tuple(table for step in _ALL if not step.is_of_model for table in step.tables)
 PRUNING_TABLES = STEPS["variants"].tables
 TRACE_TABLES = STEPS["traces"].tables
-TASK_TABLES = STEPS["tasks"].tables
-RETRIEVAL_TABLES = STEPS["retrieval"].tables
 # The tables that the verdicts of `prunescope advise` read.
 PROBE_TABLES = (*MODEL_TABLES, *PRUNING_TABLES, *TRACE_TABLES)
 CODE_VERSIONS = {table: step.code_version for step in _ALL for table in step.tables}

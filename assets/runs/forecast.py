@@ -1,10 +1,10 @@
-"""The work of a study's steps and the seconds that they will take, for `prunescope plan` and for the end of a run.
+"""The work of a study's steps and the seconds that they will take, for `prunescope plan`.
 
 Seconds are those of earlier variants of the model, else they follow from sizes at this machine's measured speed.
 """
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 from prunescope.assets.planning.fingerprints import DenseModel, accepted
 from prunescope.assets.planning.steps import STEPS, TRACE_TABLES, steps_writing
-from prunescope.assets.planning.work_plan import PartitionWork, Plan
-from prunescope.assets.runs.outcome import Stage
+from prunescope.assets.planning.work_plan import PartitionWork
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.planning.cost_model import Machine, Work
 from prunescope.pipelines.recipes import Recipe, parse_recipe
@@ -24,12 +23,6 @@ from prunescope.warehouse.tables import TABLES
 
 if TYPE_CHECKING:  # needs torch
     from prunescope.pipelines.planning.workload import Workload
-
-ANSWERS = "questions, figures and report"
-# Measured on two cores: two thirds of it are the figures.
-_ANSWERS_SECONDS = 20.0
-# Time of a stage apart from its work: Dagster's events, checks, writing.
-_OVERHEAD_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -143,29 +136,3 @@ def _recipe(study: Study, store: Store, model: str, name: str) -> Recipe:
             return recipe
     [row] = store.read(TABLES["variants"], model, name).to_pylist()
     return parse_recipe(json.dumps(json.loads(row["parameters_json"]) | {"name": name}))
-
-
-def stages(plan: Plan, store: Store, loads: "Mapping[str, tuple[DenseModel, Workload]]") -> list[Stage]:
-    """Return the stages of a run with their predicted seconds.
-
-    Args:
-        plan: the run's work.
-        store: the warehouse.
-        loads: each model and the study on it, by its name.
-    """
-    search = plan.study.search
-    found = [Stage(work.name, "search", 60 * search.minutes) for work in plan.works if search and work.is_search]
-    for name, (dense, load) in loads.items():
-        if works := [work for work in plan.works if work.model == name and not work.is_search]:
-            found += _model_stages(load, forecast(plan.study, store, dense, load, works), works)
-    return [*found, Stage(ANSWERS, "answers", _ANSWERS_SECONDS)] if plan.is_report_stale else found
-
-
-def _model_stages(load: "Workload", prediction: Forecast, works: Sequence[PartitionWork]) -> list[Stage]:
-    """Return the stages of one model; the dense model's work counts in the first variant that needs it."""
-    seconds = {(work.name, step.name): _OVERHEAD_SECONDS for work in works for step in steps_writing(work.tables)}
-    for item in step_works(load, works):
-        of_step = [name for name, step in seconds if step == item.step]
-        name = f"{works[0].model}@{item.recipe.name}" if item.recipe else of_step[0]
-        seconds[name, item.step] += prediction.seconds(item)
-    return [Stage(name, step, predicted) for (name, step), predicted in seconds.items()]

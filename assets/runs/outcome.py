@@ -1,26 +1,17 @@
-"""The result of a run, and the receiver of its progress events."""
+"""The result of a run, the receiver of its progress events, and what is refused before it."""
 
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from prunescope.assets.execution.error_transport import KINDS, error_line, is_error
+from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import Progress
 from prunescope.pipelines.studies import Study
 
-
-@dataclass(frozen=True)
-class Stage:
-    """One step of one partition.
-
-    Attributes:
-        name: the partition, as `Listener.computed` names it.
-        step: the step.
-        seconds: how long it is predicted to take.
-    """
-
-    name: str
-    step: str
-    seconds: float
+# The name of the answers where partitions have theirs.
+ANSWERS_NAME = "questions, figures and report"
 
 
 class Listener(Progress, Protocol):
@@ -29,11 +20,11 @@ class Listener(Progress, Protocol):
     def waiting(self, holder: str) -> None:
         """Receive that this process waits for another one that computes in this warehouse."""
 
-    def planned(self, partitions: int, stages: Sequence[Stage] = ()) -> None:
-        """Receive the number of partitions to compute, and their stages with the predicted seconds of each."""
+    def planned(self, partitions: int) -> None:
+        """Receive the number of partitions to compute."""
 
     def begins(self, name: str, step: str) -> None:
-        """Receive that a stage of a partition begins; a cluster's workers do not tell."""
+        """Receive that a step of a partition begins; a cluster's workers do not tell."""
 
     def computed(self, name: str, seconds: float) -> None:
         """Receive a finished partition; its seconds leave out what the dense model takes, which all variants share."""
@@ -72,3 +63,29 @@ class RunResult:
     study: Study
     computed: Sequence[str] = ()
     failures: Sequence[Failure] = ()
+
+
+def refused(models: Sequence[str], check: Callable[[str], object], listener: Listener) -> dict[str, Failure]:
+    """Call a function with the name of each model; return the failures of those for which it raises any error.
+
+    The listener receives each failure.
+
+    Raises:
+        InputError, WarehouseError, ComputationError: the error of the first model, if every model has one.
+    """
+    failures, errors = dict[str, Failure](), list[BaseException]()
+    for name in models:
+        try:
+            check(name)
+        except BaseException as error:
+            if not is_error(error):
+                raise
+            errors.append(error)
+            failures[name] = Failure(name, error_line(error), isinstance(error, InputError), traceback.format_exc())
+    if errors and len(errors) == len(models):
+        if isinstance(errors[0], (*KINDS.values(), OSError)):
+            raise errors[0]
+        raise ComputationError(f"{models[0]} cannot be read: {error_line(errors[0])}") from errors[0]
+    for failure in failures.values():
+        listener.failed(failure)
+    return failures

@@ -11,8 +11,7 @@ from prunescope.assets.planning.fingerprints import find_model
 from prunescope.assets.planning.freshness import study_partitions
 from prunescope.assets.planning.steps import STEPS, VARIANT_TABLES, steps_writing
 from prunescope.assets.planning.work_plan import Plan, StudyRequest, make_plan
-from prunescope.assets.runs.outcome import Failure, Listener, RunResult
-from prunescope.assets.runs.refused_models import refused
+from prunescope.assets.runs.outcome import ANSWERS_NAME, Failure, Listener, RunResult, refused
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.storage.partition_store import Store
 
@@ -20,10 +19,7 @@ if TYPE_CHECKING:  # Dagster and torch
     from dagster import AssetCheckEvaluation, AssetMaterialization, OpExecutionContext
 
     from prunescope.assets.execution.engines import Engine
-    from prunescope.assets.planning.fingerprints import DenseModel
-    from prunescope.pipelines.planning.workload import Workload
 
-    Loads = dict[str, tuple[DenseModel, Workload]]
     DagsterEvents = Iterator[AssetMaterialization | AssetCheckEvaluation]
     # Answers questions, draws figures and writes the report; returns its seconds, and its failure if there was one.
     Answer = Callable[[OpExecutionContext, StudyRequest, Store], tuple[float, Failure | None]]
@@ -81,17 +77,16 @@ class StudyRun:
         """
         try:
             plan = self.plan()
-            loads: Loads = {}
             if plan.works:
-                self._check(loads, {work.model for work in plan.works})
+                self._check({work.model for work in plan.works})
                 plan = self.plan()
             if not plan.is_empty:
-                yield from self._computed_events(context, engine, plan, loads, answer)
+                yield from self._computed_events(context, engine, plan, answer)
         except Exception as error:
             self.error = error
             raise
 
-    def _check(self, loads: "Loads", due: Collection[str]) -> None:
+    def _check(self, due: Collection[str]) -> None:
         """Refuse models with work that do not fit the study, before anything is computed."""
         from prunescope.pipelines.planning.preflight import check_study
 
@@ -108,8 +103,7 @@ class StudyRun:
 
         def check(name: str) -> None:
             if name in due:
-                dense = find_model(self.study, name, self.cache, self.listener)
-                loads[name] = dense, check_study(checked, dense.folder)
+                check_study(checked, find_model(self.study, name, self.cache, self.listener).folder)
 
         self._refuse(check)
 
@@ -119,26 +113,26 @@ class StudyRun:
         self._refused |= refused(left, check, self.listener)
 
     def _computed_events(
-        self, context: "OpExecutionContext", engine: "Engine", plan: Plan, loads: "Loads", answer: "Answer"
+        self, context: "OpExecutionContext", engine: "Engine", plan: Plan, answer: "Answer"
     ) -> "DagsterEvents":
+        from prunescope.assets.defs.materialization_events import MaterializationEvents
         from prunescope.assets.defs.partitions import register_study
         from prunescope.assets.defs.recipe_asset import unpublished
-        from prunescope.assets.defs.recorded import RecordedTables
-        from prunescope.assets.instance.instance import is_last_attempt
-        from prunescope.assets.runs.forecast import ANSWERS, stages
+        from prunescope.assets.instance.instance import has_lost_two_processes
 
-        # A cluster does not tell what it begins.
-        foreseen = stages(plan, self.store, loads) if engine.cluster is None else ()
-        self.listener.planned(len(plan.works) + plan.is_report_stale, foreseen)
+        self.listener.planned(len(plan.works) + plan.is_report_stale)
         register_study(context.instance, self.study)
         yield from unpublished(context.instance, self.study.recipes)
-        tasks = list(self._tasks(plan, halves_batches=is_last_attempt(context.run.tags)))
-        recorded = RecordedTables(context.instance)
+        tasks = list(self._tasks(plan, halves_batches=has_lost_two_processes(context.run.tags)))
+        recorded = MaterializationEvents(context.instance)
+        found = [model.name for model in self.study.models if model.name not in self._refused]
+        models = [find_model(self.study, name, self.cache, self.listener) for name in found]
+        yield from recorded.missing(self.study, models, self.store)
         for task, event in engine.events(tasks, self.listener):
             if isinstance(event, StepBegun):
                 self.listener.begins(task.name(event.recipe, event.step), event.step)
             elif isinstance(event, TableWritten):
-                yield from recorded.events(event, task.model)
+                yield from recorded.written(event, task.model)
                 self._written(task.name(event.recipe, event.step), event)
             else:
                 self._failed(task, event)
@@ -146,11 +140,11 @@ class StudyRun:
                 raise KeyboardInterrupt
         engine.release()
         if plan.is_report_stale and study_partitions(self.store, self.study):
-            self.listener.begins(ANSWERS, "answers")
+            self.listener.begins(ANSWERS_NAME, "answers")
             seconds, failure = answer(context, self.request, self.store)
             if failure is None:
-                self._computed.append(ANSWERS)
-                self.listener.computed(ANSWERS, seconds)
+                self._computed.append(ANSWERS_NAME)
+                self.listener.computed(ANSWERS_NAME, seconds)
             else:
                 self._failures.append(failure)
                 self.listener.failed(failure)

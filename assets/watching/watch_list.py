@@ -189,7 +189,7 @@ def request_for(
     store: Store,
     model: str | None = None,
     recipe: str | None = None,
-    last_request: Callable[[str], StudyRequest | None] = lambda _: None,
+    last_request: Callable[[str | None], StudyRequest | None] = lambda _: None,
 ) -> StudyRequest:
     """Return the request for a run that names no study: a watched study's, else that of the partition's last run.
 
@@ -197,7 +197,7 @@ def request_for(
         store: the warehouse.
         model: model of the run's partition, if it has one.
         recipe: recipe of the run's partition, if it has one.
-        last_request: returns the request of the last run in which a study, given by name, computed the partition.
+        last_request: returns the request of the last run, of a study given by name or of any, with the partition.
 
     Raises:
         InputError: the study that computed the partition is known by its name only.
@@ -209,7 +209,7 @@ def request_for(
         and (recipe is None or recipe in {own.name for own in watched.study.recipes})
     ]
     if model is None:
-        return naming[0].request if naming else StudyRequest(DEFAULT)
+        return naming[0].request if naming else last_request(None) or StudyRequest(DEFAULT)
     computed_by = _study_of(store, model, recipe)
     if naming:
         # The study that computed it may compute it again.

@@ -113,12 +113,10 @@ def draw(records: Iterable[Record], samples: int, seed: int) -> list[Record]:
     A record is drawn if the SHA-256 of seed and index is among the smallest ones. So the same records are drawn on
     every machine and with every library, and a larger draw contains a smaller one.
     """
-    keyed = ((_key(seed, index), index, record) for index, record in enumerate(records))
+    keyed = (
+        (hashlib.sha256(f"{seed}:{index}".encode()).digest(), index, record) for index, record in enumerate(records)
+    )
     return [record for _, _, record in sorted(heapq.nsmallest(samples, keyed), key=lambda drawn: drawn[1])]
-
-
-def _key(seed: int, index: int) -> bytes:
-    return hashlib.sha256(f"{seed}:{index}".encode()).digest()
 
 
 def _path(source: str) -> Path:

@@ -128,9 +128,9 @@ def _widened(parameters: Iterable[nn.Parameter]) -> AbstractContextManager[None]
 
 
 def cast_floats(value: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401 (any module's argument)
-    """Return a call's arguments with their float32 and float64 tensors converted to another dtype."""
+    """Return a call's arguments with their floating-point tensors converted to another dtype."""
     if isinstance(value, Tensor):
-        return value.to(dtype) if value.dtype in (torch.float32, torch.float64) else value
+        return value.to(dtype) if value.is_floating_point() else value
     if type(value) in {tuple, list}:
         return type(value)(cast_floats(each, dtype) for each in value)
     return {key: cast_floats(each, dtype) for key, each in value.items()} if type(value) is dict else value

@@ -104,6 +104,8 @@ def memory_items(
         "applied": {
             **applied,
             "states of the variant": _states_bytes(load, is_exact=load.is_exact and noise is None),
+            "pass of the variant for scope restored": (_states_bytes(load, is_exact=False) + calls * size)
+            * ("restored" in measure.scopes),
             "activations of a prompt": max(load.layered, default=0) * activations * exact_size,
             # Data sets are embedded one after the other.
             "embeddings of the variant": max(embedded, default=0) * _EMBEDDING_BYTES,
@@ -121,8 +123,7 @@ def memory_items(
             "shifts of the stream": len(group) * load.positions * shape.width * load.sublayers * FLOAT_BYTES,
             "weights of single sublayers": load.workers * shape.largest_sublayer * own_size * is_replaced,
             # The swaps' own contributions, two sides in float64 of one prompt after the other, and the results.
-            "shifts of single swaps": load.moved_sublayers(recipe)
-            * ("isolated" in measure.scopes)
+            "shifts of single swaps": load.single_swaps(recipe)
             * shape.width
             * (4 * sum(load.layered) + 16 * longest + 4 * len(group) * load.positions),
             "logits of a block": load.workers

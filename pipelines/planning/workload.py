@@ -8,6 +8,7 @@ from prunescope.pipelines.core.device import resolve_device
 from prunescope.pipelines.evaluation.tasks.batched_generation import BATCH_CONTEXTS, KEPT_CONTEXT_BYTES
 from prunescope.pipelines.evaluation.traces.decoding import BATCH_TEXTS, bytes_a_variant
 from prunescope.pipelines.evaluation.traces.greedy_texts import KEPT_BYTES
+from prunescope.pipelines.evaluation.traces.stored_states import AT_OUTPUT
 from prunescope.pipelines.models.meta_model import Shape
 from prunescope.pipelines.planning.cost_model import (
     BYTE_OPERATIONS,
@@ -142,6 +143,10 @@ class Workload:
         """Steps whose most likely tokens are stored."""
         return self.text_steps * len({"teacher_forced", "own_text"} & set(self.study.measure.trajectories))
 
+    def single_swaps(self, recipe: Recipe) -> int:
+        """Return how often a sublayer of a recipe is swapped alone, in the scopes `isolated` and `restored`."""
+        return self.moved_sublayers(recipe) * len(set(AT_OUTPUT) & set(self.study.measure.scopes))
+
     @property
     def bytes_a_variant(self) -> int:
         """Bytes that a traced variant keeps until it is written."""
@@ -236,9 +241,10 @@ class Workload:
         measure, is_dense, is_noise = self.study.measure, recipe.method == "dense", recipe.method == "noise"
         # One pass of the variant, and one of its sublayers in the dense context.
         passes = 1 + ((changes_matrices(recipe) or is_noise) and "local" in measure.scopes)
-        swaps = self.moved_sublayers(recipe) * ("isolated" in measure.scopes)
         # A swap runs the layers above it: half of all on average if every sublayer is swapped, else at most all.
-        swapped = swaps * (0.5 if swaps == self.sublayers else 1.0)
+        swapped = self.single_swaps(recipe) * (0.5 if self.moved_sublayers(recipe) == self.sublayers else 1.0)
+        if "restored" in measure.scopes and not is_dense:  # the variant, and its sublayers dense again
+            swapped += 2
         work = Work(passes * self._pass(self.is_exact and not is_noise) + swapped * self._pass(is_exact=False))
         # Teacher forced, and its own text if variants write.
         if measure.writes or len(self.layered) < len(self.prompts):

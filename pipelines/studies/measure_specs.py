@@ -148,7 +148,7 @@ class MeasureSpec(FrozenModel):
     positions: Literal["generated", "every"] = "generated"
     temperatures: tuple[float, ...] = (1.0,)
     lenses: tuple[Literal["raw", "normed"], ...] = ("raw", "normed")
-    scopes: tuple[Literal["local", "isolated", "propagated"], ...] = ("local", "propagated")
+    scopes: tuple[Literal["local", "isolated", "propagated", "restored"], ...] = ("local", "propagated")
     trajectories: tuple[Trajectory, ...] = get_args(Trajectory)
     top_k: int = Field(default=10, ge=1, le=100)
     cache: bool = False

@@ -12,7 +12,7 @@ points as (
     select estimates.*
     from estimate_points as estimates
     semi join reference_temperature using (model, recipe, temperature)
-    where estimates.estimate > 0 and estimates.truth > 0 and estimates.scope <> 'isolated'
+    where estimates.estimate > 0 and estimates.truth > 0 and estimates.scope not in ('isolated', 'restored')
     qualify row_number() over (
         partition by estimates.model, estimates.lens, estimates.theorem
         order by
@@ -42,7 +42,7 @@ deciles as (
         sqrt(bias.truth_min * bias.truth_max) as truth
     from q05_bias_by_deviation as bias
     semi join temperatures using (model, temperature)
-    where bias.scope <> 'isolated'
+    where bias.scope not in ('isolated', 'restored')
 )
 
 select model, recipe, prompt_id, position, layer, sublayer, scope, lens, temperature, theorem, estimate, truth

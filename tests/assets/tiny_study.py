@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -20,13 +20,13 @@ import torch
 import yaml
 from dagster import AssetKey, DagsterInstance, ExecuteInProcessResult
 
+from prunescope.assets.defs import asset_definitions
 from prunescope.assets.execution.compute import compute
 from prunescope.assets.execution.model_session import ModelSession
 from prunescope.assets.execution.task import ModelTask, StepFailed, TableWritten
-from prunescope.assets.planning.steps import RETRIEVAL_TABLES, SAMPLED_TABLES, SPEED_TABLE
+from prunescope.assets.planning.steps import SAMPLED_TABLES, SPEED_TABLE, STEPS
 from prunescope.assets.planning.steps import VARIANT_TABLES as ALL_VARIANT_TABLES
 from prunescope.assets.planning.work_plan import StudyRequest
-from prunescope.assets.runs import study_job
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from prunescope.warehouse.catalogue.lineage import questions
 from prunescope.warehouse.tables import TABLES
@@ -41,7 +41,7 @@ SERVER = [
     f"from prunescope.assets.execution.signals import end_with_parent; end_with_parent(); {COMMAND[2]}",
 ]
 # Tables that the tiny study fills for a variant.
-_ELSEWHERE = {*RETRIEVAL_TABLES, *SAMPLED_TABLES, SPEED_TABLE}
+_ELSEWHERE = {*STEPS["retrieval"].tables, *SAMPLED_TABLES, SPEED_TABLE}
 VARIANT_TABLES = tuple(table for table in ALL_VARIANT_TABLES if table not in _ELSEWHERE)
 # Answers over a model's searches alone, which no variant makes stale.
 _OF_SEARCHES = {"q35_choosing_by_p_against_controls", "q36_do_effects_add", "figures/allocation"}
@@ -95,7 +95,7 @@ WARM = multiprocessing.get_context("forkserver")
 WARM.set_forkserver_preload(
     [
         "prunescope.assets.cli.application",
-        "prunescope.assets.runs.study_job",
+        "prunescope.assets.runs.dagster_job",
         "prunescope.assets.definitions",
         "prunescope.pipelines.evaluation.tasks.loading",
     ]
@@ -224,13 +224,16 @@ def computed(
 
 def without_answers(patch: pytest.MonkeyPatch) -> None:
     """End runs after the partitions: questions, figures and report are half the work."""
-    patch.setattr("prunescope.assets.runs.study_job.answer", lambda *_: (0.0, None))
+    patch.setattr("prunescope.assets.runs.dagster_job.answer", lambda *_: (0.0, None))
 
 
 def few_answers(patch: pytest.MonkeyPatch) -> None:
     """Compute one question, one figure and the report only: the others go the same way through Dagster."""
     few = ["paper_reference", "q04_fit_of_theorem_3", ["figures", "spaces"], "report"]
-    patch.setattr("prunescope.assets.runs.study_job.answer", partial(study_job.answer, assets=[*map(AssetKey, few)]))
+    whole = asset_definitions.definitions
+    job = whole.resolve_job_def("answers").get_subset(asset_selection={*map(AssetKey, few)})
+    definitions = SimpleNamespace(resolve_job_def=lambda _: job, resources=whole.resources)
+    patch.setattr("prunescope.assets.runs.dagster_job.asset_definitions", SimpleNamespace(definitions=definitions))
 
 
 def partitions(root: Path) -> dict[str, tuple[int, int]]:

@@ -1,15 +1,19 @@
-"""The results page of a warehouse: its models' scores, the paper's question on each, and what carries over.
+"""The results page: the scores of several models, the paper's question on each, and what carries over.
 
-`python -m tests.benchmarks.results WAREHOUSE [FOLDER]` writes RESULTS.md into the folder (default: this one), and
-beside it in `results/` each table with all its columns and digits, each figure, and the provenance of every partition.
-The page only puts questions, figures and a sentence from their rows together; what they mean is in `sql/` and in the
-captions of the figures.
+`python -m tests.benchmarks.results [WAREHOUSE …]` copies from each warehouse the rows that the page rests on into
+`results/rows/`, where they replace those of the same models, and writes RESULTS.md from all rows there: models are
+computed one after the other, on any machine, and compared here. Beside the page, `results/` has each table with all its
+columns and digits, each figure, and the provenance of every partition. The page only puts questions, figures and a
+sentence from their rows together; what they mean is in `sql/` and in the captions of the figures.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import duckdb
 import pyarrow as pa
@@ -17,9 +21,11 @@ import pyarrow as pa
 from prunescope.assets import settings
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from prunescope.pipelines.reporting.charts.theme import missing
-from prunescope.warehouse.catalogue.database import connected
-from prunescope.warehouse.catalogue.materialized import Materialized
+from prunescope.warehouse.catalogue.database import connected, view_sql
+from prunescope.warehouse.catalogue.materialized import Materialized, read_by
 from prunescope.warehouse.core.formats import markdown_escaped, render, shown_cell
+from prunescope.warehouse.core.quoting import literal, quoted
+from prunescope.warehouse.storage.atomic_write import write_atomically
 from tests.gallery import picture
 
 _PROVENANCE = """
@@ -55,7 +61,10 @@ SECTIONS = (
     Section(
         "dense",
         "What can the dense models do?",
-        "Scores of the dense models (table `task_scores`), with 95 % intervals of Wilson over n samples.",
+        "Scores of the dense models (table `task_scores`), with 95 % intervals of Wilson over n samples. Published is "
+        "the score in the technical report of Qwen2.5-Coder (arXiv 2409.12186), of weights in bfloat16. Two things "
+        "separate ours from it: the files store weights in few bits (`models.weight_format`), and a problem is asked "
+        "as lm-eval does, for at most 256 tokens.",
         """
         select
             string_agg(format('{} has {} million parameters', model, millions), ', ' order by millions, model)
@@ -71,8 +80,11 @@ SECTIONS = (
         """
         select
             model, parameters, weight_format, task_group as task, kind, metric, score, n,
-            wilson_interval(score * n, n)[1] as score_low, wilson_interval(score * n, n)[2] as score_high
+            wilson_interval(score * n, n)[1] as score_low, wilson_interval(score * n, n)[2] as score_high, published
         from task_group_scores inner join stg_models using (model)
+        left join (
+            values ('qwen2.5-coder-0.5b', 'humaneval', 0.616), ('qwen2.5-coder-1.5b', 'humaneval', 0.707)
+        ) as reports (model, task_group, published) using (model, task_group)
         where recipe = 'dense' and metric <> 'agreement' and is_higher_better order by parameters, kind, task, metric
         """,
     ),
@@ -229,15 +241,65 @@ def cells(rows: pa.Table) -> pa.Table:
     return pa.table(texts)
 
 
+def kept_names() -> set[str]:
+    """Return the views and tables that the page rests on: those that describe each model by itself.
+
+    A view that compares models (`across` in its header) is computed from the rows of all of them.
+    """
+    views = view_sql()
+
+    def below(names: Collection[str]) -> Iterator[str]:
+        for name in names:
+            if name in views and "across" in views[name].parts:
+                yield from below(views[name].depends_on)
+            elif name in views or name == "provenance":
+                yield name
+
+    queries = [query for section in SECTIONS for query in (section.query, section.sentence)]
+    drawn = [FIGURES[name].query for section in SECTIONS for name in section.figures]
+    return set(below({name for query in (*queries, *drawn, _PROVENANCE) for name in read_by(query)}))
+
+
+def keep(warehouse: str, rows: Path) -> None:
+    """Copy the rows of one warehouse into the folder; rows of models that it does not have stay there."""
+    rows.mkdir(parents=True, exist_ok=True)
+    with connected(settings.warehouse_root(warehouse)) as connection:
+        prepared = Materialized(connection)
+        for name in sorted(kept_names()):
+            query = f"select * from {quoted(name)}"
+            prepared.prepare(query)
+            file = rows / f"{name}.parquet"
+            if file.exists():
+                query += f"""
+                    union all by name
+                    from {literal(str(file))} where model not in (select model from {quoted(name)} where model not null)
+                """
+            write_atomically(file, partial(_copy, connection, f"from ({query}) order by all"))
+
+
+def _copy(connection: duckdb.DuckDBPyConnection, query: str, path: Path) -> None:
+    connection.execute(f"copy ({query}) to {literal(str(path))} (format parquet, compression zstd)")
+
+
+@contextmanager
+def opened(rows: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open the catalogue over the rows in the folder: the views that were kept are tables, the others read these."""
+    with TemporaryDirectory() as empty, connected(Path(empty)) as connection:
+        for file in sorted(rows.glob("*.parquet")):
+            connection.execute(f"drop view {quoted(file.stem)}")
+            connection.execute(f"create table {quoted(file.stem)} as from {literal(str(file))}")
+        yield connection
+
+
 def parts(connection: duckdb.DuckDBPyConnection, files: dict[str, bytes]) -> Iterator[str]:
     """Yield the paragraphs of the page, and add the files beside it to `files`, by name."""
     prepared = Materialized(connection)
     yield "# Results"
-    [(models,)] = connection.execute("select string_agg(distinct model, ', ' order by model) from variants").fetchall()
+    [(models,)] = connection.execute("select string_agg(model, ', ' order by parameters) from stg_models").fetchall()
     yield (
-        f"Written by `python -m tests.benchmarks.results` from one warehouse, with the models {models}. Each table "
-        "stands in `results/` with all digits, as CSV; [provenance.csv](results/provenance.csv) names the code, the "
-        "device and the study behind each variant."
+        f"Written by `python -m tests.benchmarks.results` from the rows of {models} in [results/rows](results/rows). "
+        "`results/` has each table with all digits, as CSV; [provenance.csv](results/provenance.csv) names the code, "
+        "the device and the study behind each variant."
     )
     for section in SECTIONS:
         prepared.prepare(section.query)
@@ -264,13 +326,14 @@ def parts(connection: duckdb.DuckDBPyConnection, files: dict[str, bytes]) -> Ite
     files["provenance.csv"] = str(render(connection.sql(_PROVENANCE).to_arrow_table(), "csv")).encode()
 
 
-def main(warehouse: str, folder: Path) -> None:
-    """Write the page and the files beside it; files of an earlier page go."""
-    files: dict[str, bytes] = {}
-    with connected(settings.warehouse_root(warehouse)) as connection:
-        text = "\n\n".join(parts(connection, files)) + "\n"
+def main(folder: Path, *warehouses: str) -> None:
+    """Keep the rows of the warehouses, then write the page and the files beside it; files of an earlier page go."""
     beside = folder / "results"
-    beside.mkdir(parents=True, exist_ok=True)
+    for warehouse in warehouses:
+        keep(warehouse, beside / "rows")
+    files: dict[str, bytes] = {}
+    with opened(beside / "rows") as connection:
+        text = "\n\n".join(parts(connection, files)) + "\n"
     for old in (*beside.glob("*.csv"), *beside.glob("*.png")):
         old.unlink()
     for name, content in files.items():
@@ -279,4 +342,4 @@ def main(warehouse: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(*sys.argv[2:3] or [Path(__file__).parent]))
+    main(Path(__file__).parent, *sys.argv[1:])

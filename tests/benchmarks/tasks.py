@@ -2,13 +2,11 @@
 
 Run by `python -m tests.benchmarks.tasks`. SmolLM2-135M on two threads: the dense model and three variants on every
 shipped task; lm-eval's `hf` model loads each from a checkpoint, as users do. Ratios are of processor seconds, which
-other load changes least. The speed of a CPU's products in lm-eval depends on its maker, so lm-eval with our products is
-measured as well: the rest is not computed twice. How far log-likelihoods differ: `equality`.
+other load changes least. How far log-likelihoods differ: `equality`.
 """
 
 import tempfile
 from collections import Counter
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,6 @@ from typing import Any
 from prunescope.pipelines.evaluation.tasks.definition import harness
 from prunescope.pipelines.evaluation.tasks.score import TaskSession
 from prunescope.pipelines.models.decoder import Decoder
-from prunescope.pipelines.models.module_calls import quick_linears
 from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
@@ -38,7 +35,7 @@ RECIPES = ("magnitude-30", "magnitude-50", "magnitude-2of4")
 LEAST_RATIO = 1.5
 BATCH = 8
 COLUMNS = ("task", "sample_id", "scoring", "option_log_likelihoods", "text")
-OURS, THEIRS, QUICK = "ours", "lm-eval", "lm-eval with our products"
+OURS, THEIRS = "ours", "lm-eval"
 
 
 class Clock:
@@ -60,14 +57,13 @@ def by_us(session: TaskSession, name: str, variant: Variant) -> Said:
     return {Key(*key): text if values is None else values for *key, values, text in rows}
 
 
-def by_harness(folder: Path, clock: Clock, side: str) -> Said:
-    """Return lm-eval's results for a checkpoint, with its own products or with ours."""
+def by_harness(folder: Path, clock: Clock) -> Said:
+    """Return lm-eval's results for a checkpoint."""
     found: Said = {}
     models: list[Any] = []
-    clock.on(side, "loading", lambda: models.append(of_harness(folder, BATCH)))
-    with quick_linears(models[0].model) if side == QUICK else nullcontext():
-        for spec in TASKS:
-            clock.on(side, spec.name, lambda spec=spec: found.update(answers(models[0], spec)))
+    clock.on(THEIRS, "loading", lambda: models.append(of_harness(folder, BATCH)))
+    for spec in TASKS:
+        clock.on(THEIRS, spec.name, lambda spec=spec: found.update(answers(models[0], spec)))
     return found
 
 
@@ -92,8 +88,7 @@ def main() -> None:
                 score = partial(by_us, session, name, variant)
                 clock.on(OURS, task, lambda mine=mine, score=score: mine.append(score()))
                 ours |= {(name, key): said for key, said in mine[0].items()}
-            theirs |= {(name, key): said for key, said in by_harness(Path(temporary), clock, THEIRS).items()}
-            by_harness(Path(temporary), clock, QUICK)
+            theirs |= {(name, key): said for key, said in by_harness(Path(temporary), clock).items()}
     texts = [key for key, said in theirs.items() if isinstance(said, str)]
     choices = [key for key in theirs if key not in texts]
     table.add("same text", f"{sum(ours[key] == theirs[key] for key in texts)} of {len(texts)}")
@@ -101,7 +96,6 @@ def main() -> None:
     table.add("same answer", f"{sum(map(int.__eq__, *best))} of {len(choices)}")
     table.add("ours, processor s", clock.spent[OURS])
     table.add(f"{THEIRS} over ours", clock.spent[THEIRS] / clock.spent[OURS], least=LEAST_RATIO)
-    table.add(f"{QUICK} over ours", clock.spent[QUICK] / clock.spent[OURS])
     for spec in TASKS:
         table.add(f"{THEIRS} over ours on {spec.name}", clock.spent[THEIRS, spec.name] / clock.spent[OURS, spec.name])
     table.add("lm-eval", str(harness()))

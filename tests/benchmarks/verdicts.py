@@ -9,6 +9,7 @@ import sys
 import duckdb
 import numpy as np
 import polars as pl
+from tabulate import tabulate
 
 from prunescope.pipelines.core.verdict_rule import TOLERANCE
 from prunescope.warehouse.catalogue.database import SQL
@@ -30,9 +31,10 @@ def simulated(studies: int, seed: int = 0) -> tuple[dict[str, pl.DataFrame], pl.
         model = f"s{study}"
         n_prompts, n_questions, n_answers = (int(rng.choice(sizes)) for sizes in (PROMPTS, QUESTIONS, ANSWERS))
         spread, floor, skill = (float(rng.choice(values)) for values in (SPREADS, FLOORS, SKILLS))
-        writing = {"dense": 0.0, "noise": 0.0} | {f"v{n}": float(rng.choice(LOSSES)) for n in range(VARIANTS)}
-        choosing = {"dense": 0.0, "noise": 0.0} | {f"v{n}": float(rng.choice(CHOOSING)) for n in range(VARIANTS)}
-        loops = {"dense": 0.0, "noise": 0.0} | {f"v{n}": float(rng.choice(LOSSES)) for n in range(VARIANTS)}
+        writing, choosing, loops = (
+            {"dense": 0.0, "noise": 0.0} | {f"v{n}": float(rng.choice(losses)) for n in range(VARIANTS)}
+            for losses in (LOSSES, CHOOSING, LOSSES)
+        )
         is_right = rng.random(n_prompts) < skill
         # Prompts are hard for all variants alike, and a little by chance.
         difficulty = rng.random(n_prompts)
@@ -183,12 +185,9 @@ def main() -> None:
     """Write the error rates as a table."""
     studies = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     frames, truth = simulated(studies)
-    lines = [f"{studies} studies of {VARIANTS} variants"]
-    lines.append(f"{'statement':22}{'said':>8}{'wrong':>8}{'of those said':>16}{'of where it is wrong':>24}")
-    for statement, row in rates(judged(frames), truth).items():
-        shares = f"{row['wrong of those said']:16.1%}{row['said of those wrong']:24.1%}"
-        lines.append(f"{statement:22}{row['said']:8.0f}{row['wrong']:8.0f}{shares}")
-    sys.stdout.write("\n".join([*lines, ""]))
+    rows = [{"statement": statement, **row} for statement, row in rates(judged(frames), truth).items()]
+    table = tabulate(rows, headers="keys", floatfmt=".1%")
+    sys.stdout.write(f"{studies} studies of {VARIANTS} variants\n{table}\n")
 
 
 if __name__ == "__main__":

@@ -165,6 +165,8 @@ def _measure_layers(
                 # The last MLP row is the model's output, where nothing runs on top of a swap.
                 alone = local if (layer, sublayer) == (LAYERS - 1, "mlp") else 2 * local
                 warehouse.transition(recipe, prompt, step, alone, scope="isolated", is_changed=is_changed, **where)
+                if is_changed:
+                    warehouse.transition(recipe, prompt, step, kl / 3, scope="restored", **where)
                 propagated = kl if (layer, sublayer) == (LAYERS - 1, "mlp") else kl / 2
                 warehouse.transition(
                     recipe, prompt, step, propagated, scope="propagated", is_changed=is_changed, **where

@@ -15,7 +15,7 @@ KEYED = [name for name, view in VIEWS.items() if view.layer != "staging"]
 PRUNED = {"magnitude-50", "wanda-50", "wanda-2of4", "attn-drop-4", "mlp-drop-4", "block-drop-4"}
 # Tasks, retrieval, roundings, other temperatures and calibrations, scope isolated, sampled texts, searches, forks, and
 # every layer: the demo's tables in this folder have none of them.
-UNASKED = {f"q{n}" for n in (19, 20, 22, 23, 26, 27, 28, 29, 30, 31, 32, 34, 35, 36, 37, 41, 42)}
+UNASKED = {f"q{n}" for n in (19, 20, 22, 23, 26, 27, 28, 29, 30, 31, 32, 34, 35, 36, 37, 41, 42, 43)}
 
 
 def of(connection: duckdb.DuckDBPyConnection, question: str, where: str = "true") -> pl.DataFrame:

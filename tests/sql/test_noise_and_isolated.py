@@ -7,6 +7,7 @@ import pytest
 from polars.testing import assert_frame_equal
 from scipy import stats
 
+from prunescope.pipelines.evaluation.traces.stored_states import AT_OUTPUT
 from prunescope.warehouse.catalogue import database
 from tests.sql.built_texts import text_token
 from tests.sql.built_whole import whole_warehouse
@@ -51,7 +52,7 @@ OF_EVERY_VARIANT = {
     "text_window_errors",
     "token_acceptance",
 }
-ABOUT_ISOLATED = {"sublayer_kl_attribution", "layer_kl_share", "q29_isolated_against_joint"}
+ABOUT_ISOLATED = {"sublayer_kl_attribution", "layer_kl_share", "q29_isolated_against_joint", "q43_rescue"}
 COMPARED = [
     name for name, view in VIEWS.items() if view.layer != "staging" and name not in ABOUT_NOISE | OF_EVERY_VARIANT
 ]
@@ -61,7 +62,7 @@ COMPARED = [
 def without_isolated() -> Iterator[duckdb.DuckDBPyConnection]:
     warehouse = whole_warehouse()
     rows = warehouse.rows["layer_transitions"]
-    warehouse.rows["layer_transitions"] = [row for row in rows if row["scope"] != "isolated"]
+    warehouse.rows["layer_transitions"] = [row for row in rows if row["scope"] not in AT_OUTPUT]
     with materialized(warehouse.opened()) as connection:
         yield connection
 
@@ -83,7 +84,7 @@ def test_comparisons_of_recipes_exclude_noise(name: str, whole: duckdb.DuckDBPyC
 def test_isolated_rows_change_no_view_that_is_not_about_them(
     name: str, whole: duckdb.DuckDBPyConnection, without_isolated: duckdb.DuckDBPyConnection
 ) -> None:
-    kept = "where scope <> 'isolated'" if "scope" in columns_of(whole, name) else ""
+    kept = f"where scope not in {AT_OUTPUT}" if "scope" in columns_of(whole, name) else ""
     key = next(line for line in VIEWS[name].header.splitlines() if line.startswith("key: ")).removeprefix("key: ")
     query = f"select * from {name} {kept} order by {key}"
     found, expected = (connection.sql(query).pl() for connection in (whole, without_isolated))

@@ -18,7 +18,7 @@ from tests.sql.warehouse_builder import Handmade
 def written(warehouse: Handmade, root: Path) -> tuple[str, Path]:
     """Write the page of a warehouse; return it and the folder beside it."""
     warehouse.connect(root / "warehouse").close()
-    results.main(str(root / "warehouse"), root / "page")
+    results.main(root / "page", str(root / "warehouse"))
     return (root / "page" / "RESULTS.md").read_text(), root / "page" / "results"
 
 
@@ -26,6 +26,28 @@ def section(text: str, name: str) -> str:
     """Return the part of the page under the title of a section."""
     title = next(each.title for each in results.SECTIONS if each.name == name)
     return text.partition(f"## {title}\n")[2].partition("\n## ")[0]
+
+
+def test_a_page_of_models_from_two_warehouses_equals_that_of_one_warehouse_with_both(tmp_path: Path):
+    def measured(*names: str) -> Handmade:
+        warehouse = Handmade()
+        for name, seed in {"a": 1, "b": 2, "c": 3}.items():
+            if name in names:
+                damages = [0.01 * 2 ** (index + seed / 3) for index in range(8)]
+                scored(warehouse.model(name), name, damages, lambda damage, source: (damage / (1 + damage), 0.5))
+        return warehouse
+
+    both, _ = written(measured("a", "b", "c"), tmp_path / "whole")
+    # The rows of the model b are measured twice; the second time replaces the first.
+    for number, names in enumerate(("ab", "bc")):
+        measured(*names).connect(tmp_path / f"warehouse{number}").close()
+        results.main(tmp_path / "page", str(tmp_path / f"warehouse{number}"))
+    assert (tmp_path / "page" / "RESULTS.md").read_text() == both
+    for file in (tmp_path / "whole" / "page" / "results").glob("*.csv"):
+        if file.stem != "provenance":
+            assert file.read_bytes() == (tmp_path / "page" / "results" / file.name).read_bytes(), file.name
+    results.main(tmp_path / "page")  # from the kept rows alone
+    assert (tmp_path / "page" / "RESULTS.md").read_text() == both
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +142,7 @@ def test_a_warehouse_without_variants_says_that_nothing_was_measured_and_keeps_n
         (beside / name).touch()
     text, folder = written(Handmade().model().variant("dense"), tmp_path)
     assert text.count("Not measured in this warehouse.") == len(results.SECTIONS)
-    assert [path.name for path in folder.iterdir()] == ["provenance.csv"]
+    assert sorted(path.name for path in folder.iterdir()) == ["provenance.csv", "rows"]
     assert "\ntiny,dense," in (folder / "provenance.csv").read_text().replace('"', "")
 
 

@@ -19,8 +19,8 @@ class Column:
     """One column.
 
     Attributes:
-        name: quantity and unit or form, the same in every table.
         type: Arrow type.
+        name: quantity and unit or form, the same in every table.
         doc: meaning in one or a few sentences.
         unit: physical or logical unit; empty for names and counts.
         formula: how it is computed.
@@ -35,8 +35,8 @@ class Column:
             by a migration.
     """
 
-    name: str
     type: pa.DataType
+    name: str
     doc: str
     unit: str = ""
     formula: str = ""
@@ -82,6 +82,9 @@ class ForeignKey:
         return f"({columns}) references {self.table} ({columns})"
 
 
+_MODEL, _VARIANT = ForeignKey("models", ("model",)), ForeignKey("variants", ("model", "recipe"))
+
+
 @dataclass(frozen=True)
 class Migration:
     """Conversion of one version of a table to the next, for renamed or retyped columns.
@@ -106,10 +109,8 @@ class Table:
         grain: "One row per ..." in one sentence.
         key: columns that identify a row.
         columns: in stored order.
-        partitioning: one file per model, or one per variant (model and recipe).
         invariants: identities between columns, checked on every row.
         may_be_empty: whether a partition without rows is legal.
-        references: foreign keys.
         version: rises by one whenever a column is added, removed, renamed, or changes its type or meaning.
         migrations: migrations from earlier versions, in order; a version that only added columns needs none.
         is_study_output: whether its rows belong to the models and recipes of studies; otherwise they apply to all
@@ -122,15 +123,24 @@ class Table:
     grain: str
     key: tuple[str, ...]
     columns: tuple[Column, ...]
-    partitioning: Partitioning
     invariants: tuple[Invariant, ...] = field(default=())
     may_be_empty: bool = False
-    references: tuple[ForeignKey, ...] = ()
     version: int = 1
     migrations: tuple[Migration, ...] = ()
     is_study_output: bool = True
     preview_columns: tuple[str, ...] = ()
     example: str = ""
+
+    @property
+    def partitioning(self) -> Partitioning:
+        """Whether there is one file per variant, because the key begins with model and recipe, or one per model."""
+        return "variant" if self.key[:2] == _VARIANT.columns else "model"
+
+    @property
+    def references(self) -> tuple[ForeignKey, ...]:
+        """Foreign key of the rows of a study: to their variant, or to their model if they are of no variant."""
+        parent = _VARIANT if self.key[:2] == _VARIANT.columns != self.key else _MODEL
+        return (parent,) if self.is_study_output and self.key != parent.columns else ()
 
     def arrow(self) -> pa.Schema:
         """Return the Arrow schema, with the grain and the version as metadata."""

@@ -3,9 +3,7 @@
 Wanda reads `second_moment`; the other columns show outlier channels.
 """
 
-import pyarrow as pa
-
-from prunescope.warehouse.schema.table import Column, Table
+from prunescope.warehouse.schema.table import Table
 from prunescope.warehouse.tables import columns as c
 
 TABLE = Table(
@@ -14,20 +12,15 @@ TABLE = Table(
     key=("model", "module"),
     columns=(
         c.MODEL,
-        Column("module", pa.string(), "Name of the module in the model."),
+        c.text("module", "Name of the module in the model."),
         c.LAYER,
         c.SUBLAYER,
-        Column("in_features", pa.int32(), "Input channels.", minimum=1),
-        Column("out_features", pa.int32(), "Output channels.", minimum=1),
-        Column("tokens", pa.int64(), "Number of calibration tokens.", "tokens", minimum=1),
-        Column("mean", c.FLOATS, "Mean of each input channel.", "activation", "E[x_j]", since=2),
-        Column(
-            "second_moment",
-            c.FLOATS,
-            "Mean square of each input channel.",
-            "activation²",
-            "E[x_j²]",
-            "Wanda, 2306.11695 §3",
+        c.int32("in_features", "Input channels.", minimum=1),
+        c.int32("out_features", "Output channels.", minimum=1),
+        c.int64("tokens", "Number of calibration tokens.", "tokens", minimum=1),
+        c.floats("mean", "Mean of each input channel.", "activation", "E[x_j]", since=2),
+        c.floats(
+            "second_moment", "Mean square of each input channel.", "activation²", "E[x_j²]", "Wanda, 2306.11695 §3"
         ),
         c.amount("rms", "Root mean square over all channels.", "activation"),
         c.amount(
@@ -37,17 +30,14 @@ TABLE = Table(
             "E[x⁴]/E[x²]²",
         ),
         c.amount("max_abs", "Largest absolute input.", "activation"),
-        Column(
+        c.int32(
             "outlier_channels",
-            pa.int32(),
             "Channels whose RMS is more than six times that of the median channel.",
             "channels",
             minimum=0,
         ),
-        Column("calibration_hash", pa.string(), "SHA-256 of the calibration tokens."),
+        c.text("calibration_hash", "SHA-256 of the calibration tokens."),
     ),
-    partitioning="model",
     preview_columns=("rms", "kurtosis", "max_abs", "outlier_channels"),
-    references=(c.OF_MODEL,),
     version=2,
 )

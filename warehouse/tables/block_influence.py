@@ -3,9 +3,7 @@
 Measured on the dense model and the calibration tokens.
 """
 
-import pyarrow as pa
-
-from prunescope.warehouse.schema.table import Column, Table
+from prunescope.warehouse.schema.table import Table
 from prunescope.warehouse.tables import columns as c
 
 TABLE = Table(
@@ -15,7 +13,7 @@ TABLE = Table(
     columns=(
         c.MODEL,
         c.LAYER,
-        Column("unit", c.LABEL, "Kind of unit that would be dropped.", values=("attn", "mlp", "block")),
+        c.label("unit", "Kind of unit that would be dropped.", values=("attn", "mlp", "block")),
         c.cosine_defect(
             "influence",
             "Mean cosine defect between the unit's input and output stream.",
@@ -29,10 +27,8 @@ TABLE = Table(
             "ratio",
             "E[‖f(x)⊥‖/‖x‖]",
         ),
-        Column("tokens", pa.int64(), "Number of calibration tokens.", "tokens", minimum=1),
-        Column("calibration_hash", pa.string(), "SHA-256 of the calibration tokens."),
+        c.int64("tokens", "Number of calibration tokens.", "tokens", minimum=1),
+        c.text("calibration_hash", "SHA-256 of the calibration tokens."),
     ),
-    partitioning="model",
     preview_columns=("influence", "drop_order"),
-    references=(c.OF_MODEL,),
 )

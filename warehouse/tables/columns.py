@@ -1,31 +1,36 @@
 """Columns that several tables share, so that one quantity has one name, unit and formula."""
 
 from dataclasses import replace
+from functools import partial
 
 import pyarrow as pa
 
-from prunescope.warehouse.schema.table import Column, ForeignKey, Invariant
+from prunescope.warehouse.schema.table import Column, Invariant
 
-LABEL = pa.dictionary(pa.int32(), pa.string())
-METRIC = pa.float32()
-FLOATS = pa.list_(METRIC)
+# One constructor per type, such as `text("name", "Meaning.")`.
+label = partial(Column, pa.dictionary(pa.int32(), pa.string()))
+text = partial(Column, pa.string())
+texts = partial(Column, pa.list_(pa.string()))
+flag = partial(Column, pa.bool_())
+int16 = partial(Column, pa.int16())
+int32 = partial(Column, pa.int32())
+int64 = partial(Column, pa.int64())
+float64 = partial(Column, pa.float64())
+metric = partial(Column, pa.float32())
+floats = partial(Column, pa.list_(pa.float32()))
+integers = partial(Column, pa.list_(pa.int32()))
 
 
 def amount(
     name: str, doc: str, unit: str, formula: str = "", source: str = "", *, maximum: float | None = None, since: int = 1
 ) -> Column:
     """Return a column of non-negative float32 numbers."""
-    return Column(name, METRIC, doc, unit, formula, source, minimum=0, maximum=maximum, since=since)
-
-
-def signed(name: str, doc: str, unit: str, formula: str = "", source: str = "") -> Column:
-    """Return a column of signed float32 numbers."""
-    return Column(name, METRIC, doc, unit, formula, source)
+    return metric(name, doc, unit, formula, source, minimum=0, maximum=maximum, since=since)
 
 
 def share(name: str, doc: str, formula: str = "", *, nullable: bool = False) -> Column:
     """Return a column of shares."""
-    return Column(name, METRIC, doc, "share", formula, nullable=nullable, minimum=0, maximum=1)
+    return metric(name, doc, "share", formula, nullable=nullable, minimum=0, maximum=1)
 
 
 def probability(name: str, doc: str, source: str = "") -> Column:
@@ -41,9 +46,8 @@ def cosine_defect(name: str, doc: str, formula: str = "", source: str = "", *, s
 def interval(name: str, mean: str) -> tuple[Column, Column]:
     """Return both ends of the 95 % interval of a mean over items, which needs at least two items."""
     return tuple(
-        Column(
+        metric(
             f"{name}_{end}",
-            METRIC,
             f"{side} end of the 95 % interval of {mean}, Student's t over items; NULL if it is not known.",
             "nats",
             nullable=True,
@@ -54,49 +58,42 @@ def interval(name: str, mean: str) -> tuple[Column, Column]:
 
 def rank(name: str, doc: str) -> Column:
     """Return a column of ranks from 1."""
-    return Column(name, pa.int32(), doc, "rank", minimum=1)
+    return int32(name, doc, "rank", minimum=1)
 
 
-MODEL = Column("model", LABEL, "Name of the dense model.")
-RECIPE = Column("recipe", LABEL, "Name of the recipe; `dense` is the unpruned model.")
-PROMPT_ID = Column("prompt_id", LABEL, "Name of the prompt in its study.")
-POSITION = Column("position", pa.int32(), "Token index in the sequence, prompt included, from 0.", minimum=0)
-STEP = Column(
-    "step",
-    pa.int32(),
-    "Generated token that this position predicts, from 0. The last prompt token predicts step 0.",
-    minimum=0,
+MODEL = label("model", "Name of the dense model.")
+RECIPE = label("recipe", "Name of the recipe; `dense` is the unpruned model.")
+PROMPT_ID = label("prompt_id", "Name of the prompt in its study.")
+POSITION = int32("position", "Token index in the sequence, prompt included, from 0.", minimum=0)
+STEP = int32(
+    "step", "Generated token that this position predicts, from 0. The last prompt token predicts step 0.", minimum=0
 )
-SAMPLE = Column("sample", pa.int32(), "Number of the sampled text, from 0.", minimum=0)
-LAYER = Column("layer", pa.int16(), "Decoder layer, from 0.", minimum=0)
-SUBLAYER = Column("sublayer", LABEL, "Part of the layer.", values=("attn", "mlp"))
-SEARCH = Column(
+SAMPLE = int32("sample", "Number of the sampled text, from 0.", minimum=0)
+LAYER = int16("layer", "Decoder layer, from 0.", minimum=0)
+SUBLAYER = label("sublayer", "Part of the layer.", values=("attn", "mlp"))
+SEARCH = label(
     "search",
-    LABEL,
     "Id of the search: the first 8 hexadecimal digits of a hash of model, calibration, items, menu, objective, budget, "
     "controls, number of trials and seed.",
 )
-SECONDS = Column("seconds", METRIC, "Time to compute the row.", "s", minimum=0, is_timing=True)
-SCOPE = Column(
+SECONDS = metric("seconds", "Time to compute the row.", "s", minimum=0, is_timing=True)
+SCOPE = label(
     "scope",
-    LABEL,
     "`local`: one sublayer swapped in a dense context, measured right after it. `isolated`: one sublayer swapped, the "
     "remaining dense layers run on top, measured at the output. `propagated`: the whole pruned model run on the same "
-    "tokens.",
-    values=("local", "isolated", "propagated"),
+    "tokens. `restored`: the pruned model with one changed sublayer dense again, measured at the output.",
+    values=("local", "isolated", "propagated", "restored"),
 )
-LENS = Column(
+LENS = label(
     "lens",
-    LABEL,
     "Input of the LM head: `raw` is the residual stream, `normed` the residual stream after the final norm. It applies "
     "to h, z and p of the row.",
     source="nostalgebraist 2020, the logit lens; raw: 2603.24652 §3",
     values=("raw", "normed"),
 )
-TEMPERATURE = Column("temperature", pa.float64(), "Temperature T of the softmax.", minimum=1e-6)
-TRAJECTORY = Column(
+TEMPERATURE = float64("temperature", "Temperature T of the softmax.", minimum=1e-6)
+TRAJECTORY = label(
     "trajectory",
-    LABEL,
     "`teacher_forced`: both models read the dense model's text. `own_text`: both read the variant's text. `fork`: the "
     "dense model on its text is compared with the dense model on the text that it writes after taking the variant's "
     "token at the first flip. `free_running`: each model reads its own text, so that after the flip texts differ as "
@@ -105,10 +102,7 @@ TRAJECTORY = Column(
     values=("teacher_forced", "own_text", "fork", "free_running"),
 )
 
-OF_MODEL = ForeignKey("models", ("model",))
-OF_VARIANT = ForeignKey("variants", ("model", "recipe"))
-
-TASK = Column("task", LABEL, "Name of the task.")
+TASK = label("task", "Name of the task.")
 TASK_METRICS: dict[str, str] = {
     "accuracy": "the option whose whole text has the largest summed log-likelihood is correct",
     "accuracy_per_byte": "the same with log-likelihoods divided by the options' bytes (by their characters if the "
@@ -128,21 +122,19 @@ TASK_METRICS: dict[str, str] = {
 PERPLEXITIES = ("word_perplexity", "byte_perplexity", "token_perplexity")
 # Prefix of any other metric of the harness, which keeps its name.
 OTHER_METRICS = "lm_eval/"
-TASK_METRIC = Column(
+TASK_METRIC = label(
     "metric",
-    LABEL,
     f"Name of the metric. {'; '.join(f'`{name}`: {doc}' for name, doc in TASK_METRICS.items())}. `{OTHER_METRICS}NAME` "
     "is any other metric of the harness under its own name.",
 )
-TASK_HASH = Column("task_hash", pa.string(), "SHA-256 of the task: its samples, prompts, shots and scoring.")
+TASK_HASH = text("task_hash", "SHA-256 of the task: its samples, prompts, shots and scoring.")
 
-DATA_SET = Column("data_set", LABEL, "Name of the retrieval data set.")
+DATA_SET = label("data_set", "Name of the retrieval data set.")
 RETRIEVAL_METRICS = ("ndcg_at_10", "recall_at_100", "mrr_at_10", "embedding_cosine")
-RETRIEVAL_VALUE = Column("value", pa.float64(), "The score; a cosine may be negative.", "share", minimum=-1, maximum=1)
+RETRIEVAL_VALUE = float64("value", "The score; a cosine may be negative.", "share", minimum=-1, maximum=1)
 ONLY_COSINES_ARE_NEGATIVE = Invariant("only_a_cosine_is_negative", "metric = 'embedding_cosine' or value >= 0")
-DATA_HASH = Column(
+DATA_HASH = text(
     "data_hash",
-    pa.string(),
     "SHA-256 of corpus, queries and judgements, and of truncation, prefix and pooling. Two scores are comparable only "
     "if it is equal.",
 )
@@ -162,7 +154,7 @@ def _vector_space(space: str, what: str) -> tuple[Column, ...]:
             f"1 − cos({v}, {v}+{dv})",
             T1,
         ),
-        signed(
+        metric(
             f"par_rel_{space}",
             "Component of the shift along the dense vector, relative to its length, signed.",
             "ratio",
@@ -212,14 +204,14 @@ _DIVERGENCE: tuple[Column, ...] = (
         "logit²",
         "Var_q(Δz)",
     ),
-    signed(
+    metric(
         "kappa3_term_nats",
         "Third-order term of kl_dense_pruned_nats beyond t3_kl_nats, signed.",
         "nats",
         "κ₃(Δz; p)/(6T³)",
         T3,
     ),
-    signed(
+    metric(
         "kappa4_term_nats",
         "Fourth-order term of kl_dense_pruned_nats, signed; small terms suggest that the series has converged.",
         "nats",
@@ -239,7 +231,7 @@ _DIVERGENCE: tuple[Column, ...] = (
         "2211.17192 Theorem 3.5; 2302.01318",
         maximum=1.000001,
     ),
-    signed(
+    metric(
         "identity_residual_nats",
         "Health check: KL summed token by token minus KL from the normalisers of both sides. It is zero in exact "
         "arithmetic, otherwise the rounding of float32 logits.",
@@ -247,7 +239,7 @@ _DIVERGENCE: tuple[Column, ...] = (
         "Σp log(p/q) − (log E_p[exp(Δz/T)] − E_p[Δz/T])",
         T3,
     ),
-    Column("is_top1_same", pa.bool_(), "Whether both sides have the same most likely token (lowest id on ties)."),
+    flag("is_top1_same", "Whether both sides have the same most likely token (lowest id on ties)."),
     share("topk5_overlap", "Share of the dense top 5 tokens that are in the pruned top 5."),
     share("topk10_overlap", "Share of the dense top 10 tokens that are in the pruned top 10."),
     rank("rank_of_dense_top1", "Rank of the dense top token on the pruned side; 1 is first."),

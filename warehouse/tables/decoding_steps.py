@@ -4,9 +4,7 @@ h is the head's input (after the final norm), z the true logits. `own_text` and 
 end-of-text token included. `fork` has rows only for texts that flip; they are zero up to the flip.
 """
 
-import pyarrow as pa
-
-from prunescope.warehouse.schema.table import Column, Table
+from prunescope.warehouse.schema.table import Table
 from prunescope.warehouse.tables import columns as c
 
 TABLE = Table(
@@ -21,21 +19,19 @@ TABLE = Table(
         c.STEP,
         c.POSITION,
         c.TEMPERATURE,
-        Column(
+        c.int32(
             "token_id_dense",
-            pa.int32(),
             "Token that the dense model emits at this step (greedy, on the tokens of this trajectory).",
             minimum=0,
         ),
-        Column(
+        c.int32(
             "token_id_pruned",
-            pa.int32(),
             "Token that the pruned model emits at this step, likewise. Under `fork` it is the dense model's token in "
             "the text after the variant's first different token.",
             minimum=0,
         ),
-        Column("token_text_dense", pa.string(), "The dense token as text."),
-        Column("token_text_pruned", pa.string(), "The pruned token as text."),
+        c.text("token_text_dense", "The dense token as text."),
+        c.text("token_text_pruned", "The pruned token as text."),
         *(
             c.share(
                 f"repeat_rate_{side}",
@@ -46,9 +42,7 @@ TABLE = Table(
         ),
         *c.DIVERGENCE_OF_PROMPTS,
     ),
-    partitioning="variant",
     preview_columns=("token_text_dense", "token_text_pruned", "kl_dense_pruned_nats"),
-    references=(c.OF_VARIANT,),
     version=3,
     invariants=c.DIVERGENCE_INVARIANTS,
 )

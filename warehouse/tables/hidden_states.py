@@ -19,26 +19,25 @@ TABLE = Table(
         c.POSITION,
         c.LAYER,
         c.SUBLAYER,
-        Column(
+        c.label(
             "scope",
-            c.LABEL,
             "`dense`: the dense stream after the sublayer, in the recipe dense. The other scopes hold the shift of "
             "that stream, because the difference of two stored streams would lose digits. `local`: one sublayer "
             "swapped in a dense context; stored if the recipe changed the sublayer, otherwise zero. `isolated`: the "
-            "same swap, shift of the final stream. `propagated`: the whole pruned model.",
-            values=("dense", "local", "isolated", "propagated"),
+            "same swap, shift of the final stream. `propagated`: the whole pruned model. `restored`: the pruned model "
+            "with one changed sublayer dense again, shift of the final stream.",
+            values=("dense", "local", "isolated", "propagated", "restored"),
         ),
-        Column(
+        c.metric(
             "scale",
-            pa.float32(),
             "Unit of `state`: the power of two that puts the row's largest entry into float16's highest binades.",
             "2-norm of a unit entry",
             "2^(⌊log2 max|h|⌋ − 14)",
             minimum=0,
         ),
         Column(
-            "state",
             pa.list_(pa.float16()),
+            "state",
             "The stream or its shift before the final norm, in units of `scale`. No entry overflows. An entry of at "
             "least 2^-28 of the largest has a relative error of at most 2^-11, an eighth of bfloat16's in as many "
             "bytes.",
@@ -46,8 +45,6 @@ TABLE = Table(
             "h/scale or Δh/scale",
         ),
     ),
-    partitioning="variant",
     preview_columns=("scale",),
-    references=(c.OF_VARIANT,),
     may_be_empty=True,
 )

@@ -5,9 +5,7 @@ Teacher forced: both sides read the prompt and the dense model's greedy continua
 
 from dataclasses import replace
 
-import pyarrow as pa
-
-from prunescope.warehouse.schema.table import Column, Table
+from prunescope.warehouse.schema.table import Table
 from prunescope.warehouse.tables import columns as c
 
 _EXAMPLE = """\
@@ -38,18 +36,15 @@ TABLE = Table(
         c.SCOPE,
         c.LENS,
         c.TEMPERATURE,
-        Column(
+        c.flag(
             "is_changed",
-            pa.bool_(),
             "Whether the recipe changed this sublayer's weights, dropped it, or (noise) computes it with other "
             "rounding; otherwise the local shift is exactly zero and is not computed. Files of earlier releases hold "
             "false and zeros for noise.",
         ),
         *c.DIVERGENCE_BY_LENS,
     ),
-    partitioning="variant",
     preview_columns=("one_minus_cos_h", "one_minus_cos_z", "one_minus_cos_p", "kl_dense_pruned_nats"),
-    references=(c.OF_VARIANT,),
     version=3,
     invariants=c.DIVERGENCE_INVARIANTS,
     example=_EXAMPLE,

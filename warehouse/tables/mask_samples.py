@@ -19,11 +19,10 @@ TABLE = Table(
         c.RECIPE,
         c.LAYER,
         c.SUBLAYER,
-        Column("module", pa.string(), "Name of the matrix in the model, with an expert's number in brackets."),
-        Column("weights", pa.int64(), "Weights of the matrix.", "weights", minimum=1),
-        Column(
+        c.text("module", "Name of the matrix in the model, with an expert's number in brackets."),
+        c.int64("weights", "Weights of the matrix.", "weights", minimum=1),
+        c.int32(
             "sampled",
-            pa.int32(),
             "Sampled positions, the same for every variant of the model: all weights of a small matrix, otherwise one "
             "in each of 16384 intervals of equal length, drawn by a generator seeded with the matrix's name and shape.",
             "weights",
@@ -32,8 +31,8 @@ TABLE = Table(
             maximum=MAX_SAMPLED,
         ),
         Column(
-            "kept_bits",
             pa.binary(),
+            "kept_bits",
             "One bit per position, in ascending order, highest bit first, 1 if the weight is kept; the last byte is "
             "padded with 0. A share s estimated from them has a standard error of at most √(s(1−s)/sampled), 0.0039 at "
             "16384 positions; if all weights are sampled, it is exact. The Jaccard overlap of two variants' kept "
@@ -41,9 +40,7 @@ TABLE = Table(
             "bits",
         ),
     ),
-    partitioning="variant",
     preview_columns=("weights", "sampled"),
-    references=(c.OF_VARIANT,),
     invariants=(
         Invariant("samples_what_it_can", f"sampled = least(weights, {MAX_SAMPLED})"),
         Invariant("one_bit_a_place", "octet_length(kept_bits) = (sampled + 7) // 8"),

@@ -13,19 +13,13 @@ TABLE = Table(
         c.MODEL,
         c.RECIPE,
         c.DATA_SET,
-        Column("side", c.LABEL, "Whether the text is a query or a document.", values=("query", "document")),
-        Column("text_id", pa.string(), "Id of the text in its data set."),
-        Column(
-            "tokens",
-            pa.int32(),
-            "Tokens of the text as the model reads it, special ones included.",
-            "tokens",
-            minimum=1,
-        ),
+        c.label("side", "Whether the text is a query or a document.", values=("query", "document")),
+        c.text("text_id", "Id of the text in its data set."),
+        c.int32("tokens", "Tokens of the text as the model reads it, special ones included.", "tokens", minimum=1),
         c.amount("norm", "Length of the pooled embedding before it is normalised and rounded.", "2-norm", "‖e‖"),
         Column(
-            "embedding",
             pa.list_(pa.float16()),
+            "embedding",
             "The embedding divided by its length. An entry has an absolute error of at most 2^-12 and a relative error "
             "of at most 2^-11. Scores are computed before this rounding. list_cosine_similarity of two recipes' "
             "embeddings of a text shows how far it moved.",
@@ -33,8 +27,6 @@ TABLE = Table(
             "e/‖e‖",
         ),
     ),
-    partitioning="variant",
     preview_columns=("tokens", "norm"),
-    references=(c.OF_VARIANT,),
     may_be_empty=True,
 )

@@ -3,9 +3,7 @@
 Means over queries are in `retrieval_scores`.
 """
 
-import pyarrow as pa
-
-from prunescope.warehouse.schema.table import Column, Table
+from prunescope.warehouse.schema.table import Table
 from prunescope.warehouse.tables import columns as c
 
 TABLE = Table(
@@ -16,19 +14,16 @@ TABLE = Table(
         c.MODEL,
         c.RECIPE,
         c.DATA_SET,
-        Column("query_id", pa.string(), "Id of the query in its data set, the same for every variant."),
-        Column(
+        c.text("query_id", "Id of the query in its data set, the same for every variant."),
+        c.label(
             "metric",
-            c.LABEL,
             "As in `retrieval_scores`; `embedding_cosine` compares the two embeddings of the query.",
             values=c.RETRIEVAL_METRICS,
         ),
         c.RETRIEVAL_VALUE,
         c.DATA_HASH,
     ),
-    partitioning="variant",
     preview_columns=("value",),
-    references=(c.OF_VARIANT,),
     invariants=(c.ONLY_COSINES_ARE_NEGATIVE,),
     may_be_empty=True,
 )

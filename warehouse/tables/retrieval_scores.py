@@ -3,9 +3,7 @@
 Needs an embedding model. Scores of generated text are in `task_scores`.
 """
 
-import pyarrow as pa
-
-from prunescope.warehouse.schema.table import Column, Table
+from prunescope.warehouse.schema.table import Table
 from prunescope.warehouse.tables import columns as c
 
 TABLE = Table(
@@ -16,34 +14,27 @@ TABLE = Table(
         c.MODEL,
         c.RECIPE,
         c.DATA_SET,
-        Column(
+        c.label(
             "metric",
-            c.LABEL,
             "`ndcg_at_10`, `recall_at_100` and `mrr_at_10` are means over queries; `embedding_cosine` is the mean "
             "cosine between the dense and the pruned embedding of a text.",
             source="2603.24652 §5",
             values=c.RETRIEVAL_METRICS,
         ),
         c.RETRIEVAL_VALUE,
-        Column(
+        c.float64(
             "standard_error",
-            pa.float64(),
             "Standard error of `value` over queries or texts; NULL if there is only one.",
             "share",
             nullable=True,
             minimum=0,
         ),
-        Column(
-            "n",
-            pa.int64(),
-            "Number of queries; for embedding_cosine, number of texts, both queries and documents.",
-            minimum=1,
+        c.int64(
+            "n", "Number of queries; for embedding_cosine, number of texts, both queries and documents.", minimum=1
         ),
         c.DATA_HASH,
     ),
-    partitioning="variant",
     preview_columns=("value", "standard_error", "n"),
-    references=(c.OF_VARIANT,),
     invariants=(c.ONLY_COSINES_ARE_NEGATIVE,),
     may_be_empty=True,
 )

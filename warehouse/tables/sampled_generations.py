@@ -4,9 +4,7 @@ Token = argmax over the nucleus of ln p_T + Gumbel noise. The noise depends only
 token, so the two texts of a sample differ only if the models' distributions do.
 """
 
-import pyarrow as pa
-
-from prunescope.warehouse.schema.table import Column, Table
+from prunescope.warehouse.schema.table import Table
 from prunescope.warehouse.tables import columns as c
 from prunescope.warehouse.tables import generations
 
@@ -22,19 +20,17 @@ TABLE = Table(
         c.PROMPT_ID,
         c.SAMPLE,
         c.TEMPERATURE,
-        Column(
+        c.float64(
             "top_p",
-            pa.float64(),
             "Tokens are drawn from the smallest set of most likely tokens with at least this probability.",
             "probability",
             minimum=0,
             maximum=1,
         ),
         _TEXT["text"],
-        Column("token_ids", pa.list_(pa.int32()), "Generated tokens, the end-of-text token included."),
-        Column(
+        c.integers("token_ids", "Generated tokens, the end-of-text token included."),
+        c.int32(
             "first_flip_step",
-            pa.int32(),
             "First step whose token differs from that of the dense model's same sample; NULL if none differs.",
             "step",
             nullable=True,
@@ -43,7 +39,5 @@ TABLE = Table(
         *(_TEXT[name] for name in ("collapse_step", "end_step", "repeat_rate", "distinct_1", "distinct_2")),
         *(_TEXT[name] for name in ("answer", "gold", "is_correct")),
     ),
-    partitioning="variant",
     preview_columns=("text", "first_flip_step", "answer", "gold", "is_correct"),
-    references=(c.OF_VARIANT,),
 )

@@ -6,9 +6,7 @@ summed over a text gives the KL between two distributions over texts.
 
 from dataclasses import replace
 
-import pyarrow as pa
-
-from prunescope.warehouse.schema.table import Column, Invariant, Migration, Table
+from prunescope.warehouse.schema.table import Invariant, Migration, Table
 from prunescope.warehouse.tables import columns as c
 
 _DIVERGENCE = {column.name: column for column in c.DIVERGENCE}
@@ -32,9 +30,8 @@ TABLE = Table(
         c.STEP,
         c.TEMPERATURE,
         *(
-            Column(
+            c.int32(
                 f"token_id_{side}",
-                pa.int32(),
                 f"Token that the {side} model draws with the shared noise; NULL after the flip, if the text is the "
                 "other model's.",
                 nullable=True,
@@ -42,9 +39,8 @@ TABLE = Table(
             )
             for side in ("dense", "pruned")
         ),
-        Column(
+        c.float64(
             "total_variation",
-            pa.float64(),
             "Total variation of the two distributions that are drawn from: at the sampling temperature, within their "
             "nuclei. It is the lowest probability of different tokens under any common noise.",
             "probability",
@@ -52,9 +48,8 @@ TABLE = Table(
             minimum=0,
             maximum=1,
         ),
-        Column(
+        c.float64(
             "flip_probability",
-            pa.float64(),
             "Probability that common Gumbel noise draws different tokens from them, between t and 2t/(1 + t) for a "
             "total variation t. NULL after the flip.",
             "probability",
@@ -68,9 +63,7 @@ TABLE = Table(
         _DIVERGENCE["entropy_dense_nats"],
         _DIVERGENCE["entropy_pruned_nats"],
     ),
-    partitioning="variant",
     preview_columns=("token_id_dense", "token_id_pruned", "flip_probability"),
-    references=(c.OF_VARIANT,),
     version=2,
     migrations=(Migration(2, (), {"trajectory": "'teacher_forced'"}),),
     invariants=(

@@ -5,9 +5,7 @@ is measured on the first 16 items. It is measured on fewer if its ratio to anoth
 known well enough. It is not measured if its effect is computed from those of its matrices at another sparsity.
 """
 
-import pyarrow as pa
-
-from prunescope.warehouse.schema.table import Column, Invariant, Migration, Table
+from prunescope.warehouse.schema.table import Invariant, Migration, Table
 from prunescope.warehouse.tables import columns as c
 
 TABLE = Table(
@@ -19,25 +17,22 @@ TABLE = Table(
         c.SEARCH,
         c.LAYER,
         c.SUBLAYER,
-        Column(
+        c.label(
             "matrix",
-            c.LABEL,
             "Last part of the name of the only treated matrix, such as `q_proj` (of all experts); `all` if the whole "
             "sublayer is treated.",
             since=2,
         ),
-        Column(
+        c.label(
             "treatment",
-            c.LABEL,
             "Treatment: `drop`, or the name of a recipe that changes weights. `wanda-22-by-kl-3fa1c2` splits a "
             "sparsity of 22 % between the sublayer's matrices by the effect of each alone. The end of the name "
             "identifies the split.",
         ),
-        Column("parameters_removed", pa.int64(), "Weights that the treatment removes.", "weights", minimum=0),
-        Column("bytes_removed", pa.int64(), "Bytes by which the treatment shrinks the stored sublayer.", "bytes"),
-        Column(
+        c.int64("parameters_removed", "Weights that the treatment removes.", "weights", minimum=0),
+        c.int64("bytes_removed", "Bytes by which the treatment shrinks the stored sublayer.", "bytes"),
+        c.metric(
             "milliseconds_removed",
-            c.METRIC,
             "Time that the treatment saves in the sublayer; NULL if it was not timed.",
             "ms",
             nullable=True,
@@ -64,19 +59,16 @@ TABLE = Table(
             "Cosine defect of the head's input (after the final norm) with this treatment alone, computed like the KL.",
             "1 − cos(h, h+Δh)",
         ),
-        Column(
+        c.int32(
             "n_items",
-            pa.int32(),
             "Number of items that it was measured on, the first ones of the search; 0 if its effect is computed.",
             "items",
             minimum=0,
         ),
-        Column("item_kl", c.FLOATS, "Mean KL divergence of each measured item, in order.", "nats", "KL(p‖q)"),
+        c.floats("item_kl", "Mean KL divergence of each measured item, in order.", "nats", "KL(p‖q)"),
         c.SECONDS,
     ),
-    partitioning="model",
     preview_columns=("parameters_removed", "kl_dense_pruned_nats", "kl_low", "kl_high"),
-    references=(c.OF_MODEL,),
     invariants=(
         Invariant("mean_is_within_its_interval", "kl_low <= kl_dense_pruned_nats and kl_dense_pruned_nats <= kl_high"),
         Invariant("has_one_value_per_item", "len(item_kl) = n_items"),

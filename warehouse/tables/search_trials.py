@@ -4,18 +4,16 @@ The objective is measured on the search's own items. `search_judgement` compares
 study's own data.
 """
 
-import pyarrow as pa
-
 from prunescope.warehouse.schema.table import Column, Invariant, Migration, Table
 from prunescope.warehouse.tables import columns as c
 
 
 def _nats(name: str, doc: str, formula: str = "", *, nullable: bool = False) -> Column:
-    return Column(name, c.METRIC, doc, "nats", formula, nullable=nullable)
+    return c.metric(name, doc, "nats", formula, nullable=nullable)
 
 
 def _share(name: str, doc: str) -> Column:
-    return Column(name, pa.float64(), doc, "share", minimum=0, maximum=1)
+    return c.float64(name, doc, "share", minimum=0, maximum=1)
 
 
 TABLE = Table(
@@ -25,46 +23,41 @@ TABLE = Table(
     columns=(
         c.MODEL,
         c.SEARCH,
-        Column("trial", pa.int32(), "Number of the trial in its search, from 0, in order of time.", minimum=0),
-        Column("parent", pa.int32(), "Trial that this one is compared with, or NULL.", nullable=True, minimum=0),
-        Column(
+        c.int32("trial", "Number of the trial in its search, from 0, in order of time.", minimum=0),
+        c.int32("parent", "Trial that this one is compared with, or NULL.", nullable=True, minimum=0),
+        c.label(
             "strategy",
-            c.LABEL,
             "How the allocation was chosen: `searched` by KL at the output. The others are controls: `hidden` works in "
             "the same way by 1 − cos h (but with the method that the KL chose), `random` at random, and `greedy` step "
             "by step by the smallest effects.",
             values=("searched", "hidden", "random", "greedy"),
         ),
-        Column(
+        c.label(
             "move",
-            c.LABEL,
             "Origin of the allocation. `uniform`: one method at the same sparsity everywhere. `sum`: the smallest sum "
             "of effects alone. `exchange`: changed treatments of the parent, or of the best one of the menu if the "
             "parent is uniform. `random` and `greedy`: as the strategy. In older files `interaction`: the sum with "
             "fitted interactions.",
             values=("uniform", "sum", "exchange", "random", "greedy", "interaction"),
         ),
-        Column(
+        c.label(
             "objective",
-            c.LABEL,
             "Minimised quantity, measured in every trial: KL on given tokens (`kl`) or at the answers to a task "
             "(`task:NAME`). In older files `free-kl`: KL on tokens that each model writes.",
             source="KL as fitness of a non-uniform allocation: 2410.14649",
         ),
-        Column("budget", c.LABEL, "Unit of the target.", values=("parameters", "bytes", "milliseconds")),
+        c.label("budget", "Unit of the target.", values=("parameters", "bytes", "milliseconds")),
         _share("remove", "Target: share of the layers' weights, bytes or milliseconds to remove."),
         _share("removed", "Share of the layers' weights, bytes or milliseconds that the allocation removes."),
-        Column(
+        c.text(
             "treatments_json",
-            pa.string(),
             "The allocation as JSON with sorted keys: sublayer, such as `attn.3`, to treatment. Kept sublayers are "
             "left out. A treatment such as `wanda-22-by-kl-3fa1c2` has a sparsity of 22 %, split between the "
             "sublayer's matrices by the effect of each alone: by KL at the output, or with `-by-cos` by 1 − cos h. The "
             "end of the name identifies the split.",
         ),
-        Column(
+        c.text(
             "exchange",
-            pa.string(),
             "Change of the parent, such as `mlp.3: sparsegpt-30 → drop`; NULL if there is none.",
             nullable=True,
         ),
@@ -78,23 +71,21 @@ TABLE = Table(
             nullable=True,
         ),
         *c.interval("difference", "difference_nats"),
-        Column("n_items", pa.int32(), "Number of items that it was measured on.", "items", minimum=1),
-        Column("item_ids", pa.list_(pa.string()), "Names of these items, in order."),
-        Column("item_nats", c.FLOATS, "Measured objective of each of these items, in order.", "nats"),
-        Column(
+        c.int32("n_items", "Number of items that it was measured on.", "items", minimum=1),
+        c.texts("item_ids", "Names of these items, in order."),
+        c.floats("item_nats", "Measured objective of each of these items, in order.", "nats"),
+        c.flag(
             "is_accepted",
-            pa.bool_(),
             "Whether the allocation became the current best of its strategy and target. The first one does. Others do "
             "if the geometric mean of their objective (`hidden`: of 1 − cos h) is below the parent's. An `exchange` is "
             "judged on the items after the first 16, because effects were measured on those; with fewer items, on "
             "those after the first 8, which proposed it; with fewer than two left, the interval of the difference of "
             "logarithms must lie below zero. All steps of `greedy` do.",
         ),
-        Column("is_result", pa.bool_(), "Whether the search returns the allocation for its strategy and target."),
-        Column("recipe", c.LABEL, "Name of the mixed recipe of a result; NULL for other trials.", nullable=True),
-        Column(
+        c.flag("is_result", "Whether the search returns the allocation for its strategy and target."),
+        c.label("recipe", "Name of the mixed recipe of a result; NULL for other trials.", nullable=True),
+        c.text(
             "recipe_treatments_json",
-            pa.string(),
             "The `treatments` of this recipe as JSON: sublayer, such as `attn.3`, or matrix, such as `attn.3.q_proj`, "
             "to treatment; NULL for other trials.",
             nullable=True,
@@ -102,9 +93,7 @@ TABLE = Table(
         ),
         c.SECONDS,
     ),
-    partitioning="model",
     preview_columns=("strategy", "remove", "measured_nats", "is_result", "recipe"),
-    references=(c.OF_MODEL,),
     invariants=(
         Invariant(
             "measured_is_within_its_interval", "measured_low <= measured_nats and measured_nats <= measured_high"

@@ -10,15 +10,15 @@ from prunescope.warehouse.tables import columns as c
 
 
 def _optional(name: str, of: pa.DataType, doc: str, unit: str = "", formula: str = "") -> Column:
-    return Column(name, of, doc, unit, formula, nullable=True)
+    return Column(of, name, doc, unit, formula, nullable=True)
 
 
 def _since_2(name: str, of: pa.DataType, doc: str, unit: str = "") -> Column:
-    return Column(name, of, doc, unit, nullable=True, since=2)
+    return Column(of, name, doc, unit, nullable=True, since=2)
 
 
 def _count(name: str, doc: str, unit: str = "") -> Column:
-    return Column(name, pa.int32(), doc, unit, nullable=True, minimum=0)
+    return c.int32(name, doc, unit, nullable=True, minimum=0)
 
 
 TABLE = Table(
@@ -29,23 +29,20 @@ TABLE = Table(
         c.MODEL,
         c.RECIPE,
         c.TASK,
-        Column("sample_id", pa.string(), "Name of the sample in its task, the same for every variant."),
-        Column(
+        c.text("sample_id", "Name of the sample in its task, the same for every variant."),
+        c.text(
             "sample_hash",
-            pa.string(),
             "SHA-256 of the prompt, worked examples included, and of the options or the limits of the text. Samples of "
             "two variants are a pair only if it is equal.",
         ),
-        Column(
+        c.label(
             "scoring",
-            c.LABEL,
             "What is compared: the likelihoods of the options' labels (`letter`) or whole texts (`full_text`), the "
             "generated text (`greedy`), or nothing (`rolling`: a text is read and counts as the only option).",
             values=("letter", "full_text", "greedy", "rolling"),
         ),
-        Column(
+        c.text(
             "question",
-            pa.string(),
             "The sample as the variant reads it, without worked examples; under rolling, the beginning of the text.",
         ),
         _optional(
@@ -76,7 +73,7 @@ TABLE = Table(
         ),
         _optional(
             "option_log_likelihoods",
-            c.FLOATS,
+            pa.list_(pa.float32()),
             "Log-likelihood of each option after the question, summed over its tokens; under rolling, of the text; "
             "NULL under greedy.",
             "nats",
@@ -84,7 +81,7 @@ TABLE = Table(
         ),
         _optional(
             "option_log_likelihoods_per_byte",
-            c.FLOATS,
+            pa.list_(pa.float32()),
             "The same divided by the option's bytes in UTF-8, so that long options can win; NULL under greedy.",
             "nats per byte",
             "Σ ln p(token)/bytes",
@@ -95,9 +92,7 @@ TABLE = Table(
         ),
         _optional("text", pa.string(), "The generated text, up to the first stop string; NULL if none was generated."),
         _count(
-            "tokens_generated",
-            "Length of the generated text, its end included; NULL if none was generated.",
-            "tokens",
+            "tokens_generated", "Length of the generated text, its end included; NULL if none was generated.", "tokens"
         ),
         _optional(
             "ended", pa.bool_(), "Whether the text ended by itself before the limit; NULL if none was generated."
@@ -120,9 +115,8 @@ TABLE = Table(
             "1 − distinct/all 3-grams",
             nullable=True,
         ),
-        Column(
+        c.label(
             "verdict",
-            c.LABEL,
             "Result of running the generated program; NULL if the task asks for no program.",
             nullable=True,
             values=("passed", "failed", "timed_out", "memory", "refused", "not_run"),
@@ -146,9 +140,7 @@ TABLE = Table(
         _since_2("is_correct_lenient_fork", pa.bool_(), "`is_correct_lenient` of the fork."),
     ),
     version=2,
-    partitioning="variant",
     preview_columns=("target", "answer", "is_correct"),
-    references=(c.OF_VARIANT,),
     invariants=(
         Invariant("options_or_text", "(scoring = 'greedy') = (option_log_likelihoods is null)"),
         Invariant("text_has_its_length", "(scoring = 'greedy') = (tokens_generated is not null and text is not null)"),

@@ -5,9 +5,7 @@ The averaged samples are in `task_samples`.
 
 from collections.abc import Iterable
 
-import pyarrow as pa
-
-from prunescope.warehouse.schema.table import Column, Invariant, Table
+from prunescope.warehouse.schema.table import Invariant, Table
 from prunescope.warehouse.tables import columns as c
 
 
@@ -25,54 +23,47 @@ TABLE = Table(
         c.MODEL,
         c.RECIPE,
         c.TASK,
-        Column(
+        c.label(
             "task_group",
-            c.LABEL,
             "Group of the harness, such as `mmlu`, by which the study named the task; NULL if it named the task "
             "itself.",
             nullable=True,
             since=2,
         ),
         c.TASK_METRIC,
-        Column(
+        c.label(
             "kind",
-            c.LABEL,
             "Form of the answers: `non_generative` by the likelihood of given options, `generative` by generated text, "
             "`perplexity` by reading text.",
             source="2603.24652 §5",
             values=("non_generative", "generative", "perplexity"),
         ),
-        Column(
+        c.float64(
             "value",
-            pa.float64(),
             "The score over all samples. Perplexities are at least 1. Every other score is a share, except those under "
             "the harness's own name.",
             "share; units of text for perplexity",
         ),
-        Column(
+        c.float64(
             "standard_error",
-            pa.float64(),
             "Standard error of `value` over samples; NULL if the metric has none or there is only one sample.",
             "unit of value",
             nullable=True,
             minimum=0,
         ),
-        Column("n", pa.int64(), "Number of averaged samples, or of the units of a perplexity.", "samples", minimum=1),
-        Column("is_higher_better", pa.bool_(), "Whether a larger value is better."),
-        Column("shots", pa.int32(), "Worked examples before every question.", "examples", minimum=0),
-        Column(
+        c.int64("n", "Number of averaged samples, or of the units of a perplexity.", "samples", minimum=1),
+        c.flag("is_higher_better", "Whether a larger value is better."),
+        c.int32("shots", "Worked examples before every question.", "examples", minimum=0),
+        c.int64(
             "fewshot_seed",
-            pa.int64(),
             "Seed that drew the worked examples; NULL if there are none or their list is fixed.",
             nullable=True,
         ),
-        Column("task_version", c.LABEL, "Version in the task's definition; empty if there is none."),
-        Column("harness", c.LABEL, "Program that asked and scored, with its version, such as `lm_eval 0.4.13`."),
+        c.label("task_version", "Version in the task's definition; empty if there is none."),
+        c.label("harness", "Program that asked and scored, with its version, such as `lm_eval 0.4.13`."),
         c.TASK_HASH,
     ),
-    partitioning="variant",
     preview_columns=("value", "standard_error", "n"),
-    references=(c.OF_VARIANT,),
     invariants=(
         Invariant("metric_is_known", f"metric in ({_names(c.TASK_METRICS)}) or {_IS_OTHER}"),
         Invariant("scores_are_shares", f"metric in ({_names(c.PERPLEXITIES)}) or value between 0 and 1 or {_IS_OTHER}"),

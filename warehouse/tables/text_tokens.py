@@ -4,8 +4,6 @@ Both sides read the text itself (teacher forced), T = 1. h is the head's input (
 logits. The mart `kld_summary` has statistics over tokens.
 """
 
-import pyarrow as pa
-
 from prunescope.warehouse.schema.table import Column, Invariant, Table
 from prunescope.warehouse.tables import columns as c
 
@@ -20,9 +18,8 @@ _DIVERGENCE = {column.name: column for column in c.DIVERGENCE}
 
 
 def _log_p(side: str) -> Column:
-    return Column(
+    return c.metric(
         f"log_p_target_{side}",
-        c.METRIC,
         f"Logarithm of the {side} probability of the target; its negative mean is the logarithm of the perplexity.",
         "nats",
         f"ln {'p' if side == 'dense' else 'q'}(target)",
@@ -37,31 +34,27 @@ TABLE = Table(
     columns=(
         c.MODEL,
         c.RECIPE,
-        Column("text_id", c.LABEL, "Name of the text in its study."),
-        Column("text_hash", c.LABEL, "SHA-256 of the whole text in UTF-8.", since=2),
-        Column("context", pa.int32(), "Tokens per window.", "tokens", minimum=2, since=2),
-        Column("stride", pa.int32(), "Tokens from one window to the next.", "tokens", minimum=1, since=2),
-        Column(
+        c.label("text_id", "Name of the text in its study."),
+        c.label("text_hash", "SHA-256 of the whole text in UTF-8.", since=2),
+        c.int32("context", "Tokens per window.", "tokens", minimum=2, since=2),
+        c.int32("stride", "Tokens from one window to the next.", "tokens", minimum=1, since=2),
+        c.int32(
             "window_id",
-            pa.int32(),
             "Window in which the token was scored, from 0. A window scores its last tokens, as many as the stride.",
             minimum=0,
         ),
-        Column(
+        c.int32(
             "position",
-            pa.int32(),
             "Index of the target in the text's sequence of tokens, from 0; if the tokenizer adds a first token, that "
             "token is 0.",
             minimum=1,
         ),
-        Column("token_id", pa.int32(), "The target: the text's own token at this position.", minimum=0),
+        c.int32("token_id", "The target: the text's own token at this position.", minimum=0),
         _log_p("dense"),
         _log_p("pruned"),
         *(_DIVERGENCE[name] for name in NAMES),
     ),
-    partitioning="variant",
     preview_columns=("log_p_target_dense", "log_p_target_pruned", "kl_dense_pruned_nats"),
-    references=(c.OF_VARIANT,),
     version=2,
     invariants=(
         *(rule for rule in c.DIVERGENCE_INVARIANTS if rule.name in {"pinsker_dense_pruned", "pinsker_pruned_dense"}),

@@ -3,6 +3,7 @@
 Ray restarts a worker that dies and repeats its task; what ends here is which task goes to which worker.
 """
 
+import os
 import socket
 import tempfile
 import time
@@ -18,7 +19,7 @@ from prunescope.assets.execution.ray.cluster import connected
 from prunescope.assets.execution.ray.config import RayClusterConfig
 from prunescope.assets.execution.ray.worker import Worker, WorkerConfig, versions
 from prunescope.assets.execution.task import Event, ModelTask, StepFailed
-from prunescope.pipelines.core.atomic_write import PREFIX
+from prunescope.pipelines.core.atomic_write import PREFIX, host
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.warehouse.storage.partition_store import Store
 
@@ -239,10 +240,13 @@ def _started(slot: WorkerSlot, config: WorkerConfig) -> Any:  # noqa: ANN401 - R
 
 @contextmanager
 def _marker_file(root: str) -> Iterator[str]:
-    """Create a temporary file in a local warehouse, by which workers recognize that they see the same folder."""
+    """Create a temporary file in a local warehouse, by which workers recognize that they see the same folder.
+
+    Its name identifies this process, so that a later run removes the file if this process is killed.
+    """
     if not isinstance(Store(root).root, Path):
         yield ""
         return
     Path(root).mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(prefix=f"{PREFIX}ray-", dir=root) as file:
+    with tempfile.NamedTemporaryFile(prefix=f"{PREFIX}{host()}-{os.getpid()}-", dir=root) as file:
         yield file.name

@@ -78,15 +78,12 @@ class Worker:
         """Compute a task, with half of the batches if this process replaces one that died."""
         import ray
 
-        where, events = self._where(), list[Event]()
-        task = replace(task, halves_batches=ray.get_runtime_context().was_current_actor_reconstructed)
-        try:
-            events.extend(compute(task, self._session))
-        except Exception as error:  # of the study or the model as a whole
-            events += task.failed(error)
+        where = self._where()
+        is_restarted = ray.get_runtime_context().was_current_actor_reconstructed
+        task = replace(task, halves_batches=task.halves_batches or is_restarted)
         return [
             replace(event, message=event.message + where) if isinstance(event, StepFailed) else event
-            for event in events
+            for event in compute(task, self._session)
         ]
 
     def _where(self) -> str:

@@ -14,6 +14,8 @@ from prunescope.pipelines.core.errors import InputError
 # The row's largest entry lands in [2^14, 2^15), the highest binade from which rounding never reaches infinity.
 _MAX_EXPONENT = 15
 _MIN_FLOAT32_EXPONENT = -126
+# Scopes whose shift is that of the final stream; that of the others is measured behind the sublayer.
+AT_OUTPUT = ("isolated", "restored")
 _KEY = ("model", "prompt_id", "position", "layer", "sublayer")
 STATE_SCHEMA = pl.Schema(
     dict[str, Any](
@@ -70,18 +72,18 @@ def read_states(frame: pl.DataFrame) -> tuple[pl.DataFrame, Float[Tensor, "rows 
     """Return the rows of all recipes but `dense`, the dense stream of each, and its shift, both in float32.
 
     `frame` has rows of `hidden_states` of one model, including those of the recipe `dense`. The returned rows have no
-    vectors. An isolated shift is paired with the final stream.
+    vectors. A shift of scope `isolated` or `restored` is paired with the final stream.
 
     Raises:
         InputError: a shift has no dense stream.
     """
     is_dense = frame["scope"] == "dense"
     dense, moved = frame.filter(is_dense), frame.filter(~is_dense)
-    is_isolated = pl.col("scope") == "isolated"
+    is_final = pl.col("scope").cast(pl.String).is_in(AT_OUTPUT)
     streams = moved.select(
         *("model", "prompt_id", "position"),
-        layer=pl.when(is_isolated).then(pl.lit(dense["layer"].max(), pl.Int16)).otherwise("layer"),
-        sublayer=pl.when(is_isolated).then(pl.lit("mlp")).otherwise(pl.col("sublayer").cast(pl.String)),
+        layer=pl.when(is_final).then(pl.lit(dense["layer"].max(), pl.Int16)).otherwise("layer"),
+        sublayer=pl.when(is_final).then(pl.lit("mlp")).otherwise(pl.col("sublayer").cast(pl.String)),
     )
     key = [pl.col(name).cast(pl.String) if name in {"model", "prompt_id", "sublayer"} else name for name in _KEY]
     rows = streams.select(key).join(

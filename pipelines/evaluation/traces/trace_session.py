@@ -18,7 +18,8 @@ from prunescope.pipelines.evaluation.traces.activation_capture import Capture, r
 from prunescope.pipelines.evaluation.traces.decoding import DecodingResult, DensePrunedPair, bytes_a_variant
 from prunescope.pipelines.evaluation.traces.greedy_texts import GreedyTexts, VariantTexts
 from prunescope.pipelines.evaluation.traces.isolated import IsolatedEffect
-from prunescope.pipelines.evaluation.traces.stored_states import STATE_SCHEMA, state_rows
+from prunescope.pipelines.evaluation.traces.restored import restoring_shifts
+from prunescope.pipelines.evaluation.traces.stored_states import AT_OUTPUT, STATE_SCHEMA, state_rows
 from prunescope.pipelines.evaluation.traces.trajectories import output_tables
 from prunescope.pipelines.metrics.divergence import divergences
 from prunescope.pipelines.metrics.logit_blocks import BLOCK_ROWS, Workspace
@@ -159,13 +160,13 @@ class TraceSession:
             ComputationError: a variant's states or logits are NaN or infinite.
         """
         sublayers = list(self.decoder.sublayers)
-        propagated, isolated, tables = {}, {}, {}
+        moved, tables = {}, {}
         for recipe, variant in variants.items():
-            propagated[recipe], isolated[recipe], tables[recipe] = self._outputs(recipe, variant, progress)
+            moved[recipe], tables[recipe] = self._outputs(recipe, variant, progress)
         layers: dict[str, list[pl.DataFrame]] = {recipe: [] for recipe in variants}
         states: dict[str, list[pl.DataFrame]] = {recipe: [] for recipe in variants}
         progress.start(f"trace {', '.join(variants)}", len(sublayers))
-        work = partial(self._transitions, variants=variants, propagated=propagated, isolated=isolated)
+        work = partial(self._transitions, variants=variants, moved=moved)
         for frames in in_parallel(work, sublayers, self.decoder.device):
             for recipe, (transitions, hidden) in frames.items():
                 layers[recipe] += transitions
@@ -180,11 +181,12 @@ class TraceSession:
 
     def _outputs(
         self, recipe: str, variant: Variant, progress: Progress
-    ) -> tuple[Shifts, Shifts, dict[str, pl.DataFrame]]:
+    ) -> tuple[dict[str, Shifts], dict[str, pl.DataFrame]]:
         """Run the whole variant on the dense tokens, decode its own continuations, and measure both at the output.
 
-        The result has the shifts of the stream after each sublayer, those of the final stream by each changed sublayer
-        alone (none if that is not measured), and the tables of the output.
+        The result has the shifts by scope and the tables of the output. `propagated` has the shifts of the stream after
+        each sublayer; `isolated` those of the final stream by each changed sublayer alone, and `restored` by all but
+        this one, both empty if they are not measured.
 
         The recipe `dense` runs like any other: its exact zeros check the model and the machine.
         """
@@ -219,7 +221,8 @@ class TraceSession:
             for dense, shift in zip(self._prompts, forced, strict=True)
         ]
         tables = output_tables(self.decoder, self.study.measure, pairs, dense_texts, texts)
-        return shifts, self._isolated(variant), tables
+        moved = {"propagated": shifts, "isolated": self._isolated(variant), "restored": self._restored(variant, shifts)}
+        return moved, tables
 
     def _isolated(self, variant: Variant) -> Shifts:
         """Return, per prompt, the shift of the final stream by each changed sublayer alone, by label."""
@@ -236,12 +239,18 @@ class TraceSession:
             isolated.append({label: shift[dense.first :] for (label, _), shift in shifts.items()})
         return isolated
 
+    def _restored(self, variant: Variant, shifts: Shifts) -> Shifts:
+        """Return, per prompt, the shift of the final stream by the variant with one sublayer dense again, by label."""
+        if "restored" not in self.study.measure.scopes:
+            return []
+        last, restored = self.decoder.layers[-1].mlp.label, []
+        for dense, whole in zip(self._layered, shifts, strict=True):
+            back = restoring_shifts(self.decoder, self._isolation, variant, dense.tokens)
+            restored.append({label: whole[last] + shift[dense.first :] for label, shift in back.items()})
+        return restored
+
     def _transitions(
-        self,
-        sublayer: Sublayer,
-        variants: Mapping[str, Variant],
-        propagated: Mapping[str, Shifts],
-        isolated: Mapping[str, Shifts],
+        self, sublayer: Sublayer, variants: Mapping[str, Variant], moved: Mapping[str, Mapping[str, Shifts]]
     ) -> dict[str, tuple[list[pl.DataFrame], pl.DataFrame]]:
         """Return one sublayer's rows of `layer_transitions` and of `hidden_states`, per recipe."""
         measure = self.study.measure
@@ -256,13 +265,17 @@ class TraceSession:
                 passes = [(dense.capture, dense.first) for dense in self._layered]
                 moves["local"][recipe] = torch.cat(_local_shifts(sublayer, variant, passes)) if is_changed else None
             if "isolated" in moves:
-                alone = [shift[sublayer.label] for shift in isolated[recipe] if is_changed]
+                alone = [shift[sublayer.label] for shift in moved[recipe]["isolated"] if is_changed]
                 moves["isolated"][recipe] = torch.cat(alone) if is_changed else None
+            if "restored" in moves:
+                back = moved[recipe]["restored"]
+                if is_changed or not any(back):  # a variant without a change is the dense model
+                    moves["restored"][recipe] = torch.cat([b[sublayer.label] for b in back]) if is_changed else None
             if "propagated" in moves:
-                moves["propagated"][recipe] = torch.cat([shift[sublayer.label] for shift in propagated[recipe]])
+                after = [shift[sublayer.label] for shift in moved[recipe]["propagated"]]
+                moves["propagated"][recipe] = torch.cat(after)
         frames: dict[str, list[pl.DataFrame]] = {recipe: [] for recipe in variants}
-        # Scope `isolated` is measured at the output, the other scopes after the sublayer.
-        for states, scopes in ((stream, ("local", "propagated")), (final, ("isolated",))):
+        for states, scopes in ((stream, ("local", "propagated")), (final, AT_OUTPUT)):
             shifts = {(recipe, scope): move for scope in scopes for recipe, move in moves.get(scope, {}).items()}
             for (recipe, scope), by_lens in self._measured(states, shifts).items():
                 is_changed = variants[recipe].moves(sublayer)

@@ -30,7 +30,17 @@ def draw(frame: pl.DataFrame) -> theme.Drawn:
     ).drop("model", "search", "strategy", "remove")
     panels = theme.names(named, "panel")
     is_split = bool((named["matrix"] != "all").any())
-    named, rows = _by_matrix(named) if is_split else _by_treatment(named)
+    # Rows are matrices, attention's first, or treatments, keep first.
+    place = pl.format("{} {}", "sublayer", "matrix") if is_split else pl.col("treatment")
+    treatments = (
+        named.group_by("treatment")
+        .agg(pl.col("removed_share").mean(), (pl.col("treatment") != "keep").any().alias("is_treated"))
+        .sort("is_treated", "removed_share", "treatment", nulls_last=True)["treatment"]
+    )
+    names = theme.distinct_labels(named.select(place.unique().sort()).to_series() if is_split else treatments)
+    rows = list(names.values())
+    column = pl.col("layer") if is_split else 2 * pl.col("layer") + (pl.col("sublayer") == "mlp")
+    named = named.with_columns(place.replace_strict(names).alias("row"), column.alias("column"))
     per_layer = 1 if is_split else 2
     layers = theme.largest(named, "layer") + 1
     columns = list(range(per_layer * layers))
@@ -64,24 +74,3 @@ def draw(frame: pl.DataFrame) -> theme.Drawn:
     maps = theme.faceted(chart, "panel", panels, 1 if len(columns) > 32 else 2, spacing=30)
     about = theme.about(frame, "model", f"search {label(str(frame['search'][0]))}")
     return maps.resolve_axis(x="independent"), [about]
-
-
-def _by_matrix(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
-    """Add the columns and rows of the maps of matrices; return the names of the rows, attention's first."""
-    place = pl.format("{} {}", "sublayer", "matrix")
-    names = theme.distinct_labels(frame.select(place.unique(maintain_order=True).sort()).to_series())
-    named = frame.with_columns(place.replace_strict(names).alias("row"), pl.col("layer").alias("column"))
-    return named, list(names.values())
-
-
-def _by_treatment(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
-    """Add the columns and rows of the maps of treatments; return the names of the rows, keep first."""
-    treatments = (
-        frame.group_by("treatment")
-        .agg(pl.col("removed_share").mean(), (pl.col("treatment") != "keep").any().alias("is_treated"))
-        .sort("is_treated", "removed_share", "treatment", nulls_last=True)["treatment"]
-    )
-    names = theme.distinct_labels(treatments)
-    column = 2 * pl.col("layer") + (pl.col("sublayer") == "mlp")
-    named = frame.with_columns(pl.col("treatment").replace_strict(names).alias("row"), column.alias("column"))
-    return named, list(names.values())

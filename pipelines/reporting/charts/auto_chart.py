@@ -66,7 +66,10 @@ def draw(name: str, frame: pl.DataFrame, key: Sequence[str], asks: str) -> theme
     value, low, high = _value(name, frame, key)
     no_interval = ""
     if low and high and frame[low].null_count() == frame.height:
-        no_interval = f"no interval: {low} and {high} are NULL in every row{_reason(frame)}"
+        prompts = frame["n_prompts"].max() if "n_prompts" in frame.columns else None
+        is_too_few = isinstance(prompts, int) and prompts < _MIN_PROMPTS
+        because = ", because one prompt carries none (two would)" if is_too_few else ""
+        no_interval = f"no interval: {low} and {high} are NULL in every row{because}"
         low = high = None
     size = _SIZES.get(name)
     shown = frame.with_columns(pl.col(column).cast(pl.Float64) for column in (value, low, high) if column)
@@ -106,14 +109,6 @@ def draw_rows(rows: pl.DataFrame) -> theme.AnyChart:
     if not key:
         raise InputError("a chart needs a column of names, steps or layers, and a column of numbers")
     return draw("the answer", rows, key, "")
-
-
-def _reason(frame: pl.DataFrame) -> str:
-    """Return the reason why an answer has no interval, if it is its number of prompts."""
-    prompts = frame["n_prompts"].max() if "n_prompts" in frame.columns else None
-    if not isinstance(prompts, int) or prompts >= _MIN_PROMPTS:
-        return ""
-    return ", because one prompt carries none (two would)"
 
 
 def _value(name: str, frame: pl.DataFrame, key: Sequence[str]) -> tuple[str, str | None, str | None]:
@@ -158,7 +153,10 @@ def _chart(
     x = alt.X(f"{along}:Q" if is_ordered else f"{along}:N", title=own[along])
     if is_ordered and shown[along].dtype.is_integer():
         x = theme.whole_axis(along, own[along], shown[along])
-    scale, axis = _scale(shown.select(value, *bounds))
+    finite = [shown[column].drop_nulls() for column in (value, *bounds)]
+    lowest, highest = theme.extent(*(column.filter(column.is_finite()) for column in finite))
+    is_wide = lowest > 0 and highest / lowest > 100
+    scale, axis = theme.decades(lowest, highest) if is_wide else (alt.Scale(zero=False), alt.Axis())
     y = alt.Y(f"{value}:Q", title=own[value], scale=scale, axis=axis)
     tooltip = [
         alt.Tooltip(column, title=own[column], type="quantitative" if named[column].dtype.is_numeric() else "nominal")
@@ -186,15 +184,6 @@ def _chart(
         return theme.themed(layered.properties(title=title))
     header = alt.Header(title=" · ".join(own[column] for column in panels))
     return theme.themed(layered.facet(facet=alt.Facet("panel:N", header=header), columns=3).properties(title=title))
-
-
-def _scale(values: pl.DataFrame) -> tuple[alt.Scale, alt.Axis]:
-    """Return a logarithmic axis for positive values that span more than two powers of ten, otherwise a linear one."""
-    finite = [column.drop_nulls().filter(column.drop_nulls().is_finite()) for column in values.iter_columns()]
-    low, high = theme.extent(*finite)
-    if low > 0 and high / low > 100:
-        return theme.decades(low, high)
-    return alt.Scale(zero=False), alt.Axis()
 
 
 def _runs(frame: pl.DataFrame, along: str, others: Sequence[str]) -> pl.Expr:

@@ -5,11 +5,14 @@ The code that writes HTML and JSON does the escaping.
 
 import math
 import unicodedata
+from collections.abc import Collection
 from functools import lru_cache
 
 _SYMBOLS = {" ": "␣", "\n": "↵", "\t": "⇥"}
 # Control, format (direction marks, joiners), line and paragraph separators, private use, unassigned.
 _INVISIBLE = {"Cc", "Cf", "Zl", "Zp", "Co", "Cn", "Cs"}
+# A token of a space other than U+0020 would look empty.
+_INVISIBLE_IN_TOKEN = {*_INVISIBLE, "Zs"}
 # Running text keeps its line breaks, and the joiners that Indic scripts, Persian and emoji need.
 _KEPT_IN_PROSE = "\n\t\u200c\u200d"
 
@@ -18,13 +21,8 @@ def _columns(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
-def _show(character: str) -> str:
-    return f"⟨{ord(character):X}⟩" if unicodedata.category(character) in _INVISIBLE else character
-
-
-def _show_space(character: str) -> str:
-    """Like `_show`, but also show spaces other than U+0020 as their number, because a cell of one would look empty."""
-    return f"⟨{ord(character):X}⟩" if unicodedata.category(character) == "Zs" else _show(character)
+def _show(character: str, hidden: Collection[str] = _INVISIBLE) -> str:
+    return f"⟨{ord(character):X}⟩" if unicodedata.category(character) in hidden else character
 
 
 def visible(token: str, limit: int) -> str:
@@ -42,7 +40,7 @@ def visible(token: str, limit: int) -> str:
 def _visible(token: str, limit: int) -> str:
     shown, used = "", 0
     for character in token:
-        piece = _SYMBOLS.get(character) or _show_space(character)
+        piece = _SYMBOLS.get(character) or _show(character, _INVISIBLE_IN_TOKEN)
         width = sum(map(_columns, piece))
         if used + width > limit:
             break

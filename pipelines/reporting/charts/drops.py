@@ -29,23 +29,19 @@ KINDS = {
 _DASHES = {"measured": [1, 0], "published": [4, 3]}
 
 
-def _from_dense(frame: pl.DataFrame) -> pl.DataFrame:
-    """Return the rows with the dense model, which has dropped nothing, as the first point of every curve."""
-    pruned = frame.filter(pl.col("method") != "dense")
-    if pruned.is_empty():
-        return frame
-    dense = frame.filter(pl.col("method") == "dense").drop("method", "chosen_by")
-    curves = pruned.select("kind", "series", "method", "chosen_by").unique(maintain_order=True)
-    return pl.concat([curves.join(dense, on=["kind", "series"]), pruned], how="diagonal_relaxed")
-
-
 def draw(frame: pl.DataFrame) -> theme.Drawn:
     """Draw rows of one model, one panel per kind of task."""
     series = (pl.col("publication").cast(pl.String) + ", published").fill_null("measured").alias("series")
     named = method_encoding.labelled(frame.with_columns(series), "recipe", "method", "chosen_by", "series")
     named, order = method_encoding.panel_titles(named, "kind", KINDS)
+    pruned = named.filter(pl.col("method") != "dense")
+    if pruned.height:
+        # The dense model, which has dropped nothing, is the first point of every curve.
+        dense = named.filter(pl.col("method") == "dense").drop("method", "chosen_by")
+        starts = pruned.select("kind", "series", "method", "chosen_by").unique(maintain_order=True)
+        named = pl.concat([starts.join(dense, on=["kind", "series"]), pruned], how="diagonal_relaxed")
     is_measured = pl.col("series") == "measured"
-    curves = _from_dense(named).with_columns(
+    curves = named.with_columns(
         pl.concat_str("method", "chosen_by", "series", separator="|").alias("curve"),
         pl.when(is_measured).then(pl.lit("measured")).otherwise(pl.lit("published")).alias("source"),
     )

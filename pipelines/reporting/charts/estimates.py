@@ -41,16 +41,6 @@ def _exact(x: alt.X, y: alt.Y, ends: list[dict[str, float]]) -> alt.Chart:
     return line
 
 
-def _cloud(points: pl.DataFrame, x: alt.X, y: alt.Y, ends: tuple[float, float]) -> theme.AnyChart:
-    """Draw estimate against truth, with the diagonal."""
-    tooltip = theme.tooltip("variant:N layer sublayer:N prompt_id:N position estimate truth")
-    data = points.select("variant", "layer", "sublayer", "prompt_id", "position", "scope", "estimate", "truth")
-    point = theme.Chart(theme.rows(data)).mark_point(filled=True, size=14, opacity=0.5)
-    cloud = point.encode(x=x, y=y, tooltip=tooltip, color=_COLOR, shape=_SHAPE)
-    diagonal = _exact(x, y, [{"truth": end, "estimate": end} for end in ends])
-    return alt.layer(diagonal, cloud).properties(width=330, height=210)
-
-
 def _bias(deciles: pl.DataFrame, x: alt.X, ends: tuple[float, float]) -> theme.AnyChart:
     """Draw estimate over truth by decile of the truth."""
     ratios = alt.Scale(type="log", domain=[1 / MAX_BIAS, MAX_BIAS], nice=False, clamp=True)
@@ -75,9 +65,17 @@ def _panel(part: pl.DataFrame, panel: str, quantity: str) -> theme.AnyChart:
     scale, axis = theme.decades(*ends)
     scale.clamp = True  # values below the floor are drawn on the edge
     x = alt.X("truth:Q", title=f"true {quantity}", scale=scale, axis=axis)
-    y = alt.Y("estimate:Q", title=f"estimated {quantity}", scale=scale, axis=axis)
-    charts = [] if points.is_empty() else [_cloud(points, x, y, ends)]
-    charts += [] if deciles.is_empty() else [_bias(deciles, x, ends)]
+    charts: list[theme.AnyChart] = []
+    if points.height:
+        y = alt.Y("estimate:Q", title=f"estimated {quantity}", scale=scale, axis=axis)
+        data = points.select("variant", "layer", "sublayer", "prompt_id", "position", "scope", "estimate", "truth")
+        tooltip = theme.tooltip("variant:N layer sublayer:N prompt_id:N position estimate truth")
+        point = theme.Chart(theme.rows(data)).mark_point(filled=True, size=14, opacity=0.5)
+        cloud = point.encode(x=x, y=y, tooltip=tooltip, color=_COLOR, shape=_SHAPE)
+        diagonal = _exact(x, y, [{"truth": end, "estimate": end} for end in ends])
+        charts.append(alt.layer(diagonal, cloud).properties(width=330, height=210))
+    if deciles.height:
+        charts.append(_bias(deciles, x, ends))
     stacked: theme.AnyChart = alt.vconcat(*charts, spacing=8).properties(
         title=alt.TitleParams(panel, fontSize=12, frame="group")
     )

@@ -6,7 +6,7 @@ import altair as alt
 import polars as pl
 
 from prunescope.pipelines.reporting.charts import theme
-from prunescope.pipelines.reporting.charts.display_text import label
+from prunescope.pipelines.reporting.charts.display_text import label, percent
 
 # Cells of more variants have no numbers, so that 34 variants still fit one column of a paper.
 MAX_NUMBERED = 16
@@ -61,7 +61,15 @@ def draw(frame: pl.DataFrame) -> theme.Drawn:
         filled=True, size=14 if is_numbered else 9, opacity=1, **corner
     )
     chart = alt.layer(*layers, dots.encode(color=ink)).properties(width=alt.Step(size), height=alt.Step(size))
-    return chart, [theme.about(frame), *_subtitles(frame)]
+    fewest, most = theme.extent(frame["n_samples"])
+    samples = f"{most:.0f}" if fewest == most else f"{fewest:.0f} to {most:.0f}"
+    tasks, pairs = (
+        f"one {noun}" if (count := theme.largest(frame, column)) == 1 else f"{count} {noun}s"
+        for noun, column in (("task", "n_tasks"), ("pair", "n_tests"))
+    )
+    of_samples = f"{label(str(frame['metric'][0]))} · {samples} shared samples of {tasks}"
+    marked = "dot: p < 0.05" if (frame["holm_p"] < LEVEL).any() else "none differs at p < 0.05"
+    return chart, [theme.about(frame), of_samples, f"{pairs} tested · {marked}"]
 
 
 def _cells(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
@@ -78,7 +86,7 @@ def _cells(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
         .sort(pl.col("recipe") != "dense", -pl.col("right_share"), "recipe")
     )
     shown = theme.distinct_labels(variants["recipe"])
-    labels = {recipe: f"{shown[recipe]}{_SEPARATOR}{100 * share:.0f} %" for recipe, share in variants.iter_rows()}
+    labels = {recipe: f"{shown[recipe]}{_SEPARATOR}{percent(share, 0)}" for recipe, share in variants.iter_rows()}
     cells = named.select(
         pl.col("recipe").replace_strict(labels).alias("with"),
         pl.col("other_recipe").replace_strict(labels).alias("without"),
@@ -86,14 +94,3 @@ def _cells(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
         (pl.col("holm_p") < LEVEL).alias("differs"),
     )
     return cells, list(labels.values())
-
-
-def _subtitles(frame: pl.DataFrame) -> list[str]:
-    """Return the subtitles about the metric, the samples and the tests."""
-    fewest, most = theme.extent(frame["n_samples"])
-    tasks, tests = (theme.largest(frame, column) for column in ("n_tasks", "n_tests"))
-    samples = f"{most:.0f}" if fewest == most else f"{fewest:.0f} to {most:.0f}"
-    of_tasks = "one task" if tasks == 1 else f"{tasks} tasks"
-    pairs = "one pair" if tests == 1 else f"{tests} pairs"
-    dots = "dot: p < 0.05" if (frame["holm_p"] < LEVEL).any() else "none differs at p < 0.05"
-    return [f"{label(str(frame['metric'][0]))} · {samples} shared samples of {of_tasks}", f"{pairs} tested · {dots}"]

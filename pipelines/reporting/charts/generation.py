@@ -68,20 +68,17 @@ def medians(curves: pl.DataFrame, keep: Sequence[str], quantities: Mapping[str, 
     return theme.stacked(curves, keep, "quantity", quantities, ("median", "p10", "p90"))
 
 
-def _events(curves: pl.DataFrame) -> pl.DataFrame:
-    return (
+def draw(frame: pl.DataFrame) -> theme.Drawn:
+    """Draw one row per model × recipe × trajectory × step: a row of panels per variant, a column per quantity."""
+    curves = theme.with_variant(frame).with_columns(pl.col("trajectory").cast(pl.String).replace(TRAJECTORIES))
+    points = medians(curves, ["variant", "trajectory", "step", "prompts"])
+    events = (
         curves.unpivot(on=list(EVENTS), index=["variant", "step"], variable_name="event", value_name="events")
         .filter(pl.col("events") > 0)
         .with_columns(pl.col("event").replace(EVENTS))
         .join(pl.DataFrame({"quantity": list(QUANTITIES.values())}), how="cross")
     )
-
-
-def draw(frame: pl.DataFrame) -> theme.Drawn:
-    """Draw one row per model × recipe × trajectory × step: a row of panels per variant, a column per quantity."""
-    curves = theme.with_variant(frame).with_columns(pl.col("trajectory").cast(pl.String).replace(TRAJECTORIES))
-    points = medians(curves, ["variant", "trajectory", "step", "prompts"])
-    data = pl.concat([points, _events(curves)], how="diagonal_relaxed")
+    data = pl.concat([points, events], how="diagonal_relaxed")
     x = theme.whole_axis("step", "step", curves["step"])
     color, dash = by_trajectory(curves)
     # Vega draws a missing value of a line as a gap, but of a band or point as 0, so each layer filters its rows.

@@ -52,15 +52,9 @@ def draw(frame: pl.DataFrame) -> theme.Drawn:
     chart = alt.layer(base.mark_rect().encode(color=color, tooltip=tooltip), *numbers).properties(
         width=cell, height=cell, view=alt.ViewBackground(stroke=None)
     )
-    return chart, [theme.about(frame), _sampling(named["margin"].drop_nulls())]
-
-
-def _sampling(margins: pl.Series) -> str:
-    """Return the subtitle about the sampling error."""
-    if margins.is_empty():
-        return ""
-    _, largest = theme.extent(margins)
-    return f"95 % interval by sampling: ± {largest:.2g} at most" if largest else "every weight was looked at"
+    margins = named["margin"].drop_nulls().to_list()
+    sampling = f"95 % interval by sampling: ± {max(margins):.2g} at most" if any(margins) else ""
+    return chart, [theme.about(frame), sampling or ("every weight was looked at" if margins else "")]
 
 
 def _numbers(base: alt.Chart, *, is_numbered: bool, has_margins: bool) -> list[alt.Chart]:

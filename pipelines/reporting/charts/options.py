@@ -6,6 +6,7 @@ import altair as alt
 import polars as pl
 
 from prunescope.pipelines.reporting.charts import theme
+from prunescope.pipelines.reporting.charts.display_text import counted
 
 TITLE = "Options against the whole vocabulary"
 CAPTION = (
@@ -49,15 +50,6 @@ def _shares(named: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
     return theme.faceted(chart, "panel", theme.names(named.sort("option_index"), "panel"), 4, spacing=12)
 
 
-def _masses(masses: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
-    """Draw the probability of all options together in the whole vocabulary."""
-    scale, axis = theme.decades(*theme.extent(masses["mass"], masses["dense"]), ticks=4)
-    x = alt.X("mass:Q", title=["probability in", "the vocabulary"], scale=scale, axis=axis)
-    return _dumbbell(masses, x, y, "variant:N side:N mass").properties(
-        width=180, height=_STEP, title=alt.TitleParams("all options together", fontSize=12, anchor="middle")
-    )
-
-
 def draw(frame: pl.DataFrame) -> theme.Drawn:
     """Draw rows of `option_shift` of one model and one question."""
     gold = pl.when("is_gold").then(pl.lit(" (right answer)")).otherwise(pl.lit(""))
@@ -73,6 +65,13 @@ def draw(frame: pl.DataFrame) -> theme.Drawn:
     shown = masses.filter(theme.has_logarithm("mass"), theme.has_logarithm("dense"))
     order = theme.names(named, "variant")
     y = partial(alt.Y, "variant:N", title=None, sort=order)
-    parts = [_shares(named, y()), *([] if shown.is_empty() else [_masses(shown, y(scale=alt.Scale(domain=order)))])]
-    about = theme.about(frame, "model question temperature")
-    return alt.hconcat(*parts), [about, theme.without_zeros(masses.height - shown.height)]
+    parts = [_shares(named, y())]
+    if shown.height:
+        scale, axis = theme.decades(*theme.extent(shown["mass"], shown["dense"]), ticks=4)
+        x = alt.X("mass:Q", title=["probability in", "the vocabulary"], scale=scale, axis=axis)
+        whole = _dumbbell(shown, x, y(scale=alt.Scale(domain=order)), "variant:N side:N mass")
+        title = alt.TitleParams("all options together", fontSize=12, anchor="middle")
+        parts.append(whole.properties(width=180, height=_STEP, title=title))
+    zeros = masses.height - shown.height
+    without = f"without {counted(zeros, 'value')} of exactly 0, which a logarithmic axis cannot show" if zeros else ""
+    return alt.hconcat(*parts), [theme.about(frame, "model question temperature"), without]

@@ -35,15 +35,6 @@ def frontier(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(~pl.int_range(pl.len(), dtype=pl.UInt32).is_in(beaten.implode()).alias("is_best"))
 
 
-def beside_each_other(frame: pl.DataFrame) -> pl.DataFrame:
-    """Add `shown_share`: the share removed, moved by up to a point's width if points would cover each other."""
-    width = _POINT * float(frame["parameters_removed_share"].max() or 1)  # type: ignore[arg-type]
-    place = ["panel", (pl.col("parameters_removed_share") / width).round(), (pl.col("score") / _POINT).round()]
-    # From −1 to 1 in the order of the rows, in a group of any size.
-    number = (2 * pl.int_range(pl.len()).over(place) - (pl.len().over(place) - 1)) / pl.len().over(place)
-    return frame.with_columns((pl.col("parameters_removed_share") + width * number).alias("shown_share"))
-
-
 def labels(frame: pl.DataFrame) -> pl.DataFrame:
     """Return panel, point and `label` of the best variants, from the smallest on, if there is room."""
     width = float(frame["parameters_removed_share"].max() or 1)  # type: ignore[arg-type]
@@ -66,7 +57,14 @@ def draw(frame: pl.DataFrame) -> theme.Drawn:
     """Draw rows of one model, one panel per measure."""
     named = method_encoding.labelled(frontier(theme.with_variant(frame)), "method")
     named, order = method_encoding.panel_titles(named, "measure", method_encoding.SCORE_TITLES)
-    points = pl.concat([beside_each_other(named), labels(named)], how="diagonal_relaxed")
+    most = float(named["parameters_removed_share"].max() or 1)  # type: ignore[arg-type]
+    # Points that would cover each other are moved by up to a point's width.
+    width = _POINT * most
+    place = ["panel", (pl.col("parameters_removed_share") / width).round(), (pl.col("score") / _POINT).round()]
+    # From −1 to 1 in the order of the rows, in a group of any size.
+    number = (2 * pl.int_range(pl.len()).over(place) - (pl.len().over(place) - 1)) / pl.len().over(place)
+    moved = named.with_columns((pl.col("parameters_removed_share") + width * number).alias("shown_share"))
+    points = pl.concat([moved, labels(named)], how="diagonal_relaxed")
     marks = method_encoding.encodings(named["method"])
     x = alt.X(
         "parameters_removed_share:Q",

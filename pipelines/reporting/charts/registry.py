@@ -32,16 +32,8 @@ MAX_BYTES = 2_000_000
 _DRAWING = Lock()
 # Names of the parts of a figure in headings, by column of `per`. Other parts are named by their value alone.
 _PARTS = {"lens": "lens {}", "prompt_id": "prompt {}", "search": "search {}"}
-# Names of the panels of a page in captions, by `page_by`.
-_PAGED = {
-    "model": "models",
-    "recipe": "variants",
-    "task": "tasks",
-    "measure": "measures",
-    "kind": "kinds of task",
-    "panel": "panels",
-    "remove": "targets",
-}
+# Names of the panels of a page in captions, by `page_by`; the others have an s behind their column.
+_PAGED = {"recipe": "variants", "kind": "kinds of task", "remove": "targets"}
 
 
 @dataclass(frozen=True)
@@ -197,8 +189,8 @@ def _figure(
     caption = module.CAPTION
     if page_by:
         count = f"at most {page_size}" if page_size else "all"
-        limit = f"{MAX_BYTES / 1e6:g} MB"
-        caption += f" A page holds {count} {_PAGED[page_by]}, or as many as stay below {limit}."
+        panels = _PAGED.get(page_by, f"{page_by}s")
+        caption += f" A page holds {count} {panels}, or as many as stay below {MAX_BYTES / 1e6:g} MB."
     return Figure(
         name,
         module.TITLE,
@@ -231,6 +223,7 @@ FIGURES: dict[str, Figure] = {
         _figure("layer_map", "model", page_size=6),
         _figure("spikes", "model", "lens", page_size=12),
         _figure("depth", "lens", page_by="model", page_size=8, print_by="sublayer"),
+        _figure("rescue", "model", page_by="recipe", page_size=6),
         _figure("flips", "model", page_by="task", page_size=9),
         _figure("flip_matrix", "model", "metric", page_by=None),
         _figure("pareto", "model", page_by="measure"),

@@ -186,13 +186,6 @@ def title(text: str, *subtitles: str) -> alt.TitleParams:
     return alt.TitleParams(text=text, subtitle=[line for line in subtitles if line])
 
 
-def without_zeros(zeros: int) -> str:
-    """Return the subtitle about values that a logarithmic axis leaves out; empty if there are none."""
-    if not zeros:
-        return ""
-    return f"without {counted(zeros, 'value')} of exactly 0, which a logarithmic axis cannot show"
-
-
 def has_logarithm(column: str) -> pl.Expr:
     """Return whether a logarithmic axis can show a value, which excludes zero, null and NaN."""
     return (pl.col(column) > 0) & pl.col(column).is_finite()
@@ -354,39 +347,24 @@ def config(dark: bool = False) -> dict[str, Any]:
     """
     ink, quiet, grid, ground = ("#e6e6e6", "#9a9a9a", "#33363b", "#1b1d21") if dark else (INK, GREY, "#ececec", "white")
     faint = "#b4b4b4" if dark else "#555555"
+    inked = {"labelColor": ink, "titleColor": ink}
+    titled = {"titleFontSize": 12, "titleFontWeight": "normal"}
     return {
         "background": ground,
         "font": _FONT,
         "padding": 8,
         "view": {"stroke": "#44474d" if dark else "#dddddd"},
         "axis": {
+            **titled,
+            **inked,
             "labelFontSize": 11,
-            "titleFontSize": 12,
-            "titleFontWeight": "normal",
-            "labelColor": ink,
-            "titleColor": ink,
             "gridColor": grid,
             "domainColor": quiet,
             "tickColor": quiet,
             "labelLimit": 220,
         },
-        "header": {
-            "labelFontSize": 12,
-            "labelFontWeight": "bold",
-            "labelColor": ink,
-            "titleColor": ink,
-            "labelLimit": 270,
-        },
-        "legend": {
-            "orient": "top",
-            "labelFontSize": 12,
-            "labelColor": ink,
-            "titleFontSize": 12,
-            "titleFontWeight": "normal",
-            "titleColor": ink,
-            "labelLimit": 400,
-            "titleLimit": 600,
-        },
+        "header": {**inked, "labelFontSize": 12, "labelFontWeight": "bold", "labelLimit": 270},
+        "legend": {**titled, **inked, "orient": "top", "labelFontSize": 12, "labelLimit": 400, "titleLimit": 600},
         "title": {
             "anchor": "start",
             "fontSize": 15,

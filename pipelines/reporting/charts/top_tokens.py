@@ -23,31 +23,18 @@ _LIMIT = 14  # maximum columns of a token's text
 _TOKEN_WIDTH = 105  # pixels of a text of that length next to its panel
 
 
-def _tokens(named: pl.DataFrame) -> pl.DataFrame:
-    """Return a row per variant and token; `panel` names variant and step."""
-    sides = [
-        column
-        for side in SIDES
-        for column in (
-            pl.col(f"probability_{side}").cast(pl.Float64).alias(side),
-            pl.col(f"rank_{side}"),
-            pl.lit(side).alias(f"name_{side}"),
-        )
-    ]
+def draw(frame: pl.DataFrame) -> theme.Drawn:
+    """Draw one row per variant and token, of one model and one prompt."""
     no_flip = pl.when(pl.col("first_flip_step").is_null()).then(pl.lit(", no flip")).otherwise(pl.lit(""))
-    return named.select(
+    data = theme.with_variant(frame).select(
         pl.format("step {}{} · {}", "step", no_flip, "variant").alias("panel"),
         # Sorted by `place`, because the texts of two tokens can look alike.
         pl.int_range(pl.len()).over("variant").alias("place"),
         pl.col("token_text").map_elements(lambda text: visible(text, _LIMIT), return_dtype=pl.String).alias("token"),
-        "token_id",
-        *sides,
+        *("token_id", "rank_dense", "rank_pruned"),
+        *(pl.col(f"probability_{side}").cast(pl.Float64).alias(side) for side in SIDES),
+        *(pl.lit(side).alias(f"name_{side}") for side in SIDES),
     )
-
-
-def draw(frame: pl.DataFrame) -> theme.Drawn:
-    """Draw one row per variant and token, of one model and one prompt."""
-    data = _tokens(theme.with_variant(frame))
     panels = theme.names(data, "panel")
     axis = alt.Axis(values=[0, 0.5, 1], format="~g")
     x = partial(alt.X, title="probability", scale=alt.Scale(domain=[0, 1]), axis=axis)

@@ -58,28 +58,24 @@ class Pairs:
 
 def paired(pairs: Pairs, model: str, recipes: Sequence[tuple[str, str]]) -> list[Document]:
     """Build the documents of pairs of recipes."""
-    comparisons = pairs.compare(model, recipes)
-    return [_document(model, *pair, comparison) for pair, comparison in zip(recipes, comparisons, strict=True)]
-
-
-def _document(model: str, recipe_a: str, recipe_b: str, comparison: PairComparison) -> Document:
-    pair = {"a": recipe_a, "b": recipe_b}
     is_task = pl.col("measured_on").str.starts_with("task ")
     # Minimum, maximum and quantiles have no paired error.
     has_error = ~pl.col("statistic").str.contains(r"_p\d+_|_min_|_max_|_median_")
-    parts = (
-        (TASKS, comparison.rows.filter(is_task), pair),
-        (TOKENS, comparison.rows.filter(~is_task, has_error), pair | {"prompts": list(comparison.prompts)}),
-    )
-    where = {"$1": model, "$3": [recipe_a, recipe_b]}
-    return {
-        "tables": [
+    found = []
+    for (a, b), comparison in zip(recipes, pairs.compare(model, recipes), strict=True):
+        pair = {"a": a, "b": b}
+        parts = (
+            (TASKS, comparison.rows.filter(is_task), pair),
+            (TOKENS, comparison.rows.filter(~is_task, has_error), pair | {"prompts": list(comparison.prompts)}),
+        )
+        where = {"$1": model, "$3": [a, b]}
+        tables = [
             table(TITLES[key], rows.select(COLUMNS[key]), {"key": key, "where": where | {"$2": [units]}}, width=80)
             for key, rows, units in parts
             if rows.height
-        ],
-        "missing": [prose(reason) for reason in comparison.missing],
-    }
+        ]
+        found.append({"tables": tables, "missing": [prose(reason) for reason in comparison.missing]})
+    return found
 
 
 def nearest(variants: Sequence[tuple[str, float | None]], count: int) -> list[tuple[int, int]]:

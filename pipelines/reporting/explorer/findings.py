@@ -44,16 +44,15 @@ def _of(count: int, total: int) -> str:
 
 
 def _flips(row: _Row) -> str | None:
-    texts, collapsed = row["texts"], row["texts_collapsed"]
-    if not texts:
+    if not row["texts"]:
         return None
-    sentence = f"{_of(row['texts_flipped'], texts).capitalize()} pruned texts differ from the dense text."
+    sentence = f"{_of(row['texts_flipped'], row['texts']).capitalize()} pruned texts differ from the dense text."
     low, high = row["first_flip_step_min"], row["first_flip_step_max"]
     if low is not None:
         # Say that steps count from 0, because readers count tokens from 1.
         where = f"at step {low:g}" if low == high else f"between steps {low:g} and {high:g}"
         sentence += f" The median text of a variant first differs {where} (the first token is step 0)."
-    loops = {0: "None falls", 1: "1 falls"}.get(collapsed, f"{collapsed} fall")
+    loops = {0: "None falls", 1: "1 falls"}.get(row["texts_collapsed"], f"{row['texts_collapsed']} fall")
     return f"{sentence} {loops} into a loop."
 
 
@@ -63,16 +62,15 @@ def _answers(row: _Row) -> str:
         return f"The dense model is right in none of the {graded} prompts with a known answer."
     as_good = row["recipes_as_good"]
     variants = (
-        names(as_good, "is", "are") + " right in at least as many" if as_good else "No variant is right in as many"
+        f"{names(as_good, 'is', 'are')} right in at least as many" if as_good else "No variant is right in as many"
     )
     return f"The dense model is right in {_of(correct, graded)} prompts with a known answer. {variants}."
 
 
 def _first_token(row: _Row) -> str:
     least, most = (f"{number(row[f'{end}_nats'])} nats ({label(row[f'{end}_recipe'])})" for end in ("least", "most"))
-    if row["variants"] == 1:
-        return f"At the first generated token, the KL from the dense model is {least}."
-    return f"At the first generated token, the KL from the dense model ranges from {least} to {most}."
+    kl = f"is {least}" if row["variants"] == 1 else f"ranges from {least} to {most}"
+    return f"At the first generated token, the KL from the dense model {kl}."
 
 
 def _feedback(row: _Row) -> str:
@@ -126,12 +124,11 @@ def _amplification(row: _Row) -> str:
         "does not hold": "The paper's claim that the softmax amplifies most shifts does not hold here.",
         "as under rounding": "Rounding alone does the same, so this is not an effect of pruning.",
     }.get(row["verdict"], "These prompts do not show whether the softmax amplifies most shifts.")
-    share, null = row["share_amplified"], row["noise_share_amplified"]
-    noise = (
-        ""
-        if null is None
-        else f" Under rounding alone, the share is {percent(null)} and the factor {number(row['noise_z_to_p_median'])}."
-    )
+    share, null, noise = row["share_amplified"], row["noise_share_amplified"], ""
+    if null is not None:
+        noise = (
+            f" Under rounding alone, the share is {percent(null)} and the factor {number(row['noise_z_to_p_median'])}."
+        )
     return (
         f"After one changed sublayer, {LENSES[row['lens']]}, the median 1 − cos is {number(row['h'])} in h, "
         f"{number(row['z'])} in z and {number(row['p'])} in p. It is larger in p than in z at {percent(share)} of "
@@ -153,11 +150,8 @@ def _fit(row: _Row) -> str:
         if theorem.startswith("T2"):
             paper = fact("estimates", "t2_ratio_median")
             # An excess of at least half of the paper's counts as the same overshoot.
-            sentence += (
-                f" (paper: {paper:g})"
-                if large > (1 + paper) / 2
-                else f", without the overshoot of the paper ({paper:g})"
-            )
+            is_as_large = large > (1 + paper) / 2
+            sentence += f" (paper: {paper:g})" if is_as_large else f", without the overshoot of the paper ({paper:g})"
         sentence += "."
     correlation = row["plain_correlation"]
     if theorem.startswith("T3") and correlation is not None:
@@ -229,15 +223,11 @@ def _options(row: _Row) -> str:
         )
     if row["less_share"] is not None:
         null = row["noise_less_share"]
-        noise = "" if null is None else f" Without any pruning this share is {percent(null)}."
-        sentence += (
-            f" They move less than the rest of the vocabulary at {percent(row['less_share'])} of the questions.{noise}"
-        )
+        sentence += f" They move less than the rest of the vocabulary at {percent(row['less_share'])} of the questions."
+        sentence += "" if null is None else f" Without any pruning this share is {percent(null)}."
     if row["mass_dense_median"] > 0.01:
-        sentence += (
-            f" Unlike in the paper ({number(fact('options', 'mass'))}), the options are not in the tail of the dense "
-            "distribution."
-        )
+        paper = number(fact("options", "mass"))
+        sentence += f" Unlike in the paper ({paper}), the options are not in the tail of the dense distribution."
     return sentence
 
 

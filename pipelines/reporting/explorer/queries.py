@@ -1,6 +1,6 @@
 """Statements of every number, sentence and document except the figures, by the key that the page links to."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from prunescope.pipelines.core.sql_files import read_sql
@@ -49,6 +49,10 @@ class Query:
     narrow: tuple[str, ...] = ()
 
 
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
 def narrowed(query: Query, where: Mapping[str, str]) -> str:
     """Return the statement with a filter by column values, in the same spelling as the page's.
 
@@ -57,22 +61,19 @@ def narrowed(query: Query, where: Mapping[str, str]) -> str:
     """
     if not set(where) <= set(query.narrow):
         raise ValueError(f"{query.title}: may be narrowed by {', '.join(query.narrow) or 'nothing'} only")
-    escaped = {column: value.replace("'", "''") for column, value in where.items()}
-    conditions = " and ".join(f"{column} = '{value}'" for column, value in escaped.items())
+    conditions = " and ".join(f"{column} = {_literal(value)}" for column, value in where.items())
     return f"select * from ({query.sql}\n) where {conditions}"  # noqa: S608 - escaped, and our own column names
 
 
 def among(query: Query, texts: Sequence[tuple[str, str, str]]) -> str:
     """Return the statement with its rows narrowed to some texts, each given by model, recipe and prompt."""
-
-    def listed(values: Iterable[str]) -> str:
-        return ", ".join("'" + value.replace("'", "''") + "'" for value in dict.fromkeys(values))
-
     # The column filters are pushed down to the files; the tuples alone are not.
+    literals = [tuple(map(_literal, text)) for text in texts]
     columns = " and ".join(
-        f"{column} in ({listed(values)})" for column, values in zip(PROMPT, zip(*texts, strict=True), strict=True)
+        f"{column} in ({', '.join(dict.fromkeys(values))})"
+        for column, values in zip(PROMPT, zip(*literals, strict=True), strict=True)
     )
-    chosen = ", ".join(f"({', '.join(listed([value]) for value in text)})" for text in texts)
+    chosen = ", ".join(f"({', '.join(text)})" for text in literals)
     return f"select * from ({query.sql}\n) where {columns} and ({', '.join(PROMPT)}) in ({chosen})"  # noqa: S608 - escaped
 
 

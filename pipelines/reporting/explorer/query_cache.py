@@ -62,12 +62,9 @@ class QueryCache:
         """
         if not self.is_whole:
             return self.answer(narrowed(STATEMENTS[key], where))
-        query = STATEMENTS[key].sql
-        if key in LARGE:
-            text = (where["model"], where["recipe"], where["prompt_id"])
-            if text not in self._focused:
-                return self._ask(narrowed(STATEMENTS[key], where))
-            query = among(STATEMENTS[key], self._focused)
+        if key in LARGE and tuple(where.values()) not in self._focused:
+            return self._ask(narrowed(STATEMENTS[key], where))
+        query = among(STATEMENTS[key], self._focused) if key in LARGE else STATEMENTS[key].sql
         by = (query, *where)
         if by not in self._parts:
             rows = self._ask(query) if key in LARGE else self.answer(query)

@@ -36,7 +36,18 @@ def searches(frames: QueryCache, models: Sequence[str]) -> list[Document]:
             "results": [
                 {"text": prose(sentence(row)), "sql": source(RESULTS, row)} for row in own.iter_rows(named=True)
             ],
-            "tables": _tables(frames, model),
+            # The loss of each kind of matrix, if matrices are split, and the sublayers by treatment.
+            "tables": [
+                # If a model has several searches, a column distinguishes them.
+                table(
+                    STATEMENTS[key].title,
+                    rows.select(*(["search"] if rows["search"].n_unique() > 1 else []), *names),
+                    source(key, model=model),
+                    _CELL,
+                )
+                for key, names in _COLUMNS.items()
+                if not (rows := of_model(frames.all(key), model)).is_empty()
+            ],
         }
         for model in models
         if not (own := of_model(results, model)).is_empty()
@@ -87,15 +98,3 @@ def _meaning(row: Mapping[str, Any]) -> str:
 def _bounded(value: float, low: float | None, high: float | None) -> str:
     bounds = "" if low is None or high is None else f" [{number(low)}, {number(high)}]"
     return f"{number(value)}{bounds}".replace("-", "−")
-
-
-def _tables(frames: QueryCache, model: str) -> list[Document]:
-    """Return the loss of each kind of matrix, if matrices are split, and the sublayers by treatment."""
-    found = []
-    for key, names in _COLUMNS.items():
-        own = of_model(frames.all(key), model)
-        if not own.is_empty():
-            # If a model has several searches, a column distinguishes them.
-            shown = own.select(*(["search"] if own["search"].n_unique() > 1 else []), *names)
-            found.append(table(STATEMENTS[key].title, shown, source(key, model=model), _CELL))
-    return found

@@ -21,7 +21,7 @@ from prunescope.pipelines.reporting.explorer.comparisons import TITLES as PAIR_T
 from prunescope.pipelines.reporting.explorer.index_document import figure_entry, index, prompt_rows, variant_names
 from prunescope.pipelines.reporting.explorer.ordering import DisplayOrder
 from prunescope.pipelines.reporting.explorer.page import packed
-from prunescope.pipelines.reporting.explorer.queries import PROMPT, STATEMENTS
+from prunescope.pipelines.reporting.explorer.queries import STATEMENTS, Query
 from prunescope.pipelines.reporting.explorer.query_cache import Ask, Document, QueryCache
 from prunescope.pipelines.reporting.explorer.trace_document import trace
 from prunescope.pipelines.reporting.explorer.variant_document import prompt as prompt_document
@@ -86,9 +86,6 @@ class Documents:
         """Return the shared cache, or a new one for each document of a live page."""
         return self._cache or QueryCache(self._ask, is_whole=False)
 
-    def _figures(self, frames: QueryCache) -> FigureCache:
-        return self._drawn or FigureCache(frames.answer)
-
     def build(self, name: str) -> Document:
         """Build one document.
 
@@ -98,10 +95,10 @@ class Documents:
         frames = self._frames()
         match name.split("/"):
             case ["index" | "sql"]:
-                return self._sql() if name == "sql" else self._index(frames, self._traces(frames))
+                return self._sql() if name == "sql" else self._index(frames, self._by_break(frames))
             case ["figures" | "pictures" as kind, figure] if figure in FIGURES:
                 build = _figure if kind == "figures" else _picture
-                return build(FIGURES[figure], self._figures(frames))
+                return build(FIGURES[figure], self._drawn or FigureCache(frames.answer))
             case ["variant", n] if (names := _at(variant_names(frames, self._order), n)) is not None:
                 model, recipe = names
                 prompts = enumerate(prompt_rows(frames, self._order))
@@ -111,24 +108,15 @@ class Documents:
                 a, b = (_at(variant_names(frames, self._order), position) for position in (n, m))
                 if a is not None and b is not None and a[0] == b[0] and int(n) < int(m):
                     return paired(self._pairs, a[0], [(a[1], b[1])])[0]
-            case ["prompt", _] | ["trace", _, _] if document := self._of_prompt(frames, *name.split("/")[1:]):
-                return document
+            case ["prompt", m] if row := _at(prompt_rows(frames, self._order), m):
+                places = enumerate(variant_names(frames, self._order))
+                own = {recipe: n for n, (model, recipe) in places if model == row["model"]}
+                return prompt_document(frames, row, int(m), own)
+            case ["trace", n, m] if row := _at(prompt_rows(frames, self._order), m):
+                names = _at(variant_names(frames, self._order), n)
+                if names is not None and names[0] == row["model"] and names[1] != "dense":
+                    return trace(frames, *names, row["prompt_id"])
         raise KeyError(name)
-
-    def _of_prompt(self, frames: QueryCache, *places: str) -> Document | None:
-        """Return the document of a prompt, or of a pruned variant and a prompt; None if there is none."""
-        *of_variant, m = places
-        variants = variant_names(frames, self._order)
-        row = _at(prompt_rows(frames, self._order), m)
-        if row is None:
-            return None
-        if not of_variant:
-            own = {recipe: n for n, (model, recipe) in enumerate(variants) if model == row["model"]}
-            return prompt_document(frames, row, int(m), own)
-        names = _at(variants, of_variant[0])
-        if names is None or names[0] != row["model"] or names[1] == "dense":
-            return None
-        return trace(frames, *names, row["prompt_id"])
 
     def within(self, size: int = DOCUMENT_BYTES) -> dict[str, Document]:
         """Build the documents of a file: all that fit, and an index that says what is left out.
@@ -143,9 +131,9 @@ class Documents:
         """
         frames = self._frames()
         documents: dict[str, Document] = {"index": {}, "sql": self._sql()}
-        figures = self._figures(frames)
+        figures = self._drawn or FigureCache(frames.answer)
         without_data = [name for name, figure in FIGURES.items() if figures.answer(figure.query).is_empty()]
-        traces = self._traces(frames)
+        traces = self._by_break(frames)
         whole = self._index(frames, traces, without_data)
         cut = _cut(whole)
         left_out = [
@@ -183,13 +171,18 @@ class Documents:
         prompts = sorted(enumerate(cut["prompts"]), key=lambda entry: entry[1]["place_in_order"])
         add("pages of prompts", [f"prompt/{m}" for m, _ in prompts], listed)
         if self._pairs is not None:
-            pairs = nearest(_kls(cut), MAX_PAIRS)
+            kl = "kl_teacher_forced_median_nats"
+            kls = [
+                (entry["where"]["model"], None if entry["is_dense"] else entry["numbers"].get(kl))
+                for entry in cut["variants"]
+            ]
+            pairs = nearest(kls, MAX_PAIRS)
             compared = _compared(self._pairs, variant_names(frames, self._order), pairs)
             add("paired comparisons", [f"pair/{n}/{m}" for n, m in pairs], lambda _: next(compared), share=_PAIRS_SHARE)
             if len(pairs) == MAX_PAIRS:
                 left_out.append("paired comparisons of variants far from each other by median KL")
         # Only the index links to traces, so variants and prompts that were cut from it have none.
-        reachable = [(m, n) for m, n in self._by_break(frames) if n < count and m < len(cut["prompts"])]
+        reachable = [(m, n) for m, n in traces if n < count and m < len(cut["prompts"])]
         built = self._built(frames, reachable)
         add("token views", [f"trace/{n}/{m}" for m, n in reachable], lambda _: next(built))
         for n, entry in enumerate(cut["variants"]):
@@ -215,18 +208,8 @@ class Documents:
             frames, self._study, self._title, self._facts, self._order, prompts, without_data, is_live=self._is_live
         )
 
-    def _traces(self, frames: QueryCache) -> list[tuple[int, int]]:
-        """Return the positions of prompt and variant of every text by a pruned variant."""
-        variants = {names: n for n, names in enumerate(variant_names(frames, self._order))}
-        prompts = {(row["model"], row["prompt_id"]): m for m, row in enumerate(prompt_rows(frames, self._order))}
-        return sorted(
-            (prompts[model, prompt_id], variants[model, recipe])
-            for model, recipe, prompt_id in frames.all("written").select(PROMPT).iter_rows()
-            if (model, recipe) in variants
-        )
-
     def _by_break(self, frames: QueryCache) -> list[tuple[int, int]]:
-        """Return `_traces` in the order in which a file takes them until it is full.
+        """Return the positions of prompt and variant of every text by a pruned variant, as a file takes them.
 
         Each round has one text per variant and kind of prompt, the text that breaks first in the first round. The first
         round also has each variant's first text with layers, whose document is ten times as large.
@@ -256,20 +239,22 @@ class Documents:
         frames.focus(())
 
     def _sql(self) -> dict[str, Document]:
-        statements = {key: self._statement(query.title, query.sql, query.narrow) for key, query in STATEMENTS.items()}
-        for key, sql in self._pairs.sql.items() if self._pairs is not None else ():
-            statements[key] = self._statement(PAIR_TITLES[key], sql)
-        for name, figure in FIGURES.items():
-            statements[f"figures/{name}"] = self._statement(figure.title, figure.query)
+        pairs = self._pairs.sql if self._pairs is not None else {}
+        statements = {
+            **STATEMENTS,
+            **{key: Query(PAIR_TITLES[key], sql) for key, sql in pairs.items()},
+            **{f"figures/{name}": Query(figure.title, figure.query) for name, figure in FIGURES.items()},
+        }
         for name, sql in self._views.items():
             comment = sql.strip().splitlines()[0].removeprefix("--").strip()
-            statements[f"view/{name}"] = self._statement(f"View {name}: {comment}", sql)
-        return statements
+            statements[f"view/{name}"] = Query(f"View {name}: {comment}", sql)
 
-    def _statement(self, title: str, sql: str, narrow: Sequence[str] = ()) -> Document:
-        names = dict.fromkeys(_RELATION.findall(re.sub(r"--[^\n]*", "", sql)))
-        views = [f"view/{name}" for name in names if name in self._views]
-        return {"title": title, "sql": sql, "views": views, "narrow": list(narrow)}
+        found = {}
+        for key, query in statements.items():
+            names = dict.fromkeys(_RELATION.findall(re.sub(r"--[^\n]*", "", query.sql)))
+            views = [f"view/{name}" for name in names if name in self._views]
+            found[key] = {"title": query.title, "sql": query.sql, "views": views, "narrow": list(query.narrow)}
+        return found
 
 
 def _figure(figure: Figure, drawn: FigureCache) -> Document:
@@ -285,6 +270,13 @@ def _figure(figure: Figure, drawn: FigureCache) -> Document:
     return entry | {"drawings": drawings}
 
 
+def _picture(figure: Figure, drawn: FigureCache) -> Document:
+    if drawn.answer(figure.query).is_empty():
+        return {"jpeg": None}
+    jpeg = picture(drawn.svg(figure), _PICTURE_WIDTH, _PICTURE_TALLEST)
+    return {"jpeg": base64.b64encode(jpeg).decode()}
+
+
 def _shortened(value: Any) -> Any:  # noqa: ANN401 (JSON)
     """Return JSON with 5 significant digits per number, more than a drawing shows; it saves 40 % of the bytes."""
     if isinstance(value, float):
@@ -292,13 +284,6 @@ def _shortened(value: Any) -> Any:  # noqa: ANN401 (JSON)
     if isinstance(value, dict):
         return {key: _shortened(item) for key, item in value.items()}
     return [_shortened(item) for item in value] if isinstance(value, list) else value
-
-
-def _picture(figure: Figure, drawn: FigureCache) -> Document:
-    if drawn.answer(figure.query).is_empty():
-        return {"jpeg": None}
-    jpeg = picture(drawn.svg(figure), _PICTURE_WIDTH, _PICTURE_TALLEST)
-    return {"jpeg": base64.b64encode(jpeg).decode()}
 
 
 def _compared(
@@ -335,11 +320,3 @@ def _cut(whole: Document) -> Document:
     shown = {entry["id"] for entry in cut["variants"]}
     cut["curves"] = [curve for curve in whole["curves"] if curve["id"] in shown]
     return cut
-
-
-def _kls(cut: Document) -> list[tuple[str, float | None]]:
-    """Return model and median KL of every variant, with None for the dense ones."""
-    return [
-        (entry["where"]["model"], None if entry["is_dense"] else entry["numbers"].get("kl_teacher_forced_median_nats"))
-        for entry in cut["variants"]
-    ]

@@ -48,7 +48,12 @@ def variant(frames: QueryCache, model: str, recipe: str, prompts: Mapping[str, i
     places = dict(frames.of("written", **where).select("prompt_id", "place_in_order").iter_rows())
     texts = [text | {"prompt": prompts[text["prompt_id"]]} for text in text_rows(frames, _ANSWER, **where)]
     return {
-        "facts": _facts(frames.of("facts", **where)),
+        "facts": [
+            {"name": name, "text": _fact(value)}
+            for row in frames.of("facts", **where).drop("model", "recipe").iter_rows(named=True)
+            for name, value in row.items()
+            if value is not None and value != []
+        ],
         # Those that break first come first, those of the dense model as in the index.
         "prompts": sorted(texts, key=lambda text: (places.get(text["prompt_id"], 0), text["prompt"])),
         "layers": by_scope(frames.of("layer_means", **where), columns),
@@ -104,15 +109,6 @@ def by_scope(frame: pl.DataFrame, build: Callable[[pl.DataFrame], Document]) -> 
     """Return a document per scope."""
     parts = frame.partition_by("scope", as_dict=True, maintain_order=True)
     return {str(scope): build(part.drop("model", "recipe", "scope", strict=False)) for (scope,), part in parts.items()}
-
-
-def _facts(frame: pl.DataFrame) -> list[Document]:
-    return [
-        {"name": name, "text": _fact(value)}
-        for row in frame.drop("model", "recipe").iter_rows(named=True)
-        for name, value in row.items()
-        if value is not None and value != []
-    ]
 
 
 def _fact(value: object) -> str:

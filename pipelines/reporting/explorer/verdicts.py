@@ -158,7 +158,10 @@ def _alive(frames: QueryCache, model: str, rows: Sequence[_Row]) -> Document:
             f"The least damaged variant that loops is {label(mildest['recipe'])}: its text to prompt "
             f"{label(mildest['prompt_id'])} repeats itself for the third time by step {mildest['collapse_step']}."
         )
-        links.append(_token_link(model, mildest))
+        step = mildest["collapse_step"] if mildest["first_flip_step"] is None else mildest["first_flip_step"]
+        variant, prompt = (quote(name, safe="") for name in (f"{model}@{mildest['recipe']}", mildest["prompt_id"]))
+        text = f"{label(mildest['recipe'])}, prompt {label(mildest['prompt_id'])}"
+        links.append({"text": text, "href": f"#/tokens/{variant}/{prompt}/{step}/own"})
     return _answer(model, question, short, " ".join(details), sources, links)
 
 
@@ -167,17 +170,13 @@ def _same(frames: QueryCache, model: str, rows: Sequence[_Row]) -> Document:
     read = [row for row in rows if row["n_fidelity"] is not None]
     if not read:
         return _answer(model, question, "Not known: no tokens were compared.", "", sources, [])
-    held = _of_word(read, "fidelity_together", "holds")
-    parts = (
-        [f"{_listed(held, 'surely changes', 'surely change')} at most a tenth of the dense model's tokens."]
-        if held
-        else []
-    )
+    parts = []
+    if held := _of_word(read, "fidelity_together", "holds"):
+        parts.append(f"{_listed(held, 'surely changes', 'surely change')} at most a tenth of the dense model's tokens.")
     written = [row for row in read if row["prompts"]]
     if same := [row for row in written if row["first_other_step"] is None]:
         parts.append(f"At least half of the texts of {_listed(same)} stay the same to the end.")
-    flips = [row for row in written if row not in same]
-    if flips:
+    if flips := [row for row in written if row not in same]:
         steps = _grouped(flips, "first_other_step", "by step", "by step")
         parts.append(f"Half of the texts differ from the dense ones (the first token is step 0): {steps}.")
     if own := _first(frames, "findings/feedback", model):
@@ -210,9 +209,7 @@ def _nearest(frames: QueryCache, model: str) -> str:
 
 
 def _retrieval(model: str, losses: _Row) -> Document:
-    kept: list[str] = losses["recipes_kept"] or []
-    lost: list[str] = losses["recipes_lost"] or []
-    undecided: list[str] = losses["recipes_open"] or []
+    kept, lost, undecided = (losses[f"recipes_{word}"] or [] for word in ("kept", "lost", "open"))
     listed = f": {names(kept)}" if kept else ""
     shown = " is shown to" if undecided and not kept else ""
     short = f"{losses['kept'] or 'None'} of {losses['variants']} pruned variants{shown}{listed}."
@@ -237,21 +234,10 @@ def _link(model: str, recipe: str) -> Document:
     return {"text": label(recipe), "href": f"#/variant/{quote(f'{model}@{recipe}', safe='')}"}
 
 
-def _token_link(model: str, loop: _Row) -> Document:
-    step = loop["collapse_step"] if loop["first_flip_step"] is None else loop["first_flip_step"]
-    variant, prompt = (quote(name, safe="") for name in (f"{model}@{loop['recipe']}", loop["prompt_id"]))
-    return {
-        "text": f"{label(loop['recipe'])}, prompt {label(loop['prompt_id'])}",
-        "href": f"#/tokens/{variant}/{prompt}/{step}/own",
-    }
-
-
 def _layers(frames: QueryCache, model: str) -> Document:
     overall, carriers = (_rows(frames, f"answers/{key}", model) for key in ("sublayers", "carriers"))
     parts = _first(frames, "answers/parts", model)
-    details: list[str] = []
-    sources: list[str] = []
-    links: list[Document] = []
+    details, sources, links = list[str](), list[str](), list[Document]()
     if carriers:
         recipe = carriers[0]["recipe"]
         listed = ", ".join(f"the {_sublayer(row)} ({percent(row['share_of_kl'], 0)})" for row in carriers)

@@ -5,93 +5,45 @@ It only reads. SQL decides which of our numbers are compared with them.
 
 import hashlib
 from collections.abc import Iterator
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 import yaml
-from pydantic import BaseModel, ConfigDict
 
 NUMBERS = Path(__file__).parent / "numbers.yaml"
 _WHOLE_MODEL = -1
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+def _numbers(publication: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of one figure, whose curves run over drops or layers, or of one table, with a method per column.
 
-
-class _Curve(_Strict):
-    """Numbers of one task by method, one per drop or layer."""
-
-    task: str
-    metric: str
-    values: dict[str, list[float]]
-
-
-class _Row(_Strict):
-    """Numbers of one task, one per method of its table."""
-
-    task: str
-    metric: str
-    values: list[float]
-
-
-class _Publication(_Strict):
-    """One figure or table.
-
-    Attributes:
-        model: name of the model.
-        source: where it was published.
-        unit: unit of its numbers; percents become shares.
-        over: what its curves run over.
-        curves: a figure's curves.
-        methods: the columns of a table, each a method and the number of what it drops.
-        rows: a table's rows.
+    Percents become shares. A column is named by a method, and by how much it drops.
     """
+    whole = 100 if publication["unit"] == "percent" else 1
+    of_layers = publication.get("over") == "layer"
 
-    model: str
-    source: str
-    unit: Literal["percent", "share", "perplexity", "nats", "ratio"]
-    over: Literal["dropped", "layer"] | None = None
-    curves: list[_Curve] = []
-    methods: list[str] = []
-    rows: list[_Row] = []
+    def row(of: dict[str, Any], method: str, dropped: int, layer: int, value: float) -> dict[str, Any]:
+        names = {name: publication[name] for name in ("model", "source")} | {"method": method, "dropped": dropped}
+        return names | {"task": of["task"], "metric": of["metric"], "layer": layer, "value": value / whole}
 
-    def numbers(self) -> Iterator[dict[str, Any]]:
-        for curve in self.curves:
-            for method, values in curve.values.items():
-                for place, value in enumerate(values):
-                    of_layer = self.over == "layer"
-                    dropped = 1 if of_layer else 0 if method == "dense" else place + 1
-                    yield self._number(curve, method, dropped, place if of_layer else _WHOLE_MODEL, value)
-        for row in self.rows:
-            for column, value in zip(self.methods, row.values, strict=True):
-                method, _, count = column.partition(" ")
-                yield self._number(row, method, int(count or 0), _WHOLE_MODEL, value)
-
-    def _number(self, of: _Curve | _Row, method: str, dropped: int, layer: int, value: float) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "source": self.source,
-            "method": method,
-            "dropped": dropped,
-            "task": of.task,
-            "metric": of.metric,
-            "layer": layer,
-            "value": value / 100 if self.unit == "percent" else value,
-        }
+    for curve in publication.get("curves", ()):
+        for method, values in curve["values"].items():
+            for place, value in enumerate(values):
+                dropped = 1 if of_layers else 0 if method == "dense" else place + 1
+                yield row(curve, method, dropped, place if of_layers else _WHOLE_MODEL, value)
+    for own in publication.get("rows", ()):
+        for column, value in zip(publication["methods"], own["values"], strict=True):
+            method, _, count = column.partition(" ")
+            yield row(own, method, int(count or 0), _WHOLE_MODEL, value)
 
 
+@cache  # parsing takes a fifth of a second, and a report uses several facts
 def published() -> pl.DataFrame:
     """Return all published numbers, in the order of the file, with the columns of `paper_reference`."""
-    return _frame(NUMBERS.read_text(encoding="utf-8"))
-
-
-@lru_cache(1)  # parsing takes a fifth of a second, and a report uses several facts
-def _frame(text: str) -> pl.DataFrame:
-    publications = [_Publication(**given) for given in yaml.safe_load(text)]
-    return pl.DataFrame([number for publication in publications for number in publication.numbers()])
+    publications = yaml.safe_load(NUMBERS.read_text(encoding="utf-8"))
+    return pl.DataFrame([number for publication in publications for number in _numbers(publication)])
 
 
 @cache

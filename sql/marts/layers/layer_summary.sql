@@ -3,11 +3,11 @@
 -- key: model, recipe, layer, sublayer, scope, lens, temperature
 -- inputs: transitions_without_noise, noise_floor
 -- how to read: scope local is the effect of this sublayer alone, isolated the same effect at the model's output,
---   propagated the effect of all pruned sublayers up to this one. Where is_changed is false the local shift is exactly
---   0 by construction and the propagated one comes from earlier layers. The cosines are 1 − one_minus_cos; for small
---   shifts read one_minus_cos_*, which keep their digits. is_below_noise says that kl_median_nats is at most
---   kl_noise_p95_nats, the 95th percentile of noise_floor at the same sublayer and scope. Both are NULL if no noise was
---   measured. Noise variants are excluded.
+--   propagated the effect of all pruned sublayers up to this one, restored that of all but this one. Without is_changed
+--   the local shift is exactly 0 by construction and the propagated one comes from earlier layers. The cosines are 1 −
+--   one_minus_cos; for small shifts read one_minus_cos_*, which keep their digits. is_below_noise says that
+--   kl_median_nats is at most kl_noise_p95_nats, the 95th percentile of noise_floor at the same sublayer and scope.
+--   Both are NULL if no noise was measured. Noise variants are excluded.
 -- reason: a chart of a quantity against depth needs about a thousand rows, not one per token.
 -- columns:
 --   is_changed: Whether the recipe changed this sublayer's weights or dropped it

@@ -1,7 +1,6 @@
 """Messages with names from elsewhere: invisible characters are escaped on every path to the terminal."""
 
 import os
-import re
 import stat
 import sys
 import warnings
@@ -10,13 +9,14 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from rich.progress import TimeRemainingColumn
 
 from prunescope.assets.cli import output, progress_bars
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.cli.output import log, write_file
 from prunescope.assets.cli.progress_bars import RichProgress
-from prunescope.assets.runs.outcome import Failure, Stage
+from prunescope.assets.runs.outcome import Failure
 from prunescope.warehouse.core import formats
 
 HOSTILE, SEEN = "m\x1b]0;x\x07\x9b2J\u202e[red]", "m\\x1b]0;x\\x07\\x9b2J\\u202e[red]"
@@ -65,9 +65,6 @@ def test_in_a_pipe_a_long_task_is_reported_while_it_runs(capsys, monkeypatch) ->
     assert "still at work: load the dense model, 3 of 7\n" in said
 
 
-STAGES = [Stage("m", "calibration", 11.0), Stage("m@a", "traces", 56.0)]
-
-
 class Clock:
     """Seconds that a test sets."""
 
@@ -77,70 +74,41 @@ class Clock:
         return self.now
 
 
-def test_a_log_has_a_line_a_stage_with_the_time_left(capsys) -> None:
+def test_a_log_has_a_line_per_long_step_and_partition(capsys) -> None:
     clock = Clock()
     with RichProgress() as bars:
         bars._bars.get_time = clock
-        bars.planned(2, STAGES)
+        bars.planned(2)
         bars.begins("m", "calibration")
         clock.now = 11.0
         bars.begins("m@a", "traces")
         clock.now = 11.5  # too short for a line of its own
         bars.computed("m@a", 0.5)
-        bars.planned(1, STAGES[:1])
-        bars.begins("m", "calibration")
+        bars.begins("m@b", "traces")
         clock.now = 23.0
-        bars.computed("m", 0.5)
-    lines = ["m: calibration: 11.0 s (1 of 2 stages, about 56 s left)", "m@a: 0.5 s"]
-    lines += ["m: calibration: 11.5 s (1 of 1 stages)", "m: 0.5 s"]
+        bars.failed(Failure("m@b", "no", is_input=True))
+    lines = ["m: calibration: 11.0 s", "m@a: 0.5 s", "m@b: failed: no"]
     assert capsys.readouterr().err.splitlines() == lines
 
 
-def test_the_time_left_is_predicted_at_the_pace_of_finished_stages_without_those_of_failed_models() -> None:
-    clock, of_b = Clock(), [Stage("m@b", "traces", 30.0), Stage("m@b", "texts", 10.0)]
-    with RichProgress() as bars:
-        bars._bars.get_time = clock
-        bars.planned(4, [*STAGES, *of_b, Stage("n", "models", 9.0)])
-        assert bars._left() == 11 + 56 + 30 + 10 + 9
-        bars.begins("m", "calibration")
-        clock.now = 42.0
-        bars.begins("m@a", "traces")
-        pace = (42 + 20) / (11 + 20)
-        assert bars._left() == pytest.approx(pace * (56 + 30 + 10 + 9))
-        clock.now += 10.0
-        assert bars._left() == pytest.approx(pace * (56 + 30 + 10 + 9) - 10)
-        clock.now += 1000.0
-        assert bars._left() == pytest.approx(pace * (30 + 10 + 9)), "a late stage is not negative"
-        bars.failed(Failure("m@a", "no", is_input=True))
-        bars.begins("m@b", "variants")  # not among the stages, as when it is repeated
-        assert bars._left() == pytest.approx(pace * (30 + 10 + 9)), "a failed stage says nothing of the others"
-        bars.failed(Failure("m", "no", is_input=True))
-        assert bars._left() == pytest.approx(pace * 9)
-
-
-def test_bars_show_tokens_per_second_and_the_time_left() -> None:
+def test_bars_show_partitions_tokens_per_second_and_the_time_left() -> None:
     clock = Clock()
     with RichProgress() as bars:
         bars._bars.get_time = clock
-        bars.planned(2, STAGES)
+        bars.planned(2)
         bars.begins("m", "calibration")
         bars.start("calibrate", 4, 1000)
         whole, task = bars._bars.tasks
         assert whole.description == "m: calibration"
         clock.now = 5.0
         bars.advance(2)
-        assert bars.amount(task) == "2 of 4, 100 tokens/s, 0:00:05"
-        clock.now = 20.0
-        # The calibration was to end after 11 s.
-        assert bars.amount(whole) == "0 of 2 partitions, 0:00:20, about 56 s left"
-        clock.now = 60.0
-        bars.begins("m@a", "traces")
-        assert re.fullmatch(
-            r"0 of 2 partitions, 0:01:00, about 2 min left, until (\d{4}-\d\d-\d\d )?\d\d:\d\d", bars.amount(whole)
-        )
+        assert progress_bars.amount(task) == "2 of 4, 100 tokens/s"
+        bars.computed("m", 5.0)
+        clock.now = 10.0
+        assert (progress_bars.amount(whole), whole.percentage, whole.elapsed) == ("1 of 2", 50, 10)
         bars.start("load", 1)
-        clock.now = 70.0
-        assert bars.amount(bars._bars.tasks[-1]) == "0:00:10"
+        assert progress_bars.amount(bars._bars.tasks[-1]) == ""
+        assert any(isinstance(column, TimeRemainingColumn) for column in bars._bars.columns)
 
 
 @pytest.mark.parametrize("is_debug", [False, True])

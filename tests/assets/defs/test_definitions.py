@@ -3,30 +3,35 @@
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from dagster import AssetKey, DagsterInstance
+from dagster import AssetKey, DagsterInstance, materialize
 
 from prunescope.assets.definitions import defs
+from prunescope.assets.defs.answer_assets import report
 from prunescope.assets.defs.metadata import materialized, table_schema
 from prunescope.assets.defs.partitions import MODELS, RECIPES, VARIANTS, register
-from prunescope.assets.defs.resources import WarehouseResource
+from prunescope.assets.defs.reference_asset import paper_reference
+from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.assets.execution.task import TableWritten
 from prunescope.assets.planning.steps import (
     CODE_VERSIONS,
-    RETRIEVAL_TABLES,
     SAMPLED_TABLES,
-    TASK_TABLES,
+    STEPS,
     TEXT_TABLE,
     TRACE_TABLES,
 )
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from prunescope.warehouse.catalogue.lineage import origins, questions, reading
 from prunescope.warehouse.quality.plausibility_checks import PLAUSIBILITY_CHECKS
+from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
-from tests.assets.tiny_study import ROOT
+from tests.assets.tiny_study import ROOT, StudyFile
 
 GRAPH = defs.resolve_asset_graph()
 
@@ -83,7 +88,7 @@ def test_the_tables_form_this_graph() -> None:
         "search_effects": ("search", ["activation_stats", "models"], MODELS),
         "search_trials": ("search", ["activation_stats", "models"], MODELS),
         **{table: ("traces", ["variants"], VARIANTS) for table in (*TRACE_TABLES, *SAMPLED_TABLES, TEXT_TABLE)},
-        **{table: ("tasks", ["variants"], VARIANTS) for table in (*TASK_TABLES, *RETRIEVAL_TABLES)},
+        **{table: ("tasks", ["variants"], VARIANTS) for table in (*STEPS["tasks"].tables, *STEPS["retrieval"].tables)},
     }
 
 
@@ -192,6 +197,35 @@ def test_the_inferred_mapping_links_a_variant_to_its_model_and_recipe_only() -> 
 @pytest.mark.parametrize("name", ["study", "answers"])
 def test_jobs_can_be_resolved(name: str) -> None:
     assert defs.resolve_job_def(name).name == name
+
+
+def test_a_click_on_published_numbers_or_the_report_holds_the_writer_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, study: StudyFile
+) -> None:
+    held, written = [False], list[bool]()
+
+    @contextmanager
+    def locked(*_: object) -> Iterator[None]:
+        held[0] = True
+        yield
+        held[0] = False
+
+    def write(store: Store, *arguments: object) -> object:
+        written.append(held[0])
+        return whole(store, *arguments)
+
+    whole = Store.write_bytes
+    monkeypatch.setattr(Store, "write_bytes", write)
+    monkeypatch.setattr("prunescope.assets.defs.resources.writer_lock", locked)
+    module = "prunescope.assets.defs"
+    nothing = TableWritten(None, "", "paper_reference")
+    monkeypatch.setattr(f"{module}.reference_asset.write_published", lambda _: written.append(held[0]) or nothing)
+    monkeypatch.setattr(f"{module}.answer_assets.documents", lambda *_: SimpleNamespace(within=dict))
+    monkeypatch.setattr(f"{module}.answer_assets.render_page", lambda *_, **__: "page")
+    monkeypatch.setattr(f"{module}.answer_assets.broken_assertions", lambda _: {})
+    given = {"study": StudyResource(study=str(study.path)), "warehouse": WarehouseResource(root=str(tmp_path / "new"))}
+    assert materialize([paper_reference, report], resources=given).success
+    assert written == [True, True]
 
 
 def test_a_run_without_configuration_writes_into_the_warehouse_of_the_environment(

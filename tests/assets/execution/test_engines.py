@@ -12,14 +12,17 @@ import polars as pl
 import pytest
 
 from prunescope.assets.execution import compute as compute_module
+from prunescope.assets.execution.engines import Engine
 from prunescope.assets.execution.error_transport import is_out_of_memory, is_transient
 from prunescope.assets.execution.model_session import ModelSession
-from prunescope.assets.execution.task import StepFailed, TableWritten
+from prunescope.assets.execution.task import Event, ModelTask, StepBegun, StepFailed, TableWritten
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.log_progress import LogProgress
+from prunescope.pipelines.core.progress import SILENT
 from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
 from prunescope.warehouse.core.errors import WarehouseError
+from tests.assets.runs.test_refused_models import PanicException
 from tests.assets.tiny_study import RECIPES, WARM, StudyFile, computed, rows
 from tests.cuda_device import cuda_devices
 from tests.tiny_models import save_tiny
@@ -34,6 +37,11 @@ def test_a_failed_step_is_raised_with_its_class_and_the_traceback_of_its_process
         assert type(raised) is (InputError if isinstance(error, InputError) else RuntimeError)
         assert "a" in str(raised)
         assert type(error).__name__ in str(raised.__cause__)
+
+
+def events_of(study: StudyFile, root: Path, *steps: tuple[str | None, str]) -> list[Event]:
+    task = ModelTask(StudyRequest(str(study.path)), str(root), "tiny-a", steps)
+    return list(compute_module.compute(task, ModelSession()))
 
 
 # -- retries ----------------------------------------------------------------------------------------------------------
@@ -155,6 +163,49 @@ def test_variants_that_do_not_fit_together_are_computed_one_after_the_other(
     assert [result.recipe for result in results if result.table == "generations"] == RECIPES
     after = rows(warehouse)
     assert all(after[name].equals(before[name]) for name in before)
+
+
+def test_a_panic_of_one_variant_ends_its_partition_only(
+    monkeypatch: pytest.MonkeyPatch, study: StudyFile, warehouse: Path
+) -> None:
+    whole = TraceSession.trace_all
+
+    def panics(session: TraceSession, variants: dict[str, object], progress: object) -> object:
+        if RECIPES[1] in variants:
+            raise PanicException("index out of bounds")
+        return whole(session, variants, progress)
+
+    monkeypatch.setattr(TraceSession, "trace_all", panics)
+    events = events_of(study, warehouse, *((recipe, "traces") for recipe in RECIPES[:3]))
+    [failed] = [event for event in events if isinstance(event, StepFailed)]
+    assert (failed.recipe, failed.message) == (RECIPES[1], "PanicException: index out of bounds")
+    assert {event.recipe for event in events if isinstance(event, TableWritten)} == {RECIPES[0], RECIPES[2]}
+
+
+def test_dense_traces_that_fail_end_the_traces_of_variants_only(
+    monkeypatch: pytest.MonkeyPatch, study: StudyFile, warehouse: Path
+) -> None:
+    def panics(*_: object) -> None:
+        raise PanicException("index out of bounds")
+
+    monkeypatch.setattr(TraceSession, "__init__", panics)
+    steps = *((recipe, "traces") for recipe in RECIPES[:2]), (RECIPES[2], "mask_samples")
+    events = events_of(study, warehouse, *steps)
+    assert [event.recipe for event in events if isinstance(event, StepFailed)] == RECIPES[:2]
+    assert [event.table for event in events if isinstance(event, TableWritten)] == ["mask_samples"]
+    assert isinstance(events[0], StepBegun)
+
+
+def test_a_model_that_is_gone_does_not_end_the_next_one(study: StudyFile, warehouse: Path) -> None:
+    gone = {"name": "gone", "source": str(study.path.parent / "gone")}
+    study.write(models=[gone, {"name": "tiny-a", "source": str(study.model)}])
+    request = StudyRequest(str(study.path))
+    tasks = [ModelTask(request, str(warehouse), name, ((None, "models"),)) for name in ("gone", "tiny-a")]
+    events = [event for _, event in Engine(None, print).events(tasks, SILENT) if not isinstance(event, StepBegun)]
+    failed, written = events
+    assert isinstance(failed, StepFailed)
+    assert isinstance(failed.error, InputError)
+    assert (written.recipe, written.table) == (None, "models")
 
 
 @LINUX

@@ -18,12 +18,12 @@ from dagster import DagsterInstance
 from prunescope.assets.defs.partitions import MODELS, register
 from prunescope.assets.execution.ray.cluster import connected
 from prunescope.assets.execution.ray.config import RayClusterConfig
-from prunescope.assets.execution.ray.pool import WorkerSlot, _Pool, chunks, compute_on_ray, worker_slots
+from prunescope.assets.execution.ray.pool import WorkerSlot, _marker_file, _Pool, chunks, compute_on_ray, worker_slots
 from prunescope.assets.execution.ray.worker import Worker, WorkerConfig, versions
 from prunescope.assets.execution.task import ModelTask, StepFailed
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.runs.outcome import Failure, RunResult
-from prunescope.assets.runs.run_study import run_study
+from prunescope.assets.runs.start import run_study
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.storage.partition_store import Store
 from tests.assets.tiny_study import StudyFile, materialized, pages, rows, without_answers
@@ -49,7 +49,7 @@ class Heard:
 
     def waiting(self, holder: str) -> None: ...
 
-    def planned(self, partitions: int, stages: object = ()) -> None: ...
+    def planned(self, partitions: int) -> None: ...
 
     def begins(self, name: str, step: str) -> None: ...
 
@@ -174,6 +174,36 @@ def test_an_error_of_a_whole_task_fails_each_of_its_partitions_with_its_type_mac
         assert "no-such-study" in event.message
         assert event.message.endswith(f"(on {socket.gethostname()})")
         assert "Traceback" in event.traceback
+
+
+def test_the_marker_of_a_killed_driver_is_removed_and_that_of_a_running_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_gone(*_: object) -> None:
+        raise ProcessLookupError
+
+    with _marker_file(str(tmp_path)) as marker:
+        assert not Store(tmp_path).clean_temporaries()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "kill", is_gone)
+            assert Store(tmp_path).clean_temporaries() == [Path(marker)]
+        Path(marker).touch()
+
+
+def test_a_task_that_another_run_lost_before_is_halved_from_the_start(
+    tmp_path: Path, given: WorkerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = pytest.importorskip("ray", reason="needs Ray: pip install 'prunescope[ray]'")
+    halved, context = list[bool](), SimpleNamespace(was_current_actor_reconstructed=False)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
+    monkeypatch.setattr(
+        "prunescope.assets.execution.ray.worker.compute", lambda task, _: halved.append(task.halves_batches) or ()
+    )
+    task = ModelTask(StudyRequest("demo"), str(tmp_path), "m", ((None, "models"),))
+    for is_halved, is_restarted in ((False, False), (True, False), (False, True)):
+        context.was_current_actor_reconstructed = is_restarted
+        Worker(given).compute(replace(task, halves_batches=is_halved))
+    assert halved == [False, True, True]
 
 
 @dataclass

@@ -14,7 +14,7 @@ import prunescope
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.execution.model_session import ModelSession
-from prunescope.assets.planning.steps import RETRIEVAL_TABLES
+from prunescope.assets.planning.steps import STEPS
 from prunescope.assets.planning.work_plan import StudyRequest, make_plan
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.pipelines.evaluation.retrieval.beir_data import files_of
@@ -86,7 +86,7 @@ def tables_of(warehouse: Path) -> set[str]:
     return {name.split("/")[0] for name in partitions(warehouse)}
 
 
-FILLED = {"models", "activation_stats", "block_influence", "variants", "mask_samples", *RETRIEVAL_TABLES}
+FILLED = {"models", "activation_stats", "block_influence", "variants", "mask_samples", *STEPS["retrieval"].tables}
 
 
 def test_the_steps_of_a_study_fill_its_tables_and_nothing_is_left_to_compute(found: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_changed_judgement_outdates_retrieval_only(found: Path, tmp_path: Path
     assert todo(mine, root) == {}
     judged = tmp_path / "beir" / "qrels" / "test.tsv"
     judged.write_text(judged.read_text().replace("q001\td001\t1", "q001\td002\t1"))
-    assert todo(mine, root) == {f"tiny-bert@{recipe}": RETRIEVAL_TABLES for recipe in RECIPES}
+    assert todo(mine, root) == {f"tiny-bert@{recipe}": STEPS["retrieval"].tables for recipe in RECIPES}
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_a_model_without_a_head_is_refused_what_needs_one_before_anything_runs(
 
 def test_a_study_of_prompts_leaves_the_retrieval_of_a_variant_alone(study: StudyFile, tmp_path: Path) -> None:
     asked = todo(study.path, tmp_path / "nothing")
-    assert not any(set(tables) & set(RETRIEVAL_TABLES) for tables in asked.values())
+    assert not any(set(tables) & set(STEPS["retrieval"].tables) for tables in asked.values())
 
 
 def test_a_plan_counts_texts_and_leaves_out_missing_data_sets(tmp_path: Path, model: Path, capsys: Capture) -> None:

@@ -14,11 +14,10 @@ from prunescope.assets.planning.fingerprints import accepted, differences, expec
 from prunescope.assets.planning.steps import (
     MASK_TABLE,
     MODEL_TABLES,
-    RETRIEVAL_TABLES,
     SAMPLED_TABLES,
     SEARCH_TABLES,
     SPEED_TABLE,
-    TASK_TABLES,
+    STEPS,
     TEXT_TABLE,
     TRACE_TABLES,
     VARIANT_TABLES,
@@ -61,7 +60,9 @@ def test_the_same_study_has_the_same_fingerprints(study: StudyFile) -> None:
 
 def test_tables_and_partitions_have_different_fingerprints(study: StudyFile) -> None:
     found = versions(load(study))
-    shared = sum(len(tables) - 1 for tables in (TRACE_TABLES, SAMPLED_TABLES, TASK_TABLES, RETRIEVAL_TABLES))
+    shared = sum(
+        len(tables) - 1 for tables in (TRACE_TABLES, SAMPLED_TABLES, STEPS["tasks"].tables, STEPS["retrieval"].tables)
+    )
     # One computation writes all trace tables of a variant, one both of sampled texts, one both of its task tables, one
     # all of retrieval, and one both statistics of a model.
     assert len(set(found.values())) == len(found) - shared * len(ALL_RECIPES) - 1
@@ -129,7 +130,7 @@ def test_a_changed_text_outdates_its_own_table_only(study: StudyFile, change: di
 def test_a_changed_task_outdates_its_own_tables_only(study: StudyFile, change: dict[str, object]) -> None:
     before = versions(load(study))
     study.write(tasks=[{"name": "openbookqa", "samples": 2} | change])
-    assert changed(before, versions(load(study))) == of(TASK_TABLES, *ALL_RECIPES)
+    assert changed(before, versions(load(study))) == of(STEPS["tasks"].tables, *ALL_RECIPES)
 
 
 def test_changed_samples_and_definitions_count_as_a_changed_task(study: StudyFile, tmp_path: Path) -> None:
@@ -147,7 +148,7 @@ def test_changed_samples_and_definitions_count_as_a_changed_task(study: StudyFil
     for path in (data, definition, code, tmp_path / "base.yaml"):
         before = versions(load(study))
         path.write_text(path.read_text() + "\n")
-        assert changed(before, versions(load(study))) == of(TASK_TABLES, *ALL_RECIPES), path
+        assert changed(before, versions(load(study))) == of(STEPS["tasks"].tables, *ALL_RECIPES), path
 
 
 def test_permission_to_run_programs_counts_where_a_task_writes_them(study: StudyFile, tmp_path: Path) -> None:
@@ -160,7 +161,7 @@ def test_permission_to_run_programs_counts_where_a_task_writes_them(study: Study
     definition.write_text("task: programs\nmetadata: {runs_code: true}\n")
     study.write(tasks=[{"name": "programs", "definition": str(definition)}])
     without, allowed = both()
-    assert changed(without, allowed) == of(TASK_TABLES, *ALL_RECIPES)
+    assert changed(without, allowed) == of(STEPS["tasks"].tables, *ALL_RECIPES)
 
 
 def test_results_with_programs_stay_current_without_permission_to_run_them(study: StudyFile, tmp_path: Path) -> None:

@@ -21,14 +21,15 @@ from dagster._core.storage import tags
 
 from prunescope.assets.instance.instance import (
     CODE_SERVER_TAG,
+    MAX_RETRIES_TAG,
     RETRY_TAG,
     WAREHOUSE_TAG,
-    is_last_attempt,
+    has_lost_two_processes,
     open_instance,
     recover,
     writer_lock,
 )
-from prunescope.assets.runs.study_job import run_tags
+from prunescope.assets.runs.dagster_job import run_tags
 from prunescope.warehouse.maintenance.diagnostics import diagnose
 from prunescope.warehouse.storage.atomic_write import temporaries
 from prunescope.warehouse.storage.partition_store import Store
@@ -167,22 +168,28 @@ def test_dead_runs_are_ended_and_those_of_other_warehouses_only_in_a_history_of_
 
 def test_the_tags_of_launched_and_replaced_runs_are_those_of_dagster() -> None:
     assert (CODE_SERVER_TAG, RETRY_TAG) == (tags.GRPC_INFO_TAG, tags.RETRY_NUMBER_TAG)
+    assert MAX_RETRIES_TAG == tags.MAX_RETRIES_TAG
 
 
 def test_a_lost_run_is_started_again_and_neither_a_failed_one_nor_one_of_a_command(tmp_path: Path) -> None:
-    of_command = run_tags("tiny", Store(tmp_path))
-    with open_instance(tmp_path) as instance:
-        retried = [
-            auto_reexecution_should_retry_run(
-                instance, instance.create_run_for_job(_job(), status=DagsterRunStatus.FAILURE, tags=given), reason
-            )
-            for given, reason in (({}, None), ({}, RunFailureReason.STEP_FAILURE), (of_command, None))
-        ]
-    assert retried == [True, False, False]
+    gone = {CODE_SERVER_TAG: json.dumps({"host": "127.0.0.1", "socket": str(tmp_path / "gone")})}
+    with writer_lock(tmp_path, lambda _: None), open_instance(tmp_path) as instance:
+        launched, of_command = (
+            instance.create_run_for_job(_job(), status=STARTED, tags=own)
+            for own in (gone, run_tags("tiny", Store(tmp_path)))
+        )
+        recover(instance, str(tmp_path), tmp_path)
+        runs = [instance.get_run_by_id(run.run_id) for run in (launched, of_command)]
+        assert [run.tags[tags.WILL_RETRY_TAG] for run in runs] == ["true", "false"]
+        assert not auto_reexecution_should_retry_run(instance, runs[0], RunFailureReason.STEP_FAILURE)
+        # A user starts the command's run again, with its tags.
+        copied = {tag: value for tag, value in runs[1].tags.items() if tag not in tags.TAGS_TO_MAYBE_OMIT_ON_RETRY}
+        again = instance.create_run_for_job(_job(), status=DagsterRunStatus.FAILURE, tags=copied)
+        assert auto_reexecution_should_retry_run(instance, again, None)
 
 
 def test_a_run_is_the_last_attempt_if_two_processes_before_it_were_lost() -> None:
-    assert [is_last_attempt(tags) for tags in ({}, {RETRY_TAG: "1"}, {RETRY_TAG: "2"})] == [False, False, True]
+    assert [has_lost_two_processes(tags) for tags in ({}, {RETRY_TAG: "1"}, {RETRY_TAG: "2"})] == [False, False, True]
 
 
 def _job() -> object:

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 
 from prunescope.assets.planning.work_plan import Plan, StudyRequest
-from prunescope.assets.runs import study_run
 from prunescope.assets.runs.outcome import Failure, RunResult
-from prunescope.assets.runs.run_study import run_study
+from prunescope.assets.runs.start import run_study
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.log_progress import LogProgress
 from tests.assets.tiny_study import StudyFile
@@ -45,8 +44,8 @@ def run_with(
 
     study.write(models=[{"name": name, "source": str(study.model)} for name in ("a", "b", "c")])
     request, listener = StudyRequest(str(study.path)), Listening()
-    monkeypatch.setattr(study_run, "find_model", read)
-    monkeypatch.setattr(study_run, "make_plan", planned)
+    monkeypatch.setattr("prunescope.assets.runs.study_run.find_model", read)
+    monkeypatch.setattr("prunescope.assets.runs.study_run.make_plan", planned)
     result = run_study(request, tmp_path / "warehouse", tmp_path, listener)
     return result, listener.failures, left_out
 

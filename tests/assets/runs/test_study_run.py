@@ -1,6 +1,7 @@
 """A study of a tiny model through Dagster: its partitions, its runs, and what is recomputed."""
 
 import io
+import logging
 import shutil
 import subprocess
 import sys
@@ -20,15 +21,24 @@ from dagster._serdes import serialize_value
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.definitions import defs
+from prunescope.assets.defs.materialization_events import MaterializationEvents
 from prunescope.assets.defs.partitions import MODELS, register, variant_key
 from prunescope.assets.defs.partitions import RECIPES as PRUNED
+from prunescope.assets.defs.recipe_asset import latest_versions
+from prunescope.assets.defs.resources import StudyResource
 from prunescope.assets.instance.instance import LAUNCHER_TAGS, open_instance
 from prunescope.assets.interface.staleness import Staleness
+from prunescope.assets.planning.fingerprints import find_model
 from prunescope.assets.planning.steps import MODEL_TABLES
 from prunescope.assets.planning.steps import VARIANT_TABLES as ALL_VARIANT_TABLES
+from prunescope.assets.planning.work_plan import StudyRequest
+from prunescope.assets.runs.dagster_job import LogListener
+from prunescope.assets.runs.start import run_study
+from prunescope.pipelines.core.progress import SILENT
 from prunescope.warehouse.catalogue import database
 from prunescope.warehouse.maintenance.diagnostics import diagnose
 from prunescope.warehouse.quality.plausibility_checks import PLAUSIBILITY_CHECKS
+from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import read_footer
 from prunescope.warehouse.tables import TABLES
 from tests.assets.tiny_study import (
@@ -36,6 +46,7 @@ from tests.assets.tiny_study import (
     ROOT,
     VARIANT_TABLES,
     StudyFile,
+    computed,
     materialized,
     partitions,
     without_answers,
@@ -258,6 +269,76 @@ def test_the_job_study_computes_missing_partitions_and_empties_those_without_tex
     assert not diagnose(warehouse)
 
 
+def test_a_run_of_some_tables_that_is_executed_again_computes_no_others(
+    study: StudyFile, tmp_path: Path, cache: Path
+) -> None:
+    warehouse, request = tmp_path / "warehouse", StudyRequest(str(study.path), recipes=("dense",))
+    run_study(request, warehouse, cache, LogListener(logging.getLogger()), tables=["models", "variants"])
+    filled = partitions(warehouse)
+    shutil.rmtree(warehouse / "models")
+    with open_instance(warehouse) as instance:
+        (again,) = (run.run_config for run in instance.get_runs())
+        assert {run.tags["dagster/max_retries"] for run in instance.get_runs()} == {"2"}
+        assert defs.resolve_job_def("study").execute_in_process(instance=instance, run_config=again).success
+    assert partitions(warehouse).keys() == filled.keys()
+    assert {name.split("/")[0] for name in filled} == {"models", "variants"}
+
+
+def test_a_click_takes_the_request_of_the_last_run_with_its_partition(warehouse: Path) -> None:
+    store = Store(warehouse)
+    config = {"resources": {"warehouse": {"config": {"root": str(warehouse)}}}}
+    with open_instance(warehouse) as instance:
+        asked = StudyResource().request(store, instance)
+        assert Path(asked.study).name == "tiny.yaml"
+        assert StudyResource().request(store, instance, recipe="attn-drop-1") == asked
+        assert StudyResource().request(store, instance, "tiny-a", "attn-drop-1") == asked
+        assert StudyResource().request(store, instance, recipe="wanda-70") == StudyRequest("demo")
+        assert materialized(instance, config, ["recipe"], "attn-drop-1").success
+
+
+def test_a_table_that_was_not_recorded_because_of_a_kill_is_recorded_by_the_next_run(
+    study: StudyFile, warehouse: Path, cache: Path
+) -> None:
+    study.write(recipes=[*RECIPES, "mlp-drop-1"])
+    (written,) = computed(study, warehouse, "variants", "mlp-drop-1")
+    listener, tables = LogListener(logging.getLogger()), ["variants", "mask_samples"]
+    run_study(StudyRequest(str(study.path)), warehouse, cache, listener, tables=tables)
+    with open_instance(warehouse) as instance:
+        assert latest_versions(instance, AssetKey("variants"))["tiny-a|mlp-drop-1"] == written.fingerprint
+        wanted = AssetRecordsFilter(AssetKey("variants"), asset_partitions=["tiny-a|mlp-drop-1"])
+        (record,) = instance.fetch_materializations(wanted, limit=9).records
+        shown = record.asset_materialization.metadata
+        assert (shown["dagster/row_count"].value, shown["path"].value) == (1, written.path)
+        keys = {AssetCheckKey(AssetKey("variants"), "keeps_its_rules")}
+        history = instance.event_log_storage.get_asset_check_execution_history(*keys, limit=9)
+        assert "tiny-a|mlp-drop-1" not in {record.partition for record in history}, "nothing was checked"
+        dense = find_model(StudyRequest(str(study.path)).load(), "tiny-a", cache, SILENT)
+        everything = list(
+            MaterializationEvents(instance).missing(StudyRequest(str(study.path)).load(), [dense], Store(warehouse))
+        )
+        assert everything == []
+
+
+def test_a_click_without_permission_keeps_the_scores_of_programs_that_ran(
+    study: StudyFile, warehouse: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if the answers of the study's task were programs.
+    monkeypatch.setattr("prunescope.assets.planning.fingerprints.runs_code", lambda _: True)
+    computed(StudyRequest(str(study.path), allow_code_execution=True), warehouse, "tasks", "dense")
+    before, key = partitions(warehouse), variant_key("tiny-a", "dense")
+    own = {"study": str(study.path)}
+    with open_instance(warehouse) as instance:
+        for is_allowed, wanted in ((False, set()), (True, {"task_scores", "task_samples"})):
+            resources = {
+                "study": {"config": own | {"allow_code_execution": is_allowed}},
+                "warehouse": {"config": {"root": str(warehouse)}},
+            }
+            assert materialized(instance, {"resources": resources}, ["task_scores"], key).success
+            assert {name.split("/")[0] for name in written_since(before, warehouse)} == wanted
+        seen = latest_versions(instance, AssetKey("task_samples"))[str(key)]
+        assert seen == Store(warehouse).provenance(TABLES["task_samples"], "tiny-a", "dense").fingerprint
+
+
 def test_the_job_of_a_variant_leaves_tables_alone_that_its_study_does_not_measure(
     study: StudyFile, warehouse: Path
 ) -> None:
@@ -274,7 +355,10 @@ def test_the_job_of_a_variant_leaves_tables_alone_that_its_study_does_not_measur
         register(instance, MODELS, ["tiny-a"])
         register(instance, PRUNED, RECIPES)
         key = variant_key("tiny-a", "magnitude-50")
-        assert materialized(instance, config, ALL_VARIANT_TABLES, key).success
+        done = materialized(instance, config, ALL_VARIANT_TABLES, key)
+        assert done.success
+        checked = {check.asset_key.to_user_string() for check in done.get_asset_check_evaluations()}
+        assert checked == {"variants", "mask_samples", "speed"}
     written = {name.split("/")[0] for name in written_since(before, warehouse)}
     assert written == {"variants", "mask_samples", "speed"}
     assert set(before) <= set(partitions(warehouse))

@@ -6,7 +6,7 @@ import pytest
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt, tokenize_prompts
-from prunescope.pipelines.studies import GenerationSpec, ModelSpec, Prompt, Study
+from tests.pipelines.tiny_study import study_of
 from tests.tiny_models import tiny_tokenizer
 
 TURNS = [
@@ -36,15 +36,8 @@ def base() -> Any:
 
 
 def tokenized(tokenizer: Any, template: str | None = None, own: str | None = None, **keys: Any) -> TokenizedPrompt:
-    prompt = Prompt.model_validate({"id": "a", "origin": "p.jsonl, line 7", "template": own, **keys})
-    study = Study(
-        name="s",
-        models=(ModelSpec(name="m", source="m"),),
-        recipes=("dense",),  # type: ignore[arg-type]
-        template=template,
-        prompts=(prompt,),
-        generation=GenerationSpec(new_tokens=2),
-    )
+    prompt = {"id": "a", "origin": "p.jsonl, line 7", "template": own, **keys}
+    study = study_of(template=template, prompts=[prompt], generation={"new_tokens": 2})
     return tokenize_prompts(study, tokenizer, 128)[0]
 
 

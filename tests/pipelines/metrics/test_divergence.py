@@ -48,7 +48,6 @@ def _large_heads_go() -> Iterator[None]:
     identity_head.cache_clear()
 
 
-@settings(max_examples=examples(100), deadline=None)
 @given(DENSE, SHIFT, ALL_SIZES, SEEDS, TEMPERATURES)
 def test_every_column_matches_the_float64_reference(dense, shift, size, seed, temperature):
     z, dz = logits_and_shift(dense, shift, 5, size, seed)
@@ -60,7 +59,7 @@ def test_every_column_matches_the_float64_reference(dense, shift, size, seed, te
     assert_matches(measured, truth, temperature, skip=skip)
 
 
-@settings(max_examples=examples(60), deadline=None)
+@settings(max_examples=examples(60))
 @given(SIZES, SEEDS, st.sampled_from([1, 3, 40]))
 def test_ties_go_to_the_lowest_token_on_both_sides(size, seed, levels):
     generator = torch.Generator().manual_seed(seed)
@@ -69,7 +68,7 @@ def test_ties_go_to_the_lowest_token_on_both_sides(size, seed, levels):
     dz[:, 0] += 1
     measured = divergence(z, dz, identity_head(size), [1.0])
     truth = divergence_reference(z, dz, identity_head(size, torch.float64), 1.0)
-    for name in sorted(name for name in RANKING if not name.startswith("p_")):
+    for name in sorted(ORDER):
         np.testing.assert_array_equal(measured[name][0], truth[name].numpy().astype(measured[name].dtype), err_msg=name)
 
 
@@ -127,7 +126,7 @@ def test_divergences_agree_with_scipy():
     np.testing.assert_allclose(measured["js_nats"][0], jensenshannon(p, q, axis=-1) ** 2, rtol=1e-5)
 
 
-@settings(max_examples=examples(40), deadline=None)
+@settings(max_examples=examples(40))
 @given(DENSE, SHIFT, SIZES, SEEDS, TEMPERATURES)
 def test_a_constant_on_every_logit_shift_changes_nothing_in_p(dense, shift, size, seed, temperature):
     z, dz = logits_and_shift(dense, shift, 4, size, seed)
@@ -140,34 +139,7 @@ def test_a_constant_on_every_logit_shift_changes_nothing_in_p(dense, shift, size
             np.testing.assert_allclose(lifted[name], moved[name], rtol=1e-3, atol=atol, err_msg=name)
 
 
-@settings(max_examples=examples(40), deadline=None)
-@given(DENSE, SHIFT, SIZES, SEEDS, TEMPERATURES)
-def test_swapping_the_sides_swaps_the_divergences(dense, shift, size, seed, temperature):
-    z, dz = logits_and_shift(dense, shift, 4, size, seed)
-    dz = on_grid(dz)
-    there = divergence(z, dz, identity_head(size), [temperature])
-    back = divergence(z + dz, -dz, identity_head(size), [temperature])
-    for name, other in {
-        "kl_dense_pruned_nats": "kl_pruned_dense_nats",
-        "kl_pruned_dense_nats": "kl_dense_pruned_nats",
-        "js_nats": "js_nats",
-        "var_q_dz": "var_p_dz",
-        "var_p_dz": "var_q_dz",
-        "var_rq_dz": "var_r_dz",
-        "var_r_dz": "var_rq_dz",
-        "total_variation": "total_variation",
-        "one_minus_cos_p": "one_minus_cos_p",
-        "one_minus_cos_z": "one_minus_cos_z",
-        "entropy_dense_nats": "entropy_pruned_nats",
-        "rank_of_dense_top1": "rank_of_pruned_top1",
-        "margin_dense": "margin_pruned",
-        "topk5_overlap": "topk5_overlap",
-    }.items():
-        atol = 2e-5 / temperature if name.startswith("entropy") else 1e-9
-        np.testing.assert_allclose(there[name], back[other], rtol=1e-3, atol=atol, err_msg=name)
-
-
-@settings(max_examples=examples(40), deadline=None)
+@settings(max_examples=examples(40))
 @given(DENSE, SHIFT, SIZES, SEEDS, TEMPERATURES)
 def test_total_variation_stays_below_pinskers_bound_and_js_below_log_two(dense, shift, size, seed, temperature):
     measured = divergence(*logits_and_shift(dense, shift, 4, size, seed), identity_head(size), [temperature])
@@ -178,7 +150,7 @@ def test_total_variation_stays_below_pinskers_bound_and_js_below_log_two(dense, 
     assert (measured["is_top1_same"] == (measured["rank_of_dense_top1"] == 1)).all()
 
 
-@settings(max_examples=examples(30), deadline=None)
+@settings(max_examples=examples(30))
 @given(DENSE, ALL_SIZES, SEEDS, TEMPERATURES)
 def test_a_shift_of_zero_is_exactly_zero_and_costs_only_the_dense_side(dense, size, seed, temperature):
     z, _ = logits_and_shift(dense, "zero", 4, size, seed)
@@ -242,14 +214,6 @@ def test_the_block_size_changes_nothing_but_rounding(block_rows, monkeypatch):
         np.testing.assert_allclose(blocked[name], usual[name], rtol=2e-4, atol=atol, err_msg=name)
 
 
-def test_the_same_call_twice_gives_the_same_bits():
-    head, x, near, far = model_like(40)
-    first, second = divergences(x, [near, far], head, [1.0]), divergences(x, [near, far], head, [1.0])
-    for one, other in zip(first, second, strict=True):
-        for name in COLUMN_NAMES:
-            np.testing.assert_array_equal(one[name], other[name])
-
-
 def test_inputs_are_not_modified():
     head, x, near, _ = model_like(10)
     copies = [tensor.clone() for tensor in (x, near, head.weight)]
@@ -282,7 +246,7 @@ def test_no_rows_give_no_rows():
     assert divergence(x[:0], near[:0], head, [1.0])["js_nats"].shape == (1, 0)
 
 
-@settings(max_examples=examples(60), deadline=None)
+@settings(max_examples=examples(60))
 @given(DENSE, SHIFT, ALL_SIZES, SEEDS, TEMPERATURES)
 def test_the_kernels_in_torch_give_the_columns_of_the_compiled_ones(dense, shift, size, seed, temperature):
     z, dz = logits_and_shift(dense, shift, 4, size, seed)
@@ -361,7 +325,7 @@ def test_a_measure_flushes_subnormals_and_restores_the_thread(before, monkeypatc
         torch.set_flush_denormal(False)
 
 
-@settings(max_examples=examples(25), deadline=None)
+@settings(max_examples=examples(25))
 @given(SEEDS, st.sampled_from([1.0, 12.0, 40.0, 90.0]), st.sampled_from([1e-3, 1.0, 9.0, 70.0]))
 def test_omitted_and_borderline_tokens_match_the_float64_reference(seed, length, shift):
     # From rows in which every token counts to rows in which few do; sizes beside whole vectors, several temperatures.

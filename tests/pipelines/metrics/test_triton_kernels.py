@@ -99,7 +99,7 @@ def interpret() -> Iterator[Callable[..., Arrays]]:
     identity_head.cache_clear()
 
 
-@settings(max_examples=examples(30), deadline=None)
+@settings(max_examples=examples(30))
 @given(DENSE, SHIFT, SIZES, SEEDS, TEMPERATURES)
 def test_interpreted_kernels_give_the_columns_of_the_compiled_ones(interpret, dense, shift, size, seed, temperature):
     z, dz = logits_and_shift(dense, shift, 2, size, seed)
@@ -112,7 +112,7 @@ def test_interpreted_kernels_give_the_columns_of_the_compiled_ones(interpret, de
         assert shift != "zero" or name not in WITHOUT_SHIFT_ZERO or not values.any(), name
 
 
-@settings(max_examples=examples(24), deadline=None)
+@settings(max_examples=examples(24))
 @given(DENSE, SHIFT, SIZES, SEEDS, TEMPERATURES)
 def test_a_measure_by_the_interpreted_kernels_matches_the_float64_reference(
     interpret, dense, shift, size, seed, temperature

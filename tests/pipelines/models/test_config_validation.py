@@ -76,9 +76,19 @@ def test_values_of_real_configs_pass() -> None:
     )
 
 
-def test_the_check_comes_before_a_folder_is_opened(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"model/config\.json: `num_attention_heads` is 0"):
-        locate(str(change(folder, num_attention_heads=0)), tmp_path)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_attention_heads": 0}, r"model/config\.json: `num_attention_heads` is 0"),
+        ({"auto_map": {"AutoModel": "evil.Model"}}, "auto_map"),
+    ],
+    ids=["a size that no model has", "code"],
+)
+def test_the_check_comes_before_a_folder_is_opened(
+    folder: Path, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        locate(str(change(folder, **changes)), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +101,7 @@ def test_the_check_comes_before_a_folder_is_opened(folder: Path, tmp_path: Path)
         ({"use_cache": "x"}, r"Field 'use_cache' expected bool, got str"),
         ({"hidden_act": "nope"}, "KeyError: 'nope'"),
         ({"pad_token_id": 10**6}, "AssertionError: Padding_idx must be within num_embeddings"),
+        ({"model_type": "no-such-model"}, "The checkpoint you are trying to load has model type `no-such-model`"),
         ({"architectures": 5}, "TypeError: 'int' object is not subscriptable"),
     ],
 )

@@ -1,17 +1,14 @@
 """Tests of the description of a model: every part is named, and the shares add up."""
 
-from pathlib import Path
+from collections.abc import Callable
 
 import polars as pl
 import pytest
 
+from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.describe import structure_rows
-from prunescope.pipelines.models.load import load_decoder
-from tests.tiny_models import save_tiny
 
-
-def described(folder: Path, architecture: str) -> pl.DataFrame:
-    return structure_rows(load_decoder(save_tiny(folder / architecture, architecture)))
+Load = Callable[[str], Decoder]
 
 
 @pytest.mark.parametrize(
@@ -26,15 +23,15 @@ def described(folder: Path, architecture: str) -> pl.DataFrame:
     ],
 )  # fmt: skip
 def test_every_form_is_described(
-    tmp_path: Path, architecture: str, attn: str, mlp: str, order: str, norm: str, head: str
+    tiny_decoder: Load, architecture: str, attn: str, mlp: str, order: str, norm: str, head: str
 ) -> None:
-    rows = {row["part"]: row for row in described(tmp_path, architecture).iter_rows(named=True)}
+    rows = {row["part"]: row for row in structure_rows(tiny_decoder(architecture)).iter_rows(named=True)}
     assert [rows[part]["form"] for part in ("attn.0", "mlp.0", "final norm", "head")] == [attn, mlp, norm, head]
     assert rows["attn.1"]["order"] == rows["mlp.2"]["order"] == order
 
 
-def test_shares_add_up_and_experts_count_one_by_one(tmp_path: Path) -> None:
-    frame = described(tmp_path, "mixtral")
+def test_shares_add_up_and_experts_count_one_by_one(tiny_decoder: Load) -> None:
+    frame = structure_rows(tiny_decoder("mixtral"))
     shares = frame.filter(pl.col("part") == "share")
     assert shares["share"].sum() == pytest.approx(1)
     total = frame.filter(pl.col("part") == "model")["parameters"].item()
@@ -46,6 +43,6 @@ def test_shares_add_up_and_experts_count_one_by_one(tmp_path: Path) -> None:
     assert mlps["parameters"].sum() == shares.filter(pl.col("module") == "MLP")["parameters"].item()
 
 
-def test_a_model_changed_by_its_cache_says_so(tmp_path: Path) -> None:
-    (row,) = described(tmp_path, "bamba").filter(pl.col("part") == "cache").iter_rows(named=True)
+def test_a_model_changed_by_its_cache_says_so(tiny_decoder: Load) -> None:
+    (row,) = structure_rows(tiny_decoder("bamba")).filter(part="cache").rows(named=True)
     assert "layers.1.self_attn adds something else" in row["form"]

@@ -1,7 +1,6 @@
 """Passes of a float32 decoder in float64, against an independent float64 model."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,12 +9,10 @@ from prunescope.pipelines.evaluation.traces.activation_capture import Capture, r
 from prunescope.pipelines.evaluation.traces.trace_session import _local_shifts
 from prunescope.pipelines.models.decoder import Decoder, probe_tokens
 from prunescope.pipelines.models.float64_pass import float64_norms, in_float64
-from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import parse_recipe
 from tests.pipelines.evaluation.traces.float64_reference import Llama64
-from tests.tiny_models import save_tiny
 
 
 def test_layers_in_float64_give_the_streams_of_a_float64_model(decoder: Decoder) -> None:
@@ -83,8 +80,8 @@ def test_an_interrupted_pass_leaves_weights_in_float32(decoder: Decoder) -> None
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "gemma2", "falcon-sequential", "mixtral"])
-def test_other_architectures_compute_in_float64_too(architecture: str, tmp_path: Path) -> None:
-    decoder = load_decoder(save_tiny(tmp_path / architecture, architecture))
+def test_other_architectures_compute_in_float64_too(architecture: str, tiny_decoder: Callable[[str], Decoder]) -> None:
+    decoder = tiny_decoder(architecture)
     norms, tokens = float64_norms(decoder), probe_tokens(decoder, 12)
     assert norms is not None
     usual = decoder.hidden(tokens)

@@ -1,12 +1,10 @@
 """Replacement of forwards of linear modules, and their restoration."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
-from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.module_calls import quick_linears
 from prunescope.pipelines.pruning.variant_patching import swap_weights
 
@@ -32,8 +30,7 @@ def test_only_plain_float32_modules_are_replaced_and_all_are_restored() -> None:
     assert not taken(torch.ones(4)).any()
 
 
-def test_a_quick_model_gives_the_same_states_and_reads_swapped_weights(tiny_folder: Path) -> None:
-    decoder = load_decoder(tiny_folder)
+def test_a_quick_model_gives_the_same_states_and_reads_swapped_weights(decoder: Decoder) -> None:
     tokens = torch.tensor([[5, 77, 9, 120], [8, 61, 2, 17]])
     sublayer = decoder.layers[1].mlp
     other = {name: matrix.stored * 0.5 for name, matrix in sublayer.matrices.items()}

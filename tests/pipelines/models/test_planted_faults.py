@@ -1,12 +1,5 @@
-"""Tests that proofs at load accept every form of decoder and refuse small faults, planted by hooks, in each of them.
+"""Tests that proofs at load accept every form of decoder and refuse small faults, planted by hooks, in each of them."""
 
-`python -m tests.pipelines.models.test_planted_faults MODEL [DTYPE]` runs them on any model, such as the largest
-embedded one, and prints the measured rounding and what each fault came to.
-"""
-
-import inspect
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -269,27 +262,3 @@ def test_cancelling_terms_and_large_biases_raise_the_measured_rounding() -> None
                 found.append(distance(module(x), before))
             assert is_close(before, exact.float(), found[-1])
     assert found[1] > 20 * found[0]
-
-
-def main() -> None:
-    """Run every test of a decoder on a model, and exit with 1 if one fails."""
-    model, dtype = (*sys.argv[1:], "float32")[:2]
-    decoder, say, failed = load_decoder(locate(model, CACHE), dtype, "cpu"), sys.stdout.write, 0
-    found = sorted((each, label) for label, each in rounding_of(decoder).items())
-    shown = ", ".join(f"{found[at][0]:.1e} ({found[at][1]})" for at in (0, len(found) // 2, -1))
-    say(f"{model}, {dtype}: rounding of states {decoder.rounding:.1e}, of contributions {shown}\n")
-    for name, test in list(globals().items()):
-        parameters = list(inspect.signature(test).parameters) if name.startswith("test_") else []
-        for which in {"decoder": [()], "which": [(0,), (1,)]}.get(*parameters[-1:] or [""], []):
-            start, outcome = time.perf_counter(), "refused" if "refused" in name or "noticed" in name else "passed"
-            try:
-                test(decoder, *which)
-            except (AssertionError, pytest.fail.Exception) as error:
-                outcome, failed = f"FAILED {error}", 1
-            say(f"{name} {which}: {outcome}, {time.perf_counter() - start:.0f} s\n")
-            sys.stdout.flush()
-    sys.exit(failed)
-
-
-if __name__ == "__main__":
-    main()

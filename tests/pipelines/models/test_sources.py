@@ -46,13 +46,6 @@ def test_a_pickle_is_refused(folder: Path, tmp_path: Path) -> None:
         locate(str(folder), tmp_path)
 
 
-def test_custom_model_code_is_refused(folder: Path, tmp_path: Path) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "evil.Model"}}))
-    with pytest.raises(InputError, match="auto_map"):
-        locate(str(folder), tmp_path)
-
-
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
 def test_a_damaged_config_is_refused(folder: Path, tmp_path: Path, content: str) -> None:
     (folder / "config.json").write_text(content)

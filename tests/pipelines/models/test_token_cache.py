@@ -11,6 +11,7 @@ from transformers import Gemma3TextConfig, LlamaConfig
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from prunescope.pipelines.models.token_cache import ROOM, TokenCache
+from tests.examples import examples
 
 CONFIG = LlamaConfig(num_hidden_layers=2)
 STEPS = st.one_of(
@@ -27,7 +28,7 @@ def _states(rows: int, tokens: int, generator: torch.Generator) -> tuple[Tensor,
 
 
 @given(steps=st.lists(STEPS, max_size=8), seed=st.integers(0, 99))
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_it_holds_the_tokens_of_the_librarys_cache(steps: list[tuple[str, int | list[int]]], seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     own, other = TokenCache(CONFIG), DynamicCache(config=CONFIG)

@@ -47,8 +47,8 @@ def test_every_matrix_of_a_layer_multiplies_by_the_fast_product(
     count, plain = list[int](), module_calls.product
     monkeypatch.setattr(module_calls, "product", lambda *args: count.append(1) or plain(*args))
     calibrate(decoder, SPEC, "tiny")
-    # Five sequences pass each layer in two batches. GPT-2's matrices are convolutions, which torch multiplies.
-    assert len(count) == (0 if decoder.model.config.model_type == "gpt2" else 2 * len(decoder.matrices))
+    # Five sequences pass each layer in two batches.
+    assert len(count) == 2 * len(decoder.matrices)
 
 
 def test_influence_is_the_mean_cosine_defect_and_orders_the_drops(decoder: Decoder) -> None:
@@ -112,12 +112,8 @@ def test_nan_activations_fail_with_the_module(tiny_folder: Path) -> None:
         calibrate(broken, SPEC, "tiny")
 
 
-@pytest.fixture(scope="module")
-def experts(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
-    return load_decoder(save_tiny(tmp_path_factory.mktemp("models") / "mixtral", "mixtral"))
-
-
-def test_moments_of_an_expert_are_those_of_the_tokens_routed_to_it(experts: Decoder) -> None:
+def test_moments_of_an_expert_are_those_of_the_tokens_routed_to_it(tiny_decoder: Callable[[str], Decoder]) -> None:
+    experts = tiny_decoder("mixtral")
     found = calibrate(experts, SPEC, "tiny").activation_stats
     block = experts.layers[1].mlp.mixers[0].experts
     routed: list[tuple[torch.Tensor, torch.Tensor]] = []

@@ -5,13 +5,11 @@ from typing import get_args
 import pytest
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.pruning.methods import METHODS
 from prunescope.pipelines.recipes import (
     FORMS,
     KINDS,
     DenseRecipe,
     ExternalRecipe,
-    MatrixRecipe,
     MixedRecipe,
     NoiseRecipe,
     parse_recipe,
@@ -30,11 +28,6 @@ def test_every_parameter_of_every_method_has_a_meaning(kind: type) -> None:
 def test_every_recipe_names_its_source(kind: type) -> None:
     (source,) = {row["source"] for row in recipe_forms() if row["form"] in dict(kind.EXAMPLES)} or {""}
     assert bool(source) == (kind not in {DenseRecipe, NoiseRecipe, ExternalRecipe, MixedRecipe}), "name it in the class"
-
-
-def test_every_recipe_that_changes_matrices_has_a_method() -> None:
-    missing = {kind for kind in KINDS if issubclass(kind, MatrixRecipe)} - METHODS.keys()
-    assert not missing, "add its function to METHODS in pipelines/pruning/methods/__init__.py"
 
 
 def test_every_form_is_listed_and_parses_to_its_own_method() -> None:

@@ -26,9 +26,8 @@ from prunescope.pipelines.pruning.methods.depth import (
     ordered,
 )
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.pruning.variant_row import variant_row
-from prunescope.pipelines.recipes import DepthRecipe, parse_recipe
+from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec
 from tests.pipelines.models.reference_models import copy_of, write_zeros
 from tests.tiny_models import SHORT_TEXT, save_tiny
@@ -137,7 +136,6 @@ def test_iterative_orders_measure_again_after_every_removal(load: Load, architec
     decoder, calibrated, tokens = load(architecture)
     for unit, labels in (("attn+mlp", ALL), ("block", BLOCKS)):
         recipe = parse_recipe(f"{unit}-drop-3-iterative")
-        assert isinstance(recipe, DepthRecipe)
         order = drop_order(decoder, recipe, tokens, Variant())
         shot = prune(decoder, parse_recipe(f"{unit}-drop-3"), None, calibrated.block_influence)
         assert order[0].label == shot.facts["drop_order"][0]
@@ -156,7 +154,6 @@ def test_greedy_choices_are_those_of_brute_force(load: Load, architecture: str) 
     decoder, _, tokens = load(architecture)
     for unit, labels in (("attn+mlp", ALL), ("block", BLOCKS)):
         recipe = parse_recipe(f"{unit}-drop-2-greedy")
-        assert isinstance(recipe, DepthRecipe)
         order = drop_order(decoder, recipe, tokens, Variant())
         for place, (label, score) in enumerate(order):
             removed = [each for each, _ in order[:place]]
@@ -199,8 +196,6 @@ def test_depth_passes_shrink_where_memory_is_short(load: Load, monkeypatch: pyte
 def test_an_order_continues_from_its_known_beginning(load: Load, by: str) -> None:
     decoder, _, tokens = load("llama")
     two, three = (parse_recipe(f"attn+mlp-drop-{count}-{by}") for count in (2, 3))
-    assert isinstance(two, DepthRecipe)
-    assert isinstance(three, DepthRecipe)
     known = drop_order(decoder, two, tokens, Variant())
     assert drop_order(decoder, three, tokens, Variant(), known) == drop_order(decoder, three, tokens, Variant())
     assert drop_order(decoder, two, torch.empty(1, 1), Variant(), known) == known, "nothing is left to be measured"
@@ -265,19 +260,6 @@ def test_listed_units_are_dropped(load: Load) -> None:
     assert mixed.dropped == ("attn.0", "mlp.4")
 
 
-def test_a_model_without_its_dropped_blocks_is_the_stock_model_with_fewer_layers(load: Load) -> None:
-    decoder, _, _ = load("llama")
-    variant = prune(decoder, parse_recipe("{name: mine, method: block-drop, layers: [1, 2]}"))
-    copied = copy_of(decoder)
-    for index in (2, 1):
-        del copied.model.model.layers[index]
-    tokens = torch.arange(3, 20)[None]
-    with apply_variant(decoder, variant), torch.no_grad():
-        found = decoder.model(input_ids=tokens, use_cache=False).logits
-    with torch.no_grad():
-        torch.testing.assert_close(found, copied.model(input_ids=tokens, use_cache=False).logits, rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
@@ -292,38 +274,6 @@ def test_a_model_without_its_dropped_blocks_is_the_stock_model_with_fewer_layers
 def test_units_that_the_model_lacks_are_refused_with_its_numbers(load: Load, recipe: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         prune(load("llama")[0], parse_recipe(recipe))
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        "method: mlp-drop",
-        "method: mlp-drop, count: 2, by: given",
-        "method: mlp-drop, count: 2, layers: [1]",
-        "method: mlp-drop, layers: [1, 1]",
-        "method: mlp-drop, sublayers: [mlp.1]",
-        "method: attn+mlp-drop, layers: [1]",
-        "method: mlp-drop, count: 2, by: greedy, seed: 3",
-        "method: mlp-drop, by: greedy, layers: [1]",
-    ],
-)
-def test_lists_counts_and_seeds_that_contradict_each_other_are_refused(fields: str) -> None:
-    with pytest.raises(InputError, match="recipe"):
-        parse_recipe(f"{{name: m, {fields}}}")
-
-
-def test_names_spell_unit_count_choice_and_seed() -> None:
-    for name, expected in (
-        ("attn+mlp-drop-4", ("attn+mlp", 4, "influence", 0)),
-        ("mlp-drop-12-iterative", ("mlp", 12, "iterative", 0)),
-        ("block-drop-3-random11", ("block", 3, "random", 11)),
-        ("attn-drop-2-consecutive", ("attn", 2, "consecutive", 0)),
-    ):
-        recipe = parse_recipe(name)
-        assert isinstance(recipe, DepthRecipe)
-        assert (recipe.unit, recipe.count, recipe.by, recipe.seed) == expected
-        assert recipe.is_calibrated == (recipe.by != "random")
-        assert bool(recipe.needs) == (recipe.by == "influence")
 
 
 def test_one_token_ties_and_nan_are_handled(load: Load, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Tests of layer ratios, included modules and unreached experts of a recipe on a whole model."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -10,11 +11,11 @@ from torch import Tensor
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.models.sublayer import Sublayer
 from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.calibration.statistics import CalibrationResult, calibrate, calibration_tokens
 from prunescope.pipelines.pruning.methods.layer_sparsity import layer_sparsities
-from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.recipes import MaskingRecipe, MatrixRecipe, Recipe, parse_recipe
+from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec
 from tests.tiny_models import SHORT_TEXT, save_tiny
 
@@ -43,10 +44,17 @@ def tokens(decoder: Decoder) -> Tensor:
     return calibration_tokens(decoder.tokenizer, SPEC)
 
 
-def matrix_recipe(name: str) -> MatrixRecipe:
-    recipe: Recipe = parse_recipe(name)
-    assert isinstance(recipe, MatrixRecipe)
-    return recipe
+def layer_sizes(decoder: Decoder, is_counted: Callable[[Sublayer, str], bool] = lambda *_: True) -> list[int]:
+    """Return the number of weights of each layer, of its counted matrices alone."""
+    return [
+        sum(m.weight.numel() for s in layer.sublayers for name, m in s.matrices.items() if is_counted(s, name))
+        for layer in decoder.layers
+    ]
+
+
+def mean_of(sparsities: Sequence[float | None], sizes: Sequence[int]) -> float:
+    """Return the share of all weights that is removed."""
+    return sum((each or 0.0) * size for each, size in zip(sparsities, sizes, strict=True)) / sum(sizes)
 
 
 def outlier_shares(
@@ -72,14 +80,12 @@ def outlier_shares(
 def test_owl_prunes_layers_with_outliers_less_and_reaches_the_target_exactly(
     decoder: Decoder, calibrated: CalibrationResult, fields: str
 ) -> None:
-    recipe = matrix_recipe(f"{{name: r, method: wanda, sparsity: 0.6, ratios: owl{fields}}}")
-    assert isinstance(recipe, MaskingRecipe)
-    found = [each or 0.0 for each in layer_sparsities(decoder, recipe, calibrated.activation_stats)]
+    recipe = parse_recipe(f"{{name: r, method: wanda, sparsity: 0.6, ratios: owl{fields}}}")
+    found = layer_sparsities(decoder, recipe, calibrated.activation_stats)
     kind = recipe.modules[0] if recipe.modules else None
     shares, sizes = outlier_shares(decoder, calibrated.activation_stats, kind, recipe.owl_m)
-    total = sum(sizes)
-    assert sum(each * size for each, size in zip(found, sizes, strict=True)) / total == pytest.approx(0.6, abs=1e-12)
-    mean = sum(share * size for share, size in zip(shares, sizes, strict=True)) / total
+    assert mean_of(found, sizes) == pytest.approx(0.6, abs=1e-12)
+    mean = mean_of(shares, sizes)
     farthest = max(abs(share - mean) for share in shares)
     assert found == pytest.approx([0.6 + recipe.owl_lambda * (mean - share) / farthest for share in shares], abs=1e-12)
     assert max(abs(each - 0.6) for each in found) == pytest.approx(recipe.owl_lambda)
@@ -87,47 +93,35 @@ def test_owl_prunes_layers_with_outliers_less_and_reaches_the_target_exactly(
 
 
 def test_owl_weighs_layers_by_the_weights_that_are_included(decoder: Decoder, calibrated: CalibrationResult) -> None:
-    recipe = matrix_recipe(
+    recipe = parse_recipe(
         "{name: r, method: wanda, sparsity: 0.5, ratios: owl, modules: ['*.0.*', '*.1.mlp.*', '*2*k_proj']}"
     )
-    found = [each or 0.0 for each in layer_sparsities(decoder, recipe, calibrated.activation_stats)]
-    sizes = [
-        sum(m.weight.numel() for s in layer.sublayers for n, m in s.matrices.items() if chosen(n))
-        for layer, chosen in zip(
-            decoder.layers, (lambda n: True, lambda n: ".mlp." in n, lambda n: n.endswith("k_proj")), strict=True
-        )
-    ]
+    found = layer_sparsities(decoder, recipe, calibrated.activation_stats)
+    ends = ("", "mlp.", "k_proj")
+    sizes = layer_sizes(decoder, lambda sublayer, name: ends[sublayer.layer] in name)
     assert len(set(sizes)) == 3
-    weighted = sum(each * size for each, size in zip(found, sizes, strict=True)) / sum(sizes)
-    assert weighted == pytest.approx(0.5, abs=1e-12)
+    assert mean_of(found, sizes) == pytest.approx(0.5, abs=1e-12)
     assert len(set(found)) == 3
 
 
 def test_owl_ignores_layers_dropped_before(decoder: Decoder, calibrated: CalibrationResult, tokens: Tensor) -> None:
-    recipe, stats = matrix_recipe("wanda-50-owl"), calibrated.activation_stats
+    recipe, stats = parse_recipe("wanda-50-owl"), calibrated.activation_stats
     dropped = ("attn.0", "mlp.0", "mlp.1")
-    found = [each or 0.0 for each in layer_sparsities(decoder, recipe, stats, dropped)]
-    sizes = [
-        sum(m.weight.numel() for s in layer.sublayers if s.label not in dropped for m in s.matrices.values())
-        for layer in decoder.layers
-    ]
+    found = layer_sparsities(decoder, recipe, stats, dropped)
+    sizes = layer_sizes(decoder, lambda sublayer, _: sublayer.label not in dropped)
     assert sizes[0] == 0 < sizes[1] < sizes[2]
     assert found[0] == 0.5
-    assert sum(each * size for each, size in zip(found, sizes, strict=True)) / sum(sizes) == pytest.approx(
-        0.5, abs=1e-12
-    )
+    assert mean_of(found, sizes) == pytest.approx(0.5, abs=1e-12)
     variant = prune(decoder, parse_recipe("mlp-drop-1+wanda-50-owl"), stats, calibrated.block_influence, tokens)
     masked = torch.cat([~mask.flatten() for mask in variant.masks.values()])
-    assert len(masked) == sum(
-        m.weight.numel() for s in decoder.sublayers if s.label not in variant.dropped for m in s.matrices.values()
-    )
+    assert len(masked) == sum(layer_sizes(decoder, lambda sublayer, _: sublayer.label not in variant.dropped))
     assert float(masked.float().mean()) == pytest.approx(0.5, abs=0.5 / 64)
 
 
 def test_layers_with_equal_outliers_get_equal_shares(tiny_folder: Path, tokens: Tensor) -> None:
     alike = load_decoder(tiny_folder)
     stats = calibrate(alike, SPEC, "tiny").activation_stats
-    recipe = matrix_recipe("{name: r, method: wanda, sparsity: 0.5, ratios: owl, owl_m: 1.0e+6}")
+    recipe = parse_recipe("{name: r, method: wanda, sparsity: 0.5, ratios: owl, owl_m: 1.0e+6}")
     assert layer_sparsities(alike, recipe, stats) == [0.5] * 3
 
 
@@ -135,8 +129,7 @@ def test_layers_with_equal_outliers_get_equal_shares(tiny_folder: Path, tokens: 
 def test_a_pruned_model_has_owls_shares(
     decoder: Decoder, calibrated: CalibrationResult, tokens: Tensor, name: str
 ) -> None:
-    recipe = matrix_recipe(name)
-    assert isinstance(recipe, MaskingRecipe)
+    recipe = parse_recipe(name)
     assert (recipe.ratios, recipe.sparsity) == ("owl", 0.6)
     assert recipe.needs == ("activation_stats",)
     variant = prune(decoder, recipe, calibrated.activation_stats, None, tokens)
@@ -150,7 +143,7 @@ def test_a_pruned_model_has_owls_shares(
 
 
 def test_explicit_ratios_are_used_unchanged(decoder: Decoder) -> None:
-    recipe = matrix_recipe("{name: r, method: magnitude, ratios: [0, 0.25, 0.75]}")
+    recipe = parse_recipe("{name: r, method: magnitude, ratios: [0, 0.25, 0.75]}")
     assert layer_sparsities(decoder, recipe, None) == [0, 0.25, 0.75]
     variant = prune(decoder, recipe)
     for layer, share in zip(decoder.layers, (0, 0.25, 0.75), strict=True):
@@ -172,14 +165,10 @@ def test_owl_is_refused_where_it_does_not_apply(decoder: Decoder, tokens: Tensor
         parse_recipe("{name: r, method: wanda, keep: 2, block: 4, ratios: owl}")
 
 
-def changed(variant: Variant) -> set[str]:
-    return set(variant.changes)
-
-
 def test_modules_choose_by_sublayer_and_by_pattern(decoder: Decoder) -> None:
     def chosen(*patterns: str) -> set[str]:
         recipe = parse_recipe(f"{{name: r, method: magnitude, sparsity: 0.5, modules: [{', '.join(patterns)}]}}")
-        return changed(prune(decoder, recipe))
+        return set(prune(decoder, recipe).changes)
 
     names = set(decoder.matrices)
     assert chosen() == names
@@ -202,30 +191,22 @@ def test_a_pattern_that_matches_nothing_is_refused_with_examples(decoder: Decode
 
 
 @pytest.fixture(scope="module")
-def experts(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
-    return load_decoder(save_tiny(tmp_path_factory.mktemp("models") / "experts", "mixtral"))
+def experts(tiny_decoder: Callable[[str], Decoder]) -> Decoder:
+    return tiny_decoder("mixtral")
 
 
 ONE_TOKEN = torch.tensor([[7]])  # it reaches 2 of the 4 experts of every layer
 
 
-@pytest.mark.parametrize("method", ["wanda", "ria", "sparsegpt", "admm"])
-def test_unreached_experts_are_refused_or_left_dense_and_counted(experts: Decoder, method: str) -> None:
+@pytest.mark.parametrize("name", ["wanda-50", "ria-50", "sparsegpt-50", "admm-50", "awq-4bit", "gptq-4bit"])
+def test_unreached_experts_are_refused_or_left_dense_and_counted(experts: Decoder, name: str) -> None:
+    recipe = parse_recipe(name)
     with pytest.raises(InputError, match=r"no calibration token reached .*experts.*unreached: dense"):
-        prune(experts, parse_recipe(f"{method}-50"), None, None, ONE_TOKEN)
-    recipe = parse_recipe(f"{{name: r, method: {method}, sparsity: 0.5, unreached: dense}}")
-    variant = prune(experts, recipe, None, None, ONE_TOKEN)
-    left = set(experts.matrices) - changed(variant)
+        prune(experts, recipe, tokens=ONE_TOKEN)
+    variant = prune(experts, recipe.model_copy(update={"unreached": "dense"}), tokens=ONE_TOKEN)
+    left = set(experts.matrices) - set(variant.changes)
     assert variant.facts["matrices_unreached"] == len(left) == 3 * 2 * 2
     assert all("experts" in name for name in left)
-
-
-@pytest.mark.parametrize("method", ["awq", "gptq"])
-def test_quantizers_also_handle_unreached_experts(experts: Decoder, method: str) -> None:
-    with pytest.raises(InputError, match="no calibration token reached"):
-        prune(experts, parse_recipe(f"{method}-4bit"), None, None, ONE_TOKEN)
-    recipe = parse_recipe(f"{{name: r, method: {method}, bits: 4, unreached: dense}}")
-    assert prune(experts, recipe, None, None, ONE_TOKEN).facts["matrices_unreached"] == 12
 
 
 def test_dsnot_keeps_masks_of_unreached_experts(experts: Decoder) -> None:
@@ -246,14 +227,10 @@ def test_owl_excludes_unreached_experts_from_its_mean(experts: Decoder) -> None:
     left = {name for name in first.matrices if "experts" in name and not name.endswith("[0]")}
     reached = stats.filter(~pl.col("module").is_in(sorted(left)))
     with pytest.raises(InputError, match="activation_stats has no row for .*experts"):
-        layer_sparsities(experts, matrix_recipe("wanda-50-owl"), reached)
-    recipe = matrix_recipe("{name: r, method: wanda, sparsity: 0.5, ratios: owl, unreached: dense}")
-    found = [each or 0.0 for each in layer_sparsities(experts, recipe, reached)]
-    sizes = [
-        sum(m.weight.numel() for s in layer.sublayers for n, m in s.matrices.items() if n not in left)
-        for layer in experts.layers
-    ]
+        layer_sparsities(experts, parse_recipe("wanda-50-owl"), reached)
+    recipe = parse_recipe("{name: r, method: wanda, sparsity: 0.5, ratios: owl, unreached: dense}")
+    found = layer_sparsities(experts, recipe, reached)
+    sizes = layer_sizes(experts, lambda _, name: name not in left)
     assert sizes[0] < sizes[1] == sizes[2]
-    weighted = sum(each * size for each, size in zip(found, sizes, strict=True)) / sum(sizes)
-    assert weighted == pytest.approx(0.5, abs=1e-12)
+    assert mean_of(found, sizes) == pytest.approx(0.5, abs=1e-12)
     assert len(set(found)) > 1

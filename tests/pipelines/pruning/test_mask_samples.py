@@ -1,7 +1,5 @@
 """Tests of sampled masks against whole masks: equal bits at equal positions, and overlaps within their error."""
 
-from pathlib import Path
-
 import numpy as np
 import polars as pl
 import pytest
@@ -11,9 +9,8 @@ from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.pruning.masks import keep_share
 from prunescope.pipelines.pruning.sampled_masks import MAX_SAMPLED, mask_samples, sampled_positions
-from prunescope.pipelines.pruning.variant import Variant, load_variant
+from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.weight_delta import QuantizedWeights, WeightDelta
-from prunescope.pipelines.recipes import parse_recipe
 from prunescope.warehouse.storage.partition_store import to_arrow
 from prunescope.warehouse.tables import TABLES
 from prunescope.warehouse.tables import mask_samples as table
@@ -152,10 +149,3 @@ def test_updated_weights_and_zero_codes_count_as_kept(decoder: Decoder) -> None:
         row = mask_samples(decoder, "tiny", "mine", Variant({name: change})).row(0, named=True)
         assert row["module"] == name
         assert np.array_equal(unpacked(row), kept)
-
-
-def test_a_loaded_variant_gives_the_same_rows(decoder: Decoder, tmp_path: Path) -> None:
-    variant = masked(random_masks(decoder, 6))
-    variant.save(tmp_path / "v.safetensors", parse_recipe("magnitude-50"), "hash")
-    back = load_variant(tmp_path / "v.safetensors", "hash")
-    assert mask_samples(decoder, "tiny", "m", back).equals(mask_samples(decoder, "tiny", "m", variant))

@@ -39,9 +39,7 @@ MIXTURE = {
 
 
 def mixed(treatments: Mapping[str, object], name: str = "mixture", **fields: object) -> MixedRecipe:
-    recipe = parse_recipe(json.dumps({"name": name, "method": "mixed", "treatments": dict(treatments)} | fields))
-    assert isinstance(recipe, MixedRecipe)
-    return recipe
+    return parse_recipe(json.dumps({"name": name, "method": "mixed", "treatments": dict(treatments)} | fields))
 
 
 def composed(*parts: dict[str, object]) -> Recipe:
@@ -280,10 +278,10 @@ def test_an_interrupted_mixture_resumes_at_its_layer(
     change = layerwise.change_of
 
     def dying(given: object, recipe: object) -> object:
-        computed.append(int(given.name.split(".")[2]))  # type: ignore[attr-defined]
+        computed.append(int(given.name.split(".")[2]))
         if len(computed) == 12:
             raise KeyboardInterrupt
-        return change(given, recipe)  # type: ignore[arg-type]
+        return change(given, recipe)
 
     monkeypatch.setattr(layerwise, "change_of", dying)
     with pytest.raises(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""Tests of SparseGPT and GPTQ against the optimal brain surgeon column by column, and of their exact counts."""
+"""Tests of SparseGPT and GPTQ against the optimal brain surgeon column by column."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -6,9 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import assume, settings
-from hypothesis import given as drawn
-from hypothesis import strategies as st
 from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
@@ -17,10 +14,8 @@ from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments
 from prunescope.pipelines.pruning.methods import MatrixContext, change_of
 from prunescope.pipelines.pruning.methods.column_update import eager, sweep
-from prunescope.pipelines.pruning.methods.quantization_grid import grids
 from prunescope.pipelines.pruning.variant import load_variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
-from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import parse_recipe
 from tests.pipelines.pruning.obs_reference import slow_gptq, slow_sparsegpt
 from tests.pipelines.pruning.reconstruction import changed, context_of, correlated, error, inputs_of, random_weight
@@ -95,60 +90,6 @@ def test_several_threads_give_the_numbers_of_one(monkeypatch: pytest.MonkeyPatch
     assert torch.equal(shared.weight(weight), alone.weight(weight))
 
 
-integers = st.integers(1, 5).flatmap(
-    lambda rows: st.integers(1, 6).flatmap(
-        lambda groups: st.lists(
-            st.lists(st.integers(-2, 2), min_size=4 * groups, max_size=4 * groups), min_size=rows, max_size=rows
-        )
-    )
-)
-
-
-@drawn(integers, st.integers(1, 99), st.sampled_from(["block", "output"]), st.sampled_from([3, 4, 128]))
-@settings(deadline=None)
-def test_tied_weights_lose_exactly_their_share(values: list[list[int]], percent: int, group: str, columns: int) -> None:
-    weight = torch.tensor(values).float()
-    size = weight.numel() if group == "block" else weight.shape[1]
-    assume(round(percent / 100 * size) < size)
-    x = torch.eye(weight.shape[1])  # equal inputs: scores tie wherever weights do
-    name = f"{{name: s, method: sparsegpt, sparsity: {percent / 100}, group: {group}, columns: {columns}}}"
-    mask = changed(weight, x, name).mask
-    units = mask.reshape(1, -1) if group == "block" else mask
-    for unit, whole in zip(units, weight.abs().reshape(units.shape), strict=True):
-        assert int((~unit).sum()) == round(percent / 100 * len(unit))
-        if columns == 128 and unit.any() and not unit.all():
-            assert whole[~unit].max() <= whole[unit].min()
-
-
-@drawn(integers, st.integers(1, 3))
-@settings(deadline=None)
-def test_tied_weights_keep_exactly_n_of_m(values: list[list[int]], n: int) -> None:
-    weight = torch.tensor(values).float()
-    mask = changed(weight, torch.eye(weight.shape[1]), f"sparsegpt-{n}of4").mask
-    for group, kept in zip(weight.abs().reshape(-1, 4), mask.reshape(-1, 4), strict=True):
-        assert int(kept.sum()) == n
-        assert group[~kept].max() <= group[kept].min()
-
-
-@drawn(st.integers(0, 100), st.integers(1, 98), st.sampled_from(["block", "output"]))
-@settings(deadline=None)
-def test_masked_weights_stay_masked_and_count(seed: int, percent: int, group: str) -> None:
-    weight, x = random_weight(4, 30, seed), correlated(40, 30, seed)
-    kept = torch.rand(4, 30, generator=torch.Generator().manual_seed(seed)) > seed / 100
-    name = f"{{name: s, method: sparsegpt, sparsity: {percent / 100}, group: {group}, columns: 7}}"
-    mask = changed(weight * kept, x, name, dense=weight, mask=kept).mask
-    assert not (mask & ~kept).any()
-    units = (1, -1) if group == "block" else (4, 30)
-    for unit, before in zip(mask.reshape(units), kept.reshape(units), strict=True):
-        assert int((~unit).sum()) == max(round(percent / 100 * len(unit)), int((~before).sum()))
-    pattern = changed(
-        weight[:, :28] * kept[:, :28], x[:, :28], "sparsegpt-2of4", dense=weight[:, :28], mask=kept[:, :28]
-    )
-    both = pattern.mask.reshape(-1, 4).sum(dim=1)
-    assert torch.equal(both, kept[:, :28].reshape(-1, 4).sum(dim=1).clamp(max=2))
-    assert not (pattern.mask & ~kept[:, :28]).any()
-
-
 def test_a_mask_of_the_required_sparsity_is_kept_and_solved_again() -> None:
     weight, x = random_weight(24, 64), correlated(400, 64)
     first = changed(weight, x, "wanda-50")
@@ -170,25 +111,17 @@ def test_on_correlated_inputs_sparsegpt_beats_wanda_beats_magnitude() -> None:
         assert wanda < 0.7 * magnitude
 
 
-def rounded_to_nearest(weight: Tensor, bits: int, group: int) -> Tensor:
-    scales, zeros = grids(weight, bits, group, symmetric=False)
-    spread = torch.arange(weight.shape[1]) // group
-    codes = ((weight / scales[:, spread]).round() + zeros[:, spread]).clamp(0, 2**bits - 1)
-    return (codes - zeros[:, spread]) * scales[:, spread]
-
-
 def test_on_correlated_inputs_gptq_beats_rounding_to_the_nearest() -> None:
     weight, x = random_weight(48, 96), correlated(600, 96)
-    for name, bits, group in (("gptq-4bit", 4, 96), ("gptq-3bit-g32", 3, 32), ("gptq-2bit-g40", 2, 40)):
-        nearest = error(weight, WeightDelta.valued(rounded_to_nearest(weight, bits, group)), x)
-        assert error(weight, changed(weight, x, name), x) < 0.7 * nearest
+    for form in ("4bit", "3bit-g32", "2bit-g40"):
+        solved, nearest = (error(weight, changed(weight, x, f"{name}-{form}"), x) for name in ("gptq", "rtn"))
+        assert solved < 0.7 * nearest
 
 
 def test_every_quantized_weight_is_on_its_grid_and_eight_bits_change_little() -> None:
     weight, x = random_weight(5, 21), correlated(50, 21)
     for symmetric in ("true", "false"):
         change = changed(weight, x, f"{{name: q, method: gptq, bits: 8, group: 8, symmetric: {symmetric}}}")
-        assert change.codes is not None
         assert change.codes.scales.shape == (5, 3), "the last group is shorter"
         assert change.mask is None
         assert error(weight, change, x) < 1e-4
@@ -197,14 +130,13 @@ def test_every_quantized_weight_is_on_its_grid_and_eight_bits_change_little() ->
 def test_weights_masked_before_stay_exactly_zero_when_rounded() -> None:
     weight, x = random_weight(8, 32), correlated(100, 32)
     first = changed(weight, x, "wanda-50")
+    pruned = first.weight(weight)
     for fields in ("bits: 4", "bits: 2, group: 8, symmetric: true", "bits: 3, act_order: true"):
-        change = changed(first.weight(weight), x, f"{{name: q, method: gptq, {fields}}}", dense=weight, mask=first.mask)
+        change = changed(pruned, x, f"{{name: q, method: gptq, {fields}}}", dense=weight, mask=first.mask)
         assert torch.equal(change.mask, first.mask)
         assert (change.weight(weight)[~first.mask] == 0).all()
-        nearest = first.mask * rounded_to_nearest(first.weight(weight), 4, 32)
-        if fields == "bits: 4":
-            pruned = first.weight(weight)
-            assert error(pruned, change, x) < error(pruned, WeightDelta.valued(nearest), x)
+    solved, nearest = (changed(pruned, x, f"{name}-4bit", dense=weight, mask=first.mask) for name in ("gptq", "rtn"))
+    assert error(pruned, solved, x) < error(pruned, nearest, x)
 
 
 def test_dead_channels_become_zero_and_are_counted() -> None:
@@ -276,7 +208,7 @@ def test_damping_is_raised_three_times_and_then_the_matrix_is_refused(damping: f
     torch.testing.assert_close(factor.root @ factor.root.T, damped)
 
 
-def test_damaged_sums_and_weights_are_refused() -> None:
+def test_damaged_sums_and_overflowing_weights_are_refused() -> None:
     weight, x = random_weight(4, 8), correlated(20, 8)
     for name in ("sparsegpt-50", "gptq-4bit", "admm-50"):
         inputs = inputs_of(x)
@@ -285,18 +217,11 @@ def test_damaged_sums_and_weights_are_refused() -> None:
             changed(weight, inputs, name)
         with pytest.raises(InputError, match="no calibration token"):
             change_of(MatrixContext("m", weight, weight, sparsity=0.5), parse_recipe(name))
-    broken = weight.clone()
-    broken[1, 1] = float("nan")
-    for name in ("sparsegpt-50", "sparsegpt-2of4", "gptq-4bit", "gptq-4bit-g8", "admm-50"):
-        with pytest.raises(ComputationError, match="NaN"):
-            changed(broken, x, name)
     # What its later columns compensate overflows.
     with pytest.raises(ComputationError, match="NaN or infinite"):
         changed(3.4e38 * weight.sign() * random_weight(4, 8, seed=1).abs().clamp(0.9, 1), x, "gptq-4bit-g4")
     with pytest.raises(ComputationError, match="NaN or infinite"):
         changed(1e21 * weight, torch.eye(8), "awq-4bit")
-    with pytest.raises(InputError, match="multiple of 3 inputs"):
-        changed(weight, x, "sparsegpt-1of3")
 
 
 def test_a_layer_with_sparsity_zero_is_unchanged() -> None:
@@ -334,7 +259,6 @@ def test_values_have_the_models_type() -> None:
     weight, x = random_weight(4, 16).bfloat16(), correlated(40, 16)
     for name in ("sparsegpt-50", "admm-50"):
         change = changed(weight, x, name)
-        assert change.values is not None
         assert change.values.dtype == change.weight(weight).dtype == torch.bfloat16
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError
-from prunescope.pipelines.models.load import load_decoder
+from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments
 from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens
@@ -16,7 +16,6 @@ from prunescope.pipelines.pruning.methods.quantization_grid import grids, quanti
 from prunescope.pipelines.pruning.methods.quantize import CLIPS
 from prunescope.pipelines.pruning.variant import load_variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
-from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import AWQ, parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec
 from tests.pipelines.pruning.reconstruction import changed, correlated, error, inputs_of, random_weight
@@ -57,7 +56,6 @@ def test_rtn_takes_the_nearest_point_of_every_groups_grid(
     # Distances, not values: the ends of a symmetric grid lie half a step inside the largest weights.
     distances = [(each.double() - weight.double()).abs() for each in (found.weight(weight), expected)]
     torch.testing.assert_close(*distances, rtol=0, atol=1e-6 if dtype == torch.float32 else 0.01)
-    assert found.codes is not None
     assert found.codes.channels is None
     assert found.codes.packed.numel() == -(-6 * 24 * bits // 8)
 
@@ -81,8 +79,6 @@ def test_awq_takes_the_exponent_with_the_least_error_of_the_output(bits: int, gr
     expected, power = best_power(weight, x, bits, group, 20)
     name = f"{{name: a, method: awq, bits: {bits}, group: {group or 'null'}, clip: false}}"
     change = changed(weight, x, name)
-    assert change.codes is not None
-    assert change.codes.channels is not None
     sizes = x.double().square().mean(dim=0).sqrt()
     torch.testing.assert_close(change.codes.channels.double(), (sizes / sizes.max()) ** power, rtol=1e-5, atol=0)
     assert power > 0
@@ -162,9 +158,7 @@ def exhaustive(weight: Tensor, inputs: ActivationMoments, recipe: AWQ) -> dict[s
 
 def assert_equal_to_exhaustive(weight: Tensor, x: Tensor, name: str) -> None:
     recipe, inputs = parse_recipe(name), inputs_of(x)
-    assert isinstance(recipe, AWQ)
     codes = changed(weight, inputs, name).codes
-    assert codes is not None
     for field, expected in exhaustive(weight, inputs, recipe).items():
         assert torch.equal(getattr(codes, field), expected), field
 
@@ -260,13 +254,9 @@ def test_a_dead_channel_gets_the_smallest_live_scale_and_scales_have_a_minimum()
     x = torch.tensor([[1.0, 0.0, 0.5, 1e-9], [-1.0, 0.0, 0.5, 1e-9]])
     weight = random_weight(3, 4)
     found = changed(weight[:, :3], x[:, :3], "{name: a, method: awq, bits: 3, clip: false}").codes
-    assert found is not None
-    assert found.channels is not None
     assert found.channels[0] == 1
     assert found.channels[1] == found.channels[2]
     quiet = changed(weight, x, "{name: a, method: awq, bits: 3, clip: false}").codes
-    assert quiet is not None
-    assert quiet.channels is not None
     assert float(quiet.channels.min()) >= 1e-4
 
 
@@ -280,8 +270,6 @@ def test_without_activations_awq_is_rounding_to_the_nearest() -> None:
 
 def test_of_equal_errors_awq_takes_the_least_exponent() -> None:
     found = changed(torch.zeros(3, 8), correlated(30, 8), "awq-4bit").codes
-    assert found is not None
-    assert found.channels is not None
     assert found.channels.tolist() == [1.0] * 8
 
 
@@ -290,29 +278,18 @@ def test_masked_weights_stay_zero(name: str) -> None:
     weight, x = random_weight(6, 12), correlated(40, 12)
     kept = weight.abs() > 0.5
     change = changed(weight.masked_fill(~kept, 0), x, name, mask=kept)
-    assert change.mask is not None
     assert torch.equal(change.mask, kept)
     assert bool((change.weight(weight)[~kept] == 0).all())
-
-
-def test_names_carry_bits_and_groups() -> None:
-    awq = parse_recipe("awq-3bit-g128")
-    assert isinstance(awq, AWQ)
-    assert (awq.bits, awq.group, awq.steps, awq.clip, awq.reads) == (3, 128, 20, True, "gram")
-    assert parse_recipe("rtn-8bit").is_calibrated is False
 
 
 @pytest.mark.third(0)
 @pytest.mark.parametrize("name", ["rtn-4bit-g16", "awq-4bit", "wanda-50+rtn-4bit", "wanda-2of4+awq-4bit-g16"])
 def test_a_quantized_model_is_stored_in_few_bits_and_loads_bit_for_bit(
-    tiny_folder: Path, tmp_path: Path, name: str
+    decoder: Decoder, tmp_path: Path, name: str
 ) -> None:
-    decoder = load_decoder(tiny_folder)
     tokens = calibration_tokens(decoder.tokenizer, CalibrationSpec(source=SHORT_TEXT, sequences=4, length=32))
     variant = prune(decoder, parse_recipe(name), None, None, tokens)
     for key, change in variant.changes.items():
-        assert isinstance(change, WeightDelta)
-        assert change.codes is not None
         zeros = float((change.weight(decoder.matrices[key].weight) == 0).float().mean())
         assert (zeros >= 0.5) == ("+" in name)
     variant.save(tmp_path / "v.safetensors", parse_recipe(name), "weights")

@@ -1,12 +1,10 @@
 """Tests that recipe names are parsed, parameters are checked, and a hash depends on the parameters alone."""
 
 import pytest
-from pydantic import ValidationError
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.recipes import (
     FORMS,
-    DepthRecipe,
     Magnitude,
     MixedRecipe,
     Wanda,
@@ -21,16 +19,35 @@ def test_every_listed_form_is_a_recipe_of_that_name(form: str) -> None:
     assert parse_recipe(form).name == form
 
 
-def test_names_carry_their_parameters() -> None:
-    wanda = parse_recipe("wanda-2of4")
-    assert isinstance(wanda, Wanda)
-    assert (wanda.keep, wanda.block, wanda.sparsity) == (2, 4, None)
-    drop = parse_recipe("block-drop-12")
-    assert isinstance(drop, DepthRecipe)
-    assert (drop.unit, drop.count) == ("block", 12)
-    magnitude = parse_recipe("magnitude-62.5")
-    assert isinstance(magnitude, Magnitude)
-    assert magnitude.sparsity == 0.625
+def drops(unit: str, count: int, by: str, seed: int = 0) -> dict[str, object]:
+    needs = ("block_influence",) if by == "influence" else ()
+    return {"unit": unit, "count": count, "by": by, "seed": seed, "needs": needs, "is_calibrated": by != "random"}
+
+
+def units(share: float, score: str, ratios: str, *, compensate: bool) -> dict[str, object]:
+    return {"share": share, "score": score, "ratios": ratios, "compensate": compensate, "needs": ("activation_stats",)}
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("wanda-2of4", {"keep": 2, "block": 4, "sparsity": None}),
+        ("magnitude-62.5", {"sparsity": 0.625}),
+        ("rtn-8bit", {"bits": 8, "group": None, "is_calibrated": False}),
+        ("awq-3bit-g128", {"bits": 3, "group": 128, "steps": 20, "clip": True, "reads": "gram"}),
+        ("attn+mlp-drop-4", drops("attn+mlp", 4, "influence")),
+        ("mlp-drop-12-iterative", drops("mlp", 12, "iterative")),
+        ("block-drop-3-random11", drops("block", 3, "random", 11)),
+        ("attn-drop-2-consecutive", drops("attn", 2, "consecutive")),
+        ("neurons-20", units(0.2, "wanda", "uniform", compensate=False)),
+        ("heads-12.5-flap", units(0.125, "flap", "uniform", compensate=True)),
+        ("flap-20", units(0.2, "flap", "global", compensate=True)),
+        ("neurons-20-magnitude", {"score": "magnitude", "is_calibrated": False}),
+    ],
+)
+def test_names_carry_their_parameters(name: str, fields: dict[str, object]) -> None:
+    recipe = parse_recipe(name)
+    assert {key: getattr(recipe, key) for key in fields} == fields
 
 
 @pytest.mark.parametrize(
@@ -52,10 +69,35 @@ def test_the_hash_follows_the_parameters_and_not_the_name() -> None:
     assert Magnitude(name="m", sparsity=0.5).hash != Magnitude(name="m", sparsity=0.5, group="output").hash
 
 
-def test_a_pattern_is_either_a_share_or_n_of_m() -> None:
-    for fields in ({}, {"sparsity": 0.5, "keep": 2, "block": 4}, {"keep": 2}, {"block": 4}, {"keep": 4, "block": 4}):
-        with pytest.raises(ValidationError):
-            Wanda(name="w", **fields)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        # A pattern is either a share or N of M.
+        "method: wanda",
+        "method: wanda, sparsity: 0.5, keep: 2, block: 4",
+        "method: wanda, keep: 2",
+        "method: wanda, block: 4",
+        "method: wanda, keep: 4, block: 4",
+        "method: admm, sparsity: 0.5, keep: 2, block: 4",
+        "method: admm, keep: 2",
+        "method: admm, iterations: 5",
+        # Units are either listed or counted, and each choice has its own fields.
+        "method: mlp-drop",
+        "method: mlp-drop, count: 2, by: given",
+        "method: mlp-drop, count: 2, layers: [1]",
+        "method: mlp-drop, layers: [1, 1]",
+        "method: mlp-drop, sublayers: [mlp.1]",
+        "method: attn+mlp-drop, layers: [1]",
+        "method: mlp-drop, count: 2, by: greedy, seed: 3",
+        "method: mlp-drop, by: greedy, layers: [1]",
+        "method: flap, share: 0.0",
+        "method: flap, share: 1.0",
+        "method: flap, share: 0.2, score: wanda",
+    ],
+)
+def test_parameters_that_contradict_each_other_are_refused(fields: str) -> None:
+    with pytest.raises(InputError, match="recipe"):
+        parse_recipe(f"{{name: m, {fields}}}")
 
 
 @pytest.mark.parametrize(
@@ -74,6 +116,7 @@ def test_a_pattern_is_either_a_share_or_n_of_m() -> None:
         ("wanda-3of2", "'wanda-3of2': `keep` must be below `block`"),
         ("{method: attn-drop, layers: 3}", "`layers`"),
         ("{method: wanda, 1: 2}", "`1` must be another value"),
+        ("{method: wanda, keep: 2, block: 4, group: threshold}", "leave `group` out"),
         ("{method: wanda, ratios: [0.5, 0.5], block: 4}", "leave `sparsity`, `keep` and `block` out"),
         ("{name: x, method: external}", "source"),
         ("{name: x, method: external, source: a, layers: [2, 1]}", "must be increasing numbers"),
@@ -102,11 +145,9 @@ def test_a_mixture_has_the_same_hash_in_every_order_and_spelling() -> None:
         "mlp.2: {name: mine, method: rtn, bits: 4}, mlp.10: drop}}"
     )
     assert first.hash == other.hash
-    assert isinstance(first, MixedRecipe)
     assert [*first.treatments] == ["attn.2", "mlp.2", "mlp.10"]
     assert parse_recipe(first.model_dump_json()) == first
     dense = parse_recipe(MIXED + "{mlp.10: drop, attn.2: wanda-2of4, mlp.2: rtn-4bit}, predecessors: dense}")
-    assert isinstance(dense, MixedRecipe)
     assert {each.predecessors for each in dense.matrix_recipes.values()} == {"dense"}
     assert dense.hash != first.hash
     # A treatment may also be a recipe, whose own predecessors are replaced.
@@ -116,7 +157,6 @@ def test_a_mixture_has_the_same_hash_in_every_order_and_spelling() -> None:
 
 def test_the_places_of_a_mixture_are_sublayers_and_matrices() -> None:
     recipe = parse_recipe(MIXED + "{mlp.10.up_proj: wanda-20, mlp.2: wanda-30, mlp.10.c_fc: rtn-4bit, attn.10: drop}}")
-    assert isinstance(recipe, MixedRecipe)
     assert [*recipe.treatments] == ["mlp.2", "attn.10", "mlp.10.c_fc", "mlp.10.up_proj"]
     assert recipe.sublayers == ("mlp.2", "attn.10", "mlp.10")
     assert [each.name for each in recipe.treatments_of("mlp.10")] == ["rtn-4bit", "wanda-20"]
@@ -143,7 +183,6 @@ def test_a_mixture_needs_what_its_treatments_need() -> None:
         ("{attn.0: sparsegpt-50, mlp.0: gptq-4bit}", "dense", "gram", (), True),
     ):
         recipe = parse_recipe(f"{MIXED}{treatments}, predecessors: {predecessors}}}")
-        assert isinstance(recipe, MixedRecipe)
         assert (recipe.reads, recipe.needs, shares_passes(recipe)) == (reads, needs, shares), treatments
         assert recipe.is_calibrated == (reads != "nothing")
     assert not changes_matrices(parse_recipe(MIXED + "{attn.0: drop}}"))

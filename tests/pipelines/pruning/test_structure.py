@@ -8,7 +8,6 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
@@ -20,14 +19,13 @@ from prunescope.pipelines.pruning.calibration.statistics import CalibrationResul
 from prunescope.pipelines.pruning.methods.structured_units import head_count, heads_of, neurons_of, probe_calls
 from prunescope.pipelines.pruning.variant import Variant, load_variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
-from prunescope.pipelines.recipes import Flap, Heads, Neurons, parse_recipe
+from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec
 from tests.pipelines.models.recorded import inputs_of
 from tests.tiny_models import EVERY_DECODER, SHORT_TEXT, save_tiny
 
 SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=6, length=24)
 TOKENS = torch.tensor([[5, 77, 9, 120, 5, 33, 250, 8, 8, 61, 2, 17, 4, 99, 180, 41]])
-NEURONS = "{name: n, method: neurons, share: 0.25"
 Load = Callable[[str], tuple[Decoder, CalibrationResult]]
 NO_BIAS = "has no bias of its own; set `compensate: false`"
 ACROSS_HEADS = "its heads are not independent of each other"
@@ -118,12 +116,11 @@ def smaller(decoder: Decoder, variant: Variant, **sizes: int) -> nn.Module:
         ("gpt_neox", "intermediate_size"),
     ],
 )
-@pytest.mark.parametrize("score", ["wanda", "magnitude"])
 def test_a_variant_without_neurons_equals_the_stock_model_of_that_size(
-    load: Load, architecture: str, size: str, score: str
+    load: Load, architecture: str, size: str
 ) -> None:
     decoder, calibrated = load(architecture)
-    variant = pruned(decoder, calibrated, f"{NEURONS}, score: {score}}}")
+    variant = pruned(decoder, calibrated, "neurons-25-magnitude")
     facts = variant.facts["structure"]
     count = next(iter(facts.values()))["units"]
     model = smaller(decoder, variant, **{size: count - round(0.25 * count)})
@@ -206,7 +203,7 @@ def test_every_decoder_drops_sublayers_and_units_or_gives_the_reason(load: Load,
 @pytest.mark.parametrize("score", ["magnitude", "wanda", "flap"])
 def test_uniform_choices_follow_the_scores_formula_in_float64(load: Load, score: str) -> None:
     decoder, calibrated = load("llama")
-    variant = pruned(decoder, calibrated, f"{NEURONS}, score: {score}}}")
+    variant = pruned(decoder, calibrated, f"{{name: n, method: neurons, share: 0.25, score: {score}}}")
     x = inputs_of(decoder, {*variant.facts["structure"]}, *calibration_tokens(decoder.tokenizer, SPEC)[:, None])
     for index, layer in enumerate(decoder.layers):
         mlp = layer.mlp.mixers[0]
@@ -349,18 +346,3 @@ def test_missing_statistics_and_impossible_shares_are_refused_with_the_models_nu
     lone = calibrated.activation_stats.filter(~pl.col("module").cast(pl.String).str.contains("1.mlp.down"))
     with pytest.raises(InputError, match=r"no calibration token reached model.layers.1.mlp.down_proj"):
         prune(decoder, parse_recipe("neurons-20"), lone)
-
-
-def test_names_spell_share_score_and_compensation() -> None:
-    plain, flap, whole = (parse_recipe(name) for name in ("neurons-20", "heads-12.5-flap", "flap-20"))
-    assert isinstance(plain, Neurons)
-    assert (plain.share, plain.score, plain.ratios, plain.compensate) == (0.2, "wanda", "uniform", False)
-    assert isinstance(flap, Heads)
-    assert (flap.share, flap.score, flap.ratios, flap.compensate) == (0.125, "flap", "uniform", True)
-    assert isinstance(whole, Flap)
-    assert (whole.share, whole.score, whole.ratios, whole.compensate) == (0.2, "flap", "global", True)
-    assert not parse_recipe("neurons-20-magnitude").is_calibrated
-    assert whole.needs == ("activation_stats",)
-    for fields in ({"share": 0.0}, {"share": 1.0}, {"share": 0.2, "score": "wanda"}):
-        with pytest.raises(ValidationError):
-            Flap(name="f", **fields)

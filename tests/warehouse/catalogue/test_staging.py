@@ -28,8 +28,8 @@ from things
 
 def things(*key: str) -> Table:
     names = dict.fromkeys((*key, "label"))
-    columns = (*(Column(name, pa.string(), name) for name in names), Column("value", pa.int32(), "value"))
-    return Table("things", "One row per thing, in studies with things.", key, columns, "model")
+    columns = (*(Column(pa.string(), name, name) for name in names), Column(pa.int32(), "value", "value"))
+    return Table("things", "One row per thing, in studies with things.", key, columns)
 
 
 def rows(sql: str) -> tuple[list[str], list[tuple[object, ...]]]:

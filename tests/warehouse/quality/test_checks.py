@@ -20,13 +20,12 @@ SMALL = Table(
     grain="One row per id.",
     key=("id", "side"),
     columns=(
-        Column("id", pa.int32(), "Id.", minimum=0, maximum=9),
-        Column("side", pa.dictionary(pa.int32(), pa.string()), "Side.", values=("dense", "it's")),
-        Column("share", pa.float32(), "Share; NULL where unknown.", minimum=0, maximum=1, nullable=True),
-        Column("logits", pa.list_(pa.float32()), "Logits."),
-        Column("label", pa.string(), "Label."),
+        Column(pa.int32(), "id", "Id.", minimum=0, maximum=9),
+        Column(pa.dictionary(pa.int32(), pa.string()), "side", "Side.", values=("dense", "it's")),
+        Column(pa.float32(), "share", "Share; NULL where unknown.", minimum=0, maximum=1, nullable=True),
+        Column(pa.list_(pa.float32()), "logits", "Logits."),
+        Column(pa.string(), "label", "Label."),
     ),
-    partitioning="model",
     invariants=(Invariant("share_is_small", "share < 0.9"),),
 )
 GOOD = {"id": [1, 1, 2], "side": ["dense", "it's", "dense"], "share": [0.5, None, 0], "logits": [[1.0], [], [2.0]]}
@@ -127,14 +126,13 @@ AWKWARD = Table(
     grain="One row per id and side.",
     key=("id", "side", "temperature"),
     columns=(
-        Column("id", pa.int32(), "Id.", minimum=-5, maximum=2**30),
-        Column("side", LABEL, "Side.", values=("dense", "pruned")),
-        Column("temperature", pa.float64(), "Temperature."),
-        Column("share", pa.float32(), "Share.", minimum=0, maximum=1, nullable=True),
-        Column("logits", pa.list_(pa.float32()), "Logits."),
-        Column("name", LABEL, "Any name.", nullable=True),
+        Column(pa.int32(), "id", "Id.", minimum=-5, maximum=2**30),
+        Column(LABEL, "side", "Side.", values=("dense", "pruned")),
+        Column(pa.float64(), "temperature", "Temperature."),
+        Column(pa.float32(), "share", "Share.", minimum=0, maximum=1, nullable=True),
+        Column(pa.list_(pa.float32()), "logits", "Logits."),
+        Column(LABEL, "name", "Any name.", nullable=True),
     ),
-    partitioning="model",
 )
 FLOATS = st.sampled_from([0.0, -0.0, 0.5, 1.0, 1.5, -0.25, math.inf, -math.inf, math.nan])
 ROWS = st.lists(

@@ -144,15 +144,14 @@ THREE = Table(
     grain="One row per id.",
     key=("id",),
     columns=(
-        Column("id", pa.int64(), "Id."),
-        Column("share", pa.float64(), "Share, once a percentage in text.", since=3),
-        Column("note", pa.string(), "Note.", since=2, nullable=True),
+        Column(pa.int64(), "id", "Id."),
+        Column(pa.float64(), "share", "Share, once a percentage in text.", since=3),
+        Column(pa.string(), "note", "Note.", since=2, nullable=True),
     ),
-    partitioning="model",
     version=3,
     migrations=(
-        Migration(2, (Column("number", pa.int32(), "Id."),), {"id": "number * 10"}),
-        Migration(3, (Column("share", pa.string(), "Percentage."),), {"share": "CAST(share AS DOUBLE) / 100"}),
+        Migration(2, (Column(pa.int32(), "number", "Id."),), {"id": "number * 10"}),
+        Migration(3, (Column(pa.string(), "share", "Percentage."),), {"share": "CAST(share AS DOUBLE) / 100"}),
     ),
 )
 
@@ -191,8 +190,8 @@ def warehouse_of(old: pa.Table):
 
 
 def test_the_named_version_decides_where_two_versions_have_equal_columns() -> None:
-    columns = (Column("id", pa.int64(), "Id."), Column("share", pa.float64(), "Share.", since=2))
-    percent = Migration(2, (Column("share", pa.float64(), "Per cent."),), {"share": "share / 100"})
+    columns = (Column(pa.int64(), "id", "Id."), Column(pa.float64(), "share", "Share.", since=2))
+    percent = Migration(2, (Column(pa.float64(), "share", "Per cent."),), {"share": "share / 100"})
     table = Table(**{**vars(THREE), "columns": columns, "version": 2, "migrations": (percent,)})
     rows = pa.table({"id": [1], "share": [50.0]})
     told = {version: rows.replace_schema_metadata({b"version": version}) for version in (b"1", b"2", b"3")}

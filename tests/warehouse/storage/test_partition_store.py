@@ -217,8 +217,8 @@ def test_other_files_cannot_leave_their_folders(store, place):
 @settings(deadline=None)
 @given(st.lists(st.none() | st.sampled_from(["b", "a", "", "ä"]), max_size=30))
 def test_labels_are_coded_in_order_of_appearance_in_any_frame(labels):
-    column = Column("name", pa.dictionary(pa.int32(), pa.string()), "Any name.", nullable=True)
-    table = Table("t", "One row per row.", ("name",), (column,), "model")
+    column = Column(pa.dictionary(pa.int32(), pa.string()), "name", "Any name.", nullable=True)
+    table = Table("t", "One row per row.", ("name",), (column,))
     expected = list(dict.fromkeys(label for label in labels if label is not None))
     for dtype in (pl.String, pl.Categorical, pl.Enum(["ä", "a", "b", ""])):
         found = to_arrow(table, pl.DataFrame({"name": pl.Series(labels, dtype=dtype)}))["name"].combine_chunks()

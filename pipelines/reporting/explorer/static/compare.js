@@ -24,7 +24,7 @@ async function comparePage(first, second) {
       ],
     }), a.model === b.model && el("p", { class: "hint" }, "For the uncertainty of these differences, see the paired statistics below.")),
     statistics,
-    folded(["Layers", sqlLink("layer_means", "layers of A", a.where), sqlLink("layer_means", "layers of B", b.where)], a.model === b.model && el("p", { class: "hint" }, `Means over tokens of ${layeredOf(a.model)}.`), inOrder(ownA.layers).filter(([scope]) => ownB.layers[scope]).map(([scope, layers]) => overlaid(scope, layers, ownB.layers[scope]))),
+    folded(["Layers", sqlLink("layer_means", "layers of A", a.where), sqlLink("layer_means", "layers of B", b.where)], a.model === b.model && el("p", { class: "hint" }, `Means over tokens of ${layeredOf(a.model)}.`), inOrder(ownA.layers).filter(([scope]) => ownB.layers[scope]).map(([scope, layers]) => [el("h3", null, scope), el("p", { class: "hint" }, SCOPES[scope]), el("div", { class: "panels" }, overlaid(layers, ownB.layers[scope]))])),
   ];
 }
 
@@ -33,14 +33,13 @@ function gap(a, b, column) {
   return isNumber(left) && isNumber(right) ? right - left : null;
 }
 
-function overlaid(scope, a, b) {
+function overlaid(a, b) {
   // The sublayers of both variants in layer order: the two recipes may have changed different ones.
   const places = [...new Set([...placesOf(a), ...placesOf(b)])].sort((one, two) => Number.parseInt(one, 10) - Number.parseInt(two, 10) || one.localeCompare(two));
-  const drawings = [...SPACES.map((space) => [space.key, `1 − cos, ${space.name}`]), ["kl", "KL(dense ‖ pruned), nats"]].map(([key, title]) => {
+  return [...SPACES.map((space) => [space.key, `1 − cos, ${space.name}`]), ["kl", "KL(dense ‖ pruned), nats"]].map(([key, title]) => {
     const along = (layers) => places.map((place) => valuesOf(layers, key)[placesOf(layers).indexOf(place)] ?? null);
     return layerCurves({ title, places, series: [{ name: "A", className: "side-a", mark: "circle", values: along(a) }, { name: "B", className: "side-b", mark: "square", dashed: true, values: along(b) }] });
   });
-  return el("div", null, el("h3", null, scope), el("p", { class: "hint" }, SCOPES[scope] ?? ""), el("div", { class: "panels" }, drawings));
 }
 
 // Paired statistics, if available: a file has those of similar variants, a server compares any two variants.

@@ -18,25 +18,24 @@ async function embedded(key) {
   return find();
 }
 
-// Names contain positions in this page's index; `version` tells the server which index that is.
-async function fetched(key) {
-  const name = key.split("/").map(encodeURIComponent).join("/");
-  const answer = await fetch(`data/${name}.json${index.version ? `?version=${encodeURIComponent(index.version)}` : ""}`);
-  const found = await answer.json();
-  if (answer.ok) return found;
-  throw new Error(found.error ?? `The server answered with status ${answer.status}.`);
+// Read a document; if it is missing, throw an error with a message for the user.
+async function read(key) {
+  if (index.live) {
+    // Names contain positions in this page's index; `version` tells the server which index that is.
+    const answer = await fetch(`data/${key.split("/").map(encodeURIComponent).join("/")}.json${index.version ? `?version=${encodeURIComponent(index.version)}` : ""}`);
+    const found = await answer.json();
+    if (answer.ok) return found;
+    throw new Error(found.error ?? `The server answered with status ${answer.status}.`);
+  }
+  const element = await embedded(key);
+  if (!element) throw new Error("This part was left out to keep the file small. “prunescope serve” shows everything.");
+  return JSON.parse(await inflate(element));
 }
 
-// Load a document by name; if it is missing, throw an error with a message for the user.
+// Read a document once by name.
 function load(key) {
   if (!documents.has(key)) {
-    const read = async () => {
-      if (index.live) return fetched(key);
-      const element = await embedded(key);
-      if (!element) throw new Error("This part was left out to keep the file small. “prunescope serve” shows everything.");
-      return JSON.parse(await inflate(element));
-    };
-    documents.set(key, read());
+    documents.set(key, read(key));
     documents.get(key).catch(() => documents.delete(key));
   }
   return documents.get(key);
@@ -50,14 +49,18 @@ async function text(key) {
 const variantsById = new Map(index.variants.map((variant, place) => [variant.id, { ...variant, place }]));
 const prunedVariants = index.variants.filter((variant) => !variant.is_dense);
 
+// Position in a list of the index; throws an error with a message for the user if it is not there.
+function placeIn(list, what, id, isWanted = (one) => one.id === id) {
+  const place = list.findIndex(isWanted);
+  if (place < 0) throw new Error(`This study has no ${what} “${id}”.`);
+  return place;
+}
+
 function known(id) {
-  const variant = variantsById.get(id);
-  if (!variant) throw new Error(`This study has no variant “${id}”.`);
-  return variant;
+  const place = placeIn(index.variants, "variant", id);
+  return { ...index.variants[place], place };
 }
 
 function promptPlace(model, id) {
-  const place = index.prompts.findIndex((prompt) => prompt.model === model && prompt.prompt_id === id);
-  if (place < 0) throw new Error(`This study has no prompt “${id}”.`);
-  return place;
+  return placeIn(index.prompts, "prompt", id, (prompt) => prompt.model === model && prompt.prompt_id === id);
 }

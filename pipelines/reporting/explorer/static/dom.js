@@ -1,11 +1,11 @@
 // Elements, numbers and names for all views. All text becomes text nodes; no function parses markup.
 
-const SVG = "http://www.w3.org/2000/svg";
-
 function fill(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes ?? {})) {
     if (value === null || value === undefined || value === false) continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    // The page's content security policy forbids style attributes, but allows scripts to set properties.
+    else if (name === "style") for (const [property, set] of Object.entries(value)) element.style.setProperty(property, set);
     else element.setAttribute(name, value === true ? "" : String(value));
   }
   for (const child of nodes(children)) element.append(child);
@@ -27,13 +27,7 @@ function el(tag, attributes, ...children) {
 }
 
 function svg(tag, attributes, ...children) {
-  return fill(document.createElementNS(SVG, tag), attributes, children);
-}
-
-// The page's content security policy forbids style attributes, but allows scripts to set properties.
-function styled(element, properties) {
-  for (const [name, value] of Object.entries(properties)) element.style.setProperty(name, value);
-  return element;
+  return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 }
 
 function route(...parts) {
@@ -59,12 +53,7 @@ function name(text, attributes) {
 
 // Minimum and maximum. Math.min and Math.max fail with about 100,000 arguments.
 function extremes(values) {
-  let [low, high] = [Infinity, -Infinity];
-  for (const value of values) {
-    if (value < low) low = value;
-    if (value > high) high = value;
-  }
-  return [low, high];
+  return values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
 }
 
 function isNumber(value) {
@@ -77,21 +66,17 @@ function number(value, digits = 3) {
   if (value === null || value === undefined) return "–";
   if (typeof value === "boolean") return value ? "yes" : "no";
   if (!isNumber(value)) return typeof value === "object" ? JSON.stringify(value) : String(value);
-  const size = Math.abs(value);
-  if (value === 0) return "0";
-  if (digits === Infinity) return String(value);
-  if (Number.isInteger(value)) return signed(value.toLocaleString("en-US"));
-  if (size < 1e-3 || size >= 1e6) return signed(digits === 3 ? value.toExponential(1) : Number(value.toPrecision(digits)).toExponential());
-  return signed(value.toLocaleString("en-US", { maximumSignificantDigits: digits }));
+  if (value === 0 || digits === Infinity) return String(value);
+  const isExponential = !Number.isInteger(value) && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e6);
+  if (isExponential) return withMinus(digits === 3 ? value.toExponential(1) : Number(value.toPrecision(digits)).toExponential());
+  return withMinus(value.toLocaleString("en-US", Number.isInteger(value) ? {} : { maximumSignificantDigits: digits }));
 }
 
-function signed(text) {
-  return text.replace(/^-/, "−");
-}
+const withMinus = (text) => text.replace(/^-/, "−");
 
 function percent(share, digits = 1) {
   if (share > 0 && share < 0.0005) return "<0.1";
-  return isNumber(share) ? signed((100 * share).toFixed(digits)) : "–";
+  return isNumber(share) ? withMinus((100 * share).toFixed(digits)) : "–";
 }
 
 // A value of the table of variants, in the format of its column.
@@ -102,12 +87,6 @@ function cell(column, value, whole) {
 
 function cellOf(column, { numbers }) {
   return cell(column, numbers[column.name], numbers[column.of]);
-}
-
-// A value with its 95 % interval below it.
-function bounded(column, variant) {
-  const ends = intervalOf(column, variant);
-  return [cellOf(column, variant), ends && el("small", { class: "ends", title: "95 % interval" }, ends)];
 }
 
 // The 95 % interval of a variant's number: both ends, or the one that is known.
@@ -128,22 +107,13 @@ function verdict(variant) {
   return mark(variant.verdict ?? "too little evidence", variant.verdict_reason ?? "");
 }
 
-// The three words of a verdict: same tokens, right answers, alive.
-function threeWords(variant) {
-  return ["same tokens", "right answers", "alive"].map((word, place) => `${word} ${signOf(variant.words[place])}`).join(" · ");
-}
-
 // The recipe, after its model if the study has several models.
 function titleOf(variant) {
   return index.models.length > 1 ? `${variant.model} @ ${variant.recipe}` : variant.recipe;
 }
 
-function variantName(variant) {
-  return name(titleOf(variant));
-}
-
 function variantLink(variant) {
-  return el("a", { href: route("variant", variant.id) }, variantName(variant));
+  return el("a", { href: route("variant", variant.id) }, name(titleOf(variant)));
 }
 
 // Column headings include the unit.

@@ -44,15 +44,10 @@ function picture(figure) {
   return el("a", { class: "picture", href: route("figures", figure.name), "data-picture": figure.name }, image);
 }
 
-function gallery(figures) {
-  return el("ul", { class: "figures" }, figures.map((figure) => el("li", null, picture(figure), link(figure.title, "figures", figure.name), el("p", { class: "hint clamp" }, figure.caption))));
-}
-
 async function figuresPage(chosen) {
   const list = index.figures;
-  if (chosen !== undefined && !list.some((figure) => figure.name === chosen)) throw new Error(`This study has no figure “${chosen}”.`);
   if (chosen === undefined) return [heading(1, "Figures"), allFigures()];
-  const at = list.findIndex((figure) => figure.name === chosen);
+  const at = placeIn(list, "figure", chosen, (figure) => figure.name === chosen);
   return [
     heading(1, list[at].title, list[at].sql),
     el("p", { class: "links" }, at > 0 && link(`← ${list[at - 1].title}`, "figures", list[at - 1].name), " ", el("a", { href: "#/figures" }, "all figures"), " ", at < list.length - 1 && link(`${list[at + 1].title} →`, "figures", list[at + 1].name)),
@@ -62,31 +57,19 @@ async function figuresPage(chosen) {
 
 function allFigures() {
   const { figures, figures_without_data: bare } = index;
+  const { drawn = [], empty = [] } = Object.groupBy(figures, ({ name: key }) => (bare.includes(key) ? "empty" : "drawn"));
   return [
-    gallery(figures.filter(({ name: key }) => !bare.includes(key))),
-    bare.length > 0 && el("p", { class: "hint under" }, "No data in this study: ", figures.filter(({ name: key }) => bare.includes(key)).map((figure, place) => [place > 0 && " · ", link(figure.title, "figures", figure.name)])),
+    el("ul", { class: "figures" }, drawn.map((figure) => el("li", null, picture(figure), link(figure.title, "figures", figure.name), el("p", { class: "hint clamp" }, figure.caption)))),
+    empty.length > 0 && el("p", { class: "hint under" }, "No data in this study: ", empty.map((figure, place) => [place > 0 && " · ", link(figure.title, "figures", figure.name)])),
   ];
 }
 
 // Most charts are drawn for paper; a wide page shows them larger.
 const MOST_ENLARGED = 1.7;
-function enlarge(box) {
-  const drawing = box.querySelector("svg");
-  const [width, height] = ["width", "height"].map((side) => Number(drawing.getAttribute(side)));
-  const room = box.parentElement.clientWidth - 14;
-  const scale = Math.min(MOST_ENLARGED, Math.max(1, room / width));
-  drawing.setAttribute("width", width * scale);
-  drawing.setAttribute("height", height * scale);
-}
 
 // A change of theme restarts a drawing that is not finished; only the last one is shown.
 const turns = new WeakMap();
 const drawnViews = new Set();
-
-function forgetFigures() {
-  for (const result of drawnViews) result.finalize();
-  drawnViews.clear();
-}
 
 async function drawFigure(place) {
   const key = place.dataset.figure;
@@ -94,17 +77,20 @@ async function drawFigure(place) {
   turns.set(place, turn);
   try {
     const [embed, figure] = await Promise.all([runVega(), load(`figures/${key}`)]);
-    const drawn = figure.drawings.map((drawing) => ({ drawing, box: el("div", { class: "chart" }) }));
-    place.replaceChildren(...drawn.map(({ drawing, box }) => el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `chart: ${drawing.title}` }, box)));
-    for (const { drawing, box } of drawn) {
+    refill(place, figure.drawings.map((drawing) => chartBox(`chart: ${drawing.title}`)));
+    for (const [at, box] of [...place.querySelectorAll(".chart")].entries()) {
       // Draw one after the other, so that the page stays responsive.
       if (turns.get(place) !== turn || !place.isConnected) return;
-      await draw(embed, box, drawing.spec);
+      await draw(embed, box, figure.drawings[at].spec);
     }
   } catch (error) {
     place.replaceChildren(el("p", { class: "failed" }, `This figure could not be drawn: ${error.message}`));
     console.error(error);
   }
+}
+
+function chartBox(label) {
+  return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, el("div", { class: "chart" }));
 }
 
 async function draw(embed, box, spec) {
@@ -118,10 +104,8 @@ async function draw(embed, box, spec) {
     tooltip: { disableDefaultStyle: true },
   });
   drawnViews.add(result);
-  enlarge(box);
+  const drawing = box.querySelector("svg");
+  const scale = Math.min(MOST_ENLARGED, Math.max(1, (box.parentElement.clientWidth - 14) / drawing.getAttribute("width")));
+  for (const side of ["width", "height"]) drawing.setAttribute(side, drawing.getAttribute(side) * scale);
   box.dataset.drawn = "yes";
-}
-
-function redrawFigures() {
-  for (const place of document.querySelectorAll("[data-figure]")) if (place.querySelector(".chart")) drawFigure(place);
 }

@@ -10,15 +10,11 @@ const VIEWS = {
   tokens: { view: tokensPage, title: (id, prompt) => [index.prompts.find((one) => one.prompt_id === prompt)?.name, variantsById.get(id)?.recipe].filter(Boolean).join(", ") },
   figures: { view: figuresPage, title: () => "Figures" },
   sql: { view: sqlPage, title: () => "SQL" },
-  licences: { view: licencesPage, title: () => "Licences" },
+  licences: { view: async () => [heading(1, "Licences"), el("p", { class: "lead" }, "This page contains Vega, Vega-Lite and Vega-Embed, with their dependencies."), el("pre", { tabindex: 0 }, await text("licences"))], title: () => "Licences" },
 };
 const scrolls = new Map();
 let shownHash = null;
 let isByLink = true;
-
-async function licencesPage() {
-  return [heading(1, "Licences"), el("p", { class: "lead" }, "This page contains Vega, Vega-Lite and Vega-Embed, with their dependencies."), el("pre", { tabindex: 0 }, await text("licences"))];
-}
 
 function go(...parts) {
   isByLink = true;
@@ -55,13 +51,11 @@ async function show() {
     content = [heading(1, "Not found"), el("p", { class: "failed" }, error.message), el("p", null, el("a", { href: "#/" }, "Back to the overview"))];
   }
   if (shownHash !== hash) return; // the user has opened another page meanwhile
-  forgetFigures();
+  for (const result of drawnViews) result.finalize();
+  drawnViews.clear();
   refill(main, content);
   document.title = ["Prunescope", at?.title(...parts), index.study].filter(Boolean).join(" · ");
-  for (const item of document.querySelectorAll("nav a")) {
-    if (item.getAttribute("href") === `#/${section}`) item.setAttribute("aria-current", "page");
-    else item.removeAttribute("aria-current");
-  }
+  for (const item of document.querySelectorAll("nav a")) item.ariaCurrent = item.hash === `#/${section}` ? "page" : null;
   if (!isFirst) main.querySelector("h1")?.focus({ preventScroll: true });
   if (!isFirst) scrollTo(0, isByLink ? 0 : (scrolls.get(hash) ?? 0));
   isByLink = false;
@@ -87,7 +81,7 @@ function setTheme(theme) {
   root.dataset.theme = theme;
   themeButton.textContent = isDark() ? "☾" : "☀";
   themeButton.setAttribute("aria-label", `Theme: ${theme}`);
-  redrawFigures();
+  for (const place of document.querySelectorAll("[data-figure]")) if (place.querySelector(".chart")) drawFigure(place);
 }
 
 const followSystem = () => setTheme(dark.matches ? "dark" : "light");

@@ -10,9 +10,13 @@ function overview() {
     leadPicture(),
     el("section", null, headingOver("Variants", [...index.columns, { sql: "sparks", heading: "KL by step" }]), variantsTable(), el("p", { class: "hint under" }, index.verdict_basis), el("details", null, el("summary", null, "How verdicts are decided"), el("p", { class: "rule" }, index.verdict_rule))),
     example(),
-    claims.length > 0 && folded("The paper’s claims in this study", shared.length > 0 && [el("h3", null, "By model"), sharedClaimsTable(shared), el("h3", null, "In numbers")], claimsTable(claims)),
+    claims.length > 0 && folded("The paper’s claims in this study", shared.length > 0 && [el("h3", null, "By model"), claimsByModel(shared), el("h3", null, "In numbers")], claimsTable(claims)),
     findings.length > 0 && el("section", null, heading(2, "Findings"), [...Map.groupBy(findings, ({ theme }) => theme)].map(([theme, list], place) => el("details", { open: place === 0 }, el("summary", null, theme, el("span", { class: "hint" }, ` ${list.length}`)), el("ul", { class: "findings" }, list.map((one) => el("li", null, index.models.length > 1 && el("b", null, name(one.model), ": "), one.text, " ", sqlLink(one.sql, one.text))))))),
-    searches.length > 0 && el("section", { class: "search" }, heading(2, "Search"), searches.map(searchOf), figures.filter(({ name: key }) => ["search", "allocation"].includes(key)).map((figure) => [el("h3", null, link(figure.title, "figures", figure.name)), lazyCharts(figure.name)])),
+    searches.length > 0 && el("section", { class: "search" }, heading(2, "Search"), searches.map(({ model, results, tables }) => [
+      index.models.length > 1 && el("h3", null, name(model)),
+      el("ul", { class: "findings" }, results.map((one) => el("li", null, one.text, " ", sqlLink(one.sql, one.text)))),
+      tables.map((table) => el("details", null, el("summary", null, table.title, " ", sqlLink(table.sql, table.title)), plainTable({ label: table.title, columns: table.columns.map(words), rows: table.rows, limit: 14, isCards: true, show: (value) => number(value, 3) }))),
+    ]), figures.filter(({ name: key }) => ["search", "allocation"].includes(key)).map((figure) => [el("h3", null, link(figure.title, "figures", figure.name)), lazyCharts(figure.name)])),
     folded(["Prompts", sqlLink("prompts", "Prompts")], index.prompts.length > MANY && [el("h3", null, "By kind", sqlLink("kinds", "the texts by kind of prompt")), kindsTable(index.variants), el("h3", null, "What breaks first")], promptsTable()),
     figures.length > 0 && el("section", null, heading(2, "Figures"), allFigures()),
     el("section", null, heading(2, "Provenance"), el("details", null, el("summary", null, "What you need to reproduce the study"), facts(index.facts), el("p", null, link("Licences of the software in this page", "licences")))),
@@ -25,17 +29,8 @@ function leadPicture() {
   if (!curves.length) return null;
   const { model } = variantsById.get(curves[0].id);
   const of = prunedVariants.filter((variant) => variant.model === model).length;
-  const names = curves.map(({ id }, place) => el("a", { class: `color-${place}`, href: route("variant", id) }, place % 2 ? "╍ " : "━ ", variantName(variantsById.get(id))));
+  const names = curves.map(({ id }, place) => el("a", { class: `color-${place}`, href: route("variant", id) }, place % 2 ? "╍ " : "━ ", name(titleOf(variantsById.get(id)))));
   return el("figure", { class: "opening" }, generationCurves(curves), el("p", { class: "legend" }, names), el("figcaption", { class: "hint" }, `Medians over prompts at each generated token. forced: both models read the dense text. own text: both read the variant’s. fork: the dense model alone, its text against the one that it writes after the variant’s first other token. Logarithmic axes from 0.001 on; ${of > curves.length ? `${curves.length} of ${of} variants, from the nearest to the furthest; ` : ""}`, link("the whole figure", "figures", "generation"), "."));
-}
-
-// The results of one model's searches. The figures below cover all models.
-function searchOf({ model, results, tables }) {
-  return [
-    index.models.length > 1 && el("h3", null, name(model)),
-    el("ul", { class: "findings" }, results.map((one) => el("li", null, one.text, " ", sqlLink(one.sql, one.text)))),
-    tables.map((table) => el("details", null, el("summary", null, table.title, " ", sqlLink(table.sql, table.title)), plainTable({ label: table.title, columns: table.columns.map(words), rows: table.rows, limit: 14, isCards: true, show: (value) => number(value, 3) }))),
-  ];
 }
 
 function answerCard(answer) {
@@ -82,7 +77,7 @@ function variantsWith(columns) {
     sortBy: "kl_teacher_forced_median_nats",
     columns: [
       { id: "variant", doc: "link to the page of the variant", value: (variant) => variant.id, cell: variantLink },
-      { id: "verdict", doc: index.verdict_rule, align: null, value: ofVerdict, cell: (variant) => [verdict(variant), variant.words.length > 0 && el("small", { class: "ends" }, threeWords(variant))] },
+      { id: "verdict", doc: index.verdict_rule, align: null, value: ofVerdict, cell: (variant) => [verdict(variant), variant.words.length > 0 && el("small", { class: "ends" }, ["same tokens", "right answers", "alive"].map((word, place) => `${word} ${signOf(variant.words[place])}`).join(" · "))] },
       {
         id: "spark",
         heading: ["KL by step, nats: ", el("span", { class: "key forced" }, "forced"), " ", el("span", { class: "key own" }, "own text")],
@@ -91,7 +86,7 @@ function variantsWith(columns) {
         value: ({ spark }) => mean(spark.forced) ?? mean(spark.own),
         cell: ({ spark }) => sparkline(spark),
       },
-      ...columns.filter((column) => !constant.includes(column)).map((column) => ({ id: column.name, heading: headingOf(column), doc: column.doc, value: (variant) => variant.numbers[column.name], cell: (variant) => bounded(column, variant) })),
+      ...columns.filter((column) => !constant.includes(column)).map((column) => ({ id: column.name, heading: headingOf(column), doc: column.doc, value: (variant) => variant.numbers[column.name], cell: (variant) => [cellOf(column, variant), intervalOf(column, variant) && el("small", { class: "ends", title: "95 % interval" }, intervalOf(column, variant))] })),
     ],
   });
   return [table, same.length > 0 && el("p", { class: "hint under" }, `Equal for all pruned variants: ${same.join(" · ")}.`)];
@@ -125,7 +120,8 @@ function claimsTable(rows) {
 }
 
 // For several models: on which of them each claim holds.
-function sharedClaimsTable(rows) {
-  const models = (id, heading) => ({ id, heading, align: "wide", cell: (claim) => claim[id] || "–" });
-  return dataTable({ label: "claims by model", isCards: true, rows, limit: 8, columns: [claimColumn, measureColumn, { id: "verdict", align: "wide" }, models("models_hold", "holds on"), models("models_fail", "does not hold on"), models("models_open", "open on")] });
+function claimsByModel(rows) {
+  const models = Object.entries({ models_hold: "holds on", models_fail: "does not hold on", models_open: "open on" });
+  const columns = models.map(([id, heading]) => ({ id, heading, align: "wide", cell: (claim) => claim[id] || "–" }));
+  return dataTable({ label: "claims by model", isCards: true, rows, limit: 8, columns: [claimColumn, measureColumn, { id: "verdict", align: "wide" }, ...columns] });
 }

@@ -14,17 +14,8 @@ function valuesOf(layers, key) {
 
 // An SVG path with a gap at each missing value.
 function pathOf(values, x, y, isShown = isNumber) {
-  let pen = "M";
-  let path = "";
-  values.forEach((value, place) => {
-    if (!isShown(value)) {
-      pen = "M";
-      return;
-    }
-    path += `${pen}${x(place).toFixed(1)} ${y(value).toFixed(1)}`;
-    pen = "L";
-  });
-  return path;
+  const piece = (value, place) => `${isShown(values[place - 1]) ? "L" : "M"}${x(place).toFixed(1)} ${y(value).toFixed(1)}`;
+  return values.map((value, place) => (isShown(value) ? piece(value, place) : "")).join("");
 }
 
 // Square root of the KL by step, on one scale for all rows: rows are comparable, and small values are visible.
@@ -50,23 +41,9 @@ function sparkline(spark) {
 // All marks of a curve as one path, because every click on a token draws its curves again.
 const MARKS = { circle: "m-2.3 0a2.3 2.3 0 1 0 4.6 0a2.3 2.3 0 1 0 -4.6 0z", square: "m-2.2 -2.2h4.4v4.4h-4.4z", triangle: "m0 -3l3 5.4h-6z" };
 
-function marksOf(kind, values, x, y) {
-  const pieces = values.map((value, place) => (hasPlace(value) ? `M${x(place).toFixed(1)} ${y(value).toFixed(1)}${MARKS[kind]}` : ""));
-  return svg("path", { class: "marks", d: pieces.join("") });
-}
-
 // True for values that a logarithmic axis can show: not for 0, nor below 1e-10, where 1 − cos is only rounding.
 function hasPlace(value) {
   return isNumber(value) && value > 1e-10;
-}
-
-// The ends of a logarithmic axis, in whole powers of ten.
-function powers(series) {
-  const values = series.flatMap((one) => one.values).filter(hasPlace);
-  if (!values.length) return null;
-  const [smallest, largest] = extremes(values);
-  const low = Math.floor(Math.log10(smallest));
-  return [low, Math.max(low + 1, Math.ceil(Math.log10(largest)))];
 }
 
 function textAt(x, y, content, anchor = "middle", className = "tick") {
@@ -108,8 +85,10 @@ function generationCurves(curves) {
    series: [{name, className, mark, dashed, values}]; places: ["0 attn", …]; changed: which places the recipe changed. */
 function layerCurves({ title, places, changed, series, markers = [] }) {
   const shown = series.filter((one) => one.values.some(hasPlace));
-  const ends = powers(shown);
-  if (!ends) return null;
+  if (!shown.length) return null;
+  // The ends of the axis, in whole powers of ten.
+  const [low, high] = extremes(shown.flatMap((one) => one.values).filter(hasPlace)).map(Math.log10);
+  const ends = [Math.floor(low), Math.max(Math.floor(low) + 1, Math.ceil(high))];
   const [width, height, left, right, top, bottom] = [560, 216, 46, 58, 12, 40];
   const x = (place) => left + ((width - left - right) * (place + 0.5)) / places.length;
   const y = (value) => top + (height - top - bottom) * (1 - (Math.log10(value) - ends[0]) / (ends[1] - ends[0]));
@@ -128,24 +107,28 @@ function layerCurves({ title, places, changed, series, markers = [] }) {
     return { one, end, at: y(one.values[end]) };
   });
   labels.sort((a, b) => a.at - b.at);
-  labels.forEach((label, rank) => {
-    if (rank) label.at = Math.max(label.at, labels[rank - 1].at + 14);
-  });
+  labels.slice(1).forEach((label, rank) => (label.at = Math.max(label.at, labels[rank].at + 14)));
   const excess = labels.length ? Math.max(0, labels.at(-1).at - (height - bottom)) : 0;
   const curves = labels.map(({ one, end, at }) =>
     svg(
       "g",
       { class: one.className },
       svg("path", { class: one.dashed ? "curve dashed" : "curve", d: pathOf(one.values, x, y, hasPlace) }),
-      one.mark && places.length <= 80 ? marksOf(one.mark, one.values, x, y) : null,
+      one.mark && places.length <= 80 ? svg("path", { class: "marks", d: one.values.map((value, place) => (hasPlace(value) ? `M${x(place).toFixed(1)} ${y(value).toFixed(1)}${MARKS[one.mark]}` : "")).join("") }) : null,
       textAt(x(end) + 8, at - excess + 4, one.name, "start", "series"),
     ),
   );
   const flags = markers.filter((one) => one.place >= 0).map((one) => [svg("path", { class: "flag", d: `M${x(one.place)} ${top}V${height - bottom}` }), one.place > places.length / 2 ? textAt(x(one.place) - 4, top - 2, one.text, "end") : textAt(x(one.place) + 4, top - 2, one.text, "start")]);
   const hair = svg("path", { class: "hair", d: "" });
+  // For screen readers: the ends and the peak of each curve.
+  const said = shown.map((one) => {
+    const values = one.values.filter(isNumber);
+    const [, peak] = extremes(values);
+    return `${one.name} from ${number(values[0])} to ${number(values.at(-1))}, highest ${number(peak)} at ${places[one.values.indexOf(peak)]}`;
+  });
   const drawing = svg(
     "svg",
-    { class: "curves", viewBox: `0 0 ${width} ${height}`, tabindex: 0, role: "img", "aria-label": `${title}: ${describe(shown, places)}` },
+    { class: "curves", viewBox: `0 0 ${width} ${height}`, tabindex: 0, role: "img", "aria-label": `${title}: ${said.join("; ")}` },
     grid,
     flags,
     curves,
@@ -175,17 +158,6 @@ function layerCurves({ title, places, changed, series, markers = [] }) {
   return el("figure", { class: "small" }, el("figcaption", null, title, readout), drawing);
 }
 
-// Description for screen readers: the ends and the peak of each curve.
-function describe(series, places) {
-  return series
-    .map((one) => {
-      const values = one.values.filter(isNumber);
-      const [, peak] = extremes(values);
-      return `${one.name} from ${number(values[0])} to ${number(values.at(-1))}, highest ${number(peak)} at ${places[one.values.indexOf(peak)]}`;
-    })
-    .join("; ");
-}
-
 // Two charts: 1 − cos of h, z and p, and KL.
 function layerPanels(layers, pick = (values) => values, markers = []) {
   const panel = (title, series) => layerCurves({ title, places: placesOf(layers), changed: layers.is_changed, markers, series: series.map((one) => ({ ...one, values: pick(valuesOf(layers, one.key)) })) });
@@ -200,7 +172,7 @@ function layerPanels(layers, pick = (values) => values, markers = []) {
 // Rows of [label, dense, pruned] with a bar for each side; probabilities from 0 to 1.
 function bars(rows, isMarked = () => false) {
   const line = (side, value) =>
-    el("span", { class: `bar ${side}` }, styled(el("span", { class: "fill" }), { width: `${100 * Math.min(1, Math.max(0, value ?? 0))}%` }), el("span", { class: "value" }, `${percent(value)} %`));
+    el("span", { class: `bar ${side}` }, el("span", { class: "fill", style: { width: `${100 * Math.min(1, Math.max(0, value ?? 0))}%` } }), el("span", { class: "value" }, `${percent(value)} %`));
   return el(
     "ol",
     { class: "bars" },

@@ -163,6 +163,6 @@ async function promptPage(model, id) {
         ...textColumns((one) => one.of, () => prompt),
       ],
     })),
-    el("section", null, heading(2, "Texts", "texts", where), el("p", { class: "hint" }, MARKED), dense && textOf(dense.of, dense), same.length > 0 && el("p", { class: "hint" }, "The same text: ", same.map((one, at) => [at > 0 && ", ", variantName(one.of)]), "."), someOf(pruned.filter((one) => !isSame(one)).toSorted((a, b) => (a.first_flip_step ?? Infinity) - (b.first_flip_step ?? Infinity) || 0), 6, (one) => el("article", { class: "prompt" }, textOf(one.of, one)), "variants")),
+    el("section", null, heading(2, "Texts", "texts", where), el("p", { class: "hint" }, MARKED), dense && textOf(dense.of, dense), same.length > 0 && el("p", { class: "hint" }, "The same text: ", same.map((one, at) => [at > 0 && ", ", name(titleOf(one.of))]), "."), someOf(pruned.filter((one) => !isSame(one)).toSorted((a, b) => (a.first_flip_step ?? Infinity) - (b.first_flip_step ?? Infinity) || 0), 6, (one) => el("article", { class: "prompt" }, textOf(one.of, one)), "variants")),
   ];
 }

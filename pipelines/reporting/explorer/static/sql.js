@@ -20,7 +20,8 @@ async function sqlPage(...parts) {
   if (!Object.hasOwn(statements, key)) throw new Error(`No statement has the key “${key}”.`);
   const statement = statements[key];
   const where = chosen.filter(([column]) => statement.narrow.includes(column));
-  const sql = narrowed(bound(statement.sql, chosen), where);
+  const whole = bound(statement.sql, chosen);
+  const sql = where.length ? `select * from (${whole}\n) where ${where.map(([column, value]) => `${column} = ${literal(value)}`).join(" and ")}` : whole;
   return [
     heading(1, statement.title),
     el("p", { class: "links" }, el("a", { href: "#/sql" }, "all statements")),
@@ -30,10 +31,6 @@ async function sqlPage(...parts) {
     statement.narrow.length > 0 && el("p", { class: "hint" }, `Links can filter its rows by ${statement.narrow.join(", ")}.`),
     statement.views.length > 0 && el("section", null, heading(2, "Views that this statement reads"), el("ul", null, statement.views.map((view) => el("li", null, link(statements[view]?.title ?? view, "sql", view))))),
   ];
-}
-
-function narrowed(sql, where) {
-  return where.length ? `select * from (${sql}\n) where ${where.map(([column, value]) => `${column} = ${literal(value)}`).join(" and ")}` : sql;
 }
 
 // Replace all parameters by literals in one pass, so that no value is taken for a parameter. Comments are removed first,
@@ -127,20 +124,15 @@ function download(sql, to) {
   return button;
 }
 
-function chartOf(sql, place) {
-  return el("button", { type: "button", onclick: async () => {
-    const [embed, answer] = await Promise.all([runVega(), post(sql, "chart").then((found) => found.json())]);
-    if (answer.error) return refill(place, el("p", { class: "failed" }, answer.error));
-    const box = el("div", { class: "chart" });
-    refill(place, el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "chart of the answer" }, box));
-    await draw(embed, box, answer.spec);
-  } }, "Chart");
-}
-
 function resultOf(answer, sql) {
   if (answer.error) return [el("p", { class: "failed" }, answer.error)];
   const rows = `${answer.rows.length.toLocaleString("en-US")} rows${answer.truncated ? ", more were left out" : ""}, ${number(answer.seconds)} s`;
   const columns = answer.columns.map((column) => column.name);
   const chart = el("div");
-  return [el("p", { class: "tools" }, el("span", { class: "hint" }, rows), download(sql, "csv"), download(sql, "parquet"), chartOf(sql, chart)), chart, plainTable({ label: "rows", columns, rows: answer.rows, show: (value) => number(value, Infinity) })];
+  const button = el("button", { type: "button", onclick: async () => {
+    const [embed, found] = await Promise.all([runVega(), post(sql, "chart").then((one) => one.json())]);
+    if (found.error) return refill(chart, el("p", { class: "failed" }, found.error));
+    await draw(embed, refill(chart, chartBox("chart of the answer")).querySelector(".chart"), found.spec);
+  } }, "Chart");
+  return [el("p", { class: "tools" }, el("span", { class: "hint" }, rows), download(sql, "csv"), download(sql, "parquet"), button), chart, plainTable({ label: "rows", columns, rows: answer.rows, show: (value) => number(value, Infinity) })];
 }

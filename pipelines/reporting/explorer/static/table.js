@@ -15,6 +15,7 @@ function dataTable({ label, columns: given, rows, filter, pick, rowClass, sortBy
     if (!sorting) return found;
     const { value } = columns.find(({ id }) => id === sorting.id);
     const missing = (row) => (value(row) ?? null) === null;
+    const compare = (a, b) => (isNumber(a) && isNumber(b) ? a - b : String(a).localeCompare(String(b), "en", { numeric: true }));
     return found.toSorted((a, b) => missing(a) - missing(b) || sorting.sign * compare(value(a), value(b)));
   };
   const body = el("tbody");
@@ -32,10 +33,7 @@ function dataTable({ label, columns: given, rows, filter, pick, rowClass, sortBy
     el("th", { scope: "col", class: column.align, "data-column": column.id }, el("button", { type: "button", title: column.doc, onclick: () => sort(column.id, sorting?.id === column.id ? -sorting.sign : 1) }, column.heading)),
   );
   function draw() {
-    columns.forEach(({ id }, place) => {
-      if (sorting?.id === id) headings[place].setAttribute("aria-sort", sorting.sign < 0 ? "descending" : "ascending");
-      else headings[place].removeAttribute("aria-sort");
-    });
+    columns.forEach(({ id }, place) => (headings[place].ariaSort = sorting?.id !== id ? null : sorting.sign < 0 ? "descending" : "ascending"));
     const shown = chosen();
     refill(
       body,
@@ -63,17 +61,13 @@ function dataTable({ label, columns: given, rows, filter, pick, rowClass, sortBy
 }
 
 function complete({ of, ...column }, rows) {
-  const { id, value = (row) => (of ? shareOf(row[id], row[of]) : row[id]) } = column;
+  const { id, value = (row) => (!of ? row[id] : row[of] ? row[id] / row[of] : null) } = column;
   const cell = (row) => (of ? ratio(row[id], row[of]) : typeof value(row) === "string" ? name(value(row)) : number(value(row)));
   return { heading: words(id), align: rows.some((row) => isNumber(value(row))) ? "number" : null, value, cell, ...column };
 }
 
 function ratio(part, whole) {
   return whole ? `${number(part)}/${number(whole)}` : "–";
-}
-
-function shareOf(part, whole) {
-  return whole ? part / whole : null;
 }
 
 // Columns by their fields, each with its heading.
@@ -83,10 +77,6 @@ function fields(headings) {
 
 function headingText(column) {
   return [column.heading].flat().map((part) => part.textContent ?? part).join("");
-}
-
-function compare(a, b) {
-  return typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
 }
 
 // A table of a query's rows, by default with six digits. say(text, place): a text as it is shown. isMarked(row, place):

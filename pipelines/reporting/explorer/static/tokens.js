@@ -1,5 +1,7 @@
 // One answer token by token: both texts, and the probabilities and layers of both models at the selected token.
 
+// The largest KL of a trajectory up to the end of the answer: the scale of its colours.
+const topKl = (steps) => Math.max(1e-3, extremes(steps.kl_dense_pruned_nats.filter(isNumber))[1]);
 const HEATS = {
   kl: { title: "KL", ends: (steps) => ["0", `${number(topKl(steps))} nats`], heat: (steps, at) => Math.sqrt(steps.kl_dense_pruned_nats[at] / topKl(steps)) },
   entropy: { title: "entropy", ends: () => ["0", "6 nats"], heat: (steps, at, side) => steps[`entropy_${side}_nats`][at] / 6 },
@@ -89,11 +91,6 @@ function sides(view) {
   ];
 }
 
-// The largest KL of a trajectory up to the end of the answer: the scale of its colours.
-function topKl(steps) {
-  return Math.max(1e-3, extremes(steps.kl_dense_pruned_nats.filter(isNumber))[1]);
-}
-
 // Events by step, shown as words in the text, because colour alone is not accessible.
 function flagsOf(view, side) {
   const { trace } = view;
@@ -115,7 +112,7 @@ function stream(view, side) {
     if (token === null) return;
     const step = steps.step[at];
     const hot = Math.min(1, Math.max(0, heat(steps, at, side) || 0));
-    const piece = styled(el("span", { class: `tok${steps.is_same_token[at] ? "" : " other"}`, role: "option", tabindex: -1, "data-at": at, "aria-selected": "false", "aria-label": [`${step}: ${token}`, ...(steps.is_same_token[at] ? [] : ["differs"]), ...(flags.get(step) ?? [])].join(", ") }, name(token)), { "--heat": hot.toFixed(3) });
+    const piece = el("span", { class: `tok${steps.is_same_token[at] ? "" : " other"}`, role: "option", tabindex: -1, "data-at": at, "aria-selected": "false", "aria-label": [`${step}: ${token}`, ...(steps.is_same_token[at] ? [] : ["differs"]), ...(flags.get(step) ?? [])].join(", "), style: { "--heat": hot.toFixed(3) } }, name(token));
     for (const text of flags.get(step) ?? []) list.append(el("span", { class: "flag", "aria-hidden": "true" }, text));
     // Lines break before words, not inside them.
     if (token.startsWith("␣")) list.append(el("wbr"));

@@ -20,6 +20,7 @@ from prunescope.pipelines.evaluation.search.whole import Means, WholeMeasurement
 from prunescope.pipelines.evaluation.traces.isolated import IsolatedEffect
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.variant import Variant
+from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from tests.pipelines.evaluation.search.engine import items_of, menu_of, swaps_of
 
 # Pre-norm, sandwich norms with a cap, parallel sublayers, transposed matrices, post-norm, and experts.
@@ -182,25 +183,15 @@ def test_means_of_swaps_on_few_items_follow_their_sublayers_reference(seen: int)
     assert abs(np.log(means[-1] / means[0]) - np.log(2.5)) < abs(alone - np.log(2.5)) / 3
 
 
-def test_weights_that_give_nan_are_refused_by_name(decoder: Decoder) -> None:
+def test_weights_that_give_nan_are_refused_by_name(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     own = menu_of(decoder, "magnitude-50")
-    broken = own.weights("mlp.1", "magnitude-50")
-    name = next(iter(broken))
-    values = {each: change for each, change in broken.items() if each != name}
-
-    class Broken:
-        sublayers, options = own.sublayers, own.options
-        variant = staticmethod(own.variant)
-
-        @staticmethod
-        def weights(sublayer: str, treatment: str) -> object:
-            changed = type(broken[name]).__new__(type(broken[name]))
-            changed.__dict__.update(broken[name].__dict__)
-            object.__setattr__(changed, "weight", lambda dense: torch.full_like(dense, torch.nan))
-            return {**values, name: changed}
-
+    broken = {
+        name: WeightDelta.valued(torch.full_like(matrix.weight, torch.nan))
+        for name, matrix in own.sublayers["mlp.1"].matrices.items()
+    }
+    monkeypatch.setattr(own, "weights", lambda *_: broken)
     with pytest.raises(ComputationError, match=r"mlp\.1 with magnitude-50: NaN"):
-        EffectEngine(decoder, Broken(), items_of(decoder)).measure([("mlp.1", "magnitude-50")])  # type: ignore[arg-type]
+        EffectEngine(decoder, own, items_of(decoder)).measure([("mlp.1", "magnitude-50")])
 
 
 def test_memory_holds_a_fixed_number_of_treatments_however_many_there_are(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.progress import Silent
 from prunescope.pipelines.evaluation.search.items import (
     Item,
     interleaved,
@@ -160,7 +161,7 @@ def test_a_task_that_generates_is_measured_at_the_dense_models_own_answer(decode
     assert item.tokens[len(context) :] == own.tokens[:-1]
 
 
-class Told:
+class Told(Silent):
     """A listener that keeps the names of tasks."""
 
     def __init__(self) -> None:
@@ -168,12 +169,6 @@ class Told:
 
     def start(self, task: str, total: int, tokens: int = 0) -> None:
         self.tasks.append(task)
-
-    def advance(self, amount: int = 1) -> None:
-        pass
-
-    def done(self) -> None:
-        pass
 
 
 def test_samples_come_from_behind_the_studys_and_the_progress_tells_where_there_are_none(decoder: Decoder) -> None:

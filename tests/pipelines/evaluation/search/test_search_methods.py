@@ -1,8 +1,9 @@
 """Searches of methods with many sparsities: the best method at each target, and sparsities split between matrices."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -43,6 +44,18 @@ class Menus:
         return Menu(self._decoder, treatments, self._statistics, splits)
 
 
+@pytest.fixture
+def run(decoder: Decoder, tmp_path: Path) -> Callable[..., SearchResult]:
+    """Return a function that searches for some shares; its keywords are further keys of the search."""
+
+    def run(*remove: float, **keys: Any) -> SearchResult:
+        spec = SearchSpec(remove=remove, **{"menu": METHODS, "measurements": 1, "controls": (), **keys})
+        folder = tmp_path / "-".join(map(str, remove))
+        return Search(decoder, spec, Menus(decoder), items_of(decoder), Journal(folder, "a")).run()
+
+    return run
+
+
 def test_a_search_of_split_sparsities_repeats_and_goes_on_without_measuring_again(
     decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,10 +93,9 @@ def test_a_search_of_split_sparsities_repeats_and_goes_on_without_measuring_agai
     ],
 )
 def test_targets_far_apart_have_measurements_of_their_own_and_no_row_comes_twice(
-    decoder: Decoder, tmp_path: Path, shares: tuple[float, ...], menu: tuple[str, ...], probes: set[int]
+    run: Callable[..., SearchResult], shares: tuple[float, ...], menu: tuple[str, ...], probes: set[int]
 ) -> None:
-    spec = SearchSpec(remove=shares, menu=menu, measurements=1, controls=("hidden",))
-    found = Search(decoder, spec, Menus(decoder), items_of(decoder), Journal(tmp_path, "a")).run()
+    found = run(*shares, menu=menu, controls=("hidden",))
     keys = found.effects.select("layer", "sublayer", "matrix", "treatment")
     assert not keys.is_duplicated().any()
     measured = found.effects.filter(pl.col("n_items") > 0)
@@ -100,7 +112,7 @@ def test_targets_far_apart_have_measurements_of_their_own_and_no_row_comes_twice
 
 
 def test_the_same_sparsity_everywhere_stays_where_no_split_reaches_the_target(
-    decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., SearchResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The highest sparsity of the menu, split, loses a few weights to rounding."""
     reduced = Menu.removed
@@ -110,9 +122,7 @@ def test_the_same_sparsity_everywhere_stays_where_no_split_reaches_the_target(
         return parameters - ("-by-" in treatment), saved
 
     monkeypatch.setattr(Menu, "removed", removed)
-    spec = SearchSpec(remove=(0.5,), menu=METHODS, measurements=3, controls=("hidden", "greedy"))
-    found = Search(decoder, spec, Menus(decoder), items_of(decoder), Journal(tmp_path, "a")).run()
-    of = results(found.trials)
+    of = results(run(0.5, measurements=3, controls=("hidden", "greedy")).trials)
     assert {row["move"] for row in of.values()} == {"uniform"}
     assert {strategy for strategy, _ in of} == {"searched", "hidden"}
 
@@ -221,16 +231,15 @@ def test_methods_that_cannot_reach_a_target_alone_are_all_searched(decoder: Deco
 
 @pytest.mark.parametrize("share", [0.2, pytest.param(0.3, marks=pytest.mark.exhaustive)])
 def test_methods_are_compared_at_a_target_that_is_a_sparsity_of_the_menu(
-    decoder: Decoder, tmp_path: Path, share: float
+    run: Callable[..., SearchResult], share: float
 ) -> None:
-    spec = SearchSpec(remove=(share,), menu=METHODS, measurements=1, controls=())
-    found = Search(decoder, spec, Menus(decoder), items_of(decoder), Journal(tmp_path, "a")).run()
-    assert found.trials["move"].to_list()[:3] == ["uniform", "uniform", "sum"]
-    assert (found.trials["removed"] >= share * (1 - 1e-9)).all()
+    trials = run(share).trials
+    assert trials["move"].to_list()[:3] == ["uniform", "uniform", "sum"]
+    assert (trials["removed"] >= share * (1 - 1e-9)).all()
 
 
 def test_each_target_has_the_method_that_is_best_there_whichever_others_are_searched(
-    decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., SearchResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured = WholeMeasurement.measure
     names = {}
@@ -256,9 +265,7 @@ def test_each_target_has_the_method_that_is_best_there_whichever_others_are_sear
     monkeypatch.setattr(WholeMeasurement, "measure", measure)
 
     def results(*shares: float) -> dict[float, str]:
-        spec = SearchSpec(remove=shares, menu=METHODS, measurements=2, controls=())
-        folder = tmp_path / "-".join(map(str, shares))
-        found = Search(decoder, spec, Menus(decoder), items_of(decoder), Journal(folder, "a")).run()
+        found = run(*shares, measurements=2)
         assert {name.partition("-")[0] for name in found.effects["treatment"]} == {
             method for method, share in (("wanda", 0.3), ("magnitude", 0.15)) if share in shares
         }
@@ -272,17 +279,15 @@ def test_each_target_has_the_method_that_is_best_there_whichever_others_are_sear
 
 
 def test_a_search_whose_time_ends_before_the_methods_are_compared_measures_no_effects(
-    decoder: Decoder, tmp_path: Path
+    run: Callable[..., SearchResult], tmp_path: Path
 ) -> None:
-    spec = SearchSpec(remove=(0.25,), menu=METHODS, minutes=1e-9)
-    found = Search(decoder, spec, Menus(decoder), items_of(decoder), Journal(tmp_path, "a")).run()
+    found = run(0.25, minutes=1e-9)
     assert (found.effects.height, found.trials.height, found.is_complete) == (0, 0, False)
     assert not list(tmp_path.iterdir())
 
 
-def test_the_search_by_hidden_states_begins_at_the_same_uniform_allocation(decoder: Decoder, tmp_path: Path) -> None:
-    spec = SearchSpec(remove=(0.25,), menu=METHODS, measurements=1, controls=("hidden",))
-    trials = Search(decoder, spec, Menus(decoder), items_of(decoder), Journal(tmp_path, "a")).run().trials
+def test_the_search_by_hidden_states_begins_at_the_same_uniform_allocation(run: Callable[..., SearchResult]) -> None:
+    trials = run(0.25, controls=("hidden",)).trials
     (start,) = trials.filter(strategy="hidden", move="uniform").rows(named=True)
     best = trials.filter(pl.col("is_accepted"), strategy="searched", move="uniform").rows(named=True)[-1]
     assert start["treatments_json"] == best["treatments_json"]

@@ -1,6 +1,7 @@
 """Batched generation against transformers' own `generate`, one context at a time and without a cache."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,11 +59,8 @@ def read(decoder: Decoder, tokens: list[int] | tuple[int, ...]) -> str:
 
 @pytest.mark.third(0)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_batched_answers_equal_those_of_generate(architecture: str, tmp_path: Path) -> None:
-    decoder = load_decoder(save_tiny(tmp_path / architecture, architecture))
-    model: Any = decoder.model
-    if model.config._attn_implementation != "eager":  # whose softmax is float32 whatever the model's type
-        model.double()
+def test_batched_answers_equal_those_of_generate(architecture: str, exact: Callable[[str], Decoder]) -> None:
+    decoder = exact(architecture)
     expected = [generated(decoder, context) for context in CONTEXTS]
     ends = {expected[0][3], expected[3][6], expected[4][0]}
     decoder = replace(decoder, end_ids=frozenset(ends))
@@ -77,15 +75,13 @@ def test_batched_answers_equal_those_of_generate(architecture: str, tmp_path: Pa
 
 @pytest.mark.third(1)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_shared_prefix_changes_no_answer(architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoder = load_decoder(save_tiny(tmp_path / architecture, architecture))
-    model: Any = decoder.model
-    if model.config._attn_implementation != "eager":
-        model.double()
+def test_a_shared_prefix_changes_no_answer(
+    architecture: str, exact: Callable[[str], Decoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(batched_generation, "MIN_SHARED_PREFIX", 8)
     begin = tuple(range(30, 42))
     contexts = [begin + rest for rest in ((5, 77), (9, 120, 5, 33, 250), (8, 8, 61, 2, 4, 4, 7, 1), (99, 180, 41))]
-    decoder = replace(decoder, end_ids=frozenset())
+    decoder = replace(exact(architecture), end_ids=frozenset())
     with shapes_of_passes(decoder) as shapes:
         found = generate_greedy(decoder, contexts, [()] * len(contexts), NEW)
     passes = [rows * tokens for rows, tokens in shapes]
@@ -197,25 +193,22 @@ def test_finished_rows_leave_and_a_batch_respects_its_token_limit(
     assert max(shapes)[0] == 2
     # Beyond the first few, padding must not be longer than half an answer.
     with monkeypatch.context() as patch:
-        patch.setattr("prunescope.pipelines.evaluation.tasks.batched_generation.FEW_CONTEXTS", 1)
+        patch.setattr(batched_generation, "FEW_CONTEXTS", 1)
         assert run(16) == together
     assert [shape for shape in shapes if shape[1] > 1] == [(1, 20), (1, 10), (4, 3)]
-    monkeypatch.setattr("prunescope.pipelines.evaluation.tasks.batched_generation.MAX_TOKENS", 3 * (20 + NEW) - 1)
+    monkeypatch.setattr(batched_generation, "MAX_TOKENS", 3 * (20 + NEW) - 1)
     assert run(16) == together
     assert shapes[0] == (2, 20)
-    monkeypatch.setattr("prunescope.pipelines.evaluation.tasks.batched_generation.MAX_TOKENS", 1)
+    monkeypatch.setattr(batched_generation, "MAX_TOKENS", 1)
     assert run(16) == together
     assert max(shapes)[0] == 1
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "bloom"])
 def test_contexts_take_the_places_of_finished_ones(
-    architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    architecture: str, exact: Callable[[str], Decoder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoder = load_decoder(save_tiny(tmp_path / architecture, architecture))
-    model: Any = decoder.model
-    if model.config._attn_implementation != "eager":
-        model.double()
+    decoder = exact(architecture)
     begin = tuple(range(30, 42))
     contexts = [*CONTEXTS, *(begin + context for context in CONTEXTS), *CONTEXTS[::-1]]
     expected = [generated(decoder, context) for context in contexts]

@@ -106,11 +106,8 @@ def alone(decoder: Decoder, context: Sequence[int]) -> list[int]:
 
 @pytest.mark.third(0)
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "bloom"])
-def test_right_wrong_and_half_right_drafts_change_no_text(architecture: str, tmp_path: Path) -> None:
-    decoder = replace(load_decoder(save_tiny(tmp_path / architecture, architecture)), end_ids=frozenset())
-    model: Any = decoder.model
-    if model.config._attn_implementation != "eager":  # whose softmax is float32 whatever the model's type
-        model.double()
+def test_right_wrong_and_half_right_drafts_change_no_text(architecture: str, exact: Callable[[str], Decoder]) -> None:
+    decoder = replace(exact(architecture), end_ids=frozenset())
     wanted = [alone(decoder, context) for context in CONTEXTS]
     half = [[*text[:9], (text[9] + 1) % 300, *text[10:]] for text in wanted]
     wrong = [[(token + 1) % 300 for token in text] for text in wanted]

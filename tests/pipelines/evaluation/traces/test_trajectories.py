@@ -32,6 +32,16 @@ def study_of(trajectories: tuple[str, ...] = ("teacher_forced", "own_text", "for
     )
 
 
+@pytest.fixture(scope="module")
+def magnitude(decoder: Decoder) -> Variant:
+    return variant_of(decoder, "magnitude-50")
+
+
+@pytest.fixture(scope="module")
+def traced(decoder: Decoder, magnitude: Variant) -> dict[str, pl.DataFrame]:
+    return TraceSession(decoder, "tiny", study_of()).trace("magnitude-50", magnitude)
+
+
 class Both:
     """Both models in float64, without a cache, one token after another."""
 
@@ -121,9 +131,9 @@ def test_own_text_and_fork_equal_slow_float64_passes(
 
 
 def test_the_dense_model_reads_no_prompt_again_if_its_keys_fit(
-    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+    decoder: Decoder, magnitude: Variant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    variant, hidden, passes = variant_of(decoder, "magnitude-50"), Decoder.hidden, list[tuple[int, ...]]()
+    hidden, passes = Decoder.hidden, list[tuple[int, ...]]()
 
     def counted(self: Decoder, tokens: torch.Tensor, *args: object) -> torch.Tensor:
         passes.append(tuple(tokens.shape))
@@ -139,7 +149,7 @@ def test_the_dense_model_reads_no_prompt_again_if_its_keys_fit(
         monkeypatch.setattr("prunescope.pipelines.evaluation.traces.greedy_texts.KEPT_BYTES", budget)
         session = TraceSession(decoder, "tiny", study_of())
         passes.clear()
-        tables.append(session.trace("magnitude-50", variant))
+        tables.append(session.trace("magnitude-50", magnitude))
         # The variant reads the prompts in the first pass; the three layered ones run in passes of one row.
         behind.append([shape for shape in passes[1:] if min(shape) > 1])
     assert [len(shapes) for shapes in behind] == [0, 1]
@@ -152,38 +162,34 @@ def test_the_dense_model_reads_no_prompt_again_if_its_keys_fit(
             np.testing.assert_allclose(both[0][name], both[1][name], rtol=1e-3, atol=1e-6)
 
 
-def test_top_tokens_of_the_own_text_are_those_of_its_steps(decoder: Decoder) -> None:
-    tables = TraceSession(decoder, "tiny", study_of()).trace("magnitude-50", variant_of(decoder, "magnitude-50"))
-    tops = tables["top_tokens"].filter(trajectory="own_text", rank=1).sort("prompt_id", "step")
-    steps = tables["decoding_steps"].filter(trajectory="own_text").sort("prompt_id", "step")
+def test_top_tokens_of_the_own_text_are_those_of_its_steps(traced: dict[str, pl.DataFrame]) -> None:
+    tops = traced["top_tokens"].filter(trajectory="own_text", rank=1).sort("prompt_id", "step")
+    steps = traced["decoding_steps"].filter(trajectory="own_text").sort("prompt_id", "step")
     for side in ("dense", "pruned"):
         assert tops.filter(side=side)["token_id"].to_list() == steps[f"token_id_{side}"].to_list()
-    assert set(tables["top_tokens"]["trajectory"]) == {"teacher_forced", "own_text"}
+    assert set(traced["top_tokens"]["trajectory"]) == {"teacher_forced", "own_text"}
 
 
 @pytest.mark.parametrize("until", ["end", "length"])
-def test_a_first_token_that_ends_the_text_leaves_one_step_of_both(decoder: Decoder, until: str) -> None:
-    plain = TraceSession(decoder, "tiny", study_of()).trace("magnitude-50", variant_of(decoder, "magnitude-50"))
-    flipped = plain["generations"].filter(first_flip_step=0)
+def test_a_first_token_that_ends_the_text_leaves_one_step_of_both(
+    decoder: Decoder, magnitude: Variant, traced: dict[str, pl.DataFrame], until: str
+) -> None:
+    flipped = traced["generations"].filter(first_flip_step=0)
     token = flipped["token_ids"][0][0]
     ending = replace(decoder, end_ids=frozenset({token}))
-    tables = TraceSession(ending, "tiny", study_of(until=until)).trace(
-        "magnitude-50", variant_of(decoder, "magnitude-50")
-    )
+    tables = TraceSession(ending, "tiny", study_of(until=until)).trace("magnitude-50", magnitude)
     row = tables["generations"].row(by_predicate=pl.col("prompt_id") == flipped["prompt_id"][0], named=True)
     assert (row["text"], row["text_fork"], row["token_ids_fork"]) == ("", "", [token])
     steps = tables["decoding_steps"].filter(prompt_id=flipped["prompt_id"][0])
     assert [len(steps.filter(trajectory=name)) for name in ("own_text", "fork")] == [1, 1]
 
 
-def test_only_what_is_asked_is_measured(decoder: Decoder) -> None:
-    variant = variant_of(decoder, "magnitude-50")
-    whole = TraceSession(decoder, "tiny", study_of()).trace("m", variant)
+def test_only_what_is_asked_is_measured(decoder: Decoder, magnitude: Variant, traced: dict[str, pl.DataFrame]) -> None:
     for asked in (("teacher_forced", "own_text"), ("teacher_forced", "fork")):
-        tables = TraceSession(decoder, "tiny", study_of(asked)).trace("m", variant)
+        tables = TraceSession(decoder, "tiny", study_of(asked)).trace("m", magnitude)
         assert set(tables["decoding_steps"]["trajectory"]) == set(asked)
         assert tables["generations"]["text_fork"].is_null().all() == ("fork" not in asked)
-        assert tables["generations"]["text"].equals(whole["generations"]["text"])
+        assert tables["generations"]["text"].equals(traced["generations"]["text"])
 
 
 @pytest.mark.parametrize(

@@ -243,6 +243,17 @@ def q42_depth_of_predictors(models=(MODEL,), recipes=RECIPES, layers=LAYERS) -> 
     )  # fmt: skip
 
 
+def q43_rescue(models=(MODEL,), recipes=RECIPES, layers=LAYERS) -> pl.DataFrame:
+    return pl.DataFrame(
+        [{"model": model, "recipe": recipe, "layer": layer, "sublayer": sublayer, "rescue_rank": 1 + layer,
+          "n_prompts": 6, "kl_joint_nats": 1.0, "rescued_nats": nats, "rescued_low": nats - 0.03,
+          "rescued_high": nats + 0.03, "rescued_share": nats,
+          "kl_isolated_nats": 0.7 * nats if "wanda" in recipe else None, "tokens_back": nats / 3}
+         for model, recipe in _each(models, recipes) for layer in range(layers) for sublayer in ("attn", "mlp")
+         if _is_changed(recipe, layer, sublayer) for nats in [0.2 * _chance(recipe, layer, sublayer) - 0.02]]
+    )  # fmt: skip
+
+
 def decoding_at_reference(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
     """Return teacher-forced rows, and for what is compared with quantization also those on the variant's own text."""
     return pl.DataFrame(
@@ -346,6 +357,7 @@ MARTS: tuple[Callable[..., pl.DataFrame], ...] = (
     mask_overlap,
     q01_spike_predictors,
     q42_depth_of_predictors,
+    q43_rescue,
     decoding_at_reference,
     stg_layer_transitions,
     transitions_at_reference,

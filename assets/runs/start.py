@@ -46,7 +46,7 @@ def run_study(
     if plan.unread:
         listener.note(f"{plan.unread} current partitions are kept unread; `prunescope verify` checks them")
     if not plan.is_empty:
-        from prunescope.assets.runs.study_job import run_in_this_process
+        from prunescope.assets.runs.dagster_job import run_in_this_process
 
         run_in_this_process(run, cluster)
     return run.result

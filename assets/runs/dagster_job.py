@@ -9,7 +9,6 @@ from dataclasses import asdict
 
 from dagster import (
     AssetCheckEvaluation,
-    AssetKey,
     AssetMaterialization,
     Config,
     DagsterEvent,
@@ -22,6 +21,7 @@ from dagster import (
     op,
 )
 from dagster import Failure as StepFailure
+from pydantic import Field
 
 from prunescope.assets import settings
 from prunescope.assets.defs import asset_definitions
@@ -33,18 +33,18 @@ from prunescope.assets.execution.ray.config import RayClusterConfig
 from prunescope.assets.execution.signals import watch_interrupts
 from prunescope.assets.instance.instance import (
     LAUNCHER_TAGS,
+    MAX_RETRIES_TAG,
     STUDY_TAG,
     USER_TAG,
     WAREHOUSE_TAG,
+    allow_retries,
     open_instance,
     recover,
     require_space,
     writer_lock,
 )
-from prunescope.assets.planning.steps import CODE_VERSIONS
 from prunescope.assets.planning.work_plan import StudyRequest
-from prunescope.assets.runs.forecast import ANSWERS
-from prunescope.assets.runs.outcome import Failure, Stage
+from prunescope.assets.runs.outcome import ANSWERS_NAME, Failure
 from prunescope.assets.runs.study_run import INPUT_ERRORS, StudyRun
 from prunescope.assets.watching.watch_list import make_models_folder
 from prunescope.pipelines.core.errors import ComputationError
@@ -59,8 +59,8 @@ CATALOGUE = "_catalogue/prunescope.duckdb"
 class WholeStudy(Config):
     """Options of a study's job in addition to its resources."""
 
-    replace: bool = False
-    answers: bool = True
+    replace: bool = Field(default=False, description="Recompute what another study computed from other inputs.")
+    tables: list[str] = Field(default=[], description="These tables only, without the answers; empty: the whole study.")
 
 
 def _study_job(pool: str | None, own: StudyRun | None = None) -> JobDefinition:
@@ -79,12 +79,12 @@ def _study_job(pool: str | None, own: StudyRun | None = None) -> JobDefinition:
     ) -> Iterator[AssetMaterialization | AssetCheckEvaluation | Output[None]]:
         store = warehouse.store()
         run = own or StudyRun(
-            study.request(store),
+            study.request(store, context.instance),
             store,
             settings.cache_folder(),
             LogListener(context.log),
             replace=config.replace,
-            tables=None if config.answers else set(CODE_VERSIONS),
+            tables=config.tables or None,
         )
         yield from run.events(context, engine.engine, answer)
         if failures := run.result.failures:
@@ -100,7 +100,7 @@ def _study_job(pool: str | None, own: StudyRun | None = None) -> JobDefinition:
 
 
 # Runs that Dagster launches wait for each other: one model at a time is in memory.
-STUDY = _study_job(GPU)
+STUDY_JOB = _study_job(GPU)
 
 
 def run_in_this_process(run: StudyRun, cluster: RayClusterConfig | None) -> None:
@@ -117,7 +117,7 @@ def run_in_this_process(run: StudyRun, cluster: RayClusterConfig | None) -> None
             recover(instance, str(run.store.root), local)
             run.interrupted = interrupted
             engine = {"kind": "ray", "ray": asdict(cluster)} if cluster else {"kind": "inline"}
-            options = {"replace": run.replace, "answers": run.tables is None}
+            options = {"replace": run.replace, "tables": list(run.tables or ())}
             # A command says itself what it waits for, and ends at Ctrl-C; Dagster's wait for a pool does neither.
             done = _study_job(None, run).execute_in_process(
                 instance=instance,
@@ -126,6 +126,7 @@ def run_in_this_process(run: StudyRun, cluster: RayClusterConfig | None) -> None
                 tags=run_tags(run.study.name, run.store) | {USER_TAG: "command line"},
                 raise_on_error=False,
             )
+            allow_retries(instance, done.run_id)
             if interrupted():
                 raise KeyboardInterrupt
             if run.error is not None:
@@ -134,10 +135,8 @@ def run_in_this_process(run: StudyRun, cluster: RayClusterConfig | None) -> None
                 raise ComputationError(f"the run could not be recorded: {_failure(done.all_events).message}")
 
 
-def answer(
-    context: OpExecutionContext, request: StudyRequest, store: Store, assets: Sequence[AssetKey] | None = None
-) -> tuple[float, Failure | None]:
-    """Answer the questions, draw the figures and write the report in a run of their assets, or of some alone.
+def answer(context: OpExecutionContext, request: StudyRequest, store: Store) -> tuple[float, Failure | None]:
+    """Answer the questions, draw the figures and write the report in a run of their assets.
 
     Returns:
         Its seconds, and its failure if there was one.
@@ -146,13 +145,13 @@ def answer(
     write_published(store)  # damaged ones would keep every question from opening the warehouse
     result = asset_definitions.definitions.resolve_job_def("answers").execute_in_process(
         instance=context.instance,
-        asset_selection=assets,
         run_config=run_config(request, store)
         | {key: value for key, value in context.run.run_config.items() if key == "loggers"},
         tags=run_tags(request.load().name, store)
         | {tag: value for tag, value in context.run_tags.items() if tag in LAUNCHER_TAGS},
         raise_on_error=False,
     )
+    allow_retries(context.instance, result.run_id)
     failure = None if result.success else _failure(result.all_events)
     build_file(store.root, store.root / CATALOGUE)
     return time.perf_counter() - started, failure
@@ -168,17 +167,20 @@ def _failure(events: Sequence[DagsterEvent]) -> Failure:
             if message.partition(":")[0].endswith(kind):
                 message = message.partition(":")[2].strip()
             is_input = kind in INPUT_ERRORS
-            return Failure(ANSWERS, message if is_input else f"{kind}: {message}", is_input, error.to_string())
-    return Failure(ANSWERS, "the run failed before its first step; see the Dagster UI", is_input=False)
+            return Failure(ANSWERS_NAME, message if is_input else f"{kind}: {message}", is_input, error.to_string())
+    return Failure(ANSWERS_NAME, "the run failed before its first step; see the Dagster UI", is_input=False)
 
 
 def run_tags(study: str, store: Store) -> dict[str, str]:
     """Return the tags of a run that its own process executes: Dagster does not start it again if it is lost."""
-    return {WAREHOUSE_TAG: str(store.root), STUDY_TAG: study, "dagster/max_retries": "0"}
+    return {WAREHOUSE_TAG: str(store.root), STUDY_TAG: study, MAX_RETRIES_TAG: "0"}
 
 
 def run_config(
-    request: StudyRequest, store: Store, engine: dict[str, object] | None = None, options: dict[str, bool] | None = None
+    request: StudyRequest,
+    store: Store,
+    engine: dict[str, object] | None = None,
+    options: dict[str, object] | None = None,
 ) -> dict[str, object]:
     """Return a run's configuration, which the UI shows and can execute again.
 
@@ -208,10 +210,9 @@ class LogListener(LogProgress):
         """Log that another process computes in this warehouse."""
         self._dagster_log.info(f"another run uses this warehouse; waiting for {holder}")
 
-    def planned(self, partitions: int, stages: Sequence[Stage] = ()) -> None:
-        """Log the number of partitions to compute, and their time if it is predicted."""
-        minutes = sum(stage.seconds for stage in stages) / 60
-        self._dagster_log.info(f"{partitions} partitions to compute" + f", in about {minutes:.0f} min" * bool(stages))
+    def planned(self, partitions: int) -> None:
+        """Log the number of partitions to compute."""
+        self._dagster_log.info(f"{partitions} partitions to compute")
 
     def begins(self, name: str, step: str) -> None:
         """Log that a step of a partition begins."""

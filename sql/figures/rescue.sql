@@ -1,0 +1,8 @@
+-- What each sublayer brings back if it is dense again, beside what it does alone.
+-- grain: one row per variant × layer × sublayer.
+-- inputs: q43_rescue
+select
+    model, recipe, layer, sublayer, rescue_rank, n_prompts, kl_joint_nats, rescued_nats, rescued_low, rescued_high,
+    rescued_share, kl_isolated_nats, tokens_back
+from q43_rescue
+order by model, recipe, layer, sublayer
