@@ -134,10 +134,11 @@ def speed_rows(
                         runs[spec, side].append(run(decoder, tokens, spec.new_tokens, clock))
                         progress.advance()
     progress.done()
+    is_gpu, threads = decoder.device.type == "cuda", torch.get_num_threads()
     about = {
         "model": model,
         "recipe": recipe,
-        "machine": _machine(decoder.device),
+        "machine": torch.cuda.get_device_name(decoder.device) if is_gpu else f"{hardware()}, {threads} threads",
         "sublayers_skipped": 0 if decoder.skips is None else len(variant.dropped),
     }
     rows = [
@@ -195,12 +196,6 @@ def _memory(
     }
     tensors = {*decoder.model.parameters(), *decoder.model.buffers()} - unused
     return growth + sum(tensor.nbytes for tensor in tensors)
-
-
-def _machine(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{hardware()}, {torch.get_num_threads()} threads"
 
 
 def _measured(spec: SpeedSpec, runs: Sequence[Run], memory: int | None, suffix: str) -> dict[str, float | None]:

@@ -67,6 +67,7 @@ class TaskSize:
         contexts: tokens of every prefix that runs once: the contexts of written answers without their shared tokens, or
             what several options have in common.
         ends: tokens that run after them, or of texts scored as a whole.
+        long_tokens: those of contexts and ends that run in float64 if the model is in float32 on a CPU.
         reads: states whose logits are computed, apart from those of written answers.
         options_per_sample: mean number of options per sample.
         shared: tokens that all contexts to write on begin with, such as worked examples; they run once per batch.
@@ -78,6 +79,7 @@ class TaskSize:
     samples: int
     contexts: tuple[int, ...] = ()
     ends: int = 0
+    long_tokens: int = 0
     reads: int = 0
     options_per_sample: float = 0.0
     shared: int = 0

@@ -38,12 +38,15 @@ def memory_items(
     # Numbers of a variant's own passes: noise is the rounding of the model's own type, or of bfloat16.
     own_size = 2 if noise == "bfloat16" else size
     exact_size = 8 if load.is_exact and noise is None else own_size
+    # Numbers per token alive at once inside a layer, approximately: the inner states of its MLP and a few streams.
+    activations = 3 * max(shape.largest_matrix) + 8 * shape.width
     longest, states = max(load.lengths, default=0), _states_bytes(load, is_exact=load.is_exact)
     calls = sum(load.layered) * shape.width * load.sublayers
     masks = -(-shape.prunable // 8) * sum(map(changes_matrices, group))
     timed = () if noise else load.study.speed
     timed_tokens = (spec.batch * (spec.length + spec.new_tokens + ROOM) for spec in timed)
-    decoded = max(load.texts_per_prompt * len(load.prompts), load.sampled_texts)
+    texts = (1 + measure.writes) * len(load.prompts)
+    decoded = max(texts, load.sampled_texts)
     steps_width = load.study.generation.new_tokens * shape.width
     batch = min(decoded, BATCH_TEXTS)
     cached = max([batch * (longest + ROOM), *timed_tokens]) * shape.cache_width * shape.layers
@@ -71,8 +74,7 @@ def memory_items(
         "dense calls of every sublayer": calls * (8 if load.is_exact else size),
         "dense passes of single swaps": full_pass,
         # In float64, teacher forced and free running; sampled ones in 4 bytes.
-        "final streams of the prompts": (8 * load.texts_per_prompt * len(load.prompts) + 4 * load.sampled_texts)
-        * steps_width,
+        "final streams of the prompts": (8 * texts + 4 * load.sampled_texts) * steps_width,
         "keys and values of the dense texts": load.kept_bytes,
         "keys and values of the tasks' contexts": load.kept_context_bytes,
         "final streams of the texts": text_states,
@@ -85,7 +87,7 @@ def memory_items(
     return {
         "always": always,
         "calibrated": {
-            "activations of a calibration batch": BATCH * calibration.length * load.activation_width * size,
+            "activations of a calibration batch": BATCH * calibration.length * activations * size,
             "streams of the calibration tokens": calibration.sequences * calibration.length * shape.width * size,
             # Totals in float64, and those of one batch in float32.
             "Gram matrices of a layer": 12 * load.gram_numbers * reads_gram,
@@ -93,19 +95,18 @@ def memory_items(
         "decoded": {
             **applied,
             # Sampled texts are read three times: two passes in 4 bytes, and the third as it is decoded.
-            "final streams of the variant": max(8 * load.texts_per_prompt * len(load.prompts), 20 * load.sampled_texts)
-            * steps_width,
+            "final streams of the variant": max(8 * texts, 20 * load.sampled_texts) * steps_width,
             "logits of a batch of texts": 3 * batch * shape.vocabulary * FLOAT_BYTES,
             # The dense model's texts are decoded before, in its own type.
             "key-value cache": max(cached * own_size, cached * size - sum(weights.values())),
-            "activations of the prompts of `speed`": timed_prompts * load.activation_width * size,
+            "activations of the prompts of `speed`": timed_prompts * activations * size,
         },
         "applied": {
             **applied,
             "states of the variant": _states_bytes(load, is_exact=load.is_exact and noise is None),
             "pass of the variant for scope restored": (_states_bytes(load, is_exact=False) + calls * size)
             * ("restored" in measure.scopes),
-            "activations of a prompt": max(load.layered, default=0) * load.activation_width * exact_size,
+            "activations of a prompt": max(load.layered, default=0) * activations * exact_size,
             # Data sets are embedded one after the other.
             "embeddings of the variant": max(embedded, default=0) * _EMBEDDING_BYTES,
         },

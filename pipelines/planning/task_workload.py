@@ -72,7 +72,8 @@ def _sizes(together: Sequence[LoadedTask], tokenizer: Any, context_length: int) 
             yield replace(
                 size,
                 contexts=tuple(group.shared for group in groups),
-                ends=sum(len(row.fed) - group.shared for group in groups for row in group.rows),
+                ends=sum(group.tokens - group.shared for group in groups),
+                long_tokens=sum(group.tokens for group in groups if group.is_long),
                 reads=sum(group.reads for group in groups),
                 options_per_sample=len(requests) / size.samples,
             )

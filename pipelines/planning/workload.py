@@ -64,11 +64,6 @@ class Workload:
         return (self.shape.body - self.head_size) * self.item_size
 
     @property
-    def activation_width(self) -> int:
-        """Approximate numbers per token alive at once inside a layer: the inner states of its MLP and a few streams."""
-        return 3 * max(self.shape.largest_matrix) + 8 * self.shape.width
-
-    @property
     def lengths(self) -> list[int]:
         """Tokens of each prompt with its answer."""
         return [prompt + self.study.generation.new_tokens for prompt in self.prompts]
@@ -139,11 +134,6 @@ class Workload:
         return is_cpu and self.study.dtype == "float32" and not self.study.measure.cache
 
     @property
-    def texts_per_prompt(self) -> int:
-        """Texts of a prompt: teacher forced, and its own if variants write."""
-        return 1 + self.study.measure.writes
-
-    @property
     def text_steps(self) -> int:
         """Steps of one text of every prompt."""
         return len(self.prompts) * self.study.generation.new_tokens
@@ -189,8 +179,9 @@ class Workload:
         if recipe is not None:
             return alone[step](recipe) if step in alone else Work()
         if step == "traces":
-            rows = groups * self.positions * self.sublayers * len(self.study.measure.lenses)
-            return self._decode(self.texts_per_prompt) + Work(self._exact_pass) + self._measure(rows)
+            measure = self.study.measure
+            rows = groups * self.positions * self.sublayers * len(measure.lenses)
+            return self._decode(1 + measure.writes) + Work(self._pass(self.is_exact)) + self._measure(rows)
         return self._calibration(self.study, 1) if step == "calibration" else Work()
 
     def forward(self, tokens: int, sequences: int = 1) -> float:
@@ -254,9 +245,10 @@ class Workload:
         swapped = self.single_swaps(recipe) * (0.5 if self.moved_sublayers(recipe) == self.sublayers else 1.0)
         if "restored" in measure.scopes and not is_dense:  # the variant, and its sublayers dense again
             swapped += 2
-        work = Work(passes * (self._layered_pass if is_noise else self._exact_pass) + swapped * self._layered_pass)
-        if self.texts_per_prompt > 1 or len(self.layered) < len(self.prompts):
-            work += self._decode(self.texts_per_prompt)
+        work = Work(passes * self._pass(self.is_exact and not is_noise) + swapped * self._pass(is_exact=False))
+        # Teacher forced, and its own text if variants write.
+        if measure.writes or len(self.layered) < len(self.prompts):
+            work += self._decode(1 + measure.writes)
         again = len({"own_text", "fork"} & set(measure.trajectories))
         if again and not is_dense:  # the dense model after the variant, at most
             work += self._decode(again, is_read=bool(self.kept_bytes))
@@ -296,7 +288,8 @@ class Workload:
             batches = -(-len(task.contexts) // BATCH_CONTEXTS)
             passes = 1 + (has_forks and not self.kept_context_bytes)
             read = passes * (sum(map(self.forward, task.contexts)) + batches * self.forward(task.shared))
-            work += Work(read + 2.0 * task.ends * self.shape.active, 2.0 * task.reads * self.head_size)
+            exact = task.long_tokens * (self.is_exact and recipe.method != "noise")  # takes twice as long
+            work += Work(read + 2.0 * (task.ends + exact) * self.shape.active, 2.0 * task.reads * self.head_size)
             tokens = texts * task.answer_tokens
             work += self._write(len(task.contexts) * tokens, batches * tokens)
         return work
@@ -318,12 +311,6 @@ class Workload:
             work += Work(runs * self.forward(spec.length, spec.batch)) + self._write(written * spec.batch, written)
         return work
 
-    @property
-    def _layered_pass(self) -> float:
-        """Floating-point operations of one pass over the prompts that are measured layer by layer."""
-        return sum(self.forward(length) for length in self.layered)
-
-    @property
-    def _exact_pass(self) -> float:
-        """The same in float64, which takes twice as long as float32."""
-        return self._layered_pass * (2 if self.is_exact else 1)
+    def _pass(self, is_exact: bool) -> float:
+        """Return the work of a pass over the prompts measured layer by layer; in float64 it takes twice as long."""
+        return sum(map(self.forward, self.layered)) * (2 if is_exact else 1)

@@ -87,6 +87,11 @@ class _Group:
         return any(len(tokens) in LONG for row in self.rows for *_, tokens in row.scored)
 
     @property
+    def tokens(self) -> int:
+        """Number of tokens that run."""
+        return self.shared + sum(len(row.fed) - self.shared for row in self.rows)
+
+    @property
     def reads(self) -> int:
         """Number of states whose logits are computed: in the prefix, one for equal tokens of several rows."""
         reads = [read for index, row in enumerate(self.rows) for read in _reads(row, index)]

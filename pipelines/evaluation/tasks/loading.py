@@ -252,14 +252,10 @@ def _configured(spec: TaskSpec, name: str, task: Any) -> LoadedTask:  # noqa: AN
     count = len(task.eval_docs)
     if spec.samples is not None and spec.samples > count:
         raise InputError(f"task {name}: `samples` {spec.samples}, but there are {count}; lower it or give more `data`")
-    if scoring == "full_text" and task.OUTPUT_TYPE == "multiple_choice" and _is_lettered(task):
-        scoring = "letter"
+    if scoring == "full_text" and task.OUTPUT_TYPE == "multiple_choice":
+        options = [str(option).strip() for option in task.doc_to_choice(task.eval_docs[0])]
+        scoring = "letter" if options == [*_LETTERS[: len(options)]] else scoring
     return LoadedTask(spec, name, scoring, task)
-
-
-def _is_lettered(task: Any) -> bool:  # noqa: ANN401
-    options = [str(option).strip() for option in task.doc_to_choice(task.eval_docs[0])]
-    return options == list(_LETTERS[: len(options)])
 
 
 def _reason(error: Exception) -> str:

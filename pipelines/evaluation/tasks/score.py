@@ -1,7 +1,7 @@
 """Scoring of variants on tasks with lm-eval, as rows of `task_scores` and `task_samples`."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -50,17 +50,6 @@ class TaskScores:
     samples: pl.DataFrame
 
 
-@dataclass(frozen=True)
-class _UncomparedScores(TaskScores):
-    """Rows of one variant before the comparison with the dense model.
-
-    Attributes:
-        compared: one row of `task_scores` without a metric per task whose answers are compared.
-    """
-
-    compared: pl.DataFrame
-
-
 class TaskSession:
     """Tasks of a study on one model: loaded once, run with every variant.
 
@@ -97,13 +86,12 @@ class TaskSession:
             ComputationError: the variant's logits are NaN or infinite.
         """
         if recipe == "dense":
-            scored = self._run(recipe, variant, progress)
-            self._dense = scored.samples
-            return self._compared(scored)
+            scores, self._dense, compared = self._run(recipe, variant, progress)
+            return self._compared(scores, self._dense, compared)
         if self._dense is None:
-            self._dense = self._run("dense", Variant(), progress).samples if dense is None else dense
-        scored = self._run(recipe, variant, progress, self._dense)
-        return self._compared(replace(scored, samples=self._with_forks(recipe, scored.samples, progress)))
+            self._dense = self._run("dense", Variant(), progress)[1] if dense is None else dense
+        scores, samples, compared = self._run(recipe, variant, progress, self._dense)
+        return self._compared(scores, self._with_forks(recipe, samples, progress), compared)
 
     @property
     def dense(self) -> pl.DataFrame:
@@ -118,7 +106,11 @@ class TaskSession:
 
     def _run(
         self, recipe: str, variant: Variant, progress: Progress, dense: pl.DataFrame | None = None
-    ) -> _UncomparedScores:
+    ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+        """Return the rows of `task_scores` and `task_samples` before the comparison with the dense model.
+
+        The third frame has, per task whose answers are compared, one row of `task_scores` without a metric.
+        """
         scores, samples, compared = [], [], []
         others = {} if dense is None else _tokens(dense)
         names = {"model": pl.lit(self.model), "recipe": pl.lit(recipe)}
@@ -130,7 +122,7 @@ class TaskSession:
                         compared.append(common_columns(loaded, output))
                     scores.append(pl.DataFrame(list(score_rows(loaded, output)), schema_overrides=SCORE_SCHEMA))
                     samples.append(pl.DataFrame(list(sample_rows(loaded, output)), schema_overrides=SAMPLE_SCHEMA))
-        return _UncomparedScores(
+        return (
             _joined(scores, SCORE_SCHEMA).with_columns(**names),
             _joined(samples, SAMPLE_SCHEMA).with_columns(**names),
             _joined([pl.DataFrame(compared, schema_overrides=SCORE_SCHEMA)], SCORE_SCHEMA).with_columns(**names),
@@ -210,11 +202,11 @@ class TaskSession:
         others = {loaded.scoring for loaded in self._tasks if loaded.name == task}
         return scoring in _COMPARED or (scoring == "letter" and others == {"letter"})
 
-    def _compared(self, scored: _UncomparedScores) -> TaskScores:
-        """Add whether each answer equals the dense model's, and the share of equal answers."""
+    def _compared(self, scores: pl.DataFrame, samples: pl.DataFrame, compared: pl.DataFrame) -> TaskScores:
+        """Add to the frames of `_run` whether each answer equals the dense model's, and the share of equal answers."""
         own = self.dense.select(*_SAMPLE_KEY, _answer().alias("dense_answer"))
         samples = (
-            scored.samples.join(own, on=_SAMPLE_KEY, how="left", maintain_order="left")
+            samples.join(own, on=_SAMPLE_KEY, how="left", maintain_order="left")
             .with_columns(
                 is_answer_same=pl.when(pl.col("dense_answer").is_not_null()).then(
                     _answer().eq_missing(pl.col("dense_answer"))
@@ -230,12 +222,12 @@ class TaskSession:
             standard_error=pl.col("is_answer_same").cast(pl.Float64).std() / pl.col("is_answer_same").count().sqrt(),
             n=pl.col("is_answer_same").count().cast(pl.Int64),
         )
-        tasks = scored.compared.unique("task", keep="first", maintain_order=True)
+        tasks = compared.unique("task", keep="first", maintain_order=True)
         rows = tasks.drop("value", "standard_error", "n").join(
             agreement.filter(pl.col("n") > 0), on="task", how="inner", maintain_order="left"
         )
         rows = rows.with_columns(metric=pl.lit("agreement"), is_higher_better=pl.lit(True))
-        return TaskScores(pl.concat([scored.scores, rows.select(SCORE_SCHEMA.names())]), samples)
+        return TaskScores(pl.concat([scores, rows.select(SCORE_SCHEMA.names())]), samples)
 
 
 def flips(samples: pl.DataFrame, dense: pl.DataFrame) -> pl.DataFrame:

@@ -32,6 +32,8 @@ from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.studies import Study
 
 Columns = dict[str, np.ndarray]
+# Shifts of a variant from the dense model by label of a sublayer, per prompt that is measured at every layer.
+Shifts = list[dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -81,21 +83,6 @@ class _LayeredPrompt(_DensePrompt):
     def positions(self) -> range:
         """Positions at which this prompt is measured."""
         return range(self.first, self.tokens.shape[1])
-
-
-@dataclass(frozen=True)
-class _VariantShifts:
-    """Shifts of one variant from the dense model, on the prompts measured at every layer.
-
-    Attributes:
-        shifts: per prompt, the shift of the stream after each sublayer, by label.
-        isolated: the shift of the final stream by each changed sublayer alone; empty if it is not measured.
-        restored: the shift of the final stream by all changed sublayers but one, by that one; empty likewise.
-    """
-
-    shifts: list[dict[str, Tensor]]
-    isolated: list[dict[str, Tensor]]
-    restored: list[dict[str, Tensor]]
 
 
 class TraceSession:
@@ -194,12 +181,16 @@ class TraceSession:
 
     def _outputs(
         self, recipe: str, variant: Variant, progress: Progress
-    ) -> tuple[_VariantShifts, dict[str, pl.DataFrame]]:
+    ) -> tuple[dict[str, Shifts], dict[str, pl.DataFrame]]:
         """Run the whole variant on the dense tokens, decode its own continuations, and measure both at the output.
+
+        The result has the shifts by scope and the tables of the output. `propagated` has the shifts of the stream after
+        each sublayer; `isolated` those of the final stream by each changed sublayer alone, and `restored` by all but
+        this one, both empty if they are not measured.
 
         The recipe `dense` runs like any other: its exact zeros check the model and the machine.
         """
-        shifts: list[dict[str, Tensor]] = []
+        shifts: Shifts = []
         forced: list[Tensor] = []
         norms = None if variant.noise else self._norms  # noise is the rounding of the model's own type
         last = self.decoder.layers[-1].mlp.label
@@ -230,9 +221,10 @@ class TraceSession:
             for dense, shift in zip(self._prompts, forced, strict=True)
         ]
         tables = output_tables(self.decoder, self.study.measure, pairs, dense_texts, texts)
-        return _VariantShifts(shifts, self._isolated(variant), self._restored(variant, shifts)), tables
+        moved = {"propagated": shifts, "isolated": self._isolated(variant), "restored": self._restored(variant, shifts)}
+        return moved, tables
 
-    def _isolated(self, variant: Variant) -> list[dict[str, Tensor]]:
+    def _isolated(self, variant: Variant) -> Shifts:
         """Return, per prompt, the shift of the final stream by each changed sublayer alone, by label."""
         if "isolated" not in self.study.measure.scopes:
             return []
@@ -247,7 +239,7 @@ class TraceSession:
             isolated.append({label: shift[dense.first :] for (label, _), shift in shifts.items()})
         return isolated
 
-    def _restored(self, variant: Variant, shifts: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+    def _restored(self, variant: Variant, shifts: Shifts) -> Shifts:
         """Return, per prompt, the shift of the final stream by the variant with one sublayer dense again, by label."""
         if "restored" not in self.study.measure.scopes:
             return []
@@ -258,7 +250,7 @@ class TraceSession:
         return restored
 
     def _transitions(
-        self, sublayer: Sublayer, variants: Mapping[str, Variant], moved: Mapping[str, _VariantShifts]
+        self, sublayer: Sublayer, variants: Mapping[str, Variant], moved: Mapping[str, Mapping[str, Shifts]]
     ) -> dict[str, tuple[list[pl.DataFrame], pl.DataFrame]]:
         """Return one sublayer's rows of `layer_transitions` and of `hidden_states`, per recipe."""
         measure = self.study.measure
@@ -273,14 +265,15 @@ class TraceSession:
                 passes = [(dense.capture, dense.first) for dense in self._layered]
                 moves["local"][recipe] = torch.cat(_local_shifts(sublayer, variant, passes)) if is_changed else None
             if "isolated" in moves:
-                alone = [shift[sublayer.label] for shift in moved[recipe].isolated if is_changed]
+                alone = [shift[sublayer.label] for shift in moved[recipe]["isolated"] if is_changed]
                 moves["isolated"][recipe] = torch.cat(alone) if is_changed else None
             if "restored" in moves:
-                back = moved[recipe].restored
+                back = moved[recipe]["restored"]
                 if is_changed or not any(back):  # a variant without a change is the dense model
                     moves["restored"][recipe] = torch.cat([b[sublayer.label] for b in back]) if is_changed else None
             if "propagated" in moves:
-                moves["propagated"][recipe] = torch.cat([shift[sublayer.label] for shift in moved[recipe].shifts])
+                after = [shift[sublayer.label] for shift in moved[recipe]["propagated"]]
+                moves["propagated"][recipe] = torch.cat(after)
         frames: dict[str, list[pl.DataFrame]] = {recipe: [] for recipe in variants}
         for states, scopes in ((stream, ("local", "propagated")), (final, AT_OUTPUT)):
             shifts = {(recipe, scope): move for scope in scopes for recipe, move in moves.get(scope, {}).items()}

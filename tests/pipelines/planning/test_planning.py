@@ -251,7 +251,7 @@ def test_a_written_task_costs_texts_of_a_share_of_their_limit_and_forks_from_the
     size = 65 * (10 + 30) * 8 * 2 * 4  # keys and values of the contexts, after which the forks begin
     monkeypatch.setattr("prunescope.pipelines.planning.workload.KEPT_CONTEXT_BYTES", size - (not is_kept))
     task, tokens = TaskSize("w", "greedy", 65, (10,) * 65, shared=30, new_tokens=6), 0.4 * 6
-    chosen = TaskSize("c", "letter", 2, (8, 8), ends=3, reads=4, options_per_sample=2.0)
+    chosen = TaskSize("c", "letter", 2, (8, 8), ends=3, long_tokens=5, reads=4, options_per_sample=2.0)
     work, pruned = replace(load(), tasks=(task, chosen)), parse_recipe("magnitude-50")
     for recipe, texts, passes in ((parse_recipe("dense"), 1, 1), (pruned, 1.5, 2)):
         found = work.work("tasks", recipe)
@@ -260,8 +260,13 @@ def test_a_written_task_costs_texts_of_a_share_of_their_limit_and_forks_from_the
         # So many contexts are two batches, each of which runs what they share once.
         read = texts * 2 * tokens * 12 * (960 * 4 + 50 * 8 * 4)
         answers = reads * (65 * work.forward(10) + 2 * work.forward(30)) + texts * 65 * tokens * 2 * 960
-        assert found.layers == pytest.approx(answers + 2 * work.forward(8) + 2 * 3 * 960, rel=1e-12)
+        assert found.layers == pytest.approx(answers + 2 * work.forward(8) + 2 * (3 + 5) * 960, rel=1e-12)
         assert found.head == pytest.approx((texts * 65 * tokens + 4) * ONCE + read, rel=1e-12)
+    # Noise, and a model in bfloat16, compute nothing in float64.
+    short = replace(work, tasks=(task, replace(chosen, long_tokens=0)))
+    noise, bfloat16 = parse_recipe("noise-batch"), study("bfloat16")
+    assert work.work("tasks", noise) == short.work("tasks", noise) != work.work("tasks", pruned)
+    assert replace(work, study=bfloat16).work("tasks", pruned) == replace(short, study=bfloat16).work("tasks", pruned)
     assert rows_of(work, pruned)["task_samples"] == (65 + 2, 0, round(65 * tokens) + 2 * 2 * 2)
 
 
@@ -277,6 +282,8 @@ def test_the_options_of_a_question_share_its_passes_under_all_scorings(
     fed = {(*context, *option)[:-1] for context, option in rows}
     shared = next(place for place, ids in enumerate(zip(*fed, strict=False)) if len(set(ids)) > 1)
     assert (first.contexts, first.ends) == ((shared,), sum(len(row) - shared for row in fed))
+    is_long = any(len(option) > 16 for _, option in rows)
+    assert first.long_tokens == (shared + first.ends) * is_long
     # Of what all begin with, a state is read once per token.
     reads = {
         (place, token, () if place < shared else (*context, *option)[:-1])

@@ -19,7 +19,7 @@ def study(prompts: int, questions: int) -> Study:
 
 
 def task(scoring: str, samples: int) -> TaskSize:
-    return TaskSize("t", scoring, samples, (), 0, 0.0)
+    return TaskSize("t", scoring, samples)
 
 
 @pytest.mark.parametrize("count", [40, 100, 1319])
