@@ -45,7 +45,7 @@ from tests.assets.tiny_study import (
     partitions,
     written_since,
 )
-from tests.screenshots import browser
+from tests.pipelines.reporting.explorer.browser_page import chromium
 
 BY_COMMAND_LINE = ["dense", "magnitude-50", "wanda-2of4"]
 NAVIGATION = {"Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
@@ -197,9 +197,7 @@ def test_a_backfill_computes_its_variants_and_leaves_only_the_answers_stale(ui: 
 
 @pytest.fixture
 def window() -> Iterator[webdriver.Chrome]:
-    if shutil.which("chromium") is None or shutil.which("chromedriver") is None:
-        pytest.skip("needs Chromium: apt-get update && apt-get install -y chromium chromium-driver")
-    with browser() as opened_window:
+    with chromium() as opened_window:
         opened_window.set_window_size(1400, 1000)
         yield opened_window
 
