@@ -197,8 +197,6 @@ def test_a_backfill_computes_its_variants_and_leaves_only_the_answers_stale(ui: 
 
 @pytest.fixture
 def window() -> Iterator[webdriver.Chrome]:
-    if shutil.which("chromium") is None or shutil.which("chromedriver") is None:
-        pytest.skip("needs Chromium: apt-get update && apt-get install -y chromium chromium-driver")
     with chromium() as opened_window:
         opened_window.set_window_size(1400, 1000)
         yield opened_window

@@ -8,8 +8,8 @@ import torch
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation.tokenization.texts import TokenizedText, tokenize_texts
-from prunescope.pipelines.recipes import parse_recipe
-from prunescope.pipelines.studies import ModelSpec, Prompt, Study, TextSpec
+from prunescope.pipelines.studies import TextSpec
+from tests.pipelines.tiny_study import study_of
 from tests.tiny_models import tiny_tokenizer
 
 CONTEXT = 128
@@ -26,21 +26,11 @@ class Words:
         return SimpleNamespace(input_ids=[*own, *(int(word) for word in text.split() if word.isdigit())])
 
 
-def study(*texts: TextSpec) -> Study:
-    return Study(
-        name="s",
-        models=(ModelSpec(name="tiny", source="x"),),
-        recipes=(parse_recipe("dense"),),
-        prompts=(Prompt(id="p", kind="open", text="Why?"),),
-        texts=texts,
-    )
-
-
 def windows_of(folder: Path, count: int, begins: int | None = None, **spec: object) -> TokenizedText:
     """Return the windows of a text whose tokens are 100, 101, ..."""
     (folder / "text.txt").write_text(" ".join(map(str, range(100, 100 + count))))
     text = TextSpec(id="t", source=str(folder / "text.txt"), **spec)
-    (found,) = tokenize_texts(study(text), Words(begins), CONTEXT)
+    (found,) = tokenize_texts(study_of(texts=[text]), Words(begins), CONTEXT)
     return found
 
 
@@ -100,7 +90,7 @@ def test_cutting_a_long_text_changes_no_token(tmp_path: Path) -> None:
     tokenizer, path = tiny_tokenizer(), tmp_path / "long.txt"
     path.write_text("Ünïcode 😀 – 木漏れ日 of   words\n\n\n" * 4000, encoding="utf-8")
     spec = TextSpec(id="t", source=str(path), context=64, max_tokens=640)
-    (found,) = tokenize_texts(study(spec), tokenizer, CONTEXT)
+    (found,) = tokenize_texts(study_of(texts=[spec]), tokenizer, CONTEXT)
     ids = tokenizer(path.read_text(encoding="utf-8"), add_special_tokens=False, verbose=False).input_ids
     assert found.windows.shape == (20, 64)
     assert torch.equal(found.windows, torch.tensor(ids).unfold(0, 64, 32)[:20])
@@ -110,12 +100,12 @@ def test_a_text_of_long_tokens_is_read_far_enough(tmp_path: Path) -> None:
     # Far fewer tokens a character than expected at first.
     (tmp_path / "sparse.txt").write_text((" " * 500).join(map(str, range(100, 120))))
     spec = TextSpec(id="t", source=str(tmp_path / "sparse.txt"), context=8, max_tokens=8)
-    (found,) = tokenize_texts(study(spec), Words(), CONTEXT)
+    (found,) = tokenize_texts(study_of(texts=[spec]), Words(), CONTEXT)
     assert found.targets.tolist() == list(range(104, 112))
 
 
 def test_wikitext2_is_part_of_the_package() -> None:
-    (found,) = tokenize_texts(study(TextSpec(id="w", context=128)), tiny_tokenizer(), CONTEXT)
+    (found,) = tokenize_texts(study_of(texts=[TextSpec(id="w", context=128)]), tiny_tokenizer(), CONTEXT)
     assert len(found.targets) == 4096
     assert "Robert <unk>" in tiny_tokenizer().decode(found.windows[0])
 
@@ -127,5 +117,6 @@ def test_texts_that_cannot_be_scored_are_refused(tmp_path: Path) -> None:
         windows_of(tmp_path, 0, context=8)
     with pytest.raises(InputError, match="text 't': `context` 129 is over the model's of 128 tokens; lower it"):
         windows_of(tmp_path, 500, context=129)
+    missing = study_of(texts=[{"id": "t", "source": str(tmp_path / "none.txt"), "context": 8}])
     with pytest.raises(InputError, match="text 't', source .*none.txt: No such file"):
-        tokenize_texts(study(TextSpec(id="t", source=str(tmp_path / "none.txt"), context=8)), Words(), CONTEXT)
+        tokenize_texts(missing, Words(), CONTEXT)

@@ -24,9 +24,10 @@ from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.pruning.variant_row import variant_row
 from prunescope.pipelines.recipes import parse_recipe
-from prunescope.pipelines.studies import CalibrationSpec, GenerationSpec, MeasureSpec, ModelSpec, Prompt, Study
+from prunescope.pipelines.studies import CalibrationSpec
 from tests.pipelines.models.low_memory import computed
 from tests.pipelines.models.reference_models import copy_of, save_massive, write_masks, write_zeros
+from tests.pipelines.tiny_study import study_of
 from tests.tiny_models import SHORT_TEXT, save_tiny
 
 TOKENS = torch.tensor([[5, 77, 9, 120, 5, 33, 250, 8, 8, 61, 2, 17, 4, 99, 180, 41]])
@@ -213,15 +214,7 @@ def test_traces_end_at_the_output_of_a_pruned_copy(
     dense = load_decoder(save_massive(tmp_path), architecture.split()[1]) if is_massive else tiny_decoder(architecture)
     stats = calibrate(dense, CalibrationSpec(source=SHORT_TEXT, sequences=2, length=16), "tiny")
     pruned = prune(dense, parse_recipe(recipe), stats.activation_stats, stats.block_influence)
-    prompt = Prompt(id="a", kind="open", text="Why?")
-    study = Study(
-        name="s",
-        models=(ModelSpec(name="tiny", source="x"),),
-        recipes=(parse_recipe("dense"),),
-        prompts=(prompt,),
-        generation=GenerationSpec(new_tokens=3),
-        measure=MeasureSpec(lenses=("normed",)),
-    )
+    study = study_of(generation={"new_tokens": 3}, measure={"lenses": ["normed"]})
     session = TraceSession(dense, "tiny", study)
     rows = session.trace(recipe, pruned)["layer_transitions"]
     (traced,) = session._prompts
@@ -249,5 +242,6 @@ def test_matrix_names_are_known_before_weights_are_read(tmp_path: Path, architec
     folder = save_tiny(tmp_path / "model", architecture)
     names = [name.replace("[", "[[]") for name in load_decoder(folder).matrices]
     recipe = parse_recipe(f"{{name: all, method: magnitude, sparsity: 0.5, modules: {[*names, 'model.nothing']}}}")
-    study = Study(models=[ModelSpec(name="m", source="x")], name="s", recipes=[recipe], texts=[{"id": "wikitext2"}])
-    assert unmatched(study, load_meta_model(folder)) == ["recipe all: `modules` 'model.nothing' matches no matrix"]
+    assert unmatched(study_of(recipes=[recipe]), load_meta_model(folder)) == [
+        "recipe all: `modules` 'model.nothing' matches no matrix"
+    ]

@@ -1,7 +1,6 @@
 """A tokenizer that does not fit its model, or that its library refuses, ends in one line, at load where that shows."""
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +16,8 @@ from prunescope.pipelines.models.meta_model import load_meta_model
 
 
 @pytest.fixture
-def changed(tiny_folder: Path, tmp_path: Path) -> Callable[[Callable[[dict[str, Any]], None]], Path]:
-    """A tiny model's folder after a change of its tokenizer.json."""
-    folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+def changed(folder: Path) -> Callable[[Callable[[dict[str, Any]], None]], Path]:
+    """Return a function that changes the tokenizer.json of a tiny model and returns the model's folder."""
 
     def change(edit: Callable[[dict[str, Any]], None]) -> Path:
         content = json.loads((folder / "tokenizer.json").read_text())

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
@@ -16,22 +15,22 @@ from prunescope.pipelines.pruning.calibration.statistics import calibrate, calib
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.recipes import parse_recipe, steps
 from prunescope.pipelines.studies import CalibrationSpec
-from tests.tiny_models import SHORT_TEXT, save_tiny, tiny_tokenizer
+from tests.pipelines.pruning.test_external_checkpoints import changed
+from tests.tiny_models import SHORT_TEXT, save_tiny
 
 SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=5, length=24)
 
 
 def retouched(source: Path, folder: Path, is_touched: Callable[[str, nn.Parameter], bool], by: float) -> Path:
     """Return a copy of a model with noise on some parameters, except those that both sides are read through."""
-    model = AutoModelForCausalLM.from_pretrained(source)
-    torch.manual_seed(7)
-    with torch.no_grad():
+
+    def touch(model: nn.Module) -> None:
+        torch.manual_seed(7)
         for name, parameter in model.named_parameters():
             if is_touched(name, parameter) and name not in {"lm_head.weight", "model.norm.weight"}:
                 parameter.add_(torch.randn_like(parameter) * by * parameter.std())
-    model.save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
+
+    return changed(source, folder, touch)
 
 
 DENSE_PREDECESSORS = "{name: w, method: wanda, sparsity: 0.5, predecessors: dense}"

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import polars as pl
@@ -43,15 +44,11 @@ Load = Callable[[str], tuple[Decoder, CalibrationResult, Tensor]]
 
 @pytest.fixture(scope="module")
 def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
-    known: dict[str, tuple[Decoder, CalibrationResult, Tensor]] = {}
-
+    @cache
     def loaded(name: str) -> tuple[Decoder, CalibrationResult, Tensor]:
-        if name not in known:
-            layers = {"n_layer" if name == "bloom" else "num_hidden_layers": LAYERS}
-            decoder = load_decoder(save_tiny(tmp_path_factory.mktemp("models") / name, name, **layers))
-            tokens = calibration_tokens(decoder.tokenizer, SPEC)
-            known[name] = decoder, calibrate(decoder, SPEC, "tiny"), tokens
-        return known[name]
+        layers = {"n_layer" if name == "bloom" else "num_hidden_layers": LAYERS}
+        decoder = load_decoder(save_tiny(tmp_path_factory.mktemp("models") / name, name, **layers))
+        return decoder, calibrate(decoder, SPEC, "tiny"), calibration_tokens(decoder.tokenizer, SPEC)
 
     return loaded
 

@@ -44,7 +44,7 @@ def tokens(decoder: Decoder) -> Tensor:
     return calibration_tokens(decoder.tokenizer, SPEC)
 
 
-def layer_sizes(decoder: Decoder, is_counted: Callable[[Sublayer, str], bool] = lambda *_: True) -> list[int]:
+def layer_sizes(decoder: Decoder, is_counted: Callable[[Sublayer, str], bool]) -> list[int]:
     """Return the number of weights of each layer, of its counted matrices alone."""
     return [
         sum(m.weight.numel() for s in layer.sublayers for name, m in s.matrices.items() if is_counted(s, name))
@@ -97,8 +97,8 @@ def test_owl_weighs_layers_by_the_weights_that_are_included(decoder: Decoder, ca
         "{name: r, method: wanda, sparsity: 0.5, ratios: owl, modules: ['*.0.*', '*.1.mlp.*', '*2*k_proj']}"
     )
     found = layer_sparsities(decoder, recipe, calibrated.activation_stats)
-    ends = ("", "mlp.", "k_proj")
-    sizes = layer_sizes(decoder, lambda sublayer, name: ends[sublayer.layer] in name)
+    included = ("", ".mlp.", "k_proj")  # of each layer
+    sizes = layer_sizes(decoder, lambda sublayer, name: included[sublayer.layer] in name)
     assert len(set(sizes)) == 3
     assert mean_of(found, sizes) == pytest.approx(0.5, abs=1e-12)
     assert len(set(found)) == 3

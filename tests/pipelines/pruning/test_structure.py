@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +42,11 @@ REFUSED = {
 
 @pytest.fixture(scope="module")
 def load(tmp_path_factory: pytest.TempPathFactory, tiny_decoder: Callable[[str], Decoder]) -> Load:
-    known: dict[str, tuple[Decoder, CalibrationResult]] = {}
-
+    @cache
     def loaded(name: str, **changes: object) -> tuple[Decoder, CalibrationResult]:
-        key = f"{name}{changes}"
-        if key not in known:
-            folder = tmp_path_factory.mktemp("models")
-            decoder = load_decoder(save_tiny(folder / name, name, **changes)) if changes else tiny_decoder(name)
-            known[key] = (decoder, calibrate(decoder, SPEC, "tiny"))
-        return known[key]
+        folder = tmp_path_factory.mktemp("models")
+        decoder = load_decoder(save_tiny(folder / name, name, **changes)) if changes else tiny_decoder(name)
+        return decoder, calibrate(decoder, SPEC, "tiny")
 
     return loaded
 

@@ -19,6 +19,15 @@ class Measurement:
         return {"kl": np.array([self.value, np.nan, 1e-12]), "reference": np.arange(3)}
 
 
+@pytest.fixture
+def kept(tmp_path: Path) -> tuple[Measurement, Journal, Path]:
+    """Make one measurement; return it with its journal and its file."""
+    measure, journal = Measurement(), Journal(tmp_path, "a")
+    journal.remember("key", measure)
+    (file,) = tmp_path.iterdir()
+    return measure, journal, file
+
+
 def test_a_measurement_is_made_once_and_comes_back_bit_for_bit(tmp_path: Path) -> None:
     measure = Measurement()
     first = Journal(tmp_path / "new", "a").remember(["trial", {"mlp.0": "drop"}, False], measure)
@@ -40,10 +49,8 @@ def test_keys_and_fingerprints_separate_measurements(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [0, 10, 300, -1])
-def test_a_file_that_was_cut_short_is_measured_again(tmp_path: Path, length: int) -> None:
-    measure, journal = Measurement(), Journal(tmp_path, "a")
-    journal.remember("key", measure)
-    (file,) = tmp_path.iterdir()
+def test_a_file_that_was_cut_short_is_measured_again(kept: tuple[Measurement, Journal, Path], length: int) -> None:
+    measure, journal, file = kept
     file.write_bytes(file.read_bytes()[:length])
     assert journal.remember("key", measure)["kl"][0] == 1.5
     assert measure.calls == 2
@@ -51,14 +58,12 @@ def test_a_file_that_was_cut_short_is_measured_again(tmp_path: Path, length: int
     assert measure.calls == 2
 
 
-def test_a_temporary_file_of_a_killed_process_is_no_measurement(tmp_path: Path) -> None:
-    measure, journal = Measurement(), Journal(tmp_path, "a")
-    journal.remember("key", measure)
-    (file,) = tmp_path.iterdir()
+def test_a_temporary_file_of_a_killed_process_is_no_measurement(kept: tuple[Measurement, Journal, Path]) -> None:
+    measure, journal, file = kept
     file.rename(file.with_name(f".prunescope-tmp-{file.name}.part"))
     journal.remember("key", measure)
     assert measure.calls == 2
-    assert len(list(tmp_path.glob("*.npz"))) == 1
+    assert len(list(file.parent.glob("*.npz"))) == 1
 
 
 def test_a_measurement_that_fails_leaves_nothing(tmp_path: Path) -> None:
@@ -70,10 +75,8 @@ def test_a_measurement_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def test_a_journal_that_cannot_be_read_is_an_error_and_no_measurement(tmp_path: Path) -> None:
-    measure, journal = Measurement(), Journal(tmp_path, "a")
-    journal.remember("key", measure)
-    (file,) = tmp_path.iterdir()
+def test_a_journal_that_cannot_be_read_is_an_error_and_no_measurement(kept: tuple[Measurement, Journal, Path]) -> None:
+    measure, journal, file = kept
     file.unlink()
     file.mkdir()
     with pytest.raises(IsADirectoryError):

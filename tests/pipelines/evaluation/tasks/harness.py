@@ -1,9 +1,11 @@
 """Small tasks and their output by lm-eval's evaluator with any of its models."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 
@@ -57,6 +59,27 @@ def writing_spec(folder: Path) -> TaskSpec:
     path = folder / "mine.yaml"
     path.write_text(WRITING.format(data=data))
     return TaskSpec(name="mine", definition=str(path), allow_functions=True)
+
+
+def choosing_spec(
+    folder: Path, rows: Sequence[Mapping[str, Any]], name: str = "mine", metrics: Sequence[str] = ("acc",), **keys: Any
+) -> TaskSpec:
+    """Return a user's task of options over a file of rows; `keys` are further keys of its definition, or others."""
+    data, path = folder / f"{name}.jsonl", folder / f"{name}.yaml"
+    data.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    definition = {
+        "task": name,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(data)}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{query}}",
+        "doc_to_choice": "choices",
+        "doc_to_target": "gold",
+        "metric_list": [{"metric": each, "aggregation": "mean", "higher_is_better": True} for each in metrics],
+    }
+    path.write_text(yaml.safe_dump(definition | keys))
+    return TaskSpec(name=name, definition=str(path))
 
 
 def answers(model: HFLM, loaded: LoadedTask) -> list[list[Any]]:

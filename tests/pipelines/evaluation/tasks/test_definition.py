@@ -24,6 +24,7 @@ from prunescope.pipelines.evaluation.tasks.definition import (
 from prunescope.pipelines.evaluation.tasks.loading import load_tasks
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
 from tests.assets.tiny_study import ROOT
+from tests.pipelines.evaluation.tasks import harness
 
 GOOD = {"query": "Which?", "choices": ["one", "two"], "gold": 1}
 
@@ -231,37 +232,18 @@ def test_python_of_a_definition_runs_only_if_the_study_allows_it(tmp_path: Path,
     assert find(spec.model_copy(update={"allow_functions": True})).files == (path,)
 
 
-# A data set of one row on disk, so that lm-eval goes on to templates and metrics.
-OVER_A_FILE = """task: mine
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {data}}}}}
-test_split: test
-output_type: multiple_choice
-doc_to_text: "{text}"
-doc_to_target: gold
-doc_to_choice: choices
-metric_list: [{{metric: {metric}, aggregation: mean, higher_is_better: true}}]
-"""
-
-
-def over_a_file(folder: Path, text: str = "{{query}}", metric: str = "acc") -> TaskSpec:
-    (folder / "data.jsonl").write_text(json.dumps(GOOD) + "\n")
-    (folder / "mine.yaml").write_text(OVER_A_FILE.format(data=folder / "data.jsonl", text=text, metric=metric))
-    return TaskSpec(name="mine", definition=str(folder / "mine.yaml"))
-
-
 @pytest.fixture(autouse=True)
 def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "data sets")
 
 
 def test_a_template_of_a_definition_reaches_no_python(tmp_path: Path) -> None:
-    (loaded,) = load_tasks([over_a_file(tmp_path, text="{{query | trim}}")])
+    (loaded,) = load_tasks([harness.choosing_spec(tmp_path, [GOOD], doc_to_text="{{query | trim}}")])
     assert loaded.task.doc_to_text(loaded.docs[0]) == "Which?"
     ran = tmp_path / "ran"
     evil = "{{cycler.__init__.__globals__.os.mkdir('" + str(ran) + "')}}"
     with pytest.raises(InputError, match="task mine: lm_eval .* cannot load it .*'__init__'.* is unsafe"):
-        load_tasks([over_a_file(tmp_path, text=evil)])
+        load_tasks([harness.choosing_spec(tmp_path, [GOOD], doc_to_text=evil)])
     assert not ran.exists()
 
 
@@ -282,19 +264,19 @@ def test_a_metric_from_a_script_is_refused(tmp_path: Path) -> None:
     script, ran = tmp_path / "evil.py", tmp_path / "ran"
     script.write_text(f"open({str(ran)!r}, 'w')\n")
     with pytest.raises(InputError, match=r"task mine: metric '.*evil.py' is code from outside .*allow_functions: true"):
-        load_tasks([over_a_file(tmp_path, metric=str(script))])
+        load_tasks([harness.choosing_spec(tmp_path, [GOOD], metrics=[str(script)])])
     assert not ran.exists()
 
 
 def test_a_metric_fetched_by_a_definitions_module_is_refused(tmp_path: Path) -> None:
     """Refuse it although modules of lm-eval's own tasks do so; `lm_eval:` does not allow their functions."""
-    spec = over_a_file(tmp_path)
+    spec = harness.choosing_spec(tmp_path, [GOOD], doc_to_text="FUNCTION")
     (tmp_path / "code.py").write_text("import evaluate\nfound = evaluate.load('rouge')\ndef run(doc): return ''\n")
     path = Path(spec.source)
-    path.write_text(path.read_text().replace('"{{query}}"', "!function code.run"))
-    harness = Definition((path,))
+    path.write_text(path.read_text().replace("FUNCTION", "!function code.run"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("prunescope.pipelines.evaluation.tasks.loading.find", lambda _: harness)
+        own = Definition((path,))
+        patch.setattr("prunescope.pipelines.evaluation.tasks.loading.find", lambda _: own)
         with pytest.raises(InputError, match="task mine: metric 'rouge' is code from outside .*allow_functions: true"):
             load_tasks([spec])
 

@@ -183,25 +183,12 @@ def test_agreement_is_the_share_of_the_dense_models_own_answers(scored: TaskScor
     assert scored.scores.filter(task="wikitext2", metric="agreement").is_empty()
 
 
-LETTERS = """task: letters
-custom_dataset: !function prunescope.pipelines.evaluation.tasks.samples.rows
-dataset_kwargs: {{file: "{data}"}}
-output_type: multiple_choice
-test_split: test
-doc_to_text: "{{{{query}}}}\\nAnswer:"
-doc_to_choice: ["A", "B"]
-doc_to_target: gold
-metric_list:
-  - {{metric: acc, aggregation: mean, higher_is_better: true}}
-  - {{metric: acc_norm, aggregation: mean, higher_is_better: true}}
-"""
-
-
-def test_a_task_of_letters_alone_has_agreement(decoder: Decoder, pruned: Variant, tmp_path: Path) -> None:
-    data, path = tmp_path / "rows.jsonl", tmp_path / "letters.yaml"
-    data.write_text("\n".join(json.dumps({"query": f"{n}?", "choices": ["1", "2"], "gold": 0}) for n in range(6)))
-    path.write_text(LETTERS.format(data=data))
-    spec = TaskSpec(name="letters", definition=str(path), allow_functions=True)
+def test_a_task_of_letters_alone_has_agreement(
+    decoder: Decoder, pruned: Variant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "data sets")
+    keys = {"doc_to_text": "{{query}}\nAnswer:", "doc_to_choice": ["A", "B"], "metrics": ("acc", "acc_norm")}
+    spec = harness.choosing_spec(tmp_path, [{"query": f"{n}?", "gold": 0} for n in range(6)], "letters", **keys)
     session = TaskSession(decoder, "tiny", [spec])
     dense, found = session.score("dense", Variant()), session.score(RECIPE, pruned)
     pairs = zip(samples(found, "letters", "letter"), samples(dense, "letters", "letter"), strict=True)
@@ -267,13 +254,8 @@ def test_a_group_of_lm_eval_adds_its_tasks_under_its_name(
     names = {"both": tmp_path / "_both.yaml"}
     names["both"].write_text("group: both\ntask: [both_one, both_two]\n")
     for count, name in enumerate(("both_one", "both_two"), start=1):
-        data, names[name] = tmp_path / f"{name}.jsonl", tmp_path / f"{name}.yaml"
-        data.write_text('{"query": "Which?", "choices": ["a", "b"], "gold": 1}\n' * count)
-        names[name].write_text(
-            f"task: {name}\noutput_type: multiple_choice\ndataset_path: json\ntest_split: test\n"
-            f"dataset_kwargs: {{data_files: {{test: {data}}}}}\ndoc_to_text: query\ndoc_to_choice: choices\n"
-            "doc_to_target: gold\nmetric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
-        )
+        rows = [{"query": "Which?", "choices": ["a", "b"], "gold": 1}] * count
+        names[name] = Path(harness.choosing_spec(tmp_path, rows, name).source)
     # Replaces the index of lm-eval's own tasks, whose samples would be downloaded.
     monkeypatch.setattr("prunescope.pipelines.evaluation.tasks.definition.harness_names", lambda: names)
     index = partial(TaskManager, include_path=str(tmp_path))

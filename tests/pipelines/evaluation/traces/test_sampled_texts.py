@@ -27,24 +27,22 @@ from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import parse_recipe
-from prunescope.pipelines.studies import DecodingSpec, GenerationSpec, ModelSpec, Prompt, Study
+from prunescope.pipelines.studies import Study
 from prunescope.warehouse.quality.checks import violations
 from prunescope.warehouse.storage.partition_store import to_arrow
 from prunescope.warehouse.tables import TABLES
+from tests.pipelines.tiny_study import study_of
 from tests.sql.warehouse_builder import Handmade
 from tests.tiny_models import save_tiny
 
 STEPS, SAMPLES = 7, 3
-STUDY = Study(
-    name="s",
-    models=(ModelSpec(name="tiny", source="x"),),
-    recipes=(parse_recipe("dense"),),
-    prompts=(
-        Prompt(id="maths", kind="maths", text="2+2?", gold="4", answer_pattern=r"(\d)"),
-        Prompt(id="open", kind="open", text="Why ⏎ 😀?"),
-    ),
-    generation=GenerationSpec(new_tokens=STEPS),
-    decoding=DecodingSpec(temperature=1.3, top_p=0.9, samples=SAMPLES, seed=4),
+STUDY = study_of(
+    prompts=[
+        {"id": "maths", "kind": "maths", "text": "2+2?", "gold": "4", "answer_pattern": r"(\d)"},
+        {"id": "open", "kind": "open", "text": "Why ⏎ 😀?"},
+    ],
+    generation={"new_tokens": STEPS},
+    decoding={"temperature": 1.3, "top_p": 0.9, "samples": SAMPLES, "seed": 4},
 )
 
 
@@ -176,13 +174,10 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
 
 
 def toy_study(samples: int, *prompts: str, temperature: float = 2.0) -> Study:
-    return Study(
-        name="s",
-        models=(ModelSpec(name="tiny", source="x"),),
-        recipes=(parse_recipe("dense"),),
-        prompts=tuple(Prompt(id=text, kind="open", text=text) for text in prompts),
-        generation=GenerationSpec(new_tokens=LENGTH),
-        decoding=DecodingSpec(temperature=temperature, top_p=1, samples=samples),
+    return study_of(
+        prompts=[{"id": text, "kind": "open", "text": text} for text in prompts],
+        generation={"new_tokens": LENGTH},
+        decoding={"temperature": temperature, "top_p": 1, "samples": samples},
     )
 
 

@@ -20,10 +20,11 @@ from prunescope.pipelines.pruning.calibration.statistics import calibrate, calib
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import parse_recipe
-from prunescope.pipelines.studies import CalibrationSpec, GenerationSpec, MeasureSpec, ModelSpec, Prompt, Study
+from prunescope.pipelines.studies import CalibrationSpec, GenerationSpec, Prompt, Study
 from prunescope.warehouse.tables import TABLES
 from tests.greedy_decoding import decode_greedily
 from tests.pipelines.evaluation.traces.float64_reference import Llama64, measures64
+from tests.pipelines.tiny_study import study_of
 from tests.tiny_models import ARCHITECTURES, SHORT_TEXT
 
 STEPS = 6
@@ -35,14 +36,7 @@ PROMPTS = (
 
 
 def study(**measure: object) -> Study:
-    return Study(
-        name="s",
-        models=(ModelSpec(name="tiny", source="x"),),
-        recipes=(parse_recipe("dense"),),
-        prompts=PROMPTS,
-        generation=GenerationSpec(new_tokens=STEPS),
-        measure=MeasureSpec(**measure),
-    )
+    return study_of(prompts=PROMPTS, generation={"new_tokens": STEPS}, measure=measure)
 
 
 def variant_of(decoder: Decoder, name: str) -> Variant:
@@ -141,14 +135,8 @@ def test_another_embedding_moves_the_stream_from_the_first_sublayer_on(
                 handle.remove()
             streams.append(blocks)
         for layer, (before, after) in enumerate(zip(*streams, strict=True)):
-            found = rows.filter(
-                prompt_id=dense.prompt.prompt.id,
-                layer=layer,
-                sublayer="mlp",
-                scope="propagated",
-                lens="raw",
-                temperature=1.0,
-            ).sort("position")
+            place = {"prompt_id": dense.prompt.prompt.id, "layer": layer, "sublayer": "mlp"}
+            found = rows.filter(**place, scope="propagated", lens="raw", temperature=1.0).sort("position")
             expected = (after - before).norm(dim=-1)[found["position"].to_list()]
             np.testing.assert_allclose(found["norm_dh"], expected, rtol=1e-5)
 
@@ -181,12 +169,8 @@ def compare(
             kind, layer = label.split(".")
             local = before + model.sublayer(before, label, changed, dropped)
             for temperature in temperatures:
-                rows = transitions.filter(
-                    pl.col("prompt_id") == dense.prompt.prompt.id,
-                    pl.col("layer") == int(layer),
-                    pl.col("sublayer") == kind,
-                    pl.col("temperature") == temperature,
-                )
+                place = {"prompt_id": dense.prompt.prompt.id, "layer": int(layer), "sublayer": kind}
+                rows = transitions.filter(**place, temperature=temperature)
                 compared += compare_scopes(
                     rows,
                     through(after),
@@ -443,9 +427,6 @@ def test_broken_models_and_long_prompts_are_refused(tiny_folder: Path, decoder: 
     long = study().model_copy(update={"prompts": (Prompt(id="long", kind="open", text="word " * 200),)})
     with pytest.raises(InputError, match="'long' has .* over the model's context of 128"):
         TraceSession(decoder, "tiny", long)
-    same = study().model_copy(update={"prompts": (Prompt(id="q", kind="choice", text="?", options=("A", "A!")),)})
-    with pytest.raises(InputError, match="begin with the same token"):
-        TraceSession(decoder, "tiny", same)
     broken = load_decoder(tiny_folder)
     with torch.no_grad():
         broken.layers[1].mlp.mixers[0].down_proj.weight.fill_(float("inf"))

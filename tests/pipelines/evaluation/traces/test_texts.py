@@ -20,13 +20,13 @@ from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies import TextSpec
 from prunescope.warehouse.tables import TABLES
 from prunescope.warehouse.tables.text_tokens import NAMES
-from tests.pipelines.evaluation.test_texts import study as study_of
 from tests.pipelines.evaluation.traces.float64_reference import Llama64, measures64
+from tests.pipelines.tiny_study import study_of
 from tests.tiny_models import ARCHITECTURES
 
 HALF = TextSpec(id="half", source="embedded", context=32, max_tokens=96)
 SIDE_BY_SIDE = TextSpec(id="side-by-side", context=24, stride=24, max_tokens=50)
-STUDY = study_of(HALF, SIDE_BY_SIDE)
+STUDY = study_of(texts=[HALF, SIDE_BY_SIDE])
 KEYS = ["text_id", "window_id", "position", "token_id"]
 
 
@@ -111,7 +111,7 @@ def test_a_tiny_change_of_the_last_layer_keeps_its_digits(decoder: Decoder, tiny
     mask[0, 0] = False
     inner: list[torch.Tensor] = []
     handle = linear.register_forward_pre_hook(lambda _, args: inner.append(args[0][:, -HALF.scored - 1 : -1]))
-    session = TextSession(broken, "tiny", study_of(HALF))
+    session = TextSession(broken, "tiny", study_of(texts=[HALF]))
     handle.remove()
     streams = torch.cat([kept.streams() for kept in session._dense[0]])
     shift = torch.zeros_like(streams)
@@ -192,7 +192,7 @@ def test_log_probabilities_are_those_of_the_model_itself(
 
 def test_a_model_of_few_bits_is_measured_at_the_input_of_its_head(tiny_folder: Path) -> None:
     decoder = load_decoder(tiny_folder, "bfloat16")
-    session = TextSession(decoder, "tiny", study_of(HALF))
+    session = TextSession(decoder, "tiny", study_of(texts=[HALF]))
     rows = session.trace("dense", Variant())
     (text,) = session._texts
     with torch.inference_mode():

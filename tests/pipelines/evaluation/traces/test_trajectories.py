@@ -12,8 +12,8 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.variant import Variant
-from prunescope.pipelines.recipes import parse_recipe
-from prunescope.pipelines.studies import GenerationSpec, MeasureSpec, ModelSpec, Prompt, Study, load_study
+from prunescope.pipelines.studies import Study, load_study
+from tests.pipelines import tiny_study
 from tests.pipelines.evaluation.traces.float64_reference import Llama64, measures64
 from tests.pipelines.evaluation.traces.test_session import variant_of
 
@@ -22,14 +22,9 @@ TEXTS = ("2+2?", "Why ⏎ 😀?", "A", "b c d e f", "one two", "?", "0 0 0", "Te
 
 
 def study_of(trajectories: tuple[str, ...] = ("teacher_forced", "own_text", "fork"), **generation: object) -> Study:
-    return Study(
-        name="s",
-        models=(ModelSpec(name="tiny", source="x"),),
-        recipes=(parse_recipe("dense"),),
-        prompts=tuple(Prompt(id=f"p{n}", kind="open", text=text) for n, text in enumerate(TEXTS)),
-        generation=GenerationSpec(**{"new_tokens": STEPS, **generation}),
-        measure=MeasureSpec(trajectories=trajectories, scopes=("propagated",), lenses=("normed",), layer_prompts=3),
-    )
+    prompts = [{"id": f"p{n}", "kind": "open", "text": text} for n, text in enumerate(TEXTS)]
+    measure = {"trajectories": trajectories, "scopes": ["propagated"], "lenses": ["normed"], "layer_prompts": 3}
+    return tiny_study.study_of(prompts=prompts, generation={"new_tokens": STEPS} | generation, measure=measure)
 
 
 @pytest.fixture(scope="module")
