@@ -13,6 +13,7 @@ from prunescope.warehouse.catalogue.database import view_sql
 from prunescope.warehouse.export.latex_table import to_latex
 from prunescope.warehouse.export.paper_tables import PAPER_TABLES
 from prunescope.warehouse.export.table_cells import printed
+from prunescope.warehouse.export.table_spec import uncertainty
 from tests.sql import reference_intervals
 from tests.sql.built_tasks import imported_score, paper_reference, retrieval_score, task_sample, task_score
 from tests.sql.built_texts import text_token
@@ -26,14 +27,28 @@ def by(rows: list[Row], *columns: str) -> dict[object, Row]:
     return found
 
 
+_SCORES = {"kl_teacher_forced_mean_nats_se", "kl_own_text_mean_nats_se", "top1_agreement_se"}
+# The uncertainties that each table prints.
+UNCERTAIN = {
+    "paper_variants": _SCORES,
+    "paper_texts": {"ppl_pruned_se", "ln_ppl_ratio_se", "kl_mean_nats_se", "delta_p_rms_se", "top1_agreement_se"},
+    "paper_patterns": {"unstructured_se", "pattern_4of8_se", "pattern_2of4_se"},
+    "paper_drops": {*_SCORES, "non_generative_score_se", "generative_score_se"},
+    "paper_fits": {"pearson_se", "pearson_log10_se", "ratio_median_low", "ratio_median_high"},
+    "paper_claims": {"amount_low", "amount_high"},
+    "paper_published": {"value_ours_se"},
+}
+
+
 def test_every_paper_view_has_a_layout_whose_columns_it_has(whole: duckdb.DuckDBPyConnection) -> None:
     assert set(PAPER_TABLES) == {name for name in view_sql() if name.startswith("paper_")}
     for name, layout in PAPER_TABLES.items():
         rows = whole.sql(f"from {name}").to_arrow_table()
-        needed = {column for shown in layout.columns for column in shown.reads} | {*layout.within}
+        needed = {column for shown in layout.columns for column in (shown.name, shown.of) if column} | {*layout.within}
         assert needed <= set(rows.column_names), name
-        errors = {name for name in rows.column_names if name.endswith("_se")}
-        assert errors <= needed, f"{name}: an uncertainty is not printed"
+        uncertain = {column for shown in layout.columns for column in uncertainty(shown.name, rows.schema)}
+        assert uncertain == UNCERTAIN[name], "as every view of a paper's table has them, and all are printed"
+        assert {column for column in rows.column_names if column.endswith("_se")} <= uncertain
         key = view_sql()[name].key
         text = to_latex(printed(name, rows, layout, key))
         bodies = re.findall(r"\\midrule\n(.*?)\\bottomrule", text, re.DOTALL)
