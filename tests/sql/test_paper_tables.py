@@ -128,7 +128,7 @@ def test_the_best_perplexity_is_that_of_one_context(ask: Ask) -> None:
         warehouse.rows["text_tokens"][-1]["context"] = context
     rows = ask(warehouse, "paper_texts")
     table = printed("paper_texts", pa.Table.from_pylist(rows), PAPER_TABLES["paper_texts"])
-    perplexity = table.headings.index("perplexity")
+    perplexity = [column.heading for column in table.columns].index("perplexity")
     assert [(row["recipe"], cells[perplexity].mark.name) for row, cells in zip(rows, table.rows, strict=True)] == [
         *(("b", "BEST"), ("d", "SECOND"), ("a", "BEST"), ("c", "SECOND"))
     ]
