@@ -112,8 +112,7 @@ def require_data(charts: Sequence["Specification"]) -> None:
     reasons = [missing(chart) for chart in charts]
     if None not in reasons:
         log(
-            f"no data: {reasons[0]}; run a study that measures it, such as `prunescope run paper-small`, or drop "
-            "the filters",
+            f"no data: {reasons[0]}; run a study that measures it, or drop the filters",
             "red",
         )
         raise typer.Exit(FAILED)

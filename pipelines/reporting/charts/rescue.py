@@ -16,7 +16,7 @@ CAPTION = (
     "that does more harm beside the other pruned ones than alone. A point below 0 is one whose repair makes the output "
     "worse. Points do not add up to the KL of the variant, which the heading gives."
 )
-NEEDS = "no variant was measured in scope `restored`"
+NEEDS = "no variant was measured in scope `restored`, as the study `causes` does"
 
 
 # Symbol of each quantity.

@@ -284,7 +284,7 @@ def test_the_options_of_a_question_share_its_passes_under_all_scorings(
     assert (first.contexts, first.ends) == ((shared,), sum(len(row) - shared for row in fed))
     is_long = any(len(option) > 16 for _, option in rows)
     assert first.long_tokens == (shared + first.ends) * is_long
-    # Of what all begin with, a state is read once per token.
+    # What all texts begin with is read once per token.
     reads = {
         (place, token, () if place < shared else (*context, *option)[:-1])
         for context, option in rows
