@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 # Otherwise every process compiles them again where an image turns bytecode off.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-all check audit lock format dictionary gallery vendor bench bench-gpu test-gpu ui clean
+.PHONY: demo test test-all check audit lock format generated gallery vendor bench bench-gpu test-gpu ui clean
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Prunescope needs Python >= 3.11; run make PYTHON=python3.11" >&2; exit 2; }
@@ -62,8 +62,11 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-dictionary: $(READY)
+# All files that are derived from code and compared with it by tests.
+generated: $(READY)
 	$(BIN)/python -m prunescope.warehouse.catalogue.data_dictionary
+	$(BIN)/python -m prunescope.pipelines.studies.schema
+	$(BIN)/python -m tests.assets.defs.graph
 
 # The figures in pipelines/reporting/charts/gallery, from the warehouse (run make demo first). `python -m tests.gallery`
 # accepts several warehouses.

@@ -3,12 +3,16 @@
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 import prunescope
+from tests.assets.tiny_study import StudyFile
+from tests.tiny_models import save_tiny
 
 ROOT = Path(__file__).parents[1]
 LEFT_OUT = (
@@ -89,6 +93,28 @@ def test_the_command_works_from_an_empty_folder(installed: Path, tmp_path: Path)
     (tmp_path / "warehouse" / "data" / "models" / "model=none").mkdir(parents=True)  # a run has begun
     assert "layer_transitions" in asked("tables")
     assert "recipe" in asked("sql", "select model, recipe from variant_summary")
+
+
+@pytest.mark.exhaustive
+def test_the_wheel_runs_a_study_and_writes_its_report(installed: Path, tmp_path: Path) -> None:
+    study = StudyFile(tmp_path / "tiny.yaml", save_tiny(tmp_path / "model"))
+    ran(installed, tmp_path, "-m", "prunescope", "run", str(study.path))
+    report = Path(ran(installed, tmp_path, "-m", "prunescope", "report", str(study.path)).split()[-1])
+    page = (tmp_path / report).read_text(encoding="utf-8")
+    assert "wanda-2of4" in page
+    assert "<script" in page
+
+
+def test_the_citation_states_the_version_licence_and_paper_of_the_package() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert [citation[key] for key in ("version", "license", "keywords")] == [
+        package[key] for key in ("version", "license", "keywords")
+    ]
+    (paper,) = citation["references"]
+    bibliography = (ROOT / "warehouse" / "export" / "references.bib").read_text(encoding="utf-8")
+    assert f"title = {{{paper['title']}}}" in bibliography
+    assert f"eprint = {{{paper['url'].rpartition('/')[2]}}}" in bibliography
 
 
 @pytest.mark.parametrize("source", ["the wheel", "the checkout"])
