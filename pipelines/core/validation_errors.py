@@ -79,13 +79,11 @@ def _worded(members: Sequence[Any], model: Any) -> str:  # noqa: ANN401 - pydant
     name, field, owners = _find(model, first["loc"])
     match first["type"]:
         case "extra_forbidden":
-            known = (
-                [key for key, each in owners[0].model_fields.items() if not each.exclude] if len(owners) == 1 else []
-            )
+            fields = owners[0].model_fields if len(owners) == 1 else {}
+            known = [key for key, each in fields.items() if not each.exclude]
             hint = did_you_mean(str(first["loc"][-1]), known, form="`{}`").strip()
-            return "; ".join(
-                filter(None, ["is no key here", hint or (f"there are {', '.join(known)}" if known else "")])
-            )
+            hint = hint or (f"there are {', '.join(known)}" if known else "")
+            return f"is no key here; {hint}" if hint else "is no key here"
         case "value_error" | "assertion_error":
             return str(first["msg"]).split(", ", maxsplit=1)[1]
         case "union_tag_not_found":
