@@ -272,6 +272,18 @@ def test_wrong_input_exits_with_2_and_the_fix(
     assert not shown.out
 
 
+def test_a_plan_refuses_to_run_programs_where_nothing_confines_them(
+    study: StudyFile, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prunescope.pipelines.evaluation.tasks.sandbox_client.refusal", lambda: "there is no sandbox")
+    study.write(tasks=[{"name": "humaneval", "samples": 1, "max_new_tokens": 8}])
+    arguments = ["plan", str(study.path), "--warehouse", str(tmp_path / "nothing")]
+    assert run(arguments, Globals()) == 0
+    capsys.readouterr()
+    assert run([*arguments, "--allow-code-execution"], Globals()) == 2
+    assert "--allow-code-execution: there is no sandbox; leave it out" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_plan_with_replace_counts_what_a_run_with_it_would_compute(
     study: StudyFile, warehouse: Path, capsys: Capture
 ) -> None:

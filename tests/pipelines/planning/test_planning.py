@@ -286,6 +286,15 @@ def test_worked_examples_before_questions_to_write_on_are_counted_once() -> None
     assert size.contexts == tuple(len(ids) - shared for ids in whole)
 
 
+def test_a_text_that_is_scored_whole_is_read_in_windows() -> None:
+    (loaded,) = load_tasks((TaskSpec(name="wikitext2", samples=1, context=64),))
+    (size,) = task_sizes([loaded], tiny_tokenizer(), 100_000)
+    *whole, last = size.contexts
+    assert set(whole) == {64}
+    assert 0 < last <= 64
+    assert size.reads == sum(size.contexts) > 1000
+
+
 def test_keys_of_the_dense_texts_are_kept_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     limit = "prunescope.pipelines.planning.workload.KEPT_BYTES"
     size = (5 + STEPS + 7 + STEPS) * 8 * 2 * 4
@@ -473,7 +482,7 @@ def test_pruning_costs_the_calibration_passes_of_its_recipes() -> None:
         own = recipe.model_copy(update={"calibration": twice})
         assert load().work("variants", own).layers == passes * 2 * one, name
         exact = own.model_copy(update={"calibration": twice.model_copy(update={"dtype": "float32"})})
-        assert load("bfloat16").work("variants", exact) == Work(head=passes * 2 * one), name
+        assert load(dtype="bfloat16").work("variants", exact) == Work(head=passes * 2 * one), name
     held = items(memory_items(load(), parse_recipe("sparsegpt-50"), [parse_recipe("dense")], 0))
     assert held["streams of the calibration tokens"] == 4 * 8 * tokens
     assert held["Gram matrices of a layer"] == 12 * (3 * 8**2 + 12**2)
