@@ -9,7 +9,7 @@ import typer
 
 from prunescope.assets import settings
 from prunescope.assets.cli import options
-from prunescope.assets.cli.output import FAILED, WRONG_INPUT, Sink, emit, log
+from prunescope.assets.cli.output import FAILED, WRONG_INPUT, Sink, emit, emit_list, log
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.assets.execution.error_transport import error_line
 from prunescope.assets.execution.ray.config import RayClusterConfig
@@ -107,11 +107,9 @@ def plan(
         gpu (GB): Plan for one GPU with this much memory, which this machine need not have: memory and work, no time.
         details: Show a table with every partition, too.
     """
-    import pyarrow as pa
-
     location, gpu_bytes = options.root(context), None if gpu is None else int(gpu * 1e9)
     with RichProgress() as bars:
-        from prunescope.assets.runs.estimate import SCHEMA, ModelEstimate, estimate_model
+        from prunescope.assets.runs.estimate import ModelEstimate, estimate_model
         from prunescope.assets.runs.outcome import refused
         from prunescope.warehouse.storage.partition_store import Store
 
@@ -132,7 +130,7 @@ def plan(
             log(f"{name}: {warning}", "yellow")
     if details or sink.path is not None or sink.format != "table":
         rows = [row for found in estimates.values() for row in found.rows]
-        emit(pa.Table.from_pylist(rows, SCHEMA), sink)
+        emit_list(rows, sink, model=str, recipe=str, computed=str, current=str, seconds=int, memory_bytes=int)
     else:
         log("--details shows every partition", "dim")
     end(context, list(failures.values()))

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import pyarrow as pa
-
 from prunescope.assets.planning.fingerprints import find_model
 from prunescope.assets.planning.steps import SEARCH_TABLES, partition_tables
 from prunescope.assets.planning.work_plan import PartitionWork, model_work
@@ -20,19 +18,12 @@ from prunescope.pipelines.studies import Study
 from prunescope.warehouse.maintenance.verified_files import VerifiedFiles
 from prunescope.warehouse.storage.partition_store import Store
 
-# Columns of the table with every partition.
-SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("model", "recipe", "computed", "current")]
-    + [("seconds", pa.float64()), ("memory_bytes", pa.int64())]
-)
-
 
 class ModelEstimate(NamedTuple):
     """Cost of one model of a study.
 
     Attributes:
-        rows: one row of `SCHEMA` per partition; that of the model's own tables has the seconds of the dense model for
-            all variants.
+        rows: one row per partition; that of the model's own tables has the seconds of the dense model for all variants.
         warnings: sentences about what is missing or does not fit.
         lines: the other sentences of the summary.
     """

@@ -5,6 +5,7 @@ Seconds are those of earlier variants of the model, else they follow from sizes 
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -66,7 +67,7 @@ class Forecast(NamedTuple):
 
 def model_costs(
     study: Study, store: Store, dense: DenseModel | None, folder: Path, works: Sequence[PartitionWork], gpu: int | None
-) -> tuple[list[dict[str, float | None]], list[str], list[str]]:
+) -> tuple[list[dict[str, int | None]], list[str], list[str]]:
     """Return the cost of each partition, as cells of its row, then warnings, then the other sentences of the summary.
 
     Args:
@@ -85,10 +86,10 @@ def model_costs(
         load = dataclasses.replace(load, study=there, workers=1, resident_bytes=None)
     steps, memory = step_works(load, works), _memory(load, works, gpu)
     prediction = forecast(store, dense, load, works) if gpu is None else None
-    costs = list[dict[str, float | None]]()
+    costs = list[dict[str, int | None]]()
     for work in works:
         own = [] if work.is_search else [step for step in steps if step.recipe == work.recipe]
-        seconds = None if prediction is None else sum(map(prediction.seconds, own))
+        seconds = None if prediction is None else math.ceil(sum(map(prediction.seconds, own)))
         needed = peak(memory[work.recipe.name]) if work.recipe and work.tables else None
         costs.append({"seconds": seconds, "memory_bytes": needed})
     lines = [_names_in_words(works), _work_in_words(steps, prediction)]
@@ -101,8 +102,8 @@ def model_costs(
         lines.append(f"not counted is the search, which begins no trial after {study.search.minutes:g} min")
     if uncounted := [task.name for task in study.tasks if task not in local]:
         lines.append(f"not counted are tasks whose samples `run` fetches: {', '.join(uncounted)}")
-    if load.resident_bytes is not None and load.layers_bytes > load.resident_bytes:
-        moved = _gib(load.layers_bytes - load.resident_bytes)
+    if load.moved_bytes:
+        moved = _gib(load.moved_bytes)
         lines.append(f"not counted is the loading of {moved} of layers for every pass and every token written")
     if memory:
         needed_in_words, fits = _memory_in_words(memory, gpu or available_bytes(load.device))

@@ -137,12 +137,11 @@ def _row_bytes(load: Workload) -> int:
 def _applied_weights(load: Workload, recipe: Recipe, limit: int) -> dict[str, int]:
     """Return the bytes of weights that replace dense ones while a variant is applied; `limit` is `changed_limit`'s."""
     noise = recipe.kind if isinstance(recipe, NoiseRecipe) else None
-    is_whole = load.resident_bytes is None or load.resident_bytes >= load.layers_bytes
     pruned = load.shape.prunable * load.item_size
     # Above the limit weights are made layer by layer, but for `speed`, which makes none while it times.
-    if not load.study.speed and not (is_whole and pruned <= limit):
+    if not load.study.speed and (load.moved_bytes or pruned > limit):
         pruned = -(-pruned // load.shape.layers)
-    reverses = noise == "batch" and is_whole and load.layers_bytes <= MAX_CHANGED_BYTES
+    reverses = noise == "batch" and not load.moved_bytes and load.layers_bytes <= MAX_CHANGED_BYTES
     return {
         "pruned weights": pruned * changes_matrices(recipe),
         "weights in reverse order": load.layers_bytes * reverses,
@@ -153,12 +152,12 @@ def _applied_weights(load: Workload, recipe: Recipe, limit: int) -> dict[str, in
 def _dense_weights(load: Workload) -> dict[str, int]:
     """Return the bytes of the dense model's weights: all of them, or what is in memory while layers rest elsewhere."""
     name, total, layers = f"weights in {load.study.dtype}", load.shape.parameters * load.item_size, load.layers_bytes
-    if load.resident_bytes is None or load.resident_bytes >= layers:
+    if not load.moved_bytes:
         return {name: total}
     # A pass loads one whole layer; the measurement loads one sublayer per worker.
     turn = max(layers // load.shape.layers, load.workers * load.shape.largest_sublayer * load.item_size)
     return {
         f"{name} outside the layers": total - layers,
-        "layers that stay": load.resident_bytes,
+        "layers that stay": layers - load.moved_bytes,
         "layers on their turn": turn,
     }

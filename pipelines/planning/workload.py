@@ -96,6 +96,7 @@ class Workload:
         is_exact: whether passes over prompts compute in float64: on a CPU, with float32 weights, all tokens at once.
         head_size: weights of the LM head.
         layers_bytes: those of the layers' weights, counting learned positions and norms outside the layers with them.
+        moved_bytes: those of the layers that rest elsewhere until their turn.
         token_bytes: those of the keys and values of a token.
         gram_numbers: numbers of the Gram matrices of a layer, if all of them are read.
         sublayers: attentions and MLPs of all layers.
@@ -127,6 +128,7 @@ class Workload:
         self.is_exact = self.device == "cpu" and study.dtype == "float32" and not measure.cache
         self.head_size = shape.vocabulary * shape.width
         self.layers_bytes = (shape.body - self.head_size) * self.item_size
+        self.moved_bytes = 0 if self.resident_bytes is None else max(0, self.layers_bytes - self.resident_bytes)
         self.token_bytes = shape.cache_width * shape.layers * self.item_size
         # Two inputs of an attention and one of an MLP are as wide as the stream, its other one as the largest matrix.
         self.gram_numbers = 3 * shape.width**2 + max(shape.largest_matrix) ** 2
