@@ -169,15 +169,15 @@ def _work_in_words(steps: Sequence[StepWork], prediction: Forecast | None) -> st
     if prediction is None:
         layers, head = (sum(getattr(step.work, part) for step in steps) / 1e15 for part in ("layers", "head"))
         return f"{layers:,.1f} PFLOP in the layers, and as long as {head:,.1f} PFLOP in the head"
-    total, earlier = sum(map(prediction.seconds, steps)), {one.step for one, _ in prediction.earlier}
+    earlier = {one.step for one, _ in prediction.earlier}
     known = sum(prediction.seconds(step) for step in steps if step.step in earlier)
+    counted = sum(prediction.seconds(step) for step in steps if step.step not in earlier)
     speeds = " and ".join(f"{speed / 1e9:,.0f}" for speed in prediction.machine)
-    sources = {
-        "as long as earlier variants took": known,
-        f"by operations at this machine's measured speed ({speeds} GFLOP/s in layers and head)": total - known,
-    }
-    parts = "; ".join(f"{_minutes(seconds)} {source}" for source, seconds in sources.items() if seconds > 0)
-    return f"about {_minutes(total)} of work: {parts}"
+    parts = [f"{_minutes(known)} as long as earlier variants took"] if known else []
+    if counted or not known:
+        speed = f"at this machine's measured speed ({speeds} GFLOP/s in layers and head)"
+        parts.append(f"{_minutes(counted)} by operations {speed}")
+    return f"about {_minutes(known + counted)} of work: {'; '.join(parts)}"
 
 
 def _memory_in_words(memory: Mapping[str, Mapping[str, Mapping[str, int]]], free: int | None) -> tuple[str, bool]:

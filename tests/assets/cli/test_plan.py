@@ -188,7 +188,6 @@ def test_a_plan_reads_only_config_tokenizer_and_weight_headers(
     header = int.from_bytes(weights.read_bytes()[:8], "little")
     os.truncate(weights, 8 + header)
     again, told = planned(study, tmp_path / "nothing", capsys, "--model", f"tiny-a={folder}")
-    assert numbers(again, "memory_bytes").keys() == numbers(rows, "memory_bytes").keys()
     assert computed(again) == computed(rows)
     assert "its weights are not all there" in told
     weights.unlink()
@@ -218,14 +217,12 @@ def test_too_little_memory_is_reported_and_no_error(study: StudyFile, tmp_path: 
     assert "IT DOES NOT FIT; none of its variants does" in told
 
 
-def test_a_plan_with_layers_on_disk_counts_what_is_in_memory_at_once(
+def test_a_plan_says_that_the_loading_of_layers_from_disk_does_not_count(
     study: StudyFile, tmp_path: Path, capsys: Capture
 ) -> None:
-    whole = numbers(planned(study, tmp_path / "nothing", capsys)[0], "memory_bytes")
+    assert "the loading" not in planned(study, tmp_path / "nothing", capsys)[1]
     study.write(memory={"cpu": "100kB"})
-    rows, told = planned(study, tmp_path / "nothing", capsys)
-    # The process itself differs from one plan to the next.
-    assert numbers(rows, "memory_bytes").keys() == whole.keys()
+    _, told = planned(study, tmp_path / "nothing", capsys)
     assert "not counted is the loading of 0.0 GiB of layers for every pass" in told
 
 
