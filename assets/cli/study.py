@@ -9,7 +9,7 @@ import typer
 
 from prunescope.assets import settings
 from prunescope.assets.cli import options
-from prunescope.assets.cli.output import FAILED, WRONG_INPUT, Sink, emit, log
+from prunescope.assets.cli.output import FAILED, WRONG_INPUT, Sink, emit, emit_list, log
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.assets.execution.error_transport import error_line
 from prunescope.assets.execution.ray.config import RayClusterConfig
@@ -90,10 +90,10 @@ def plan(
 ) -> None:
     """Estimate what a run of the study would compute, reuse and cost on this machine; compute nothing.
 
-    Says what a run would compute, its time, disk and memory, and which losses the verdicts will be able to tell apart.
-    The time is that of the model's earlier variants with these settings, else it follows from sizes at this machine's
-    speed, which is measured in a moment. --details and the other formats have memory, floating-point operations, rows
-    and bytes by item. Reads a model's config, tokenizer and file header, but not its weights. A time by sizes leaves
+    Says what a run would compute, its time and memory, and which losses the verdicts will be able to tell apart. The
+    time is that of the model's earlier variants with these settings, else it follows from counted operations at this
+    machine's speed, which is measured in a moment. --details and the other formats have tables, time and memory of
+    every partition. Reads a model's config, tokenizer and file header, but not its weights. A time by operations leaves
     out the scores of pruning recipes and Python overhead: add about half on a CPU with small models, little with large
     ones. No time has loading and hashing weights, writing, questions and report.
 
@@ -104,39 +104,35 @@ def plan(
     - `prunescope plan paper-qwen7b --gpu 80`
 
     Options:
-        gpu (GB): Plan for one GPU with this much memory, which this machine need not have: memory, work, disk, no time.
-        details: Show every partition, item of work and item of memory, too.
+        gpu (GB): Plan for one GPU with this much memory, which this machine need not have: memory and work, no time.
+        details: Show a table with every partition, too.
     """
     location, gpu_bytes = options.root(context), None if gpu is None else int(gpu * 1e9)
     with RichProgress() as bars:
-        from prunescope.assets.runs import estimate
+        from prunescope.assets.runs.estimate import ModelEstimate, estimate_model
         from prunescope.assets.runs.outcome import refused
         from prunescope.warehouse.storage.partition_store import Store
 
         store, cache = Store(location), settings.cache_folder()
         chosen = _with_added_models(store, request_of(study, model, recipe, allow_code_execution)).load()
-        estimates = list[estimate.ModelEstimate]()
+        estimates = dict[str, ModelEstimate]()
         failures = refused(
             [spec.name for spec in chosen.models],
-            lambda name: estimates.append(
-                estimate.estimate_model(chosen, store, cache, bars, name, replace=replace, gpu=gpu_bytes)
+            lambda name: estimates.update(
+                {name: estimate_model(chosen, store, cache, bars, name, replace=replace, gpu=gpu_bytes)}
             ),
             bars,
         )
-        rows = estimate.table(estimates)
-    for model_estimate in estimates:
-        for message, is_warning in model_estimate.lines:
-            log(message, "yellow" if is_warning else None)
-    if sink.path is not None or sink.format != "table":
-        emit(rows.to_arrow(), sink)
-    elif details:
-        for section in estimate.SECTIONS:
-            section_rows = rows.filter(section=section).drop("section")
-            filled = [column.name for column in section_rows if column.null_count() < len(section_rows)]
-            if filled:
-                emit(section_rows.select(filled).to_arrow())
+    for name, found in estimates.items():
+        for line in found.lines:
+            log(f"{name}: {line}")
+        for warning in found.warnings:
+            log(f"{name}: {warning}", "yellow")
+    if details or sink.path is not None or sink.format != "table":
+        rows = [row for found in estimates.values() for row in found.rows]
+        emit_list(rows, sink, model=str, recipe=str, computed=str, current=str, seconds=int, memory_bytes=int)
     else:
-        log("--details shows every partition, item of work and item of memory", "dim")
+        log("--details shows every partition", "dim")
     end(context, list(failures.values()))
 
 

@@ -19,14 +19,10 @@ class Progress(Protocol):
 class Silent:
     """A listener that does nothing."""
 
-    def start(self, task: str, total: int, tokens: int = 0) -> None:
-        """Ignore the task."""
+    def start(self, *_: object, **__: object) -> None:
+        """Ignore the event."""
 
-    def advance(self, amount: int = 1) -> None:
-        """Ignore the steps."""
-
-    def done(self) -> None:
-        """Ignore the end."""
+    advance = done = start
 
 
 SILENT: Progress = Silent()

@@ -5,7 +5,7 @@ No torch here. Files and lines belong to `safe_yaml`.
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -79,13 +79,11 @@ def _worded(members: Sequence[Any], model: Any) -> str:  # noqa: ANN401 - pydant
     name, field, owners = _find(model, first["loc"])
     match first["type"]:
         case "extra_forbidden":
-            known = (
-                [key for key, each in owners[0].model_fields.items() if not each.exclude] if len(owners) == 1 else []
-            )
+            fields = owners[0].model_fields if len(owners) == 1 else {}
+            known = [key for key, each in fields.items() if not each.exclude]
             hint = did_you_mean(str(first["loc"][-1]), known, form="`{}`").strip()
-            return "; ".join(
-                filter(None, ["is no key here", hint or (f"there are {', '.join(known)}" if known else "")])
-            )
+            hint = hint or (f"there are {', '.join(known)}" if known else "")
+            return f"is no key here; {hint}" if hint else "is no key here"
         case "value_error" | "assertion_error":
             return str(first["msg"]).split(", ", maxsplit=1)[1]
         case "union_tag_not_found":
@@ -157,18 +155,17 @@ def _example(key: str, field: FieldInfo) -> str:
     return f"; for example `{text.strip()[1:-1]}`"
 
 
-def _cleaned(location: Location, kind: str, data: object) -> Location:
+def _cleaned(location: Location, kind: str, data: Any) -> Location:  # noqa: ANN401 - any YAML
     """Return the parts of a location that are keys and positions of the data, and a missing key at its end."""
     if data is None:
         return location
     kept: list[str | int] = []
     for part in location:
-        is_key = isinstance(data, dict) and part in data
-        is_position = isinstance(data, list | tuple) and isinstance(part, int) and part < len(data)
-        if is_key or is_position:
-            data = cast("Any", data)[part]
-        elif kind != "missing" or part is not location[-1]:
-            continue
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):  # the label of a union's member
+            if kind != "missing" or part is not location[-1]:
+                continue
         kept.append(part)
     return tuple(kept)
 

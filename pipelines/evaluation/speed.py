@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from prunescope.pipelines.core.device import growth_bytes
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.hardware import hardware
-from prunescope.pipelines.core.peak_memory import growth_bytes
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.variant import Variant

@@ -51,8 +51,6 @@ class Shape:
         body: parameters below the head, a tied embedding included.
         active: weights of the layers' matrices used per token; only the selected experts count.
         prunable: weights of the linear modules in the layers.
-        modules: number of linear modules in the layers.
-        inputs: sum of their input sizes.
         largest_sublayer: weights of the largest attention or MLP.
         largest_matrix: outputs and inputs of the largest linear module in the layers.
         attention_width: heads × head size.
@@ -66,8 +64,6 @@ class Shape:
     body: int
     active: int
     prunable: int
-    modules: int
-    inputs: int
     largest_sublayer: int
     largest_matrix: tuple[int, int]
     attention_width: int
@@ -139,8 +135,6 @@ def shape_of(model: MetaModel) -> Shape:
         body=parameters - (0 if is_tied else weight.numel()),
         active=round(sum(_active(name, parameter, config) for name, parameter in stack.named_parameters())),
         prunable=sum(math.prod(shape) for shape in matrices),
-        modules=len(matrices),
-        inputs=sum(inputs for _, inputs in matrices),
         largest_sublayer=max(sum(p.numel() for p in mixer.parameters()) for mixer in mixers),
         largest_matrix=max(matrices, key=math.prod),
         attention_width=heads * size,

@@ -8,7 +8,7 @@ import torch
 from prunescope.pipelines.metrics.cpu_matmul import product
 from prunescope.pipelines.metrics.logit_blocks import BLOCK_ROWS
 from prunescope.pipelines.models.meta_model import Shape
-from prunescope.pipelines.planning.cost_model import Machine
+from prunescope.pipelines.planning.workload import Machine
 
 # Numbers of a measured matrix: far more than a core's cache holds, yet quick to fill.
 _SIZE = 2**24

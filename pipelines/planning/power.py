@@ -1,10 +1,10 @@
 """The losses that a study will be able to tell from the tolerance of a verdict, before anything is computed."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from prunescope.pipelines.core.verdict_rule import MIN_UNITS, TOLERANCE
-from prunescope.pipelines.planning.cost_model import TaskSize
+from prunescope.pipelines.planning.workload import TaskSize
 from prunescope.pipelines.studies import Study
 
 _Z = 1.959963984540054
@@ -23,31 +23,25 @@ def verdict_power(study: Study, tasks: Sequence[TaskSize]) -> list[str]:
     graded = sum(prompt.gold is not None and prompt.answer_pattern is not None for prompt in study.prompts)
     written = sum(task.samples for task in tasks if task.scoring == "greedy")
     chosen = sum(task.samples for task in tasks if task.scoring in {"full_text", "letter"})
-    of_answers, prompts = math.sqrt(TOLERANCE * (1 - TOLERANCE)), len(study.prompts)
     is_cut = study.decoding is not None and study.decoding.top_p < 1
     is_written = set(study.measure.trajectories) != {"teacher_forced"}
     return [
-        _kind("same tokens", [(prompts, "prompts", SPREAD_OF_PROMPTS)]),
-        _kind(
-            "right answers in writing",
-            [(written, "answers", of_answers), (graded * is_written, "graded prompts", of_answers)],
-        ),
-        _kind("right answers in choosing", [(chosen, "answers", of_answers), (questions, "questions", of_answers)]),
-        _kind("alive", [(prompts * is_written, "texts", of_answers)]),
+        _kind("same tokens", {"prompts": len(study.prompts)}, SPREAD_OF_PROMPTS),
+        _kind("right answers in writing", {"answers": written, "graded prompts": graded * is_written}),
+        _kind("right answers in choosing", {"answers": chosen, "questions": questions}),
+        _kind("alive", {"texts": len(study.prompts) * is_written}),
         *(["sequence KL will be empty: it needs texts drawn from all tokens (`top_p: 1`)"] if is_cut else []),
     ]
 
 
-def _kind(kind: str, evidence: Sequence[tuple[int, str, float]]) -> str:
-    enough = [entry for entry in evidence if entry[0] >= MIN_UNITS]
-    if not enough:
-        counts = " and ".join(
-            f"{count} {unit.removesuffix('s') if count == 1 else unit}" for count, unit, _ in evidence
-        )
-        are = "is" if [count for count, *_ in evidence] == [1] else "are"
-        return f"{kind} will not be judged: {counts} {are} fewer than the {MIN_UNITS} that a verdict needs"
+def _kind(kind: str, evidence: Mapping[str, int], spread: float = math.sqrt(TOLERANCE * (1 - TOLERANCE))) -> str:
+    if max(evidence.values()) < MIN_UNITS:
+        counts = " and ".join(f"{count} of the {MIN_UNITS} {unit}" for unit, count in evidence.items())
+        return f"{kind} will not be judged: it has {counts} that a verdict needs"
     parts = []
-    for count, unit, spread in enough:
+    for unit, count in evidence.items():
+        if count < MIN_UNITS:
+            continue
         margin = _Z * spread / math.sqrt(count)
         low = f"a loss tolerated up to {TOLERANCE - margin:.1%}" if margin < TOLERANCE else "no loss tolerated"
         parts.append(f"{count} {unit} can call {low}, and one too large from {TOLERANCE + margin:.1%} on")

@@ -1,9 +1,9 @@
-"""Checks of a study against a model before anything is computed.
+"""Checks of a study against a model before anything is computed, from tokenizer, config and empty modules.
 
-They need the tokenizer, the config and modules without weights; no weights are read.
+No weights are read, and nothing is predicted: the result is the study on the model in sizes, for `workload`.
 """
 
-from dataclasses import replace
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,12 @@ from prunescope.pipelines.evaluation.tokenization.prompts import tokenize_prompt
 from prunescope.pipelines.evaluation.tokenization.texts import tokenize_texts
 from prunescope.pipelines.models.load import check_device
 from prunescope.pipelines.models.meta_model import MetaModel, load_meta_model, shape_of
-from prunescope.pipelines.planning.cost_model import RetrievalSize
-from prunescope.pipelines.planning.workload import Workload
+from prunescope.pipelines.planning.workload import TaskSize, Workload
 from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens, require_context
 from prunescope.pipelines.recipes import DepthRecipe, MaskingRecipe, MatrixRecipe, MixedRecipe, steps
 from prunescope.pipelines.recipes.mixed import part_of, sublayer_of
 from prunescope.pipelines.studies import Study
-from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec
+from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec, TaskSpec
 
 # Texts of a data set that are tokenized to estimate the tokens of all.
 _SAMPLE = 500
@@ -39,35 +38,27 @@ def check_study(study: Study, folder: Path) -> Workload:
     Raises:
         InputError: names the prompt, text, key or recipe, and the fix.
     """
-    outline = load_meta_model(folder)
-    load = check_outline(study, outline)
-    # Loading tasks may download their samples, so `check_outline`, which `plan` uses, does not.
-    if study.tasks:
-        from prunescope.pipelines.evaluation.tasks.loading import load_tasks
-        from prunescope.pipelines.planning.task_workload import task_sizes
-
-        tasks = load_tasks(study.tasks)
-        load = replace(load, tasks=task_sizes(tasks, outline.tokenizer, outline.context_length))
-        if study.allow_code_execution and any(task.runs_code for task in tasks):
-            from prunescope.pipelines.evaluation.tasks.sandbox_client import refusal
-
-            if reason := refusal():
-                raise InputError(f"--allow-code-execution: {reason}; leave it out to keep the programs unscored")
-    return load
+    return check_outline(study, load_meta_model(folder), study.tasks)
 
 
-def check_outline(study: Study, outline: MetaModel) -> Workload:
-    """Refuse a study that a model cannot run, tasks apart, and return the study on this model, in sizes.
+def check_outline(study: Study, outline: MetaModel, tasks: Sequence[TaskSpec] = ()) -> Workload:
+    """Refuse a study that a model cannot run, and return the study on this model, in sizes.
 
     Without a tokenizer only the recipes are checked. Four characters are then a token, texts have as many windows as
-    `max_tokens` allows, and retrieval data sets are left out.
+    `max_tokens` allows, and tasks and retrieval data sets are left out.
+
+    Args:
+        study: the study.
+        outline: the model without weights.
+        tasks: the tasks to check and count; their samples may be downloaded.
 
     Raises:
-        InputError: names the prompt, key or recipe, and the fix.
+        InputError: names the prompt, text, key or recipe, and the fix.
     """
     _check_recipes(study, outline)
-    retrieval = list[RetrievalSize]()
-    if outline.tokenizer is None:
+    tokenizer, context = outline.tokenizer, outline.context_length
+    retrieval, sizes = list[tuple[int, int]](), list[TaskSize]()
+    if tokenizer is None:
         prompts = [
             len(prompt.ids) if prompt.ids else 1 + sum(len(turn["content"]) for turn in prompt.messages) // 4
             for prompt in study.prompts
@@ -75,18 +66,19 @@ def check_outline(study: Study, outline: MetaModel) -> Workload:
         windows = [text.max_tokens // text.scored for text in study.texts]
     else:
         check_device(study.device, study.memory)
-        _require_head(study, outline)
-        prompts = [len(each.ids) for each in tokenize_prompts(study, outline.tokenizer, outline.context_length)]
-        windows = [len(each.windows) for each in tokenize_texts(study, outline.tokenizer, outline.context_length)]
+        _check_head(study, outline)
+        prompts = [len(each.ids) for each in tokenize_prompts(study, tokenizer, context)]
+        windows = [len(each.windows) for each in tokenize_texts(study, tokenizer, context)]
         _check_lengths(study, outline)
-        retrieval = [_retrieval_size(data_set, outline.tokenizer) for data_set in study.retrieval]
+        retrieval = [_retrieval_size(data_set, tokenizer) for data_set in study.retrieval]
+        sizes = _task_sizes(study, tasks, outline) if tasks else sizes
     device = resolve_device(study.device)
     workers = 1 if device.startswith("cuda") else torch.get_num_threads()
     resident = None if study.memory is None else study.memory.get(device, 0)
-    return Workload(study, shape_of(outline), prompts, windows, workers, resident, retrieval=retrieval)
+    return Workload(study, shape_of(outline), prompts, windows, workers, resident, sizes, retrieval)
 
 
-def _require_head(study: Study, outline: MetaModel) -> None:
+def _check_head(study: Study, outline: MetaModel) -> None:
     needs_head = [key for key in ("prompts", "texts", "tasks", "speed", "search") if getattr(study, key)]
     if outline.head is None and needs_head:
         raise InputError(
@@ -110,17 +102,24 @@ def _check_lengths(study: Study, outline: MetaModel) -> None:
         require_fits(data_set, context)
 
 
-def _retrieval_size(spec: RetrievalSpec, tokenizer: Any) -> RetrievalSize:  # noqa: ANN401 (any tokenizer)
-    """Read and check a data set, count its texts and estimate their tokens."""
-    collection = read_collection(spec)
-    texts, queries = texts_of(spec, collection), len(collection.queries)
+def _retrieval_size(spec: RetrievalSpec, tokenizer: Any) -> tuple[int, int]:  # noqa: ANN401 (any tokenizer)
+    """Read and check a data set; return the number of its texts and, from some of them, of their tokens."""
+    texts = texts_of(spec, read_collection(spec))
+    sample = texts[:: len(texts) // _SAMPLE + 1]
+    tokens = tokens_of(sample, tokenizer, spec.max_length, "mean" if spec.pooling == "mean" else "last")
+    return len(texts), round(sum(map(len, tokens)) / len(sample) * len(texts))
 
-    def tokens(part: list[str]) -> int:
-        sample = tokens_of(part[:_SAMPLE], tokenizer, spec.max_length, "mean" if spec.pooling == "mean" else "last")
-        return round(sum(map(len, sample)) / len(sample) * len(part))
 
-    total = tokens(texts[:queries]) + tokens(texts[queries:])
-    return RetrievalSize(queries, len(texts) - queries, total, spec.keep_embeddings)
+def _task_sizes(study: Study, tasks: Sequence[TaskSpec], outline: MetaModel) -> list[TaskSize]:
+    """Load tasks with lm-eval, which takes seconds to import, and count their tokens."""
+    from prunescope.pipelines.evaluation.tasks.loading import load_tasks
+    from prunescope.pipelines.evaluation.tasks.sandbox_client import refusal
+    from prunescope.pipelines.planning.task_workload import task_sizes
+
+    loaded = load_tasks(tasks)
+    if study.allow_code_execution and any(task.runs_code for task in loaded) and (reason := refusal()):
+        raise InputError(f"--allow-code-execution: {reason}; leave it out to keep the programs unscored")
+    return task_sizes(loaded, outline.tokenizer, outline.context_length)
 
 
 def unmatched(study: Study, outline: MetaModel) -> list[str]:
@@ -128,13 +127,11 @@ def unmatched(study: Study, outline: MetaModel) -> list[str]:
 
     A run refuses such a recipe when it comes to it.
     """
-    names = [name for name, module in outline.module.named_modules() if isinstance(module, (nn.Linear, Conv1D))] + [
-        # One parameter may hold all experts.
-        f"{name}[{index}]"
-        for name, parameter in outline.module.named_parameters()
-        if parameter.dim() == 3
-        for index in range(len(parameter))
-    ]
+    module = outline.module
+    names = [name for name, part in module.named_modules() if isinstance(part, (nn.Linear, Conv1D))]
+    # One parameter may hold all experts.
+    stacked = [(name, len(parameter)) for name, parameter in module.named_parameters() if parameter.dim() == 3]
+    names += [f"{name}[{index}]" for name, count in stacked for index in range(count)]
     ends, messages = {part_of(name) for name in names}, list[str]()
     for recipe in (step for whole in study.recipes for step in steps(whole)):
         if isinstance(recipe, MatrixRecipe):

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 from transformers import AutoConfig
 
@@ -32,9 +31,13 @@ def planned(study: StudyFile, warehouse: Path, capsys: Capture, *more: object) -
     return json.loads(shown.out), shown.err
 
 
-def of(rows: list[dict[str, Any]], section: str, **wanted: object) -> list[dict[str, Any]]:
-    found = [row for row in rows if row["section"] == section]
-    return [row for row in found if all(row[name] == value for name, value in wanted.items())]
+def computed(rows: list[dict[str, Any]]) -> dict[str | None, str]:
+    """Return the tables to compute, by recipe."""
+    return {row["recipe"]: row["computed"] for row in rows if row["computed"]}
+
+
+def numbers(rows: list[dict[str, Any]], name: str) -> dict[str | None, float]:
+    return {row["recipe"]: row[name] for row in rows}
 
 
 def test_a_broken_model_does_not_keep_the_others_from_being_planned(
@@ -55,53 +58,38 @@ def test_a_broken_model_does_not_keep_the_others_from_being_planned(
 
 def test_an_empty_warehouse_needs_everything_and_stays_empty(study: StudyFile, tmp_path: Path, capsys: Capture) -> None:
     rows, told = planned(study, tmp_path / "nothing", capsys)
-    todo = {row["recipe"]: row["item"] for row in of(rows, "partitions")}
-    assert todo == {None: ", ".join(MODEL_TABLES)} | dict.fromkeys(RECIPES, ", ".join(VARIANT_TABLES))
-    assert {row["when"] for row in of(rows, "partitions")} == {"computed"}
+    assert computed(rows) == {None: ", ".join(MODEL_TABLES)} | dict.fromkeys(RECIPES, ", ".join(VARIANT_TABLES))
+    assert {row["current"] for row in rows} == {None}
     assert not (tmp_path / "nothing").exists()
     assert "it fits" in told
-    assert "of work at this machine's measured speed" in told
-    once = {"calibration, dense model", "traces, dense model", "texts, dense model"}
-    by_item = {row["item"]: row for row in of(rows, "work")}
-    assert set(by_item) == once | {"variants", "traces", "texts", "tasks"}
-    assert {row["seconds_from"] for row in by_item.values()} == {"sizes"}
-    assert all(row["seconds"] > 0 for row in by_item.values())
-    assert {row["when"] for item, row in by_item.items() if item not in once} == {f"{len(RECIPES)} variants"}
-    assert {by_item[item]["when"] for item in once} == {"once"}
-
-
-def test_the_rows_are_those_of_the_run_and_the_bytes_within_a_factor_of_2(
-    study: StudyFile, tmp_path: Path, computed_once: Path, capsys: Capture
-) -> None:
-    rows, _ = planned(study, tmp_path / "nothing", capsys)
-    for row in of(rows, "partitions"):
-        place = f"recipe={row['recipe']}/part.parquet" if row["recipe"] else "part.parquet"
-        files = [computed_once / table / "model=tiny-a" / place for table in row["item"].split(", ")]
-        assert row["rows"] == sum(pq.read_metadata(file).num_rows for file in files), row["recipe"]
-        written = sum(file.stat().st_size for file in files)
-        assert written / 2 <= row["bytes"] <= 2 * written, row["recipe"]
+    assert re.search(r"about \d+ s of work: \d+ s by operations at this machine's measured speed", told)
+    # The first row has what all variants share.
+    assert all(seconds > 0 for seconds in numbers(rows, "seconds").values())
+    memory = numbers(rows, "memory_bytes")
+    assert memory.pop(None) is None
+    assert all(needed > 0 for needed in memory.values())
 
 
 def test_a_computed_study_is_reused(study: StudyFile, warehouse: Path, capsys: Capture) -> None:
     before = partitions(warehouse)
     rows, told = planned(study, warehouse, capsys)
-    assert {row["when"] for row in of(rows, "partitions")} == {"reused"}
-    assert not of(rows, "work")
+    current = {None: ", ".join(MODEL_TABLES)} | dict.fromkeys(RECIPES, ", ".join(VARIANT_TABLES))
+    assert {row["recipe"]: row["current"] for row in rows} == current
+    assert computed(rows) == {}
+    assert {*numbers(rows, "seconds").values(), *numbers(rows, "memory_bytes").values()} == {None}
     assert "everything is current; nothing would be computed" in told
     assert partitions(warehouse) == before
 
 
 def test_a_new_recipe_is_computed_and_the_others_are_reused(study: StudyFile, warehouse: Path, capsys: Capture) -> None:
     rows, told = planned(study, warehouse, capsys, "--recipe", "mlp-drop-1", "--recipe", "magnitude-50")
-    todo = {(row["recipe"], row["when"]) for row in of(rows, "partitions")}
-    assert todo == {(None, "reused"), ("dense", "reused"), ("magnitude-50", "reused"), ("mlp-drop-1", "computed")}
-    assert [row["recipe"] for row in of(rows, "memory", item="peak")] == ["mlp-drop-1"]
-    by_item = {row["item"]: row for row in of(rows, "work")}
-    assert "calibration, dense model" not in by_item
+    assert set(computed(rows)) == {"mlp-drop-1"}
+    assert {row["recipe"] for row in rows if row["current"]} == {None, "dense", "magnitude-50"}
+    assert {recipe for recipe, needed in numbers(rows, "memory_bytes").items() if needed} == {"mlp-drop-1"}
+    # The dense model's texts are decoded again for the new variant.
+    assert {recipe for recipe, seconds in numbers(rows, "seconds").items() if seconds} == {None, "mlp-drop-1"}
     # All steps but the own tables' were computed for other variants, with these settings.
-    assert {row["seconds_from"] for row in by_item.values()} == {"earlier variants"}
-    assert {row["when"] for row in by_item.values()} == {"once", "1 variant"}
-    assert re.search(r"about \d+ s of work, as long as earlier variants took\n", told)
+    assert re.search(r"about \d+ s of work: \d+ s as long as earlier variants took\n", told)
 
 
 # Parameters as the models' cards and papers give them.
@@ -125,16 +113,17 @@ def test_the_papers_studies_say_without_a_network_what_they_need_on_one_gpu(
     study, gpu = load_study(name), 80_000_000_000
     [spec] = study.models
     found = estimate_model(study, Store(tmp_path), tmp_path, SILENT, spec.name, replace=False, gpu=gpu)
-    assert found.memory["dense"]["always"][f"weights in {study.dtype}"] == 2 * PUBLISHED[name]
-    assert set(found.peaks) == {recipe.name for recipe in study.recipes}
-    assert all(2 * PUBLISHED[name] < peak <= gpu for peak in found.peaks.values())
-    lines = [line for line, _ in found.lines]
-    assert any("four characters count as a token" in line for line in lines)
-    assert any("PFLOP" in line for line in lines)
-    assert any("74.5 GiB are free: it fits" in line for line in lines)
-    assert not any("measured speed" in line for line in lines)
+    needed = {row["recipe"]: row["memory_bytes"] for row in found.rows}
+    assert needed.pop(None) is None
+    assert set(needed) == {recipe.name for recipe in study.recipes}
+    assert all(2 * PUBLISHED[name] < peak <= gpu for peak in needed.values())
+    assert f"weights in {study.dtype} {2 * PUBLISHED[name] / 2**30:.1f} GiB" in " ".join(found.lines)
+    assert any("four characters count as a token" in line for line in found.warnings)
+    assert any("PFLOP" in line for line in found.lines)
+    assert any("74.5 GiB are free: it fits" in line for line in found.lines)
+    assert not any("measured speed" in line for line in found.lines)
     small = estimate_model(study, Store(tmp_path), tmp_path, SILENT, spec.name, replace=False, gpu=10**10)
-    assert any("DOES NOT FIT" in line for line, _ in small.lines)
+    assert any("DOES NOT FIT" in line for line in small.warnings)
 
 
 def test_a_model_that_is_not_shipped_cannot_be_planned_without_a_network(
@@ -151,19 +140,11 @@ def test_a_model_that_is_not_shipped_cannot_be_planned_without_a_network(
 
 
 def test_a_plan_for_a_gpu_needs_none_and_measures_no_speed(study: StudyFile, tmp_path: Path, capsys: Capture) -> None:
-    here, _ = planned(study, tmp_path / "nothing", capsys)
-    there, told = planned(study, tmp_path / "nothing", capsys, "--gpu", 80)
-    assert {row["seconds"] for row in of(there, "work")} == {None}
-    assert {row["seconds_from"] for row in of(there, "work")} == {None}
-    # The same passes but for those in float64, which a GPU makes in the model's own type.
-    flop = {row["item"]: row["flop"] for row in of(here, "work")}
-    assert {row["item"] for row in of(there, "work")} == set(flop)
-    assert all(flop[row["item"]] / 2 <= row["flop"] <= flop[row["item"]] for row in of(there, "work"))
-    [texts] = of(there, "work", item="texts")
-    assert texts["flop"] == flop["texts"]
-    [free] = of(there, "memory", item="available on this machine")
-    assert free["bytes"] == 80_000_000_000
-    assert "it fits" in told
+    rows, told = planned(study, tmp_path / "nothing", capsys, "--gpu", 80)
+    assert set(numbers(rows, "seconds").values()) == {None}
+    assert "PFLOP in the layers" in told
+    assert "measured speed" not in told
+    assert "74.5 GiB are free: it fits" in told
 
 
 @pytest.mark.parametrize("given", ["1e30", "10001", "0.99", "0", "-5", "inf", "nan", "abc", ""])
@@ -175,10 +156,12 @@ def test_a_gpu_whose_memory_no_gpu_has_is_refused_by_name(given: str, tmp_path: 
 def test_noise_is_planned_as_part_of_the_study(study: StudyFile, tmp_path: Path, capsys: Capture) -> None:
     study.write(noise=["bfloat16", "batch"])
     rows, _ = planned(study, tmp_path / "nothing", capsys)
-    assert {"noise-bfloat16", "noise-batch"} <= {row["recipe"] for row in of(rows, "memory", item="peak")}
+    assert {"noise-bfloat16", "noise-batch"} <= {
+        recipe for recipe, needed in numbers(rows, "memory_bytes").items() if needed
+    }
 
 
-def test_a_plan_says_what_time_disk_memory_and_what_it_tells_apart_and_shows_tables_on_request(
+def test_a_plan_says_what_time_memory_and_what_it_tells_apart_and_shows_partitions_on_request(
     study: StudyFile, tmp_path: Path, computed_once: Path, capsys: Capture
 ) -> None:
     assert run(["plan", str(study.path), "--warehouse", str(tmp_path / "nothing"), "--details"], Globals()) == 0
@@ -186,9 +169,10 @@ def test_a_plan_says_what_time_disk_memory_and_what_it_tells_apart_and_shows_tab
     lines = [line.removeprefix("tiny-a: ") for line in shown.err.splitlines() if line.startswith("tiny-a: ")]
     assert lines[0] == f"computes the model's own tables, {', '.join(RECIPES)} (5 partitions; 0 are current)"
     judged = ("same tokens", "right answers in writing", "right answers in choosing", "alive")
-    starts = ["about ", "writes about ", "at most ", *(f"{word} will not be judged: " for word in judged)]
+    starts = ["about ", "at most ", *(f"{word} will not be judged: " for word in judged)]
     assert [line for line, start in zip(lines[1:], starts, strict=True) if not line.startswith(start)] == []
-    assert shown.out.index("computed") < shown.out.index("traces, dense") < shown.out.index("weights in float32")
+    assert [name for name in RECIPES if name not in shown.out] == []
+    assert "memory_bytes" in shown.out
     assert run(["plan", str(study.path), "--warehouse", str(computed_once)], Globals()) == 0
     shown = capsys.readouterr()
     assert shown.out == ""
@@ -204,7 +188,7 @@ def test_a_plan_reads_only_config_tokenizer_and_weight_headers(
     header = int.from_bytes(weights.read_bytes()[:8], "little")
     os.truncate(weights, 8 + header)
     again, told = planned(study, tmp_path / "nothing", capsys, "--model", f"tiny-a={folder}")
-    assert of(again, "partitions", recipe="dense")[0]["rows"] == of(rows, "partitions", recipe="dense")[0]["rows"]
+    assert computed(again) == computed(rows)
     assert "its weights are not all there" in told
     weights.unlink()
     assert "its weights are not all there" in planned(study, tmp_path / "n", capsys, "--model", f"tiny-a={folder}")[1]
@@ -218,7 +202,7 @@ def test_a_plan_says_how_long_written_answers_are_taken_to_be_and_what_it_knows_
     assert "written answers count with 0.4 of their limit: 8 tokens (gsm8k)" in told
     _, told = planned(study, warehouse, capsys, "--replace", "--recipe", "mlp-drop-1")
     # The other steps of the new variant were computed for others, the task was not.
-    assert re.search(r"of work, \d+ s of it as long as earlier variants took, the rest at this machine's", told)
+    assert re.search(r"of work: \d+ s as long as earlier variants took; \d+ s by operations at this machine's", told)
 
 
 def test_too_little_memory_is_reported_and_no_error(study: StudyFile, tmp_path: Path, capsys: Capture) -> None:
@@ -229,21 +213,17 @@ def test_too_little_memory_is_reported_and_no_error(study: StudyFile, tmp_path: 
     ).save_pretrained(folder)  # fmt: skip
     (folder / "model.safetensors").write_bytes(b"")
     rows, told = planned(study, tmp_path / "nothing", capsys, "--model", f"giant={folder}")
-    (weights,) = of(rows, "memory", item="weights in float32")
-    assert weights["bytes"] > 10**12
+    assert numbers(rows, "memory_bytes")["dense"] > 10**12
     assert "IT DOES NOT FIT; none of its variants does" in told
 
 
-def test_a_plan_with_layers_on_disk_counts_what_is_in_memory_at_once(
+def test_a_plan_says_that_the_loading_of_layers_from_disk_does_not_count(
     study: StudyFile, tmp_path: Path, capsys: Capture
 ) -> None:
-    (whole,) = of(planned(study, tmp_path / "nothing", capsys)[0], "memory", item="weights in float32")
+    assert "the loading" not in planned(study, tmp_path / "nothing", capsys)[1]
     study.write(memory={"cpu": "100kB"})
-    rows, told = planned(study, tmp_path / "nothing", capsys)
-    parts = {row["item"]: row["bytes"] for row in of(rows, "memory")}
-    assert parts["layers that stay"] == 100_000
-    assert parts["weights in float32 outside the layers"] + parts["layers on their turn"] < whole["bytes"] - 100_000
-    assert "of them from where they rest, which is not in the time" in told
+    _, told = planned(study, tmp_path / "nothing", capsys)
+    assert "not counted is the loading of 0.0 GiB of layers for every pass" in told
 
 
 def a_missing_model(study: StudyFile, tmp_path: Path) -> list[object]:
@@ -289,12 +269,24 @@ def test_wrong_input_exits_with_2_and_the_fix(
     assert not shown.out
 
 
+def test_a_plan_refuses_to_run_programs_where_nothing_confines_them(
+    study: StudyFile, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prunescope.pipelines.evaluation.tasks.sandbox_client.refusal", lambda: "there is no sandbox")
+    study.write(tasks=[{"name": "humaneval", "samples": 1, "max_new_tokens": 8}])
+    arguments = ["plan", str(study.path), "--warehouse", str(tmp_path / "nothing")]
+    assert run(arguments, Globals()) == 0
+    capsys.readouterr()
+    assert run([*arguments, "--allow-code-execution"], Globals()) == 2
+    assert "--allow-code-execution: there is no sandbox; leave it out" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_plan_with_replace_counts_what_a_run_with_it_would_compute(
     study: StudyFile, warehouse: Path, capsys: Capture
 ) -> None:
     study.write(name="second", generation={"new_tokens": 5})
     rows, _ = planned(study, warehouse, capsys, "--replace")
-    tables = {each for row in of(rows, "partitions", when="computed") for each in row["item"].split(", ")}
+    tables = {each for names in computed(rows).values() for each in names.split(", ")}
     assert "decoding_steps" in tables
     assert "variants" not in tables
 

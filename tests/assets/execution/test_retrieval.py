@@ -5,7 +5,6 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-import duckdb
 import pytest
 import yaml
 from transformers import MistralConfig
@@ -160,28 +159,12 @@ def test_a_plan_counts_texts_and_leaves_out_missing_data_sets(tmp_path: Path, mo
     shown = capsys.readouterr()
     rows = json.loads(shown.out)
     assert "retrieval 'lost' has no files; this plan leaves it out, but `run` needs it" in " ".join(shown.err.split())
-    (dense,) = [row for row in rows if row["section"] == "partitions" and row["recipe"] == "dense"]
-    modules = 3 * 6
-    assert dense["rows"] == 1 + modules + 4 + 4 * 6 + 6 + 12
-    work = {row["item"]: row["flop"] for row in rows if row["section"] == "work"}
-    assert work["retrieval"] > 0 < work["retrieval, dense model"]
+    by_recipe = {row["recipe"]: row["seconds"] for row in rows}
+    # Every variant embeds the texts, and so does the dense model for all of them.
+    assert by_recipe["dense"] == 0 < by_recipe[None]
+    assert all(seconds > 0 for recipe, seconds in by_recipe.items() if recipe != "dense")
     assert run(["run", str(study), "--warehouse", str(tmp_path / "w")], Globals()) == 2
     assert "lost/corpus.jsonl is missing" in capsys.readouterr().err.replace("\n", "")
-
-
-def test_planned_bytes_are_within_a_factor_of_2_of_the_run(found: Path, tmp_path: Path, capsys: Capture) -> None:
-    arguments = ["plan", str(found / "found.yaml"), "--warehouse", str(tmp_path / "w"), "--format", "json"]
-    assert run(arguments, Globals()) == 0
-    for row in json.loads(capsys.readouterr().out):
-        if row["section"] == "partitions" and row["recipe"]:
-            files = [
-                found / "warehouse" / table / "model=tiny-bert" / f"recipe={row['recipe']}" / "part.parquet"
-                for table in row["item"].split(", ")
-            ]
-            size = sum(file.stat().st_size for file in files)
-            assert size / 2 <= row["bytes"] <= 2 * size
-            counted = duckdb.sql(" union all ".join(f"select count(*) n from '{file}'" for file in files))
-            assert sum(count for (count,) in counted.fetchall()) == row["rows"]
 
 
 def test_the_study_of_the_paper_is_planned_without_weights_or_data(tmp_path: Path) -> None:
@@ -195,6 +178,6 @@ def test_the_study_of_the_paper_is_planned_without_weights_or_data(tmp_path: Pat
     there = study.model_copy(update={"retrieval": (RetrievalSpec(name="python-help", max_length=512),)})
     load = check_outline(there, outline)
     assert (load.prompts, load.windows, outline.head) == ([], [], None)
-    assert (load.retrieval[0].queries, load.retrieval[0].documents) == (166, 166)
+    assert load.retrieval[0][0] == 166 + 166
     shape = load.shape
     assert (shape.layers, shape.width, shape.parameters) == (32, 4096, 7_110_660_096)

@@ -11,9 +11,8 @@ from prunescope.assets.planning.steps import MODEL_TABLES, STEPS
 from prunescope.assets.planning.work_plan import PartitionWork
 from prunescope.assets.runs.forecast import Forecast, StepWork, forecast, step_works
 from prunescope.pipelines.core.progress import SILENT
-from prunescope.pipelines.planning.cost_model import Machine, Work
 from prunescope.pipelines.planning.preflight import check_study
-from prunescope.pipelines.planning.workload import Workload
+from prunescope.pipelines.planning.workload import Machine, Work, Workload
 from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies import load_study
 from prunescope.warehouse.storage.partition_store import Store
@@ -33,21 +32,19 @@ def earlier(step: str, recipe: str, size: float, seconds: float) -> tuple[StepWo
 def test_sizes_alone_are_divided_by_the_speed_of_the_machine() -> None:
     fast = Forecast(Machine(layers=10.0, head=20.0))
     assert fast.seconds(StepWork("traces", Work(100.0, 100.0), WANDA)) == 10 + 5
-    assert fast.known_steps == set()
 
 
 def test_earlier_variants_of_the_same_method_count_first_in_proportion_to_their_size() -> None:
     alike = earlier("traces", "wanda-50", 40, 90), earlier("traces", "wanda-2of4", 60, 110)
     found = Forecast(MACHINE, [*alike, earlier("traces", "magnitude-50", 1, 999), earlier("texts", "wanda-50", 1, 999)])
     assert found.seconds(StepWork("traces", Work(25.0), WANDA)) == 25 * (90 + 110) / (40 + 60)
-    assert found.known_steps == {"traces", "texts"}
 
 
 def test_what_has_no_size_takes_as_long_as_it_took_others_of_its_method() -> None:
     found = Forecast(MACHINE, [earlier("variants", "magnitude-40", 0, 8), earlier("variants", "magnitude-50", 0, 12)])
     assert found.seconds(StepWork("variants", Work(), MAGNITUDE)) == 10
-    # Nothing follows for what has a size, of this method or another.
-    assert [found.seconds(StepWork("variants", Work(30.0), recipe)) for recipe in (MAGNITUDE, WANDA)] == [30, 30]
+    # Nothing follows for another method.
+    assert found.seconds(StepWork("variants", Work(30.0), WANDA)) == 30
 
 
 def test_variants_of_other_methods_give_their_pace_and_other_steps_nothing() -> None:
@@ -72,7 +69,7 @@ def earlier_of(study: StudyFile, root: Path, cache: Path) -> dict[tuple[str, str
     spec, works = load_study(str(study.path)), [PartitionWork("tiny-a", None, MODEL_TABLES)]
     dense = find_model(spec, "tiny-a", cache, SILENT)
     works += [PartitionWork("tiny-a", recipe, VARIANT_TABLES) for recipe in spec.recipes]
-    found = forecast(spec, Store(root), dense, check_study(spec, dense.folder), works).earlier
+    found = forecast(Store(root), dense, check_study(spec, dense.folder), works).earlier
     by_key = {(one.step, one.recipe.method): (one.work, seconds) for one, seconds in found if one.recipe}
     assert len(by_key) == len(found)
     return by_key
@@ -97,9 +94,9 @@ def test_seconds_under_other_settings_do_not_count(study: StudyFile, computed_on
         generation={"new_tokens": 5}, recipes=["dense", {"name": "wanda-2of4", "method": "wanda", "sparsity": 0.3}]
     )
     found = earlier_of(study, computed_once, cache)
-    # Longer texts make the traces others, and the name of another recipe is not that recipe.
+    # Longer texts make the traces others. A variant counts under its own parameters, not under its name.
     assert {step for step, _ in found} == {"variants", "mask_samples", "texts", "tasks"}
-    assert {method for _, method in found} == {"dense", "magnitude", "attn-drop"}
+    assert {method for _, method in found} == {"dense", "wanda", "magnitude", "attn-drop"}
 
 
 def test_a_damaged_footer_and_seconds_of_another_device_are_left_out(
@@ -134,3 +131,15 @@ def test_every_step_of_every_variant_has_its_work(load: Workload, study: StudyFi
         assert own == {recipe: load.work(name, recipe) for recipe in recipes}, name
         assert sum(own.values(), Work()) != Work(), name
     assert {step.step for step in found} == {"calibration", "variants", "mask_samples", "traces", "texts", "tasks"}
+
+
+def test_the_dense_side_is_computed_once_for_all_variants_that_are_traced_together(
+    load: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes = [parse_recipe(f"magnitude-{percent}") for percent in range(10, 30)]
+    works = [PartitionWork("tiny-a", recipe, VARIANT_TABLES) for recipe in recipes]
+    size = load.bytes_a_variant
+    for most, groups in ((100 * size, 2), (5 * size, 4), (size // 2, 20)):
+        monkeypatch.setattr("prunescope.assets.runs.forecast.MAX_RESULT_BYTES", most)
+        [dense] = [one.work for one in step_works(load, works) if one.recipe is None and one.step == "traces"]
+        assert dense == load.work("traces", None, groups)

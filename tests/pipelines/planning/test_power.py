@@ -3,8 +3,8 @@
 import pytest
 
 from prunescope.pipelines.core.verdict_rule import TOLERANCE
-from prunescope.pipelines.planning.cost_model import TaskSize
 from prunescope.pipelines.planning.power import SPREAD_OF_PROMPTS, verdict_power
+from prunescope.pipelines.planning.workload import TaskSize
 from prunescope.pipelines.studies import Study
 from prunescope.pipelines.studies.measure_specs import DecodingSpec, MeasureSpec
 from tests.sql.warehouse_builder import Handmade
@@ -48,26 +48,28 @@ def test_sampling_from_a_part_of_the_tokens_is_said_to_leave_the_sequence_kl_emp
 def test_too_few_units_are_named_by_what_they_would_judge() -> None:
     same, writing, choosing, alive = verdict_power(study(36, 1), [task("full_text", 16), task("greedy", 4)])
 
-    few = "are fewer than the 30 that a verdict needs"
-    assert writing == f"right answers in writing will not be judged: 4 answers and 1 graded prompt {few}"
-    assert choosing == f"right answers in choosing will not be judged: 16 answers and 1 question {few}"
+    few = "that a verdict needs"
+    assert writing == (
+        f"right answers in writing will not be judged: it has 4 of the 30 answers and 1 of the 30 graded prompts {few}"
+    )
+    assert choosing == (
+        f"right answers in choosing will not be judged: it has 16 of the 30 answers and 1 of the 30 questions {few}"
+    )
     margin = 1.959964 * SPREAD_OF_PROMPTS / 6
     assert same == (
         f"same tokens: 36 prompts can call a loss tolerated up to {0.1 - margin:.1%}, and one too large from "
         f"{0.1 + margin:.1%} on"
     )
     assert alive.startswith("alive: 36 texts can call a loss tolerated up to ")
-    assert "alive will not be judged: 1 text is fewer than the 30 that a verdict needs" in verdict_power(
-        study(1, 0), []
-    )
+    assert "alive will not be judged: it has 1 of the 30 texts that a verdict needs" in verdict_power(study(1, 0), [])
 
 
 def test_a_study_whose_variants_write_no_text_judges_none() -> None:
     silent = study(40, 40).model_copy(update={"measure": MeasureSpec(trajectories=("teacher_forced",))})
     _, writing, _, alive = verdict_power(silent, [])
 
-    assert "will not be judged: 0 answers and 0 graded prompts" in writing
-    assert "will not be judged: 0 texts" in alive
+    assert "will not be judged: it has 0 of the 30 answers and 0 of the 30 graded prompts" in writing
+    assert "will not be judged: it has 0 of the 30 texts" in alive
 
 
 def test_a_loss_of_right_answers_presumes_that_the_dense_model_is_right() -> None:
