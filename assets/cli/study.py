@@ -12,7 +12,7 @@ from prunescope.assets.cli import options
 from prunescope.assets.cli.output import FAILED, WRONG_INPUT, Sink, emit, log
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.assets.execution.error_transport import error_line
-from prunescope.assets.execution.ray.config import RayClusterConfig
+from prunescope.assets.execution.ray.cluster import RayClusterConfig
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.errors import CatalogueError, DamagedFileError, WarehouseError
 

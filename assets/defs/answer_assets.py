@@ -63,19 +63,17 @@ def _question(view: View, docs: Mapping[str, ColumnDoc]) -> AssetsDefinition:
         deps=[AssetKey(table) for table in query.tables],
         code_version=query.sql_hash,
         metadata={
-            "dagster/column_schema": view_schema(docs, {}, {}),
+            "dagster/column_schema": view_schema(docs),
             "ask": f"prunescope question {view.name.partition('_')[0]}",
             "SQL": MetadataValue.md(f"```sql\n{view.sql}\n```"),
         },
     )
     def answer(context: AssetExecutionContext, warehouse: WarehouseResource) -> MaterializeResult:  # noqa: ARG001
         rows = warehouse.ask(f"FROM {quoted(view.name)}")
-        types = warehouse.ask(f"DESCRIBE {quoted(view.name)}").select("column_name", "column_type")
         return MaterializeResult(
             data_version=DataVersion(freshness.answer_version(warehouse.store(), query)),
             metadata={
                 "dagster/row_count": rows.height,
-                "dagster/column_schema": view_schema(docs, dict(types.iter_rows()), origins()[view.name]),
                 "dagster/column_lineage": _column_lineage(view.name),
                 "preview": MetadataValue.md(str(render(rows.head(PREVIEW_ROWS).to_arrow(), "markdown"))),
             },

@@ -5,17 +5,9 @@ is stale. A study's run writes partitions of many assets, so its events carry th
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import product
 
-from dagster import (
-    AssetCheckEvaluation,
-    AssetKey,
-    AssetMaterialization,
-    AssetRecordsFilter,
-    DagsterInstance,
-    EventLogRecord,
-)
+from dagster import AssetCheckEvaluation, AssetKey, AssetMaterialization, DagsterInstance
 
 from prunescope.assets.defs.metadata import blocking_checks, materialized
 from prunescope.assets.defs.partitions import variant_key
@@ -23,6 +15,7 @@ from prunescope.assets.defs.recipe_asset import DATA_VERSION_TAG, RECIPE, latest
 from prunescope.assets.execution.partition_preview import command, origin
 from prunescope.assets.execution.task import TableWritten
 from prunescope.assets.planning.fingerprints import DenseModel, accepted
+from prunescope.assets.planning.freshness import is_current
 from prunescope.assets.planning.steps import CODE_VERSIONS, MODEL_TABLES, STEP_OF_TABLE, STEPS, Step
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.storage.partition_store import Store
@@ -54,85 +47,72 @@ def partition_key(model: str, recipe: str | None) -> str:
     return str(variant_key(model, recipe)) if recipe else model
 
 
-@dataclass
-class MaterializationEvents:
-    """The events of one run; the last event of each input is looked up once."""
+def missing(
+    instance: DagsterInstance, study: Study, models: Sequence[DenseModel], store: Store
+) -> Iterator[AssetMaterialization]:
+    """Yield the materializations of current partitions that a killed process wrote and could not record.
 
-    instance: DagsterInstance
-    _latest: dict[tuple[AssetKey, str], EventLogRecord | None] = field(default_factory=dict)
-
-    def missing(self, study: Study, models: Sequence[DenseModel], store: Store) -> Iterator[AssetMaterialization]:
-        """Yield the materializations of current partitions that a killed process wrote and could not record.
-
-        Their checks are not evaluated again.
-        """
-        for table, step in STEP_OF_TABLE.items():
-            if not step.is_requested_by(study):
+    Their checks are not evaluated again.
+    """
+    for table, step in STEP_OF_TABLE.items():
+        if not step.is_requested_by(study):
+            continue
+        known = latest_versions(instance, AssetKey(table))
+        for dense, recipe in product(models, [None] if step.is_of_model else study.recipes):
+            model, name = dense.spec.name, recipe.name if recipe else None
+            is_known = known.get(partition_key(model, name)) in accepted(table, study, dense.identity, recipe)
+            if is_known or not is_current(store, table, study, dense, recipe):
                 continue
-            recorded = latest_versions(self.instance, AssetKey(table))
-            for dense, recipe in product(models, [None] if step.is_of_model else study.recipes):
-                model, name = dense.spec.name, recipe.name if recipe else None
-                versions = set(accepted(table, study, dense.identity, recipe))
-                if recorded.get(partition_key(model, name)) in versions:
-                    continue
-                if not any(store.is_current(TABLES[table], model, name, version) for version in versions):
-                    continue
-                path = store.path(TABLES[table], model, name)
-                footer = read_footer(path)
-                written = TableWritten(
-                    name,
-                    step.name,
-                    table,
-                    fingerprint=footer.provenance.fingerprint,
-                    rows=footer.rows,
-                    bytes=int(path.stat().st_size),
-                    path=str(path),
-                    seconds=footer.provenance.seconds,
-                    details={
-                        "ask": command(table, model, name, str(store.root)),
-                        "made from": origin(footer.provenance, dense.spec.source),
-                    },
-                )
-                yield self.materialization(written, model)
-
-    def written(self, written: TableWritten, model: str) -> Iterator[AssetMaterialization | AssetCheckEvaluation]:
-        """Yield the materialization of a table's partition and the results of its checks."""
-        materialization = self.materialization(written, model)
-        yield materialization
-        key = AssetKey(written.table)
-        blocking = blocking_checks(TABLES[written.table])
-        for check in materialized(TABLES[written.table], written).check_results or ():
-            yield AssetCheckEvaluation(
-                asset_key=key,
-                check_name=str(check.check_name),
-                passed=check.passed,
-                metadata=check.metadata,
-                severity=check.severity,
-                blocking=check.check_name in blocking,
-                partition=materialization.partition,
+            path = store.path(TABLES[table], model, name)
+            footer = read_footer(path)
+            written = TableWritten(
+                name,
+                step.name,
+                table,
+                fingerprint=footer.provenance.fingerprint,
+                rows=footer.rows,
+                bytes=int(path.stat().st_size),
+                path=str(path),
+                seconds=footer.provenance.seconds,
+                details={
+                    "ask": command(table, model, name, str(store.root)),
+                    "made from": origin(footer.provenance, dense.spec.source),
+                },
             )
+            yield materialization(instance, written, model)
 
-    def materialization(self, written: TableWritten, model: str) -> AssetMaterialization:
-        """Return the materialization of a table's partition, with the versions of what it was computed from."""
-        key, partition = AssetKey(written.table), partition_key(model, written.recipe)
-        tags = {DATA_VERSION_TAG: written.fingerprint, _IS_OURS: "true", _CODE_VERSION: CODE_VERSIONS[written.table]}
-        for parent in upstream(STEPS[written.step]):
-            of_parent = partition
-            if written.recipe and parent.to_user_string() in MODEL_TABLES:
-                of_parent = model
-            elif written.recipe and parent.to_user_string() == "recipe":
-                of_parent = written.recipe
-            record, name = self._record(parent, of_parent), parent.to_user_string()
-            event = record and record.asset_materialization
-            tags[f"{_INPUT_VERSION}/{name}"] = (event and event.tags and event.tags.get(DATA_VERSION_TAG)) or "INITIAL"
-            tags[f"{_INPUT_EVENT}/{name}"] = str(record.storage_id) if record else "NULL"
-        self._latest.pop((key, partition), None)
-        metadata = materialized(TABLES[written.table], written).metadata
-        return AssetMaterialization(key, metadata=metadata, partition=partition, tags=tags)
 
-    def _record(self, key: AssetKey, partition: str) -> EventLogRecord | None:
-        if (key, partition) not in self._latest:
-            filters = AssetRecordsFilter(key, asset_partitions=[partition])
-            records = self.instance.fetch_materializations(filters, limit=1).records
-            self._latest[key, partition] = records[0] if records else None
-        return self._latest[key, partition]
+def recorded(
+    instance: DagsterInstance, written: TableWritten, model: str
+) -> Iterator[AssetMaterialization | AssetCheckEvaluation]:
+    """Yield the materialization of a table's partition and the results of its checks."""
+    blocking = blocking_checks(TABLES[written.table])
+    yield materialization(instance, written, model)
+    for check in materialized(TABLES[written.table], written).check_results or ():
+        yield AssetCheckEvaluation(
+            asset_key=AssetKey(written.table),
+            check_name=str(check.check_name),
+            passed=check.passed,
+            metadata=check.metadata,
+            severity=check.severity,
+            blocking=check.check_name in blocking,
+            partition=partition_key(model, written.recipe),
+        )
+
+
+def materialization(instance: DagsterInstance, written: TableWritten, model: str) -> AssetMaterialization:
+    """Return the materialization of a table's partition, with the versions of what it was computed from."""
+    partition = partition_key(model, written.recipe)
+    tags = {DATA_VERSION_TAG: written.fingerprint, _IS_OURS: "true", _CODE_VERSION: CODE_VERSIONS[written.table]}
+    for parent in upstream(STEPS[written.step]):
+        name, of_parent = parent.to_user_string(), partition
+        if written.recipe and parent == RECIPE:
+            of_parent = written.recipe
+        elif name in MODEL_TABLES:
+            of_parent = model
+        record = instance.get_latest_data_version_record(parent, is_source=False, partition_key=of_parent)
+        event = record and record.asset_materialization
+        tags[f"{_INPUT_VERSION}/{name}"] = (event and event.tags and event.tags.get(DATA_VERSION_TAG)) or "INITIAL"
+        tags[f"{_INPUT_EVENT}/{name}"] = str(record.storage_id) if record else "NULL"
+    metadata = materialized(TABLES[written.table], written).metadata
+    return AssetMaterialization(AssetKey(written.table), metadata=metadata, partition=partition, tags=tags)

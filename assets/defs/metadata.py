@@ -1,7 +1,7 @@
 """Metadata that the Dagster UI shows of a table or view, derived from its definition: columns, checks, results."""
 
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from dagster import (
@@ -54,33 +54,11 @@ def _column(column: Column, table: Table) -> TableColumn:
     )
 
 
-def view_schema(
-    docs: Mapping[str, ColumnDoc], types: Mapping[str, str], origins: Mapping[str, Collection[tuple[str, str]]]
-) -> TableSchema:
-    """Return the columns of a view with their documentation.
-
-    Args:
-        docs: documentation by column.
-        types: types of columns, as far as known; an open catalogue knows them.
-        origins: by column, the (table, column) pairs that it is computed from, as far as known.
-    """
+def view_schema(docs: Mapping[str, ColumnDoc]) -> TableSchema:
+    """Return the columns of a view with their documentation; `dagster/column_lineage` has their origins."""
     return TableSchema(
-        [
-            TableColumn(
-                name,
-                types.get(name, ""),
-                description=f"{doc.comment()}\n\n{_from(origins.get(name, ()))}".strip(),
-                tags=_tags(doc),
-            )
-            for name, doc in docs.items()
-        ]
+        [TableColumn(name, "", description=doc.comment(), tags=_tags(doc)) for name, doc in docs.items()]
     )
-
-
-def _from(columns: Collection[tuple[str, str]]) -> str:
-    tables = dict.fromkeys(table for table, _ in sorted(columns))
-    sources = [f"`{table}`: {', '.join(sorted(name for of, name in columns if of == table))}" for table in tables]
-    return f"From {'; '.join(sources)}." if sources else ""
 
 
 def _tags(column: Column | ColumnDoc) -> dict[str, str]:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from prunescope.assets.planning.fingerprints import DenseModel, calibration_hash, retrieval_hash, tasks_hash, texts_hash
+from prunescope.assets.planning.fingerprints import STUDY_INPUTS, DenseModel, calibration_hash
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.studies import Study
+from prunescope.warehouse.storage.provenance import fingerprint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,30 +83,26 @@ class ModelSession:
             case "traces":
                 from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
 
-                key = study.prompts_hash, study.settings_hash
                 create = partial(TraceSession, decoder, name, study, progress)
             case "sampling":
                 from prunescope.pipelines.evaluation.traces.sampled_texts import SamplingSession
 
-                key = study.prompts_hash, study.decoding_hash
                 create = partial(SamplingSession, decoder, name, study, progress)
             case "texts":
                 from prunescope.pipelines.evaluation.traces.text_traces import TextSession
 
-                key, create = (texts_hash(study.texts), ""), partial(TextSession, decoder, name, study, progress)
+                create = partial(TextSession, decoder, name, study, progress)
             case "tasks":
                 from prunescope.pipelines.evaluation.tasks.score import TaskSession
 
-                key, allows_code = (tasks_hash(study), ""), study.allow_code_execution
-                create = partial(TaskSession, decoder, name, study.tasks, allows_code=allows_code)
+                create = partial(TaskSession, decoder, name, study.tasks, allows_code=study.allow_code_execution)
             case "retrieval":
                 from prunescope.pipelines.evaluation.retrieval.retrieval_session import RetrievalSession
 
-                key = retrieval_hash(study.retrieval), ""
                 create = partial(RetrievalSession, decoder, name, study.retrieval, progress)
             case _:
                 return None
-        return self._cached(step, (name, *key), create)
+        return self._cached(step, (name, fingerprint(STUDY_INPUTS[step](study))), create)
 
     def traces_at_once(self, dense: DenseModel, study: Study) -> int:
         """Return how many variants are traced in one batch."""

@@ -36,6 +36,11 @@ class ModelTask:
             return f"{self.model}@{recipe}"
         return f"{self.model} search" if step == "search" else self.model
 
+    @property
+    def recipes(self) -> list[str]:
+        """Return the recipes of its variants."""
+        return list(dict.fromkeys(recipe for recipe, _ in self.steps if recipe is not None))
+
     def only(self, keeps: Callable[[str | None, str], bool]) -> "ModelTask":
         """Return the task with only the steps that `keeps` chooses by recipe and name."""
         return replace(self, steps=tuple(step for step in self.steps if keeps(*step)))

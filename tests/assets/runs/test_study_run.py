@@ -21,7 +21,7 @@ from dagster._serdes import serialize_value
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.definitions import defs
-from prunescope.assets.defs.materialization_events import MaterializationEvents
+from prunescope.assets.defs.materialization_events import missing
 from prunescope.assets.defs.partitions import MODELS, register, variant_key
 from prunescope.assets.defs.partitions import RECIPES as PRUNED
 from prunescope.assets.defs.recipe_asset import latest_versions
@@ -198,7 +198,7 @@ def test_dagster_shows_questions_figures_and_the_report(warehouse: Path) -> None
                     assert metadata["preview"].value.startswith("![")
                     assert "data:image/png;base64," in metadata["preview"].value
                 elif node.group_name == "questions":
-                    columns = {column.name for column in metadata["dagster/column_schema"].value.columns}
+                    columns = {column.name for column in node.metadata["dagster/column_schema"].value.columns}
                     assert set(metadata["dagster/column_lineage"].value.deps_by_column) == columns
 
 
@@ -319,10 +319,7 @@ def test_a_table_that_was_not_recorded_because_of_a_kill_is_recorded_by_the_next
         history = instance.event_log_storage.get_asset_check_execution_history(*keys, limit=9)
         assert "tiny-a|mlp-drop-1" not in {record.partition for record in history}, "nothing was checked"
         dense = find_model(StudyRequest(str(study.path)).load(), "tiny-a", cache, SILENT)
-        everything = list(
-            MaterializationEvents(instance).missing(StudyRequest(str(study.path)).load(), [dense], Store(warehouse))
-        )
-        assert everything == []
+        assert [*missing(instance, StudyRequest(str(study.path)).load(), [dense], Store(warehouse))] == []
 
 
 def test_a_click_without_permission_keeps_the_scores_of_programs_that_ran(
@@ -354,7 +351,7 @@ def test_the_job_of_a_variant_leaves_tables_alone_that_its_study_does_not_measur
         "resources": {
             "study": {"config": {"study": str(study.path)}},
             "warehouse": {"config": {"root": str(warehouse)}},
-            "engine": {"config": {"kind": "inline"}},
+            "engine": {"config": {"ray": ""}},
         }
     }
     with open_instance(warehouse) as instance:
