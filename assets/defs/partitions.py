@@ -9,7 +9,7 @@ run has the names of both. The UI shows pairs that no study names as missing, bu
 
 from collections.abc import Sequence
 
-from dagster import DagsterInstance, DynamicPartitionsDefinition, MultiPartitionKey, MultiPartitionsDefinition
+from dagster import DagsterInstance, DynamicPartitionsDefinition, MultiPartitionsDefinition
 
 from prunescope.pipelines.studies import Study
 
@@ -32,8 +32,3 @@ def register_study(instance: DagsterInstance, study: Study) -> None:
     """Add a study's models and recipes to the dimensions."""
     register(instance, MODELS, [model.name for model in study.models])
     register(instance, RECIPES, [recipe.name for recipe in study.recipes])
-
-
-def variant_key(model: str, recipe: str) -> MultiPartitionKey:
-    """Return the key of a variant, `model|recipe`."""
-    return MultiPartitionKey({"model": model, "recipe": recipe})

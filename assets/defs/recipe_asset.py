@@ -56,8 +56,8 @@ def publish(context: AssetExecutionContext, recipe: Recipe) -> None:
 
     They are not if the run was launched by hand. Published later, they would mark the new variant as stale.
     """
-    if published_recipes(context.instance, [recipe.name]).get(recipe.name) != recipe.hash:
-        context.log_event(published(recipe))
+    for event in unpublished(context.instance, [recipe]):
+        context.log_event(event)
         # Dagster read the input's version at the start of the step, before this event.
         context.get_step_execution_context().wipe_input_asset_version_info(RECIPE)
 

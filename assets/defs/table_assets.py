@@ -18,8 +18,7 @@ from dagster import (
 from pydantic import Field, PrivateAttr
 
 from prunescope.assets import settings
-from prunescope.assets.defs.materialization_events import materialization, upstream
-from prunescope.assets.defs.metadata import check_specs, materialized, table_metadata
+from prunescope.assets.defs.metadata import check_specs, materialization, materialized, table_metadata, upstream
 from prunescope.assets.defs.partitions import MODELS, VARIANTS
 from prunescope.assets.defs.recipe_asset import publish
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
@@ -43,7 +42,7 @@ class EngineResource(ConfigurableResource):
     """The place where a run's tables are computed: the run's process or a Ray cluster."""
 
     warehouse: ResourceDependency[WarehouseResource]
-    ray: str = Field(
+    address: str = Field(
         default=settings.ray_address() or "",
         description="Address of a Ray cluster: `auto`, `local`, HOST:PORT of its head, or ray://HOST:10001; default: "
         "RAY_ADDRESS. Empty: in the process of the run; if it is lost, as for lack of memory, Dagster starts the run "
@@ -93,10 +92,10 @@ class EngineResource(ConfigurableResource):
             InputError: the cluster does not fit.
         """
         failed = set[tuple[str, str | None]]()
-        if self.ray:
+        if self.address:
             from prunescope.assets.execution.ray.tasks import compute_on_ray
 
-            cluster = RayClusterConfig(self.ray, self.gpus_per_task, self.cpus_per_task)
+            cluster = RayClusterConfig(self.address, self.gpus_per_task, self.cpus_per_task)
             away = [task.only(lambda _, step: step != "speed") for task in tasks]
             for task, event in compute_on_ray([task for task in away if task.steps], cluster, log):
                 if isinstance(event, StepFailed) and event.step != "search":

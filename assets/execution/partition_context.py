@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 import polars as pl
 
 from prunescope.assets import settings
-from prunescope.assets.execution.partition_preview import command, origin, preview
+from prunescope.assets.execution.partition_preview import command, made_from, preview
 from prunescope.assets.execution.task import ModelTask, TableWritten
 from prunescope.assets.planning import fingerprints, freshness
 from prunescope.assets.planning.fingerprints import DenseModel
@@ -154,21 +154,18 @@ class PartitionContext:
             bytes=written.bytes,
             path=str(written.path),
             violations=written.violations,
-            # Tables that others refer to have one row per partition: the row exists if the partition does.
-            orphaned=tuple(
-                reference.table
-                for reference in TABLES[table].references
-                if self.store.provenance(TABLES[reference.table], *self._partition(reference.table)) is None
-            ),
+            orphaned=tuple(reference.table for reference in TABLES[table].references if not self._has(reference.table)),
             drifts=tuple(measured(TABLES[table], rows, written.violations)),
             seconds=seconds,
             details={
                 "ask": command(table, self.model, recipe, str(self.store.root)),
                 "preview": preview(TABLES[table], rows),
-                "made from": origin(provenance, self.dense.spec.source),
+                "made from": made_from(provenance, self.dense.spec.source),
                 **(details or {}),
             },
         )
 
-    def _partition(self, table: str) -> tuple[str, str | None]:
-        return self.model, self.variant_recipe.name if TABLES[table].partitioning == "variant" else None
+    def _has(self, table: str) -> bool:
+        """Return whether a table that others refer to has their row; it has one per partition."""
+        recipe = self.variant_recipe.name if TABLES[table].partitioning == "variant" else None
+        return self.store.provenance(TABLES[table], self.model, recipe) is not None

@@ -1,11 +1,13 @@
-"""Short Markdown texts about a partition for the UI: some rows, their origin, and the command that queries them."""
+"""What the UI shows about a partition: some rows and the command that queries them, as Markdown, and its origin."""
 
 import re
 import shlex
+from dataclasses import asdict
+from typing import Any
 
 import polars as pl
 
-from prunescope.warehouse.core.formats import markdown_escaped, render
+from prunescope.warehouse.core.formats import render
 from prunescope.warehouse.core.quoting import literal
 from prunescope.warehouse.schema.table import Table
 from prunescope.warehouse.storage.provenance import Provenance
@@ -14,7 +16,6 @@ from prunescope.warehouse.storage.provenance import Provenance
 MAX_CHARACTERS = 999
 _ROWS = 8
 _CELL = 40
-_HASH = 12
 
 
 def preview(table: Table, rows: pl.DataFrame) -> str:
@@ -35,28 +36,9 @@ def preview(table: Table, rows: pl.DataFrame) -> str:
     return ""
 
 
-def origin(provenance: Provenance, source: str) -> str:
-    """Return the provenance of a partition as a Markdown table, with shortened hashes.
-
-    Args:
-        provenance: provenance in the file's footer.
-        source: source of the model, including its revision.
-    """
-    fields = {
-        "model": source,
-        "study": provenance.study,
-        **{name.replace("_", " "): short(text) for name, text in provenance.inputs.items() if name != "dtype"},
-        "seed": str(provenance.seed),
-        "dtype, device": f"{provenance.dtype}, {provenance.device}",
-        **provenance.libraries,
-        "made": provenance.created_at,
-    }
-    return "\n".join(["| | |", "|---|---|", *(f"| {k} | {markdown_escaped(v)} |" for k, v in fields.items())])
-
-
-def short(text: str) -> str:
-    """Shorten a hash to its first characters; return other text unchanged."""
-    return text[:_HASH] if len(text) == 64 and set(text) <= set("0123456789abcdef") else text
+def made_from(provenance: Provenance, source: str) -> dict[str, Any]:
+    """Return the provenance in the footer of a partition, and the source of its model, including its revision."""
+    return {"source": source} | asdict(provenance)
 
 
 def command(table: str, model: str, recipe: str | None, root: str) -> str:

@@ -5,6 +5,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
 from dagster import (
     AssetCheckEvaluation,
@@ -24,7 +25,7 @@ from pydantic import Field
 
 from prunescope.assets import settings
 from prunescope.assets.defs import asset_definitions
-from prunescope.assets.defs.materialization_events import missing, recorded
+from prunescope.assets.defs.metadata import missing, recorded
 from prunescope.assets.defs.partitions import register_study
 from prunescope.assets.defs.recipe_asset import unpublished
 from prunescope.assets.defs.reference_asset import write_published
@@ -156,10 +157,7 @@ def run_in_this_process(run: StudyRun, cluster: RayClusterConfig | None) -> None
         with open_instance(local) as instance, watch_interrupts() as interrupted:
             recover(instance, str(run.store.root), local)
             run.interrupted = interrupted
-            engine: dict[str, object] = {"ray": ""}
-            if cluster is not None:
-                shares = {"gpus_per_task": cluster.gpus_per_task, "cpus_per_task": cluster.cpus_per_task}
-                engine = {"ray": cluster.address} | shares
+            engine = asdict(cluster) if cluster else {"address": ""}
             options = {"replace": run.replace, "tables": list(run.tables or ())}
             config = run_config(run.request, run.store, engine) | {
                 "ops": {"whole_study": {"config": options}},
@@ -211,10 +209,8 @@ def _failure(events: Sequence[DagsterEvent]) -> Failure:
         if event.is_step_failure and (error := event.step_failure_data.error):
             cause = error.cause or error
             kind = (cause.cls_name or "Error").rpartition(".")[2]
-            message = cause.message.strip()
-            if message.partition(":")[0].endswith(kind):
-                message = message.partition(":")[2].strip()
-            is_input = kind in INPUT_ERRORS
+            name, _, text = cause.message.strip().partition(":")
+            message, is_input = (text if name.endswith(kind) else cause.message).strip(), kind in INPUT_ERRORS
             return Failure(ANSWERS_NAME, message if is_input else f"{kind}: {message}", is_input, error.to_string())
     return Failure(ANSWERS_NAME, "the run failed before its first step; see the Dagster UI", is_input=False)
 

@@ -9,7 +9,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,25 +34,6 @@ MAX_VARIANTS = 8
 QUIET_SECONDS = 30
 
 
-@dataclass(frozen=True)
-class PartConfig:
-    """The driver's configuration for a part. Passed as an argument, because Ray logs runtime environments.
-
-    Attributes:
-        environment: the driver's variables for storage and the hub; variables of the machine take precedence.
-        versions: result of `versions` on the driver.
-        root: the warehouse.
-        marker: a file that the driver keeps in the warehouse; empty for an object store.
-        host: the driver's machine.
-    """
-
-    environment: Mapping[str, str] = field(repr=False)
-    versions: Mapping[str, str]
-    root: str
-    marker: str
-    host: str
-
-
 def compute_on_ray(
     tasks: Sequence[ModelTask], cluster: RayClusterConfig, log: Callable[[str], None]
 ) -> Iterator[tuple[ModelTask, Event]]:
@@ -72,7 +53,8 @@ def compute_on_ray(
     from ray.exceptions import RayError, RayTaskError
 
     with connected(cluster.address), _marker_file(tasks[0].root) as marker:
-        config = PartConfig(settings.carried_environment(), versions(), tasks[0].root, marker, socket.gethostname())
+        # As arguments, because Ray logs the environments that it sets itself.
+        given = versions(), marker, socket.gethostname(), settings.carried_environment()
         cpus, gpus, at_once = room(ray.nodes(), cluster)
         # Each part has a process of its own, so that none keeps a model in memory where another needs the room.
         remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, max_calls=1)(compute_part)
@@ -82,7 +64,7 @@ def compute_on_ray(
         def send(parts: Sequence[ModelTask], losses: int = 0) -> None:
             for part in parts:
                 halved = replace(part, halves_batches=part.halves_batches or losses == RETRIES)
-                sent[remote.remote(config, halved)] = part, losses
+                sent[remote.remote(halved, *given)] = part, losses
 
         by_model, later, quiet = {task.model: task for task in tasks}, dict[str, list[ModelTask]](), 0
         for task in tasks:
@@ -171,37 +153,43 @@ def room(nodes: Sequence[dict[str, Any]], cluster: RayClusterConfig) -> tuple[in
     return cpus, gpus, at_once
 
 
-def compute_part(config: PartConfig, part: ModelTask) -> list[Event]:
+def compute_part(
+    part: ModelTask, required: Mapping[str, str], marker: str, driver: str, environment: Mapping[str, str]
+) -> list[Event]:
     """Compute a part in a process on a machine of the cluster; its errors name the machine, unless it is the driver's.
+
+    Args:
+        part: a model with some of its steps.
+        required: result of `versions` on the driver.
+        marker: a file that the driver keeps in the warehouse; empty for an object store.
+        driver: name of the driver's machine.
+        environment: the driver's variables for storage and the hub; variables of this machine take precedence.
 
     Raises:
         InputError: the machine has other versions, or sees another folder than the driver.
         WarehouseError: it cannot use the warehouse.
     """
-    for name, value in config.environment.items():
+    for name, value in environment.items():
         os.environ.setdefault(name, value)
-    where = "" if socket.gethostname() == config.host else f" (on {socket.gethostname()})"
+    own, where = versions(), "" if socket.gethostname() == driver else f" (on {socket.gethostname()})"
+    for name, version_there in required.items():
+        if own.get(name) != version_there:
+            raise InputError(
+                f"{name} is {own.get(name)}, not {version_there}; install the same on every machine{where}"
+            )
     try:
-        _require_same(config)
-    except (InputError, WarehouseError) as error:
-        raise type(error)(f"{error}{where}") from error
+        Store(part.root).require()
+    except WarehouseError as error:
+        raise WarehouseError(f"{error}{where}") from error
+    if marker and not Path(marker).exists():
+        raise InputError(
+            f"the folder {part.root} is not the one that the driver writes to; give a folder that all machines share, "
+            f"or s3://BUCKET/PREFIX, as --warehouse{where}"
+        )
     return [
         replace(event, message=event.message + where) if isinstance(event, StepFailed) else event
         for event in compute(part, ModelSession())
     ]
-
-
-def _require_same(config: PartConfig) -> None:
-    own = versions()
-    for name, required in config.versions.items():
-        if own.get(name) != required:
-            raise InputError(f"{name} is {own.get(name)}, not {required}; install the same on every machine")
-    Store(config.root).require()
-    if config.marker and not Path(config.marker).exists():
-        raise InputError(
-            f"the folder {config.root} is not the one that the driver writes to; give a folder that all machines "
-            "share, or s3://BUCKET/PREFIX, as --warehouse"
-        )
 
 
 def versions() -> dict[str, str]:

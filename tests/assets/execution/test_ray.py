@@ -21,7 +21,6 @@ from prunescope.assets.defs.partitions import MODELS, register
 from prunescope.assets.execution.ray import tasks as ray_tasks
 from prunescope.assets.execution.ray.cluster import RayClusterConfig, connected
 from prunescope.assets.execution.ray.tasks import (
-    PartConfig,
     _marker_file,
     compute_on_ray,
     compute_part,
@@ -32,7 +31,7 @@ from prunescope.assets.execution.ray.tasks import (
 from prunescope.assets.execution.task import Event, ModelTask, StepFailed, TableWritten
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.runs.outcome import RunResult
-from prunescope.assets.runs.start import run_study
+from prunescope.assets.runs.study_run import run_study
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.storage.partition_store import Store
 from tests.assets.tiny_study import Heard, StudyFile, materialized, pages, rows, without_answers
@@ -118,7 +117,7 @@ class Answering:
                 return part.failed(InputError("no"))
             return [TableWritten(recipe, step, step) for recipe, step in part.steps]
 
-        def start(_: PartConfig, part: ModelTask) -> int:
+        def start(part: ModelTask, *_: object) -> int:
             self.sent.append(part)
             return len(self.sent) - 1
 
@@ -208,35 +207,32 @@ def test_a_remote_cluster_whose_server_fails_to_start_is_tried_three_times(
                 pass
 
 
-@pytest.fixture
-def given(tmp_path: Path) -> PartConfig:
-    return PartConfig({}, versions(), str(tmp_path), "", socket.gethostname())
+HOST = socket.gethostname()
 
 
 def test_a_machine_with_other_code_or_another_folder_is_refused_before_it_computes(
-    tmp_path: Path, given: PartConfig, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_tasks, "compute", lambda *_: pytest.fail("it computed"))
-    other = replace(given, versions=versions() | {"torch": "1.0"}, host="the-driver")
-    here = rf"\(on {socket.gethostname()}\)"
-    with pytest.raises(InputError, match=rf"not 1\.0; install the same on every machine {here}"):
-        compute_part(other, whole(1))
+    part = replace(whole(1), root=str(tmp_path))
+    with pytest.raises(InputError, match=rf"not 1\.0; install the same on every machine \(on {HOST}\)"):
+        compute_part(part, versions() | {"torch": "1.0"}, "", "the-driver", {})
     with pytest.raises(InputError, match=f"the folder {tmp_path} is not the one that the driver writes to"):
-        compute_part(replace(given, marker=str(tmp_path / "elsewhere")), whole(1))
+        compute_part(part, versions(), str(tmp_path / "elsewhere"), HOST, {})
 
 
 def test_an_error_of_a_whole_task_fails_each_of_its_partitions_with_its_type_machine_and_traceback(
-    tmp_path: Path, given: PartConfig
+    tmp_path: Path,
 ) -> None:
     steps = (("a", "variants"), ("b", "variants"), ("b", "traces"))
     task = ModelTask(StudyRequest("no-such-study"), str(tmp_path), "m", steps)
-    events = compute_part(replace(given, host="the-driver"), task)
+    events = compute_part(task, versions(), "", "the-driver", {})
     assert [(event.recipe, event.step) for event in events] == [("a", "variants"), ("b", "variants")]
     for event in events:
         assert isinstance(event, StepFailed)
         assert isinstance(event.error, InputError)
         assert "no-such-study" in event.message
-        assert event.message.endswith(f"(on {socket.gethostname()})")
+        assert event.message.endswith(f"(on {HOST})")
         assert "Traceback" in event.traceback
 
 
@@ -383,7 +379,7 @@ def test_a_run_of_the_ui_computes_its_partition_on_a_remote_cluster(
     ran: Ran, machines: Machines, study: StudyFile, tmp_path: Path
 ) -> None:
     def run(model: str) -> object:
-        engine = {"ray": machines.far}
+        engine = {"address": machines.far}
         resources = {"study": {"study": str(study.path)}, "warehouse": {"root": str(tmp_path)}, "engine": engine}
         config = {"resources": {name: {"config": config} for name, config in resources.items()}}
         return materialized(instance, config, ["models"], model)

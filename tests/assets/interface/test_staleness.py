@@ -61,7 +61,7 @@ def stale(instance: DagsterInstance, graph: AssetGraph = GRAPH, compare: type | 
 def run(instance: DagsterInstance, study: StudyFile, partition: str | None, *assets: str) -> None:
     resources = {"study": {"config": {"study": str(study.path)}}}
     if "variants" in assets:
-        resources["engine"] = {"config": {"ray": ""}}
+        resources["engine"] = {"config": {"address": ""}}
     assert materialized(instance, {"resources": resources}, assets, partition).success
 
 
