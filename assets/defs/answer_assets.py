@@ -53,13 +53,14 @@ def question_assets() -> list[AssetsDefinition]:
 
 
 def _question(view: View, docs: Mapping[str, ColumnDoc]) -> AssetsDefinition:
-    query = reading(view.sql)
+    query, parts = reading(view.sql), view.parts
 
     @asset(
         name=view.name,
         group_name="questions",
         kinds={"sql", "duckdb"},
-        description=_description(view),
+        description=f"**{parts['asks']}**\n\nRows: {parts['grain']}\n\nReason: {parts['reason']}\n\n"
+        f"How to read it: {parts['how to read']}",
         deps=[AssetKey(table) for table in query.tables],
         code_version=query.sql_hash,
         metadata={
@@ -80,22 +81,6 @@ def _question(view: View, docs: Mapping[str, ColumnDoc]) -> AssetsDefinition:
         )
 
     return answer
-
-
-def _description(view: View) -> str:
-    parts = view.parts
-    return "\n\n".join(
-        [
-            f"**{parts['asks']}**",
-            f"{_sentence(parts['reason'])} {_sentence(parts['grain'])}",
-            f"How to read it: {parts['how to read']}",
-            f"It reads {parts['inputs']}.",
-        ]
-    )
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
 def _column_lineage(question: str) -> TableColumnLineage:

@@ -29,7 +29,7 @@ from dagster import (
 )
 
 from prunescope.assets.defs.recipe_asset import DATA_VERSION_TAG, RECIPE, latest_versions
-from prunescope.assets.execution.partition_preview import command, made_from
+from prunescope.assets.execution.partition_context import made_from
 from prunescope.assets.execution.task import TableWritten
 from prunescope.assets.planning.fingerprints import DenseModel, accepted
 from prunescope.assets.planning.freshness import is_current
@@ -209,10 +209,7 @@ def missing(
                 bytes=int(path.stat().st_size),
                 path=str(path),
                 seconds=footer.provenance.seconds,
-                details={
-                    "ask": command(table, model, name, str(store.root)),
-                    "made from": made_from(footer.provenance, dense.spec.source),
-                },
+                details={"made from": made_from(footer.provenance, dense.spec.source)},
             )
             yield materialization(instance, written, model)
 

@@ -4,7 +4,7 @@ from dagster import AssetExecutionContext, MaterializeResult, asset
 
 from prunescope.assets.defs.metadata import check_specs, materialized, table_metadata
 from prunescope.assets.defs.resources import WarehouseResource
-from prunescope.assets.execution.partition_preview import preview
+from prunescope.assets.execution.partition_context import preview
 from prunescope.assets.execution.task import TableWritten
 from prunescope.pipelines.reporting.published import contents_hash, published
 from prunescope.warehouse.maintenance.verification import verify_file

@@ -19,8 +19,7 @@ from pydantic import Field, PrivateAttr
 
 from prunescope.assets import settings
 from prunescope.assets.defs.metadata import check_specs, materialization, materialized, table_metadata, upstream
-from prunescope.assets.defs.partitions import MODELS, VARIANTS
-from prunescope.assets.defs.recipe_asset import publish
+from prunescope.assets.defs.recipe_asset import MODELS, VARIANTS, publish
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.assets.execution.compute import compute
 from prunescope.assets.execution.model_session import ModelSession
@@ -157,7 +156,6 @@ def _asset(step: Step) -> AssetsDefinition:
         specs=[_spec(step, table) for table in step.tables],
         check_specs=check_specs([TABLES[table] for table in step.tables], partitions),
         partitions_def=partitions,
-        description=step.description,
         pool=GPU,
         # Without it Dagster wants the results of all checks, also of tables that a run leaves as they are.
         can_subset=True,

@@ -138,12 +138,15 @@ class _Run:
         """
         yield StepBegun(recipe, step)
         context = replace(self.context, recipe=None if recipe is None else self.context.study.recipe(recipe))
-        written, halves, note = dict[str, TableWritten](), False, {}
-        if self.task.halves_batches:
-            note = {"memory": "its process was lost at first; half the batch size was enough"}
-        while True:
+        written = dict[str, TableWritten]()
+        for is_again in (False, True):
+            note = {}
+            if self.task.halves_batches:
+                note = {"memory": "its process was lost at first; half the batch size was enough"}
+            elif is_again:
+                note = {"memory": "too small at first; half the batch size was enough"}
             try:
-                with self.session.halved() if halves else nullcontext():
+                with self.session.halved() if is_again else nullcontext():
                     tables = (
                         _computed(step, context, self.session)
                         if result is None
@@ -162,15 +165,13 @@ class _Run:
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
             else:
                 return
-            if is_memory and not (halves or self.task.halves_batches):
-                halves, note = True, {"memory": "too small at first; half the batch size was enough"}
-                continue
-            if is_memory:
-                advice = f"with half of the batch as well; `prunescope plan` says how much is needed ({reason})"
-                failed = StepFailed.of(recipe, step, ComputationError(f"out of memory, {advice}"))
-            self.failed.add(recipe)
-            yield failed
-            return
+            if not is_memory or self.task.halves_batches:
+                break
+        if is_memory:
+            advice = f"with half of the batch as well; `prunescope plan` says how much is needed ({reason})"
+            failed = StepFailed.of(recipe, step, ComputationError(f"out of memory, {advice}"))
+        self.failed.add(recipe)
+        yield failed
 
 
 def _require_whole(tables: Iterable[TableWritten]) -> None:

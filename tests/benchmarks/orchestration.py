@@ -113,7 +113,7 @@ def partitions(root: str, models: str, recipes: str) -> Figures:
     )
     from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
-    from prunescope.assets.defs.partitions import MODELS, RECIPES, VARIANTS, register
+    from prunescope.assets.defs.recipe_asset import MODELS, VARIANTS
     from prunescope.assets.instance.instance import open_instance
 
     @asset(partitions_def=MODELS)
@@ -123,8 +123,8 @@ def partitions(root: str, models: str, recipes: str) -> Figures:
     def variant() -> None: ...
 
     with open_instance(Path(root)) as instance:
-        register(instance, MODELS, [f"m{index}" for index in range(int(models))])
-        register(instance, RECIPES, [f"r{index}" for index in range(int(recipes))])
+        instance.add_dynamic_partitions("model", [f"m{index}" for index in range(int(models))])
+        instance.add_dynamic_partitions("recipe", [f"r{index}" for index in range(int(recipes))])
         keys = VARIANTS.get_partition_keys(dynamic_partitions_store=instance)
         instance.report_runless_asset_event(AssetMaterialization("variant", partition=keys[0]))
         # The others are copies of this event's row: reporting 30,000 would take many minutes.

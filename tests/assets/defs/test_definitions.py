@@ -15,7 +15,7 @@ from dagster import AssetKey, DagsterInstance, materialize
 from prunescope.assets.definitions import defs
 from prunescope.assets.defs.answer_assets import report
 from prunescope.assets.defs.metadata import materialized, table_schema
-from prunescope.assets.defs.partitions import MODELS, RECIPES, VARIANTS, register
+from prunescope.assets.defs.recipe_asset import MODELS, RECIPES, VARIANTS
 from prunescope.assets.defs.reference_asset import paper_reference
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.assets.execution.task import TableWritten
@@ -178,8 +178,8 @@ def test_assets_that_load_a_model_share_the_gpu_pool() -> None:
 
 def test_the_inferred_mapping_links_a_variant_to_its_model_and_recipe_only() -> None:
     with DagsterInstance.ephemeral() as instance:
-        register(instance, MODELS, ["a", "b"])
-        register(instance, RECIPES, ["x", "y"])
+        instance.add_dynamic_partitions("model", ["a", "b"])
+        instance.add_dynamic_partitions("recipe", ["x", "y"])
         for parent, wanted in (("models", "a"), ("recipe", "x")):
             mapping = GRAPH.get_partition_mapping(AssetKey("variants"), AssetKey(parent))
             definition = GRAPH.get(AssetKey(parent)).partitions_def

@@ -10,7 +10,7 @@ import pytest
 from dagster import AssetCheckSeverity
 
 from prunescope.assets.defs.metadata import materialized
-from prunescope.assets.execution.partition_preview import MAX_CHARACTERS, command, made_from, preview
+from prunescope.assets.execution.partition_context import MAX_CHARACTERS, command, made_from, preview
 from prunescope.assets.execution.task import TableWritten
 from prunescope.warehouse.catalogue.sql_process import run_safe
 from prunescope.warehouse.quality.plausibility_checks import CheckResult

@@ -17,7 +17,6 @@ import psutil
 import pytest
 from dagster import DagsterInstance
 
-from prunescope.assets.defs.partitions import MODELS, register
 from prunescope.assets.execution.ray import tasks as ray_tasks
 from prunescope.assets.execution.ray.cluster import RayClusterConfig, connected
 from prunescope.assets.execution.ray.tasks import (
@@ -385,7 +384,7 @@ def test_a_run_of_the_ui_computes_its_partition_on_a_remote_cluster(
         return materialized(instance, config, ["models"], model)
 
     with DagsterInstance.ephemeral() as instance:
-        register(instance, MODELS, ["tiny-a", "nonsense"])
+        instance.add_dynamic_partitions("model", ["tiny-a", "nonsense"])
         assert all(check.passed for check in run("tiny-a").get_asset_check_evaluations())
         (failed,) = [event for event in run("nonsense").all_events if event.is_step_failure]
         assert "InputError" in failed.step_failure_data.error.to_string()

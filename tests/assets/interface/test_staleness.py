@@ -14,7 +14,6 @@ from dagster._time import get_current_datetime
 
 from prunescope.assets.definitions import defs
 from prunescope.assets.defs.answer_assets import figure_assets, question_assets, report
-from prunescope.assets.defs.partitions import RECIPES, register
 from prunescope.assets.defs.recipe_asset import published_recipes, recipe
 from prunescope.assets.defs.reference_asset import paper_reference
 from prunescope.assets.defs.table_assets import table_assets
@@ -102,7 +101,7 @@ def test_a_variant_computed_by_hand_publishes_its_parameters_and_is_current(
 
 def test_a_recipe_published_for_the_first_time_makes_nothing_stale(instance: DagsterInstance, study: StudyFile) -> None:
     study.write(recipes=[*NAMES, "mlp-drop-1"])
-    register(instance, RECIPES, ["mlp-drop-1"])
+    instance.add_dynamic_partitions("recipe", ["mlp-drop-1"])
     run(instance, study, "mlp-drop-1", "recipe")
     assert stale(instance) == set()
     run(instance, study, "tiny-a|mlp-drop-1", *VARIANT_TABLES)
@@ -120,7 +119,7 @@ def test_a_changed_program_makes_the_tables_behind_it_stale_and_no_answer(
 def test_answers_over_more_variants_than_dagster_compares_become_stale(
     instance: DagsterInstance, study: StudyFile
 ) -> None:
-    register(instance, RECIPES, [f"magnitude-0.{number}" for number in range(100, 200)])
+    instance.add_dynamic_partitions("recipe", [f"magnitude-0.{number}" for number in range(100, 200)])
     study.write(recipes=[*OTHERS, LESS])
     run(instance, study, "magnitude-50", "recipe")
     assert stale(instance) == of("magnitude-50") | ANSWERS

@@ -22,8 +22,7 @@ from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.definitions import defs
 from prunescope.assets.defs.metadata import missing, partition_key
-from prunescope.assets.defs.partitions import MODELS, register
-from prunescope.assets.defs.partitions import RECIPES as PRUNED
+from prunescope.assets.defs.recipe_asset import RECIPES as PRUNED
 from prunescope.assets.defs.recipe_asset import latest_versions
 from prunescope.assets.defs.resources import StudyResource
 from prunescope.assets.instance.instance import LAUNCHER_TAGS, STUDY_TAG, open_instance
@@ -355,8 +354,8 @@ def test_the_job_of_a_variant_leaves_tables_alone_that_its_study_does_not_measur
         }
     }
     with open_instance(warehouse) as instance:
-        register(instance, MODELS, ["tiny-a"])
-        register(instance, PRUNED, RECIPES)
+        instance.add_dynamic_partitions("model", ["tiny-a"])
+        instance.add_dynamic_partitions("recipe", RECIPES)
         key = partition_key("tiny-a", "magnitude-50")
         done = materialized(instance, config, ALL_VARIANT_TABLES, key)
         assert done.success
