@@ -73,7 +73,7 @@ def search(
         output (DIR): Write each recipe to a file here instead of standard output.
     """
     from prunescope.assets.planning.steps import MODEL_TABLES, SEARCH_TABLES
-    from prunescope.assets.runs.study_run import run_study
+    from prunescope.assets.runs.start import run_study
 
     if control is not None and no_controls:
         raise InputError("--control and --no-controls contradict each other; leave one of them out")

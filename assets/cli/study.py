@@ -50,8 +50,8 @@ def run(
         ray (ADDRESS): Compute on a Ray cluster: `auto` on one of its machines, HOST:PORT of its head, ray://HOST:10001
             from outside, or `local` to start one here. All machines must see the warehouse, the models and the study's
             files.
-        gpus_per_task: With --ray: GPUs per worker (default: one, if there is any).
-        cpus_per_task: With --ray: CPUs per worker (default: all of a machine).
+        gpus_per_task: With --ray: GPUs per task (default: one, if there is any).
+        cpus_per_task: With --ray: CPUs per task (default: all of the largest machine).
     """
     from prunescope.assets.runs.outcome import Failure
     from prunescope.warehouse.storage.partition_store import Store
@@ -170,7 +170,7 @@ def _run_study(
     request: "StudyRequest", location: "Place", cluster: RayClusterConfig | None, *, replace: bool
 ) -> "Sequence[Failure]":
     """Run one study, print its summary, and return its failures."""
-    from prunescope.assets.runs.study_run import run_study
+    from prunescope.assets.runs.start import run_study
     from prunescope.pipelines.evaluation.tasks.definition import runs_code
 
     unscored = [task.name for task in request.load().tasks if runs_code(task)]

@@ -1,6 +1,6 @@
 """The run of a study: finds stale partitions, refuses models that do not fit, and tells its listener what is computed.
 
-`dagster_job` computes and records; with nothing to do, neither Dagster nor torch is imported.
+Without Dagster and torch, so that a run with nothing to do ends fast; `dagster_job` computes and records.
 """
 
 from collections import defaultdict
@@ -8,14 +8,12 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prunescope.assets.execution.ray.cluster import RayClusterConfig
 from prunescope.assets.execution.task import Event, ModelTask, StepBegun, StepFailed
 from prunescope.assets.planning.fingerprints import DenseModel, find_model
 from prunescope.assets.planning.steps import STEPS, VARIANT_TABLES, steps_writing
 from prunescope.assets.planning.work_plan import Plan, StudyRequest, make_plan
 from prunescope.assets.runs.outcome import Failure, Listener, RunResult, refused
 from prunescope.pipelines.studies import Study
-from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
 
 # Errors that the user can fix.
@@ -138,44 +136,3 @@ class StudyRun:
         """Leave out the models for which the check raises an error."""
         left = [model.name for model in self.study.models if model.name not in self._refused]
         self._refused |= refused(left, check, self.listener)
-
-
-def run_study(
-    request: StudyRequest,
-    root: Place | str,
-    cache: Path,
-    listener: Listener,
-    *,
-    replace: bool = False,
-    tables: Collection[str] | None = None,
-    cluster: RayClusterConfig | None = None,
-) -> RunResult:
-    """Bring the warehouse up to date with a study, in this process or on a cluster.
-
-    If some models cannot be found or read or do not fit the study, they are failures and the others go on.
-
-    Args:
-        request: the study.
-        root: the warehouse.
-        cache: folder for fetched and converted models.
-        listener: receives the progress.
-        replace: recompute partitions that another study computed from other inputs, instead of refusing.
-        tables: update these tables only, without questions and report; None for the whole study.
-        cluster: the Ray cluster that computes instead, if any.
-
-    Raises:
-        InputError: the study or all of its models are wrong, another study's partition is in the way, or the cluster
-            does not fit.
-        ComputationError: the cluster lost all of its workers.
-        WarehouseError: the warehouse cannot be read or written.
-        KeyboardInterrupt: SIGINT or SIGTERM arrived; complete partitions stay, and no partial one is left.
-    """
-    run = StudyRun(request, Store(root), cache, listener, replace=replace, tables=tables)
-    plan = run.plan()
-    if plan.unread:
-        listener.note(f"{plan.unread} current partitions are kept unread; `prunescope verify` checks them")
-    if not plan.is_empty:
-        from prunescope.assets.runs.dagster_job import run_in_this_process
-
-        run_in_this_process(run, cluster)
-    return run.result

@@ -23,13 +23,13 @@ _OBJECT_STORE = 80 << 20
 
 @dataclass(frozen=True)
 class RayClusterConfig:
-    """The cluster to compute on, and the share of it that each worker takes.
+    """The cluster to compute on, and the share of it that each task takes.
 
     Attributes:
         address: `local` starts a cluster on this machine; `auto` uses the one that this machine belongs to;
             `HOST:PORT` is the head of a cluster that this machine belongs to, `ray://HOST:10001` of another one.
-        gpus_per_task: GPUs of a worker, or a fraction of one; None: one if the cluster has any.
-        cpus_per_task: CPUs and threads of a worker; None: those of its machine, divided among the machine's workers.
+        gpus_per_task: GPUs of a task, or a fraction of one; None: one if the cluster has any.
+        cpus_per_task: CPUs and threads of a task; None: those that belong to its GPUs, or all of the largest machine.
     """
 
     address: str
