@@ -4,14 +4,14 @@
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 
 from dagster import (
     AssetCheckEvaluation,
     AssetMaterialization,
     Config,
-    DagsterEvent,
+    DagsterInstance,
     DagsterLogManager,
     JobDefinition,
     OpExecutionContext,
@@ -163,21 +163,16 @@ def run_in_this_process(run: StudyRun, cluster: RayClusterConfig | None) -> None
                 # The listener reports failures; Dagster keeps its own log in the instance.
                 "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
             }
+            # Without a user the UI shows "launched manually".
+            tags = run_tags(run.study.name, run.store) | {USER_TAG: "command line"}
             # A command says itself what it waits for, and ends at Ctrl-C; Dagster's wait for a pool does neither.
-            done = _study_job(None, run).execute_in_process(
-                instance=instance,
-                run_config=config,
-                # Without a user the UI shows "launched manually".
-                tags=run_tags(run.study.name, run.store) | {USER_TAG: "command line"},
-                raise_on_error=False,
-            )
-            allow_retries(instance, done.run_id)
+            failure = _executed(_study_job(None, run), instance, config, tags)
             if interrupted():
                 raise KeyboardInterrupt
             if run.error is not None:
                 raise run.error
-            if not done.success and not run.result.failures:
-                raise ComputationError(f"the run could not be recorded: {_failure(done.all_events).message}")
+            if failure and not run.result.failures:
+                raise ComputationError(f"the run could not be recorded: {failure.message}")
 
 
 def answer(context: OpExecutionContext, request: StudyRequest, store: Store) -> tuple[float, Failure | None]:
@@ -188,23 +183,27 @@ def answer(context: OpExecutionContext, request: StudyRequest, store: Store) -> 
     """
     started = time.perf_counter()
     write_published(store)  # damaged ones would keep every question from opening the warehouse
-    result = asset_definitions.definitions.resolve_job_def("answers").execute_in_process(
-        instance=context.instance,
-        run_config=run_config(request, store)
-        | {key: value for key, value in context.run.run_config.items() if key == "loggers"},
-        tags=run_tags(request.load().name, store)
-        | {tag: value for tag, value in context.run_tags.items() if tag in LAUNCHER_TAGS},
-        raise_on_error=False,
+    loggers = {key: value for key, value in context.run.run_config.items() if key == "loggers"}
+    launcher = {tag: value for tag, value in context.run_tags.items() if tag in LAUNCHER_TAGS}
+    failure = _executed(
+        asset_definitions.definitions.resolve_job_def("answers"),
+        context.instance,
+        run_config(request, store) | loggers,
+        run_tags(request.load().name, store) | launcher,
     )
-    allow_retries(context.instance, result.run_id)
-    failure = None if result.success else _failure(result.all_events)
     build_file(store.root, store.root / CATALOGUE)
     return time.perf_counter() - started, failure
 
 
-def _failure(events: Sequence[DagsterEvent]) -> Failure:
-    """Return the error of the first failed step."""
-    for event in events:
+def _executed(
+    job: JobDefinition, instance: DagsterInstance, config: dict[str, object], tags: dict[str, str]
+) -> Failure | None:
+    """Execute a job in this process; return the error of its first failed step, if it fails."""
+    done = job.execute_in_process(instance=instance, run_config=config, tags=tags, raise_on_error=False)
+    allow_retries(instance, done.run_id)
+    if done.success:
+        return None
+    for event in done.all_events:
         if event.is_step_failure and (error := event.step_failure_data.error):
             cause = error.cause or error
             kind = (cause.cls_name or "Error").rpartition(".")[2]
