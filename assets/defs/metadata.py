@@ -73,21 +73,12 @@ def _column(column: Column, table: Table) -> TableColumn:
         other.append(f"one of {', '.join(column.values)}")
     other += [f"references {reference.table}" for reference in table.references if column.name in reference.columns]
     constraints = TableColumnConstraints(nullable=column.nullable, unique=table.key == (column.name,), other=other)
-    return TableColumn(
-        column.name, sql_type(column.type), description=column.comment(), constraints=constraints, tags=_tags(column)
-    )
+    return TableColumn(column.name, sql_type(column.type), description=column.comment(), constraints=constraints)
 
 
 def view_schema(docs: Mapping[str, ColumnDoc]) -> TableSchema:
     """Return the columns of a view with their documentation; `dagster/column_lineage` has their origins."""
-    return TableSchema(
-        [TableColumn(name, "", description=doc.comment(), tags=_tags(doc)) for name, doc in docs.items()]
-    )
-
-
-def _tags(column: Column | ColumnDoc) -> dict[str, str]:
-    tags = {"unit": column.unit, "formula": column.formula, "source": column.source}
-    return {name: text for name, text in tags.items() if text}
+    return TableSchema([TableColumn(name, "", description=doc.comment()) for name, doc in docs.items()])
 
 
 def table_metadata(table: Table) -> dict[str, Any]:
