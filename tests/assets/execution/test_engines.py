@@ -4,6 +4,7 @@ import errno
 import gc
 import os
 import resource
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -169,8 +170,28 @@ def test_a_model_that_is_gone_does_not_end_the_next_one(study: StudyFile, wareho
     assert (written.recipe, written.table) == (None, "models")
 
 
+def test_speed_is_measured_here_and_of_what_the_cluster_has_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, away = list[ModelTask](), list[ModelTask]()
+
+    def on_ray(tasks: list[ModelTask], *_: object) -> Iterator[tuple[ModelTask, Event]]:
+        away.extend(tasks)
+        yield tasks[0], TableWritten("a", "variants", "variants")
+        yield tasks[0], StepFailed.of("b", "variants", InputError("no"))
+
+    monkeypatch.setattr("prunescope.assets.execution.ray.tasks.compute_on_ray", on_ray)
+    monkeypatch.setattr("prunescope.assets.defs.table_assets.compute", lambda task, _: here.append(task) or ())
+    steps = [(recipe, step) for recipe in ("a", "b") for step in ("variants", "speed")]
+    task = ModelTask(StudyRequest("demo"), str(tmp_path), "m", tuple(steps))
+    engine = EngineResource(warehouse=WarehouseResource(root=str(tmp_path)), address="auto")
+    assert [event.recipe for _, event in engine.events([task], SILENT, print)] == ["a", "b"]
+    assert [part.steps for part in away] == [(("a", "variants"), ("b", "variants"))]
+    assert [part.steps for part in here] == [(("a", "speed"),)]
+
+
 @LINUX
-@pytest.mark.exhaustive  # the test above, with the memory of a process
+@pytest.mark.exhaustive  # the test on a GPU above, with the memory of a process
 def test_a_task_that_does_not_fit_is_retried_with_half_the_batch_and_then_refused(
     tmp_path: Path, study: StudyFile
 ) -> None:
