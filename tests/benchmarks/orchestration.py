@@ -69,7 +69,7 @@ def direct(study: str, root: str) -> Figures:
     from prunescope.assets.defs.resources import StudyResource, WarehouseResource
     from prunescope.assets.execution.compute import compute
     from prunescope.assets.execution.model_session import ModelSession
-    from prunescope.assets.execution.task import ModelTask, WantedPartition
+    from prunescope.assets.execution.task import ModelTask
     from prunescope.assets.planning.steps import partition_tables, steps_writing
     from prunescope.assets.planning.work_plan import StudyRequest
 
@@ -78,7 +78,7 @@ def direct(study: str, root: str) -> Figures:
         chosen, wanted = request.load(), []
         for recipe in (None, *chosen.recipes):
             steps = steps_writing(partition_tables(chosen, recipe))
-            wanted.append(WantedPartition(recipe and recipe.name, tuple(step.name for step in steps)))
+            wanted += [(recipe and recipe.name, step.name) for step in steps]
         for model in chosen.models:
             list(compute(ModelTask(request, root, model.name, tuple(wanted)), session))
         session.release()
