@@ -2,9 +2,8 @@
 
 from dagster import AssetSelection, Definitions, define_asset_job, in_process_executor
 
-from prunescope.assets.defs.answer_assets import figure_assets, question_assets, report
+from prunescope.assets.defs.answer_assets import figure_assets, paper_reference, question_assets, report
 from prunescope.assets.defs.recipe_asset import recipe
-from prunescope.assets.defs.reference_asset import paper_reference
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.assets.defs.table_assets import EngineResource, table_assets
 

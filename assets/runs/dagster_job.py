@@ -25,9 +25,9 @@ from pydantic import Field
 
 from prunescope.assets import settings
 from prunescope.assets.defs import asset_definitions
+from prunescope.assets.defs.answer_assets import write_published
 from prunescope.assets.defs.metadata import missing, recorded
 from prunescope.assets.defs.recipe_asset import register_study, unpublished
-from prunescope.assets.defs.reference_asset import write_published
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.assets.defs.table_assets import GPU, EngineResource
 from prunescope.assets.execution.ray.cluster import RayClusterConfig

@@ -64,8 +64,7 @@ def direct(study: str, root: str) -> Figures:
     import_all()
     from dagster import build_asset_context
 
-    from prunescope.assets.defs.answer_assets import figure_assets, question_assets, report
-    from prunescope.assets.defs.reference_asset import paper_reference
+    from prunescope.assets.defs.answer_assets import figure_assets, paper_reference, question_assets, report
     from prunescope.assets.defs.resources import StudyResource, WarehouseResource
     from prunescope.assets.execution.compute import compute
     from prunescope.assets.execution.model_session import ModelSession

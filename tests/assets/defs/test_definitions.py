@@ -13,10 +13,9 @@ import pytest
 from dagster import AssetKey, DagsterInstance, materialize
 
 from prunescope.assets.definitions import defs
-from prunescope.assets.defs.answer_assets import report
+from prunescope.assets.defs.answer_assets import paper_reference, report
 from prunescope.assets.defs.metadata import materialized, table_schema
 from prunescope.assets.defs.recipe_asset import MODELS, RECIPES, VARIANTS
-from prunescope.assets.defs.reference_asset import paper_reference
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.assets.execution.task import TableWritten
 from prunescope.assets.planning.steps import (
@@ -219,7 +218,7 @@ def test_a_click_on_published_numbers_or_the_report_holds_the_writer_lock(
     monkeypatch.setattr("prunescope.assets.defs.resources.writer_lock", locked)
     module = "prunescope.assets.defs"
     nothing = TableWritten(None, "", "paper_reference")
-    monkeypatch.setattr(f"{module}.reference_asset.write_published", lambda _: written.append(held[0]) or nothing)
+    monkeypatch.setattr(f"{module}.answer_assets.write_published", lambda _: written.append(held[0]) or nothing)
     monkeypatch.setattr(f"{module}.answer_assets.documents", lambda *_: SimpleNamespace(within=dict))
     monkeypatch.setattr(f"{module}.answer_assets.render_page", lambda *_, **__: "page")
     monkeypatch.setattr(f"{module}.answer_assets.broken_assertions", lambda _: {})

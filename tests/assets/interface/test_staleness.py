@@ -13,9 +13,8 @@ from dagster._core.workspace import context
 from dagster._time import get_current_datetime
 
 from prunescope.assets.definitions import defs
-from prunescope.assets.defs.answer_assets import figure_assets, question_assets, report
+from prunescope.assets.defs.answer_assets import figure_assets, paper_reference, question_assets, report
 from prunescope.assets.defs.recipe_asset import published_recipes, recipe
-from prunescope.assets.defs.reference_asset import paper_reference
 from prunescope.assets.defs.table_assets import table_assets
 from prunescope.assets.instance.instance import open_instance
 from prunescope.assets.interface.staleness import install
