@@ -12,7 +12,7 @@ from prunescope.assets.cli import options
 from prunescope.assets.cli.output import FAILED, WRONG_INPUT, Sink, emit, emit_list, log
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.assets.execution.error_transport import error_line
-from prunescope.assets.execution.ray.config import RayClusterConfig
+from prunescope.assets.execution.ray.cluster import RayClusterConfig
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.errors import CatalogueError, DamagedFileError, WarehouseError
 
@@ -50,8 +50,8 @@ def run(
         ray (ADDRESS): Compute on a Ray cluster: `auto` on one of its machines, HOST:PORT of its head, ray://HOST:10001
             from outside, or `local` to start one here. All machines must see the warehouse, the models and the study's
             files.
-        gpus_per_task: With --ray: GPUs per worker (default: one, if there is any).
-        cpus_per_task: With --ray: CPUs per worker (default: all of a machine).
+        gpus_per_task: With --ray: GPUs per task (default: one, if there is any).
+        cpus_per_task: With --ray: CPUs per task (default: all of the largest machine).
     """
     from prunescope.assets.runs.outcome import Failure
     from prunescope.warehouse.storage.partition_store import Store

@@ -1,4 +1,4 @@
-"""The assets of the answers: questions, figures, and the report with the checks that compare several tables.
+"""The assets of the answers: published numbers, questions, figures, and the report with checks of several tables.
 
 A question is a view in `sql/questions/` with a preview, its SQL and its column lineage. A figure has a preview picture.
 The views between questions and tables are no assets: they hold no data, a changed one changes the code version of each
@@ -23,27 +23,77 @@ from dagster import (
     asset,
 )
 
-from prunescope.assets.defs.metadata import view_schema
+from prunescope.assets.defs.metadata import check_specs, materialized, table_metadata, view_schema
 from prunescope.assets.defs.resources import Ask, StudyResource, WarehouseResource
+from prunescope.assets.execution import partition_context
+from prunescope.assets.execution.task import TableWritten
 from prunescope.assets.planning import freshness
 from prunescope.assets.publishing.explorer_data import documents
 from prunescope.pipelines.reporting.charts.files import preview
 from prunescope.pipelines.reporting.charts.registry import FIGURES, Figure
 from prunescope.pipelines.reporting.explorer.page import render as render_page
+from prunescope.pipelines.reporting.published import contents_hash, published
 from prunescope.warehouse.catalogue.column_docs import explain
 from prunescope.warehouse.catalogue.database import SQL, view_sql
 from prunescope.warehouse.catalogue.lineage import origins, questions, reading
 from prunescope.warehouse.catalogue.view import View
 from prunescope.warehouse.core.formats import markdown_escaped, render
 from prunescope.warehouse.core.quoting import quoted
+from prunescope.warehouse.maintenance.verification import verify_file
 from prunescope.warehouse.quality.foreign_keys import assertions
 from prunescope.warehouse.schema.table import ColumnDoc
-from prunescope.warehouse.storage.provenance import fingerprint
+from prunescope.warehouse.storage.partition_store import Store
+from prunescope.warehouse.storage.provenance import Provenance, fingerprint
+from prunescope.warehouse.tables import ABOUT, TABLES
 
 PREVIEW_ROWS = 20
 # Limit for the preview: Dagster stores metadata in its database and sends them whole to the browser.
 _MAX_BYTES = 100_000
 ASSERTIONS = "sql_assertions"
+PUBLISHED = TABLES["paper_reference"]
+
+
+@asset(
+    name=PUBLISHED.name,
+    group_name="inputs",
+    kinds={"parquet"},
+    description=f"{ABOUT[PUBLISHED.name]}\n\n{PUBLISHED.grain}",
+    code_version=contents_hash(),
+    metadata=table_metadata(PUBLISHED),
+    check_specs=check_specs([PUBLISHED]),
+)
+def paper_reference(context: AssetExecutionContext, warehouse: WarehouseResource) -> MaterializeResult:
+    """Write the published numbers of the package to the warehouse."""
+    with warehouse.locked(context.log.info) as store:
+        return materialized(PUBLISHED, write_published(store))
+
+
+def write_published(store: Store) -> TableWritten:
+    """Write the numbers of each model unless they are current; return the result for the whole table.
+
+    Raises:
+        WarehouseError: the numbers do not fit the table, or the disk refused.
+    """
+    inputs = {"published_hash": contents_hash()}
+    version = fingerprint(inputs)
+    rows, violations = published(), ()
+    for (model,), own in rows.group_by("model", maintain_order=True):
+        path = store.path(PUBLISHED, str(model), None)
+        if not store.is_current(PUBLISHED, str(model), None, version) or verify_file(path).state == "changed":
+            provenance = Provenance.of_read_rows("published", str(model), None, inputs, str(PUBLISHED.version))
+            violations += store.write(PUBLISHED, own, provenance, str(model), None).violations
+    size = sum(int(partition.path.stat().st_size) for partition in store.partitions(PUBLISHED))
+    return TableWritten(
+        None,
+        "",
+        PUBLISHED.name,
+        fingerprint=version,
+        rows=rows.height,
+        bytes=size,
+        path=str(store.root / PUBLISHED.name),
+        violations=violations,
+        details={"preview": partition_context.preview(PUBLISHED, rows)},
+    )
 
 
 def question_assets() -> list[AssetsDefinition]:
@@ -53,51 +103,34 @@ def question_assets() -> list[AssetsDefinition]:
 
 
 def _question(view: View, docs: Mapping[str, ColumnDoc]) -> AssetsDefinition:
-    query = reading(view.sql)
+    query, parts = reading(view.sql), view.parts
 
     @asset(
         name=view.name,
         group_name="questions",
         kinds={"sql", "duckdb"},
-        description=_description(view),
+        description=f"**{parts['asks']}**\n\nRows: {parts['grain']}\n\nReason: {parts['reason']}\n\n"
+        f"How to read it: {parts['how to read']}",
         deps=[AssetKey(table) for table in query.tables],
         code_version=query.sql_hash,
         metadata={
-            "dagster/column_schema": view_schema(docs, {}, {}),
+            "dagster/column_schema": view_schema(docs),
             "ask": f"prunescope question {view.name.partition('_')[0]}",
             "SQL": MetadataValue.md(f"```sql\n{view.sql}\n```"),
         },
     )
     def answer(context: AssetExecutionContext, warehouse: WarehouseResource) -> MaterializeResult:  # noqa: ARG001
         rows = warehouse.ask(f"FROM {quoted(view.name)}")
-        types = warehouse.ask(f"DESCRIBE {quoted(view.name)}").select("column_name", "column_type")
         return MaterializeResult(
             data_version=DataVersion(freshness.answer_version(warehouse.store(), query)),
             metadata={
                 "dagster/row_count": rows.height,
-                "dagster/column_schema": view_schema(docs, dict(types.iter_rows()), origins()[view.name]),
                 "dagster/column_lineage": _column_lineage(view.name),
                 "preview": MetadataValue.md(str(render(rows.head(PREVIEW_ROWS).to_arrow(), "markdown"))),
             },
         )
 
     return answer
-
-
-def _description(view: View) -> str:
-    parts = view.parts
-    return "\n\n".join(
-        [
-            f"**{parts['asks']}**",
-            f"{_sentence(parts['reason'])} {_sentence(parts['grain'])}",
-            f"How to read it: {parts['how to read']}",
-            f"It reads {parts['inputs']}.",
-        ]
-    )
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
 def _column_lineage(question: str) -> TableColumnLineage:

@@ -2,12 +2,10 @@
 
 from dagster import AssetSelection, Definitions, define_asset_job, in_process_executor
 
-from prunescope.assets.defs.answer_assets import figure_assets, question_assets, report
-from prunescope.assets.defs.engine_resource import EngineResource
+from prunescope.assets.defs.answer_assets import figure_assets, paper_reference, question_assets, report
 from prunescope.assets.defs.recipe_asset import recipe
-from prunescope.assets.defs.reference_asset import paper_reference
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
-from prunescope.assets.defs.table_assets import table_assets
+from prunescope.assets.defs.table_assets import EngineResource, table_assets
 
 _WAREHOUSE = WarehouseResource.configure_at_launch()
 

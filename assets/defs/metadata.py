@@ -1,14 +1,22 @@
-"""Metadata that the Dagster UI shows of a table or view, derived from its definition: columns, checks, results."""
+"""What Dagster shows of tables and views: columns and checks of definitions, results and events of partitions.
+
+Dagster adds to the materializations of an asset's own run the versions of its code and inputs, from which it tells what
+is stale. A study's run writes partitions of many assets, so its events carry the same tags from here.
+"""
 
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from dagster import (
+    AssetCheckEvaluation,
     AssetCheckResult,
     AssetCheckSeverity,
     AssetCheckSpec,
     AssetKey,
+    AssetMaterialization,
+    DagsterInstance,
     DataVersion,
     MaterializeResult,
     MetadataValue,
@@ -20,14 +28,30 @@ from dagster import (
     TableSchema,
 )
 
+from prunescope.assets.defs.recipe_asset import DATA_VERSION_TAG, RECIPE, latest_versions
+from prunescope.assets.execution.partition_context import made_from
 from prunescope.assets.execution.task import TableWritten
+from prunescope.assets.planning.fingerprints import DenseModel, accepted
+from prunescope.assets.planning.freshness import is_current
+from prunescope.assets.planning.steps import CODE_VERSIONS, MODEL_TABLES, STEP_OF_TABLE, STEPS, Step
+from prunescope.pipelines.studies import Study
 from prunescope.warehouse.catalogue.database import sql_type
 from prunescope.warehouse.quality.checks import check_names
 from prunescope.warehouse.quality.foreign_keys import check_name
 from prunescope.warehouse.quality.plausibility_checks import PLAUSIBILITY_CHECKS
 from prunescope.warehouse.schema.table import Column, ColumnDoc, Table
+from prunescope.warehouse.storage.partition_store import Store
+from prunescope.warehouse.storage.provenance import read_footer
+from prunescope.warehouse.tables import TABLES
 
 RULES = "keeps_its_rules"
+# Dagster has no public names for its tags; the tests of staleness read them through Dagster.
+_CODE_VERSION, _INPUT_VERSION, _INPUT_EVENT = (
+    "dagster/code_version",
+    "dagster/input_data_version",
+    "dagster/input_event_pointer",
+)
+_IS_OURS = "dagster/data_version_is_user_provided"
 
 
 def table_schema(table: Table) -> TableSchema:
@@ -49,43 +73,12 @@ def _column(column: Column, table: Table) -> TableColumn:
         other.append(f"one of {', '.join(column.values)}")
     other += [f"references {reference.table}" for reference in table.references if column.name in reference.columns]
     constraints = TableColumnConstraints(nullable=column.nullable, unique=table.key == (column.name,), other=other)
-    return TableColumn(
-        column.name, sql_type(column.type), description=column.comment(), constraints=constraints, tags=_tags(column)
-    )
+    return TableColumn(column.name, sql_type(column.type), description=column.comment(), constraints=constraints)
 
 
-def view_schema(
-    docs: Mapping[str, ColumnDoc], types: Mapping[str, str], origins: Mapping[str, Collection[tuple[str, str]]]
-) -> TableSchema:
-    """Return the columns of a view with their documentation.
-
-    Args:
-        docs: documentation by column.
-        types: types of columns, as far as known; an open catalogue knows them.
-        origins: by column, the (table, column) pairs that it is computed from, as far as known.
-    """
-    return TableSchema(
-        [
-            TableColumn(
-                name,
-                types.get(name, ""),
-                description=f"{doc.comment()}\n\n{_from(origins.get(name, ()))}".strip(),
-                tags=_tags(doc),
-            )
-            for name, doc in docs.items()
-        ]
-    )
-
-
-def _from(columns: Collection[tuple[str, str]]) -> str:
-    tables = dict.fromkeys(table for table, _ in sorted(columns))
-    sources = [f"`{table}`: {', '.join(sorted(name for of, name in columns if of == table))}" for table in tables]
-    return f"From {'; '.join(sources)}." if sources else ""
-
-
-def _tags(column: Column | ColumnDoc) -> dict[str, str]:
-    tags = {"unit": column.unit, "formula": column.formula, "source": column.source}
-    return {name: text for name, text in tags.items() if text}
+def view_schema(docs: Mapping[str, ColumnDoc]) -> TableSchema:
+    """Return the columns of a view with their documentation; `dagster/column_lineage` has their origins."""
+    return TableSchema([TableColumn(name, "", description=doc.comment()) for name, doc in docs.items()])
 
 
 def table_metadata(table: Table) -> dict[str, Any]:
@@ -119,13 +112,12 @@ def _checks(table: Table) -> Iterator[tuple[str, bool, str]]:
         yield drift.name, False, f"A warning: {drift.doc}"
 
 
-def blocking_checks(table: Table) -> set[str]:
-    """Return the names of a table's checks that block what is computed from it."""
-    return {name for name, blocks, _ in _checks(table) if blocks}
-
-
-def rounded(value: Any) -> Any:  # noqa: ANN401
-    """Return a float with four significant digits, as the UI shows all digits; return other values unchanged."""
+def _shown(value: Any) -> Any:  # noqa: ANN401
+    """Return a value as the UI shows it well: Markdown, JSON, or a float with four significant digits."""
+    if isinstance(value, dict):
+        return MetadataValue.json(value)
+    if isinstance(value, str):
+        return MetadataValue.md(value)
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
@@ -139,11 +131,8 @@ def materialized(table: Table, result: TableWritten) -> MaterializeResult:
         metadata={
             "dagster/row_count": result.rows,
             "bytes": result.bytes,
-            "seconds": rounded(result.seconds),
-            **{
-                name: MetadataValue.md(value) if isinstance(value, str) else rounded(value)
-                for name, value in result.details.items()
-            },
+            "seconds": _shown(result.seconds),
+            **{name: _shown(value) for name, value in result.details.items()},
             "path": MetadataValue.path(result.path),
         },
         check_results=[
@@ -160,9 +149,92 @@ def materialized(table: Table, result: TableWritten) -> MaterializeResult:
                     check_name=drift.name,
                     passed=not drift.is_warning,
                     severity=AssetCheckSeverity.WARN,
-                    metadata={name: rounded(figure) for name, figure in drift.figures.items()},
+                    metadata={name: _shown(figure) for name, figure in drift.figures.items()},
                 )
                 for drift in result.drifts
             ),
         ],
     )
+
+
+def upstream(step: Step) -> list[AssetKey]:
+    """Return the assets that a step's tables are computed from."""
+    known = {
+        "models": [],
+        "calibration": [AssetKey("models")],
+        "search": [AssetKey("models"), AssetKey("activation_stats")],
+        "variants": [RECIPE, *map(AssetKey, MODEL_TABLES)],
+    }
+    return known.get(step.name, [AssetKey("variants")])
+
+
+def partition_key(model: str, recipe: str | None) -> str:
+    """Return Dagster's key of a partition of a table."""
+    return f"{model}|{recipe}" if recipe else model
+
+
+def missing(
+    instance: DagsterInstance, study: Study, models: Sequence[DenseModel], store: Store
+) -> Iterator[AssetMaterialization]:
+    """Yield the materializations of current partitions that a killed process wrote and could not record.
+
+    Their checks are not evaluated again.
+    """
+    for table, step in STEP_OF_TABLE.items():
+        if not step.is_requested_by(study):
+            continue
+        known = latest_versions(instance, AssetKey(table))
+        for dense, recipe in product(models, [None] if step.is_of_model else study.recipes):
+            model, name = dense.spec.name, recipe.name if recipe else None
+            is_known = known.get(partition_key(model, name)) in accepted(table, study, dense.identity, recipe)
+            if is_known or not is_current(store, table, study, dense, recipe):
+                continue
+            path = store.path(TABLES[table], model, name)
+            footer = read_footer(path)
+            written = TableWritten(
+                name,
+                step.name,
+                table,
+                fingerprint=footer.provenance.fingerprint,
+                rows=footer.rows,
+                bytes=int(path.stat().st_size),
+                path=str(path),
+                seconds=footer.provenance.seconds,
+                details={"made from": made_from(footer.provenance, dense.spec.source)},
+            )
+            yield materialization(instance, written, model)
+
+
+def recorded(
+    instance: DagsterInstance, written: TableWritten, model: str
+) -> Iterator[AssetMaterialization | AssetCheckEvaluation]:
+    """Yield the materialization of a table's partition and the results of its checks."""
+    yield materialization(instance, written, model)
+    for check in materialized(TABLES[written.table], written).check_results or ():
+        yield AssetCheckEvaluation(
+            asset_key=AssetKey(written.table),
+            check_name=str(check.check_name),
+            passed=check.passed,
+            metadata=check.metadata,
+            severity=check.severity,
+            blocking=check.severity == AssetCheckSeverity.ERROR,
+            partition=partition_key(model, written.recipe),
+        )
+
+
+def materialization(instance: DagsterInstance, written: TableWritten, model: str) -> AssetMaterialization:
+    """Return the materialization of a table's partition, with the versions of what it was computed from."""
+    partition = partition_key(model, written.recipe)
+    tags = {DATA_VERSION_TAG: written.fingerprint, _IS_OURS: "true", _CODE_VERSION: CODE_VERSIONS[written.table]}
+    for parent in upstream(STEPS[written.step]):
+        name, of_parent = parent.to_user_string(), partition
+        if written.recipe and parent == RECIPE:
+            of_parent = written.recipe
+        elif name in MODEL_TABLES:
+            of_parent = model
+        record = instance.get_latest_data_version_record(parent, is_source=False, partition_key=of_parent)
+        event = record and record.asset_materialization
+        tags[f"{_INPUT_VERSION}/{name}"] = (event and event.tags and event.tags.get(DATA_VERSION_TAG)) or "INITIAL"
+        tags[f"{_INPUT_EVENT}/{name}"] = str(record.storage_id) if record else "NULL"
+    metadata = materialized(TABLES[written.table], written).metadata
+    return AssetMaterialization(AssetKey(written.table), metadata=metadata, partition=partition, tags=tags)

@@ -1,4 +1,11 @@
-"""The recipe asset: a changed parameter makes its variants stale in the UI."""
+"""The partitions of the assets, models and recipes, and the recipe asset, whose changed parameter makes variants stale.
+
+A single dimension `variant` would need a partition mapping of ours to the models, and Dagster loses such a mapping on
+its way to the UI and the daemon: backfills of variants are then refused, and automation starts variants whose model was
+never loaded. The only built-in mapping that fits is "all models", with which every new model makes every variant
+stale. Model × recipe needs no mapping of ours, since Dagster infers MultiToSingleDimensionPartitionMapping, and each
+run has the names of both. The UI shows pairs that no study names as missing, but only studies launch runs.
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,18 +16,32 @@ from dagster import (
     DagsterEventType,
     DagsterInstance,
     DataVersion,
+    DynamicPartitionsDefinition,
     MaterializeResult,
     MetadataValue,
+    MultiPartitionsDefinition,
     asset,
 )
 
-from prunescope.assets.defs.partitions import RECIPES
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.pipelines.recipes import Recipe
+from prunescope.pipelines.studies import Study
 
+MODELS = DynamicPartitionsDefinition(name="model")
+RECIPES = DynamicPartitionsDefinition(name="recipe")
+VARIANTS = MultiPartitionsDefinition({"model": MODELS, "recipe": RECIPES})
 RECIPE = AssetKey("recipe")
 # Dagster has no public name for its tag; the tests of sensors and staleness depend on it.
 DATA_VERSION_TAG = "dagster/data_version"
+
+
+def register_study(instance: DagsterInstance, study: Study) -> None:
+    """Add a study's models and recipes to the dimensions, as far as Dagster does not have them yet.
+
+    Dagster accepts any key, even one with the `|` that joins dimensions; a study's names are checked when it is read.
+    """
+    instance.add_dynamic_partitions(str(MODELS.name), [model.name for model in study.models])
+    instance.add_dynamic_partitions(str(RECIPES.name), [recipe.name for recipe in study.recipes])
 
 
 @asset(
@@ -56,8 +77,8 @@ def publish(context: AssetExecutionContext, recipe: Recipe) -> None:
 
     They are not if the run was launched by hand. Published later, they would mark the new variant as stale.
     """
-    if published_recipes(context.instance, [recipe.name]).get(recipe.name) != recipe.hash:
-        context.log_event(published(recipe))
+    for event in unpublished(context.instance, [recipe]):
+        context.log_event(event)
         # Dagster read the input's version at the start of the step, before this event.
         context.get_step_execution_context().wipe_input_asset_version_info(RECIPE)
 

@@ -60,9 +60,10 @@ class StudyResource(ConfigurableResource):
     @classmethod
     def of_run(cls, run_config: Mapping[str, Any]) -> StudyRequest | None:
         """Return the request in a run's configuration; None if that names no study."""
-        config = cls(**run_config.get("resources", {}).get("study", {}).get("config", {}))
-        lists = (tuple(config.models), tuple(config.recipes), config.allow_code_execution, tuple(config.added))
-        return StudyRequest(config.study, *lists, config.search) if config.study else None
+        given = run_config.get("resources", {}).get("study", {}).get("config", {})
+        if not given.get("study"):
+            return None
+        return StudyRequest(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
 
     def request(
         self,

@@ -1,6 +1,4 @@
-"""Error classes across processes, and the classification of errors as transient or out of memory."""
-
-from collections.abc import Iterator
+"""Error classes across processes, and what an error means: out of memory, a failure, or the end of this process."""
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.warehouse.core.errors import WarehouseError
@@ -13,23 +11,16 @@ class RemoteError(Exception):
     """The traceback of an error in another process."""
 
 
-def is_transient(error: BaseException) -> bool:
-    """Return whether another attempt may succeed, as after an object store did not answer."""
-    # The client libraries of object stores raise their own classes and are not imported for this check.
-    return any(
-        isinstance(cause, ConnectionError | TimeoutError) or _is_named(cause, "HTTPClientError")
-        for cause in _causes(error)
-    )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether the machine or the accelerator ran out of memory."""
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Return whether the machine or the accelerator ran out of memory, by the error or one that it was raised from."""
+    if error is None:
+        return False
     # Torch raises its own class for accelerators only, and is not imported for this check.
-    return any(
-        isinstance(cause, MemoryError)
-        or _is_named(cause, "OutOfMemoryError")
-        or any(words in str(cause) for words in ("can't allocate memory", "bad_alloc", "Cannot allocate memory"))
-        for cause in _causes(error)
+    return (
+        isinstance(error, MemoryError)
+        or _is_named(error, "OutOfMemoryError")
+        or any(words in str(error) for words in ("can't allocate memory", "bad_alloc", "Cannot allocate memory"))
+        or is_out_of_memory(error.__cause__)
     )
 
 
@@ -43,14 +34,6 @@ def error_line(error: BaseException) -> str:
     """Return the message of an error in one line, with the kind of an unexpected one."""
     message = " ".join(str(error).split())
     return message if isinstance(error, tuple(KINDS.values())) else f"{type(error).__name__}: {message}"
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield the error and the errors that it was raised from."""
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__
 
 
 def _is_named(error: BaseException, name: str) -> bool:

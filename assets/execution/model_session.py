@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from prunescope.assets.planning.fingerprints import DenseModel, calibration_hash, retrieval_hash, tasks_hash, texts_hash
+from prunescope.assets.planning.fingerprints import STUDY_INPUTS, DenseModel, calibration_hash
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.studies import Study
+from prunescope.warehouse.storage.provenance import fingerprint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 # Variants traced in one batch, and bytes of their rows that may be in memory at once.
 MAX_BATCH = 16
 MAX_RESULT_BYTES = 2**30
-
-Result = TypeVar("Result")
 
 
 @dataclass
@@ -68,7 +67,8 @@ class ModelSession:
         from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens
 
         key = (dense.identity.tokenizer_hash, calibration_hash(study.calibration))
-        return self._cached("tokens", key, partial(calibration_tokens, decoder.tokenizer, study.calibration))
+        tokens: Tensor = self._cached("tokens", key, partial(calibration_tokens, decoder.tokenizer, study.calibration))
+        return tokens
 
     def results(self, step: str, dense: DenseModel, study: Study) -> Any:  # noqa: ANN401 - its class depends on the step
         """Return the dense model's results that a step compares variants with; None for a step without any.
@@ -82,43 +82,38 @@ class ModelSession:
             case "traces":
                 from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
 
-                key = study.prompts_hash, study.settings_hash
                 create = partial(TraceSession, decoder, name, study, progress)
             case "sampling":
                 from prunescope.pipelines.evaluation.traces.sampled_texts import SamplingSession
 
-                key = study.prompts_hash, study.decoding_hash
                 create = partial(SamplingSession, decoder, name, study, progress)
             case "texts":
                 from prunescope.pipelines.evaluation.traces.text_traces import TextSession
 
-                key, create = (texts_hash(study.texts), ""), partial(TextSession, decoder, name, study, progress)
+                create = partial(TextSession, decoder, name, study, progress)
             case "tasks":
                 from prunescope.pipelines.evaluation.tasks.score import TaskSession
 
-                key, allows_code = (tasks_hash(study), ""), study.allow_code_execution
-                create = partial(TaskSession, decoder, name, study.tasks, allows_code=allows_code)
+                create = partial(TaskSession, decoder, name, study.tasks, allows_code=study.allow_code_execution)
             case "retrieval":
                 from prunescope.pipelines.evaluation.retrieval.retrieval_session import RetrievalSession
 
-                key = retrieval_hash(study.retrieval), ""
                 create = partial(RetrievalSession, decoder, name, study.retrieval, progress)
             case _:
                 return None
-        return self._cached(step, (name, *key), create)
+        return self._cached(step, (name, fingerprint(STUDY_INPUTS[step](study))), create)
 
     def traces_at_once(self, dense: DenseModel, study: Study) -> int:
         """Return how many variants are traced in one batch."""
         size = self.results("traces", dense, study).bytes_a_variant
         return max(1, min(MAX_BATCH // self.batch_divisor, MAX_RESULT_BYTES // size))
 
-    def _cached(self, kind: str, key: tuple[str, ...], create: Callable[[], Result]) -> Result:
+    def _cached(self, kind: str, key: tuple[str, ...], create: Callable[[], Any]) -> Any:  # noqa: ANN401
         """Return the session of a kind; create it if its inputs have changed."""
         if kind not in self._sessions or self._sessions[kind][0] != key:
             self._sessions.pop(kind, None)  # its memory is needed for the new one
             self._sessions[kind] = (key, create())
-        session: Result = self._sessions[kind][1]
-        return session
+        return self._sessions[kind][1]
 
     @contextmanager
     def halved(self) -> Iterator[None]:

@@ -1,18 +1,19 @@
-"""The context of one partition's computation: the study, the model on disk, the recipe, the warehouse.
+"""The context of one partition's computation: the study, the model on disk, the recipe, the warehouse; and its preview.
 
 Without Dagster and torch.
 """
 
 import datetime
-from dataclasses import dataclass
+import re
+import shlex
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import polars as pl
 
 from prunescope.assets import settings
-from prunescope.assets.execution.partition_preview import command, origin, preview
 from prunescope.assets.execution.task import ModelTask, TableWritten
 from prunescope.assets.planning import fingerprints, freshness
 from prunescope.assets.planning.fingerprints import DenseModel
@@ -21,7 +22,10 @@ from prunescope.pipelines.core.progress import SILENT
 from prunescope.pipelines.recipes import Recipe
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.core.errors import DamagedFileError
+from prunescope.warehouse.core.formats import render
+from prunescope.warehouse.core.quoting import literal
 from prunescope.warehouse.quality.plausibility_checks import measured
+from prunescope.warehouse.schema.table import Table
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import Provenance, fingerprint
 from prunescope.warehouse.tables import TABLES
@@ -30,6 +34,10 @@ if TYPE_CHECKING:
     from prunescope.pipelines.pruning.variant import Variant
 
 LIBRARIES = ("torch", "transformers", "safetensors", "numpy", "polars")
+# The UI hides Markdown of a thousand characters or more behind a link.
+MAX_CHARACTERS = 999
+_ROWS = 8
+_CELL = 40
 
 
 @cache
@@ -154,21 +162,48 @@ class PartitionContext:
             bytes=written.bytes,
             path=str(written.path),
             violations=written.violations,
-            # Tables that others refer to have one row per partition: the row exists if the partition does.
-            orphaned=tuple(
-                reference.table
-                for reference in TABLES[table].references
-                if self.store.provenance(TABLES[reference.table], *self._partition(reference.table)) is None
-            ),
+            orphaned=tuple(reference.table for reference in TABLES[table].references if not self._has(reference.table)),
             drifts=tuple(measured(TABLES[table], rows, written.violations)),
             seconds=seconds,
             details={
                 "ask": command(table, self.model, recipe, str(self.store.root)),
                 "preview": preview(TABLES[table], rows),
-                "made from": origin(provenance, self.dense.spec.source),
+                "made from": made_from(provenance, self.dense.spec.source),
                 **(details or {}),
             },
         )
 
-    def _partition(self, table: str) -> tuple[str, str | None]:
-        return self.model, self.variant_recipe.name if TABLES[table].partitioning == "variant" else None
+    def _has(self, table: str) -> bool:
+        """Return whether a table that others refer to has their row; it has one per partition."""
+        recipe = self.variant_recipe.name if TABLES[table].partitioning == "variant" else None
+        return self.store.provenance(TABLES[table], self.model, recipe) is not None
+
+
+def preview(table: Table, rows: pl.DataFrame) -> str:
+    """Return evenly spaced rows of a partition as a Markdown table of the key and the table's preview columns.
+
+    Key columns with one value, such as model and recipe, are left out.
+    """
+    key = [name for name in table.key if rows.height and (rows[name] != rows[name][0]).any()]
+    names = [*key, *table.preview_columns]
+    for count in range(min(_ROWS, rows.height), 0, -1):
+        indices = [index * (rows.height - 1) // max(count - 1, 1) for index in range(count)]
+        sample = rows.select(names)[indices].with_columns(pl.col(pl.Categorical).cast(pl.String))
+        sample = sample.with_columns(pl.col(pl.String).str.head(_CELL))
+        # The padding to columns would count as characters, and the browser aligns the table itself.
+        text = re.sub("-{3,}", "---", re.sub(" {2,}", " ", str(render(sample.to_arrow(), "markdown"))))
+        if len(text) <= MAX_CHARACTERS:
+            return text
+    return ""
+
+
+def made_from(provenance: Provenance, source: str) -> dict[str, Any]:
+    """Return the provenance in the footer of a partition, and the source of its model, including its revision."""
+    return {"source": source} | asdict(provenance)
+
+
+def command(table: str, model: str, recipe: str | None, root: str) -> str:
+    """Return the command that queries a partition, as Markdown; partition keys need no escaping."""
+    where = f"model = {literal(model)}" + (f"\n    and recipe = {literal(recipe)}" if recipe else "")
+    # In short lines, because the UI scrolls wide ones.
+    return f'```sh\nprunescope sql --warehouse {shlex.quote(root)} "\n  from {table}\n  where {where}"\n```'

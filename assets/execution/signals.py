@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing.process import BaseProcess
 
 
 @contextmanager
@@ -48,12 +47,13 @@ def end_with_parent() -> None:
     The parent may have ended before this call. multiprocessing keeps a pipe to the process that started this one, even
     through a fork server.
     """
-    threading.Thread(target=_end_with, args=(os.getppid(), multiprocessing.parent_process()), daemon=True).start()
+    parent, starter = os.getppid(), multiprocessing.parent_process()
 
+    def watch() -> None:
+        while os.getppid() == parent and (starter is None or starter.is_alive()):
+            time.sleep(_CHECK_SECONDS)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(_EXIT_SECONDS)
+        os._exit(1)
 
-def _end_with(parent: int, starter: BaseProcess | None) -> None:
-    while os.getppid() == parent and (starter is None or starter.is_alive()):
-        time.sleep(_CHECK_SECONDS)
-    os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(_EXIT_SECONDS)
-    os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()

@@ -6,7 +6,7 @@ They are pickled on their way between processes and machines.
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Any, Self
 
 from prunescope.assets.execution.error_transport import KINDS, RemoteError
 from prunescope.assets.planning.work_plan import StudyRequest
@@ -36,6 +36,11 @@ class ModelTask:
             return f"{self.model}@{recipe}"
         return f"{self.model} search" if step == "search" else self.model
 
+    @property
+    def recipes(self) -> list[str]:
+        """Return the recipes of its variants."""
+        return list(dict.fromkeys(recipe for recipe, _ in self.steps if recipe is not None))
+
     def only(self, keeps: Callable[[str | None, str], bool]) -> "ModelTask":
         """Return the task with only the steps that `keeps` chooses by recipe and name."""
         return replace(self, steps=tuple(step for step in self.steps if keeps(*step)))
@@ -50,11 +55,9 @@ class ModelTask:
     @property
     def title(self) -> str:
         """Return the name in logs: the partition and its step, or the model and how many partitions are wanted."""
-        if len(self.steps) == 1:
-            [(recipe, step)] = self.steps
-            partition = self.name(recipe, step)
-            return partition if partition.endswith(f" {step}") else f"{partition} {step}"
-        return f"{self.model} ({len({self.name(*step) for step in self.steps})} partitions)"
+        names = {self.name(*step) for step in self.steps}
+        title = f"{self.model} ({len(names)} partitions)" if len(names) > 1 else names.pop()
+        return f"{title} {self.steps[0][1]}" if len(self.steps) == 1 and self.steps[0][1] != "search" else title
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class TableWritten:
         violations: rules of the table that rows break.
         orphaned: referenced tables in which the rows' counterparts are missing.
         drifts: plausibility checks, passed ones included.
-        details: further metadata for the UI by name: numbers, or texts in Markdown.
+        details: further metadata for the UI by name: numbers, texts in Markdown, or JSON objects.
     """
 
     recipe: str | None
@@ -89,7 +92,7 @@ class TableWritten:
     orphaned: tuple[str, ...] = ()
     drifts: tuple[CheckResult, ...] = ()
     seconds: float = 0.0
-    details: dict[str, float | str] = field(default_factory=dict)
+    details: dict[str, float | str | dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

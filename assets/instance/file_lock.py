@@ -3,15 +3,11 @@
 import fcntl
 import os
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from prunescope.warehouse.storage.atomic_write import translate_os_errors
-
-# A shorter wait is not worth a message.
-_GRACE_SECONDS, _RETRY_SECONDS = 1.0, 0.05
 
 
 @contextmanager
@@ -20,7 +16,7 @@ def locked(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
 
     Args:
         path: the file, into which the holder writes its process.
-        waiting: called once in a wait of over a second; gets the holder and the file, in words.
+        waiting: called once if another process holds the lock; gets that process and the file, in words.
 
     Raises:
         WarehouseError: the file cannot be written.
@@ -29,7 +25,9 @@ def locked(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+", encoding="utf-8", errors="replace")
     with file:
-        if not _taken_in_time(file.fileno()):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             file.seek(0)
             waiting(f"{file.read(200).strip() or 'another process'}, which holds {path}")
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -37,16 +35,3 @@ def locked(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
             os.truncate(file.fileno(), 0)
             os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
-
-
-def _taken_in_time(descriptor: int) -> bool:
-    end = time.monotonic() + _GRACE_SECONDS
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > end:
-                return False
-            time.sleep(_RETRY_SECONDS)
-        else:
-            return True

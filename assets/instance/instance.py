@@ -201,8 +201,7 @@ def databases_kept_open() -> Iterator[None]:
     not wait for the disk either: after a power failure the last events may be missing, but the files stay intact, and
     freshness is read from the Parquet files. These blocks may be nested, but not overlap.
     """
-    engines: dict[str, Engine] = {}
-    changing = Lock()  # Dagster connects from several threads
+    engines, changing = dict[str, Engine](), Lock()  # Dagster connects from several threads
 
     def create(url: str, **options: Any) -> Engine:  # noqa: ANN401 - as Dagster calls it
         with changing:
@@ -214,14 +213,14 @@ def databases_kept_open() -> Iterator[None]:
                 event.listen(engines[url], "connect", _set_up)
             return engines[url]
 
-    originals = [storage.create_engine for storage in _STORAGES]
+    before = _STORAGES[0].create_engine  # one for all of them
     try:
         for storage in _STORAGES:
             vars(storage)["create_engine"] = create
         yield
     finally:
-        for storage, original in zip(_STORAGES, originals, strict=True):
-            vars(storage)["create_engine"] = original
+        for storage in _STORAGES:
+            vars(storage)["create_engine"] = before
         for engine in engines.values():
             engine.pool.dispose()
 
@@ -287,15 +286,12 @@ def _machine_lock(home: Path, url: str, waiting: Callable[[str], None]) -> Itera
                 connection = stack.enter_context(runs.connect())
                 key = int.from_bytes(hashlib.sha256(f"prunescope {url}".encode()).digest()[:8], "big", signed=True)
                 attempt = text("SELECT pg_try_advisory_lock(:key)").bindparams(key=key)
-                has_waited = False
-                while not connection.execute(attempt).scalar():
-                    if not has_waited:
-                        waiting(
-                            "another machine, which holds the lock of this warehouse in the database of DAGSTER_HOME"
-                        )
-                        has_waited = True
-                    # Waiting inside the database would ignore Ctrl-C.
-                    time.sleep(_LOCK_RETRY_SECONDS)
+                has_lock = connection.execute(attempt).scalar()
+                if not has_lock:
+                    waiting("another machine, which holds the lock of this warehouse in the database of DAGSTER_HOME")
+                while not has_lock:
+                    time.sleep(_LOCK_RETRY_SECONDS)  # to wait inside the database would ignore Ctrl-C
+                    has_lock = connection.execute(attempt).scalar()
         yield
 
 

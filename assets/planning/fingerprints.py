@@ -106,7 +106,7 @@ def inputs(table: str, study: Study, identity: ModelIdentity, recipe: Recipe | N
         return found
     if table == SPEED_TABLE:
         return found | _speed_inputs(study)
-    return found | tokenizer | _STUDY_INPUTS[STEP_OF_TABLE[table].name](study)
+    return found | tokenizer | STUDY_INPUTS[STEP_OF_TABLE[table].name](study)
 
 
 def differences(found: Mapping[str, str], wanted: Mapping[str, str]) -> str:
@@ -188,7 +188,7 @@ def _search_inputs(study: Study) -> dict[str, str]:
         "minutes": str(study.search.minutes),
         "prompts_hash": study.prompts_hash,
         "template": study.template or "",  # of the search's own prompts
-        "texts_hash": texts_hash(study.texts),
+        "texts_hash": _texts_hash(study.texts),
         "source": contents_hash(study.search.source, "`search.source`"),
         "device": study.device if study.search.budget == "milliseconds" else "",
     }
@@ -196,14 +196,9 @@ def _search_inputs(study: Study) -> dict[str, str]:
     return found | _task_inputs(study.model_copy(update={"tasks": tuple(t for t in study.tasks if t.name == task)}))
 
 
-def texts_hash(texts: Sequence[TextSpec]) -> str:
+def _texts_hash(texts: Sequence[TextSpec]) -> str:
     """Return the hash of the settings and the contents of all texts of a study."""
     return fingerprint({text.id: [text.hash, contents_hash(text.source, text.what)] for text in texts})
-
-
-def tasks_hash(study: Study) -> str:
-    """Return the hash of the settings and contents of a study's tasks, and of the permission to run programs."""
-    return fingerprint(_task_inputs(study))
 
 
 def _task_inputs(study: Study) -> dict[str, str]:
@@ -217,7 +212,7 @@ def _task_inputs(study: Study) -> dict[str, str]:
     return found
 
 
-def retrieval_hash(data_sets: Sequence[RetrievalSpec]) -> str:
+def _retrieval_hash(data_sets: Sequence[RetrievalSpec]) -> str:
     """Return the hash of the settings and of the files of all retrieval data sets of a study."""
     hashes = {}
     for spec in data_sets:
@@ -227,12 +222,12 @@ def retrieval_hash(data_sets: Sequence[RetrievalSpec]) -> str:
 
 
 # By step, the inputs that the study adds to the variant and the tokenizer.
-_STUDY_INPUTS: dict[str, Callable[[Study], dict[str, str]]] = {
+STUDY_INPUTS: dict[str, Callable[[Study], dict[str, str]]] = {
     "traces": lambda study: {"prompts_hash": study.prompts_hash, "settings_hash": study.settings_hash},
     "sampling": lambda study: (
         {"prompts_hash": study.prompts_hash, "decoding_hash": study.decoding_hash} if study.decoding else {}
     ),
-    "texts": lambda study: {"texts_hash": texts_hash(study.texts)},
+    "texts": lambda study: {"texts_hash": _texts_hash(study.texts)},
     "tasks": _task_inputs,
-    "retrieval": lambda study: {"retrieval_hash": retrieval_hash(study.retrieval)},
+    "retrieval": lambda study: {"retrieval_hash": _retrieval_hash(study.retrieval)},
 }

@@ -51,26 +51,23 @@ def answer_version(store: Store, reading: "Reading") -> str:
     return fingerprint({"sql": reading.sql_hash, "partitions": table_partitions(store, reading.tables)})
 
 
-def table_partitions(store: Store, tables: Iterable[str]) -> dict[str, str]:
+def table_partitions(store: Store, tables: Iterable[str], study: Study | None = None) -> dict[str, str]:
     """Return the fingerprint of every partition of some tables, by its path in the warehouse.
 
     That of a damaged one is empty, because answers leave it out.
+
+    Args:
+        store: the warehouse.
+        tables: names of the tables.
+        study: only partitions of its models and recipes; None for all.
     """
+    models = {model.name for model in study.models} if study else set()
+    recipes = {None, *(recipe.name for recipe in study.recipes)} if study else set()
     return {
         str(partition.path.relative_to(store.root)): _stored_fingerprint(partition.path)
         for table in tables
         for partition in store.partitions(TABLES[table])
-    }
-
-
-def study_partitions(store: Store, study: Study) -> dict[str, str]:
-    """Return the fingerprint of every partition of a study's models and recipes, by its path in the warehouse."""
-    models, recipes = {model.name for model in study.models}, {recipe.name for recipe in study.recipes}
-    return {
-        str(partition.path.relative_to(store.root)): _stored_fingerprint(partition.path)
-        for table in TABLES.values()
-        for partition in store.partitions(table)
-        if partition.model in models and partition.recipe in {None, *recipes}
+        if study is None or (partition.model in models and partition.recipe in recipes)
     }
 
 
@@ -107,15 +104,16 @@ def report_version(store: Store, study: Study, partitions: Mapping[str, str] | N
     Args:
         store: the warehouse.
         study: the study.
-        partitions: the result of `study_partitions`, if the caller has it already.
+        partitions: the result of `table_partitions` for all tables and the study, if the caller has it already.
     """
+    if partitions is None:
+        partitions = table_partitions(store, TABLES, study)
+    others = (table.name for table in TABLES.values() if not table.is_study_output)
     return fingerprint(
         {
             "study": study.hash,
-            "partitions": dict(study_partitions(store, study) if partitions is None else partitions),
-            "of no study": table_partitions(
-                store, (table.name for table in TABLES.values() if not table.is_study_output)
-            ),
+            "partitions": dict(partitions),
+            "of no study": table_partitions(store, others),
             "sql": _folder_hash(SQL, ("*.sql",)),
             # The report shows the staging views, which follow from the tables.
             "columns": {table.name: [column.name for column in table.columns] for table in TABLES.values()},
@@ -126,8 +124,13 @@ def report_version(store: Store, study: Study, partitions: Mapping[str, str] | N
 
 def stale_report(store: Store, study: Study, partitions: Mapping[str, str] | None = None) -> str | None:
     """Return the version that the report should have, or None if it has it; arguments as `report_version`."""
-    version = report_version(store, study, partitions)
-    return None if version == _written_version(store, study) else version
+    version, path, written = report_version(store, study, partitions), store.root / report_file(study), ""
+    if path.is_file():
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 200))
+            end = file.read().decode(errors="replace")
+        written = end.rpartition(_REPORT_MARK)[2].removesuffix(" -->\n")
+    return None if version == written else version
 
 
 def report_file(study: Study) -> str:
@@ -138,16 +141,6 @@ def report_file(study: Study) -> str:
 def write_report(path: Path, page: str, version: str) -> None:
     """Write a report with the version of its contents in the last line."""
     path.write_text(f"{page.rstrip()}\n{_REPORT_MARK}{version} -->\n", encoding="utf-8")
-
-
-def _written_version(store: Store, study: Study) -> str | None:
-    path = store.root / report_file(study)
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 200))
-        end = file.read().decode(errors="replace")
-    return end.rpartition(_REPORT_MARK)[2].removesuffix(" -->\n") or None
 
 
 def warehouse_version(store: Store) -> str:

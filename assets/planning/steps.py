@@ -22,7 +22,6 @@ class Step:
         tables: the tables that the step writes, in this order.
         code_version: version of the code that computes the rows; part of their fingerprints.
         group: asset group in Dagster.
-        description: description of the step's asset.
         study_fields: a study requests the step by filling one of these fields; without any, every study requests it.
         is_of_model: whether the step computes a model rather than a variant.
     """
@@ -31,7 +30,6 @@ class Step:
     tables: tuple[str, ...]
     code_version: str
     group: str
-    description: str
     study_fields: tuple[str, ...] = ()
     is_of_model: bool = False
 
@@ -41,90 +39,35 @@ class Step:
 
 
 _ALL = (
+    Step("models", ("models",), code_versions.MODELS, "models", is_of_model=True),
     Step(
-        "models",
-        ("models",),
-        code_versions.MODELS,
-        "models",
-        "Load a dense model, verify its structure, write its sizes and hashes.",
-        is_of_model=True,
+        "calibration", ("activation_stats", "block_influence"), code_versions.STATISTICS, "statistics", is_of_model=True
     ),
-    Step(
-        "calibration",
-        ("activation_stats", "block_influence"),
-        code_versions.STATISTICS,
-        "statistics",
-        "Run the dense model once over the calibration tokens.",
-        is_of_model=True,
-    ),
-    Step(
-        "variants",
-        ("variants",),
-        code_versions.PRUNING,
-        "variants",
-        "Prune the model; write the changed weights to a small file and their counts to a row.",
-    ),
-    Step(
-        "mask_samples",
-        (MASK_TABLE,),
-        code_versions.MASKS,
-        "variants",
-        "Sample the variant's masks at the positions that all variants of the model share.",
-    ),
+    Step("variants", ("variants",), code_versions.PRUNING, "variants"),
+    Step("mask_samples", (MASK_TABLE,), code_versions.MASKS, "variants"),
     Step(
         "traces",
         ("layer_transitions", "decoding_steps", "top_tokens", "option_subspace", "generations", "hidden_states"),
         code_versions.TRACES,
         "traces",
-        "Compare the variant with the dense model layer by layer and token by token.",
         study_fields=("prompts",),
     ),
-    Step(
-        "sampling",
-        SAMPLED_TABLES,
-        code_versions.SAMPLING,
-        "traces",
-        "Sample texts from the variant with the dense model's noise, and compare both distributions up to the flip.",
-        study_fields=("decoding",),
-    ),
-    Step(
-        "texts",
-        (TEXT_TABLE,),
-        code_versions.TEXTS,
-        "traces",
-        "Compare the variant with the dense model on the study's texts.",
-        study_fields=("prompts", "texts"),
-    ),
-    Step(
-        "tasks",
-        ("task_scores", "task_samples"),
-        code_versions.TASKS,
-        "tasks",
-        "Score the variant on the study's tasks.",
-        study_fields=("tasks",),
-    ),
+    Step("sampling", SAMPLED_TABLES, code_versions.SAMPLING, "traces", study_fields=("decoding",)),
+    Step("texts", (TEXT_TABLE,), code_versions.TEXTS, "traces", study_fields=("prompts", "texts")),
+    Step("tasks", ("task_scores", "task_samples"), code_versions.TASKS, "tasks", study_fields=("tasks",)),
     Step(
         "retrieval",
         ("retrieval_scores", "retrieval_queries", "retrieval_embeddings"),
         code_versions.RETRIEVAL,
         "tasks",
-        "Embed queries and documents with the variant and score the retrieved documents.",
         study_fields=("retrieval",),
     ),
-    Step(
-        "speed",
-        (SPEED_TABLE,),
-        code_versions.SPEED,
-        "tasks",
-        "Time the variant, alternating with the dense model.",
-        study_fields=("speed",),
-    ),
+    Step("speed", (SPEED_TABLE,), code_versions.SPEED, "tasks", study_fields=("speed",)),
     Step(
         "search",
         ("search_effects", "search_trials"),
         code_versions.SEARCH,
         "search",
-        "Search which treatment each sublayer gets so that a budget is reached at the lowest KL at the output.",
         study_fields=("search",),
         is_of_model=True,
     ),

@@ -4,14 +4,14 @@
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 
 from dagster import (
     AssetCheckEvaluation,
     AssetMaterialization,
     Config,
-    DagsterEvent,
+    DagsterInstance,
     DagsterLogManager,
     JobDefinition,
     OpExecutionContext,
@@ -25,12 +25,14 @@ from pydantic import Field
 
 from prunescope.assets import settings
 from prunescope.assets.defs import asset_definitions
-from prunescope.assets.defs.engine_resource import EngineResource
-from prunescope.assets.defs.reference_asset import write_published
+from prunescope.assets.defs.answer_assets import write_published
+from prunescope.assets.defs.metadata import missing, recorded
+from prunescope.assets.defs.recipe_asset import register_study, unpublished
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
-from prunescope.assets.defs.table_assets import GPU
-from prunescope.assets.execution.ray.config import RayClusterConfig
+from prunescope.assets.defs.table_assets import GPU, EngineResource
+from prunescope.assets.execution.ray.cluster import RayClusterConfig
 from prunescope.assets.execution.signals import watch_interrupts
+from prunescope.assets.execution.task import TableWritten
 from prunescope.assets.instance.instance import (
     LAUNCHER_TAGS,
     MAX_RETRIES_TAG,
@@ -38,11 +40,13 @@ from prunescope.assets.instance.instance import (
     USER_TAG,
     WAREHOUSE_TAG,
     allow_retries,
+    has_lost_two_processes,
     open_instance,
     recover,
     require_space,
     writer_lock,
 )
+from prunescope.assets.planning.freshness import table_partitions
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.runs.outcome import ANSWERS_NAME, Failure
 from prunescope.assets.runs.study_run import INPUT_ERRORS, StudyRun
@@ -51,6 +55,7 @@ from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.core.log_progress import LogProgress
 from prunescope.warehouse.catalogue.database import build_file
 from prunescope.warehouse.storage.partition_store import Store
+from prunescope.warehouse.tables import TABLES
 
 # The views as a file for DuckDB's own tools; every run writes it again.
 CATALOGUE = "_catalogue/prunescope.duckdb"
@@ -86,7 +91,11 @@ def _study_job(pool: str | None, own: StudyRun | None = None) -> JobDefinition:
             replace=config.replace,
             tables=config.tables or None,
         )
-        yield from run.events(context, engine.engine, answer)
+        try:
+            yield from _computed(run, context, engine)
+        except Exception as error:
+            run.error = error
+            raise
         if failures := run.result.failures:
             raise StepFailure("\n".join(f"{failure.name}: {failure.message}" for failure in failures))
         yield Output(None)
@@ -97,6 +106,37 @@ def _study_job(pool: str | None, own: StudyRun | None = None) -> JobDefinition:
 
     resources = asset_definitions.definitions.resources
     return whole.to_job(name="study", resource_defs=resources, executor_def=in_process_executor)
+
+
+def _computed(
+    run: StudyRun, context: OpExecutionContext, engine: EngineResource
+) -> Iterator[AssetMaterialization | AssetCheckEvaluation]:
+    """Compute all that is missing or stale; yield the events of each partition as it is written.
+
+    A failed partition does not stop the others.
+    """
+    plan = run.checked_plan()
+    if plan.is_empty:
+        return
+    run.listener.planned(len(plan.works) + plan.is_report_stale)
+    register_study(context.instance, run.study)
+    yield from unpublished(context.instance, run.study.recipes)
+    yield from missing(context.instance, run.study, run.models(), run.store)
+    tasks = list(run.tasks(plan, halves_batches=has_lost_two_processes(context.run.tags)))
+    for task, event in engine.events(tasks, run.listener, run.listener.note):
+        if isinstance(event, TableWritten):
+            yield from recorded(context.instance, event, task.model)
+        run.hear(task, event)
+        if run.interrupted():  # what is written is recorded first
+            raise KeyboardInterrupt
+    engine.release()
+    if plan.is_report_stale and table_partitions(run.store, TABLES, run.study):
+        run.listener.begins(ANSWERS_NAME, "answers")
+        seconds, failure = answer(context, run.request, run.store)
+        if failure is None:
+            run.computed(ANSWERS_NAME, seconds)
+        else:
+            run.failed(failure)
 
 
 # Runs that Dagster launches wait for each other: one model at a time is in memory.
@@ -116,23 +156,23 @@ def run_in_this_process(run: StudyRun, cluster: RayClusterConfig | None) -> None
         with open_instance(local) as instance, watch_interrupts() as interrupted:
             recover(instance, str(run.store.root), local)
             run.interrupted = interrupted
-            engine = {"kind": "ray", "ray": asdict(cluster)} if cluster else {"kind": "inline"}
+            engine = asdict(cluster) if cluster else {"address": ""}
             options = {"replace": run.replace, "tables": list(run.tables or ())}
+            config = run_config(run.request, run.store, engine) | {
+                "ops": {"whole_study": {"config": options}},
+                # The listener reports failures; Dagster keeps its own log in the instance.
+                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+            }
+            # Without a user the UI shows "launched manually".
+            tags = run_tags(run.study.name, run.store) | {USER_TAG: "command line"}
             # A command says itself what it waits for, and ends at Ctrl-C; Dagster's wait for a pool does neither.
-            done = _study_job(None, run).execute_in_process(
-                instance=instance,
-                run_config=run_config(run.request, run.store, engine, options),
-                # Without a user the UI shows "launched manually".
-                tags=run_tags(run.study.name, run.store) | {USER_TAG: "command line"},
-                raise_on_error=False,
-            )
-            allow_retries(instance, done.run_id)
+            failure = _executed(_study_job(None, run), instance, config, tags)
             if interrupted():
                 raise KeyboardInterrupt
             if run.error is not None:
                 raise run.error
-            if not done.success and not run.result.failures:
-                raise ComputationError(f"the run could not be recorded: {_failure(done.all_events).message}")
+            if failure and not run.result.failures:
+                raise ComputationError(f"the run could not be recorded: {failure.message}")
 
 
 def answer(context: OpExecutionContext, request: StudyRequest, store: Store) -> tuple[float, Failure | None]:
@@ -143,30 +183,32 @@ def answer(context: OpExecutionContext, request: StudyRequest, store: Store) -> 
     """
     started = time.perf_counter()
     write_published(store)  # damaged ones would keep every question from opening the warehouse
-    result = asset_definitions.definitions.resolve_job_def("answers").execute_in_process(
-        instance=context.instance,
-        run_config=run_config(request, store)
-        | {key: value for key, value in context.run.run_config.items() if key == "loggers"},
-        tags=run_tags(request.load().name, store)
-        | {tag: value for tag, value in context.run_tags.items() if tag in LAUNCHER_TAGS},
-        raise_on_error=False,
+    loggers = {key: value for key, value in context.run.run_config.items() if key == "loggers"}
+    launcher = {tag: value for tag, value in context.run_tags.items() if tag in LAUNCHER_TAGS}
+    failure = _executed(
+        asset_definitions.definitions.resolve_job_def("answers"),
+        context.instance,
+        run_config(request, store) | loggers,
+        run_tags(request.load().name, store) | launcher,
     )
-    allow_retries(context.instance, result.run_id)
-    failure = None if result.success else _failure(result.all_events)
     build_file(store.root, store.root / CATALOGUE)
     return time.perf_counter() - started, failure
 
 
-def _failure(events: Sequence[DagsterEvent]) -> Failure:
-    """Return the error of the first failed step."""
-    for event in events:
+def _executed(
+    job: JobDefinition, instance: DagsterInstance, config: dict[str, object], tags: dict[str, str]
+) -> Failure | None:
+    """Execute a job in this process; return the error of its first failed step, if it fails."""
+    done = job.execute_in_process(instance=instance, run_config=config, tags=tags, raise_on_error=False)
+    allow_retries(instance, done.run_id)
+    if done.success:
+        return None
+    for event in done.all_events:
         if event.is_step_failure and (error := event.step_failure_data.error):
             cause = error.cause or error
             kind = (cause.cls_name or "Error").rpartition(".")[2]
-            message = cause.message.strip()
-            if message.partition(":")[0].endswith(kind):
-                message = message.partition(":")[2].strip()
-            is_input = kind in INPUT_ERRORS
+            name, _, text = cause.message.strip().partition(":")
+            message, is_input = (text if name.endswith(kind) else cause.message).strip(), kind in INPUT_ERRORS
             return Failure(ANSWERS_NAME, message if is_input else f"{kind}: {message}", is_input, error.to_string())
     return Failure(ANSWERS_NAME, "the run failed before its first step; see the Dagster UI", is_input=False)
 
@@ -176,27 +218,17 @@ def run_tags(study: str, store: Store) -> dict[str, str]:
     return {WAREHOUSE_TAG: str(store.root), STUDY_TAG: study, MAX_RETRIES_TAG: "0"}
 
 
-def run_config(
-    request: StudyRequest,
-    store: Store,
-    engine: dict[str, object] | None = None,
-    options: dict[str, object] | None = None,
-) -> dict[str, object]:
+def run_config(request: StudyRequest, store: Store, engine: dict[str, object] | None = None) -> dict[str, object]:
     """Return a run's configuration, which the UI shows and can execute again.
 
     Args:
         request: the study.
         store: the warehouse.
-        engine: where to compute; None for the default.
-        options: for the job of a whole study, fields of `WholeStudy`.
+        engine: where to compute, fields of `EngineResource`; None for the default.
     """
-    resources = {
-        "study": {"config": StudyResource.config_of(request)},
-        "warehouse": {"config": {"root": str(store.root)}},
-    } | ({} if engine is None else {"engine": {"config": engine}})
-    # The listener reports failures; Dagster keeps its own log in the instance.
-    quiet = {} if engine is None else {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-    return {"resources": resources} | ({"ops": {"whole_study": {"config": options}}} if options else {}) | quiet
+    given = {"study": StudyResource.config_of(request), "warehouse": {"root": str(store.root)}}
+    given |= {} if engine is None else {"engine": engine}
+    return {"resources": {name: {"config": config} for name, config in given.items()}}
 
 
 class LogListener(LogProgress):

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from pathlib import Path
 
-from prunescope.assets.execution.ray.config import RayClusterConfig
+from prunescope.assets.execution.ray.cluster import RayClusterConfig
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.runs.outcome import Listener, RunResult
 from prunescope.assets.runs.study_run import StudyRun

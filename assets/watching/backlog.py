@@ -174,7 +174,7 @@ def _compared(
 def _partitions(
     store: Store, study: Study, existing: Mapping[str, Mapping[Partition, tuple[Place, str]]]
 ) -> dict[str, str]:
-    """Return the same as `freshness.study_partitions`, without damaged files and without listing them again."""
+    """Return `freshness.table_partitions` of a study, without damaged files and without listing them again."""
     recipes, found = {None, *(recipe.name for recipe in study.recipes)}, dict[str, str]()
     for model in study.models:
         for (_, recipe), (path, mark) in existing[model.name].items():

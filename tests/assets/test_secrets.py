@@ -10,7 +10,6 @@ import pytest
 
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
-from prunescope.assets.defs.partitions import MODELS, register
 from prunescope.assets.instance.instance import open_instance
 from prunescope.assets.planning.steps import MODEL_TABLES
 from prunescope.pipelines.core.errors import InputError
@@ -89,7 +88,7 @@ def test_a_run_of_the_interface_that_fails_on_a_secret_stores_none(study: StudyF
     path = study.write(texts=[{"id": "mine", "source": ADDRESS}])
     config = {"study": {"config": {"study": str(path)}}, "warehouse": {"config": {"root": str(tmp_path / "warehouse")}}}
     with open_instance(tmp_path / "warehouse") as instance:
-        register(instance, MODELS, ["tiny-a"])
+        instance.add_dynamic_partitions("model", ["tiny-a"])
         done = materialized(instance, {"resources": config}, MODEL_TABLES, "tiny-a")
     errors = [event.step_failure_data.error for event in done.all_events if event.is_step_failure]
     assert any("holds credentials or a signed address" in error.to_string() for error in errors)

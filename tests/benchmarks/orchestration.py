@@ -64,12 +64,11 @@ def direct(study: str, root: str) -> Figures:
     import_all()
     from dagster import build_asset_context
 
-    from prunescope.assets.defs.answer_assets import figure_assets, question_assets, report
-    from prunescope.assets.defs.reference_asset import paper_reference
+    from prunescope.assets.defs.answer_assets import figure_assets, paper_reference, question_assets, report
     from prunescope.assets.defs.resources import StudyResource, WarehouseResource
     from prunescope.assets.execution.compute import compute
     from prunescope.assets.execution.model_session import ModelSession
-    from prunescope.assets.execution.task import ModelTask, WantedPartition
+    from prunescope.assets.execution.task import ModelTask
     from prunescope.assets.planning.steps import partition_tables, steps_writing
     from prunescope.assets.planning.work_plan import StudyRequest
 
@@ -78,7 +77,7 @@ def direct(study: str, root: str) -> Figures:
         chosen, wanted = request.load(), []
         for recipe in (None, *chosen.recipes):
             steps = steps_writing(partition_tables(chosen, recipe))
-            wanted.append(WantedPartition(recipe and recipe.name, tuple(step.name for step in steps)))
+            wanted += [(recipe and recipe.name, step.name) for step in steps]
         for model in chosen.models:
             list(compute(ModelTask(request, root, model.name, tuple(wanted)), session))
         session.release()
@@ -113,7 +112,7 @@ def partitions(root: str, models: str, recipes: str) -> Figures:
     )
     from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
-    from prunescope.assets.defs.partitions import MODELS, RECIPES, VARIANTS, register
+    from prunescope.assets.defs.recipe_asset import MODELS, VARIANTS
     from prunescope.assets.instance.instance import open_instance
 
     @asset(partitions_def=MODELS)
@@ -123,8 +122,8 @@ def partitions(root: str, models: str, recipes: str) -> Figures:
     def variant() -> None: ...
 
     with open_instance(Path(root)) as instance:
-        register(instance, MODELS, [f"m{index}" for index in range(int(models))])
-        register(instance, RECIPES, [f"r{index}" for index in range(int(recipes))])
+        instance.add_dynamic_partitions("model", [f"m{index}" for index in range(int(models))])
+        instance.add_dynamic_partitions("recipe", [f"r{index}" for index in range(int(recipes))])
         keys = VARIANTS.get_partition_keys(dynamic_partitions_store=instance)
         instance.report_runless_asset_event(AssetMaterialization("variant", partition=keys[0]))
         # The others are copies of this event's row: reporting 30,000 would take many minutes.

@@ -1,4 +1,4 @@
-"""The connection to a Ray cluster: local, in the same network, or remote, by one address."""
+"""A Ray cluster, local, in the same network or remote, and the connection to it; Ray is imported to connect."""
 
 import os
 import signal
@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,6 +19,34 @@ _ATTEMPTS = 3
 # Size in bytes of the object store of a local cluster: only plans and results pass through it, and Ray's minimum is
 # 75 MiB.
 _OBJECT_STORE = 80 << 20
+
+
+@dataclass(frozen=True)
+class RayClusterConfig:
+    """The cluster to compute on, and the share of it that each task takes.
+
+    Attributes:
+        address: `local` starts a cluster on this machine; `auto` uses the one that this machine belongs to;
+            `HOST:PORT` is the head of a cluster that this machine belongs to, `ray://HOST:10001` of another one.
+        gpus_per_task: GPUs of a task, or a fraction of one; None: one if the cluster has any.
+        cpus_per_task: CPUs and threads of a task; None: those that belong to its GPUs, or all of the largest machine.
+    """
+
+    address: str
+    gpus_per_task: float | None = None
+    cpus_per_task: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check early what Ray would refuse later.
+
+        Raises:
+            InputError: the number of GPUs is above one and not whole.
+        """
+        gpus = self.gpus_per_task
+        if gpus is not None and gpus > 1 and gpus % 1:
+            raise InputError(
+                f"--gpus-per-task {gpus:g}: Ray divides one GPU only; give a whole number, or a part such as 0.5"
+            )
 
 
 @contextmanager

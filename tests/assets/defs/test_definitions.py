@@ -13,10 +13,9 @@ import pytest
 from dagster import AssetKey, DagsterInstance, materialize
 
 from prunescope.assets.definitions import defs
-from prunescope.assets.defs.answer_assets import report
+from prunescope.assets.defs.answer_assets import paper_reference, report
 from prunescope.assets.defs.metadata import materialized, table_schema
-from prunescope.assets.defs.partitions import MODELS, RECIPES, VARIANTS, register
-from prunescope.assets.defs.reference_asset import paper_reference
+from prunescope.assets.defs.recipe_asset import MODELS, RECIPES, VARIANTS
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.assets.execution.task import TableWritten
 from prunescope.assets.planning.steps import (
@@ -161,7 +160,7 @@ def test_the_columns_of_a_question_have_the_lineage_of_table_columns() -> None:
 def test_a_column_shows_its_unit_formula_bounds_and_reference() -> None:
     shown = {column.name: column for column in table_schema(TABLES["layer_transitions"]).columns}
     column = shown["one_minus_cos_h"]
-    assert column.tags == {"unit": "1 - cosine", "formula": "1 − cos(h, h+Δh)", "source": "2603.24652 Theorem 1"}
+    assert "[1 - cosine] = 1 − cos(h, h+Δh) (2603.24652 Theorem 1)" in column.description
     assert column.constraints.other == [">= 0", "<= 2"]
     assert shown["recipe"].constraints.other == ["part of the key", "references variants"]
     rules = table_schema(TABLES["layer_transitions"]).constraints.other
@@ -178,8 +177,8 @@ def test_assets_that_load_a_model_share_the_gpu_pool() -> None:
 
 def test_the_inferred_mapping_links_a_variant_to_its_model_and_recipe_only() -> None:
     with DagsterInstance.ephemeral() as instance:
-        register(instance, MODELS, ["a", "b"])
-        register(instance, RECIPES, ["x", "y"])
+        instance.add_dynamic_partitions("model", ["a", "b"])
+        instance.add_dynamic_partitions("recipe", ["x", "y"])
         for parent, wanted in (("models", "a"), ("recipe", "x")):
             mapping = GRAPH.get_partition_mapping(AssetKey("variants"), AssetKey(parent))
             definition = GRAPH.get(AssetKey(parent)).partitions_def
@@ -219,7 +218,7 @@ def test_a_click_on_published_numbers_or_the_report_holds_the_writer_lock(
     monkeypatch.setattr("prunescope.assets.defs.resources.writer_lock", locked)
     module = "prunescope.assets.defs"
     nothing = TableWritten(None, "", "paper_reference")
-    monkeypatch.setattr(f"{module}.reference_asset.write_published", lambda _: written.append(held[0]) or nothing)
+    monkeypatch.setattr(f"{module}.answer_assets.write_published", lambda _: written.append(held[0]) or nothing)
     monkeypatch.setattr(f"{module}.answer_assets.documents", lambda *_: SimpleNamespace(within=dict))
     monkeypatch.setattr(f"{module}.answer_assets.render_page", lambda *_, **__: "page")
     monkeypatch.setattr(f"{module}.answer_assets.broken_assertions", lambda _: {})

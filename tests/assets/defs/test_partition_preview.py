@@ -10,7 +10,7 @@ import pytest
 from dagster import AssetCheckSeverity
 
 from prunescope.assets.defs.metadata import materialized
-from prunescope.assets.execution.partition_preview import MAX_CHARACTERS, command, origin, preview
+from prunescope.assets.execution.partition_context import MAX_CHARACTERS, command, made_from, preview
 from prunescope.assets.execution.task import TableWritten
 from prunescope.warehouse.catalogue.sql_process import run_safe
 from prunescope.warehouse.quality.plausibility_checks import CheckResult
@@ -51,21 +51,12 @@ def test_a_preview_of_nothing_is_empty_and_long_texts_are_cut() -> None:
 
 
 def test_the_origin_names_model_hashes_settings_and_libraries() -> None:
-    made = provenance_of(
-        "tiny", "wanda-50", inputs={"weight_hash": HASH, "calibration_hash": HASH, "code": "7"}, seed=3
-    )
-    told = origin(made, "org/tiny@abc|def")
-    for row in (
-        r"| model | org/tiny@abc\|def |",
-        "| weight hash | 0123456789ab |",
-        "| calibration hash | 0123456789ab |",
-        "| code | 7 |",
-        "| seed | 3 |",
-        "| dtype, device | float32, cpu |",
-        "| torch | 2.9.0 |",
-    ):
-        assert row in told.splitlines()
-    assert str(date(2026, 1, 2)) in told
+    made = provenance_of("tiny", "wanda-50", inputs={"weight_hash": HASH, "code": "7"}, seed=3)
+    sent = TableWritten(None, "", "variants", details={"made from": made_from(made, "org/tiny@abc")})
+    told = materialized(TABLES["variants"], sent).metadata["made from"].value
+    assert (told["source"], told["inputs"], told["seed"]) == ("org/tiny@abc", {"weight_hash": HASH, "code": "7"}, 3)
+    assert (told["dtype"], told["device"], told["libraries"]["torch"]) == ("float32", "cpu", "2.9.0")
+    assert str(date(2026, 1, 2)) in told["created_at"]
 
 
 def test_the_command_reads_this_partition_in_valid_sql(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
-"""Engines under Dagster: retries, too little memory, and the lines of a log."""
+"""The unit of work: errors that end a part of it, too little memory, and the lines of a log."""
 
 import errno
 import gc
 import os
 import resource
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -11,9 +12,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from prunescope.assets.defs.resources import WarehouseResource
+from prunescope.assets.defs.table_assets import EngineResource
 from prunescope.assets.execution import compute as compute_module
-from prunescope.assets.execution.engines import Engine
-from prunescope.assets.execution.error_transport import is_out_of_memory, is_transient
+from prunescope.assets.execution.error_transport import is_out_of_memory
 from prunescope.assets.execution.model_session import ModelSession
 from prunescope.assets.execution.task import Event, ModelTask, StepBegun, StepFailed, TableWritten
 from prunescope.assets.planning.work_plan import StudyRequest
@@ -21,7 +23,6 @@ from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.log_progress import LogProgress
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
-from prunescope.warehouse.core.errors import WarehouseError
 from tests.assets.runs.test_refused_models import PanicException
 from tests.assets.tiny_study import RECIPES, WARM, StudyFile, computed, rows
 from tests.cuda_device import cuda_devices
@@ -42,46 +43,6 @@ def test_a_failed_step_is_raised_with_its_class_and_the_traceback_of_its_process
 def events_of(study: StudyFile, root: Path, *steps: tuple[str | None, str]) -> list[Event]:
     task = ModelTask(StudyRequest(str(study.path)), str(root), "tiny-a", steps)
     return list(compute_module.compute(task, ModelSession()))
-
-
-# -- retries ----------------------------------------------------------------------------------------------------------
-
-
-def test_only_transient_errors_are_retried() -> None:
-    def raised_from(cause: Exception) -> Exception:
-        error = WarehouseError("s3://bucket cannot be read")
-        error.__cause__ = cause
-        return error
-
-    class HTTPClientError(Exception):
-        """The name of the base class of the S3 client's connection errors."""
-
-    class EndpointConnectionError(HTTPClientError): ...
-
-    assert is_transient(raised_from(EndpointConnectionError()))
-    assert is_transient(raised_from(TimeoutError()))
-    assert not is_transient(raised_from(PermissionError()))
-    assert not any(map(is_transient, (InputError(), ComputationError(), MemoryError(), OSError(28, "disk full"))))
-
-
-def test_what_storage_does_not_answer_is_tried_twice_more(
-    monkeypatch: pytest.MonkeyPatch, study: StudyFile, warehouse: Path
-) -> None:
-    tries, rows_of = [0], compute_module._rows
-
-    def fail_twice(*arguments: object) -> dict[str, pl.DataFrame]:
-        tries[0] += 1
-        if tries[0] != 3:
-            raise TimeoutError("s3")
-        return rows_of(*arguments)
-
-    monkeypatch.setattr(compute_module, "_rows", fail_twice)
-    monkeypatch.setattr(compute_module, "_RETRY_SECONDS", 0)
-    assert [table.table for table in computed(study, warehouse, "mask_samples", "dense")] == ["mask_samples"]
-    assert tries == [3]
-    with pytest.raises(RuntimeError, match="TimeoutError: s3"):
-        computed(study, warehouse, "mask_samples", "dense")
-    assert tries == [6]
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------
@@ -201,15 +162,36 @@ def test_a_model_that_is_gone_does_not_end_the_next_one(study: StudyFile, wareho
     study.write(models=[gone, {"name": "tiny-a", "source": str(study.model)}])
     request = StudyRequest(str(study.path))
     tasks = [ModelTask(request, str(warehouse), name, ((None, "models"),)) for name in ("gone", "tiny-a")]
-    events = [event for _, event in Engine(None, print).events(tasks, SILENT) if not isinstance(event, StepBegun)]
+    engine = EngineResource(warehouse=WarehouseResource(root=str(warehouse)))
+    events = [event for _, event in engine.events(tasks, SILENT, print) if not isinstance(event, StepBegun)]
     failed, written = events
     assert isinstance(failed, StepFailed)
     assert isinstance(failed.error, InputError)
     assert (written.recipe, written.table) == (None, "models")
 
 
+def test_speed_is_measured_here_and_of_what_the_cluster_has_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, away = list[ModelTask](), list[ModelTask]()
+
+    def on_ray(tasks: list[ModelTask], *_: object) -> Iterator[tuple[ModelTask, Event]]:
+        away.extend(tasks)
+        yield tasks[0], TableWritten("a", "variants", "variants")
+        yield tasks[0], StepFailed.of("b", "variants", InputError("no"))
+
+    monkeypatch.setattr("prunescope.assets.execution.ray.tasks.compute_on_ray", on_ray)
+    monkeypatch.setattr("prunescope.assets.defs.table_assets.compute", lambda task, _: here.append(task) or ())
+    steps = [(recipe, step) for recipe in ("a", "b") for step in ("variants", "speed")]
+    task = ModelTask(StudyRequest("demo"), str(tmp_path), "m", tuple(steps))
+    engine = EngineResource(warehouse=WarehouseResource(root=str(tmp_path)), address="auto")
+    assert [event.recipe for _, event in engine.events([task], SILENT, print)] == ["a", "b"]
+    assert [part.steps for part in away] == [(("a", "variants"), ("b", "variants"))]
+    assert [part.steps for part in here] == [(("a", "speed"),)]
+
+
 @LINUX
-@pytest.mark.exhaustive  # the test above, with the memory of a process
+@pytest.mark.exhaustive  # the test on a GPU above, with the memory of a process
 def test_a_task_that_does_not_fit_is_retried_with_half_the_batch_and_then_refused(
     tmp_path: Path, study: StudyFile
 ) -> None:

@@ -180,7 +180,7 @@ def test_a_pass_that_fails_although_each_variant_succeeds_is_reported(
                 raise ValueError("no such name")
             return prune_all(context, session, recipes)
 
-        monkeypatch.setitem(compute._TOGETHER, "variants", (broken, compute._write_variant))
+        monkeypatch.setattr(compute, "_prune_all", broken)
         tables = computed(study, root, "variants", "a", "b", session=session)
     assert [table.recipe for table in tables] == ["a", "b"]
     (record,) = caplog.records

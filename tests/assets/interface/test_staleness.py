@@ -13,10 +13,8 @@ from dagster._core.workspace import context
 from dagster._time import get_current_datetime
 
 from prunescope.assets.definitions import defs
-from prunescope.assets.defs.answer_assets import figure_assets, question_assets, report
-from prunescope.assets.defs.partitions import RECIPES, register
+from prunescope.assets.defs.answer_assets import figure_assets, paper_reference, question_assets, report
 from prunescope.assets.defs.recipe_asset import published_recipes, recipe
-from prunescope.assets.defs.reference_asset import paper_reference
 from prunescope.assets.defs.table_assets import table_assets
 from prunescope.assets.instance.instance import open_instance
 from prunescope.assets.interface.staleness import install
@@ -61,7 +59,7 @@ def stale(instance: DagsterInstance, graph: AssetGraph = GRAPH, compare: type | 
 def run(instance: DagsterInstance, study: StudyFile, partition: str | None, *assets: str) -> None:
     resources = {"study": {"config": {"study": str(study.path)}}}
     if "variants" in assets:
-        resources["engine"] = {"config": {"kind": "inline"}}
+        resources["engine"] = {"config": {"address": ""}}
     assert materialized(instance, {"resources": resources}, assets, partition).success
 
 
@@ -100,17 +98,12 @@ def test_a_variant_computed_by_hand_publishes_its_parameters_and_is_current(
     assert stale(instance) == of("magnitude-50", FILLED[1:]) | ANSWERS, "a run that publishes the same changes nothing"
 
 
-def test_a_recipe_published_for_the_first_time_makes_nothing_stale(
-    instance: DagsterInstance, study: StudyFile, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study.write(recipes=[*NAMES, "mlp-drop-1", "mlp-drop-2"])
-    register(instance, RECIPES, ["mlp-drop-1", "mlp-drop-2"])
+def test_a_recipe_published_for_the_first_time_makes_nothing_stale(instance: DagsterInstance, study: StudyFile) -> None:
+    study.write(recipes=[*NAMES, "mlp-drop-1"])
+    instance.add_dynamic_partitions("recipe", ["mlp-drop-1"])
     run(instance, study, "mlp-drop-1", "recipe")
     assert stale(instance) == set()
-    # The state after a run by hand that published nothing.
-    monkeypatch.setattr("prunescope.assets.defs.engine_resource.publish", lambda *_: None)
-    run(instance, study, "tiny-a|mlp-drop-2", *VARIANT_TABLES)
-    run(instance, study, "mlp-drop-2", "recipe")
+    run(instance, study, "tiny-a|mlp-drop-1", *VARIANT_TABLES)
     assert stale(instance) == ANSWERS, "which know nothing of the new variant"
 
 
@@ -125,7 +118,7 @@ def test_a_changed_program_makes_the_tables_behind_it_stale_and_no_answer(
 def test_answers_over_more_variants_than_dagster_compares_become_stale(
     instance: DagsterInstance, study: StudyFile
 ) -> None:
-    register(instance, RECIPES, [f"magnitude-0.{number}" for number in range(100, 200)])
+    instance.add_dynamic_partitions("recipe", [f"magnitude-0.{number}" for number in range(100, 200)])
     study.write(recipes=[*OTHERS, LESS])
     run(instance, study, "magnitude-50", "recipe")
     assert stale(instance) == of("magnitude-50") | ANSWERS

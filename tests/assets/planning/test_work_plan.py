@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from prunescope.assets.defs.reference_asset import write_published
+from prunescope.assets.defs.answer_assets import write_published
 from prunescope.assets.planning.freshness import warehouse_version
 from prunescope.assets.planning.steps import MODEL_TABLES, TRACE_TABLES
 from prunescope.assets.planning.work_plan import Plan, StudyRequest, make_plan

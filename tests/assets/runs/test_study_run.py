@@ -21,9 +21,8 @@ from dagster._serdes import serialize_value
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.definitions import defs
-from prunescope.assets.defs.materialization_events import MaterializationEvents
-from prunescope.assets.defs.partitions import MODELS, register, variant_key
-from prunescope.assets.defs.partitions import RECIPES as PRUNED
+from prunescope.assets.defs.metadata import missing, partition_key
+from prunescope.assets.defs.recipe_asset import RECIPES as PRUNED
 from prunescope.assets.defs.recipe_asset import latest_versions
 from prunescope.assets.defs.resources import StudyResource
 from prunescope.assets.instance.instance import LAUNCHER_TAGS, STUDY_TAG, open_instance
@@ -177,7 +176,7 @@ def test_dagster_knows_every_partition_by_the_fingerprint_in_its_footer(warehous
             for path in (warehouse / table.name).rglob("*.parquet"):
                 provenance = read_footer(path).provenance
                 recipe = provenance.recipe
-                key = variant_key(provenance.model, recipe) if recipe else provenance.model
+                key = partition_key(provenance.model, recipe)
                 # The published numbers are one asset of several files.
                 is_whole = table.name == "paper_reference"
                 wanted = AssetRecordsFilter(AssetKey(table.name), asset_partitions=None if is_whole else [key])
@@ -198,7 +197,7 @@ def test_dagster_shows_questions_figures_and_the_report(warehouse: Path) -> None
                     assert metadata["preview"].value.startswith("![")
                     assert "data:image/png;base64," in metadata["preview"].value
                 elif node.group_name == "questions":
-                    columns = {column.name for column in metadata["dagster/column_schema"].value.columns}
+                    columns = {column.name for column in node.metadata["dagster/column_schema"].value.columns}
                     assert set(metadata["dagster/column_lineage"].value.deps_by_column) == columns
 
 
@@ -234,7 +233,7 @@ def test_the_page_of_a_partition_is_small_and_shows_its_origin(warehouse: Path) 
             assert len(serialize_value(told)) < (140_000 if node.group_name == "figures" else 100_000), node.key
             if node.partitions_def not in {None, PRUNED}:
                 assert {"dagster/row_count", "bytes", "seconds", "ask", "preview", "made from", "path"} <= set(told)
-                assert "| weight hash |" in told["made from"].value
+                assert told["made from"].value["inputs"]["weight_hash"]
 
 
 def test_the_tags_of_a_launcher_are_those_of_dagster() -> None:
@@ -319,10 +318,7 @@ def test_a_table_that_was_not_recorded_because_of_a_kill_is_recorded_by_the_next
         history = instance.event_log_storage.get_asset_check_execution_history(*keys, limit=9)
         assert "tiny-a|mlp-drop-1" not in {record.partition for record in history}, "nothing was checked"
         dense = find_model(StudyRequest(str(study.path)).load(), "tiny-a", cache, SILENT)
-        everything = list(
-            MaterializationEvents(instance).missing(StudyRequest(str(study.path)).load(), [dense], Store(warehouse))
-        )
-        assert everything == []
+        assert [*missing(instance, StudyRequest(str(study.path)).load(), [dense], Store(warehouse))] == []
 
 
 def test_a_click_without_permission_keeps_the_scores_of_programs_that_ran(
@@ -331,7 +327,7 @@ def test_a_click_without_permission_keeps_the_scores_of_programs_that_ran(
     # As if the answers of the study's task were programs.
     monkeypatch.setattr("prunescope.assets.planning.fingerprints.runs_code", lambda _: True)
     computed(StudyRequest(str(study.path), allow_code_execution=True), warehouse, "tasks", "dense")
-    before, key = partitions(warehouse), variant_key("tiny-a", "dense")
+    before, key = partitions(warehouse), partition_key("tiny-a", "dense")
     own = {"study": str(study.path)}
     with open_instance(warehouse) as instance:
         for is_allowed, wanted in ((False, set()), (True, {"task_scores", "task_samples"})):
@@ -354,13 +350,13 @@ def test_the_job_of_a_variant_leaves_tables_alone_that_its_study_does_not_measur
         "resources": {
             "study": {"config": {"study": str(study.path)}},
             "warehouse": {"config": {"root": str(warehouse)}},
-            "engine": {"config": {"kind": "inline"}},
+            "engine": {"config": {"address": ""}},
         }
     }
     with open_instance(warehouse) as instance:
-        register(instance, MODELS, ["tiny-a"])
-        register(instance, PRUNED, RECIPES)
-        key = variant_key("tiny-a", "magnitude-50")
+        instance.add_dynamic_partitions("model", ["tiny-a"])
+        instance.add_dynamic_partitions("recipe", RECIPES)
+        key = partition_key("tiny-a", "magnitude-50")
         done = materialized(instance, config, ALL_VARIANT_TABLES, key)
         assert done.success
         checked = {check.asset_key.to_user_string() for check in done.get_asset_check_evaluations()}

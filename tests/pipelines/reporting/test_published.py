@@ -123,7 +123,7 @@ def test_a_fact_is_the_single_number_of_its_names() -> None:
 
 
 def test_the_rows_pass_their_tables_checks_and_are_written_once(tmp_path) -> None:
-    from prunescope.assets.defs.reference_asset import write_published
+    from prunescope.assets.defs.answer_assets import write_published
 
     store, table = Store(tmp_path), TABLES["paper_reference"]
     written = write_published(store)

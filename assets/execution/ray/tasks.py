@@ -1,0 +1,212 @@
+"""Units of work as tasks of a Ray cluster: a model's own steps, then its variants in groups, then its search.
+
+Ray places the tasks and runs each in a process of its own; a lost one is sent again from here, in smaller parts.
+"""
+
+import math
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from prunescope.assets import settings
+from prunescope.assets.execution.compute import compute
+from prunescope.assets.execution.model_session import ModelSession
+from prunescope.assets.execution.partition_context import LIBRARIES
+from prunescope.assets.execution.ray.cluster import RayClusterConfig, connected
+from prunescope.assets.execution.task import Event, ModelTask, StepFailed
+from prunescope.assets.planning.steps import CODE_VERSIONS
+from prunescope.pipelines.core.atomic_write import PREFIX, host
+from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.warehouse.core.errors import WarehouseError
+from prunescope.warehouse.storage.partition_store import Store
+
+# How often a part whose process was lost is sent again.
+RETRIES = 2
+# Variants of a part; eight share most of the dense model's work, which each part repeats.
+MAX_VARIANTS = 8
+# Seconds without an answer until a message, and between two looks at the cluster's machines.
+QUIET_SECONDS = 30
+
+
+def compute_on_ray(
+    tasks: Sequence[ModelTask], cluster: RayClusterConfig, log: Callable[[str], None]
+) -> Iterator[tuple[ModelTask, Event]]:
+    """Compute models on a cluster; yield each event with its model's task as soon as the part that it is of has ended.
+
+    Args:
+        tasks: one for each model.
+        cluster: the cluster, and the share of it that a part takes.
+        log: receives a line when a process is lost or the cluster is silent.
+
+    Raises:
+        InputError: the cluster cannot be reached, has no room, or its machines cannot use this warehouse.
+    """
+    if not tasks:
+        return
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    with connected(cluster.address), _marker_file(tasks[0].root) as marker:
+        # As arguments, because Ray logs the environments that it sets itself.
+        given = versions(), marker, socket.gethostname(), settings.carried_environment()
+        cpus, gpus, at_once = room(ray.nodes(), cluster)
+        # Each part has a process of its own, so that none keeps a model in memory where another needs the room.
+        remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, max_calls=1)(compute_part)
+        # By Ray's reference to the answer: the part, and how often its process was lost.
+        sent: dict[Any, tuple[ModelTask, int]] = {}
+
+        def send(parts: Sequence[ModelTask], losses: int = 0) -> None:
+            for part in parts:
+                halved = replace(part, halves_batches=part.halves_batches or losses == RETRIES)
+                sent[remote.remote(halved, *given)] = part, losses
+
+        by_model, later, quiet = {task.model: task for task in tasks}, dict[str, list[ModelTask]](), 0
+        for task in tasks:
+            own = task.only(lambda recipe, step: recipe is None and step != "search")
+            others = groups(task.only(lambda recipe, step: recipe is not None or step == "search"), at_once=at_once)
+            later[task.model] = others if own.steps else []
+            send([own] if own.steps else others)
+        try:
+            while sent:
+                # One second, because Ray holds Ctrl-C back until the wait ends.
+                answered, _ = ray.wait(list(sent), timeout=1.0)
+                quiet = 0 if answered else quiet + 1
+                if quiet == QUIET_SECONDS:
+                    log("the Ray cluster is silent; `ray status` on one of its machines shows what uses it")
+                if quiet % QUIET_SECONDS == QUIET_SECONDS - 1:
+                    room(ray.nodes(), cluster)  # raises if no machine is left
+                for reference in answered:
+                    part, losses = sent.pop(reference)
+                    try:
+                        events = ray.get(reference)
+                    except RayTaskError as error:  # raised by the part itself
+                        raise error.cause from error
+                    except RayError as error:
+                        reason = str(error).strip().partition("\n")[0]
+                        log(f"a process on the Ray cluster was lost computing {part.title} ({reason})")
+                        if losses < RETRIES:
+                            send(groups(part, most=math.ceil(len(part.recipes) / 2)), losses + 1)
+                            continue
+                        lost = f"{1 + RETRIES} processes were lost computing it; the last one: {reason}"
+                        events = part.failed(ComputationError(lost))
+                    yield from ((by_model[part.model], event) for event in events)
+                    # The first answer of a model is that of its own steps; a lost model ends what depends on it.
+                    others = later.pop(part.model, [])
+                    if not any(isinstance(event, StepFailed) and event.recipe is None for event in events):
+                        send(others)
+        finally:
+            for reference in sent:
+                ray.cancel(reference, force=True)
+
+
+def groups(task: ModelTask, *, at_once: int = 1, most: int = MAX_VARIANTS) -> list[ModelTask]:
+    """Divide a model's variants into parts of equal size, and the steps of the model itself from them.
+
+    Args:
+        task: the model.
+        at_once: parts that are computed at the same time; each of them has its share of the variants.
+        most: variants of a part, at most.
+    """
+    recipes = task.recipes
+    rounds = math.ceil(len(recipes) / (at_once * max(1, most)))
+    size = math.ceil(len(recipes) / (at_once * max(1, rounds))) or 1
+    chosen = [recipes[start : start + size] for start in range(0, len(recipes), size)]
+    parts = [task.only(lambda recipe, _, names=names: recipe in names) for names in [*chosen, [None]]]
+    return [part for part in parts if part.steps]
+
+
+def room(nodes: Sequence[dict[str, Any]], cluster: RayClusterConfig) -> tuple[int, float, int]:
+    """Return the CPUs and GPUs of a part, and how many parts the cluster computes at once.
+
+    Without a number of CPUs, a part takes those that belong to its GPUs, or a whole machine: the largest one.
+
+    Args:
+        nodes: the result of `ray.nodes()`.
+        cluster: CPUs and GPUs of a part.
+
+    Raises:
+        InputError: no machine has that much.
+    """
+    machines = [node["Resources"] for node in nodes if node["Alive"]]
+    sizes = [(int(has.get("CPU", 0)), has.get("GPU", 0)) for has in machines]
+    gpus = cluster.gpus_per_task
+    if gpus is None:
+        gpus = float(any(has >= 1 for _, has in sizes))
+    shares = (
+        [cores // int(has / gpus) for cores, has in sizes if has >= gpus] if gpus else [cores for cores, _ in sizes]
+    )
+    cpus = cluster.cpus_per_task or max(1, (min if gpus else max)(shares, default=1))
+    at_once = sum(min(cores // cpus, int(has / gpus)) if gpus else cores // cpus for cores, has in sizes)
+    if not at_once:
+        needed = f"{cpus} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
+        available = "; ".join(f"{cores} CPUs, {has:g} GPUs" for cores, has in sizes)
+        raise InputError(
+            f"no machine of the Ray cluster has {needed} for a task (it has {available or 'no machine'}); "
+            "lower --gpus-per-task or --cpus-per-task"
+        )
+    return cpus, gpus, at_once
+
+
+def compute_part(
+    part: ModelTask, required: Mapping[str, str], marker: str, driver: str, environment: Mapping[str, str]
+) -> list[Event]:
+    """Compute a part in a process on a machine of the cluster; its errors name the machine, unless it is the driver's.
+
+    Args:
+        part: a model with some of its steps.
+        required: result of `versions` on the driver.
+        marker: a file that the driver keeps in the warehouse; empty for an object store.
+        driver: name of the driver's machine.
+        environment: the driver's variables for storage and the hub; variables of this machine take precedence.
+
+    Raises:
+        InputError: the machine has other versions, or sees another folder than the driver.
+        WarehouseError: it cannot use the warehouse.
+    """
+    for name, value in environment.items():
+        os.environ.setdefault(name, value)
+    own, where = versions(), "" if socket.gethostname() == driver else f" (on {socket.gethostname()})"
+    for name, version_there in required.items():
+        if own.get(name) != version_there:
+            raise InputError(
+                f"{name} is {own.get(name)}, not {version_there}; install the same on every machine{where}"
+            )
+    try:
+        Store(part.root).require()
+    except WarehouseError as error:
+        raise WarehouseError(f"{error}{where}") from error
+    if marker and not Path(marker).exists():
+        raise InputError(
+            f"the folder {part.root} is not the one that the driver writes to; give a folder that all machines share, "
+            f"or s3://BUCKET/PREFIX, as --warehouse{where}"
+        )
+    return [
+        replace(event, message=event.message + where) if isinstance(event, StepFailed) else event
+        for event in compute(part, ModelSession())
+    ]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that must be equal on all machines; builds of torch may differ."""
+    libraries = {name: version(name).partition("+")[0] for name in LIBRARIES}
+    return {f"code of {table}": code for table, code in CODE_VERSIONS.items()} | libraries
+
+
+@contextmanager
+def _marker_file(root: str) -> Iterator[str]:
+    """Create a temporary file in a local warehouse, by which machines recognize that they see the same folder.
+
+    Its name identifies this process, so that a later run removes the file if this process is killed.
+    """
+    if not isinstance(Store(root).root, Path):
+        yield ""
+        return
+    Path(root).mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(prefix=f"{PREFIX}{host()}-{os.getpid()}-", dir=root) as file:
+        yield file.name
