@@ -16,7 +16,6 @@ from prunescope.assets import settings
 from prunescope.assets.cli import (
     advise,
     checkpoint,
-    completion,
     figures,
     maintenance,
     publication,
@@ -99,8 +98,7 @@ def main(ahead: SqlProcess | None = None) -> None:
     settings.let_waiting_threads_sleep()
     options = Globals(sql_process=ahead)
     try:
-        with completion.rejoined_variants():
-            code = run(sys.argv[1:], options)
+        code = run(sys.argv[1:], options)
     except SystemExit:
         raise
     except KeyboardInterrupt:  # a second one, while the first was handled

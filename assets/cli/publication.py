@@ -28,26 +28,24 @@ def report(
 
     - `prunescope report demo -o report.html`
     - `prunescope report demo --terminal`
-    - `prunescope report demo --terminal --variant wanda-50 --prompt open`
+    - `prunescope report --variant wanda-50 --prompt open`
 
     Options:
         study: Name of the study; optional if there is one report.
         terminal: Show it in the terminal, without a browser.
-        variant: With --terminal and --prompt: show a text of this variant token by token.
+        variant: With --prompt: show a text of this variant in the terminal, coloured token by token.
         prompt (ID): With --variant: the prompt that the text answers.
-        forced: With --prompt: both models read the dense model's text, not the variant's.
+        forced: With both: the models read the dense model's text, not the variant's.
     """
     from prunescope.warehouse.storage.partition_store import Store
 
-    if terminal:
+    if terminal or variant is not None or prompt is not None or forced:
         from prunescope.assets.cli.terminal import show_report
 
         if output is not None:
             raise InputError("--terminal -o: leave out one of the two; `> FILE` saves what the terminal shows")
         show_report(options.existing(context), study, variant, prompt, forced=forced)
         return
-    if variant is not None or prompt is not None or forced:
-        raise InputError("--variant, --prompt and --forced are for --terminal; the page links to these texts")
     if output is not None and output.suffix.lower() not in {".html", ".htm"}:
         raise InputError(f"-o {output}: a report is one HTML page; end the name in .html")
     reports = {path.stem: path for path in Store(options.existing(context)).files("_reports") if path.suffix == ".html"}
