@@ -157,16 +157,22 @@ def absolute_model(model: str) -> str:
     return str(path.absolute()) if path.exists() else model
 
 
+def mapping(text: str, option: str) -> dict[str, Any]:
+    """Return the keys that an option gives as a mapping in YAML, or as the path of a .yaml file with one."""
+    from prunescope.pipelines.core.safe_yaml import parse_yaml, read_yaml
+
+    is_file = text.endswith((".yaml", ".yml"))
+    keys = read_yaml(Path(text).expanduser(), option) if is_file else parse_yaml(text, option)
+    if not isinstance(keys, dict):
+        raise InputError(
+            f"{option} {text}: not a mapping; write `{{key: value}}`, or the path of a .yaml file with one"
+        )
+    return keys
+
+
 def inline_recipe(recipe: str) -> str:
     """Return a recipe's name or mapping, or the mapping in the YAML file that it names."""
-    if not recipe.endswith((".yaml", ".yml")):
-        return recipe
-    from prunescope.pipelines.core.safe_yaml import read_yaml
-
-    fields = read_yaml(Path(recipe).expanduser(), "recipe")
-    if not isinstance(fields, dict):
-        raise InputError(f"recipe {recipe}: not a mapping of `name`, `method` and parameters")
-    return json.dumps(fields)
+    return json.dumps(mapping(recipe, "recipe")) if recipe.endswith((".yaml", ".yml")) else recipe
 
 
 def absolute_study(study: str) -> str:
