@@ -103,7 +103,7 @@ def test_the_card_lists_the_matrices_of_a_mixture(tiny_folder: Path, tmp_path: P
         "{name: mine, method: mixed, predecessors: dense, treatments: {attn.2.q_proj: wanda-30, attn.1: drop, "
         "attn.0.k_proj: wanda-40, mlp.0: magnitude-50}}"
     )
-    options = ["--calibration", SHORT_TEXT, "--sequences", 4, "--length", 32]
+    options = ["--calibration", f"{{source: {SHORT_TEXT}, sequences: 4, length: 32}}"]
     assert command("prune", tiny_folder, "-r", recipe, "-o", out, *options) == 0
     assert (
         "| Treatments | wanda of attn.0.k_proj, attn.2.q_proj; magnitude of mlp.0; drop of attn.1; "
@@ -129,7 +129,7 @@ def test_a_mixture_becomes_a_folder_with_its_treatments_dequantized(tiny_folder:
         "{name: mine, method: mixed, treatments: {attn.0: sparsegpt-30, mlp.0: drop, attn.1: wanda-2of4, "
         "mlp.1: drop, attn.2: rtn-4bit}}"
     )
-    options = ["--calibration", SHORT_TEXT, "--sequences", 4, "--length", 32]
+    options = ["--calibration", f"{{source: {SHORT_TEXT}, sequences: 4, length: 32}}"]
     assert command("prune", tiny_folder, "-r", recipe, "-o", out, *options) == 0
     text = front_matter(out)[1]
     assert "| Recipe | `mine` (mixed) |" in text
@@ -160,7 +160,7 @@ def test_prune_needs_no_warehouse_and_calibrates_where_needed(
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()  # an empty folder counts as none
-    options = ["--calibration", "wikitext2", "--sequences", 2, "--length", 16, "--seed", 3]
+    options = ["--calibration", "{source: wikitext2, sequences: 2, length: 16, seed: 3}"]
     assert command("prune", tiny_folder, "-r", "block-drop-1+wanda-50", "-o", out, *options) == 0
     assert json.loads((out / "config.json").read_text())["num_hidden_layers"] == 2
     assert "Layers" in capsys.readouterr().err
@@ -171,16 +171,17 @@ def test_prune_needs_no_warehouse_and_calibrates_where_needed(
 
 
 def test_prune_takes_the_calibration_options_of_a_study(tiny_folder: Path, tmp_path: Path) -> None:
-    own = ["--calibration", SHORT_TEXT, "--sequences", 2, "--length", 16]
-    more = ["--documents", "single", "--template", "--calibration-dtype", "bfloat16"]
-    assert command("prune", tiny_folder, "-r", "wanda-50", "-o", tmp_path / "plain", *own) == 0
-    assert command("prune", tiny_folder, "-r", "wanda-50", "-o", tmp_path / "more", *own, *more) == 0
+    size = "sequences: 2, length: 16"
+    said = f"source: {SHORT_TEXT}, documents: single, template: true, dtype: bfloat16"
+    plain = f"{{source: {SHORT_TEXT}, {size}}}"
+    assert command("prune", tiny_folder, "-r", "wanda-50", "-o", tmp_path / "plain", "--calibration", plain) == 0
+    more = f"{{{said}, {size}}}"
+    assert command("prune", tiny_folder, "-r", "wanda-50", "-o", tmp_path / "more", "--calibration", more) == 0
     text = front_matter(tmp_path / "more")[1]
     for told in ("documents | single", "template | True", "dtype | bfloat16"):
         assert f"| Calibration: {told} |" in text
-    said = f"source: {SHORT_TEXT}, documents: single, template: true, dtype: bfloat16"
     inside = f"{{name: w, method: wanda, sparsity: 0.5, calibration: {{{said}}}}}"
-    elsewhere = ["--calibration", "wikitext2", *own[2:]]
+    elsewhere = ["--calibration", f"{{source: wikitext2, {size}}}"]
     assert command("prune", tiny_folder, "-r", inside, "-o", tmp_path / "inside", *elsewhere) == 0
     assert str(Path(SHORT_TEXT).parent) not in (tmp_path / "inside" / "README.md").read_text()
     plain, other, same = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("plain", "more", "inside"))
@@ -190,7 +191,7 @@ def test_prune_takes_the_calibration_options_of_a_study(tiny_folder: Path, tmp_p
 
 
 def test_prune_with_layers_on_disk_writes_the_same_folder(tiny_folder: Path, tmp_path: Path, capsys: Capture) -> None:
-    options = ["-r", "wanda-2of4", "--sequences", 2, "--length", 16, "--calibration", SHORT_TEXT]
+    options = ["-r", "wanda-2of4", "--calibration", f"{{source: {SHORT_TEXT}, sequences: 2, length: 16}}"]
     for name, memory in (("whole", []), ("streamed", ["--memory", "cpu=50kB"])):
         assert command("prune", tiny_folder, *options, "-o", tmp_path / name, *memory) == 0
     written = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "streamed")]
@@ -205,7 +206,7 @@ def test_prune_with_layers_on_disk_writes_the_same_folder(tiny_folder: Path, tmp
 def test_an_interrupted_prune_resumes_at_its_last_layer(
     recipe: str, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = ["prune", tiny_folder, "-r", recipe, "--sequences", 2, "--length", 16, "-o"]
+    options = ["prune", tiny_folder, "-r", recipe, "--calibration", "{sequences: 2, length: 16}", "-o"]
     assert command(*options, tmp_path / "whole") == 0
     written: list[int] = []
     write = LayerFiles.write
@@ -263,7 +264,7 @@ def full(tmp_path: Path) -> Path:
 
 
 def wanda(model: Path, tmp_path: Path) -> list[object]:
-    return ["prune", model, "-r", "wanda-50", "-o", tmp_path / "out", "--length", 8]
+    return ["prune", model, "-r", "wanda-50", "-o", tmp_path / "out", "--calibration"]
 
 
 Case = Callable[[Path, Path, Path], list[object]]
@@ -286,22 +287,20 @@ WRONG: list[tuple[Case, str]] = [
     (lambda w, m, t: ["prune", m, "-r", "dense", "-o", t / "out"], "prunes nothing"),
     (lambda w, m, t: ["prune", m, "-r", "magnitude-50", "-o", full(t)], "full: is not empty"),
     (lambda w, m, t: ["prune", m, "-r", "magnitude-2of7", "-o", t / "out"], "multiple of 7"),
-    (lambda w, m, t: ["prune", m, "-r", "block-drop-3", "-o", t / "out", "--length", 8], "drop fewer"),
+    (lambda w, m, t: ["prune", m, "-r", "block-drop-3", "-o", t / "out", "--calibration", "{length: 8}"], "drop fewer"),
     (
-        lambda w, m, t: ["prune", m, "-r", "wanda-50", "-o", t / "out", "--length", 999],
-        "--length 999 is over the model's context of 128 tokens; give at most 128",
+        lambda w, m, t: [*wanda(m, t), "{length: 999}"],
+        "`calibration.length` 999 is over the model's context of 128 tokens; give at most 128",
     ),
-    (
-        lambda w, m, t: ["prune", m, "-r", "wanda-50", "-o", t / "out", "--length", 8, "--calibration", t / "x"],
-        "calibration source",
-    ),
-    (lambda w, m, t: [*wanda(m, t), "--calibration", "hf:x"], "--calibration 'hf:x'"),
-    (lambda w, m, t: [*wanda(m, t), "--calibration", ""], "--calibration ''"),
-    (lambda w, m, t: [*wanda(m, t), "--sequences", 200_000], "--sequences 200000, --length 8: "),
-    (lambda w, m, t: [*wanda(m, t), "--sequences", 10_000, "--length", 8000], "is over 67,108,864 tokens"),
-    (lambda w, m, t: [*wanda(m, t), "--seed", -(2**63) - 1], "--seed"),
-    (lambda w, m, t: [*wanda(m, t), "--documents", "some"], "Invalid value for '--documents'"),
-    (lambda w, m, t: [*wanda(m, t), "--calibration-dtype", "int8"], "is not one of 'model', 'float32', 'bfloat16'"),
+    (lambda w, m, t: [*wanda(m, t), t / "x"], "calibration source"),
+    (lambda w, m, t: [*wanda(m, t), "hf:x"], "--calibration source: "),
+    (lambda w, m, t: [*wanda(m, t), ""], "--calibration source: "),
+    (lambda w, m, t: [*wanda(m, t), "{sequences: 200_000}"], "--calibration sequences: must be 100,000 or less"),
+    (lambda w, m, t: [*wanda(m, t), "{sequences: 10_000, length: 8000}"], "is over 67,108,864 tokens"),
+    (lambda w, m, t: [*wanda(m, t), f"{{seed: {-(2**63) - 1}}}"], "--calibration seed: must be 0 or more"),
+    (lambda w, m, t: [*wanda(m, t), "{documents: some}"], "--calibration documents: 'some' is none of"),
+    (lambda w, m, t: [*wanda(m, t), "{dtype: int8}"], "'int8' is none of 'model', 'float32' or 'bfloat16'"),
+    (lambda w, m, t: [*wanda(m, t), "{lenght: 8}"], "lenght: is no key here; did you mean `length`?"),
     (
         lambda w, m, t: ["prune", m, "-r", "magnitude-50", "-o", t / "out", "--dtype", "int8"],
         "Invalid value for '--dtype'",
