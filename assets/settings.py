@@ -25,11 +25,6 @@ def warehouse_root(chosen: str | None = None) -> str:
     return os.path.expanduser(chosen or os.environ.get("PRUNESCOPE_WAREHOUSE") or DEFAULT_WAREHOUSE)  # noqa: PTH111
 
 
-def is_default_warehouse(chosen: str | None = None) -> bool:
-    """Return whether `warehouse_root` falls back to the working folder's own warehouse."""
-    return chosen is None and not os.environ.get("PRUNESCOPE_WAREHOUSE")
-
-
 def has_screen() -> bool:
     """Return whether a browser can open a window here."""
     return sys.platform in {"win32", "darwin"} or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

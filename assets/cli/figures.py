@@ -56,7 +56,6 @@ def figure(
     from prunescope.warehouse.catalogue.question_query import RowFilter, rows_within
 
     if name is None:
-        options.require_named(context)
         rows = [{"figure": registered.name, "shows": registered.title} for registered in FIGURES.values()]
         emit_list(rows, chosen_sink(None, output), figure=str, shows=str)
         return

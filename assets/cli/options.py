@@ -7,7 +7,6 @@ import functools
 import inspect
 import json
 import re
-import shlex
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from prunescope.assets.cli import completion, output
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.regular_files import local_path
 from prunescope.warehouse.catalogue.sql_process import Setup, SqlProcess
-from prunescope.warehouse.core.limits import GIBIBYTES, RESULT_BYTES
+from prunescope.warehouse.core.limits import RESULT_BYTES
 
 if TYPE_CHECKING:
     from prunescope.warehouse.storage.location import Place
@@ -66,14 +65,9 @@ def _checked_file(value: Path | None) -> Path | None:
     return value
 
 
-def _checked_memory(value: float) -> float:
-    """Refuse a limit above the machine's memory; cap the default instead."""
-    available = settings.memory_gibibytes()
-    if value == GIBIBYTES:
-        return min(value, available)
-    if value > available:
-        raise InputError(f"--memory {value:g}: this machine has {available:.1f} GiB; give less")
-    return value
+def _capped_memory(value: float) -> float:
+    """Lower a limit to the machine's memory."""
+    return min(value, settings.memory_gibibytes())
 
 
 def root(context: typer.Context) -> "Place":
@@ -94,23 +88,13 @@ def root(context: typer.Context) -> "Place":
 
 def existing(context: typer.Context) -> "Place":
     """Return the location of a warehouse to read; refuse one in which no study has run, for it may be mistyped."""
-    location, chosen = root(context), context.ensure_object(Globals).warehouse
-    if _is_filled(location):
-        return location
-    is_empty = isinstance(location, Path) and location.exists()
-    problem = f"no study has run in the warehouse {location}" if is_empty else f"there is no warehouse at {location}"
-    if settings.is_default_warehouse(chosen):
-        raise InputError(f"{problem} yet; `prunescope run demo` makes one, or name another with --warehouse")
-    option = "PRUNESCOPE_WAREHOUSE" if chosen is None else "--warehouse"
-    raise InputError(
-        f"{problem}; correct {option}, or fill it with `prunescope run demo --warehouse {shlex.quote(str(location))}`"
-    )
-
-
-def require_named(context: typer.Context) -> None:
-    """Refuse a missing warehouse in a command that lists what is shipped, if the user has named it."""
-    if not settings.is_default_warehouse(context.ensure_object(Globals).warehouse):
-        existing(context)
+    location = root(context)
+    if not _is_filled(location):
+        raise InputError(
+            f"no study has run in the warehouse {location}; name another with --warehouse or PRUNESCOPE_WAREHOUSE, or "
+            "run one, such as `prunescope run demo`"
+        )
+    return location
 
 
 def _is_filled(location: "Place") -> bool:
@@ -215,7 +199,7 @@ Output = Annotated[
 ]
 Seconds = Annotated[float, typer.Option(min=0.001, max=86_400, help="Query timeout in seconds.")]
 Memory = Annotated[
-    float, typer.Option(min=0.05, metavar="GIB", callback=_checked_memory, help="Memory limit of a query.")
+    float, typer.Option(min=0.05, metavar="GIB", callback=_capped_memory, help="Memory limit of a query.")
 ]
 
 StudyName = Annotated[

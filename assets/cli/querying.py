@@ -19,11 +19,6 @@ from prunescope.warehouse.core.quoting import quoted
 if TYPE_CHECKING:
     from prunescope.warehouse.catalogue.view import View
 
-# Shorthands for the commands `tables` and `describe`, also as psql spells them.
-_SHORTHAND = re.compile(
-    r"\s*(?:(?:show\s+(?:all\s+)?)?tables|describe|\\dt?|(?:describe|\\d)\s+(?P<name>\w+))\s*;?\s*", re.IGNORECASE
-)
-
 # Rows of an answer in format table: what a screen holds; the other formats have all.
 _LINES = 20
 
@@ -60,9 +55,7 @@ def sql(
     seconds: options.Seconds = SECONDS,
     memory: options.Memory = GIBIBYTES,
 ) -> None:
-    r"""Query the warehouse in SQL (DuckDB's dialect). Read-only: no files, no network, no settings.
-
-    `tables` (or `\d`) and `describe NAME` (or `\d NAME`) do the same as the commands of these names.
+    """Query the warehouse in SQL (DuckDB's dialect). Read-only: no files, no network, no settings.
 
     For example:
 
@@ -71,15 +64,9 @@ def sql(
     - `prunescope sql - --format csv < mine.sql`
 
     Options:
-        query: One SELECT, `tables` or `describe NAME`; `-` reads it from standard input.
+        query: One SELECT, DESCRIBE, SHOW, SUMMARIZE or EXPLAIN; `-` reads it from standard input.
     """
     text = sys.stdin.read() if query == "-" else query
-    if shorthand := _SHORTHAND.fullmatch(text):
-        if shorthand["name"]:
-            describe(context, sink, shorthand["name"])
-        else:
-            tables(context, sink)
-        return
     with options.sql_process(context, Setup(str(options.existing(context)), memory)) as process:
         content, _ = process.render(
             text, to=sink.format, width=sink.width, seconds=seconds, size=options.answer_bytes(memory)
@@ -149,11 +136,10 @@ def describe(
     emit_list(rows, sink, column=str, type=str, unit=str, formula=str, about=str, source=str)
 
 
-def questions(context: typer.Context, sink: Sink) -> None:
+def questions(sink: Sink) -> None:
     """List the questions that the warehouse answers; `prunescope question q01` answers one."""
     from prunescope.warehouse.catalogue.lineage import questions as question_views
 
-    options.require_named(context)
     rows = [{"question": name, "asks": view.header.partition("\n")[0]} for name, view in question_views().items()]
     emit_list(rows, sink, question=str, asks=str)
 
@@ -193,7 +179,7 @@ def question(
     from prunescope.warehouse.catalogue.question_query import RowFilter, find_question, statement
 
     if name is None:
-        questions(context, chosen_sink(format_, output))
+        questions(chosen_sink(format_, output))
         return
     asked = find_question(name)
     if chart:

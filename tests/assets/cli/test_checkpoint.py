@@ -279,7 +279,7 @@ WRONG: list[tuple[Case, str]] = [
     (lambda w, m, t: ["checkpoint", "tiny-a@dense", t / "out", "--warehouse", w], "nothing was pruned in it"),
     (
         lambda w, m, t: ["checkpoint", "a@b", t / "out", "--warehouse", t / "none"],
-        "none; correct --warehouse, or fill it",
+        "none; name another with --warehouse",
     ),
     (lambda w, m, t: ["checkpoint", "tiny-a@wanda-2of4", t / "out", "--warehouse", w, "--shrink"], "no neuron or head"),
     (lambda w, m, t: ["prune", t / "no", "-r", "wanda-50", "-o", t / "out"], "no such folder or file"),

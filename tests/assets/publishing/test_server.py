@@ -512,7 +512,10 @@ def test_a_taken_port_and_an_empty_warehouse_are_refused(
         assert run(["serve", "--port", port], Globals(warehouse=str(computed_once))) == 2
     assert f"127.0.0.1, port {port} cannot be used" in " ".join(capsys.readouterr().err.split())
     assert run(["serve"], Globals(warehouse=str(tmp_path / "none"))) == 2
-    assert f"there is no warehouse at {tmp_path / 'none'}; correct --warehouse" in capsys.readouterr().err
+    assert (
+        f"no study has run in the warehouse {tmp_path / 'none'}; name another with --warehouse"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_users_study_is_found_by_its_file(computed_once: Path, study: StudyFile) -> None:
