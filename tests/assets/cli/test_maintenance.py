@@ -123,10 +123,8 @@ def test_gc_removes_the_layers_of_a_killed_process_and_none_of_a_living_one(ask,
     living, dead = Scratch(), temporary / "prunescope-layers-dead"
     (dead / "layer").mkdir(parents=True)
     (dead / "layer" / "weights").write_bytes(b"x" * 10)
-    code, out, _ = ask("gc", "--study", study.path, "--format", "json")
-    told = {"kind": "temporary", "study": None, "removed_by": "--yes", "bytes": 10, "path": str(dead)}
-    assert (code, told in json.loads(out)) == (0, True)
-    assert str(living.folder) not in out
+    assert ask("gc", "--study", study.path)[0] == 0
+    assert dead.exists()
     assert ask("gc", "--study", study.path, "--yes")[0] == 0
     assert list(temporary.iterdir()) == [living.folder]
     living.discard()
