@@ -1,11 +1,11 @@
 """The sensor and the schedule that launch runs for watched studies.
 
 `watch` launches one run of a study for all that is missing or outdated in it, `nightly` as well for what has failed.
-The sensor launches one run per state of models, recipes and study.
+The sensor launches one run per state of a study and its models.
 """
 
 import datetime
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 from dagster import (
     AssetMaterialization,
@@ -45,7 +45,7 @@ class WatchCursor(BaseModel):
     """The state that the sensor keeps between ticks.
 
     Attributes:
-        requested: the state in which each missing or outdated partition and report was requested, until it is there.
+        requested: the needs of each study (`Backlog.needs`) for which a run was requested, until they are met.
         reported: logged problems, by path or study.
         ticks: number of ticks that requested runs, part of the run keys: a model that returns in the same state gets a
             new run, but a tick that Dagster repeats after losing this cursor does not launch its runs twice.
@@ -79,15 +79,13 @@ def watch_sensor(context: SensorEvaluationContext) -> SensorResult | SkipReason:
     for source, reason in backlog.watch.refused.items():
         if cursor.reported.get(source) != reason:
             context.log.warning(f"not watched: {reason}")
-    requested = cursor.requested
     for run in _no_longer_watched(context.instance.get_runs(RunsFilter(statuses=UNFINISHED)), backlog.watch):
         context.log.info(f"{run.job_name} {run.run_id}: a model of it is no longer watched; it is stopped")
         context.instance.run_coordinator.cancel_run(run.run_id)
-        # Another run has to compute what is left of the study.
-        requested = {key: state for key, state in requested.items() if not key.startswith(f"{run.tags[STUDY_TAG]}/")}
+    requested, requests = cursor.requested, list[RunRequest]()
     # A run that holds the warehouse may be computing the same; what it leaves is requested afterwards.
-    is_free = not is_busy(store.local(settings.cache_folder()))
-    requested, requests = _requests(backlog, requested, cursor.ticks, store) if is_free else (requested, [])
+    if not is_busy(store.local(settings.cache_folder())):
+        requested, requests = _requests(backlog, cursor, store)
     return SensorResult(
         run_requests=requests,
         asset_events=list(_changed_recipes(backlog.watch.studies, context.instance)),
@@ -120,34 +118,28 @@ def nightly() -> list[RunRequest] | SkipReason:
             tags={WATCH_TAG: "nightly", STUDY_TAG: watched.study.name},
         )
         for watched in backlog.watch.studies
-        if backlog.is_incomplete(watched.study)
+        if backlog.needs(watched.study)
     ] or SkipReason("all watched studies are current")
 
 
-def _requests(
-    backlog: Backlog, requested: Mapping[str, str], ticks: int, store: Store
-) -> tuple[dict[str, str], list[RunRequest]]:
-    """Return the states requested by now, and one run for each study with a new state."""
-    all_states, requests = dict[str, str](), []
+def _requests(backlog: Backlog, cursor: WatchCursor, store: Store) -> tuple[dict[str, str], list[RunRequest]]:
+    """Return the needs requested by now, and one run for each study with a new one."""
+    requested, requests = dict[str, str](), []
     for watched in backlog.watch.studies:
-        name = watched.study.name
+        name, needs = watched.study.name, backlog.needs(watched.study)
         if any(study == name for study, _ in backlog.of_others):
             continue  # its run would only end with the error that names the other study
-        states = {f"{name}/report": backlog.stale_reports[name]} if name in backlog.stale_reports else {}
-        for work in backlog.due:
-            if work.watched.study.name == name:
-                states |= {f"{name}/{work.model}/{recipe or ''}": state for recipe, state in work.states.items()}
-        all_states |= states
-        if new := {key: state for key, state in states.items() if requested.get(key) != state}:
+        requested |= needs
+        if needs.items() - cursor.requested.items():
             models = ",".join(model.name for model in watched.study.models)
             requests.append(
                 RunRequest(
-                    run_key=f"{name} {fingerprint(new)} {ticks}",
+                    run_key=f"{name} {fingerprint(needs)} {cursor.ticks}",
                     run_config=run_config(watched.request, store),
                     tags={WATCH_TAG: "due", STUDY_TAG: name, MODELS_TAG: models},
                 )
             )
-    return all_states, requests
+    return requested, requests
 
 
 def _no_longer_watched(runs: Iterable[DagsterRun], watch: WatchState) -> Iterator[DagsterRun]:

@@ -1,6 +1,5 @@
 """`prunescope watch`, `add-model` and `remove-model`: the studies and models that `prunescope ui` keeps current."""
 
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +13,7 @@ from prunescope.pipelines.core.errors import InputError
 
 if TYPE_CHECKING:
     from prunescope.assets.watching.backlog import Backlog
-    from prunescope.assets.watching.watch_list import AddedModel, WatchState
+    from prunescope.assets.watching.watch_list import WatchState
     from prunescope.pipelines.studies import Study
     from prunescope.warehouse.storage.partition_store import Store
 
@@ -66,12 +65,7 @@ def watch(
         )
 
 
-def add_model(
-    context: typer.Context,
-    model: str,
-    name: Annotated[str | None, typer.Option("--name", "-n")] = None,
-    study: options.StudyOption = None,
-) -> None:
+def add_model(context: typer.Context, model: str) -> None:
     """Add a model to the watched studies, or to `demo` if none is watched.
 
     Checks its config, tokenizer and weight headers, and whether prompts and recipes fit it, so that errors show before
@@ -80,48 +74,29 @@ def add_model(
     For example:
 
     - `prunescope add-model ./my-model`
-    - `prunescope add-model org/name --name mine --study my-study.yaml`
+    - `prunescope add-model mine=org/name`
 
     Options:
-        model: A folder with safetensors, a .gguf file, a hub id org/name, or `NAME=MODEL`.
-        name: Name in all tables (default: the last part of its path).
-        study: Add it to this study only, and watch the study.
+        model: A folder with safetensors, a .gguf file or a hub id org/name; `NAME=MODEL` names it in all tables
+            (default: the last part of its path).
     """
-    from pydantic import ValidationError
-
-    from prunescope.assets.watching.watch_list import DEFAULT, AddedModel, WatchList, edit_watch_list
-    from prunescope.pipelines.core.frozen_model import name_from
-    from prunescope.pipelines.core.validation_errors import first_problem
+    from prunescope.assets.watching.watch_list import DEFAULT, edit_watch_list
     from prunescope.pipelines.studies import load_study
     from prunescope.warehouse.storage.partition_store import Store
 
-    store, source = Store(options.writable(context)), options.absolute_model(model)
-    given, separator, named = source.partition("=")
-    if separator and "/" not in given:  # a path may hold `=`
-        name, source = name or given, named
-    name = name or name_from(source)
-    if not name:
-        raise InputError(f"{model!r}: it gives no name; add one with --name")
-    chosen = options.absolute_study(study) if study else ""
+    store, named = Store(options.writable(context)), options.absolute_model(model)
     with edit_watch_list(store, log_wait) as versions:
         listed = versions[-1]
-        watched = dict.fromkeys((*listed.studies, chosen) if chosen else listed.studies)
-        if name in {model.name for model in listed.models}:
-            raise InputError(f"a model {name!r} was added before; remove it with remove-model, or give a --name")
-        try:
-            added = AddedModel(name=name, source=source, study=chosen)
-        except ValidationError as error:
-            raise InputError(f"--name: {first_problem(error)[1]}") from error
-        versions.append(WatchList(studies=tuple(watched), models=(*listed.models, added)))
-        studies = [load_study(key) for key in ([chosen] if chosen else watched or [DEFAULT])]
-        _check_model(added, studies, is_alone=not watched)
-    log(f"{name} is now measured by {', '.join(study.name for study in studies)}")
-    counts = Counter(recipe.name for study in studies for recipe in study.recipes)
-    if shared := [recipe for recipe, count in counts.items() if count > 1]:
-        log(
-            f"{', '.join(shared)}: if inputs differ, the first study to compute one keeps it; else {_CONFLICT_FIX}",
-            "yellow",
-        )
+        studies = [load_study(key).extended([named]) for key in listed.studies]
+        studies = studies or [load_study(DEFAULT).replaced([named], [])]
+        added = studies[0].models[-1]
+        if added.name in listed.models:
+            raise InputError(
+                f"a model {added.name!r} was added before; remove it with remove-model, or write NAME=MODEL"
+            )
+        _check_model(added.source, studies)
+        versions.append(listed.model_copy(update={"models": {**listed.models, added.name: added.source}}))
+    log(f"{added.name} is now measured by {', '.join(study.name for study in studies)}")
     log(_NEXT_STEP)
 
 
@@ -139,41 +114,35 @@ def remove_model(context: typer.Context, name: str) -> None:
     store = Store(options.writable(context))
     with edit_watch_list(store, log_wait) as versions:
         listed = versions[-1]
-        others = tuple(model for model in listed.models if model.name != name)
-        if len(others) == len(listed.models):
-            known = ", ".join(model.name for model in listed.models) or "none"
+        if name not in listed.models:
+            known = ", ".join(listed.models) or "none"
             raise InputError(
                 f"no model {name!r} was added; added models: {known}; one of a study is removed from the study's file, "
                 f"one of {models_folder(store)} by moving it out"
             )
+        others = {other: source for other, source in listed.models.items() if other != name}
         versions.append(listed.model_copy(update={"models": others}))
     log(f"{name} is no longer watched; `prunescope ui` stops its runs, its results remain")
 
 
 def _change_studies(store: "Store", added: list[str], stopped: list[str]) -> None:
-    from prunescope.assets.watching.watch_list import WatchList, edit_watch_list
+    from prunescope.assets.watching.watch_list import edit_watch_list
     from prunescope.pipelines.studies import load_study
 
     with edit_watch_list(store, log_wait) as versions:
-        listed, names = versions[-1], dict[str, str]()
-        for key in dict.fromkeys((*listed.studies, *added)):
-            name = load_study(key).name if key in added else _study_name(key)
-            if name in names.values():
+        names = {key: _study_name(key) for key in versions[-1].studies}
+        for key in added:
+            name = load_study(key).name
+            if name in {other for listed, other in names.items() if listed != key}:
                 raise InputError(f"{key}: a study named {name!r} is watched already; stop it, or rename this one")
             names[key] = name
         for study in stopped:
-            others = {
-                key: name
-                for key, name in names.items()
-                if study not in {key, name} and options.absolute_study(study) != key
-            }
-            if len(others) == len(names):
+            meant = {study, options.absolute_study(study)}
+            left = {key: name for key, name in names.items() if not meant & {key, name}}
+            if len(left) == len(names):
                 raise InputError(f"--stop {study}: is not watched; {', '.join(names) or 'no study'} is")
-            names = others
-        models = tuple(model for model in listed.models if not model.study or model.study in names)
-        for model in set(listed.models) - set(models):
-            log(f"{model.name} belonged to that study alone and is no longer watched either", "yellow")
-        versions.append(WatchList(studies=tuple(names), models=models))
+            names = left
+        versions.append(versions[-1].model_copy(update={"studies": tuple(names)}))
     log(_NEXT_STEP if names else "no study is watched; results remain")
 
 
@@ -187,33 +156,30 @@ def _study_name(study: str) -> str:
         return study
 
 
-def _check_model(added: "AddedModel", studies: "list[Study]", *, is_alone: bool) -> None:
+def _check_model(source: str, studies: "list[Study]") -> None:
     """Raise the errors of a new model that show without reading its weights."""
-    for study in studies:
-        if not is_alone and added.name in {model.name for model in study.models}:
-            raise InputError(f"study {study.name} has its own model {added.name!r}; give another --name")
     with RichProgress() as bars:
         from prunescope.pipelines.models.cached_identity import require_whole
         from prunescope.pipelines.models.meta_model import load_meta_model
         from prunescope.pipelines.models.sources import locate_config
         from prunescope.pipelines.planning.preflight import check_outline
 
-        folder, _ = locate_config(added.source, settings.cache_folder(), bars)
-        if Path(added.source).exists():
-            require_whole(Path(added.source))
+        folder, _ = locate_config(source, settings.cache_folder(), bars)
+        if Path(source).exists():
+            require_whole(Path(source))
         outline = load_meta_model(folder)
         for study in studies:
             check_outline(study, outline)
 
 
 def _rows(backlog: "Backlog") -> list[dict[str, object]]:
-    due = {(work.watched.study.name, work.model): [*work.is_missing.values()] for work in backlog.due}
     rows: list[dict[str, object]] = []
     for watched in backlog.watch.studies:
         for model in watched.study.models:
             key = watched.study.name, model.name
             of = {"study": key[0], "model": key[1], "from": watched.origins[model.name], "source": model.source}
-            counts = {"missing": due.get(key, []).count(True), "outdated": due.get(key, []).count(False)}
+            is_missing = [*backlog.due.get(key, {}).values()]
+            counts = {"missing": is_missing.count(True), "outdated": is_missing.count(False)}
             rows.append(of | counts | {"of_another_study": len(backlog.of_others.get(key, {}))})
     return rows
 

@@ -11,22 +11,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import yaml
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from prunescope.assets import settings
 from prunescope.assets.execution.error_transport import error_line
 from prunescope.assets.instance.file_lock import locked
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.frozen_model import FrozenModel, name_from
+from prunescope.pipelines.core.frozen_model import NAME, SOURCE, FrozenModel, name_from
 from prunescope.pipelines.core.regular_files import require_regular_model
 from prunescope.pipelines.core.safe_yaml import parse_yaml
 from prunescope.pipelines.core.validation_errors import first_problem
 from prunescope.pipelines.models.cached_identity import require_whole
-from prunescope.pipelines.recipes import NAME
 from prunescope.pipelines.studies import ModelSpec, Study, load_study, study_names
 from prunescope.warehouse.core.errors import DamagedFileError
 from prunescope.warehouse.storage.atomic_write import translate_os_errors, write_atomically
@@ -45,28 +43,11 @@ _HEAD = "# What this warehouse keeps current: `prunescope watch`, `add-model` an
 _UNFINISHED = (".tmp", ".part", ".partial", ".incomplete", ".crdownload", ".aria2", ".swp", "~")
 
 
-class AddedModel(FrozenModel):
-    """A model in addition to those of a study; without `study` it belongs to every watched one."""
-
-    name: NAME
-    source: str
-    study: str = ""
-
-
 class WatchList(FrozenModel):
-    """The file `_watch.yaml`."""
+    """The file `_watch.yaml`: names or files of studies, and the sources of models that are added to each by name."""
 
     studies: tuple[str, ...] = ()
-    models: tuple[AddedModel, ...] = ()
-
-    @model_validator(mode="after")
-    def _nothing_twice(self) -> Self:
-        for key, values in (("studies", self.studies), ("models", [model.name for model in self.models])):
-            if twice := sorted({value for value in values if values.count(value) > 1}):
-                raise ValueError(f"`{key}`: {twice[0]!r} occurs twice")
-        if unknown := sorted({model.study for model in self.models} - {"", *self.studies}):
-            raise ValueError(f"`models`: {unknown[0]!r} is none of the `studies`")
-        return self
+    models: dict[NAME, SOURCE] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -162,22 +143,16 @@ def load_watch_state(store: Store) -> WatchState:
         except InputError as error:
             refused[name] = str(error)
     own = {model.name for study in loaded.values() for model in study.models} if listed.studies else set()
-    dropped, copying = _dropped(models_folder(store), own | {model.name for model in listed.models}, refused)
+    dropped, copying = _dropped(models_folder(store), own | listed.models.keys(), refused)
+    added = tuple(f"{name}={source}" for name, source in (listed.models | dropped).items())
+    origins = dict.fromkeys(listed.models, "list") | dict.fromkeys(dropped, "folder")
     studies = []
     for name, study in loaded.items():
-        listed_here = [model for model in listed.models if model.study in {"", name}]
-        origins = dict.fromkeys((model.name for model in listed_here), "list") | dict.fromkeys(dropped, "folder")
-        named = tuple(f"{model.name}={model.source}" for model in listed_here)
-        named += tuple(f"{model}={path}" for model, path in dropped.items())
-        if listed.studies:
-            origins = dict.fromkeys((model.name for model in study.models), "study") | origins
-            request = StudyRequest(name, added=named)
-        elif named:
-            request = StudyRequest(name, models=named)
-        else:
-            continue
+        request = StudyRequest(name, added=added) if listed.studies else StudyRequest(name, models=added)
+        own_origins = dict.fromkeys((model.name for model in study.models), "study") if listed.studies else {}
         try:
-            studies.append(WatchedStudy(request, request.load(), origins))
+            if listed.studies or added:
+                studies.append(WatchedStudy(request, request.load(), own_origins | origins))
         except InputError as error:
             refused[name] = str(error)
     return WatchState(
@@ -234,9 +209,9 @@ def _study_of(store: Store, model: str, recipe: str | None) -> str | None:
     return provenance.study if provenance else None
 
 
-def _dropped(folder: Path, taken: set[str], refused: dict[str, str]) -> tuple[dict[str, Path], tuple[str, ...]]:
+def _dropped(folder: Path, taken: set[str], refused: dict[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
     """Return the models of the folder by name, and those being copied; add errors to `refused`."""
-    found, copying = dict[str, Path](), []
+    found, copying = dict[str, str](), []
     for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
         if entry.name.startswith((".", "_")) or entry.name.endswith(_UNFINISHED):
             continue
@@ -249,7 +224,7 @@ def _dropped(folder: Path, taken: set[str], refused: dict[str, str]) -> tuple[di
             name = _unique(entry.name, {*taken, *found})
             if model is not None:
                 require_whole(model)
-                found[ModelSpec(name=name, source=str(model)).name] = model
+                found[name] = ModelSpec(name=name, source=str(model)).source
         except Exception as error:  # one broken model does not keep the others from being watched
             refused[str(entry)] = error_line(error)
     return found, tuple(copying)
