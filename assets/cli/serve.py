@@ -1,6 +1,5 @@
 """`prunescope serve` and `prunescope ui`: web servers of the explorer and of Dagster's interface."""
 
-import ipaddress
 import os
 import socket
 import sys
@@ -21,7 +20,6 @@ def serve(
     context: typer.Context,
     study: options.AnyStudy = None,
     port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535)] = 3001,
-    host: str = _LOCALHOST,
     seconds: options.Seconds = SECONDS,
     memory: options.Memory = GIBIBYTES,
 ) -> None:
@@ -39,22 +37,16 @@ def serve(
     Options:
         study: A study or its YAML file (default: all with results here).
         port: Port; 0 chooses a free one.
-        host: Address to listen on. Any but 127.0.0.1 gives other machines access.
     """
     from prunescope.assets.publishing.live_study import StudyRegistry
     from prunescope.assets.publishing.server import application, server
 
-    names = _names(host)
     root = options.existing(context)
     studies = StudyRegistry(root, study)
-    with _listening_socket(host, port) as listening:
-        port = listening.getsockname()[1]
-        app = application(
-            studies, seconds=seconds, gibibytes=memory, hosts=names, log=lambda line: log(f"error: {line}", "red")
-        )
-        if names:
-            log(f"{host}: everyone with access to this address can read all results and run SQL; there is no password")
-        log(f"http://{next(iter(names), host)}:{port}/ shows {', '.join(studies.known)} of {root}; Ctrl-C stops it")
+    with _listening_socket(port) as listening:
+        app = application(studies, seconds=seconds, gibibytes=memory, log=lambda line: log(f"error: {line}", "red"))
+        place = f"http://{_LOCALHOST}:{listening.getsockname()[1]}/"
+        log(f"{place} shows {', '.join(studies.known)} of {root}; Ctrl-C stops it")
         try:
             server(app, is_debugged=context.ensure_object(options.Globals).debug).run([listening])
         except KeyboardInterrupt:
@@ -76,7 +68,7 @@ def ui(context: typer.Context, port: Annotated[int, typer.Option("--port", "-p",
     from prunescope.warehouse.storage.partition_store import Store
 
     location = options.writable(context)
-    _listening_socket(_LOCALHOST, port).close()
+    _listening_socket(port).close()
     make_models_folder(Store(location))
     local = Store(location).local(settings.cache_folder())
     home = plain_path(prepare_home(local))
@@ -95,24 +87,9 @@ def ui(context: typer.Context, port: Annotated[int, typer.Option("--port", "-p",
     os.execve(sys.executable, command, os.environ | own)  # noqa: S606 - no shell
 
 
-def _names(host: str) -> set[str]:
-    """Return the names in the Host header of browsers, in addition to those of localhost."""
+def _listening_socket(port: int) -> socket.socket:
     try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return set() if host == "localhost" else {host.lower()}
-    if address.is_unspecified:
-        if not (names := {*settings.hosts()}):
-            raise InputError(f"--host {host}: set PRUNESCOPE_HOSTS to this machine's names, such as my.machine")
-        return names
-    name = f"[{address}]" if address.version == 6 else str(address)
-    return set() if name == _LOCALHOST else {name}
-
-
-def _listening_socket(host: str, port: int) -> socket.socket:
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        return socket.create_server((_LOCALHOST, port))
     except OSError as error:
         reason = str(error.strerror).partition(" (while")[0]
-        fix = "choose another with --port" if host == _LOCALHOST else "choose others with --host and --port"
-        raise InputError(f"{host}, port {port} cannot be used ({reason}); {fix}") from error
+        raise InputError(f"{_LOCALHOST}, port {port} cannot be used ({reason}); choose another with --port") from error

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from prunescope.warehouse.storage.partition_store import Store
 
 _NEXT_STEP = "`prunescope ui` computes missing results, now and after every change; `prunescope run` computes them once"
-_CONFLICT_FIX = "give the recipes other names, use another --warehouse, or `prunescope run STUDY --replace`"
 
 
 def watch(
@@ -57,10 +56,10 @@ def watch(
     _log_watched(backlog.watch, store)
     if backlog.stale_reports:
         log(f"questions, figures and report are older than their tables: {', '.join(backlog.stale_reports)}")
-    for (study, model), others in backlog.of_others.items():
+    if backlog.of_others:
         log(
-            f"{study}: {', '.join(sorted(set(others.values())))} measures {model} from other inputs, which "
-            f"`prunescope plan {study}` names; {_CONFLICT_FIX}",
+            "of_another_study: measured by that study from other inputs, which `prunescope plan` names; give the "
+            "recipes other names, use another --warehouse, or `prunescope run STUDY --replace`",
             "yellow",
         )
 
@@ -191,16 +190,9 @@ def _log_watched(watch: "WatchState", store: "Store") -> None:
         log(f"not watched: {reason}", "yellow")
     for name in watch.copying:
         log(f"{name} is still being copied")
-    if read_list(store).studies:
-        return
-    if models := [name for watched in watch.studies for name in watched.origins]:
+    if not read_list(store).studies:
+        models = ", ".join(name for watched in watch.studies for name in watched.origins) or "none"
         log(
-            f"no study is watched, so {DEFAULT} measures these models: {', '.join(models)}; remove them with "
-            f"`prunescope remove-model`, or move them out of {models_folder(store)}",
-            "yellow",
-        )
-    else:
-        log(
-            "no study is watched; `prunescope watch STUDY` keeps a study current, and a model copied into "
-            f"{models_folder(store)} is added to {DEFAULT}"
+            f"no study is watched, so {DEFAULT} measures the models that are added or copied into "
+            f"{models_folder(store)}: {models}; `prunescope watch STUDY` keeps a study current"
         )

@@ -129,14 +129,22 @@ def _existing(store: Store, studies: Iterable[WatchedStudy]) -> Mapping[str, Map
 
 
 def _known(study: Study, name: str) -> tuple[DenseModel | None, str]:
-    """Return a model as far as it is known without reading its weights, and a hash of its files."""
+    """Return a model as far as it is known without reading its weights, and a hash of its files.
+
+    A model that has yet to be fetched has the hash of its source file, or its source instead.
+
+    Raises:
+        InputError: the source is a path that does not exist.
+    """
     spec, cache_folder = study.model(name), settings.cache_folder()
-    folder = known_folder(spec.source, cache_folder)
-    if folder is None:
-        return None, _unfetched(spec.source)
-    require_regular_model(folder)
-    identity = known_identity(folder, cache_folder)
-    return DenseModel(spec, folder, identity) if identity else None, stamp(folder)
+    folder, path = known_folder(spec.source, cache_folder), Path(spec.source).expanduser()
+    if folder is not None:
+        require_regular_model(folder)
+        identity = known_identity(folder, cache_folder)
+        return DenseModel(spec, folder, identity) if identity else None, stamp(folder)
+    if not path.exists() and (path.is_absolute() or spec.source.startswith((".", "~"))):
+        raise InputError(f"model {spec.source!r}: no such folder or file")
+    return None, stamp(path) if path.exists() else spec.source
 
 
 def _compared(
@@ -200,17 +208,3 @@ def _files(value: object) -> Iterable[str]:
                 yield f"{file} {status.st_size} {status.st_mtime_ns}"
         except (OSError, ValueError, RuntimeError):  # most strings are not paths
             return
-
-
-def _unfetched(source: str) -> str:
-    """Return a hash of a model's source files, or its name if it has yet to be fetched.
-
-    Raises:
-        InputError: the source is a path that does not exist.
-    """
-    path = Path(source).expanduser()
-    if path.exists():
-        return stamp(path)
-    if path.is_absolute() or source.startswith((".", "~")):
-        raise InputError(f"model {source!r}: no such folder or file")
-    return source

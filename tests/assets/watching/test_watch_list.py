@@ -195,7 +195,9 @@ def test_whoever_stops_the_last_study_is_told_what_demo_measures_from_now_on(
     assert prunescope(store, "watch", study.path) == 0
     assert "demo" not in capsys.readouterr().err
     assert prunescope(store, "watch", "--stop", "tiny") == 0
-    assert "no study is watched, so demo measures these models: new;" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no study is watched, so demo measures the models that are added or copied into" in said
+    assert f"{watch_list.models_folder(store)}: new;" in said
 
 
 def test_add_model_looks_at_the_model_at_once(
