@@ -60,7 +60,7 @@ def import_lm_eval(context: typer.Context, results: list[Path], variant: options
         with open_regular(path.expanduser(), _MAX_RESULTS_BYTES, "a results file") as file:
             parsed = parse_results(str(path), file.read())
         found.append((parsed, given or evaluated_variant(parsed, store)))
-    with locked(store.local(settings.cache_folder()) / "_import_lock", lambda holder: log(f"waiting for {holder}")):
+    with locked(store.local(settings.cache_folder()) / "_import_lock", log_wait):
         added = import_results(store, found)
     for (parsed, pair), rows in zip(found, added, strict=True):
         log(f"{parsed.file}: {rows} scores of {'@'.join(pair)}" if rows else f"{parsed.file}: was imported before")

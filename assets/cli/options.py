@@ -25,6 +25,7 @@ from prunescope.warehouse.core.limits import RESULT_BYTES
 
 if TYPE_CHECKING:
     from prunescope.warehouse.storage.location import Place
+    from prunescope.warehouse.storage.partition_store import Store
 
 # An entry of the section `Options` of a docstring: parameter, placeholder of its value, help.
 _ENTRY = re.compile(r"^ {4}(\w+)(?: \((.+?)\))?: (.+(?:\n {8}.+)*)", re.MULTILINE)
@@ -111,15 +112,16 @@ def _is_filled(location: "Place") -> bool:
         raise InputError(f"the warehouse {location} cannot be listed: {error}") from error
 
 
-def writable(context: typer.Context) -> "Place":
-    """Return the location of the warehouse to write to; create its folder if needed."""
+def writable(context: typer.Context) -> "Store":
+    """Return the warehouse to write to; create its folder if needed."""
     from prunescope.warehouse.storage.atomic_write import translate_os_errors
+    from prunescope.warehouse.storage.partition_store import Store
 
     location = root(context)
     if isinstance(location, Path):
         with translate_os_errors(location):
             location.mkdir(parents=True, exist_ok=True)
-    return location
+    return Store(location)
 
 
 def variants_of(location: "Place", names: Sequence[str]) -> list[tuple[str, str]]:

@@ -65,22 +65,21 @@ def ui(context: typer.Context, port: Annotated[int, typer.Option("--port", "-p",
     """
     from prunescope.assets.instance.instance import open_instance, plain_path, prepare_home, recover
     from prunescope.assets.watching.watch_list import make_models_folder
-    from prunescope.warehouse.storage.partition_store import Store
 
-    location = options.writable(context)
+    store = options.writable(context)
     _listening_socket(port).close()
-    make_models_folder(Store(location))
-    local = Store(location).local(settings.cache_folder())
+    make_models_folder(store)
+    local = store.local(settings.cache_folder())
     home = plain_path(prepare_home(local))
     with open_instance(local) as instance:
-        recover(instance, str(location), local)
-    log(f"http://{_LOCALHOST}:{port}/asset-groups shows the lineage of {location}; Ctrl-C stops it")
+        recover(instance, str(store.root), local)
+    log(f"http://{_LOCALHOST}:{port}/asset-groups shows the lineage of {store.root}; Ctrl-C stops it")
     command = [sys.executable, "-W", "ignore", "-m", "prunescope.assets.interface.subprocesses", "dev"]
     command += ["--module-name", "prunescope.assets.definitions", "--working-directory", str(settings.package_parent())]
     level = "info" if context.ensure_object(options.Globals).debug else "warning"
     command += ["--host", _LOCALHOST, "--port", str(port), "--log-level", level]
     # The current folder changes below.
-    own = {"PRUNESCOPE_WAREHOUSE": str(location), "DAGSTER_HOME": str(home), "PYTHONPATH": settings.python_path()}
+    own = {"PRUNESCOPE_WAREHOUSE": str(store.root), "DAGSTER_HOME": str(home), "PYTHONPATH": settings.python_path()}
     # In the current folder of a checkout, Dagster would take dagster.yaml for a second configuration.
     os.chdir(home)
     # Dagster replaces this process, so that it receives the signals and stops its servers in order.

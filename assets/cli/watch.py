@@ -45,7 +45,7 @@ def watch(
     from prunescope.assets.watching.watch_list import make_models_folder
     from prunescope.warehouse.storage.partition_store import Store
 
-    store = Store((options.writable if studies or stop else options.root)(context))
+    store = options.writable(context) if studies or stop else Store(options.root(context))
     if studies or stop:
         _change_studies(store, [options.absolute_study(name) for name in studies], stop)
         make_models_folder(store)
@@ -81,9 +81,8 @@ def add_model(context: typer.Context, model: str) -> None:
     """
     from prunescope.assets.watching.watch_list import DEFAULT, edit_watch_list
     from prunescope.pipelines.studies import load_study
-    from prunescope.warehouse.storage.partition_store import Store
 
-    store, named = Store(options.writable(context)), options.absolute_model(model)
+    store, named = options.writable(context), options.absolute_model(model)
     with edit_watch_list(store, log_wait) as versions:
         listed = versions[-1]
         studies = [load_study(key).extended([named]) for key in listed.studies]
@@ -108,9 +107,8 @@ def remove_model(context: typer.Context, name: str) -> None:
         name: Name of the model, as `prunescope watch` lists it.
     """
     from prunescope.assets.watching.watch_list import edit_watch_list, models_folder
-    from prunescope.warehouse.storage.partition_store import Store
 
-    store = Store(options.writable(context))
+    store = options.writable(context)
     with edit_watch_list(store, log_wait) as versions:
         listed = versions[-1]
         if name not in listed.models:
