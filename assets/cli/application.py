@@ -73,7 +73,7 @@ GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
         *(ask.sql, ask.tables, ask.describe),
     ),
     "Show": (show.report, show.figure, show.serve, show.ui, show.export, show.log_runs),
-    "Models": (watch.add_model, watch.remove_model, checkpoint.prune, checkpoint.checkpoint),
+    "Models": (watch.add_model, checkpoint.prune, checkpoint.checkpoint),
     "Keep": (maintenance.import_lm_eval, maintenance.verify, maintenance.gc, maintenance.doctor),
 }
 for group, commands in GROUPS.items():

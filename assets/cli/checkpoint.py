@@ -65,7 +65,6 @@ def checkpoint(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help=_FOLDER)],
     shrink: Shrink = False,
     model_source: str | None = None,
-    push_to_hub: str | None = None,
     memory: Memory = (),
 ) -> None:
     """Write a variant of the warehouse as a Hugging Face folder that transformers opens without Prunescope.
@@ -78,12 +77,11 @@ def checkpoint(
 
     - `prunescope checkpoint smollm2-135m@wanda-50 ./smollm2-wanda`
     - `prunescope checkpoint mine@block-drop-4 ./shorter --shrink`
-    - `prunescope checkpoint mine@wanda-50 ./mine-wanda --push-to-hub me/mine-wanda`
+
+    `hf upload USER/NAME DIR --private` then uploads it to the Hugging Face hub.
 
     Options:
         model_source (MODEL): Current location of the dense model, if it moved after the run.
-        push_to_hub (USER/NAME): Then upload the folder to this repository of the Hugging Face hub; a new one is
-            private.
     """
     from prunescope.pipelines.models.sources import identify, locate
     from prunescope.pipelines.pruning.checkpoints.output_directory import require_free
@@ -92,10 +90,6 @@ def checkpoint(
     from prunescope.warehouse.tables import TABLES
 
     require_free(folder)
-    if push_to_hub is not None:
-        from prunescope.assets.publishing import hub
-
-        hub.require_access(push_to_hub)
     limits = _limits(memory)
     store = Store(options.existing(context))
     [(model, name)] = options.variants_of(store.root, [variant])
@@ -131,9 +125,6 @@ def checkpoint(
         decoder = load_decoder(dense_folder, provenance.dtype, memory=limits)
         result = export(decoder, pruned, folder, about, shrink=shrink, progress=bars)
         _log_result(result)
-        if push_to_hub is not None:
-            bars.start(f"upload to {push_to_hub}", 1)
-            log(f"uploaded: {hub.push(result.folder, push_to_hub)}")
 
 
 def prune(

@@ -1,4 +1,4 @@
-"""`prunescope watch`, `add-model` and `remove-model`: the studies and models that `prunescope ui` keeps current."""
+"""`prunescope watch` and `add-model`: the studies and models that `prunescope ui` keeps current."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -30,7 +30,7 @@ def watch(
 
     Every model folder or .gguf file that is copied into _models inside the warehouse is added to every watched study,
     or to `demo` if none is watched. Without arguments, lists the watched studies with the number of missing and
-    outdated variants. A stopped study keeps its results.
+    outdated variants. What is stopped keeps its results; runs of a stopped model end.
 
     For example:
 
@@ -39,7 +39,7 @@ def watch(
 
     Options:
         studies (STUDY): Studies to keep current: names or YAML files.
-        stop (STUDY): Stop watching this study.
+        stop (NAME): Stop watching this study, or this model that `add-model` added.
     """
     from prunescope.assets.watching.backlog import FreshnessScanner
     from prunescope.assets.watching.watch_list import make_models_folder
@@ -47,7 +47,7 @@ def watch(
 
     store = options.writable(context) if studies or stop else Store(options.root(context))
     if studies or stop:
-        _change_studies(store, [options.absolute_study(name) for name in studies], stop)
+        _change_list(store, [options.absolute_study(name) for name in studies], stop)
         make_models_folder(store)
     backlog = FreshnessScanner().scan(store)
     if (rows := _rows(backlog)) or sink.is_chosen:
@@ -90,7 +90,7 @@ def add_model(context: typer.Context, model: str) -> None:
         added = studies[0].models[-1]
         if added.name in listed.models:
             raise InputError(
-                f"a model {added.name!r} was added before; remove it with remove-model, or write NAME=MODEL"
+                f"a model {added.name!r} was added before; stop it with `prunescope watch --stop`, or write NAME=MODEL"
             )
         _check_model(added.source, studies)
         versions.append(listed.model_copy(update={"models": {**listed.models, added.name: added.source}}))
@@ -98,32 +98,8 @@ def add_model(context: typer.Context, model: str) -> None:
     log(_NEXT_STEP)
 
 
-def remove_model(context: typer.Context, name: str) -> None:
-    """Remove a model that `add-model` added: stop its runs, but keep its results.
-
-    For example: `prunescope remove-model my-model`
-
-    Options:
-        name: Name of the model, as `prunescope watch` lists it.
-    """
+def _change_list(store: "Store", added: list[str], stopped: list[str]) -> None:
     from prunescope.assets.watching.watch_list import edit_watch_list, models_folder
-
-    store = options.writable(context)
-    with edit_watch_list(store, log_wait) as versions:
-        listed = versions[-1]
-        if name not in listed.models:
-            known = ", ".join(listed.models) or "none"
-            raise InputError(
-                f"no model {name!r} was added; added models: {known}; one of a study is removed from the study's file, "
-                f"one of {models_folder(store)} by moving it out"
-            )
-        others = {other: source for other, source in listed.models.items() if other != name}
-        versions.append(listed.model_copy(update={"models": others}))
-    log(f"{name} is no longer watched; `prunescope ui` stops its runs, its results remain")
-
-
-def _change_studies(store: "Store", added: list[str], stopped: list[str]) -> None:
-    from prunescope.assets.watching.watch_list import edit_watch_list
     from prunescope.pipelines.studies import load_study
 
     with edit_watch_list(store, log_wait) as versions:
@@ -133,13 +109,18 @@ def _change_studies(store: "Store", added: list[str], stopped: list[str]) -> Non
             if name in {other for listed, other in names.items() if listed != key}:
                 raise InputError(f"{key}: a study named {name!r} is watched already; stop it, or rename this one")
             names[key] = name
-        for study in stopped:
-            meant = {study, options.absolute_study(study)}
-            left = {key: name for key, name in names.items() if not meant & {key, name}}
-            if len(left) == len(names):
-                raise InputError(f"--stop {study}: is not watched; {', '.join(names) or 'no study'} is")
+        models = dict(versions[-1].models)
+        for name in stopped:
+            meant = {name, options.absolute_study(name)}
+            left = {key: study for key, study in names.items() if not meant & {key, study}}
+            if left == names and models.pop(name, None) is None:
+                known = ", ".join([*names, *models]) or "nothing"
+                raise InputError(
+                    f"--stop {name}: is not watched; watched are {known}; a model of a study is removed from the study's file, "
+                    f"one of {models_folder(store)} by moving it out"
+                )
             names = left
-        versions.append(versions[-1].model_copy(update={"studies": tuple(names)}))
+        versions.append(versions[-1].model_copy(update={"studies": tuple(names), "models": models}))
     log(_NEXT_STEP if names else "no study is watched; results remain")
 
 

@@ -72,8 +72,8 @@ class FreshnessScanner:
     """A scanner that compares a warehouse with its watch list, and caches each comparison until something changes."""
 
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    # By study and model, a hash of all that was compared, and the result of `_compared`.
-    _cache: dict[tuple[str, str], tuple[str, Compared]] = field(default_factory=dict)
+    # The result of `_compared` by a hash of all that it depends on.
+    _cache: dict[str, Compared] = field(default_factory=dict)
 
     def scan(self, store: Store) -> Backlog:
         """Return the present backlog; errors as `load_watch_state`."""
@@ -91,18 +91,16 @@ class FreshnessScanner:
                     try:
                         dense, of_files = _known(study, model.name)
                         parts = [inputs[0], of_files, dense.identity.weight_hash if dense else ""]
-                        state = fingerprint({"inputs": parts, "partitions": repr(own)})
-                        compared = before.get(key)
-                        if compared is None or compared[0] != state:
-                            compared = state, _compared(store, study, dense, own, files)
+                        state = fingerprint({"model": key, "inputs": parts, "partitions": repr(own)})
+                        compared = before.get(state) or _compared(store, study, dense, own, files)
                     except WarehouseError:
                         raise
                     except Exception as error:  # one broken model does not keep the others from being measured
                         watch.refused[f"{study.name}: {model.name}"] = error_line(error)
                         continue
-                    self._cache[key] = compared
+                    self._cache[state] = compared
                     inputs.append(of_files)
-                    due, others = compared[1]
+                    due, others = compared
                     found.due.update({key: due} if due else {})
                     found.of_others.update({key: others} if others else {})
                 found.inputs[study.name] = fingerprint({"inputs": inputs})

@@ -38,7 +38,7 @@ LIST, FOLDER = "_watch.yaml", "_models"
 DEFAULT = "demo"
 # A larger file is not a list of names, but a mistake or an attack on the parser.
 _MAX_BYTES = 1_000_000
-_HEAD = "# What this warehouse keeps current: `prunescope watch`, `add-model` and `remove-model` write it.\n"
+_HEAD = "# What this warehouse keeps current: `prunescope watch` and `add-model` write it.\n"
 # Suffixes that download and copy programs give unfinished files.
 _UNFINISHED = (".tmp", ".part", ".partial", ".incomplete", ".crdownload", ".aria2", ".swp", "~")
 

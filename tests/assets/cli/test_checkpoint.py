@@ -13,13 +13,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
-from prunescope.assets.publishing.hub import push
-from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.pruning.checkpoints.output_directory import unfinished_directory
 from prunescope.pipelines.pruning.layer_checkpoints import LayerFiles
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
-from tests.assets.cli.hub_server import serving_hub
 from tests.assets.tiny_study import partitions
 from tests.tiny_models import SHORT_TEXT
 
@@ -45,18 +42,10 @@ def test_a_variant_of_the_warehouse_becomes_a_folder_with_its_scores(
 ) -> None:
     before = partitions(warehouse)
     out = tmp_path / "wanda"
-    with serving_hub() as hub:
-        pushed = ("--push-to-hub", "me/mine")
-        assert command("checkpoint", "tiny-a@wanda-2of4", out, "--warehouse", warehouse, *pushed) == 0
-        hub.refuses_commits = True
-        with pytest.raises(ComputationError, match="wanda is complete, but me/mine is not: .*no access"):
-            push(out, "me/mine")
+    assert command("checkpoint", "tiny-a@wanda-2of4", out, "--warehouse", warehouse) == 0
     shown = capsys.readouterr()
     assert "plain transformers gives the same logits" in shown.err
     assert not shown.out
-    assert f"uploaded: {hub.address}/me/mine/commit/0" in shown.err
-    assert hub.created[0] == {"name": "mine", "organization": "me", "visibility": "private"}
-    assert hub.files == {path.name: path.read_bytes() for path in out.iterdir()}
     assert len({path.stat().st_mode for path in out.iterdir()}) == 1, "a file that others cannot read"
     assert {path.name for path in out.iterdir()} >= {
         "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "README.md"
@@ -79,17 +68,6 @@ def test_a_variant_of_the_warehouse_becomes_a_folder_with_its_scores(
         assert measured in text
     assert str(tmp_path) not in text + (out / "config.json").read_text()
     assert partitions(warehouse) == before
-
-
-def test_an_upload_is_refused_before_anything_is_computed(warehouse: Path, tmp_path: Path, capsys: Capture) -> None:
-    arguments = ("checkpoint", "tiny-a@wanda-2of4", tmp_path / "out", "--warehouse", warehouse, "--push-to-hub")
-    with serving_hub(), pytest.MonkeyPatch.context() as patch:
-        assert command(*arguments, "mine") == 2
-        assert "write USER/NAME" in capsys.readouterr().err
-        patch.setenv("HF_TOKEN", "hf_wrong")
-        assert command(*arguments, "me/mine") == 2
-        assert "HF_TOKEN gives a token" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
 
 
 def test_the_card_names_a_dropped_sublayer(warehouse: Path, tmp_path: Path) -> None:

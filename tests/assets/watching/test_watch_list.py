@@ -225,7 +225,7 @@ def test_add_model_looks_at_the_model_at_once(
     assert (store.root / "_watch.yaml").read_bytes() == before
 
 
-def test_remove_model_takes_out_what_was_added_and_says_what_to_do_about_others(
+def test_a_stopped_model_is_taken_out_and_others_are_refused_with_what_to_do(
     store: Store, study: StudyFile, drop, settled, capsys
 ) -> None:
     drop("dropped")
@@ -233,11 +233,13 @@ def test_remove_model_takes_out_what_was_added_and_says_what_to_do_about_others(
         versions.append(WatchList(studies=(str(study.path),), models={"mine": "org/name"}))
     assert names(store) == {"tiny": {"tiny-a", "mine", "dropped"}}
     for name in ("dropped", "tiny-a", "no"):
-        assert prunescope(store, "remove-model", name) == 2
+        assert prunescope(store, "watch", "--stop", name) == 2
         said = " ".join(capsys.readouterr().err.split())
-        assert f"no model '{name}' was added; added models: mine; one of a study is removed from" in said
+        assert (
+            f"--stop {name}: is not watched; watched are {study.path}, mine; a model of a study is removed from" in said
+        )
         assert f"one of {watch_list.models_folder(store)} by moving it out" in said
-    assert prunescope(store, "remove-model", "mine") == 0
+    assert prunescope(store, "watch", "--stop", "mine") == 0
     assert names(store) == {"tiny": {"tiny-a", "dropped"}}
 
 
