@@ -1,9 +1,8 @@
-"""Settings of this machine: warehouse, cache, Ray, screen and memory.
+"""Settings of this machine: warehouse, cache, Ray and screen.
 
 Environment variables of the product are read here only, except those that `warehouse.core.cache` and `api` read.
 """
 
-import math
 import os
 import re
 import sys
@@ -28,14 +27,6 @@ def warehouse_root(chosen: str | None = None) -> str:
 def has_screen() -> bool:
     """Return whether a browser can open a window here."""
     return sys.platform in {"win32", "darwin"} or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-
-
-def memory_gibibytes() -> float:
-    """Return the machine's memory in GiB; infinite if the system does not report it."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    except (AttributeError, ValueError, OSError):
-        return math.inf
 
 
 def watch_seconds() -> int:

@@ -5,7 +5,7 @@ The sensor launches one run per state of a study and its models.
 """
 
 import datetime
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from dagster import (
     AssetMaterialization,
@@ -85,7 +85,7 @@ def watch_sensor(context: SensorEvaluationContext) -> SensorResult | SkipReason:
     requested, requests = cursor.requested, list[RunRequest]()
     # A run that holds the warehouse may be computing the same; what it leaves is requested afterwards.
     if not is_busy(store.local(settings.cache_folder())):
-        requested, requests = _requests(backlog, cursor, store)
+        requested, requests = _requests(backlog, requested, store, "due", cursor.ticks)
     return SensorResult(
         run_requests=requests,
         asset_events=list(_changed_recipes(backlog.watch.studies, context.instance)),
@@ -111,35 +111,29 @@ def nightly() -> list[RunRequest] | SkipReason:
         return SkipReason(str(error))
     # The key has one value per day: nights that Dagster catches up on share one run.
     day = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
-    return [
-        RunRequest(
-            run_key=f"{watched.study.name} {day}",
-            run_config=run_config(watched.request, store),
-            tags={WATCH_TAG: "nightly", STUDY_TAG: watched.study.name},
-        )
-        for watched in backlog.watch.studies
-        if backlog.needs(watched.study)
-    ] or SkipReason("all watched studies are current")
+    return _requests(backlog, {}, store, "nightly", day)[1] or SkipReason("all watched studies are current")
 
 
-def _requests(backlog: Backlog, cursor: WatchCursor, store: Store) -> tuple[dict[str, str], list[RunRequest]]:
-    """Return the needs requested by now, and one run for each study with a new one."""
-    requested, requests = dict[str, str](), []
+def _requests(
+    backlog: Backlog, requested: Mapping[str, str], store: Store, origin: str, key: object
+) -> tuple[dict[str, str], list[RunRequest]]:
+    """Return the needs of all studies, and one run for each study with a need that was not requested before."""
+    present, requests = dict[str, str](), []
     for watched in backlog.watch.studies:
         name, needs = watched.study.name, backlog.needs(watched.study)
         if any(study == name for study, _ in backlog.of_others):
             continue  # its run would only end with the error that names the other study
-        requested |= needs
-        if needs.items() - cursor.requested.items():
+        present |= needs
+        if needs.items() - requested.items():
             models = ",".join(model.name for model in watched.study.models)
             requests.append(
                 RunRequest(
-                    run_key=f"{name} {fingerprint(needs)} {cursor.ticks}",
+                    run_key=f"{name} {fingerprint(needs)} {key}",
                     run_config=run_config(watched.request, store),
-                    tags={WATCH_TAG: "due", STUDY_TAG: name, MODELS_TAG: models},
+                    tags={WATCH_TAG: origin, STUDY_TAG: name, MODELS_TAG: models},
                 )
             )
-    return requested, requests
+    return present, requests
 
 
 def _no_longer_watched(runs: Iterable[DagsterRun], watch: WatchState) -> Iterator[DagsterRun]:

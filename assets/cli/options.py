@@ -66,11 +66,6 @@ def _checked_file(value: Path | None) -> Path | None:
     return value
 
 
-def _capped_memory(value: float) -> float:
-    """Lower a limit to the machine's memory."""
-    return min(value, settings.memory_gibibytes())
-
-
 def root(context: typer.Context) -> "Place":
     """Return the location of the warehouse, which need not exist yet."""
     from prunescope.warehouse.storage.location import place_of
@@ -200,9 +195,7 @@ Output = Annotated[
     ),
 ]
 Seconds = Annotated[float, typer.Option(min=0.001, max=86_400, help="Query timeout in seconds.")]
-Memory = Annotated[
-    float, typer.Option(min=0.05, metavar="GIB", callback=_capped_memory, help="Memory limit of a query.")
-]
+Memory = Annotated[float, typer.Option(min=0.05, metavar="GIB", help="Memory limit of a query.")]
 
 StudyName = Annotated[
     str,

@@ -5,7 +5,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -279,7 +279,6 @@ def export(
 
 def log_runs(
     context: typer.Context,
-    to: Literal["mlflow"] = "mlflow",
     variant: options.VariantOptions = (),
     figure: Annotated[list[str], typer.Option(autocompletion=completion.figures)] = (),
     experiment: str = "prunescope",
@@ -292,11 +291,10 @@ def log_runs(
 
     For example:
 
-    - `prunescope log --to mlflow --uri http://mlflow:5000`
-    - `prunescope log --to mlflow --uri sqlite:///mlflow.db --variant mine@wanda-50 --figure generation`
+    - `prunescope log --uri http://mlflow:5000`
+    - `prunescope log --uri sqlite:///mlflow.db --variant mine@wanda-50 --figure generation`
 
     Options:
-        to: Where to: `mlflow`.
         variant: Only this variant, MODEL@RECIPE, or RECIPE if only one model has it (default: all but noise).
         figure (NAME): Add this figure to each run.
         experiment (NAME): The experiment.
@@ -307,7 +305,7 @@ def log_runs(
     location = options.existing(context)
     with RichProgress() as bars:
         logged, present = log_variants(location, uri, experiment, options.variants_of(location, variant), figure, bars)
-    log(f"logged to {to} ({uri or 'its default'}): {len(logged)} new or changed, {len(present)} there already")
+    log(f"logged to MLflow ({uri or 'its default'}): {len(logged)} new or changed, {len(present)} there already")
     for name in logged:
         put(name)
 

@@ -116,8 +116,8 @@ def _change_list(store: "Store", added: list[str], stopped: list[str]) -> None:
             if left == names and models.pop(name, None) is None:
                 known = ", ".join([*names, *models]) or "nothing"
                 raise InputError(
-                    f"--stop {name}: is not watched; watched are {known}; a model of a study is removed from the study's file, "
-                    f"one of {models_folder(store)} by moving it out"
+                    f"--stop {name}: is not watched; watched are {known}; a model of a study is removed from the "
+                    f"study's file, one of {models_folder(store)} by moving it out"
                 )
             names = left
         versions.append(versions[-1].model_copy(update={"studies": tuple(names), "models": models}))

@@ -8,7 +8,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.frozen_model import NAME, SOURCE, FrozenModel, name_from
 from prunescope.pipelines.core.regular_files import require_regular_model
-from prunescope.pipelines.core.safe_yaml import parse_yaml
+from prunescope.pipelines.core.safe_yaml import MAX_BYTES, parse_yaml
 from prunescope.pipelines.core.validation_errors import first_problem
 from prunescope.pipelines.models.cached_identity import require_whole
 from prunescope.pipelines.studies import ModelSpec, Study, load_study, study_names
@@ -36,8 +36,6 @@ from prunescope.warehouse.tables import TABLES
 LIST, FOLDER = "_watch.yaml", "_models"
 # The study of models that were added without one.
 DEFAULT = "demo"
-# A larger file is not a list of names, but a mistake or an attack on the parser.
-_MAX_BYTES = 1_000_000
 _HEAD = "# What this warehouse keeps current: `prunescope watch` and `add-model` write it.\n"
 # Suffixes that download and copy programs give unfinished files.
 _UNFINISHED = (".tmp", ".part", ".partial", ".incomplete", ".crdownload", ".aria2", ".swp", "~")
@@ -99,13 +97,13 @@ def read_list(store: Store) -> WatchList:
     """Read the watch list; return an empty one if there is no file."""
     path = store.root / LIST
     try:
-        content = read_from(path, lambda file: file.read(_MAX_BYTES + 1))
+        content = read_from(path, lambda file: file.read(MAX_BYTES + 1))
     except FileNotFoundError:
         return WatchList()
     except failures() as error:
         raise unreadable(path, error) from error
-    if len(content) > _MAX_BYTES:
-        raise InputError(f"{path}: larger than {_MAX_BYTES:,} bytes, which no watch list is")
+    if len(content) > MAX_BYTES:
+        raise InputError(f"{path}: larger than {MAX_BYTES:,} bytes, which no watch list is")
     try:
         fields = parse_yaml(content.decode(), str(path))
         return WatchList.model_validate({} if fields is None else fields)
@@ -185,7 +183,10 @@ def request_for(
     ]
     if model is None:
         return naming[0].request if naming else last_request(None) or StudyRequest(DEFAULT)
-    computed_by = _study_of(store, model, recipe)
+    provenance = None
+    with suppress(DamagedFileError):
+        provenance = store.provenance(TABLES["models" if recipe is None else "variants"], model, recipe)
+    computed_by = provenance.study if provenance else None
     if naming:
         # The study that computed it may compute it again.
         return next((watched for watched in naming if watched.study.name == computed_by), naming[0]).request
@@ -197,16 +198,6 @@ def request_for(
         f"{model if recipe is None else f'{model}@{recipe}'} was computed by study {computed_by!r}, which is not "
         "watched; use `prunescope watch` with its file, or name that file as the run's resources.study.config.study"
     )
-
-
-def _study_of(store: Store, model: str, recipe: str | None) -> str | None:
-    """Return the name of the study that computed a partition; None if there is no readable partition."""
-    table = TABLES["models" if recipe is None else "variants"]
-    try:
-        provenance = store.provenance(table, model, recipe)
-    except DamagedFileError:
-        return None
-    return provenance.study if provenance else None
 
 
 def _dropped(folder: Path, taken: set[str], refused: dict[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:

@@ -6,16 +6,13 @@ import json
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import pyarrow.parquet as pq
 import pytest
 
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
-from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.catalogue.lineage import questions
-from prunescope.warehouse.catalogue.sql_process import Setup
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
 from tests.assets.tiny_study import RECIPES, partitions
@@ -265,21 +262,6 @@ def test_sql_keeps_its_limits(shell: Shell) -> None:
     assert "longer than 0.2 s" in shell.messages
     shell("sql", "SELECT list(i) FROM range(100000000) AS r(i)", "--memory", "0.1", code=1)
     assert "needs more memory than it may have" in shell.messages
-
-
-def test_a_limit_is_at_most_the_machines_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prunescope.assets.settings.memory_gibibytes", lambda: 1.5)
-    limits: list[float] = []
-
-    def limited(_: object, setup: Setup) -> NoReturn:
-        limits.append(setup.gibibytes)
-        raise InputError("enough")
-
-    monkeypatch.setattr("prunescope.assets.cli.options.sql_process", limited)
-    monkeypatch.setattr("prunescope.assets.cli.options.existing", lambda _: Path())
-    for memory in ("1.25", "1.75"):
-        assert run(["sql", "SELECT 7", "--memory", memory], Globals()) == 2
-    assert limits == [1.25, 1.5]
 
 
 def test_describe_names_the_key_and_the_joins_that_multiply_no_rows(shell: Shell) -> None:
