@@ -32,9 +32,7 @@ _LINES = 20
 _PROBES = "advise"
 
 
-def recipes(
-    sink: Sink, method: Annotated[str | None, typer.Argument(autocompletion=completion.methods)] = None
-) -> None:
+def recipes(sink: Sink, method: Annotated[str | None, typer.Argument()] = None) -> None:
     """List the recipes. Their numbers may be changed; recipes joined by `+` are applied one after the other.
 
     Every parameter of a method can be set in a study's YAML, or as in the last example.
@@ -155,7 +153,7 @@ def questions(sink: Sink) -> None:
 
 def question(
     context: typer.Context,
-    name: Annotated[str | None, typer.Argument(autocompletion=completion.questions)] = None,
+    name: Annotated[str, typer.Argument(autocompletion=completion.questions)],
     variant: options.VariantOptions = (),
     model: options.OnlyModels = (),
     recipe: options.OnlyRecipes = (),
@@ -174,22 +172,18 @@ def question(
 
     For example:
 
-    - `prunescope question q07`
     - `prunescope question q11 --recipe wanda-2of4 --explain`
     - `prunescope question q01 --chart -o spikes.svg`
     - `prunescope question q11 --format latex -o flips.tex`
 
     Options:
-        name: Number or name, such as `q01` (default: list all).
+        name: Number or name, such as `q01`; `prunescope questions` lists all.
         variant: Only this variant, MODEL@RECIPE, or RECIPE if only one model has it.
         explain: Show the question's full documentation.
         chart: Draw the answer: open it, or write it to -o as png, svg, pdf, html or json.
     """
     from prunescope.warehouse.catalogue.question_query import RowFilter, find_question, statement
 
-    if name is None:
-        questions(chosen_sink(format_, output))
-        return
     asked = find_question(name)
     if chart:
         check_chart_path(output, format_)
@@ -286,7 +280,6 @@ def advise(
 
     For example:
 
-    - `prunescope advise ./my-model`
     - `prunescope advise ./my-model --recipe wanda-50 --recipe attn-drop-4 --tolerance 0.2`
     - `prunescope advise smollm2-135m-instruct --study paper-small`
 

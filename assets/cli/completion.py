@@ -5,7 +5,6 @@ Recipes of the package are named here too. Nothing heavy is imported, and no tab
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import get_args
 
 import typer
 
@@ -34,12 +33,6 @@ def _forms(_: typer.Context) -> list[str]:
     from prunescope.pipelines.recipes import KINDS
 
     return [form for kind in KINDS for form, _ in kind.EXAMPLES]
-
-
-def _methods(_: typer.Context) -> list[str]:
-    from prunescope.pipelines.recipes import KINDS
-
-    return [method for kind in KINDS for method in get_args(kind.model_fields["method"].annotation)]
 
 
 def _tables(context: typer.Context) -> list[str]:
@@ -74,7 +67,6 @@ _figures = _stems("sql/figures/*.sql")
 
 studies = _completing(_stems("pipelines/studies/*.yaml"), lambda _: sorted(path.name for path in Path().glob("*.y*ml")))
 recipes = _completing(_recipes, _forms)
-methods = _completing(_methods)
 models = _completing(lambda context: [model for model, _ in _stored(context)])
 variants_or_recipes = _completing(_recipes, _variants)
 relations = _completing(_tables, _views, _questions)

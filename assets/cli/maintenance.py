@@ -139,7 +139,6 @@ def gc(
     For example:
 
     - `prunescope gc --study mine.yaml --study theirs.yaml`
-    - `prunescope gc --yes`
     - `prunescope gc --yes --study mine.yaml --computed-by demo`
 
     Options:
@@ -177,11 +176,17 @@ def gc(
         if orphans or sink.is_chosen:
             rows = [vars(orphan) | _described(orphan) for orphan in orphans]
             emit_list(rows, sink, kind=str, study=str, removed_by=str, bytes=int, path=str)
-        selected, freed = removable(orphans, computed_by), 0
+        removed = removable(orphans, computed_by) if yes else []
+        freed = remove(store, removed)
         if yes:
             scratch_directory.clean()
-            freed = remove(store, selected)
-    _log_summary(orphans, len(selected), freed, removed=yes)
+    if not orphans:
+        log("every file belongs to a study; there is nothing to remove")
+    elif yes:
+        log(f"{len(removed)} files removed, {freed / 1e6:,.1f} MB; {len(orphans) - len(removed)} listed files remain")
+    else:
+        size = sum(orphan.bytes for orphan in orphans)
+        log(f"{len(orphans)} files, {size / 1e6:,.1f} MB; nothing was removed, see removed_by")
     if others := sorted(set(computed_by) - {orphan.study for orphan in orphans}):
         log(f"no listed file was computed by {', '.join(others)}", "yellow")
 
@@ -193,23 +198,6 @@ def _described(orphan: "OrphanFile") -> dict[str, object]:
     return {"study": orphan.study or None, "removed_by": removed_by, "path": str(orphan.path)}
 
 
-def _log_summary(orphans: "list[OrphanFile]", selected: int, freed: int, *, removed: bool) -> None:
-    if not orphans:
-        log("every file belongs to a study; there is nothing to remove")
-        return
-    if removed:
-        log(f"{selected} files removed, {freed / 1e6:,.1f} MB; {len(orphans) - selected} listed files remain")
-    else:
-        size = sum(orphan.bytes for orphan in orphans)
-        log(f"{len(orphans)} files, {size / 1e6:,.1f} MB; nothing was removed, see removed_by")
-    if studies := sorted({orphan.study for orphan in orphans if orphan.study}):
-        log(
-            f"they include results computed by: {', '.join(studies)}; --study FILE keeps the results that a study "
-            "names, --computed-by STUDY removes the others",
-            "yellow",
-        )
-
-
 def doctor(
     context: typer.Context, sink: Sink, model: Annotated[str | None, typer.Option("--model", "-m")] = None
 ) -> None:
@@ -219,11 +207,7 @@ def doctor(
     residual stream, final norm, LM head, parameter shares. If the proof or the chat template fails, the error names
     the module or the model and the reason, with exit code 2.
 
-    For example:
-
-    - `prunescope doctor`
-    - `prunescope doctor --model ./my-model`
-    - `prunescope doctor --model ./my-model --format json`
+    For example: `prunescope doctor --model ./my-model --format json`
 
     Options:
         model (MODEL): Load this model and show its structure; a model as in a study, or `embedded:NAME`.

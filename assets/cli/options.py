@@ -253,14 +253,6 @@ OnlyRecipes = Annotated[
 ]
 OnlyPrompts = Annotated[list[str], typer.Option("--prompt", metavar="ID", help="Only this prompt.")]
 
-# Options that are added to commands, with their defaults.
-_SHARED: dict[str, tuple[Any, Any]] = {
-    "format_": (Format, None),
-    "output": (Output, None),
-    "warehouse": (Warehouse, None),
-    "debug": (Debug, False),
-}
-
 
 def declared(command: Callable[..., None]) -> Callable[..., None]:
     """Return a command with `--debug`, `--warehouse` if it has a context, and `--format` and `-o` if it has a sink.
@@ -273,16 +265,17 @@ def declared(command: Callable[..., None]) -> Callable[..., None]:
     entries = {name: (placeholder, " ".join(words.split())) for name, placeholder, words in _ENTRY.findall(section)}
     own = dict(inspect.signature(command).parameters)
     has_sink = own.pop("sink", None) is not None
-    names = [*(["format_", "output"] if has_sink else []), *(["warehouse"] if "context" in own else []), "debug"]
+    shared: dict[str, tuple[Any, Any]] = {"format_": (Format, None), "output": (Output, None)} if has_sink else {}
+    shared |= {"warehouse": (Warehouse, None)} if "context" in own else {}
+    shared |= {"debug": (Debug, False)}
 
     def called(**values: object) -> None:
-        shared = {name: values.pop(name) for name in names}
-        command(**values, **({"sink": output.chosen_sink(shared["format_"], shared["output"])} if has_sink else {}))
+        given = {name: values.pop(name) for name in shared}
+        command(**values, **({"sink": output.chosen_sink(given["format_"], given["output"])} if has_sink else {}))
 
     added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=option)
-        for name, (option, default) in _SHARED.items()
-        if name in names
+        for name, (option, default) in shared.items()
     ]
     parameters = [_declared(parameter, *entries.get(parameter.name, ("", ""))) for parameter in (*own.values(), *added)]
     functools.update_wrapper(called, command, ("__module__", "__name__"), ())

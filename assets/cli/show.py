@@ -93,7 +93,6 @@ def figure(
 
     For example:
 
-    - `prunescope figure`
     - `prunescope figure generation --recipe wanda-50 --recipe attn-drop-4 --columns 2 -o generation.pdf`
     - `prunescope figure hierarchy --dark -o slides.png`
 
@@ -163,10 +162,7 @@ def serve(
     SQL has the limits of `prunescope sql`; --seconds and --memory apply to each query. There is no password: from
     another machine, connect with `ssh -L 3001:127.0.0.1:3001 MACHINE`.
 
-    For example:
-
-    - `prunescope serve`
-    - `prunescope serve demo --port 8000`
+    For example: `prunescope serve demo --port 8000`
 
     Options:
         study: A study or its YAML file (default: all with results here).

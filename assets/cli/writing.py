@@ -1,13 +1,11 @@
 """`prunescope init` and `prunescope schema`: the beginning of a study's YAML, and its schema for editors."""
 
-import re
 from pathlib import Path
 
 from prunescope.assets.cli import options
 from prunescope.assets.cli.output import emit_bytes, log, write_file
 from prunescope.pipelines.core.errors import InputError
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 # Keys with a value are those of a first study of a small model; those behind a # show what else there is.
 _TEMPLATE = """\
 {header}
@@ -81,17 +79,12 @@ def schema(output: options.Output = None) -> None:
 
 
 def _path(name: str, *, force: bool) -> Path:
-    """Return the file of a new study; refuse a name that is wrong or taken."""
+    """Return the file of a new study; refuse one that is taken."""
     from prunescope.pipelines.studies import study_names
 
     path = Path(name).expanduser()
     if path.suffix not in {".yaml", ".yml"}:
         path = path.with_name(f"{path.name}.yaml") if path.name else path
-    if not _NAME.fullmatch(path.stem):
-        raise InputError(
-            f"{name!r}: not a name of a study: letters, digits and . _ + -, the first a letter or a digit; for "
-            "example `prunescope init my-study`"
-        )
     if path.stem in study_names():
         raise InputError(f"{path.stem!r} is a study of the package; choose another name, such as my-{path.stem}")
     if not path.parent.is_dir():

@@ -95,7 +95,6 @@ def test_gc_without_yes_lists_and_removes_nothing(ask, warehouse):
     assert len([row for row in found if row["kind"] == "partition"]) == len(before)
     assert {row["removed_by"] for row in found} == {"--yes --computed-by tiny"}
     assert "nothing was removed, see removed_by" in said
-    assert "computed by: tiny" in said
     assert partitions(warehouse) == before
 
 

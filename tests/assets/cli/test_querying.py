@@ -172,7 +172,6 @@ def test_a_table_shows_the_first_rows_of_an_answer_and_every_other_format_all(sh
     assert shell("question", "q02", "--format", "markdown").count("tiny-a") == len(whole) > 20
     shell("question", "q02", "-o", tmp_path / "all.txt")
     assert rows_of((tmp_path / "all.txt").read_text()) == len(whole)
-    assert shell("question") == shell("questions")
     # Numbers are rounded for readers only.
     number = next(
         value for row in whole for value in row.values() if isinstance(value, float) and len(repr(value)) > 12
@@ -413,7 +412,7 @@ READING = [
     *(["checkpoint", "m@wanda-50", "folder"],),
 ]
 # Those that list what is shipped need none.
-LISTING = [["questions"], ["question"], ["figure"]]
+LISTING = [["questions"], ["figure"]]
 
 
 @pytest.mark.parametrize("command", READING, ids=" ".join)

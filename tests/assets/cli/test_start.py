@@ -5,13 +5,11 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import get_args
 
 import pytest
 from typer.main import get_command
 
 from prunescope.assets.cli.application import app
-from prunescope.pipelines.recipes import KINDS
 from prunescope.pipelines.recipes.listing import recipe_forms
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from prunescope.pipelines.studies import study_names
@@ -163,7 +161,6 @@ def test_names_are_completed(filled: Path, tmp_path: Path) -> None:
             "prunescope run ",
             "prunescope run demo --rec",
             "prunescope run demo -r ",
-            "prunescope recipes ",
             "prunescope describe ",
             "prunescope question q1",
             "prunescope figure ",
@@ -181,9 +178,6 @@ def test_names_are_completed(filled: Path, tmp_path: Path) -> None:
         "prunescope run ": {*study_names(), "mine.yaml"},
         "prunescope run demo --rec": {"--recipe"},
         "prunescope run demo -r ": {"dense", "wanda-50", *forms},
-        "prunescope recipes ": {
-            method for kind in KINDS for method in get_args(kind.model_fields["method"].annotation)
-        },
         "prunescope describe ": {*TABLES, *views},
         "prunescope question q1": {name for name in questions() if name.startswith("q1")},
         "prunescope figure ": set(FIGURES),

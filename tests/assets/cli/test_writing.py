@@ -96,8 +96,8 @@ def test_init_writes_a_study_that_plan_accepts(tmp_path: Path, tiny_folder: Path
     [
         ([], "Missing argument 'name'"),
         (["there"], "there.yaml: exists already; choose another name, or replace it with --force"),
-        (["a b"], "'a b': not a name of a study"),
-        (["../"], "'../': not a name of a study"),
+        (["a b"], "a b.yaml: `name`: 'a b' is not a valid name: letters, digits and . _ + -"),
+        (["../"], "`name`: '..' is not a valid name"),
         (["no/where"], "there is no folder no; make it first"),
         (["demo"], "'demo' is a study of the package; choose another name, such as my-demo"),
         (["new", "--recipe", "wonda-50"], "unknown recipe 'wonda-50'; did you mean wanda-50"),
