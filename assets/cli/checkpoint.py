@@ -227,7 +227,8 @@ def _calibration(text: str) -> "CalibrationSpec":
         return CalibrationSpec.model_validate(keys)
     except ValidationError as error:
         location, message = first_problem(error, CalibrationSpec, keys)
-        raise InputError(f"--calibration {'.'.join(map(str, location)) or text}: {message}") from error
+        key = f" {'.'.join(map(str, location))}" if location else ""
+        raise InputError(f"--calibration{key}: {message}") from error
 
 
 def _scores(location: "Place", model: str, recipe: str) -> list[tuple[str, str]]:
