@@ -79,7 +79,7 @@ def show_report(root: "Place", study: str | None, variant: str | None, prompt: s
     if len(known) > 1:
         raise InputError(f"name the study, one of {', '.join(known)}")
     [(name, loaded)] = known.items()
-    show_overview(console, LiveStudy(root, name, loaded).index())
+    show_overview(console, LiveStudy(root, name, loaded).build("index"))
 
 
 def show_tokens(console: Console, variant: str, rows: Sequence[dict[str, Any]], *, forced: bool) -> None:
