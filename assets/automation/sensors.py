@@ -140,9 +140,9 @@ def _no_longer_watched(runs: Iterable[DagsterRun], watch: WatchState) -> Iterato
     """Yield the sensor's runs of which a model has left its study since they were launched."""
     if not watch.is_whole:  # a study or model that is being written at the moment is not gone
         return
-    models = {watched.study.name: watched.origins.keys() for watched in watch.studies}
+    models = {watched.study.name: {model.name for model in watched.study.models} for watched in watch.studies}
     for run in runs:
-        launched = set(run.tags.get(MODELS_TAG, "").split(",")) - models.get(run.tags.get(STUDY_TAG, ""), {}.keys())
+        launched = set(run.tags.get(MODELS_TAG, "").split(",")) - models.get(run.tags.get(STUDY_TAG, ""), set())
         if run.tags.get(WATCH_TAG) == "due" and launched and run.status != DagsterRunStatus.CANCELING:
             yield run
 

@@ -51,8 +51,7 @@ def watch(
         make_models_folder(store)
     backlog = FreshnessScanner().scan(store)
     if (rows := _rows(backlog)) or sink.is_chosen:
-        texts, counts = ("study", "model", "from", "source"), ("missing", "outdated", "of_another_study")
-        emit_list(rows, sink, **dict.fromkeys(texts, str), **dict.fromkeys(counts, int))
+        emit_list(rows, sink, study=str, model=str, source=str, missing=int, outdated=int, of_another_study=int)
     _log_watched(backlog.watch, store)
     if backlog.stale_reports:
         log(f"questions, figures and report are older than their tables: {', '.join(backlog.stale_reports)}")
@@ -155,7 +154,7 @@ def _rows(backlog: "Backlog") -> list[dict[str, object]]:
     for watched in backlog.watch.studies:
         for model in watched.study.models:
             key = watched.study.name, model.name
-            of = {"study": key[0], "model": key[1], "from": watched.origins[model.name], "source": model.source}
+            of = {"study": key[0], "model": key[1], "source": model.source}
             is_missing = [*backlog.due.get(key, {}).values()]
             counts = {"missing": is_missing.count(True), "outdated": is_missing.count(False)}
             rows.append(of | counts | {"of_another_study": len(backlog.of_others.get(key, {}))})
@@ -170,7 +169,7 @@ def _log_watched(watch: "WatchState", store: "Store") -> None:
     for name in watch.copying:
         log(f"{name} is still being copied")
     if not read_list(store).studies:
-        models = ", ".join(name for watched in watch.studies for name in watched.origins) or "none"
+        models = ", ".join(model.name for watched in watch.studies for model in watched.study.models) or "none"
         log(
             f"no study is watched, so {DEFAULT} measures the models that are added or copied into "
             f"{models_folder(store)}: {models}; `prunescope watch STUDY` keeps a study current"

@@ -55,12 +55,10 @@ class WatchedStudy:
     Attributes:
         request: the request of its runs.
         study: the loaded study, with all its models.
-        origins: by model, where it comes from: `study`, `list` or `folder`.
     """
 
     request: StudyRequest
     study: Study
-    origins: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -143,14 +141,11 @@ def load_watch_state(store: Store) -> WatchState:
     own = {model.name for study in loaded.values() for model in study.models} if listed.studies else set()
     dropped, copying = _dropped(models_folder(store), own | listed.models.keys(), refused)
     added = tuple(f"{name}={source}" for name, source in (listed.models | dropped).items())
-    origins = dict.fromkeys(listed.models, "list") | dict.fromkeys(dropped, "folder")
     studies = []
-    for name, study in loaded.items():
+    for name in loaded if listed.studies or added else ():
         request = StudyRequest(name, added=added) if listed.studies else StudyRequest(name, models=added)
-        own_origins = dict.fromkeys((model.name for model in study.models), "study") if listed.studies else {}
         try:
-            if listed.studies or added:
-                studies.append(WatchedStudy(request, request.load(), own_origins | origins))
+            studies.append(WatchedStudy(request, request.load()))
         except InputError as error:
             refused[name] = str(error)
     return WatchState(
@@ -178,8 +173,8 @@ def request_for(
     naming = [
         watched
         for watched in load_watch_state(store).studies
-        if (model is None or model in watched.origins)
-        and (recipe is None or recipe in {own.name for own in watched.study.recipes})
+        if model in {None, *(own.name for own in watched.study.models)}
+        and recipe in {None, *(own.name for own in watched.study.recipes)}
     ]
     if model is None:
         return naming[0].request if naming else last_request(None) or StudyRequest(DEFAULT)

@@ -178,9 +178,9 @@ def test_a_study_is_watched_once_listed_and_stopped(store: Store, study: StudyFi
     capsysbinary.readouterr()
     assert prunescope(store, "watch", "--format", "json") == 0
     rows = json.loads(capsysbinary.readouterr().out)
-    assert [(row["study"], row["model"], row["from"], row["missing"]) for row in rows] == [
-        ("tiny", "tiny-a", "study", 5),
-        ("demo", "smollm2-135m-instruct", "study", 11),
+    assert [(row["study"], row["model"], row["missing"]) for row in rows] == [
+        ("tiny", "tiny-a", 5),
+        ("demo", "smollm2-135m-instruct", 11),
     ]
     assert (store.root / "_models").is_dir(), "where to drop a model"
     assert prunescope(store, "watch", "--stop", "tiny") == 0
