@@ -69,14 +69,7 @@ def scan(name: str, root: "Place | str | None" = None) -> "pl.LazyFrame":
 
 
 def arrow(name: str, root: "Place | str | None" = None) -> "pyarrow.dataset.Dataset":
-    """Return a table or view as an Arrow data set that reads a table from its files.
-
-    Args:
-        name: the table or view.
-        root: as in `open`.
-
-    Raises:
-        WarehouseError: as `scan`.
+    """Return a table or view as an Arrow data set that reads a table from its files; arguments, errors as in `scan`.
 
     Example:
         >>> import prunescope as ps
@@ -89,14 +82,7 @@ def arrow(name: str, root: "Place | str | None" = None) -> "pyarrow.dataset.Data
 
 
 def dataset(name: str, root: "Place | str | None" = None) -> "datasets.Dataset":
-    """Return a table or view as a Hugging Face data set, in memory.
-
-    Args:
-        name: the table or view.
-        root: as in `open`.
-
-    Raises:
-        WarehouseError: as `scan`.
+    """Return a table or view as a Hugging Face data set, in memory; arguments and errors as in `scan`.
 
     Example:
         >>> import prunescope as ps
