@@ -1,5 +1,6 @@
 """`prunescope watch` and `add-model`: the studies and models that `prunescope ui` keeps current."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -102,7 +103,10 @@ def _change_list(store: "Store", added: list[str], stopped: list[str]) -> None:
     from prunescope.pipelines.studies import load_study
 
     with edit_watch_list(store, log_wait) as versions:
-        names = {key: _study_name(key) for key in versions[-1].studies}
+        names = {key: key for key in versions[-1].studies}
+        for key in names:
+            with suppress(InputError):  # a broken file can be stopped by its path
+                names[key] = load_study(key).name
         for key in added:
             name = load_study(key).name
             if name in {other for listed, other in names.items() if listed != key}:
@@ -121,16 +125,6 @@ def _change_list(store: "Store", added: list[str], stopped: list[str]) -> None:
             names = left
         versions.append(versions[-1].model_copy(update={"studies": tuple(names), "models": models}))
     log(_NEXT_STEP if names else "no study is watched; results remain")
-
-
-def _study_name(study: str) -> str:
-    """Return the name of a listed study, or its key if its file is broken or missing."""
-    from prunescope.pipelines.studies import load_study
-
-    try:
-        return load_study(study).name
-    except InputError:
-        return study
 
 
 def _check_model(source: str, studies: "list[Study]") -> None:
