@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import datasets
     import duckdb
     import polars as pl
@@ -71,14 +69,7 @@ def scan(name: str, root: "Place | str | None" = None) -> "pl.LazyFrame":
 
 
 def arrow(name: str, root: "Place | str | None" = None) -> "pyarrow.dataset.Dataset":
-    """Return a table or view as an Arrow data set that reads a table from its files.
-
-    Args:
-        name: the table or view.
-        root: as in `open`.
-
-    Raises:
-        WarehouseError: as `scan`.
+    """Return a table or view as an Arrow data set that reads a table from its files; arguments, errors as in `scan`.
 
     Example:
         >>> import prunescope as ps
@@ -91,14 +82,7 @@ def arrow(name: str, root: "Place | str | None" = None) -> "pyarrow.dataset.Data
 
 
 def dataset(name: str, root: "Place | str | None" = None) -> "datasets.Dataset":
-    """Return a table or view as a Hugging Face data set, in memory.
-
-    Args:
-        name: the table or view.
-        root: as in `open`.
-
-    Raises:
-        WarehouseError: as `scan`.
+    """Return a table or view as a Hugging Face data set, in memory; arguments and errors as in `scan`.
 
     Example:
         >>> import prunescope as ps
@@ -287,26 +271,26 @@ def run(
         return run_study(request, _root(root), settings.cache_folder(), bars, replace=replace)
 
 
-def _root(root: "Place | str | None") -> "Path | Place | str":
+def _root(root: "Place | str | None") -> "Place | str":
     from prunescope.assets import settings
 
     return settings.warehouse_root(root) if root is None or isinstance(root, str) else root
 
 
-def _existing(root: "Place | str | None") -> "Path | Place | str":
+def _existing(root: "Place | str | None") -> "Place":
     """Return a warehouse to read; refuse a folder that does not exist."""
     from pathlib import Path
 
     from prunescope.pipelines.core.errors import InputError
+    from prunescope.warehouse.storage.location import place_of
 
-    found = _root(root)
-    is_local = isinstance(found, Path) or (isinstance(found, str) and "://" not in found)
-    if is_local and not Path(str(found)).exists():
+    found = place_of(_root(root))
+    if isinstance(found, Path) and not found.exists():
         raise InputError(f"there is no warehouse at {found}; name another, or fill it with `prunescope run demo`")
     return found
 
 
-def _full_name(variant: str, root: "Path | Place | str") -> str:
+def _full_name(variant: str, root: "Place | str") -> str:
     from prunescope.warehouse.catalogue.queries import find_variant, stored_variants
 
     return "@".join(find_variant(variant, stored_variants(root)))

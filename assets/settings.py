@@ -1,9 +1,8 @@
-"""Settings of this machine: warehouse, cache, Ray, screen and memory.
+"""Settings of this machine: warehouse, cache, Ray and screen.
 
 Environment variables of the product are read here only, except those that `warehouse.core.cache` and `api` read.
 """
 
-import math
 import os
 import re
 import sys
@@ -25,22 +24,9 @@ def warehouse_root(chosen: str | None = None) -> str:
     return os.path.expanduser(chosen or os.environ.get("PRUNESCOPE_WAREHOUSE") or DEFAULT_WAREHOUSE)  # noqa: PTH111
 
 
-def is_default_warehouse(chosen: str | None = None) -> bool:
-    """Return whether `warehouse_root` falls back to the working folder's own warehouse."""
-    return chosen is None and not os.environ.get("PRUNESCOPE_WAREHOUSE")
-
-
 def has_screen() -> bool:
     """Return whether a browser can open a window here."""
     return sys.platform in {"win32", "darwin"} or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-
-
-def memory_gibibytes() -> float:
-    """Return the machine's memory in GiB; infinite if the system does not report it."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    except (AttributeError, ValueError, OSError):
-        return math.inf
 
 
 def watch_seconds() -> int:

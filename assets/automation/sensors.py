@@ -1,7 +1,7 @@
 """The sensor and the schedule that launch runs for watched studies.
 
 `watch` launches one run of a study for all that is missing or outdated in it, `nightly` as well for what has failed.
-The sensor launches one run per state of models, recipes and study.
+The sensor launches one run per state of a study and its models.
 """
 
 import datetime
@@ -44,7 +44,7 @@ class WatchCursor(BaseModel):
     """The state that the sensor keeps between ticks.
 
     Attributes:
-        requested: the state in which each missing or outdated partition and report was requested, until it is there.
+        requested: the needs of each study (`Backlog.needs`) for which a run was requested, until they are met.
         reported: logged problems, by path or study.
         ticks: number of ticks that requested runs, part of the run keys: a model that returns in the same state gets a
             new run, but a tick that Dagster repeats after losing this cursor does not launch its runs twice.
@@ -78,15 +78,13 @@ def watch_sensor(context: SensorEvaluationContext) -> SensorResult | SkipReason:
     for source, reason in backlog.watch.refused.items():
         if cursor.reported.get(source) != reason:
             context.log.warning(f"not watched: {reason}")
-    requested = cursor.requested
     for run in _no_longer_watched(context.instance.get_runs(RunsFilter(statuses=UNFINISHED)), backlog.watch):
         context.log.info(f"{run.job_name} {run.run_id}: a model of it is no longer watched; it is stopped")
         context.instance.run_coordinator.cancel_run(run.run_id)
-        # Another run has to compute what is left of the study.
-        requested = {key: state for key, state in requested.items() if not key.startswith(f"{run.tags[STUDY_TAG]}/")}
+    requested, requests = cursor.requested, list[RunRequest]()
     # A run that holds the warehouse may be computing the same; what it leaves is requested afterwards.
-    is_free = not is_busy(store.local(settings.cache_folder()))
-    requested, requests = _requests(backlog, requested, cursor.ticks, store) if is_free else (requested, [])
+    if not is_busy(store.local(settings.cache_folder())):
+        requested, requests = _requests(backlog, requested, store, "due", cursor.ticks)
     return SensorResult(
         run_requests=requests,
         asset_events=list(_changed_recipes(backlog.watch.studies, context.instance)),
@@ -112,50 +110,38 @@ def nightly() -> list[RunRequest] | SkipReason:
         return SkipReason(str(error))
     # The key has one value per day: nights that Dagster catches up on share one run.
     day = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
-    return [
-        RunRequest(
-            run_key=f"{watched.study.name} {day}",
-            run_config=run_config(watched.request, store),
-            tags={WATCH_TAG: "nightly", STUDY_TAG: watched.study.name},
-        )
-        for watched in backlog.watch.studies
-        if backlog.is_incomplete(watched.study)
-    ] or SkipReason("all watched studies are current")
+    return _requests(backlog, {}, store, "nightly", day)[1] or SkipReason("all watched studies are current")
 
 
 def _requests(
-    backlog: Backlog, requested: Mapping[str, str], ticks: int, store: Store
+    backlog: Backlog, requested: Mapping[str, str], store: Store, origin: str, key: object
 ) -> tuple[dict[str, str], list[RunRequest]]:
-    """Return the states requested by now, and one run for each study with a new state."""
-    all_states, requests = dict[str, str](), []
+    """Return the needs of all studies, and one run for each study with a need that was not requested before."""
+    present, requests = dict[str, str](), []
     for watched in backlog.watch.studies:
-        name = watched.study.name
+        name, needs = watched.study.name, backlog.needs(watched.study)
         if any(study == name for study, _ in backlog.of_others):
             continue  # its run would only end with the error that names the other study
-        states = {f"{name}/report": backlog.stale_reports[name]} if name in backlog.stale_reports else {}
-        for work in backlog.due:
-            if work.watched.study.name == name:
-                states |= {f"{name}/{work.model}/{recipe or ''}": state for recipe, state in work.states.items()}
-        all_states |= states
-        if new := {key: state for key, state in states.items() if requested.get(key) != state}:
+        present |= needs
+        if needs.items() - requested.items():
             models = ",".join(model.name for model in watched.study.models)
             requests.append(
                 RunRequest(
-                    run_key=f"{name} {fingerprint(new)} {ticks}",
+                    run_key=f"{name} {fingerprint(needs)} {key}",
                     run_config=run_config(watched.request, store),
-                    tags={WATCH_TAG: "due", STUDY_TAG: name, MODELS_TAG: models},
+                    tags={WATCH_TAG: origin, STUDY_TAG: name, MODELS_TAG: models},
                 )
             )
-    return all_states, requests
+    return present, requests
 
 
 def _no_longer_watched(runs: Iterable[DagsterRun], watch: WatchState) -> Iterator[DagsterRun]:
     """Yield the sensor's runs of which a model has left its study since they were launched."""
     if not watch.is_whole:  # a study or model that is being written at the moment is not gone
         return
-    models = {watched.study.name: watched.origins.keys() for watched in watch.studies}
+    models = {watched.study.name: {model.name for model in watched.study.models} for watched in watch.studies}
     for run in runs:
-        launched = set(run.tags.get(MODELS_TAG, "").split(",")) - models.get(run.tags.get(STUDY_TAG, ""), {}.keys())
+        launched = set(run.tags.get(MODELS_TAG, "").split(",")) - models.get(run.tags.get(STUDY_TAG, ""), set())
         if run.tags.get(WATCH_TAG) == "due" and launched and run.status != DagsterRunStatus.CANCELING:
             yield run
 

@@ -13,20 +13,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from prunescope.assets import settings
-from prunescope.assets.cli import (
-    advise,
-    checkpoint,
-    completion,
-    figures,
-    maintenance,
-    publication,
-    querying,
-    search,
-    serve,
-    study,
-    watch,
-    writing,
-)
+from prunescope.assets.cli import ask, checkpoint, maintenance, search, show, study, watch, writing
 from prunescope.assets.cli.options import Debug, Globals, Warehouse, declared
 from prunescope.assets.cli.output import DONE, FAILED, INTERRUPTED, WRONG_INPUT, log
 from prunescope.pipelines.core.errors import ComputationError, InputError
@@ -80,13 +67,13 @@ def prunescope(
 _NAMES = {"log_runs": "log"}
 # In this order `--help` lists them.
 GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Run": (writing.init, writing.schema, study.plan, study.run, search.search, querying.recipes, watch.watch),
+    "Run": (writing.init, writing.schema, study.plan, study.run, search.search, ask.recipes, watch.watch),
     "Ask": (
-        *(querying.question, querying.questions, querying.variants, querying.compare, advise.advise),
-        *(querying.sql, querying.tables, querying.describe),
+        *(ask.question, ask.questions, ask.variants, ask.compare, ask.advise),
+        *(ask.sql, ask.tables, ask.describe),
     ),
-    "Show": (publication.report, figures.figure, serve.serve, serve.ui, publication.export, publication.log_runs),
-    "Models": (watch.add_model, watch.remove_model, checkpoint.prune, checkpoint.checkpoint),
+    "Show": (show.report, show.figure, show.serve, show.ui, show.export, show.log_runs),
+    "Models": (watch.add_model, checkpoint.prune, checkpoint.checkpoint),
     "Keep": (maintenance.import_lm_eval, maintenance.verify, maintenance.gc, maintenance.doctor),
 }
 for group, commands in GROUPS.items():
@@ -99,8 +86,7 @@ def main(ahead: SqlProcess | None = None) -> None:
     settings.let_waiting_threads_sleep()
     options = Globals(sql_process=ahead)
     try:
-        with completion.rejoined_variants():
-            code = run(sys.argv[1:], options)
+        code = run(sys.argv[1:], options)
     except SystemExit:
         raise
     except KeyboardInterrupt:  # a second one, while the first was handled

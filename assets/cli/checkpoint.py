@@ -37,6 +37,18 @@ _FOLDER = "Output directory; must be new or empty."
 Shrink = Annotated[
     bool, typer.Option("--shrink", help="Shrink matrices if whole neurons or heads are zero in every layer.")
 ]
+
+
+def _limits(memory: Sequence[str]) -> dict[str, int] | None:
+    """Return the memory of each device in bytes; None without any."""
+    from prunescope.pipelines.studies.memory_limits import parse_limits
+
+    try:
+        return parse_limits(list(memory))
+    except ValueError as error:
+        raise InputError(f"--memory: {error}") from error
+
+
 Memory = Annotated[
     list[str],
     typer.Option(
@@ -53,7 +65,6 @@ def checkpoint(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help=_FOLDER)],
     shrink: Shrink = False,
     model_source: str | None = None,
-    push_to_hub: str | None = None,
     memory: Memory = (),
 ) -> None:
     """Write a variant of the warehouse as a Hugging Face folder that transformers opens without Prunescope.
@@ -66,12 +77,11 @@ def checkpoint(
 
     - `prunescope checkpoint smollm2-135m@wanda-50 ./smollm2-wanda`
     - `prunescope checkpoint mine@block-drop-4 ./shorter --shrink`
-    - `prunescope checkpoint mine@wanda-50 ./mine-wanda --push-to-hub me/mine-wanda`
+
+    `hf upload USER/NAME DIR --private` then uploads it to the Hugging Face hub.
 
     Options:
         model_source (MODEL): Current location of the dense model, if it moved after the run.
-        push_to_hub (USER/NAME): Then upload the folder to this repository of the Hugging Face hub; a new one is
-            private.
     """
     from prunescope.pipelines.models.sources import identify, locate
     from prunescope.pipelines.pruning.checkpoints.output_directory import require_free
@@ -80,10 +90,6 @@ def checkpoint(
     from prunescope.warehouse.tables import TABLES
 
     require_free(folder)
-    if push_to_hub is not None:
-        from prunescope.assets.publishing import hub
-
-        hub.require_access(push_to_hub)
     limits = _limits(memory)
     store = Store(options.existing(context))
     [(model, name)] = options.variants_of(store.root, [variant])
@@ -119,9 +125,6 @@ def checkpoint(
         decoder = load_decoder(dense_folder, provenance.dtype, memory=limits)
         result = export(decoder, pruned, folder, about, shrink=shrink, progress=bars)
         _log_result(result)
-        if push_to_hub is not None:
-            bars.start(f"upload to {push_to_hub}", 1)
-            log(f"uploaded: {hub.push(result.folder, push_to_hub)}")
 
 
 def prune(
@@ -129,12 +132,6 @@ def prune(
     recipe: Annotated[str, typer.Option("--recipe", "-r", autocompletion=completion.recipes)],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help=_FOLDER)],
     calibration: str = calibration_defaults.SOURCE,
-    sequences: Annotated[int, typer.Option(min=1)] = calibration_defaults.SEQUENCES,
-    length: Annotated[int, typer.Option(min=2)] = calibration_defaults.LENGTH,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1)] = calibration_defaults.SEED,
-    documents: Literal["joined", "single"] = calibration_defaults.DOCUMENTS,
-    template: bool = calibration_defaults.TEMPLATE,
-    calibration_dtype: Literal["model", "float32", "bfloat16"] = calibration_defaults.DTYPE,
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     device: str = "auto",
     memory: Memory = (),
@@ -147,19 +144,14 @@ def prune(
     For example:
 
     - `prunescope prune ./my-model -r wanda-2of4 -o ./my-model-2of4`
-    - `prunescope prune org/name -r block-drop-4 -o ./shorter --calibration wikitext2 --sequences 32 --length 512`
+    - `prunescope prune org/name -r block-drop-4 -o ./shorter --calibration "{source: wikitext2, sequences: 32}"`
 
     Options:
         model: A folder with safetensors, a .gguf file, a hub id, or `embedded:NAME`.
         recipe (RECIPE): A name that `prunescope recipes` lists, or the path of a .yaml file with a recipe.
         calibration (SOURCE): `c4`, `wikitext2`, a text, JSON or JSONL file, `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`, or
-            `embedded`, the help topics of the Python that runs.
-        sequences: Calibration sequences.
-        length: Tokens per sequence.
-        seed: Seed of the sampling.
-        documents: Sample from all documents `joined`, or each sequence from a `single` one.
-        template: Format each document with the model's chat template.
-        calibration_dtype: Dtype of the calibration pass: model, float32 or bfloat16.
+            `embedded`, the help topics of the Python that runs; or the keys of a study's `calibration`: source,
+            sequences, length, seed, documents, template, dtype. The recipe's own keys override them.
         dtype: Dtype of the model: float32, bfloat16 or float16.
         device: auto, cpu, cuda or cuda:N.
     """
@@ -177,18 +169,8 @@ def prune(
     parsed = parse_recipe(options.inline_recipe(recipe))
     if parsed.method in {"dense", "noise"}:
         raise InputError(f"recipe {parsed.name} prunes nothing; choose another one")
-    spec = _calibration(
-        source=calibration,
-        sequences=sequences,
-        length=length,
-        seed=seed,
-        documents=documents,
-        template=template,
-        dtype=calibration_dtype,
-    )
-    # The recipe's own calibration settings override the options.
     own = {} if parsed.calibration is None else parsed.calibration.model_dump(exclude_unset=True)
-    spec = spec.model_copy(update=own)
+    spec = _calibration(calibration).model_copy(update=own)
     if not re.match(DEVICE, device):
         raise InputError(f"--device {device!r}: choose auto, cpu, cuda or cuda:N")
     limits = _limits(memory)
@@ -207,7 +189,7 @@ def prune(
         bars.start("load the model", 1)
         decoder = load_decoder(model_folder, dtype, device, limits)
         if parsed.is_calibrated:
-            require_context(spec, decoder.context_length, "`calibration.length`" if "length" in own else "--length")
+            require_context(spec, decoder.context_length)
         statistics: dict[str, Any] = {}
         if parsed.needs:
             measured = calibrate(decoder, spec, model_folder.name, bars)
@@ -233,29 +215,20 @@ def prune(
     _log_result(result)
 
 
-def _calibration(**options: object) -> "CalibrationSpec":
-    """Return the calibration of some options, which have the names of a study's keys."""
+def _calibration(text: str) -> "CalibrationSpec":
+    """Return the calibration of a source, or of a mapping of the keys that a study's `calibration` has."""
     from pydantic import ValidationError
 
     from prunescope.pipelines.core.validation_errors import first_problem
     from prunescope.pipelines.recipes.calibration import CalibrationSpec
 
+    keys = options.mapping(text, "--calibration") if text.lstrip().startswith("{") else {"source": text}
     try:
-        return CalibrationSpec.model_validate(options)
+        return CalibrationSpec.model_validate(keys)
     except ValidationError as error:
-        location, message = first_problem(error)
-        lengths = f"--sequences {options['sequences']}, --length {options['length']}"
-        option = f"--calibration {options['source']!r}" if "source" in location else lengths
-        raise InputError(f"{option}: {message}") from error
-
-
-def _limits(memory: Sequence[str]) -> dict[str, int] | None:
-    from prunescope.pipelines.studies.memory_limits import parse_limits
-
-    try:
-        return parse_limits(list(memory))
-    except ValueError as error:
-        raise InputError(f"--memory: {error}") from error
+        location, message = first_problem(error, CalibrationSpec, keys)
+        key = f" {'.'.join(map(str, location))}" if location else ""
+        raise InputError(f"--calibration{key}: {message}") from error
 
 
 def _scores(location: "Place", model: str, recipe: str) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ import typer
 
 from prunescope.assets import settings
 from prunescope.assets.cli import completion, options
-from prunescope.assets.cli.output import FAILED, WRONG_INPUT, Sink, emit, emit_list, log, log_wait
+from prunescope.assets.cli.output import FAILED, Sink, emit, emit_list, log, log_wait
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.errors import WarehouseError
@@ -55,19 +55,12 @@ def import_lm_eval(context: typer.Context, results: list[Path], variant: options
 
     store = Store(options.existing(context))
     given = options.variants_of(store.root, [variant])[0] if variant is not None else None
-    found, is_whole = [], True
+    found = []
     for path in results:
-        try:
-            with open_regular(path.expanduser(), _MAX_RESULTS_BYTES, "a results file") as file:
-                parsed = parse_results(str(path), file.read())
-            found.append((parsed, given or evaluated_variant(parsed, store)))
-        except (InputError, WarehouseError, OSError) as error:
-            is_whole = False
-            message = f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error)
-            log(f"error: {' '.join(message.split())}", "red")
-    if not is_whole:
-        raise typer.Exit(WRONG_INPUT)
-    with locked(store.local(settings.cache_folder()) / "_import_lock", lambda holder: log(f"waiting for {holder}")):
+        with open_regular(path.expanduser(), _MAX_RESULTS_BYTES, "a results file") as file:
+            parsed = parse_results(str(path), file.read())
+        found.append((parsed, given or evaluated_variant(parsed, store)))
+    with locked(store.local(settings.cache_folder()) / "_import_lock", log_wait):
         added = import_results(store, found)
     for (parsed, pair), rows in zip(found, added, strict=True):
         log(f"{parsed.file}: {rows} scores of {'@'.join(pair)}" if rows else f"{parsed.file}: was imported before")
@@ -138,7 +131,7 @@ def gc(
 
     A file is kept if a shipped study, a watched study or a --study names it. The column `study` names the study that
     computed a result, `removed_by` the options that remove it. Plain --yes removes only leftovers, unfinished layers
-    and variant files without a row; leftovers include those in the folder for temporary files (TMPDIR).
+    and variant files without a row, and what killed runs left in the folder for temporary files (TMPDIR).
     Results need --computed-by with the name of their study, because they may belong to another person, or come from
     `run STUDY --model X` or `--recipe Y`. While a watched study or model cannot be read or is still being copied,
     nothing is removed.
@@ -146,7 +139,6 @@ def gc(
     For example:
 
     - `prunescope gc --study mine.yaml --study theirs.yaml`
-    - `prunescope gc --yes`
     - `prunescope gc --yes --study mine.yaml --computed-by demo`
 
     Options:
@@ -157,7 +149,7 @@ def gc(
     from prunescope.assets.watching.watch_list import load_watch_state
     from prunescope.pipelines.core import scratch_directory
     from prunescope.pipelines.studies import load_study, study_names
-    from prunescope.warehouse.maintenance.garbage_collection import OrphanFile, StudyScope, removable, remove, waste
+    from prunescope.warehouse.maintenance.garbage_collection import StudyScope, removable, remove, waste
     from prunescope.warehouse.storage.partition_store import Store
 
     store = Store(options.existing(context))
@@ -180,50 +172,30 @@ def gc(
             StudyScope(study.name, frozenset(m.name for m in study.models), frozenset(r.name for r in study.recipes))
             for study in (*loaded, *(watched.study for watched in watch.studies))
         ]
-        # Layers that a killed process had moved to disk for a model larger than memory.
-        layers = [
-            OrphanFile("temporary", folder, sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
-            for folder in scratch_directory.clean(keep=True)
-        ]
-        orphans = [*waste(store, scopes, local), *layers]
+        orphans = waste(store, scopes, local)
         if orphans or sink.is_chosen:
-            rows = [_row(orphan, store) for orphan in orphans]
+            rows = [vars(orphan) | _described(orphan) for orphan in orphans]
             emit_list(rows, sink, kind=str, study=str, removed_by=str, bytes=int, path=str)
-        selected, freed = removable(orphans, computed_by), 0
+        removed = removable(orphans, computed_by) if yes else []
+        freed = remove(store, removed)
         if yes:
             scratch_directory.clean()
-            freed = sum(layer.bytes for layer in layers) + remove(store, [f for f in selected if f not in layers])
-    _log_summary(orphans, len(selected), freed, removed=yes)
+    if not orphans:
+        log("every file belongs to a study; there is nothing to remove")
+    elif yes:
+        log(f"{len(removed)} files removed, {freed / 1e6:,.1f} MB; {len(orphans) - len(removed)} listed files remain")
+    else:
+        size = sum(orphan.bytes for orphan in orphans)
+        log(f"{len(orphans)} files, {size / 1e6:,.1f} MB; nothing was removed, see removed_by")
     if others := sorted(set(computed_by) - {orphan.study for orphan in orphans}):
         log(f"no listed file was computed by {', '.join(others)}", "yellow")
 
 
-def _row(orphan: "OrphanFile", store: "Store") -> dict[str, object]:
-    path = orphan.path
-    # Unfinished layers are on this machine even if the warehouse is on an object store.
-    if isinstance(path, Path) == isinstance(store.root, Path) and path.is_relative_to(store.root):
-        path = path.relative_to(store.root)
+def _described(orphan: "OrphanFile") -> dict[str, object]:
+    """Return the fields of a listed file that are texts, and the options that remove it."""
     of_study = f"--yes --computed-by {shlex.quote(orphan.study)}" if orphan.study else None
     removed_by = of_study or "none, it is damaged: delete it by hand" if orphan.is_result else "--yes"
-    about = {"kind": orphan.kind, "study": orphan.study or None, "removed_by": removed_by}
-    return about | {"bytes": orphan.bytes, "path": str(path)}
-
-
-def _log_summary(orphans: "list[OrphanFile]", selected: int, freed: int, *, removed: bool) -> None:
-    if not orphans:
-        log("every file belongs to a study; there is nothing to remove")
-        return
-    if removed:
-        log(f"{selected} files removed, {freed / 1e6:,.1f} MB; {len(orphans) - selected} listed files remain")
-    else:
-        size = sum(orphan.bytes for orphan in orphans)
-        log(f"{len(orphans)} files, {size / 1e6:,.1f} MB; nothing was removed, see removed_by")
-    if studies := sorted({orphan.study for orphan in orphans if orphan.study}):
-        log(
-            f"they include results computed by: {', '.join(studies)}; --study FILE keeps the results that a study "
-            "names, --computed-by STUDY removes the others",
-            "yellow",
-        )
+    return {"study": orphan.study or None, "removed_by": removed_by, "path": str(orphan.path)}
 
 
 def doctor(
@@ -235,11 +207,7 @@ def doctor(
     residual stream, final norm, LM head, parameter shares. If the proof or the chat template fails, the error names
     the module or the model and the reason, with exit code 2.
 
-    For example:
-
-    - `prunescope doctor`
-    - `prunescope doctor --model ./my-model`
-    - `prunescope doctor --model ./my-model --format json`
+    For example: `prunescope doctor --model ./my-model --format json`
 
     Options:
         model (MODEL): Load this model and show its structure; a model as in a study, or `embedded:NAME`.

@@ -7,7 +7,6 @@ import functools
 import inspect
 import json
 import re
-import shlex
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -22,10 +21,11 @@ from prunescope.assets.cli import completion, output
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.regular_files import local_path
 from prunescope.warehouse.catalogue.sql_process import Setup, SqlProcess
-from prunescope.warehouse.core.limits import GIBIBYTES, RESULT_BYTES
+from prunescope.warehouse.core.limits import RESULT_BYTES
 
 if TYPE_CHECKING:
     from prunescope.warehouse.storage.location import Place
+    from prunescope.warehouse.storage.partition_store import Store
 
 # An entry of the section `Options` of a docstring: parameter, placeholder of its value, help.
 _ENTRY = re.compile(r"^ {4}(\w+)(?: \((.+?)\))?: (.+(?:\n {8}.+)*)", re.MULTILINE)
@@ -66,16 +66,6 @@ def _checked_file(value: Path | None) -> Path | None:
     return value
 
 
-def _checked_memory(value: float) -> float:
-    """Refuse a limit above the machine's memory; cap the default instead."""
-    available = settings.memory_gibibytes()
-    if value == GIBIBYTES:
-        return min(value, available)
-    if value > available:
-        raise InputError(f"--memory {value:g}: this machine has {available:.1f} GiB; give less")
-    return value
-
-
 def root(context: typer.Context) -> "Place":
     """Return the location of the warehouse, which need not exist yet."""
     from prunescope.warehouse.storage.location import place_of
@@ -94,23 +84,13 @@ def root(context: typer.Context) -> "Place":
 
 def existing(context: typer.Context) -> "Place":
     """Return the location of a warehouse to read; refuse one in which no study has run, for it may be mistyped."""
-    location, chosen = root(context), context.ensure_object(Globals).warehouse
-    if _is_filled(location):
-        return location
-    is_empty = isinstance(location, Path) and location.exists()
-    problem = f"no study has run in the warehouse {location}" if is_empty else f"there is no warehouse at {location}"
-    if settings.is_default_warehouse(chosen):
-        raise InputError(f"{problem} yet; `prunescope run demo` makes one, or name another with --warehouse")
-    option = "PRUNESCOPE_WAREHOUSE" if chosen is None else "--warehouse"
-    raise InputError(
-        f"{problem}; correct {option}, or fill it with `prunescope run demo --warehouse {shlex.quote(str(location))}`"
-    )
-
-
-def require_named(context: typer.Context) -> None:
-    """Refuse a missing warehouse in a command that lists what is shipped, if the user has named it."""
-    if not settings.is_default_warehouse(context.ensure_object(Globals).warehouse):
-        existing(context)
+    location = root(context)
+    if not _is_filled(location):
+        raise InputError(
+            f"no study has run in the warehouse {location}; name another with --warehouse or PRUNESCOPE_WAREHOUSE, or "
+            "run one, such as `prunescope run demo`"
+        )
+    return location
 
 
 def _is_filled(location: "Place") -> bool:
@@ -127,15 +107,16 @@ def _is_filled(location: "Place") -> bool:
         raise InputError(f"the warehouse {location} cannot be listed: {error}") from error
 
 
-def writable(context: typer.Context) -> "Place":
-    """Return the location of the warehouse to write to; create its folder if needed."""
+def writable(context: typer.Context) -> "Store":
+    """Return the warehouse to write to; create its folder if needed."""
     from prunescope.warehouse.storage.atomic_write import translate_os_errors
+    from prunescope.warehouse.storage.partition_store import Store
 
     location = root(context)
     if isinstance(location, Path):
         with translate_os_errors(location):
             location.mkdir(parents=True, exist_ok=True)
-    return location
+    return Store(location)
 
 
 def variants_of(location: "Place", names: Sequence[str]) -> list[tuple[str, str]]:
@@ -157,16 +138,22 @@ def absolute_model(model: str) -> str:
     return str(path.absolute()) if path.exists() else model
 
 
+def mapping(text: str, option: str) -> dict[str, Any]:
+    """Return the keys that an option gives as a mapping in YAML, or as the path of a .yaml file with one."""
+    from prunescope.pipelines.core.safe_yaml import parse_yaml, read_yaml
+
+    is_file = text.endswith((".yaml", ".yml"))
+    keys = read_yaml(Path(text).expanduser(), option) if is_file else parse_yaml(text, option)
+    if not isinstance(keys, dict):
+        raise InputError(
+            f"{option} {text}: not a mapping; write `{{key: value}}`, or the path of a .yaml file with one"
+        )
+    return keys
+
+
 def inline_recipe(recipe: str) -> str:
     """Return a recipe's name or mapping, or the mapping in the YAML file that it names."""
-    if not recipe.endswith((".yaml", ".yml")):
-        return recipe
-    from prunescope.pipelines.core.safe_yaml import read_yaml
-
-    fields = read_yaml(Path(recipe).expanduser(), "recipe")
-    if not isinstance(fields, dict):
-        raise InputError(f"recipe {recipe}: not a mapping of `name`, `method` and parameters")
-    return json.dumps(fields)
+    return json.dumps(mapping(recipe, "recipe")) if recipe.endswith((".yaml", ".yml")) else recipe
 
 
 def absolute_study(study: str) -> str:
@@ -208,9 +195,7 @@ Output = Annotated[
     ),
 ]
 Seconds = Annotated[float, typer.Option(min=0.001, max=86_400, help="Query timeout in seconds.")]
-Memory = Annotated[
-    float, typer.Option(min=0.05, metavar="GIB", callback=_checked_memory, help="Memory limit of a query.")
-]
+Memory = Annotated[float, typer.Option(min=0.05, metavar="GIB", help="Memory limit of a query.")]
 
 StudyName = Annotated[
     str,
@@ -268,14 +253,6 @@ OnlyRecipes = Annotated[
 ]
 OnlyPrompts = Annotated[list[str], typer.Option("--prompt", metavar="ID", help="Only this prompt.")]
 
-# Options that are added to commands, with their defaults.
-_SHARED: dict[str, tuple[Any, Any]] = {
-    "format_": (Format, None),
-    "output": (Output, None),
-    "warehouse": (Warehouse, None),
-    "debug": (Debug, False),
-}
-
 
 def declared(command: Callable[..., None]) -> Callable[..., None]:
     """Return a command with `--debug`, `--warehouse` if it has a context, and `--format` and `-o` if it has a sink.
@@ -288,16 +265,17 @@ def declared(command: Callable[..., None]) -> Callable[..., None]:
     entries = {name: (placeholder, " ".join(words.split())) for name, placeholder, words in _ENTRY.findall(section)}
     own = dict(inspect.signature(command).parameters)
     has_sink = own.pop("sink", None) is not None
-    names = [*(["format_", "output"] if has_sink else []), *(["warehouse"] if "context" in own else []), "debug"]
+    shared: dict[str, tuple[Any, Any]] = {"format_": (Format, None), "output": (Output, None)} if has_sink else {}
+    shared |= {"warehouse": (Warehouse, None)} if "context" in own else {}
+    shared |= {"debug": (Debug, False)}
 
     def called(**values: object) -> None:
-        shared = {name: values.pop(name) for name in names}
-        command(**values, **({"sink": output.chosen_sink(shared["format_"], shared["output"])} if has_sink else {}))
+        given = {name: values.pop(name) for name in shared}
+        command(**values, **({"sink": output.chosen_sink(given["format_"], given["output"])} if has_sink else {}))
 
     added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=option)
-        for name, (option, default) in _SHARED.items()
-        if name in names
+        for name, (option, default) in shared.items()
     ]
     parameters = [_declared(parameter, *entries.get(parameter.name, ("", ""))) for parameter in (*own.values(), *added)]
     functools.update_wrapper(called, command, ("__module__", "__name__"), ())

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 STDERR = Console(stderr=True, highlight=False, soft_wrap=True)
-# Suffixes of files that hold no rows.
-_PICTURES = {".html", ".htm", ".pdf", ".png", ".svg"}
 _SUFFIXES = {
     "": "table",
     ".txt": "table",
@@ -75,9 +73,6 @@ def chosen_sink(format_: str | None, path: Path | None) -> Sink:
             f"-o {path}: no format is called {suffix}; use {', '.join(filter(None, _SUFFIXES))}, or add --format"
         )
     chosen = format_ or _SUFFIXES[suffix]
-    contradicts = suffix in _PICTURES or _SUFFIXES.get(suffix, chosen) not in {chosen, "table"}
-    if contradicts or (chosen == "parquet" and suffix == ".txt"):
-        raise InputError(f"-o {path} --format {chosen}: the name says another format; leave out one of the two")
     if chosen == "parquet" and path is None and sys.stdout.isatty():
         raise InputError("--format parquet: a terminal cannot show it; add -o FILE or a pipe")
     return Sink(chosen, path, is_chosen=(format_, path) != (None, None))

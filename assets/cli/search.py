@@ -14,7 +14,6 @@ from prunescope.assets.cli.output import emit, log, put, write_file
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.assets.cli.study import end, request_of
 from prunescope.pipelines.core.errors import InputError
-from prunescope.warehouse.export.rounding import rounded
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,18 +22,20 @@ if TYPE_CHECKING:
     from prunescope.pipelines.studies import Study
     from prunescope.warehouse.storage.location import Place
 
+_RESULT = ["strategy", "recipe", "remove", "removed", "predicted_nats"]
+_RESULT += ["measured_nats", "measured_low", "measured_high", "n_trials"]
+# A narrow terminal leaves out columns at the end.
+_COMPARED = ["measure", "is_better", "amount", "other_amount", "other_recipe", "difference"]
+_COMPARED += ["difference_low", "difference_high", "n_units"]
+
 
 def search(
     context: typer.Context,
     study: options.StudyName,
     remove: list[str] = (),
     model: options.Models = (),
-    menu: str | None = None,
-    objective: str | None = None,
-    budget: str | None = None,
     minutes: float | None = None,
-    control: str | None = None,
-    no_controls: bool = False,
+    settings_: Annotated[str | None, typer.Option("--settings")] = None,
     no_judge: bool = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", file_okay=False)] = None,
     replace: options.Replace = False,
@@ -53,41 +54,28 @@ def search(
     For example:
 
     - `prunescope search demo --remove 20%`
-    - `prunescope search my-study.yaml --remove 20% --remove 30% --menu sparsegpt-2of4,drop --minutes 60 -o recipes`
+    - `prunescope search my-study.yaml --remove 20% --remove 30% --minutes 60 -o recipes`
+    - `prunescope search demo --remove 20% --settings "{menu: [sparsegpt-2of4, drop], controls: [random]}"`
 
     Options:
         remove (SHARE): Share to remove: 20%, 20 or 0.2 (default: the study's `search.remove`); each share gets an
             allocation of its own.
-        menu (A,B,C): Treatments of a sublayer other than keeping it: recipes of weights or bits, and drop, attn-drop or
-            mlp-drop (default: wanda, ria and sparsegpt from 4 to 70, drop).
-        objective (NAME): Quantity to minimise: kl of every token, or task:NAME, the KL at the answers to a task of the
-            study (default: kl).
-        budget (UNIT): Unit of the share: parameters of the layers' matrices, bytes, or milliseconds of a decoding step
-            (default: parameters).
         minutes (N): No trial begins after so many minutes (default: 20). Effects of single treatments take at most half
             of them, but for a first batch of texts; pruning does not count.
-        control (A,B,C): Strategies to compare with: hidden, the same search by 1 − cos of the hidden states; random;
-            greedy (default: all).
-        no_controls: Leave all of them out.
+        settings_ (MAPPING): Other keys of `search`, or a .yaml file with them: menu (treatments), objective (kl or
+            task:NAME), budget (parameters, bytes or milliseconds), controls (hidden, random, greedy), texts, prompts.
+            Other settings make another search. `prunescope schema` explains all.
         no_judge: Leave out the comparison with published recipes on the study's own data.
         output (DIR): Write each recipe to a file here instead of standard output.
     """
     from prunescope.assets.planning.steps import MODEL_TABLES, SEARCH_TABLES
     from prunescope.assets.runs.start import run_study
 
-    if control is not None and no_controls:
-        raise InputError("--control and --no-controls contradict each other; leave one of them out")
-    keys = {
-        "remove": [_share(text) for text in remove] if remove else None,
-        "menu": _names(menu, "--menu"),
-        "objective": objective,
-        "budget": budget,
-        "minutes": minutes,
-        "controls": [] if no_controls else _names(control, "--control"),
-    }
-    request = request_of(study, model, [], allow_code_execution)
-    request = with_fields(request, search=json.dumps({key: value for key, value in keys.items() if value is not None}))
-    if not remove and request_of(study, [], []).load().search is None:
+    keys = {} if settings_ is None else options.mapping(settings_, "--settings")
+    keys |= {"remove": [_share(text) for text in remove]} if remove else {}
+    keys |= {} if minutes is None else {"minutes": minutes}
+    request = with_fields(request_of(study, model, [], allow_code_execution), search=json.dumps(keys))
+    if "remove" not in keys and request_of(study, [], []).load().search is None:
         raise InputError("--remove is missing, and the study has no `search`; give a share, such as --remove 20%")
     location, tables = options.root(context), (*MODEL_TABLES, *SEARCH_TABLES)
     with RichProgress() as bars:
@@ -97,21 +85,22 @@ def search(
         log("everything is current; nothing was searched")
     failed = {failure.name for failure in outcome.failures}
     for spec in outcome.study.models:
-        rows, is_unfinished = ([], False) if spec.name in failed else _results(outcome.study, location, spec.name)
+        rows, is_unfinished = (None, False) if spec.name in failed else _results(outcome.study, location, spec.name)
         if not rows:
             continue
-        _print_results(rows)
+        emit(rows.select(_RESULT))
         if is_unfinished:
             log("not all trials were made; the same command goes on, with more --minutes if the time was over")
-        _print_recipes([_recipe(row) for row in rows if _is_own(row)], output)
+        found = rows.to_pylist()
+        _print_recipes([_recipe(row) for row in found if _is_own(row)], output)
         # The run below would search again if this one failed.
         if no_judge or f"{spec.name} search" in failed:
             log("`prunescope figure allocation` and `prunescope question q35` show the search")
             continue
-        judged = _judging(request, outcome.study, location, spec.name, rows)
+        judged = _judging(request, outcome.study, location, spec.name, found)
         with RichProgress() as bars:
             failures += run_study(judged, location, settings.cache_folder(), bars, replace=replace).failures
-        _print_judgement(rows, location, spec.name, output)
+        _print_judgement(found, location, spec.name, output)
     end(context, failures)
 
 
@@ -127,21 +116,8 @@ def _share(text: str) -> float:
     return share
 
 
-def _names(text: str | None, flag: str) -> list[str] | None:
-    """Split a list at its commas; refuse an empty one."""
-    if text is None:
-        return None
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
-        raise InputError(f"{flag} {text!r}: names nothing; separate names by commas")
-    return names
-
-
-def _results(study: "Study", location: "Place", model: str) -> tuple[list[dict[str, Any]], bool]:
-    """Return the results of a study's search on a model, and whether it can go on at one of its targets.
-
-    There are no results if it failed.
-    """
+def _results(study: "Study", location: "Place", model: str) -> "tuple[pa.Table, bool]":
+    """Return the results of a study's search on a model, none if it failed, and whether it can go on at a target."""
     from prunescope.assets.planning.fingerprints import find_model, search_id
     from prunescope.assets.planning.work_plan import unfinished_folder
     from prunescope.pipelines.core.progress import SILENT
@@ -150,7 +126,7 @@ def _results(study: "Study", location: "Place", model: str) -> tuple[list[dict[s
     from prunescope.warehouse.storage.partition_store import Store
 
     search = search_id(study, find_model(study, model, settings.cache_folder(), SILENT).identity)
-    rows = search_results(location, model, search, study.search.remove).to_pylist()
+    rows = search_results(location, model, search, study.search.remove)
     left = unfinished_targets(unfinished_folder(Store(location), model) / f"search-{search}")
     return rows, not left.isdisjoint(study.search.remove)
 
@@ -158,20 +134,6 @@ def _results(study: "Study", location: "Place", model: str) -> tuple[list[dict[s
 def _is_own(row: dict[str, Any]) -> bool:
     """Return whether a result is the search's own, not a control's."""
     return bool(row["strategy"] == "searched")
-
-
-def _print_results(rows: Sequence[dict[str, Any]]) -> None:
-    import pyarrow as pa
-
-    columns = {
-        **{name: [row[name] for row in rows] for name in ("strategy", "recipe")},
-        "target": [f"{row['remove']:.1%}" for row in rows],
-        "removed": [f"{row['removed']:.2%}" for row in rows],
-        "predicted_nats": [_shown(row, "predicted_nats") for row in rows],
-        "measured_nats": [_shown(row, "measured_nats", "measured_low", "measured_high") for row in rows],
-        "trials": [row["n_trials"] for row in rows],
-    }
-    emit(pa.table(columns))
 
 
 def _recipe(row: dict[str, Any]) -> dict[str, Any]:
@@ -219,50 +181,22 @@ def _judging(
 
 def _print_judgement(rows: Sequence[dict[str, Any]], location: "Place", model: str, output: Path | None) -> None:
     """Compare each own result with the best published recipe, and with a better control, on the study's data."""
+    import pyarrow as pa
+
     from prunescope.warehouse.catalogue.queries import best_published, better_controls
 
     for row in filter(_is_own, rows):
         others = {other["recipe"]: other for other in rows if other["remove"] == row["remove"] and other is not row}
         # Recipes are not compared by time.
-        best = best_published(location, model, row["recipe"]).to_pylist() if row["budget"] != "milliseconds" else []
-        better = better_controls(location, model, row["recipe"], [*others]).to_pylist()[:1]
-        put(_heading(row, is_compared=bool(best or better)))
-        if best or better:
-            emit(_comparison([*best, *better]))
-        for found in better:
-            control = others[found["other_recipe"]]
-            put(f"{control['recipe']}, of the control {control['strategy']}, does less damage:")
-            _print_recipes([_recipe(control)], output)
-
-
-def _heading(row: dict[str, Any], *, is_compared: bool) -> str:
-    start = f"{row['recipe']} removes {row['removed']:.1%} of the layers' {row['budget']}"
-    if not is_compared:
-        return f"{start}; no other recipe was compared with it, but `search_variants` has the KL of each."
-    return f"{start}. On the study's own data, compared with the published recipe that is best by each measure:"
-
-
-def _comparison(found: Sequence[dict[str, Any]]) -> "pa.Table":
-    """Return a row for each measure and other recipe, with 95 % intervals.
-
-    The verdict stands in front, because a narrow terminal leaves out columns at the end.
-    """
-    import pyarrow as pa
-
-    words = {True: "better", False: "worse", None: "not told apart"}
-    columns = {
-        "measure": [row["measure"] for row in found],
-        "verdict": ["too little data" if row["difference_low"] is None else words[row["is_better"]] for row in found],
-        "found": [_shown(row, "amount", "amount_low", "amount_high") for row in found],
-        "other": [_shown(row, "other_amount", "other_low", "other_high") for row in found],
-        "by": [row["other_recipe"] for row in found],
-        "difference": [_shown(row, "difference", "difference_low", "difference_high") for row in found],
-        "units": [row["n_units"] for row in found],
-    }
-    return pa.table(columns)
-
-
-def _shown(row: dict[str, Any], name: str, *ends: str) -> str:
-    """Return a number with its interval, if both ends are known; empty for None."""
-    interval = [row[end] for end in ends]
-    return "" if row[name] is None else rounded(row[name], interval=() if None in interval else interval)
+        best = [] if row["budget"] == "milliseconds" else [best_published(location, model, row["recipe"])]
+        better = better_controls(location, model, row["recipe"], [*others]).slice(0, 1)
+        compared = [table.select(_COMPARED) for table in (*best, better) if table.num_rows]
+        head = f"{row['recipe']} removes {row['removed']:.1%} of the layers' {row['budget']}"
+        if compared:
+            put(f"{head}. On the study's own data, compared with the published recipe that is best by each measure:")
+            emit(pa.concat_tables(compared))
+        else:
+            put(f"{head}; no other recipe was compared with it, but `search_variants` has the KL of each.")
+        for name in better["other_recipe"].to_pylist():
+            put(f"{name}, of the control {others[name]['strategy']}, does less damage:")
+            _print_recipes([_recipe(others[name])], output)

@@ -1,12 +1,12 @@
-"""The report in a terminal: the overview, or one text token by token, from the documents of the page.
+"""The report in a terminal: the overview from the documents of the page, or one text, coloured token by token.
 
 Colour only repeats a number or sign next to it.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
@@ -17,9 +17,8 @@ from rich.text import Text
 
 from prunescope.assets.publishing.notebook import KL_BOUNDS
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.pipelines.reporting.advice import MARKS
-from prunescope.pipelines.reporting.charts.display_text import label, prose, visible
+from prunescope.pipelines.reporting.charts.display_text import label, prose
 from prunescope.warehouse.core.formats import NULL, shown_cell
 
 if TYPE_CHECKING:
@@ -35,19 +34,19 @@ _KL_STYLES = ("", "", "", _LIGHT, _LIGHT, _MIDDLE, _MIDDLE, _DARK)
 # Width of all columns but names, verdicts and bars, with gaps.
 _NUMBERS_WIDTH = 27
 _MIN_SPARK, _MAX_SPARK = 9, 40
-_TOKEN_WIDTH = 14
-_GUTTER = 8
-_ROWS = ("step", "dense", "pruned", "KL")
+_TOKEN_WIDTH = 30
+_BOUNDS = "Lower bound of a bar: " + "  ".join(
+    f"{bar} {bound:g}" for bar, bound in zip(_BARS[1:], KL_BOUNDS, strict=True)
+)
 _OVERVIEW_LEGEND = (
     "KL(dense ‖ pruned) in nats along the generation, from left to right, each bar the maximum of several steps: both "
-    "models reading the dense text (forced) or the variant's (own). Lower bound of a bar: "
-    + "  ".join(f"{bar} {bound:g}" for bar, bound in zip(_BARS[1:], KL_BOUNDS, strict=True))
-    + ". median: of KL own. flip: step of the first token that differs, median over prompts. loops: prompts that fall "
-    "into a loop. One text token by token: --variant NAME --prompt ID."
+    f"models reading the dense text (forced) or the variant's (own). {_BOUNDS}. median: of KL own. flip: step of the "
+    "first token that differs, median over prompts. loops: prompts that fall into a loop. One text token by token: "
+    "--variant NAME --prompt ID."
 )
-_TOKENS_LEGEND = (
-    "≠ another token. flip: the first of them; loop: the text has closed a loop; end: the answer is complete. "
-    "KL(dense ‖ pruned) in nats; darker is larger. ␣ is a space, ↵ a line break."
+_TEXT_LEGEND = (
+    "The bar behind a token, and its colour: KL(dense ‖ pruned) in nats; darker is larger. ≠: the most probable tokens "
+    f"differ. ↵ is a line break. {_BOUNDS}."
 )
 
 
@@ -57,44 +56,45 @@ def show_report(root: "Place", study: str | None, variant: str | None, prompt: s
     Args:
         root: the warehouse.
         study: its name or file; None for the only one with results.
-        variant: `model@recipe`, or a recipe.
-        prompt: the id of a prompt.
-        forced: whether the pruned model reads the dense model's tokens.
+        variant: `model@recipe`, or a recipe; None for the overview.
+        prompt: the id of the prompt that the text answers.
+        forced: whether to show the dense model's text, which both models read, instead of the variant's.
     """
     from prunescope.assets.publishing.live_study import LiveStudy, studies
-    from prunescope.warehouse.catalogue.queries import find_variant
+    from prunescope.warehouse.catalogue.queries import find_variant, stored_variants, token_rows
+    from prunescope.warehouse.catalogue.question_query import RowFilter, require
 
-    if variant is None and (prompt is not None or forced):
-        raise InputError(f"{'--forced' if prompt is None else '--prompt'}: add --variant")
+    console = Console(highlight=False, emoji=False, markup=False)
+    if variant is not None and prompt is not None:
+        pair = find_variant(variant, stored_variants(root))
+        require(root, pair[:1], RowFilter(prompts=(prompt,)))
+        rows = token_rows(root, "@".join(pair), prompt, "teacher_forced" if forced else "own_text").to_pylist()
+        if not rows:
+            raise InputError(f"{'@'.join(pair)}, prompt {prompt}: no step was measured that way")
+        show_tokens(console, "@".join(pair), rows, forced=forced)
+        return
+    if variant is not None or prompt is not None or forced:
+        raise InputError("a text needs --variant and --prompt, such as --variant wanda-50 --prompt open")
     known = studies(root, study)
     if len(known) > 1:
         raise InputError(f"name the study, one of {', '.join(known)}")
     [(name, loaded)] = known.items()
-    live = LiveStudy(root, name, loaded)
-    index = live.index()
-    console = Console(highlight=False, emoji=False, markup=False)
-    if variant is None:
-        show_overview(console, index)
-        return
-    pairs = [(entry["model"], entry["recipe"]) for entry in index["variants"]]
-    n = pairs.index(find_variant(variant, pairs))
-    m = find_prompt(index, n, prompt)
-    show_tokens(console, index, n, m, live.build(f"trace/{n}/{m}"), forced=forced)
+    show_overview(console, LiveStudy(root, name, loaded).build("index"))
 
 
-def find_prompt(index: "Document", variant: int, prompt: str | None) -> int:
-    """Return the position of a prompt whose steps were measured for the variant; else name those that there are."""
-    entry = index["variants"][variant]
-    measured = {index["prompts"][m]["prompt_id"]: m for m in entry["traces"]}
-    if prompt in measured:
-        return measured[prompt]
-    names = [label(name, 80) for name in measured]
-    some = f"there are {', '.join(names[:20])}{', …' * (len(names) > 20)}"
-    known = some if names else "it has no steps of any prompt"
-    if prompt is None:
-        raise InputError(f"--variant: add --prompt; {known}")
-    hint = did_you_mean(prompt, names).strip() or known
-    raise InputError(f"--prompt {prompt}: no steps of it were measured for {label(entry['id'], 80)}; {hint}")
+def show_tokens(console: Console, variant: str, rows: Sequence[dict[str, Any]], *, forced: bool) -> None:
+    """Print the tokens of `token_rows`: the dense model's if `forced`, else the variant's."""
+    console.print(Text(f"\n{label(variant, 80)}", _HEADING))
+    console.print(Text(prose(rows[0]["prompt_text"], 400), "dim"))
+    console.print(Text(f"both models read the {'dense model' if forced else 'variant'}'s text\n", "dim"))
+    text = Text()
+    for row in rows:
+        kl = row["kl_dense_pruned_nats"]
+        token = label(row[f"token_text_{'dense' if forced else 'pruned'}"], _TOKEN_WIDTH)
+        sign = "" if row["is_top1_same"] else "≠"
+        text.append(f"{token}{spark([kl], 1)}{sign}", _KL_STYLES[bisect_right(KL_BOUNDS, kl)])
+    console.print(text)
+    console.print(Text(f"\n{_TEXT_LEGEND}", "dim"))
 
 
 def show_overview(console: Console, index: "Document") -> None:
@@ -131,65 +131,6 @@ def show_overview(console: Console, index: "Document") -> None:
         console.print()
     for text in (_OVERVIEW_LEGEND, *index["notes"]):
         console.print(Text(prose(text), "dim"))
-
-
-def show_tokens(console: Console, index: "Document", n: int, m: int, trace: "Document", *, forced: bool) -> None:
-    """Print both models token by token with their KL, on the dense text if `forced`, else on the variant's."""
-    entry, prompt = index["variants"][n], index["prompts"][m]
-    steps = trace.get("forced" if forced else "own")
-    if not steps or not steps["step"]:
-        raise InputError(f"{label(entry['id'], 80)}, prompt {prompt['name']}: no step was measured that way")
-    console.print(Text(f"\n{label(entry['id'], 80)} · {label(prompt['name'])}", _HEADING))
-    console.print(_verdict(entry), Text(prose(prompt["prompt_text"], 400), "dim"))
-    console.print(Text(f"both models read the {'dense model' if forced else 'variant'}'s text", "dim"))
-    events = _events(trace, "_dense" if forced else "")
-    cells = [_cell(steps, row, events) for row in range(len(steps["step"]))]
-    for line in _lines(cells, console.width - _GUTTER):
-        for row, name in enumerate(_ROWS):
-            text = Text(f"{name:<{_GUTTER}}", "dim", no_wrap=True)
-            for cell in line:
-                text.append_text(cell[row])
-            text.rstrip()
-            console.print(text, no_wrap=True, crop=False)
-        console.print()
-    console.print(Text(_TOKENS_LEGEND, "dim"))
-
-
-def _events(trace: "Document", suffix: str) -> dict[int, str]:
-    """Return the events by step of the text that both models read."""
-    places = (trace["first_flip_step"], trace[f"collapse_step{suffix}"], trace[f"answer_end_step{suffix}"])
-    events: dict[int, str] = {}
-    for step, word in zip(places, ("flip", "loop", "end"), strict=True):
-        if step is not None:
-            events[step] = f"{events[step]},{word}" if step in events else word
-    return events
-
-
-def _cell(steps: "Document", row: int, events: dict[int, str]) -> list[Text]:
-    """Return one step as texts of equal width, one for each of `_ROWS`."""
-    step, kl, sign = steps["step"][row], steps["kl_dense_pruned_nats"][row], "" if steps["is_same_token"][row] else " ≠"
-    style = _KL_STYLES[bisect_right(KL_BOUNDS, kl)] if kl is not None else ""
-    mark = f" ◆{events[step]}" if step in events else ""
-    texts = (
-        (f"{step}{mark}", "bold" if mark else "dim"),
-        (visible(steps["token_text_dense"][row], _TOKEN_WIDTH), ""),
-        (visible(steps["token_text_pruned"][row], _TOKEN_WIDTH), f"bold {style}" if sign else style),
-        (f"{spark([kl], 1)} {shown_cell(kl, 2)}{sign}", style),
-    )
-    width = max(cell_len(text) for text, _ in texts) + 2
-    # Only the words are coloured, so that the gap between two cells shows.
-    return [Text.assemble((text, style), " " * (width - cell_len(text))) for text, style in texts]
-
-
-def _lines(cells: Sequence[list[Text]], width: int) -> Iterator[list[list[Text]]]:
-    line: list[list[Text]] = []
-    for cell in cells:
-        if line and sum(cell_len(each[0].plain) for each in [*line, cell]) - 2 > width:
-            yield line
-            line = []
-        line.append(cell)
-    if line:
-        yield line
 
 
 def spark(values: Sequence[float | None], width: int) -> str:

@@ -1,17 +1,11 @@
 """`prunescope init` and `prunescope schema`: the beginning of a study's YAML, and its schema for editors."""
 
-import re
-import sys
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from prunescope.assets.cli import options
 from prunescope.assets.cli.output import emit_bytes, log, write_file
 from prunescope.pipelines.core.errors import InputError
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 # Keys with a value are those of a first study of a small model; those behind a # show what else there is.
 _TEMPLATE = """\
 {header}
@@ -44,13 +38,13 @@ measure: {{layer_prompts: 1}}
 
 
 def init(
-    name: Annotated[str | None, typer.Argument(show_default=False)] = None,
-    model: options.Models = (),
-    recipe: options.Recipes = (),
+    name: str,
+    model: options.Models = ("embedded",),
+    recipe: options.Recipes = ("magnitude-50", "wanda-50", "wanda-2of4", "attn-drop-4"),
     prompts: list[str] = (),
     force: bool = False,
 ) -> None:
-    """Write the YAML of a new study, with a comment for every key; on a terminal, ask for what no option gives.
+    """Write the YAML of a new study, with a comment for every key.
 
     For example:
 
@@ -67,20 +61,8 @@ def init(
     from prunescope.pipelines.core.safe_yaml import parse_yaml
     from prunescope.pipelines.studies import study_of
 
-    def answer(question: str, default: str) -> list[str]:
-        """Return the words of the user's answer; outside a terminal, those of the default."""
-        text = str(typer.prompt(question, default=default, err=True)) if is_asking else default
-        return text.replace(",", " ").split()
-
-    is_asking = sys.stdin.isatty() and sys.stderr.isatty()
-    if name is None and not is_asking:
-        raise InputError("name the study, such as `prunescope init my-study`")
-    path = _path(name or " ".join(answer("Name of the study", "my-study")), force=force)
-    models = model or answer("Model (folder, .gguf file or hub id)", "embedded")
-    _require_models(models)
-    recipes = recipe or answer("Recipes to compare", "magnitude-50 wanda-50 wanda-2of4 attn-drop-4")
-    sets = prompts or answer("File with your own prompts, or none", "none")
-    text = _text(path, models, recipes, [own for own in sets if own != "none"])
+    path = _path(name, force=force)
+    text = _text(path, model, recipe, prompts)
     study_of(parse_yaml(text, str(path)), path)
     write_file(path, text.encode())
     log(f"`prunescope plan {path}` shows what it would compute")
@@ -97,17 +79,12 @@ def schema(output: options.Output = None) -> None:
 
 
 def _path(name: str, *, force: bool) -> Path:
-    """Return the file of a new study; refuse a name that is wrong or taken."""
+    """Return the file of a new study; refuse one that is taken."""
     from prunescope.pipelines.studies import study_names
 
     path = Path(name).expanduser()
     if path.suffix not in {".yaml", ".yml"}:
         path = path.with_name(f"{path.name}.yaml") if path.name else path
-    if not _NAME.fullmatch(path.stem):
-        raise InputError(
-            f"{name!r}: not a name of a study: letters, digits and . _ + -, the first a letter or a digit; for "
-            "example `prunescope init my-study`"
-        )
     if path.stem in study_names():
         raise InputError(f"{path.stem!r} is a study of the package; choose another name, such as my-{path.stem}")
     if not path.parent.is_dir():
@@ -115,16 +92,6 @@ def _path(name: str, *, force: bool) -> Path:
     if path.exists() and not force:
         raise InputError(f"{path}: exists already; choose another name, or replace it with --force")
     return path
-
-
-def _require_models(models: list[str]) -> None:
-    """Refuse local models that do not exist; the hub is not asked."""
-    from prunescope.pipelines.models.embedded import embedded_model
-
-    for model in models:
-        is_hub_id = "/" in model and not model.startswith((".", "/", "~"))
-        if embedded_model(model) is None and not is_hub_id and not Path(model).expanduser().exists():
-            raise InputError(f"model {model!r}: no such folder or file; give a folder, a .gguf file or a hub id")
 
 
 def _text(path: Path, models: list[str], recipes: list[str], sets: list[str]) -> str:

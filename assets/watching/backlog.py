@@ -23,7 +23,6 @@ from prunescope.assets.watching.watch_list import WatchedStudy, WatchState, load
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.regular_files import require_regular_model
 from prunescope.pipelines.models.cached_identity import known_folder, known_identity, stamp
-from prunescope.pipelines.recipes import Recipe
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.core.errors import DamagedFileError, WarehouseError
 from prunescope.warehouse.maintenance.verified_files import VerifiedFiles
@@ -39,39 +38,33 @@ Compared = tuple[Mapping[str | None, bool], dict[str | None, str]]
 
 
 @dataclass(frozen=True)
-class DueWork:
-    """The work that one model of a watched study needs.
-
-    Attributes:
-        states: missing and outdated recipes (None: the model itself), each with a hash of model, recipe and study.
-        is_missing: whether a table of the recipe does not exist; otherwise it was computed from other inputs.
-    """
-
-    watched: WatchedStudy
-    model: str
-    states: dict[str | None, str]
-    is_missing: Mapping[str | None, bool]
-
-
-@dataclass(frozen=True)
 class Backlog:
     """The work that the watched studies of a warehouse still need.
 
     Attributes:
-        due: by study and model, missing and outdated partitions.
+        due: by study and model, whether a table of each missing or outdated recipe (None: the model itself) does not
+            exist; otherwise it was computed from other inputs.
+        inputs: by study, a hash of its settings and of the files of its models.
         stale_reports: by study, the version that its report should have.
         of_others: by study and model, recipes (None: the model itself) that another study computed from other inputs,
             each with that study's name; they are not computed again.
     """
 
     watch: WatchState
-    due: list[DueWork]
-    stale_reports: dict[str, str]
+    due: dict[tuple[str, str], Mapping[str | None, bool]] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+    stale_reports: dict[str, str] = field(default_factory=dict)
     of_others: dict[tuple[str, str], dict[str | None, str]] = field(default_factory=dict)
 
-    def is_incomplete(self, study: Study) -> bool:
-        """Return whether a run of the study would have work, as far as is known without fetching its models."""
-        return study.name in self.stale_reports or any(work.watched.study.name == study.name for work in self.due)
+    def needs(self, study: Study) -> dict[str, str]:
+        """Return what a run of the study would do, as far as is known without fetching its models.
+
+        Each need has a text that changes when it has to be met again.
+        """
+        needs = {study.name: self.inputs[study.name]} if any(name == study.name for name, _ in self.due) else {}
+        if version := self.stale_reports.get(study.name):
+            needs[f"{study.name}/report"] = version
+        return needs
 
 
 @dataclass
@@ -79,47 +72,42 @@ class FreshnessScanner:
     """A scanner that compares a warehouse with its watch list, and caches each comparison until something changes."""
 
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    # By study and model, a hash of all that was compared, and the result of `_compared`.
-    _cache: dict[tuple[str, str], tuple[str, Compared]] = field(default_factory=dict)
+    # The result of `_compared` by a hash of all that it depends on.
+    _cache: dict[str, Compared] = field(default_factory=dict)
 
     def scan(self, store: Store) -> Backlog:
         """Return the present backlog; errors as `load_watch_state`."""
         watch = load_watch_state(store)
-        found = Backlog(watch, [], {})
+        found = Backlog(watch)
         with self._lock, ExitStack() as stack:
             existing = _existing(store, watch.studies)
             before, self._cache = self._cache, {}
             # Its file is read when a model is compared, and not at every scan.
             files = cache(lambda: stack.enter_context(VerifiedFiles(store.root, settings.cache_folder())))
-            for watched in watch.studies:
-                study, of_study = watched.study, _study_hash(watched.study)
-                of_recipes = {recipe and recipe.name: _recipe_hash(recipe) for recipe in (None, *study.recipes)}
+            for study in (watched.study for watched in watch.studies):
+                inputs = [_study_hash(study)]
                 for model in study.models:
                     key, own = (study.name, model.name), existing[model.name]
                     try:
                         dense, of_files = _known(study, model.name)
-                        parts = [of_study, *of_recipes.values(), of_files, dense.identity.weight_hash if dense else ""]
-                        state = fingerprint({"inputs": parts, "partitions": repr(own)})
-                        compared = before.get(key)
-                        if compared is None or compared[0] != state:
-                            compared = state, _compared(store, study, dense, own, files)
+                        parts = [inputs[0], of_files, dense.identity.weight_hash if dense else ""]
+                        state = fingerprint({"model": key, "inputs": parts, "partitions": repr(own)})
+                        compared = before.get(state) or _compared(store, study, dense, own, files)
                     except WarehouseError:
                         raise
                     except Exception as error:  # one broken model does not keep the others from being measured
                         watch.refused[f"{study.name}: {model.name}"] = error_line(error)
                         continue
-                    self._cache[key] = compared
-                    stale, others = compared[1]
-                    if stale:
-                        hashes = {"study": of_study, "files": of_files}
-                        states = {recipe: fingerprint(hashes | {"recipe": of_recipes[recipe]}) for recipe in stale}
-                        found.due.append(DueWork(watched, model.name, states, stale))
-                    if others:
-                        found.of_others[key] = others
-        for watched in watch.studies:
-            partitions = _partitions(store, watched.study, existing)
-            if partitions and (version := freshness.stale_report(store, watched.study, partitions)):
-                found.stale_reports[watched.study.name] = version
+                    self._cache[state] = compared
+                    inputs.append(of_files)
+                    due, others = compared
+                    found.due.update({key: due} if due else {})
+                    found.of_others.update({key: others} if others else {})
+                found.inputs[study.name] = fingerprint({"inputs": inputs})
+        for study in (watched.study for watched in watch.studies):
+            partitions = _partitions(store, study, existing)
+            if partitions and (version := freshness.stale_report(store, study, partitions)):
+                found.stale_reports[study.name] = version
         return found
 
 
@@ -139,14 +127,22 @@ def _existing(store: Store, studies: Iterable[WatchedStudy]) -> Mapping[str, Map
 
 
 def _known(study: Study, name: str) -> tuple[DenseModel | None, str]:
-    """Return a model as far as it is known without reading its weights, and a hash of its files."""
+    """Return a model as far as it is known without reading its weights, and a hash of its files.
+
+    A model that has yet to be fetched has the hash of its source file, or its source instead.
+
+    Raises:
+        InputError: the source is a path that does not exist.
+    """
     spec, cache_folder = study.model(name), settings.cache_folder()
-    folder = known_folder(spec.source, cache_folder)
-    if folder is None:
-        return None, _unfetched(spec.source)
-    require_regular_model(folder)
-    identity = known_identity(folder, cache_folder)
-    return DenseModel(spec, folder, identity) if identity else None, stamp(folder)
+    folder, path = known_folder(spec.source, cache_folder), Path(spec.source).expanduser()
+    if folder is not None:
+        require_regular_model(folder)
+        identity = known_identity(folder, cache_folder)
+        return DenseModel(spec, folder, identity) if identity else None, stamp(folder)
+    if not path.exists() and (path.is_absolute() or spec.source.startswith((".", "~"))):
+        raise InputError(f"model {spec.source!r}: no such folder or file")
+    return None, stamp(path) if path.exists() else spec.source
 
 
 def _compared(
@@ -185,17 +181,14 @@ def _partitions(
 
 
 def _study_hash(study: Study) -> str:
-    """Hash the study's settings, but not its models and recipes, and the files that they name."""
+    """Hash the study's settings and recipes, but not its models, and the files that they name."""
     fields = study.model_dump(mode="json", exclude={"title", "models", "recipes", "noise"})
+    recipes = {recipe.hash: recipe.model_dump(mode="json") for recipe in study.recipes}
     # Prompts hold their text and no file; one that is `/` would be searched as a folder.
-    named = {key: value for key, value in fields.items() if key not in {"prompts", "template"}}
-    return fingerprint({"study": fields, "files": sorted(_files(named)), "code": CODE_VERSIONS})
-
-
-def _recipe_hash(recipe: Recipe | None) -> str:
-    """Hash a recipe and the files that it names."""
-    about = {"recipe": recipe.hash, "files": sorted(_files(recipe.model_dump(mode="json")))} if recipe else {}
-    return fingerprint(about)
+    named = [{key: value for key, value in fields.items() if key not in {"prompts", "template"}}, *recipes.values()]
+    return fingerprint(
+        {"study": fields, "recipes": sorted(recipes), "files": sorted(_files(named)), "code": CODE_VERSIONS}
+    )
 
 
 def _files(value: object) -> Iterable[str]:
@@ -213,17 +206,3 @@ def _files(value: object) -> Iterable[str]:
                 yield f"{file} {status.st_size} {status.st_mtime_ns}"
         except (OSError, ValueError, RuntimeError):  # most strings are not paths
             return
-
-
-def _unfetched(source: str) -> str:
-    """Return a hash of a model's source files, or its name if it has yet to be fetched.
-
-    Raises:
-        InputError: the source is a path that does not exist.
-    """
-    path = Path(source).expanduser()
-    if path.exists():
-        return stamp(path)
-    if path.is_absolute() or source.startswith((".", "~")):
-        raise InputError(f"model {source!r}: no such folder or file")
-    return source

@@ -8,25 +8,23 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import yaml
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from prunescope.assets import settings
 from prunescope.assets.execution.error_transport import error_line
 from prunescope.assets.instance.file_lock import locked
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.frozen_model import FrozenModel, name_from
+from prunescope.pipelines.core.frozen_model import NAME, SOURCE, FrozenModel, name_from
 from prunescope.pipelines.core.regular_files import require_regular_model
-from prunescope.pipelines.core.safe_yaml import parse_yaml
+from prunescope.pipelines.core.safe_yaml import MAX_BYTES, parse_yaml
 from prunescope.pipelines.core.validation_errors import first_problem
 from prunescope.pipelines.models.cached_identity import require_whole
-from prunescope.pipelines.recipes import NAME
 from prunescope.pipelines.studies import ModelSpec, Study, load_study, study_names
 from prunescope.warehouse.core.errors import DamagedFileError
 from prunescope.warehouse.storage.atomic_write import translate_os_errors, write_atomically
@@ -38,35 +36,16 @@ from prunescope.warehouse.tables import TABLES
 LIST, FOLDER = "_watch.yaml", "_models"
 # The study of models that were added without one.
 DEFAULT = "demo"
-# A larger file is not a list of names, but a mistake or an attack on the parser.
-_MAX_BYTES = 1_000_000
-_HEAD = "# What this warehouse keeps current: `prunescope watch`, `add-model` and `remove-model` write it.\n"
+_HEAD = "# What this warehouse keeps current: `prunescope watch` and `add-model` write it.\n"
 # Suffixes that download and copy programs give unfinished files.
 _UNFINISHED = (".tmp", ".part", ".partial", ".incomplete", ".crdownload", ".aria2", ".swp", "~")
 
 
-class AddedModel(FrozenModel):
-    """A model in addition to those of a study; without `study` it belongs to every watched one."""
-
-    name: NAME
-    source: str
-    study: str = ""
-
-
 class WatchList(FrozenModel):
-    """The file `_watch.yaml`."""
+    """The file `_watch.yaml`: names or files of studies, and the sources of models that are added to each by name."""
 
     studies: tuple[str, ...] = ()
-    models: tuple[AddedModel, ...] = ()
-
-    @model_validator(mode="after")
-    def _nothing_twice(self) -> Self:
-        for key, values in (("studies", self.studies), ("models", [model.name for model in self.models])):
-            if twice := sorted({value for value in values if values.count(value) > 1}):
-                raise ValueError(f"`{key}`: {twice[0]!r} occurs twice")
-        if unknown := sorted({model.study for model in self.models} - {"", *self.studies}):
-            raise ValueError(f"`models`: {unknown[0]!r} is none of the `studies`")
-        return self
+    models: dict[NAME, SOURCE] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,12 +55,10 @@ class WatchedStudy:
     Attributes:
         request: the request of its runs.
         study: the loaded study, with all its models.
-        origins: by model, where it comes from: `study`, `list` or `folder`.
     """
 
     request: StudyRequest
     study: Study
-    origins: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -118,13 +95,13 @@ def read_list(store: Store) -> WatchList:
     """Read the watch list; return an empty one if there is no file."""
     path = store.root / LIST
     try:
-        content = read_from(path, lambda file: file.read(_MAX_BYTES + 1))
+        content = read_from(path, lambda file: file.read(MAX_BYTES + 1))
     except FileNotFoundError:
         return WatchList()
     except failures() as error:
         raise unreadable(path, error) from error
-    if len(content) > _MAX_BYTES:
-        raise InputError(f"{path}: larger than {_MAX_BYTES:,} bytes, which no watch list is")
+    if len(content) > MAX_BYTES:
+        raise InputError(f"{path}: larger than {MAX_BYTES:,} bytes, which no watch list is")
     try:
         fields = parse_yaml(content.decode(), str(path))
         return WatchList.model_validate({} if fields is None else fields)
@@ -162,22 +139,13 @@ def load_watch_state(store: Store) -> WatchState:
         except InputError as error:
             refused[name] = str(error)
     own = {model.name for study in loaded.values() for model in study.models} if listed.studies else set()
-    dropped, copying = _dropped(models_folder(store), own | {model.name for model in listed.models}, refused)
+    dropped, copying = _dropped(models_folder(store), own | listed.models.keys(), refused)
+    added = tuple(f"{name}={source}" for name, source in (listed.models | dropped).items())
     studies = []
-    for name, study in loaded.items():
-        listed_here = [model for model in listed.models if model.study in {"", name}]
-        origins = dict.fromkeys((model.name for model in listed_here), "list") | dict.fromkeys(dropped, "folder")
-        named = tuple(f"{model.name}={model.source}" for model in listed_here)
-        named += tuple(f"{model}={path}" for model, path in dropped.items())
-        if listed.studies:
-            origins = dict.fromkeys((model.name for model in study.models), "study") | origins
-            request = StudyRequest(name, added=named)
-        elif named:
-            request = StudyRequest(name, models=named)
-        else:
-            continue
+    for name in loaded if listed.studies or added else ():
+        request = StudyRequest(name, added=added) if listed.studies else StudyRequest(name, models=added)
         try:
-            studies.append(WatchedStudy(request, request.load(), origins))
+            studies.append(WatchedStudy(request, request.load()))
         except InputError as error:
             refused[name] = str(error)
     return WatchState(
@@ -205,12 +173,15 @@ def request_for(
     naming = [
         watched
         for watched in load_watch_state(store).studies
-        if (model is None or model in watched.origins)
-        and (recipe is None or recipe in {own.name for own in watched.study.recipes})
+        if model in {None, *(own.name for own in watched.study.models)}
+        and recipe in {None, *(own.name for own in watched.study.recipes)}
     ]
     if model is None:
         return naming[0].request if naming else last_request(None) or StudyRequest(DEFAULT)
-    computed_by = _study_of(store, model, recipe)
+    provenance = None
+    with suppress(DamagedFileError):
+        provenance = store.provenance(TABLES["models" if recipe is None else "variants"], model, recipe)
+    computed_by = provenance.study if provenance else None
     if naming:
         # The study that computed it may compute it again.
         return next((watched for watched in naming if watched.study.name == computed_by), naming[0]).request
@@ -224,19 +195,9 @@ def request_for(
     )
 
 
-def _study_of(store: Store, model: str, recipe: str | None) -> str | None:
-    """Return the name of the study that computed a partition; None if there is no readable partition."""
-    table = TABLES["models" if recipe is None else "variants"]
-    try:
-        provenance = store.provenance(table, model, recipe)
-    except DamagedFileError:
-        return None
-    return provenance.study if provenance else None
-
-
-def _dropped(folder: Path, taken: set[str], refused: dict[str, str]) -> tuple[dict[str, Path], tuple[str, ...]]:
+def _dropped(folder: Path, taken: set[str], refused: dict[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
     """Return the models of the folder by name, and those being copied; add errors to `refused`."""
-    found, copying = dict[str, Path](), []
+    found, copying = dict[str, str](), []
     for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
         if entry.name.startswith((".", "_")) or entry.name.endswith(_UNFINISHED):
             continue
@@ -249,7 +210,7 @@ def _dropped(folder: Path, taken: set[str], refused: dict[str, str]) -> tuple[di
             name = _unique(entry.name, {*taken, *found})
             if model is not None:
                 require_whole(model)
-                found[ModelSpec(name=name, source=str(model)).name] = model
+                found[name] = ModelSpec(name=name, source=str(model)).source
         except Exception as error:  # one broken model does not keep the others from being watched
             refused[str(entry)] = error_line(error)
     return found, tuple(copying)

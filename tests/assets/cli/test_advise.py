@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from prunescope.assets.cli.advise import _request
 from prunescope.assets.cli.application import run
+from prunescope.assets.cli.ask import _probe_request
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.planning.steps import PROBE_TABLES
 from prunescope.pipelines.planning.power import verdict_power
@@ -71,10 +71,10 @@ def test_a_study_with_too_few_questions_keeps_its_results_and_advise_adds_its_ow
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Store, "provenance", lambda *_: SimpleNamespace(study="variations"))
-    request, aside = _request("smollm2-135m-instruct", None, ["wanda-50"], Store(tmp_path))
+    request, aside = _probe_request("smollm2-135m-instruct", None, ["wanda-50"], Store(tmp_path))
     assert (request.study, request.recipes) == ("advise", ("wanda-50",))
     assert "study variations, which computed smollm2-135m-instruct, asks 1 of the 30 questions" in aside
-    assert _request("smollm2-135m-instruct", "variations", [], Store(tmp_path))[1] == ""
+    assert _probe_request("smollm2-135m-instruct", "variations", [], Store(tmp_path))[1] == ""
 
 
 def test_the_shipped_probes_are_enough_for_every_verdict() -> None:

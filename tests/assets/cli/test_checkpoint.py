@@ -13,13 +13,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
-from prunescope.assets.publishing.hub import push
-from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.pruning.checkpoints.output_directory import unfinished_directory
 from prunescope.pipelines.pruning.layer_checkpoints import LayerFiles
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
-from tests.assets.cli.hub_server import serving_hub
 from tests.assets.tiny_study import partitions
 from tests.tiny_models import SHORT_TEXT
 
@@ -45,18 +42,10 @@ def test_a_variant_of_the_warehouse_becomes_a_folder_with_its_scores(
 ) -> None:
     before = partitions(warehouse)
     out = tmp_path / "wanda"
-    with serving_hub() as hub:
-        pushed = ("--push-to-hub", "me/mine")
-        assert command("checkpoint", "tiny-a@wanda-2of4", out, "--warehouse", warehouse, *pushed) == 0
-        hub.refuses_commits = True
-        with pytest.raises(ComputationError, match="wanda is complete, but me/mine is not: .*no access"):
-            push(out, "me/mine")
+    assert command("checkpoint", "tiny-a@wanda-2of4", out, "--warehouse", warehouse) == 0
     shown = capsys.readouterr()
     assert "plain transformers gives the same logits" in shown.err
     assert not shown.out
-    assert f"uploaded: {hub.address}/me/mine/commit/0" in shown.err
-    assert hub.created[0] == {"name": "mine", "organization": "me", "visibility": "private"}
-    assert hub.files == {path.name: path.read_bytes() for path in out.iterdir()}
     assert len({path.stat().st_mode for path in out.iterdir()}) == 1, "a file that others cannot read"
     assert {path.name for path in out.iterdir()} >= {
         "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "README.md"
@@ -81,17 +70,6 @@ def test_a_variant_of_the_warehouse_becomes_a_folder_with_its_scores(
     assert partitions(warehouse) == before
 
 
-def test_an_upload_is_refused_before_anything_is_computed(warehouse: Path, tmp_path: Path, capsys: Capture) -> None:
-    arguments = ("checkpoint", "tiny-a@wanda-2of4", tmp_path / "out", "--warehouse", warehouse, "--push-to-hub")
-    with serving_hub(), pytest.MonkeyPatch.context() as patch:
-        assert command(*arguments, "mine") == 2
-        assert "write USER/NAME" in capsys.readouterr().err
-        patch.setenv("HF_TOKEN", "hf_wrong")
-        assert command(*arguments, "me/mine") == 2
-        assert "HF_TOKEN gives a token" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
 def test_the_card_names_a_dropped_sublayer(warehouse: Path, tmp_path: Path) -> None:
     assert command("checkpoint", "tiny-a@attn-drop-1", tmp_path / "out", "--warehouse", warehouse) == 0
     assert "with zeros in their last matrices" in front_matter(tmp_path / "out")[1]
@@ -103,7 +81,7 @@ def test_the_card_lists_the_matrices_of_a_mixture(tiny_folder: Path, tmp_path: P
         "{name: mine, method: mixed, predecessors: dense, treatments: {attn.2.q_proj: wanda-30, attn.1: drop, "
         "attn.0.k_proj: wanda-40, mlp.0: magnitude-50}}"
     )
-    options = ["--calibration", SHORT_TEXT, "--sequences", 4, "--length", 32]
+    options = ["--calibration", f"{{source: {SHORT_TEXT}, sequences: 4, length: 32}}"]
     assert command("prune", tiny_folder, "-r", recipe, "-o", out, *options) == 0
     assert (
         "| Treatments | wanda of attn.0.k_proj, attn.2.q_proj; magnitude of mlp.0; drop of attn.1; "
@@ -129,7 +107,7 @@ def test_a_mixture_becomes_a_folder_with_its_treatments_dequantized(tiny_folder:
         "{name: mine, method: mixed, treatments: {attn.0: sparsegpt-30, mlp.0: drop, attn.1: wanda-2of4, "
         "mlp.1: drop, attn.2: rtn-4bit}}"
     )
-    options = ["--calibration", SHORT_TEXT, "--sequences", 4, "--length", 32]
+    options = ["--calibration", f"{{source: {SHORT_TEXT}, sequences: 4, length: 32}}"]
     assert command("prune", tiny_folder, "-r", recipe, "-o", out, *options) == 0
     text = front_matter(out)[1]
     assert "| Recipe | `mine` (mixed) |" in text
@@ -160,7 +138,7 @@ def test_prune_needs_no_warehouse_and_calibrates_where_needed(
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()  # an empty folder counts as none
-    options = ["--calibration", "wikitext2", "--sequences", 2, "--length", 16, "--seed", 3]
+    options = ["--calibration", "{source: wikitext2, sequences: 2, length: 16, seed: 3}"]
     assert command("prune", tiny_folder, "-r", "block-drop-1+wanda-50", "-o", out, *options) == 0
     assert json.loads((out / "config.json").read_text())["num_hidden_layers"] == 2
     assert "Layers" in capsys.readouterr().err
@@ -171,16 +149,17 @@ def test_prune_needs_no_warehouse_and_calibrates_where_needed(
 
 
 def test_prune_takes_the_calibration_options_of_a_study(tiny_folder: Path, tmp_path: Path) -> None:
-    own = ["--calibration", SHORT_TEXT, "--sequences", 2, "--length", 16]
-    more = ["--documents", "single", "--template", "--calibration-dtype", "bfloat16"]
-    assert command("prune", tiny_folder, "-r", "wanda-50", "-o", tmp_path / "plain", *own) == 0
-    assert command("prune", tiny_folder, "-r", "wanda-50", "-o", tmp_path / "more", *own, *more) == 0
+    size = "sequences: 2, length: 16"
+    said = f"source: {SHORT_TEXT}, documents: single, template: true, dtype: bfloat16"
+    plain = f"{{source: {SHORT_TEXT}, {size}}}"
+    assert command("prune", tiny_folder, "-r", "wanda-50", "-o", tmp_path / "plain", "--calibration", plain) == 0
+    more = f"{{{said}, {size}}}"
+    assert command("prune", tiny_folder, "-r", "wanda-50", "-o", tmp_path / "more", "--calibration", more) == 0
     text = front_matter(tmp_path / "more")[1]
     for told in ("documents | single", "template | True", "dtype | bfloat16"):
         assert f"| Calibration: {told} |" in text
-    said = f"source: {SHORT_TEXT}, documents: single, template: true, dtype: bfloat16"
     inside = f"{{name: w, method: wanda, sparsity: 0.5, calibration: {{{said}}}}}"
-    elsewhere = ["--calibration", "wikitext2", *own[2:]]
+    elsewhere = ["--calibration", f"{{source: wikitext2, {size}}}"]
     assert command("prune", tiny_folder, "-r", inside, "-o", tmp_path / "inside", *elsewhere) == 0
     assert str(Path(SHORT_TEXT).parent) not in (tmp_path / "inside" / "README.md").read_text()
     plain, other, same = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("plain", "more", "inside"))
@@ -190,7 +169,7 @@ def test_prune_takes_the_calibration_options_of_a_study(tiny_folder: Path, tmp_p
 
 
 def test_prune_with_layers_on_disk_writes_the_same_folder(tiny_folder: Path, tmp_path: Path, capsys: Capture) -> None:
-    options = ["-r", "wanda-2of4", "--sequences", 2, "--length", 16, "--calibration", SHORT_TEXT]
+    options = ["-r", "wanda-2of4", "--calibration", f"{{source: {SHORT_TEXT}, sequences: 2, length: 16}}"]
     for name, memory in (("whole", []), ("streamed", ["--memory", "cpu=50kB"])):
         assert command("prune", tiny_folder, *options, "-o", tmp_path / name, *memory) == 0
     written = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "streamed")]
@@ -205,7 +184,7 @@ def test_prune_with_layers_on_disk_writes_the_same_folder(tiny_folder: Path, tmp
 def test_an_interrupted_prune_resumes_at_its_last_layer(
     recipe: str, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = ["prune", tiny_folder, "-r", recipe, "--sequences", 2, "--length", 16, "-o"]
+    options = ["prune", tiny_folder, "-r", recipe, "--calibration", "{sequences: 2, length: 16}", "-o"]
     assert command(*options, tmp_path / "whole") == 0
     written: list[int] = []
     write = LayerFiles.write
@@ -263,7 +242,7 @@ def full(tmp_path: Path) -> Path:
 
 
 def wanda(model: Path, tmp_path: Path) -> list[object]:
-    return ["prune", model, "-r", "wanda-50", "-o", tmp_path / "out", "--length", 8]
+    return ["prune", model, "-r", "wanda-50", "-o", tmp_path / "out", "--calibration"]
 
 
 Case = Callable[[Path, Path, Path], list[object]]
@@ -278,7 +257,7 @@ WRONG: list[tuple[Case, str]] = [
     (lambda w, m, t: ["checkpoint", "tiny-a@dense", t / "out", "--warehouse", w], "nothing was pruned in it"),
     (
         lambda w, m, t: ["checkpoint", "a@b", t / "out", "--warehouse", t / "none"],
-        "none; correct --warehouse, or fill it",
+        "none; name another with --warehouse",
     ),
     (lambda w, m, t: ["checkpoint", "tiny-a@wanda-2of4", t / "out", "--warehouse", w, "--shrink"], "no neuron or head"),
     (lambda w, m, t: ["prune", t / "no", "-r", "wanda-50", "-o", t / "out"], "no such folder or file"),
@@ -286,22 +265,20 @@ WRONG: list[tuple[Case, str]] = [
     (lambda w, m, t: ["prune", m, "-r", "dense", "-o", t / "out"], "prunes nothing"),
     (lambda w, m, t: ["prune", m, "-r", "magnitude-50", "-o", full(t)], "full: is not empty"),
     (lambda w, m, t: ["prune", m, "-r", "magnitude-2of7", "-o", t / "out"], "multiple of 7"),
-    (lambda w, m, t: ["prune", m, "-r", "block-drop-3", "-o", t / "out", "--length", 8], "drop fewer"),
+    (lambda w, m, t: ["prune", m, "-r", "block-drop-3", "-o", t / "out", "--calibration", "{length: 8}"], "drop fewer"),
     (
-        lambda w, m, t: ["prune", m, "-r", "wanda-50", "-o", t / "out", "--length", 999],
-        "--length 999 is over the model's context of 128 tokens; give at most 128",
+        lambda w, m, t: [*wanda(m, t), "{length: 999}"],
+        "`calibration.length` 999 is over the model's context of 128 tokens; give at most 128",
     ),
-    (
-        lambda w, m, t: ["prune", m, "-r", "wanda-50", "-o", t / "out", "--length", 8, "--calibration", t / "x"],
-        "calibration source",
-    ),
-    (lambda w, m, t: [*wanda(m, t), "--calibration", "hf:x"], "--calibration 'hf:x'"),
-    (lambda w, m, t: [*wanda(m, t), "--calibration", ""], "--calibration ''"),
-    (lambda w, m, t: [*wanda(m, t), "--sequences", 200_000], "--sequences 200000, --length 8: "),
-    (lambda w, m, t: [*wanda(m, t), "--sequences", 10_000, "--length", 8000], "is over 67,108,864 tokens"),
-    (lambda w, m, t: [*wanda(m, t), "--seed", -(2**63) - 1], "--seed"),
-    (lambda w, m, t: [*wanda(m, t), "--documents", "some"], "Invalid value for '--documents'"),
-    (lambda w, m, t: [*wanda(m, t), "--calibration-dtype", "int8"], "is not one of 'model', 'float32', 'bfloat16'"),
+    (lambda w, m, t: [*wanda(m, t), t / "x"], "calibration source"),
+    (lambda w, m, t: [*wanda(m, t), "hf:x"], "--calibration source: "),
+    (lambda w, m, t: [*wanda(m, t), ""], "--calibration source: "),
+    (lambda w, m, t: [*wanda(m, t), "{sequences: 200_000}"], "--calibration sequences: must be 100,000 or less"),
+    (lambda w, m, t: [*wanda(m, t), "{sequences: 10_000, length: 8000}"], "is over 67,108,864 tokens"),
+    (lambda w, m, t: [*wanda(m, t), f"{{seed: {-(2**63) - 1}}}"], "--calibration seed: must be 0 or more"),
+    (lambda w, m, t: [*wanda(m, t), "{documents: some}"], "--calibration documents: 'some' is none of"),
+    (lambda w, m, t: [*wanda(m, t), "{dtype: int8}"], "'int8' is none of 'model', 'float32' or 'bfloat16'"),
+    (lambda w, m, t: [*wanda(m, t), "{lenght: 8}"], "lenght: is no key here; did you mean `length`?"),
     (
         lambda w, m, t: ["prune", m, "-r", "magnitude-50", "-o", t / "out", "--dtype", "int8"],
         "Invalid value for '--dtype'",

@@ -19,7 +19,6 @@ import yaml
 from prunescope.assets import settings
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
-from prunescope.assets.cli.search import _comparison, _heading
 from prunescope.assets.cli.study import request_of
 from prunescope.assets.planning.fingerprints import expected, find_model, search_id
 from prunescope.assets.planning.steps import SEARCH_TABLES
@@ -32,7 +31,6 @@ from prunescope.pipelines.evaluation.search.whole import WholeMeasurement
 from prunescope.pipelines.recipes import MixedRecipe
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.catalogue.queries import sublayer_milliseconds, sublayer_weights
-from prunescope.warehouse.core.formats import render
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
 from tests.assets.tiny_study import Running, StudyFile, one_thread, rows, without_answers
@@ -168,11 +166,14 @@ def test_another_share_is_added_and_another_menu_is_another_search(
     searched: Path, study: StudyFile, capsys: Capture
 ) -> None:
     before = trials(searched)
-    search(capsys, study, searched, "--no-judge", "--no-controls", "--remove", "20%")
-    ladder = ",".join(f"magnitude-{percent}" for percent in (10, 20, 30, 40, 50))
-    search(capsys, study, searched, "--no-judge", "--no-controls", "--menu", ladder)
-    search(capsys, study, searched, "--no-judge", "--budget", "bytes", "--control", "random")
-    search(capsys, study, searched, "--no-judge", "--no-controls", "--menu", "drop", "--budget", "milliseconds")
+    search(capsys, study, searched, "--no-judge", "--settings", "{controls: []}", "--remove", "20%")
+    ladder = [f"magnitude-{percent}" for percent in (10, 20, 30, 40, 50)]
+    for settings_ in (
+        {"menu": ladder, "controls": []},
+        {"budget": "bytes", "controls": ["random"]},
+        {"menu": ["drop"], "budget": "milliseconds", "controls": []},
+    ):
+        search(capsys, study, searched, "--no-judge", "--settings", json.dumps(settings_))
     times = trials(searched).filter(budget="milliseconds")
     assert (times["removed"] >= 0.2).all()
     saved = sublayer_milliseconds(searched, "tiny-a", times["search"][0])
@@ -237,8 +238,9 @@ def test_a_share_waits_while_another_one_is_refused_cannot_be_written_or_ends(
         search(capsys, study, searched, "--no-judge", "--remove", "25%", code=2)
     assert unfinished_targets(folder) == {0.3}
     # The share that the menu reaches was measured before the other one is refused.
-    menu = ["--menu", "wanda-20,wanda-30,wanda-40,wanda-50,attn-drop", "--remove", "20%", "--remove", "90%"]
-    _, told = search(capsys, study, searched, "--no-judge", "--no-controls", *menu, code=2)
+    menu = "{menu: [wanda-20, wanda-30, wanda-40, wanda-50, attn-drop], controls: []}"
+    shares = ["--remove", "20%", "--remove", "90%"]
+    _, told = search(capsys, study, searched, "--no-judge", "--settings", menu, *shares, code=2)
     assert "the menu removes at most" in told
     assert unfinished(searched)
     if not is_whole:
@@ -276,48 +278,11 @@ def test_the_found_recipe_is_judged_beside_published_ones_on_the_studys_own_data
     out, _ = search(capsys, study, searched)
     result = trials(searched).filter(strategy="searched", is_result=True).row(0, named=True)
     judged = out[out.index(f"{result['recipe']} removes {result['removed']:.1%} of the layers' parameters. On the ") :]
-    assert re.search(r"kl_texts +(better|worse|not told apart) +\d[^ ]* \[", judged)
+    assert re.search(r"kl_texts +(true|false|–) +\d", judged)
     variants = {path.parent.name.partition("=")[2] for path in (searched / "text_tokens").rglob("part.parquet")}
     percent = f"{math.ceil(1e4 * result['removed'] - 1e-6) / 100:g}" if result["removed"] > 0.205 else "20"
     assert {result["recipe"], f"sparsegpt-{percent}", "block-drop-1"} <= variants
     assert MARK.decode() not in out
-
-
-def test_a_row_names_the_hardest_published_recipe_by_each_measure() -> None:
-    kl = {"measure": "kl_texts", "recipe": "mixed-20-1a2b3c", "other_recipe": "wanda-20", "n_units": 12}
-    kl |= {"amount": 0.21, "amount_low": 0.19, "amount_high": 0.24, "is_better": True}
-    kl |= {"other_amount": 0.38, "other_low": None, "other_high": None}
-    kl |= {"difference": -0.17, "difference_low": -0.2, "difference_high": -0.14}
-    steps = kl | {"measure": "same_steps", "other_recipe": "sparsegpt-20", "amount": 12.0, "amount_low": None}
-    options = steps | {"measure": "same_options", "amount": 11 / 12, "other_amount": 1.0, "is_better": False}
-    of_two = steps | {"n_units": 2, "difference_low": None, "difference_high": None}
-    table = _comparison([kl, steps | {"is_better": None}, options, of_two])
-    difference = "−0.170 [−0.200, −0.140]"
-    assert [tuple(row.values()) for row in table.to_pylist()] == [
-        ("kl_texts", "better", "0.210 [0.190, 0.240]", "0.38", "wanda-20", difference, 12),
-        ("same_steps", "not told apart", "12", "0.38", "sparsegpt-20", difference, 12),
-        ("same_options", "worse", "0.917", "1", "sparsegpt-20", difference, 12),
-        ("same_steps", "too little data", "12", "0.38", "sparsegpt-20", "−0.17", 2),
-    ]
-    # A narrow terminal shows what matters.
-    assert re.search(r"kl_texts +better +0\.210", str(render(table, "table", width=80)))
-
-
-@pytest.mark.parametrize(
-    ("budget", "is_compared", "rest"),
-    [
-        (
-            "parameters",
-            True,
-            ". On the study's own data, compared with the published recipe that is best by each measure:",
-        ),
-        ("bytes", False, "; no other recipe was compared with it, but `search_variants` has the KL of each."),
-    ],
-)
-def test_a_heading_says_what_is_removed_and_whether_it_is_compared(budget: str, is_compared: bool, rest: str) -> None:
-    result = {"recipe": "mixed-20-1a2b3c", "removed": 0.2, "budget": budget}
-    whole = f"mixed-20-1a2b3c removes 20.0% of the layers' {budget}{rest}"
-    assert _heading(result, is_compared=is_compared) == whole
 
 
 def test_a_study_without_the_key_has_no_search(searched: Path, study: StudyFile, cache: Path, capsys: Capture) -> None:
@@ -397,16 +362,23 @@ WRONG: list[tuple[list[str], str]] = [
     (["--remove", "a fifth"], "--remove 'a fifth': not a share"),
     (["--remove", "nan"], "--remove 'nan': not a share"),
     (["--remove", "33.3%", "--remove", "0.333"], "`search.remove`: a value is listed twice"),
-    (["--menu", " , "], "--menu ' , ': names nothing"),
-    (["--menu", "lottery-50"], "lottery-50: 'lottery-50' is not a treatment"),
-    (["--menu", "wanda-50-owl"], "`search.menu`: wanda-50-owl: `ratios` are shares per layer"),
-    (["--menu", "magnitude-30", "--remove", "50%"], "is 50.0%, but the menu removes at most 30.0% of the parameters"),
-    (["--menu", "attn-drop", "--remove", "90%"], "the menu removes at most"),
-    (["--objective", "task:none"], "`search.objective` is of task 'none', but the study's `tasks` are none"),
-    (["--objective", "loss"], "`search.objective`"),
-    (["--budget", "milliseconds", "--menu", "magnitude-30"], "is milliseconds, which only drops save; add drop"),
-    (["--control", "hidden", "--no-controls"], "--control and --no-controls contradict each other"),
-    (["--control", "lucky"], "`search.controls.0`: 'lucky' is none of 'hidden', 'random' or 'greedy'"),
+    (["--settings", "wanda-50"], "--settings wanda-50: not a mapping; write `{key: value}`"),
+    (["--settings", "{menus: [drop]}"], "`search.menus`: is no key here; did you mean `menu`?"),
+    (["--settings", "{menu: []}"], "`search.menu`: must be a list of 1 or more"),
+    (["--settings", "{menu: [lottery-50]}"], "lottery-50: 'lottery-50' is not a treatment"),
+    (["--settings", "{menu: [wanda-50-owl]}"], "`search.menu`: wanda-50-owl: `ratios` are shares per layer"),
+    (
+        ["--settings", "{menu: [magnitude-30]}", "--remove", "50%"],
+        "is 50.0%, but the menu removes at most 30.0% of the parameters",
+    ),
+    (["--settings", "{menu: [attn-drop]}", "--remove", "90%"], "the menu removes at most"),
+    (["--settings", "{objective: 'task:none'}"], "`search.objective` is of task 'none', but the study's `tasks` are"),
+    (["--settings", "{objective: loss}"], "`search.objective`"),
+    (
+        ["--settings", "{budget: milliseconds, menu: [magnitude-30]}"],
+        "is milliseconds, which only drops save; add drop",
+    ),
+    (["--settings", "{controls: [lucky]}"], "`search.controls.0`: 'lucky' is none of 'hidden', 'random' or 'greedy'"),
     (["-o", "tiny.yaml"], "Invalid value for '--output'"),
 ]
 

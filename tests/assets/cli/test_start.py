@@ -5,17 +5,15 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import get_args
 
 import pytest
 from typer.main import get_command
 
 from prunescope.assets.cli.application import app
-from prunescope.pipelines.recipes import KINDS
 from prunescope.pipelines.recipes.listing import recipe_forms
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from prunescope.pipelines.studies import study_names
-from prunescope.warehouse.catalogue.database import PROVENANCE, connect, view_sql
+from prunescope.warehouse.catalogue.database import connect, view_sql
 from prunescope.warehouse.catalogue.lineage import questions
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
@@ -129,8 +127,8 @@ from prunescope.assets.cli import main
 for line in sys.argv[1:]:
     child = os.fork()
     if not child:
-        os.environ["COMP_WORDS"] = line.replace("|", "").replace(" ", "\\n")
-        os.environ["COMP_CWORD"] = str(line.partition("|")[0].count(" "))
+        os.environ["COMP_WORDS"] = line.replace(" ", "\\n")
+        os.environ["COMP_CWORD"] = str(line.count(" "))
         del sys.argv[1:]
         try:
             main()
@@ -142,7 +140,7 @@ for line in sys.argv[1:]:
 
 
 def completed(warehouse: Path, *lines: str) -> dict[str, set[str]]:
-    """Complete the word before `|`, or the last one, of every line; require that nothing heavy is imported."""
+    """Complete the last word of every line; require that nothing heavy is imported."""
     done = started(COMPLETE, *lines, _PRUNESCOPE_COMPLETE="complete_bash", PRUNESCOPE_WAREHOUSE=str(warehouse))
     assert not done.stderr
     *texts, last = done.stdout.split("#\n")
@@ -155,7 +153,7 @@ def completed(warehouse: Path, *lines: str) -> dict[str, set[str]]:
 def test_names_are_completed(filled: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").touch()
     forms = [row["form"] for row in recipe_forms() if row["method"] not in {"external", "mixed"}]
-    marts_and_staging = [view.name for view in view_sql().values() if view.layer != "questions"]
+    views = {view.name: view.layer for view in view_sql().values() if view.layer != "staging"}
     found = completed(
         filled,
         *(
@@ -163,17 +161,13 @@ def test_names_are_completed(filled: Path, tmp_path: Path) -> None:
             "prunescope run ",
             "prunescope run demo --rec",
             "prunescope run demo -r ",
-            "prunescope recipes ",
             "prunescope describe ",
             "prunescope question q1",
             "prunescope figure ",
             "prunescope figure spikes --model ",
             "prunescope checkpoint ",
             "prunescope compare wanda-50 d",
-            "prunescope compare tiny @ dense tiny @ w",
-            "prunescope compare tiny @ dense tiny @",
-            "prunescope compare tiny @ dense d",
-            "prunescope compare tiny @ w| tiny @ dense",
+            "prunescope compare tiny@dense w",
             "prunescope export there --only variant_",
             f"prunescope --warehouse {tmp_path} checkpoint ",
             "prunescope --warehouse s3://bucket/there checkpoint ",
@@ -184,21 +178,16 @@ def test_names_are_completed(filled: Path, tmp_path: Path) -> None:
         "prunescope run ": {*study_names(), "mine.yaml"},
         "prunescope run demo --rec": {"--recipe"},
         "prunescope run demo -r ": {"dense", "wanda-50", *forms},
-        "prunescope recipes ": {
-            method for kind in KINDS for method in get_args(kind.model_fields["method"].annotation)
-        },
-        "prunescope describe ": {*TABLES, PROVENANCE, *view_sql()},
+        "prunescope describe ": {*TABLES, *views},
         "prunescope question q1": {name for name in questions() if name.startswith("q1")},
         "prunescope figure ": set(FIGURES),
         "prunescope figure spikes --model ": {"tiny"},
         "prunescope checkpoint ": {"tiny@dense", "tiny@wanda-50", "dense", "wanda-50"},
         "prunescope compare wanda-50 d": {"dense"},
-        # Bash splits words at an @, and replaces the part after it.
-        "prunescope compare tiny @ dense tiny @ w": {"wanda-50"},
-        "prunescope compare tiny @ dense tiny @": {"dense", "wanda-50"},
-        "prunescope compare tiny @ dense d": {"dense"},
-        "prunescope compare tiny @ w| tiny @ dense": {"wanda-50"},
-        "prunescope export there --only variant_": {name for name in marts_and_staging if name.startswith("variant_")},
+        "prunescope compare tiny@dense w": {"wanda-50"},
+        "prunescope export there --only variant_": {
+            name for name, layer in views.items() if name.startswith("variant_") and layer != "questions"
+        },
         f"prunescope --warehouse {tmp_path} checkpoint ": set(),
         "prunescope --warehouse s3://bucket/there checkpoint ": set(),
     }

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
+import prunescope as ps
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
+from prunescope.assets.cli.terminal import spark
 from prunescope.assets.publishing.live_study import LiveStudy
+from prunescope.pipelines.reporting.charts.display_text import label
 from prunescope.warehouse.storage.partition_store import Store
 from tests.assets.tiny_study import RECIPES
 
@@ -48,15 +51,21 @@ def terminal(
     return Terminal(computed_once, capsys)
 
 
-def test_the_overview_has_every_variant_and_one_text_every_token(terminal: Terminal) -> None:
+def test_the_overview_has_every_variant_and_a_text_every_token(terminal: Terminal, computed_once: Path) -> None:
     overview = terminal()
     assert all(recipe in overview for recipe in RECIPES)
-    of = ("tiny", "--variant", "tiny-a@wanda-2of4", "--prompt", "open")
+    of = ("--variant", "tiny-a@wanda-2of4", "--prompt", "open")
     own, forced = terminal(*of), terminal(*of, "--forced")
-    for text, whose in ((own, "variant"), (forced, "dense model")):
+    for text, whose, is_own_text in ((own, "variant", True), (forced, "dense model", False)):
         assert f"both models read the {whose}'s text" in text
-        lines = [line for line in text.splitlines() if line.startswith("step ")]
-        assert [word for line in lines for word in line.split() if word.isdecimal()] == ["0", "1", "2", "3"]
+        rows = ps.text("wanda-2of4", "open", computed_once, is_own_text=is_own_text).rows.to_dicts()
+        side = "pruned" if is_own_text else "dense"
+        tokens = [label(row[f"token_text_{side}"]) for row in rows]
+        signs = ["≠" * (not row["is_top1_same"]) for row in rows]
+        body = "".join(text.split("text\n\n", 1)[1].split("The bar behind", 1)[0].split())
+        written = [spark([row["kl_dense_pruned_nats"]], 1) for row in rows]
+        parts = (f"{token}{bar}{sign}" for bar, sign, token in zip(written, signs, tokens, strict=True))
+        assert body == "".join("".join(parts).split())
     for text in (overview, own, forced):
         assert "\x1b" not in text
         assert max(map(cell_len, text.splitlines())) <= WIDTH
@@ -65,11 +74,11 @@ def test_the_overview_has_every_variant_and_one_text_every_token(terminal: Termi
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--variant", "wanda-2of4", "--prompt", "opne"), "for tiny-a@wanda-2of4; did you mean open?"),
-        (("--variant", "wanda-2of4"), "--variant: add --prompt; there are choice, open"),
-        (("--prompt", "open"), "--prompt: add --variant"),
-        (("--forced",), "--forced: add --variant"),
-        (("--variant", "wanda-2of4", "--prompt", "open", "--step", "1"), "No such option: --step"),
+        (("--variant", "wanda-2of4", "--prompt", "opne"), "no prompt 'opne' in the warehouse; did you mean 'open'?"),
+        (("--variant", "wanda-2of5", "--prompt", "open"), "no variant 'wanda-2of5'; did you mean 'wanda-2of4'"),
+        (("--variant", "wanda-2of4"), "a text needs --variant and --prompt"),
+        (("--prompt", "open"), "a text needs --variant and --prompt"),
+        (("--forced",), "a text needs --variant and --prompt"),
         (("-o", "x.html"), "--terminal -o: leave out one of the two"),
         (("nothing",), "has no variant of study 'nothing'; there are tiny"),
     ],
@@ -78,11 +87,6 @@ def test_a_missing_item_is_refused_with_those_that_exist(
     terminal: Terminal, arguments: tuple[str, ...], message: str
 ) -> None:
     assert message in terminal(*arguments, code=2)
-
-
-def test_the_options_of_the_terminal_need_the_terminal(computed_once: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["report", "--variant", "wanda-2of4"], Globals(warehouse=str(computed_once))) == 2
-    assert "are for --terminal" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_warehouse_without_variants_says_how_to_run_a_study(terminal: Terminal, tmp_path: Path) -> None:

@@ -91,35 +91,15 @@ def test_init_writes_a_study_that_plan_accepts(tmp_path: Path, tiny_folder: Path
     assert run(["plan", "mine.yaml", "--warehouse", str(tmp_path / "new")], Globals()) == 0, capsys.readouterr().err
 
 
-def test_init_asks_on_a_terminal_for_what_no_option_gives(
-    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answers = iter(["asked", "embedded", "wanda-50, mlp-drop-2", "none"])
-    questions = []
-
-    def prompt(question: str, default: str, err: bool) -> str:
-        questions.append(question)
-        return next(answers)
-
-    monkeypatch.setattr("typer.prompt", prompt)
-    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    assert run(["init"], Globals()) == 0, capsys.readouterr().err
-    assert len(questions) == 4
-    assert [recipe.name for recipe in load_study("asked.yaml").recipes][:3] == ["dense", "wanda-50", "mlp-drop-2"]
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name the study, such as `prunescope init my-study`"),
+        ([], "Missing argument 'name'"),
         (["there"], "there.yaml: exists already; choose another name, or replace it with --force"),
-        (["a b"], "'a b': not a name of a study"),
-        (["../"], "'../': not a name of a study"),
+        (["a b"], "a b.yaml: `name`: 'a b' is not a valid name: letters, digits and . _ + -"),
+        (["../"], "`name`: '..' is not a valid name"),
         (["no/where"], "there is no folder no; make it first"),
         (["demo"], "'demo' is a study of the package; choose another name, such as my-demo"),
-        (["new", "--model", "nope"], "model 'nope': no such folder or file"),
-        (["new", "--model", "embedded:smollm"], "not an embedded model; did you mean embedded:smollm2"),
         (["new", "--recipe", "wonda-50"], "unknown recipe 'wonda-50'; did you mean wanda-50"),
         (["new", "--prompts", "gone.jsonl"], "source 'gone.jsonl': no such set or file"),
     ],

@@ -36,7 +36,7 @@ def test_a_variant_is_one_run_with_its_numbers_and_is_not_logged_twice(
 ) -> None:
     from mlflow import MlflowClient
 
-    arguments = ["log", "--to", "mlflow", "--uri", uri, "--warehouse", str(computed_once)]
+    arguments = ["log", "--uri", uri, "--warehouse", str(computed_once)]
     arguments += ["--variant", "tiny-a@wanda-2of4", "--variant", "tiny-a@dense", "--figure", "generation"]
     before = {path: path.read_bytes() for path in computed_once.rglob("*") if path.is_file()}
     assert run(arguments, Globals()) == 0

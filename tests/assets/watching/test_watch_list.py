@@ -17,7 +17,6 @@ from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.watching import watch_list
 from prunescope.assets.watching.backlog import FreshnessScanner
 from prunescope.assets.watching.watch_list import (
-    AddedModel,
     WatchList,
     edit_watch_list,
     load_watch_state,
@@ -179,9 +178,9 @@ def test_a_study_is_watched_once_listed_and_stopped(store: Store, study: StudyFi
     capsysbinary.readouterr()
     assert prunescope(store, "watch", "--format", "json") == 0
     rows = json.loads(capsysbinary.readouterr().out)
-    assert [(row["study"], row["model"], row["from"], row["missing"]) for row in rows] == [
-        ("tiny", "tiny-a", "study", 5),
-        ("demo", "smollm2-135m-instruct", "study", 11),
+    assert [(row["study"], row["model"], row["missing"]) for row in rows] == [
+        ("tiny", "tiny-a", 5),
+        ("demo", "smollm2-135m-instruct", 11),
     ]
     assert (store.root / "_models").is_dir(), "where to drop a model"
     assert prunescope(store, "watch", "--stop", "tiny") == 0
@@ -196,16 +195,17 @@ def test_whoever_stops_the_last_study_is_told_what_demo_measures_from_now_on(
     assert prunescope(store, "watch", study.path) == 0
     assert "demo" not in capsys.readouterr().err
     assert prunescope(store, "watch", "--stop", "tiny") == 0
-    assert "no study is watched, so demo measures these models: new;" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no study is watched, so demo measures the models that are added or copied into" in said
+    assert f"{watch_list.models_folder(store)}: new;" in said
 
 
 def test_add_model_looks_at_the_model_at_once(
     store: Store, study: StudyFile, tiny_folder: Path, tmp_path: Path, capsys
 ) -> None:
-    assert prunescope(store, "add-model", tiny_folder, "--name", "mine", "--study", study.path) == 0
-    assert read_list(store) == WatchList(
-        studies=(str(study.path),), models=(AddedModel(name="mine", source=str(tiny_folder), study=str(study.path)),)
-    )
+    assert prunescope(store, "watch", study.path) == 0
+    assert prunescope(store, "add-model", f"mine={tiny_folder}") == 0
+    assert read_list(store) == WatchList(studies=(str(study.path),), models={"mine": str(tiny_folder)})
     broken = shutil.copytree(tiny_folder, tmp_path / "broken")
     cut_short(broken)
     before = (store.root / "_watch.yaml").read_bytes()
@@ -213,9 +213,9 @@ def test_add_model_looks_at_the_model_at_once(
     for arguments, reason in (
         ((broken,), "cut short"),
         ((tmp_path / "nowhere",), "no such folder or file"),
-        ((tiny_folder, "--name", "tiny-a"), "has its own model 'tiny-a'"),
+        ((f"tiny-a={tiny_folder}",), "'tiny-a' is listed twice"),
         ((f"mine={tiny_folder}",), "a model 'mine' was added before"),
-        ((tiny_folder, "--name", "../x"), "is not a valid name"),
+        ((f"a b={tiny_folder}",), "is not a valid name"),
     ):
         assert prunescope(store, "add-model", *arguments) == 2
         assert reason in capsys.readouterr().err
@@ -225,19 +225,21 @@ def test_add_model_looks_at_the_model_at_once(
     assert (store.root / "_watch.yaml").read_bytes() == before
 
 
-def test_remove_model_takes_out_what_was_added_and_says_what_to_do_about_others(
+def test_a_stopped_model_is_taken_out_and_others_are_refused_with_what_to_do(
     store: Store, study: StudyFile, drop, settled, capsys
 ) -> None:
     drop("dropped")
     with edit_watch_list(store) as versions:
-        versions.append(WatchList(studies=(str(study.path),), models=(AddedModel(name="mine", source="org/name"),)))
+        versions.append(WatchList(studies=(str(study.path),), models={"mine": "org/name"}))
     assert names(store) == {"tiny": {"tiny-a", "mine", "dropped"}}
     for name in ("dropped", "tiny-a", "no"):
-        assert prunescope(store, "remove-model", name) == 2
+        assert prunescope(store, "watch", "--stop", name) == 2
         said = " ".join(capsys.readouterr().err.split())
-        assert f"no model '{name}' was added; added models: mine; one of a study is removed from" in said
+        assert (
+            f"--stop {name}: is not watched; watched are {study.path}, mine; a model of a study is removed from" in said
+        )
         assert f"one of {watch_list.models_folder(store)} by moving it out" in said
-    assert prunescope(store, "remove-model", "mine") == 0
+    assert prunescope(store, "watch", "--stop", "mine") == 0
     assert names(store) == {"tiny": {"tiny-a", "dropped"}}
 
 
@@ -246,9 +248,8 @@ def test_remove_model_takes_out_what_was_added_and_says_what_to_do_about_others(
     [
         ("studies: [", "not valid YAML"),
         ("study: [demo]", "`study`: is no key here; did you mean `studies`?"),
-        ("studies: [demo, demo]", "occurs twice"),
-        ("models: [{name: a, source: b, study: c}]", "'c' is none of the `studies`"),
-        ("models: [{name: a/b, source: b}]", "`models.0.name`"),
+        ("models: {a: b, a: c}", "`a` is set on line 1 already"),
+        ("models: {a/b: c}", "is not a valid name"),
         ("!!python/object/apply:os.system [true]", "not valid YAML"),
         ("# " + "x" * 1_000_000, "larger than"),
     ],
@@ -274,15 +275,14 @@ def test_two_who_change_the_list_at_once_both_have_their_way(store: Store) -> No
     def add(number: int) -> None:
         with edit_watch_list(store) as versions:
             found = versions[-1]
-            added = AddedModel(name=f"m{number}", source="org/name")
-            versions.append(found.model_copy(update={"models": (*found.models, added)}))
+            versions.append(found.model_copy(update={"models": {**found.models, f"m{number}": "org/name"}}))
 
     threads = [threading.Thread(target=add, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert {model.name for model in read_list(store).models} == {f"m{number}" for number in range(8)}
+    assert {*read_list(store).models} == {f"m{number}" for number in range(8)}
 
 
 def test_the_list_lies_in_an_object_store_beside_the_tables() -> None:
@@ -349,7 +349,7 @@ def test_run_of_a_watched_study_computes_the_models_beside_it_too(
     without_answers(monkeypatch)
     store = Store(warehouse)
     with edit_watch_list(store) as versions:
-        versions.append(WatchList(studies=(str(study.path),), models=(AddedModel(name="mine", source="/gone/model"),)))
+        versions.append(WatchList(studies=(str(study.path),), models={"mine": "/gone/model"}))
     assert prunescope(store, "run", study.path) == 2
     assert "/gone/model" in capsys.readouterr().err
 
@@ -377,7 +377,7 @@ def test_a_pipe_in_a_model_that_a_study_names_is_refused_by_the_sensor(
     with edit_watch_list(store) as versions:
         versions.append(WatchList(studies=(str(study.path),)))
     backlog = FreshnessScanner().scan(store)
-    assert [work.model for work in backlog.due] == ["whole"]
+    assert [model for _, model in backlog.due] == ["whole"]
     assert str(piped / "config.json") in backlog.watch.refused["tiny: piped"]
 
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from prunescope.assets.cli.maintenance import _row
+from prunescope.assets.cli.maintenance import _described
 from prunescope.warehouse.maintenance.garbage_collection import StudyScope, removable, remove, waste
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
@@ -105,10 +105,10 @@ def test_unfinished_layers_of_a_remote_warehouse_are_on_this_machine(tmp_path):
     write(store, "other", "dense")
     found = waste(store, [KEPT], local)
     assert [each.kind for each in found] == ["partition", "partition", "unfinished"]
-    assert [_row(each, store)["path"] for each in found] == [
-        "models/model=other/part.parquet",
-        "variants/model=other/recipe=dense/part.parquet",
-        str(layer),
+    assert [each.path for each in found] == [
+        store.root / "models/model=other/part.parquet",
+        store.root / "variants/model=other/recipe=dense/part.parquet",
+        layer,
     ]
     assert remove(store, found) > 3
     assert waste(store, [KEPT], local) == []
@@ -194,7 +194,7 @@ def test_a_damaged_partition_is_removed_with_no_name(store):
     write(store, "other", "dense")
     store.path(MODELS, "other", None).write_bytes(b"PAR1")
     found = waste(store, [KEPT], store.root)
-    assert {_row(each, store)["removed_by"] for each in found} == {
+    assert {_described(each)["removed_by"] for each in found} == {
         "none, it is damaged: delete it by hand",
         "--yes --computed-by mine",
     }

@@ -9,33 +9,27 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from prunescope.assets.cli import terminal
-from prunescope.pipelines.core.errors import InputError
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07[bold red]x[/] \u202e\u200b\x9b1m"
 
 
-def steps(pruned: list[str], kl: list[float | None], dense: list[str] | None = None) -> dict[str, Any]:
-    dense = dense or [f"␣w{n}" for n in range(len(pruned))]
-    return {
-        "step": list(range(len(pruned))),
-        "token_text_dense": dense,
-        "token_text_pruned": pruned,
-        "is_same_token": [one == other for one, other in zip(dense, pruned, strict=True)],
-        "kl_dense_pruned_nats": kl,
-    }
+def rows(pruned: list[str], kl: list[float], same: list[bool] | None = None) -> list[dict[str, Any]]:
+    """Return rows as `token_rows` has them, in which the dense model writes other words."""
+    columns = zip(pruned, kl, same or [True] * len(kl), strict=True)
+    return [
+        {
+            "step": step,
+            "token_text_dense": f" w{step}",
+            "token_text_pruned": token,
+            "kl_dense_pruned_nats": nats,
+            "is_top1_same": is_same,
+            "prompt_text": "Why?",
+        }
+        for step, (token, nats, is_same) in enumerate(columns)
+    ]
 
 
-def trace(**changes: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "first_flip_step": 1,
-        "collapse_step": 2,
-        "collapse_step_dense": None,
-        "answer_end_step": None,
-        "answer_end_step_dense": 1,
-        "own": steps(["␣w0", "␣no", "␣no", "␣no"], [0.0004, 0.5, 2.5, 12.0]),
-        "forced": steps(["␣w0", "␣w1", "␣w2", "␣w9"], [0.0004, 0.1, 0.2, None]),
-    }
-    return found | changes
+OWN = rows([" w0", " no", " no", " no"], [0.0004, 0.5, 2.5, 12.0], [True, False, True, True])
 
 
 def entry(recipe: str, verdict: str | None, model: str = "tiny", **changes: Any) -> dict[str, Any]:
@@ -52,24 +46,18 @@ def entry(recipe: str, verdict: str | None, model: str = "tiny", **changes: Any)
             "prompts": 2,
         },
         "spark": {"forced": [0.0, 0.02, 0.5], "own": [0.0, 0.02, 11.0]},
-        "traces": [0],
     } | changes
-
-
-def prompt(prompt_id: str, model: str = "tiny") -> dict[str, Any]:
-    return {"model": model, "prompt_id": prompt_id, "name": prompt_id, "prompt_text": "Why?"}
 
 
 def index(**changes: Any) -> dict[str, Any]:
     found: dict[str, Any] = {
         "study": "demo",
         "models": ["tiny"],
-        "prompts": [prompt("sky"), prompt("sea")],
         "variants": [
             entry("dense", None),
             entry("wanda-50", "not safe"),
             entry("attn-drop-1", "safe"),
-            entry("gone", "too little evidence", numbers={}, spark={"forced": [], "own": [None, None]}, traces=[]),
+            entry("gone", "too little evidence", numbers={}, spark={"forced": [], "own": [None, None]}),
         ],
         "answers": [
             {"model": "tiny", "question": "Which are safe?", "short": "One.", "text": "attn-drop-1 is."},
@@ -100,7 +88,7 @@ class Screen:
         """Return everything that can be printed."""
         terminal.show_overview(self.console, index())
         for forced in (False, True):
-            terminal.show_tokens(self.console, index(), 1, 0, trace(), forced=forced)
+            terminal.show_tokens(self.console, "tiny@wanda-50", OWN, forced=forced)
         return self.text()
 
 
@@ -129,40 +117,16 @@ def test_no_color_loses_no_information() -> None:
     text = plain.all()
     assert not [code for code in ("38;", "48;", "\x1b[31m", "\x1b[32m", "\x1b[33m") if code in text]
     pipe = Screen().all()
-    for sign in ("✕ not safe", "● safe", "≠", "◆flip", "◆loop", "◆flip,end", "█ 12", "▄ 0.1"):
+    for sign in ("✕ not safe", "● safe", " w0▁ no▅≠ no▆ no█", " w0▁ w1▅≠ w2▆ w3█"):
         assert sign in pipe
 
 
-def test_tokens_are_aligned_with_their_divergence() -> None:
-    screen = Screen()
-    terminal.show_tokens(screen.console, index(), 1, 0, trace(), forced=False)
+def test_every_token_of_a_long_text_is_shown_and_no_line_is_too_wide() -> None:
+    words, screen = [f"token{n}" for n in range(100)], Screen(60)
+    long = rows([f" {word}" for word in words], [0.1] * len(words))
+    terminal.show_tokens(screen.console, "tiny@wanda-50", long, forced=False)
     lines = screen.text().splitlines()
-    [at] = [n for n, line in enumerate(lines) if line.startswith("step ")]
-    step, dense, pruned, kl = lines[at : at + 4]
-    assert step.split() == ["step", "0", "1", "◆flip", "2", "◆loop", "3"]
-    assert pruned.split() == ["pruned", "␣w0", "␣no", "␣no", "␣no"]
-    assert kl.split() == ["KL", "▁", "0.0004", "▅", "0.5", "≠", "▆", "2.5", "≠", "█", "12", "≠"]
-    assert step.index("1 ◆flip") == dense.index("␣w1") == pruned.index("␣no") == kl.index("▅")
-
-
-def test_wide_characters_keep_the_columns_aligned() -> None:
-    wide = steps(["日本", "e\u0301a", "👍🏽x", "last"], [0.1, 0.1, 0.1, 0.1], ["a", "b", "c", "last"])
-    screen = Screen()
-    terminal.show_tokens(screen.console, index(), 1, 0, trace(own=wide), forced=False)
-    lines = screen.text().splitlines()
-    [at] = [n for n, line in enumerate(lines) if line.startswith("step ")]
-    starts = {cell_len(line[: line.index("last")]) for line in lines[at + 1 : at + 3]}
-    assert len(starts) == 1
-
-
-def test_lines_break_between_tokens_and_show_every_step() -> None:
-    count = 100
-    long = steps([f"␣token{n}" for n in range(count)], [0.1] * count)
-    screen = Screen(60)
-    terminal.show_tokens(screen.console, index(), 1, 0, trace(own=long), forced=False)
-    lines = screen.text().splitlines()
-    found = [int(word) for line in lines if line.startswith("step ") for word in line.split()[1:] if word.isdecimal()]
-    assert found == list(range(count))
+    assert [word[:-1] for line in lines for word in line.split() if word.startswith("token")][: len(words)] == words
     assert max(map(cell_len, lines)) <= 60
 
 
@@ -173,38 +137,15 @@ def test_texts_and_names_cannot_control_the_terminal() -> None:
         variants=[entry(HOSTILE, HOSTILE, HOSTILE)],
         answers=[{"model": HOSTILE, "question": HOSTILE, "short": HOSTILE, "text": HOSTILE}],
         notes=[HOSTILE],
-        prompts=[prompt(HOSTILE, HOSTILE) | {"text": HOSTILE}],
     )
-    tokens = steps([HOSTILE, "x" * 10_000], [0.1, math.inf], [HOSTILE, "\n\r\t"])
+    tokens = [row | {"prompt_text": HOSTILE} for row in rows([HOSTILE, "x" * 10_000, "\n\r\t"], [0.1, math.inf, 0])]
     screen = Screen()
     terminal.show_overview(screen.console, hostile_index)
-    terminal.show_tokens(screen.console, hostile_index, 0, 0, trace(own=tokens), forced=False)
+    terminal.show_tokens(screen.console, HOSTILE, tokens, forced=False)
     text = screen.text()
     assert not {char for char in text if not char.isprintable()} - {"\n"}
     assert "[bold red]x[/]" in text  # no markup of rich's
     assert max(map(cell_len, text.splitlines())) <= 80
-    with pytest.raises(InputError) as refused:
-        terminal.find_prompt(hostile_index, 0, "nothing like it")
-    assert str(refused.value).isprintable()
-
-
-def test_a_prompt_without_steps_is_refused_with_those_that_have_some() -> None:
-    both = index(variants=[entry("wanda-50", "safe", traces=[0, 1]), entry("gone", None, traces=[])])
-    assert terminal.find_prompt(both, 0, "sea") == 1
-    with pytest.raises(InputError, match="--prompt see: no steps of it were measured for .*; did you mean sea?"):
-        terminal.find_prompt(both, 0, "see")
-    with pytest.raises(InputError, match="--prompt lake: no steps of it were measured for .*; there are sky, sea"):
-        terminal.find_prompt(both, 0, "lake")
-    with pytest.raises(InputError, match="--prompt sky: .*; it has no steps of any prompt"):
-        terminal.find_prompt(both, 1, "sky")
-    with pytest.raises(InputError, match="--variant: add --prompt; there are sky, sea"):
-        terminal.find_prompt(both, 0, None)
-
-
-def test_a_prompt_with_one_trajectory_says_so() -> None:
-    one_way = {name: value for name, value in trace().items() if name != "forced"}
-    with pytest.raises(InputError, match="tiny@wanda-50, prompt sky: no step was measured that way"):
-        terminal.show_tokens(Screen().console, index(), 1, 0, one_way, forced=True)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

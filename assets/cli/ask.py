@@ -1,15 +1,20 @@
-"""Commands that read the warehouse: recipes, SQL, tables, questions, variants and comparisons."""
+"""Commands that answer questions: recipes, SQL, tables, questions, variants, comparisons and verdicts of probes."""
 
 import re
 import sys
 import textwrap
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from prunescope.assets import settings
 from prunescope.assets.cli import completion, options
-from prunescope.assets.cli.figures import check_chart_path, require_data, show
 from prunescope.assets.cli.output import Sink, chosen_sink, emit, emit_bytes, emit_list, log
+from prunescope.assets.cli.progress_bars import RichProgress
+from prunescope.assets.cli.show import check_chart_path, require_data, show_chart
+from prunescope.assets.cli.study import end, request_of
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.warehouse.catalogue.sql_process import Setup
@@ -17,20 +22,17 @@ from prunescope.warehouse.core.limits import GIBIBYTES, SECONDS, TEXT_ROWS
 from prunescope.warehouse.core.quoting import quoted
 
 if TYPE_CHECKING:
+    from prunescope.assets.planning.work_plan import StudyRequest
     from prunescope.warehouse.catalogue.view import View
-
-# Shorthands for the commands `tables` and `describe`, also as psql spells them.
-_SHORTHAND = re.compile(
-    r"\s*(?:(?:show\s+(?:all\s+)?)?tables|describe|\\dt?|(?:describe|\\d)\s+(?P<name>\w+))\s*;?\s*", re.IGNORECASE
-)
+    from prunescope.warehouse.storage.partition_store import Store
 
 # Rows of an answer in format table: what a screen holds; the other formats have all.
 _LINES = 20
+# The study that gives recipes and prompts where no other one does.
+_PROBES = "advise"
 
 
-def recipes(
-    sink: Sink, method: Annotated[str | None, typer.Argument(autocompletion=completion.methods)] = None
-) -> None:
+def recipes(sink: Sink, method: Annotated[str | None, typer.Argument()] = None) -> None:
     """List the recipes. Their numbers may be changed; recipes joined by `+` are applied one after the other.
 
     Every parameter of a method can be set in a study's YAML, or as in the last example.
@@ -60,9 +62,7 @@ def sql(
     seconds: options.Seconds = SECONDS,
     memory: options.Memory = GIBIBYTES,
 ) -> None:
-    r"""Query the warehouse in SQL (DuckDB's dialect). Read-only: no files, no network, no settings.
-
-    `tables` (or `\d`) and `describe NAME` (or `\d NAME`) do the same as the commands of these names.
+    """Query the warehouse in SQL (DuckDB's dialect). Read-only: no files, no network, no settings.
 
     For example:
 
@@ -71,15 +71,9 @@ def sql(
     - `prunescope sql - --format csv < mine.sql`
 
     Options:
-        query: One SELECT, `tables` or `describe NAME`; `-` reads it from standard input.
+        query: One SELECT, DESCRIBE, SHOW, SUMMARIZE or EXPLAIN; `-` reads it from standard input.
     """
     text = sys.stdin.read() if query == "-" else query
-    if shorthand := _SHORTHAND.fullmatch(text):
-        if shorthand["name"]:
-            describe(context, sink, shorthand["name"])
-        else:
-            tables(context, sink)
-        return
     with options.sql_process(context, Setup(str(options.existing(context)), memory)) as process:
         content, _ = process.render(
             text, to=sink.format, width=sink.width, seconds=seconds, size=options.answer_bytes(memory)
@@ -149,18 +143,17 @@ def describe(
     emit_list(rows, sink, column=str, type=str, unit=str, formula=str, about=str, source=str)
 
 
-def questions(context: typer.Context, sink: Sink) -> None:
+def questions(sink: Sink) -> None:
     """List the questions that the warehouse answers; `prunescope question q01` answers one."""
     from prunescope.warehouse.catalogue.lineage import questions as question_views
 
-    options.require_named(context)
     rows = [{"question": name, "asks": view.header.partition("\n")[0]} for name, view in question_views().items()]
     emit_list(rows, sink, question=str, asks=str)
 
 
 def question(
     context: typer.Context,
-    name: Annotated[str | None, typer.Argument(autocompletion=completion.questions)] = None,
+    name: Annotated[str, typer.Argument(autocompletion=completion.questions)],
     variant: options.VariantOptions = (),
     model: options.OnlyModels = (),
     recipe: options.OnlyRecipes = (),
@@ -179,22 +172,18 @@ def question(
 
     For example:
 
-    - `prunescope question q07`
     - `prunescope question q11 --recipe wanda-2of4 --explain`
     - `prunescope question q01 --chart -o spikes.svg`
     - `prunescope question q11 --format latex -o flips.tex`
 
     Options:
-        name: Number or name, such as `q01` (default: list all).
+        name: Number or name, such as `q01`; `prunescope questions` lists all.
         variant: Only this variant, MODEL@RECIPE, or RECIPE if only one model has it.
         explain: Show the question's full documentation.
         chart: Draw the answer: open it, or write it to -o as png, svg, pdf, html or json.
     """
     from prunescope.warehouse.catalogue.question_query import RowFilter, find_question, statement
 
-    if name is None:
-        questions(context, chosen_sink(format_, output))
-        return
     asked = find_question(name)
     if chart:
         check_chart_path(output, format_)
@@ -224,7 +213,7 @@ def question(
     except InputError as error:
         raise InputError(f"--chart: {error}") from error
     require_data([specification])
-    show(specification, asked.name, output)
+    show_chart(specification, asked.name, output)
 
 
 def _reading(rows: int, view: "View") -> str:
@@ -272,3 +261,91 @@ def compare(context: typer.Context, sink: Sink, a: options.Variant, b: options.V
         log(f"not compared: {reason}", "dim")
     log(f"A is {comparison.model}@{comparison.recipe_a}, B is {comparison.model}@{comparison.recipe_b}", "dim")
     emit(comparison.rows, sink)
+
+
+def advise(
+    context: typer.Context,
+    sink: Sink,
+    model: str,
+    study: options.StudyOption = None,
+    recipe: options.Recipes = (),
+    replace: options.Replace = False,
+    tolerance: Annotated[float, typer.Option(min=0, max=1)] = 0.1,
+) -> None:
+    """Judge which recipes a model tolerates, before any task is run, as far as the evidence allows.
+
+    Probes the model with short prompts under every recipe, unless that was done before. Predicts the losses in tasks
+    from other models of the warehouse that have scores, if the prompts' own answers are too few; the output says what
+    is missing.
+
+    For example:
+
+    - `prunescope advise ./my-model --recipe wanda-50 --recipe attn-drop-4 --tolerance 0.2`
+    - `prunescope advise smollm2-135m-instruct --study paper-small`
+
+    Options:
+        model: A folder with safetensors, a .gguf file, a hub id, `NAME=MODEL`, or a model of the warehouse.
+        study: Study that gives recipes and prompts (default: the one that computed the model, else `advise`).
+        tolerance: Acceptable loss, as a share of the dense model's skill, from 0 to 1.
+    """
+    import polars as pl
+
+    from prunescope.assets.planning.steps import PROBE_TABLES
+    from prunescope.assets.runs.start import run_study
+    from prunescope.pipelines.reporting.advice import advise as judge
+    from prunescope.warehouse.catalogue.queries import advised_verdicts, predicted_losses
+    from prunescope.warehouse.storage.partition_store import Store
+
+    # A name of the warehouse needs one; another model's probes are computed, into a new one if need be.
+    location = options.existing(context) if _is_name(model) else options.root(context)
+    request, reason = _probe_request(model, study, recipe, Store(location))
+    home = settings.cache_folder() / "advise" if reason else location
+    if reason:
+        log(f"{reason}; the prompts of study {_PROBES} are probed instead, with results in {home}")
+    with RichProgress() as bars:
+        outcome = run_study(request, home, settings.cache_folder(), bars, replace=replace, tables=PROBE_TABLES)
+    name = outcome.study.models[0].name
+    recipes = [recipe.name for recipe in outcome.study.recipes if recipe.method not in {"dense", "noise"}]
+    verdicts = pl.DataFrame(advised_verdicts(home, name, recipes, tolerance))
+    notes = judge(verdicts, pl.DataFrame(predicted_losses(location, name)), tolerance)
+    columns = [column.name for column in verdicts if sink.format != "table" or column.null_count() < len(column)]
+    emit(verdicts.select(columns).to_arrow(), sink)
+    for line in notes:
+        log(line)
+    end(context, outcome.failures)
+
+
+def _is_name(model: str) -> bool:
+    """Return whether this is the name of a model of the warehouse, and not the source of one."""
+    from prunescope.pipelines.models.embedded import embedded_model
+
+    return not {"/", "="} & set(model) and not Path(model).exists() and embedded_model(model) is None
+
+
+def _probe_request(model: str, study: str | None, recipes: Sequence[str], store: "Store") -> "tuple[StudyRequest, str]":
+    """Return the request of the probes: that of the study that computed the model, if any, so that it reuses results.
+
+    Returns:
+        The request, and the reason for storing its results outside of the warehouse: the study that computed the
+        model asks too few questions for a verdict, and its results must not change. Empty if there is no such reason.
+    """
+    from prunescope.pipelines.core.verdict_rule import MIN_UNITS
+    from prunescope.pipelines.studies import load_study, study_names
+    from prunescope.warehouse.tables import TABLES
+
+    [spec] = load_study(_PROBES).replaced([model], []).models
+    provenance = store.provenance(TABLES["models"], spec.name, None)
+    if study is None and provenance is not None and provenance.study not in study_names():
+        raise InputError(f"model {spec.name} was computed by study {provenance.study!r}; name its file with --study")
+    chosen, reason = study or (provenance.study if provenance else _PROBES), ""
+    questions = sum(prompt.kind == "choice" for prompt in load_study(chosen).prompts)
+    if study is None and questions < MIN_UNITS:
+        asked = f"asks {questions} of the {MIN_UNITS} questions that a verdict needs"
+        chosen, reason = _PROBES, f"study {chosen}, which computed {spec.name}, {asked}"
+    loaded = load_study(chosen)
+    if not loaded.prompts:
+        raise InputError(f"study {chosen}: `prompts` is empty, and probes need prompts; name another with --study")
+    if provenance and _is_name(model) and model not in {known.name for known in loaded.models}:
+        source = store.read(TABLES["models"], model, None)["source"][0].as_py()
+        model = f"{model}={source}"
+    return request_of(chosen, [model], recipes), reason
