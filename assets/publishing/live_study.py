@@ -128,14 +128,9 @@ class LiveStudy:
         """Return the index of the present state, with the `version` by which pages request other documents."""
         return self.build("index")
 
-    def sql_setup(self, gibibytes: float) -> tuple[Setup, str]:
-        """Return what a process for users' SQL may read, which is only this study, and the version of its state.
-
-        Args:
-            gibibytes: memory limit.
-        """
-        state = self._now()
-        return Setup(str(self._root), gibibytes, scope=state.scope), state.version
+    def sql_setup(self, gibibytes: float) -> Setup:
+        """Return what a process for users' SQL may read, which is only this study; `gibibytes` is its memory limit."""
+        return Setup(str(self._root), gibibytes, scope=self._now().scope)
 
     def page(self) -> str:
         """Return the page in the present state of the warehouse."""
