@@ -62,6 +62,7 @@ def show_report(root: "Place", study: str | None, variant: str | None, prompt: s
         forced: whether the pruned model reads the dense model's tokens.
     """
     from prunescope.assets.publishing.live_study import LiveStudy, studies
+    from prunescope.pipelines.reporting.explorer.study_documents import document_name
     from prunescope.warehouse.catalogue.queries import find_variant
 
     if variant is None and (prompt is not None or forced):
@@ -71,24 +72,24 @@ def show_report(root: "Place", study: str | None, variant: str | None, prompt: s
         raise InputError(f"name the study, one of {', '.join(known)}")
     [(name, loaded)] = known.items()
     live = LiveStudy(root, name, loaded)
-    index = live.index()
+    index = live.build("index")
     console = Console(highlight=False, emoji=False, markup=False)
     if variant is None:
         show_overview(console, index)
         return
-    pairs = [(entry["model"], entry["recipe"]) for entry in index["variants"]]
-    n = pairs.index(find_variant(variant, pairs))
-    m = find_prompt(index, n, prompt)
-    show_tokens(console, index, n, m, live.build(f"trace/{n}/{m}"), forced=forced)
+    pairs = {(entry["model"], entry["recipe"]): entry for entry in index["variants"]}
+    entry = pairs[find_variant(variant, pairs)]
+    asked = find_prompt(index, entry, prompt)
+    trace = live.build(document_name("trace", entry["id"], asked["prompt_id"]))
+    show_tokens(console, entry, asked, trace, forced=forced)
 
 
-def find_prompt(index: "Document", variant: int, prompt: str | None) -> int:
-    """Return the position of a prompt whose steps were measured for the variant; else name those that there are."""
-    entry = index["variants"][variant]
-    measured = {index["prompts"][m]["prompt_id"]: m for m in entry["traces"]}
-    if prompt in measured:
-        return measured[prompt]
-    names = [label(name, 80) for name in measured]
+def find_prompt(index: "Document", entry: "Document", prompt: str | None) -> "Document":
+    """Return a prompt whose steps were measured for the variant; else name those that there are."""
+    for asked in index["prompts"] if prompt in entry["traces"] else ():
+        if (asked["model"], asked["prompt_id"]) == (entry["model"], prompt):
+            return asked
+    names = [label(name, 80) for name in entry["traces"]]
     some = f"there are {', '.join(names[:20])}{', …' * (len(names) > 20)}"
     known = some if names else "it has no steps of any prompt"
     if prompt is None:
@@ -133,9 +134,8 @@ def show_overview(console: Console, index: "Document") -> None:
         console.print(Text(prose(text), "dim"))
 
 
-def show_tokens(console: Console, index: "Document", n: int, m: int, trace: "Document", *, forced: bool) -> None:
+def show_tokens(console: Console, entry: "Document", prompt: "Document", trace: "Document", *, forced: bool) -> None:
     """Print both models token by token with their KL, on the dense text if `forced`, else on the variant's."""
-    entry, prompt = index["variants"][n], index["prompts"][m]
     steps = trace.get("forced" if forced else "own")
     if not steps or not steps["step"]:
         raise InputError(f"{label(entry['id'], 80)}, prompt {prompt['name']}: no step was measured that way")

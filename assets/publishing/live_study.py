@@ -23,8 +23,6 @@ from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.snapshot import damage_explained
 
-# Older states serve pages that were loaded before the warehouse changed.
-_MAX_STATES = 3
 _MAX_ANSWERS = 64
 
 
@@ -117,52 +115,36 @@ class LiveStudy:
     def __init__(self, root: Place, name: str, study: Study | None) -> None:
         """Store the warehouse and one of `studies`; read nothing."""
         self._root, self._name, self._study = root, name, study
-        self._states: dict[str, _State] = {}
+        self._state: _State | None = None
         self._lock = threading.Lock()
 
     def build(self, name: str) -> Document:
         """Build a document of the present state; raise InputError if there is none of this name."""
-        return self._now().build(name)
-
-    def index(self) -> Document:
-        """Return the index of the present state, with the `version` by which pages request other documents."""
-        return self.build("index")
+        with self._lock:
+            try:
+                return self._now().documents.build(name)
+            except KeyError as error:
+                raise InputError(f"there is no document {name!r}") from error
 
     def sql_setup(self, gibibytes: float) -> Setup:
         """Return what a process for users' SQL may read, which is only this study; `gibibytes` is its memory limit."""
-        return Setup(str(self._root), gibibytes, scope=self._now().scope)
+        with self._lock:
+            return Setup(str(self._root), gibibytes, scope=self._now().scope)
 
     def page(self) -> str:
         """Return the page in the present state of the warehouse."""
-        return render({"index": self.index()}, live=True)
+        return render({"index": self.build("index")}, live=True)
 
-    def document(self, name: str, version: str | None = None) -> str:
-        """Build a document, and return it as JSON.
-
-        Args:
-            name: its name.
-            version: version of the index that the positions in the name refer to; None for the newest.
-
-        Raises:
-            InputError: there is no such document, or the warehouse has changed since that version.
-        """
-        with self._lock:
-            state = self._states.get(version or "")
-        # A restarted server does not know the newest version yet.
-        state = state or self._now()
-        if version not in {None, state.version}:
-            raise InputError("the warehouse has changed since this page was loaded; reload it")
-        return json.dumps(state.build(name), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    def document(self, name: str) -> str:
+        """Return a document as JSON; errors are those of `build`."""
+        return json.dumps(self.build(name), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
     def _now(self) -> "_State":
         """Return the present state of the warehouse; the previous one if no file has changed."""
         version = warehouse_version(Store(self._root))
-        with self._lock:
-            if version not in self._states:
-                self._states[version] = _State(self._root, self._name, self._study, version)
-                for old in list(self._states)[:-_MAX_STATES]:
-                    del self._states[old]
-            return self._states[version]
+        if self._state is None or self._state.version != version:
+            self._state = _State(self._root, self._name, self._study, version)
+        return self._state
 
 
 class _State:
@@ -170,19 +152,10 @@ class _State:
 
     def __init__(self, root: Place, name: str, study: Study | None, version: str) -> None:
         self.version = version
-        self._connection = connect(root)
-        models, recipes = _scope(_computed(self._connection), name, study) or (set(), set())
+        connection = connect(root)
+        models, recipes = _scope(_computed(connection), name, study) or (set(), set())
         self.scope = frozenset(models), frozenset(recipes)
-        narrow(self._connection, models, recipes)
+        narrow(connection, models, recipes)
         # Answers of one state never change, and many documents share queries.
-        ask = lru_cache(_MAX_ANSWERS)(asking(self._connection))
-        self._documents = documents(study or name, self._connection, ask, is_live=True)
-        self._lock = threading.Lock()
-
-    def build(self, name: str) -> Document:
-        try:
-            with self._lock:
-                document = self._documents.build(name)
-        except KeyError as error:
-            raise InputError(f"there is no document {name!r}") from error
-        return {**document, "version": self.version} if name == "index" else document
+        ask = lru_cache(_MAX_ANSWERS)(asking(connection))
+        self.documents = documents(study or name, connection, ask, is_live=True)

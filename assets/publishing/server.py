@@ -158,7 +158,7 @@ class _Server:
     async def data(self, request: Request) -> Response:
         """Return one document of a study."""
         live, name = await self._live(request), request.path_params["document"]
-        document = await anyio.to_thread.run_sync(live.document, name, request.query_params.get("version"))
+        document = await anyio.to_thread.run_sync(live.document, name)
         return Response(document, media_type="application/json")
 
     async def sql(self, request: Request) -> Response:

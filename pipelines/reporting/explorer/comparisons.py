@@ -1,4 +1,4 @@
-"""Documents `pair/<n>/<m>`: differences of two variants; and the choice of pairs for a file.
+"""Documents of pairs: differences of two variants; and the choice of pairs for a file.
 
 The caller computes the statistics.
 """

@@ -52,7 +52,7 @@ def entry(recipe: str, verdict: str | None, model: str = "tiny", **changes: Any)
             "prompts": 2,
         },
         "spark": {"forced": [0.0, 0.02, 0.5], "own": [0.0, 0.02, 11.0]},
-        "traces": [0],
+        "traces": ["sky"],
     } | changes
 
 
@@ -100,7 +100,7 @@ class Screen:
         """Return everything that can be printed."""
         terminal.show_overview(self.console, index())
         for forced in (False, True):
-            terminal.show_tokens(self.console, index(), 1, 0, trace(), forced=forced)
+            terminal.show_tokens(self.console, entry("wanda-50", "not safe"), prompt("sky"), trace(), forced=forced)
         return self.text()
 
 
@@ -135,7 +135,7 @@ def test_no_color_loses_no_information() -> None:
 
 def test_tokens_are_aligned_with_their_divergence() -> None:
     screen = Screen()
-    terminal.show_tokens(screen.console, index(), 1, 0, trace(), forced=False)
+    terminal.show_tokens(screen.console, entry("wanda-50", "not safe"), prompt("sky"), trace(), forced=False)
     lines = screen.text().splitlines()
     [at] = [n for n, line in enumerate(lines) if line.startswith("step ")]
     step, dense, pruned, kl = lines[at : at + 4]
@@ -148,7 +148,7 @@ def test_tokens_are_aligned_with_their_divergence() -> None:
 def test_wide_characters_keep_the_columns_aligned() -> None:
     wide = steps(["日本", "e\u0301a", "👍🏽x", "last"], [0.1, 0.1, 0.1, 0.1], ["a", "b", "c", "last"])
     screen = Screen()
-    terminal.show_tokens(screen.console, index(), 1, 0, trace(own=wide), forced=False)
+    terminal.show_tokens(screen.console, entry("wanda-50", "not safe"), prompt("sky"), trace(own=wide), forced=False)
     lines = screen.text().splitlines()
     [at] = [n for n, line in enumerate(lines) if line.startswith("step ")]
     starts = {cell_len(line[: line.index("last")]) for line in lines[at + 1 : at + 3]}
@@ -159,7 +159,7 @@ def test_lines_break_between_tokens_and_show_every_step() -> None:
     count = 100
     long = steps([f"␣token{n}" for n in range(count)], [0.1] * count)
     screen = Screen(60)
-    terminal.show_tokens(screen.console, index(), 1, 0, trace(own=long), forced=False)
+    terminal.show_tokens(screen.console, entry("wanda-50", "not safe"), prompt("sky"), trace(own=long), forced=False)
     lines = screen.text().splitlines()
     found = [int(word) for line in lines if line.startswith("step ") for word in line.split()[1:] if word.isdecimal()]
     assert found == list(range(count))
@@ -178,33 +178,36 @@ def test_texts_and_names_cannot_control_the_terminal() -> None:
     tokens = steps([HOSTILE, "x" * 10_000], [0.1, math.inf], [HOSTILE, "\n\r\t"])
     screen = Screen()
     terminal.show_overview(screen.console, hostile_index)
-    terminal.show_tokens(screen.console, hostile_index, 0, 0, trace(own=tokens), forced=False)
+    [one], [asked] = hostile_index["variants"], hostile_index["prompts"]
+    terminal.show_tokens(screen.console, one, asked, trace(own=tokens), forced=False)
     text = screen.text()
     assert not {char for char in text if not char.isprintable()} - {"\n"}
     assert "[bold red]x[/]" in text  # no markup of rich's
     assert max(map(cell_len, text.splitlines())) <= 80
     with pytest.raises(InputError) as refused:
-        terminal.find_prompt(hostile_index, 0, "nothing like it")
+        terminal.find_prompt(hostile_index, one, "nothing like it")
     assert str(refused.value).isprintable()
 
 
 def test_a_prompt_without_steps_is_refused_with_those_that_have_some() -> None:
-    both = index(variants=[entry("wanda-50", "safe", traces=[0, 1]), entry("gone", None, traces=[])])
-    assert terminal.find_prompt(both, 0, "sea") == 1
+    of_other = prompt("sea", "other")
+    both = index(prompts=[of_other, *index()["prompts"]])
+    wanda, gone = entry("wanda-50", "safe", traces=["sky", "sea"]), entry("gone", None, traces=[])
+    assert terminal.find_prompt(both, wanda, "sea") == prompt("sea")
     with pytest.raises(InputError, match="--prompt see: no steps of it were measured for .*; did you mean sea?"):
-        terminal.find_prompt(both, 0, "see")
+        terminal.find_prompt(both, wanda, "see")
     with pytest.raises(InputError, match="--prompt lake: no steps of it were measured for .*; there are sky, sea"):
-        terminal.find_prompt(both, 0, "lake")
+        terminal.find_prompt(both, wanda, "lake")
     with pytest.raises(InputError, match="--prompt sky: .*; it has no steps of any prompt"):
-        terminal.find_prompt(both, 1, "sky")
+        terminal.find_prompt(both, gone, "sky")
     with pytest.raises(InputError, match="--variant: add --prompt; there are sky, sea"):
-        terminal.find_prompt(both, 0, None)
+        terminal.find_prompt(both, wanda, None)
 
 
 def test_a_prompt_with_one_trajectory_says_so() -> None:
     one_way = {name: value for name, value in trace().items() if name != "forced"}
     with pytest.raises(InputError, match="tiny@wanda-50, prompt sky: no step was measured that way"):
-        terminal.show_tokens(Screen().console, index(), 1, 0, one_way, forced=True)  # type: ignore[arg-type]
+        terminal.show_tokens(Screen().console, entry("wanda-50", "not safe"), prompt("sky"), one_way, forced=True)
 
 
 @pytest.mark.parametrize(
