@@ -14,15 +14,15 @@ from prunescope.pipelines.reporting.charts.registry import FIGURES, Figure
 from prunescope.pipelines.reporting.explorer.comparisons import (
     BATCH_SIZE,
     MAX_PAIRS,
-    Pairs,
+    Compare,
     nearest,
     paired,
+    statements,
 )
-from prunescope.pipelines.reporting.explorer.comparisons import TITLES as PAIR_TITLES
-from prunescope.pipelines.reporting.explorer.index_document import figure_entry, index, prompt_rows, variant_names
+from prunescope.pipelines.reporting.explorer.index_document import figure_entry, index, variant_names
 from prunescope.pipelines.reporting.explorer.ordering import DisplayOrder
 from prunescope.pipelines.reporting.explorer.page import packed
-from prunescope.pipelines.reporting.explorer.queries import STATEMENTS, Query
+from prunescope.pipelines.reporting.explorer.queries import PROMPT, STATEMENTS, Query
 from prunescope.pipelines.reporting.explorer.query_cache import Ask, Document, QueryCache, model_name
 from prunescope.pipelines.reporting.explorer.trace_document import trace
 from prunescope.pipelines.reporting.explorer.variant_document import prompt as prompt_document
@@ -60,7 +60,7 @@ class Documents:
         facts: Sequence[Document] = (),
         views: Mapping[str, str] | None = None,
         order: DisplayOrder | None = None,
-        pairs: Pairs | None = None,
+        compare: Compare | None = None,
         drawn: FigureCache | None = None,
         *,
         is_live: bool = False,
@@ -74,7 +74,7 @@ class Documents:
             facts: what a reader needs to repeat the study.
             views: SQL of the views that the statements read, by name.
             order: display order; other names come last, by name.
-            pairs: source of comparisons; without it there are no pairs.
+            compare: source of comparisons; without it there are no pairs.
             drawn: cache of the study's figures, if the caller has one.
             is_live: whether each document queries the current rows that it needs; otherwise every statement runs once
                 for all documents.
@@ -84,7 +84,7 @@ class Documents:
         self._cache = None if is_live else QueryCache(ask, is_whole=True)
         self._drawn = drawn or (FigureCache(self._cache.answer) if self._cache else None)
         self._ask = ask
-        self._views, self._pairs = dict(views or {}), pairs
+        self._views, self._compare = dict(views or {}), compare
         self._is_live = is_live
 
     def _frames(self) -> QueryCache:
@@ -107,10 +107,10 @@ class Documents:
                 return build(FIGURES[figure], self._drawn or FigureCache(frames.answer))
             case ["variant", one] if one in variants:
                 return variant(frames, *variants[one], self._order)
-            case ["pair", a, b] if self._pairs is not None and a in variants and b in variants:
+            case ["pair", a, b] if self._compare is not None and a in variants and b in variants:
                 (model, recipe_a), (model_b, recipe_b) = variants[a], variants[b]
                 if model == model_b and a != b:
-                    return paired(self._pairs, model, [(recipe_a, recipe_b)])[0]
+                    return paired(self._compare, model, [(recipe_a, recipe_b)])[0]
             case ["prompt", shown, prompt]:
                 recipes = [pair for pair in variants.values() if model_name(pair[0]) == shown]
                 return prompt_document(frames, prompt, recipes)
@@ -175,14 +175,14 @@ class Documents:
         asked = sorted(cut["prompts"], key=lambda entry: entry["place_in_order"])
         names = [document_name("prompt", entry["model"], entry["prompt_id"]) for entry in asked]
         add("pages of prompts", names, prompt_page)
-        if self._pairs is not None:
+        if self._compare is not None:
             kl = "kl_teacher_forced_median_nats"
             kls = [
                 (entry["where"]["model"], None if entry["is_dense"] else entry["numbers"].get(kl))
                 for entry in cut["variants"]
             ]
             pairs = nearest(kls, MAX_PAIRS)
-            compared = _compared(self._pairs, variant_names(frames, self._order), pairs)
+            compared = _compared(self._compare, variant_names(frames, self._order), pairs)
             ids = list(variants)
             names = [document_name("pair", ids[n], ids[m]) for n, m in pairs]
             add("paired comparisons", names, lambda _: next(compared), share=_PAIRS_SHARE)
@@ -220,19 +220,17 @@ class Documents:
         Each round has one text per variant and kind of prompt, the text that breaks first in the first round. The first
         round also has each variant's first text with layers, whose document is ten times as large.
         """
-        variants = {pair: n for n, pair in enumerate(variant_names(frames, self._order))}
-        prompts = {(row["model"], row["prompt_id"]): (m, row) for m, row in enumerate(prompt_rows(frames, self._order))}
-        rounds: list[tuple[int, int, int, str, str]] = []
-        has_layered: set[int] = set()
+        layered = set(frames.all("prompts").filter("has_layers").select("model", "prompt_id").iter_rows())
+        has_layered = set[str]()
+        rounds = []
         for row in frames.all("written").iter_rows(named=True):
-            if (n := variants.get((row["model"], row["recipe"]))) is None:
-                continue
-            m, prompt = prompts[row["model"], row["prompt_id"]]
-            is_first_layered = prompt["has_layers"] and n not in has_layered
-            if is_first_layered:
-                has_layered.add(n)
-            ids = f"{row['model']}@{row['recipe']}", row["prompt_id"]
-            rounds.append((1 if is_first_layered else row["place_in_kind"], m, n, *ids))
+            model, recipe, prompt_id = (row[name] for name in PROMPT)
+            variant_id, number = f"{model}@{recipe}", row["place_in_kind"]
+            if (model, prompt_id) in layered and variant_id not in has_layered:
+                has_layered.add(variant_id)
+                number = 1
+            place = self._order.of_prompt(model, prompt_id), self._order.of_variant(model, recipe)
+            rounds.append((number, place, variant_id, prompt_id))
         return [(variant_id, prompt_id) for *_, variant_id, prompt_id in sorted(rounds)]
 
     def _built(self, frames: QueryCache, traces: Sequence[tuple[str, str]]) -> Iterator[Document]:
@@ -246,18 +244,16 @@ class Documents:
         frames.focus(())
 
     def _sql(self) -> dict[str, Document]:
-        pairs = self._pairs.sql if self._pairs is not None else {}
-        statements = {
+        known = {
             **STATEMENTS,
-            **{key: Query(PAIR_TITLES[key], sql) for key, sql in pairs.items()},
+            **(statements() if self._compare is not None else {}),
             **{f"figures/{name}": Query(figure.title, figure.query) for name, figure in FIGURES.items()},
         }
         for name, sql in self._views.items():
             comment = sql.strip().splitlines()[0].removeprefix("--").strip()
-            statements[f"view/{name}"] = Query(f"View {name}: {comment}", sql)
-
+            known[f"view/{name}"] = Query(f"View {name}: {comment}", sql)
         found = {}
-        for key, query in statements.items():
+        for key, query in known.items():
             names = dict.fromkeys(_RELATION.findall(re.sub(r"--[^\n]*", "", query.sql)))
             views = [f"view/{name}" for name in names if name in self._views]
             found[key] = {"title": query.title, "sql": query.sql, "views": views, "narrow": list(query.narrow)}
@@ -294,7 +290,7 @@ def _shortened(value: Any) -> Any:  # noqa: ANN401 (JSON)
 
 
 def _compared(
-    pairs: Pairs, variants: Sequence[tuple[str, str]], positions: Sequence[tuple[int, int]]
+    compare: Compare, variants: Sequence[tuple[str, str]], positions: Sequence[tuple[int, int]]
 ) -> Iterator[Document]:
     """Yield the documents of pairs of variants, computed batch by batch, because a full file takes no more of them."""
     for start in range(0, len(positions), BATCH_SIZE):
@@ -302,7 +298,9 @@ def _compared(
         documents: dict[tuple[int, int], Document] = {}
         for model in dict.fromkeys(variants[n][0] for n, _ in batch):
             own = [(n, m) for n, m in batch if variants[n][0] == model]
-            documents |= zip(own, paired(pairs, model, [(variants[n][1], variants[m][1]) for n, m in own]), strict=True)
+            documents |= zip(
+                own, paired(compare, model, [(variants[n][1], variants[m][1]) for n, m in own]), strict=True
+            )
         yield from (documents[pair] for pair in batch)
 
 
