@@ -61,7 +61,7 @@ def show_report(root: "Place", study: str | None, variant: str | None, prompt: s
         prompt: the id of a prompt.
         forced: whether the pruned model reads the dense model's tokens.
     """
-    from prunescope.assets.publishing.live_study import LiveStudy, studies
+    from prunescope.assets.publishing.live_study import studies
     from prunescope.pipelines.reporting.explorer.study_documents import document_name
     from prunescope.warehouse.catalogue.queries import find_variant
 
@@ -70,8 +70,7 @@ def show_report(root: "Place", study: str | None, variant: str | None, prompt: s
     known = studies(root, study)
     if len(known) > 1:
         raise InputError(f"name the study, one of {', '.join(known)}")
-    [(name, loaded)] = known.items()
-    live = LiveStudy(root, name, loaded)
+    [live] = known.values()
     index = live.build("index")
     console = Console(highlight=False, emoji=False, markup=False)
     if variant is None:

@@ -44,24 +44,17 @@ def documents(
     return Documents(ask, name, title, facts, views, order, _comparing(connection), figures, is_live=is_live)
 
 
-def rows(connection: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame:
-    """Run one of the package's own queries.
-
-    Raises:
-        WarehouseError: a file that the query reads is damaged.
-    """
-    with damage_explained(connection):
-        return pl.DataFrame(connection.sql(query).to_arrow_table())
-
-
 def asking(connection: duckdb.DuckDBPyConnection) -> Ask:
-    """Return a function that runs queries like `rows`, but computes views that several queries share only once."""
+    """Return a function that runs the package's own queries, and computes views that several share only once.
+
+    It raises WarehouseError if a file that a query reads is damaged.
+    """
     materialized = Materialized(connection)
 
     def ask(query: str) -> pl.DataFrame:
         with damage_explained(connection):
             materialized.prepare(query)
-        return rows(connection, query)
+            return pl.DataFrame(connection.sql(query).to_arrow_table())
 
     return ask
 

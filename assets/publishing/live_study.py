@@ -26,7 +26,7 @@ from prunescope.warehouse.storage.snapshot import damage_explained
 _MAX_ANSWERS = 64
 
 
-def studies(root: Place, named: str | None = None) -> dict[str, Study | None]:
+def studies(root: Place, named: str | None = None) -> dict[str, "LiveStudy"]:
     """Find the studies with variants in the warehouse, or one of them.
 
     Args:
@@ -34,7 +34,7 @@ def studies(root: Place, named: str | None = None) -> dict[str, Study | None]:
         named: name of a shipped study, path of a YAML file, or name of a study in the warehouse; None for all.
 
     Returns:
-        The studies by name; None for a study whose file is unknown, of which only the computed variants are known.
+        The studies by name. If the file of one is unknown, it has the computed variants alone.
 
     Raises:
         InputError: the warehouse has no variant, or none of that study; or the file is not a valid study.
@@ -62,7 +62,7 @@ def studies(root: Place, named: str | None = None) -> dict[str, Study | None]:
         present = f"{did_you_mean(named or '', computed)}there are {', '.join(computed)}" if computed else none
         what = "any study" if named is None else f"study {named!r}"
         raise InputError(f"the warehouse {root} has no variant of {what}; {present}")
-    return found
+    return {name: LiveStudy(root, name, study) for name, study in found.items()}
 
 
 def _computed(connection: duckdb.DuckDBPyConnection) -> dict[str, set[tuple[str, str]]]:
@@ -94,15 +94,14 @@ class StudyRegistry:
     def __init__(self, root: Place, named: str | None = None) -> None:
         """Find the studies; arguments and errors as in `studies`."""
         self._root, self._is_one = root, named is not None
-        self.known = {name: LiveStudy(root, name, study) for name, study in studies(root, named).items()}
+        self.known = studies(root, named)
         self._lock = threading.Lock()
 
     def now(self) -> Mapping[str, "LiveStudy"]:
         """Look for new studies; return them and those that were found before; raise WarehouseError as `studies`."""
         if not self._is_one:
             with self._lock, suppress(InputError):  # no variant is left, as after `gc`; the known studies report that
-                found = {name: LiveStudy(self._root, name, study) for name, study in studies(self._root).items()}
-                self.known = found | self.known
+                self.known = studies(self._root) | self.known
         return self.known
 
 
@@ -113,7 +112,7 @@ class LiveStudy:
     """
 
     def __init__(self, root: Place, name: str, study: Study | None) -> None:
-        """Store the warehouse and one of `studies`; read nothing."""
+        """Store the warehouse and the study, None if its file is unknown; read nothing."""
         self._root, self._name, self._study = root, name, study
         self._state: _State | None = None
         self._lock = threading.Lock()

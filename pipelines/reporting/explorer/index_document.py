@@ -91,12 +91,6 @@ def variant_names(frames: QueryCache, order: DisplayOrder) -> list[tuple[str, st
     return sorted(names, key=lambda variant: order.of_variant(*variant))
 
 
-def prompt_rows(frames: QueryCache, order: DisplayOrder) -> list[dict[str, Any]]:
-    """Return the prompts in the order of the index."""
-    found = frames.all("prompts").iter_rows(named=True)
-    return sorted(found, key=lambda row: order.of_prompt(row["model"], row["prompt_id"]))
-
-
 def index(
     frames: QueryCache,
     study: str,
@@ -125,7 +119,9 @@ def index(
     )
     models = list(dict.fromkeys(str(row["model"]) for row in variants))
     shown, entries = _variants(frames, variants, traces, order)
-    prompts = pl.DataFrame(prompt_rows(frames, order), schema=frames.all("prompts").schema)
+    asked = frames.all("prompts")
+    in_order = sorted(asked.iter_rows(named=True), key=lambda row: order.of_prompt(row["model"], row["prompt_id"]))
+    prompts = pl.DataFrame(in_order, schema=asked.schema)
     return {
         "study": label(study),
         "title": prose(title or study),

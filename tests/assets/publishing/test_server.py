@@ -518,7 +518,6 @@ def test_a_taken_port_and_an_empty_warehouse_are_refused(
 
 
 def test_a_users_study_is_found_by_its_file(computed_once: Path, study: StudyFile) -> None:
-    assert studies(computed_once, "tiny") == {"tiny": None}
-    [known] = studies(computed_once, str(study.path)).values()
-    assert known is not None
-    assert LiveStudy(computed_once, "tiny", known).build("index")["facts"][0]["name"] == "study"
+    [unknown], [known] = (studies(computed_once, name).values() for name in ("tiny", str(study.path)))
+    assert unknown.build("index")["facts"][0]["name"] == "models"
+    assert known.build("index")["facts"][0]["name"] == "study"
