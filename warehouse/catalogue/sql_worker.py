@@ -203,29 +203,21 @@ def _single(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement
 def _with_texts(relation: duckdb.DuckDBPyRelation, keeps_times: bool) -> duckdb.DuckDBPyRelation:
     """Convert the columns to text of which Arrow, Parquet or Python cannot hold every value."""
     needs_text = [_needs_text(of, keeps_times) for of in relation.types]
-    if not any(needs_text):
-        return relation
-    columns = zip(relation.columns, needs_text, strict=True)
-    return relation.project(
-        ", ".join(
-            f"{f'CAST(#{index} AS VARCHAR)' if is_text else f'#{index}'} AS {quoted(name)}"
-            for index, (name, is_text) in enumerate(columns, 1)
-        )
+    columns = (
+        f"{f'CAST(#{index} AS VARCHAR)' if is_text else f'#{index}'} AS {quoted(name)}"
+        for index, (name, is_text) in enumerate(zip(relation.columns, needs_text, strict=True), 1)
     )
+    return relation.project(", ".join(columns)) if any(needs_text) else relation
 
 
-def _needs_text(of: duckdb.sqltypes.DuckDBPyType, keeps_times: bool) -> bool:
-    pending = [(of, 0)]
-    while pending:
-        each, depth = pending.pop()
-        is_odd_time = each.id in _TIMES and (depth or not keeps_times)
-        if each.id in _TEXT_TYPES or is_odd_time or depth > _MAX_NESTING:
-            return True
-        if each.id in {"list", "array", "map", "struct", "tuple"}:
-            # The other child of an array is its size.
-            types = [child for _, child in each.children if isinstance(child, duckdb.sqltypes.DuckDBPyType)]
-            pending += [(child, depth + 1) for child in types]
-    return False
+def _needs_text(of: duckdb.sqltypes.DuckDBPyType, keeps_times: bool, depth: int = 0) -> bool:
+    is_odd_time = of.id in _TIMES and (depth or not keeps_times)
+    if of.id in _TEXT_TYPES or is_odd_time or depth > _MAX_NESTING:
+        return True
+    children = of.children if of.id in {"list", "array", "map", "struct", "tuple"} else []
+    # The other child of an array is its size.
+    types = (child for _, child in children if isinstance(child, duckdb.sqltypes.DuckDBPyType))
+    return any(_needs_text(child, keeps_times, depth + 1) for child in types)
 
 
 class _Limited(io.RawIOBase):
