@@ -99,8 +99,6 @@ def index(
     order: DisplayOrder,
     traces: Sequence[tuple[str, str]],
     without_data: Collection[str] = (),
-    *,
-    is_live: bool,
 ) -> Document:
     """Build the document.
 
@@ -112,7 +110,6 @@ def index(
         order: display order of variants and prompts.
         traces: ids of variant and prompt of each trace.
         without_data: names of figures without data.
-        is_live: whether the page can request more documents.
     """
     variants = sorted(
         frames.all("variants").iter_rows(named=True), key=lambda row: order.of_variant(row["model"], row["recipe"])
@@ -125,7 +122,6 @@ def index(
     return {
         "study": label(study),
         "title": prose(title or study),
-        "live": is_live,
         "models": [model_name(model) for model in models],
         # By model, the lens of its layers in all documents but figures.
         "lenses": {row["model"]: row["lens"] for row in rows(frames.all("lens"))},

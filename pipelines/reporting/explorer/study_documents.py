@@ -85,7 +85,6 @@ class Documents:
         self._drawn = drawn or (FigureCache(self._cache.answer) if self._cache else None)
         self._ask = ask
         self._views, self._compare = dict(views or {}), compare
-        self._is_live = is_live
 
     def _frames(self) -> QueryCache:
         """Return the shared cache, or a new one for each document of a live page."""
@@ -210,9 +209,7 @@ class Documents:
     def _index(
         self, frames: QueryCache, traces: Sequence[tuple[str, str]], without_data: Sequence[str] = ()
     ) -> Document:
-        return index(
-            frames, self._study, self._title, self._facts, self._order, traces, without_data, is_live=self._is_live
-        )
+        return index(frames, self._study, self._title, self._facts, self._order, traces, without_data)
 
     def _by_break(self, frames: QueryCache) -> list[tuple[str, str]]:
         """Return variant and prompt of every text by a pruned variant, as a file takes them.

@@ -51,7 +51,6 @@ def test_the_page_is_there_and_the_documents_that_its_index_names(served: Served
     assert b"\x3c!doctype html>" in page[:20].lower()
     index = served.data("index")
     assert [variant["recipe"] for variant in index["variants"]] == ["dense", *sorted(set(RECIPES) - {"dense"})]
-    assert index["live"] is True
     names = ["sql", f"figures/{index['figures'][0]['name']}"]
     names += [document_name("variant", entry["id"]) for entry in index["variants"]]
     names += [document_name("trace", entry["id"], prompt) for entry in index["variants"] for prompt in entry["traces"]]

@@ -195,7 +195,6 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
     return {
         "study": "demo",
         "title": model_text,
-        "live": False,
         "models": [label(model)],
         "lenses": {label(model): "normed"},
         "prompts": [

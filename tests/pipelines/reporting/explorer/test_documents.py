@@ -503,7 +503,7 @@ def test_served_documents_equal_those_of_a_file(file, ask) -> None:
         assert live.build(name) == file[name]
     # Which figures have no data is known only once all are asked.
     figures = {"figures": [figure_entry(figure) for figure in FIGURES.values()], "figures_without_data": []}
-    assert live.build("index") == {**file["index"], **figures, "live": True}
+    assert live.build("index") == {**file["index"], **figures}
 
 
 def test_a_server_queries_the_rows_of_one_variant_only(ask, file) -> None:
