@@ -3,6 +3,7 @@
 import base64
 import gzip
 import hashlib
+import html
 import json
 import re
 from importlib import resources
@@ -31,7 +32,9 @@ def scripts(page):
 
 def packed(page):
     return {
-        re.search(r'data-name="([^"]*)"', attributes)[1]: gzip.decompress(base64.b64decode(text)).decode()
+        html.unescape(re.search(r'data-name="([^"]*)"', attributes)[1]): gzip.decompress(
+            base64.b64decode(text)
+        ).decode()
         for attributes, text in scripts(page)
         if "gzip" in attributes
     }
