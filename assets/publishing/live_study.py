@@ -95,12 +95,11 @@ class StudyRegistry:
         """Find the studies; arguments and errors as in `studies`."""
         self._root, self._is_one = root, named is not None
         self.known = studies(root, named)
-        self._lock = threading.Lock()
 
     def now(self) -> Mapping[str, "LiveStudy"]:
         """Look for new studies; return them and those that were found before; raise WarehouseError as `studies`."""
         if not self._is_one:
-            with self._lock, suppress(InputError):  # no variant is left, as after `gc`; the known studies report that
+            with suppress(InputError):  # no variant is left, as after `gc`; the known studies report that
                 self.known = studies(self._root) | self.known
         return self.known
 
