@@ -60,7 +60,7 @@ def show_report(root: "Place", study: str | None, variant: str | None, prompt: s
         prompt: the id of the prompt that the text answers.
         forced: whether to show the dense model's text, which both models read, instead of the variant's.
     """
-    from prunescope.assets.publishing.live_study import LiveStudy, studies
+    from prunescope.assets.publishing.live_study import studies
     from prunescope.warehouse.catalogue.queries import find_variant, stored_variants, token_rows
     from prunescope.warehouse.catalogue.question_query import RowFilter, require
 
@@ -78,8 +78,8 @@ def show_report(root: "Place", study: str | None, variant: str | None, prompt: s
     known = studies(root, study)
     if len(known) > 1:
         raise InputError(f"name the study, one of {', '.join(known)}")
-    [(name, loaded)] = known.items()
-    show_overview(console, LiveStudy(root, name, loaded).build("index"))
+    [live] = known.values()
+    show_overview(console, live.build("index"))
 
 
 def show_tokens(console: Console, variant: str, rows: Sequence[dict[str, Any]], *, forced: bool) -> None:

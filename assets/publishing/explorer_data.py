@@ -10,12 +10,11 @@ import polars as pl
 from prunescope.assets.planning.steps import CODE_VERSIONS
 from prunescope.pipelines.reporting.charts.display_text import prose
 from prunescope.pipelines.reporting.charts.figure_cache import FigureCache
-from prunescope.pipelines.reporting.explorer.comparisons import TASKS, TOKENS, PairComparison, Pairs
+from prunescope.pipelines.reporting.explorer.comparisons import Compare, Compared
 from prunescope.pipelines.reporting.explorer.ordering import DisplayOrder
 from prunescope.pipelines.reporting.explorer.query_cache import Ask, Document
 from prunescope.pipelines.reporting.explorer.study_documents import Documents
 from prunescope.pipelines.studies import Study
-from prunescope.warehouse.catalogue import comparison as compare_module
 from prunescope.warehouse.catalogue.comparison import compare_pairs
 from prunescope.warehouse.catalogue.database import view_sql
 from prunescope.warehouse.catalogue.materialized import Materialized
@@ -37,44 +36,36 @@ def documents(
     """
     views = {view.name: view.sql for view in view_sql().values()}
     ask = ask or asking(connection)
-    about = _facts(study, ask), views
-    if isinstance(study, str):
-        return Documents(ask, study, "", *about, DisplayOrder(), _pairs(connection), figures, is_live=is_live)
-    names = ([model.name for model in study.models], [recipe.name for recipe in study.recipes])
-    order = DisplayOrder(*names, [prompt.id for prompt in study.prompts])
-    return Documents(ask, study.name, study.title, *about, order, _pairs(connection), figures, is_live=is_live)
-
-
-def rows(connection: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame:
-    """Run one of the package's own queries.
-
-    Raises:
-        WarehouseError: a file that the query reads is damaged.
-    """
-    with damage_explained(connection):
-        return pl.DataFrame(connection.sql(query).to_arrow_table())
+    name, title, order = str(study), "", DisplayOrder()
+    if isinstance(study, Study):
+        names = ([model.name for model in study.models], [recipe.name for recipe in study.recipes])
+        name, title, order = study.name, study.title, DisplayOrder(*names, [prompt.id for prompt in study.prompts])
+    facts = _facts(study, ask)
+    return Documents(ask, name, title, facts, views, order, _comparing(connection), figures, is_live=is_live)
 
 
 def asking(connection: duckdb.DuckDBPyConnection) -> Ask:
-    """Return a function that runs queries like `rows`, but computes views that several queries share only once."""
+    """Return a function that runs the package's own queries, and computes views that several share only once.
+
+    It raises WarehouseError if a file that a query reads is damaged.
+    """
     materialized = Materialized(connection)
 
     def ask(query: str) -> pl.DataFrame:
         with damage_explained(connection):
             materialized.prepare(query)
-        return rows(connection, query)
+            return pl.DataFrame(connection.sql(query).to_arrow_table())
 
     return ask
 
 
-def _pairs(connection: duckdb.DuckDBPyConnection) -> Pairs:
-    def compare(model: str, pairs: Sequence[tuple[str, str]]) -> list[PairComparison]:
+def _comparing(connection: duckdb.DuckDBPyConnection) -> Compare:
+    def compare(model: str, pairs: Sequence[tuple[str, str]]) -> list[Compared]:
         with damage_explained(connection):
             comparisons = compare_pairs(connection, model, pairs)
-        return [PairComparison(pl.DataFrame(pair.rows), pair.prompts, pair.missing) for pair in comparisons]
+        return [(pl.DataFrame(pair.rows), pair.prompts, pair.missing) for pair in comparisons]
 
-    files = {TOKENS: compare_module.TOKENS, TASKS: compare_module.TASKS}
-    return Pairs(compare, {key: path.read_text(encoding="utf-8") for key, path in files.items()})
+    return compare
 
 
 def _facts(study: Study | str, ask: Ask) -> list[Document]:

@@ -23,12 +23,10 @@ from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.snapshot import damage_explained
 
-# Older states serve pages that were loaded before the warehouse changed.
-_MAX_STATES = 3
 _MAX_ANSWERS = 64
 
 
-def studies(root: Place, named: str | None = None) -> dict[str, Study | None]:
+def studies(root: Place, named: str | None = None) -> dict[str, "LiveStudy"]:
     """Find the studies with variants in the warehouse, or one of them.
 
     Args:
@@ -36,7 +34,7 @@ def studies(root: Place, named: str | None = None) -> dict[str, Study | None]:
         named: name of a shipped study, path of a YAML file, or name of a study in the warehouse; None for all.
 
     Returns:
-        The studies by name; None for a study whose file is unknown, of which only the computed variants are known.
+        The studies by name. If the file of one is unknown, it has the computed variants alone.
 
     Raises:
         InputError: the warehouse has no variant, or none of that study; or the file is not a valid study.
@@ -64,7 +62,7 @@ def studies(root: Place, named: str | None = None) -> dict[str, Study | None]:
         present = f"{did_you_mean(named or '', computed)}there are {', '.join(computed)}" if computed else none
         what = "any study" if named is None else f"study {named!r}"
         raise InputError(f"the warehouse {root} has no variant of {what}; {present}")
-    return found
+    return {name: LiveStudy(root, name, study) for name, study in found.items()}
 
 
 def _computed(connection: duckdb.DuckDBPyConnection) -> dict[str, set[tuple[str, str]]]:
@@ -96,15 +94,13 @@ class StudyRegistry:
     def __init__(self, root: Place, named: str | None = None) -> None:
         """Find the studies; arguments and errors as in `studies`."""
         self._root, self._is_one = root, named is not None
-        self.known = {name: LiveStudy(root, name, study) for name, study in studies(root, named).items()}
-        self._lock = threading.Lock()
+        self.known = studies(root, named)
 
     def now(self) -> Mapping[str, "LiveStudy"]:
         """Look for new studies; return them and those that were found before; raise WarehouseError as `studies`."""
         if not self._is_one:
-            with self._lock, suppress(InputError):  # no variant is left, as after `gc`; the known studies report that
-                found = {name: LiveStudy(self._root, name, study) for name, study in studies(self._root).items()}
-                self.known = found | self.known
+            with suppress(InputError):  # no variant is left, as after `gc`; the known studies report that
+                self.known = studies(self._root) | self.known
         return self.known
 
 
@@ -115,59 +111,38 @@ class LiveStudy:
     """
 
     def __init__(self, root: Place, name: str, study: Study | None) -> None:
-        """Store the warehouse and one of `studies`; read nothing."""
+        """Store the warehouse and the study, None if its file is unknown; read nothing."""
         self._root, self._name, self._study = root, name, study
-        self._states: dict[str, _State] = {}
+        self._state: _State | None = None
         self._lock = threading.Lock()
 
     def build(self, name: str) -> Document:
         """Build a document of the present state; raise InputError if there is none of this name."""
-        return self._now().build(name)
+        with self._lock:
+            try:
+                return self._now().documents.build(name)
+            except KeyError as error:
+                raise InputError(f"there is no document {name!r}") from error
 
-    def index(self) -> Document:
-        """Return the index of the present state, with the `version` by which pages request other documents."""
-        return self.build("index")
-
-    def sql_setup(self, gibibytes: float) -> tuple[Setup, str]:
-        """Return what a process for users' SQL may read, which is only this study, and the version of its state.
-
-        Args:
-            gibibytes: memory limit.
-        """
-        state = self._now()
-        return Setup(str(self._root), gibibytes, scope=state.scope), state.version
+    def sql_setup(self, gibibytes: float) -> Setup:
+        """Return what a process for users' SQL may read, which is only this study; `gibibytes` is its memory limit."""
+        with self._lock:
+            return Setup(str(self._root), gibibytes, scope=self._now().scope)
 
     def page(self) -> str:
         """Return the page in the present state of the warehouse."""
-        return render({"index": self.index()}, live=True)
+        return render({"index": self.build("index")}, live=True)
 
-    def document(self, name: str, version: str | None = None) -> str:
-        """Build a document, and return it as JSON.
-
-        Args:
-            name: its name.
-            version: version of the index that the positions in the name refer to; None for the newest.
-
-        Raises:
-            InputError: there is no such document, or the warehouse has changed since that version.
-        """
-        with self._lock:
-            state = self._states.get(version or "")
-        # A restarted server does not know the newest version yet.
-        state = state or self._now()
-        if version not in {None, state.version}:
-            raise InputError("the warehouse has changed since this page was loaded; reload it")
-        return json.dumps(state.build(name), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    def document(self, name: str) -> str:
+        """Return a document as JSON; errors are those of `build`."""
+        return json.dumps(self.build(name), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
     def _now(self) -> "_State":
         """Return the present state of the warehouse; the previous one if no file has changed."""
         version = warehouse_version(Store(self._root))
-        with self._lock:
-            if version not in self._states:
-                self._states[version] = _State(self._root, self._name, self._study, version)
-                for old in list(self._states)[:-_MAX_STATES]:
-                    del self._states[old]
-            return self._states[version]
+        if self._state is None or self._state.version != version:
+            self._state = _State(self._root, self._name, self._study, version)
+        return self._state
 
 
 class _State:
@@ -175,19 +150,10 @@ class _State:
 
     def __init__(self, root: Place, name: str, study: Study | None, version: str) -> None:
         self.version = version
-        self._connection = connect(root)
-        models, recipes = _scope(_computed(self._connection), name, study) or (set(), set())
+        connection = connect(root)
+        models, recipes = _scope(_computed(connection), name, study) or (set(), set())
         self.scope = frozenset(models), frozenset(recipes)
-        narrow(self._connection, models, recipes)
+        narrow(connection, models, recipes)
         # Answers of one state never change, and many documents share queries.
-        ask = lru_cache(_MAX_ANSWERS)(asking(self._connection))
-        self._documents = documents(study or name, self._connection, ask, is_live=True)
-        self._lock = threading.Lock()
-
-    def build(self, name: str) -> Document:
-        try:
-            with self._lock:
-                document = self._documents.build(name)
-        except KeyError as error:
-            raise InputError(f"there is no document {name!r}") from error
-        return {**document, "version": self.version} if name == "index" else document
+        ask = lru_cache(_MAX_ANSWERS)(asking(connection))
+        self.documents = documents(study or name, connection, ask, is_live=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.pipelines.corpora.hub_datasets import PREFIX
 from prunescope.pipelines.corpora.text_sources import CORPORA, text_hash
-from prunescope.pipelines.reporting.charts.registry import FIGURES
+from prunescope.pipelines.reporting.charts.registry import FIGURES, Figure
 from prunescope.pipelines.studies import Study, load_study, study_names
 from prunescope.warehouse.catalogue.database import PROVENANCE, connected, view_sql
 from prunescope.warehouse.catalogue.lineage import reading, stands_on
@@ -27,13 +27,13 @@ from prunescope.warehouse.core.limits import MAX_ROWS
 from prunescope.warehouse.export.bundle import ExportFolder
 from prunescope.warehouse.export.index_page import index_page
 from prunescope.warehouse.export.methods_section import methods
-from prunescope.warehouse.export.printed_tables import table_files
+from prunescope.warehouse.export.printed_tables import TableFiles, table_files
 from prunescope.warehouse.export.table_cells import RenderedTable
 from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.tables import TABLES
 
 
-@dataclass
+@dataclass(frozen=True)
 class ExportResult:
     """The files of an export.
 
@@ -50,35 +50,6 @@ class ExportResult:
     empty: list[str]
     cut: list[str]
     removed: tuple[str, ...]
-
-
-@dataclass
-class _Contents:
-    """The entries of the manifest, the variants that the export uses, and the tables for its page."""
-
-    entries: dict[str, dict[str, Any]] = field(default_factory=dict)
-    models: dict[str, set[str]] = field(default_factory=dict)
-    used: set[tuple[str, str]] = field(default_factory=set)
-    previews: dict[str, RenderedTable | None] = field(default_factory=dict)
-
-    def add(self, name: str, frame: pl.DataFrame, **fields: object) -> None:
-        self.entries[name] = {"rows": frame.height, "columns": frame.columns, **fields}
-        if "model" not in frame.columns:
-            return
-        self.models[name] = set(frame["model"].cast(pl.String).drop_nulls())
-        # A row may refer to a second variant: other_recipe, baseline_recipe.
-        for column in frame.columns:
-            if column == "recipe" or column.endswith("_recipe"):
-                pairs = frame.select(pl.col("model", column).cast(pl.String)).unique().drop_nulls()
-                self.used.update(pairs.iter_rows())
-
-    def add_unnamed(self, name: str, read: set[str], variants: Sequence[tuple[str, str, str]], noise: set[str]) -> None:
-        """Add the variants that the rows depend on without naming them: dense, noise, and aggregated ones."""
-        names_recipes = "recipe" in self.entries[name]["columns"]
-        for table, model, recipe in variants:
-            is_unnamed = not names_recipes or recipe == "dense" or (recipe in noise and "noise_variants" in read)
-            if is_unnamed and table in read and model in self.models.get(name, ()):
-                self.used.add((model, recipe))
 
 
 def export(
@@ -102,7 +73,10 @@ def export(
     all_views = view_sql()
     views = {name: view for name, view in all_views.items() if view.layer != "staging"}
     chosen = _chosen(only, views)
-    contents = _Contents()
+    # Entries of the manifest, tables for the page, and the variants that the export uses.
+    entries: dict[str, dict[str, Any]] = {}
+    previews: dict[str, RenderedTable | None] = {}
+    used: set[tuple[str, str]] = set()
     with ExportFolder(directory) as folder, connected(root) as connection:
         # With one thread sums have one order, so the last digits are the same every time.
         connection.execute("SET threads = 1")
@@ -116,42 +90,49 @@ def export(
         source = PROVENANCE if study is None else "variants"
         if not connection.execute(f"FROM {source} LIMIT 1").fetchall():
             raise nothing
-        progress.start("tables and figures", len(chosen))
-        for name in chosen:
-            if name in views:
-                _add_view(folder, connection, views[name], contents, None if all_rows else MAX_ROWS)
-            else:
-                _add_figure(folder, connection, name, contents)
-            progress.advance()
-        progress.done()
-        if all(entry["is_empty"] for entry in contents.entries.values()):
-            raise nothing
         variants = connection.execute(
             "SELECT DISTINCT table_name, model, recipe FROM provenance WHERE recipe IS NOT NULL"
         ).fetchall()
         noise = {recipe for (recipe,) in connection.execute("SELECT DISTINCT recipe FROM noise_variants").fetchall()}
+        progress.start("tables and figures", len(chosen))
         for name in chosen:
-            read = stands_on([name], all_views) if name in views else set(reading(FIGURES[name].query).tables)
-            contents.entries[name]["tables"] = [table for table in TABLES if table in read]
-            contents.add_unnamed(name, read, variants, noise)
-        tables = sorted({table for entry in contents.entries.values() for table in entry["tables"]})
+            if name in views:
+                exported = table_files(connection, views[name], None if all_rows else MAX_ROWS)
+                frame, files, previews[name] = pl.DataFrame(exported.rows), exported.contents, exported.preview
+                entries[name] = _view_entry(views[name], exported)
+                read = stands_on([name], all_views)
+            else:
+                frame, files = _figure_files(connection, FIGURES[name])
+                about = {"kind": "figure", "caption": FIGURES[name].caption, "sql": FIGURES[name].query}
+                entries[name] = about | {"is_empty": frame.is_empty()}
+                read = set(reading(FIGURES[name].query).tables)
+            for file, content in files.items():
+                folder.add(file, content)
+            entries[name] |= {"rows": frame.height, "columns": frame.columns, "files": [*files]}
+            entries[name]["tables"] = [table for table in TABLES if table in read]
+            used |= _named(frame) | _unnamed(frame, read, variants, noise)
+            progress.advance()
+        progress.done()
+        if all(entry["is_empty"] for entry in entries.values()):
+            raise nothing
+        tables = sorted({table for entry in entries.values() for table in entry["tables"]})
         corpora = {text_hash(name, "corpus"): name for name in CORPORA}
         known = _calibrations(connection, study)
-        section = methods(connection, contents.used, tables, version("prunescope"), known, corpora)
+        section = methods(connection, used, tables, version("prunescope"), known, corpora)
         folder.add("methods.md", section.markdown.encode())
         folder.add("methods.tex", section.latex.encode())
         folder.add("references.bib", section.bibtex.encode())
-        folder.add("index.html", index_page(contents.entries, contents.previews, section.markdown))
-        files = folder.finish(
+        folder.add("index.html", index_page(entries, previews, section.markdown))
+        paths = folder.finish(
             {
                 "prunescope": version("prunescope"),
                 "study": None if study is None else study.name,
-                "contents": contents.entries,
-                "provenance": _provenance(connection, tables, contents.used),
+                "contents": entries,
+                "provenance": _provenance(connection, tables, used),
             }
         )
-    empty, cut = ([name for name in chosen if contents.entries[name].get(key)] for key in ("is_empty", "is_cut"))
-    return ExportResult([name for name in chosen if name not in empty], files, empty, cut, folder.removed)
+    empty, cut = ([name for name in chosen if entries[name].get(key)] for key in ("is_empty", "is_cut"))
+    return ExportResult([name for name in chosen if name not in empty], paths, empty, cut, folder.removed)
 
 
 def _chosen(only: Sequence[str], views: Mapping[str, View]) -> list[str]:
@@ -171,43 +152,51 @@ def _chosen(only: Sequence[str], views: Mapping[str, View]) -> list[str]:
     return sorted(set(names))
 
 
-def _add_view(
-    folder: ExportFolder, connection: duckdb.DuckDBPyConnection, view: View, contents: _Contents, max_rows: int | None
-) -> None:
-    exported = table_files(connection, view, max_rows)
-    for name, content in exported.contents.items():
-        folder.add(name, content)
-    contents.previews[view.name] = exported.preview
-    contents.add(
-        view.name,
-        pl.DataFrame(exported.rows),
-        kind=view.layer,
-        caption=exported.caption,
-        sql=view.sql,
-        files=[*exported.contents],
-        is_empty=not exported.rows_of_view,
-        is_cut=exported.rows_of_view > exported.rows.num_rows,
-        rows_of_view=exported.rows_of_view,
-    )
+def _view_entry(view: View, exported: TableFiles) -> dict[str, Any]:
+    return {
+        "kind": view.layer,
+        "caption": exported.caption,
+        "sql": view.sql,
+        "is_empty": not exported.rows_of_view,
+        "is_cut": exported.rows_of_view > exported.rows.num_rows,
+        "rows_of_view": exported.rows_of_view,
+    }
 
 
-def _add_figure(folder: ExportFolder, connection: duckdb.DuckDBPyConnection, name: str, contents: _Contents) -> None:
+def _figure_files(connection: duckdb.DuckDBPyConnection, figure: Figure) -> tuple[pl.DataFrame, dict[str, bytes]]:
+    """Return the rows of a figure and its files; like a table without rows, it then has none."""
     from prunescope.pipelines.reporting.charts.files import chart_files, print_files
 
-    figure = FIGURES[name]
     frame = pl.DataFrame(connection.sql(figure.query).to_arrow_table())
     files = dict[str, bytes]()
-    # Like a table without rows, it has no file.
     for drawing in figure.draw_all(frame) if frame.height else ():
         files |= {f"{drawing.name}{suffix}": content for suffix, content in chart_files(drawing.specification).items()}
         for columns, ending in ((2, ""), (1, "-column")):
             with suppress(InputError):  # too wide for these columns
                 pages = print_files(figure.printed(drawing, columns), "pdf")
                 files |= {f"{drawing.name}{ending}{page}.pdf": content for page, content in pages.items()}
-    for file, content in files.items():
-        folder.add(file, content)
-    about = {"kind": "figure", "caption": figure.caption, "sql": figure.query, "files": [*files]}
-    contents.add(name, frame, **about, is_empty=frame.is_empty())
+    return frame, files
+
+
+def _named(frame: pl.DataFrame) -> set[tuple[str, str]]:
+    """Return the variants that the rows name; a row may refer to a second one: other_recipe, baseline_recipe."""
+    recipes = [name for name in frame.columns if "model" in frame.columns and f"_{name}".endswith("_recipe")]
+    pairs = (frame.select(pl.col("model", column).cast(pl.String)).drop_nulls() for column in recipes)
+    return {pair for rows in pairs for pair in rows.unique().iter_rows()}
+
+
+def _unnamed(
+    frame: pl.DataFrame, read: set[str], variants: Sequence[tuple[str, str, str]], noise: set[str]
+) -> set[tuple[str, str]]:
+    """Return the variants that the rows depend on without naming them: dense, noise, and aggregated ones."""
+    models = set(frame["model"].cast(pl.String)) if "model" in frame.columns else set()
+    return {
+        (model, recipe)
+        for table, model, recipe in variants
+        if table in read
+        and model in models
+        and ("recipe" not in frame.columns or recipe == "dense" or (recipe in noise and "noise_variants" in read))
+    }
 
 
 def _calibrations(connection: duckdb.DuckDBPyConnection, study: Study | None) -> dict[str, dict[str, Any]]:

@@ -28,7 +28,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from prunescope.assets.publishing.live_study import LiveStudy, StudyRegistry
 from prunescope.assets.publishing.origin_guard import OwnPagesOnly
-from prunescope.assets.publishing.sql_pool import SqlPool
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.reporting.charts.auto_chart import MAX_MARKS, draw_rows
 from prunescope.pipelines.reporting.charts.display_text import label, prose
@@ -129,16 +128,16 @@ class _Server:
 
     def __init__(self, studies: StudyRegistry, seconds: float, gibibytes: float, log: Callable[[str], None]) -> None:
         self._studies, self._seconds, self._gibibytes, self._log = studies, seconds, gibibytes, log
-        self._processes, self._policy = SqlPool(), f"{policy(live=True)}; {_NO_FRAME}"
+        self._policy = f"{policy(live=True)}; {_NO_FRAME}"
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        """End the processes of queries at shutdown, because their threads would wait for them."""
-        self._places = anyio.CapacityLimiter(_MAX_QUERIES)
+        """Keep a process ahead of the next query, until shutdown."""
+        self._places, self._ahead = anyio.CapacityLimiter(_MAX_QUERIES), SqlProcess()
         try:
             yield
         finally:
-            self._processes.close()
+            self._ahead.close()
 
     async def studies(self, _: Request) -> Response:
         """Return the list of studies, or a redirect to the only one."""
@@ -153,19 +152,13 @@ class _Server:
     async def page(self, request: Request) -> Response:
         """Return the page of a study, whose script requests the documents."""
         live = await self._live(request)
-        page = await anyio.to_thread.run_sync(self._page, live)
+        page = await anyio.to_thread.run_sync(live.page)
         return HTMLResponse(page, headers={"Content-Security-Policy": self._policy})
-
-    def _page(self, live: LiveStudy) -> str:
-        """Build the page, and start the process for the SQL that its reader may ask."""
-        page = live.page()
-        self._processes.prepare(*live.sql_setup(self._gibibytes))
-        return page
 
     async def data(self, request: Request) -> Response:
         """Return one document of a study."""
         live, name = await self._live(request), request.path_params["document"]
-        document = await anyio.to_thread.run_sync(live.document, name, request.query_params.get("version"))
+        document = await anyio.to_thread.run_sync(live.document, name)
         return Response(document, media_type="application/json")
 
     async def sql(self, request: Request) -> Response:
@@ -188,16 +181,10 @@ class _Server:
         """Run the query when a place is free, in a process that is killed when the client leaves."""
         async with self._places:
             try:
-                setup, version = await anyio.to_thread.run_sync(live.sql_setup, self._gibibytes)
-                process = await anyio.to_thread.run_sync(self._processes.take, setup, version)
-                try:
+                setup = await anyio.to_thread.run_sync(live.sql_setup, self._gibibytes)
+                process, self._ahead = self._ahead, SqlProcess()
+                with process.open(setup):
                     return await anyio.to_thread.run_sync(self._rows, process, sql, to, abandon_on_cancel=True)
-                except anyio.get_cancelled_exc_class():
-                    process.cancel()
-                    raise
-                finally:
-                    with anyio.CancelScope(shield=True):
-                        await anyio.to_thread.run_sync(self._processes.give_back, setup, version, process)
             except _EXPECTED as error:
                 # Mostly with status 200: browsers log others in the console as if the page were broken.
                 code = 408 if isinstance(error, SqlTimeError) else 413 if isinstance(error, SqlSizeError) else 200
@@ -208,7 +195,7 @@ class _Server:
         render = partial(process.render, sql, seconds=self._seconds)
         if to in _DOWNLOADS:
             content, _ = render(to=to, size=_DOWNLOAD_BYTES)
-            return Response(bytes(content), media_type=_DOWNLOADS[to])
+            return Response(content, media_type=_DOWNLOADS[to])
         if to == "chart":
             content, _ = render(to="parquet", rows=MAX_MARKS + 1, size=_ANSWER_BYTES)
             chart = draw_rows(pl.read_parquet(io.BytesIO(content))).to_dict()

@@ -8,12 +8,12 @@ import json
 import math
 import os
 import re
-from collections.abc import Collection
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import Progress
-from prunescope.warehouse.catalogue.queries import variant_origin, variant_scores, variant_states, variant_values
+from prunescope.warehouse.catalogue.queries import variant_scores, variant_states, variant_values
 from prunescope.warehouse.catalogue.question_query import RowFilter, require, rows_within
 from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
@@ -62,11 +62,7 @@ def log_variants(
         from mlflow.exceptions import MlflowException
     except ImportError as error:
         raise InputError("MLflow is not installed; pip install 'prunescope[mlflow]'") from error
-    # A run with other figures is another run, and so is one of the dense model with another report.
-    states = {
-        pair: hashlib.sha256(str([*state, *sorted(figures), *_reports(root, *pair).values()]).encode()).hexdigest()
-        for pair, state in variant_states(root).items()
-    }
+    states = {(state["model"], state["recipe"]): state for state in variant_states(root)}
     require(root, {model for model, _ in variants}, RowFilter(variants=tuple(variants)))
     if noise := [f"{model}@{recipe}" for model, recipe in variants if (model, recipe) not in states]:
         raise InputError(f"--variant {noise[0]}: a noise variant is not a result; its floor is in every verdict")
@@ -77,15 +73,20 @@ def log_variants(
         client = MlflowClient(tracking_uri=uri)
         found = client.get_experiment_by_name(experiment)
         identity = found.experiment_id if found else client.create_experiment(experiment)
-        for (model, recipe), state in chosen.items():
-            name = f"{model}@{recipe}"
-            if client.search_runs([identity], f"tags.`{STATE_TAG}` = '{state}' and attributes.status = 'FINISHED'"):
+        for pair, state in chosen.items():
+            name, reports = "@".join(pair), _reports(root, state)
+            # A run with other figures is another run, and so is one of the dense model with another report.
+            whole = str([*state["hashes"], *sorted(figures), *reports.values()])
+            digest = hashlib.sha256(whole.encode()).hexdigest()
+            if client.search_runs([identity], f"tags.`{STATE_TAG}` = '{digest}' and attributes.status = 'FINISHED'"):
                 present.append(name)
             else:
-                run = client.create_run(identity, run_name=name, tags={VARIANT_TAG: name, STATE_TAG: state}).info.run_id
-                status = "FAILED"
+                tags = {VARIANT_TAG: name, STATE_TAG: digest}
+                run, status = client.create_run(identity, run_name=name, tags=tags).info.run_id, "FAILED"
                 try:
-                    _log(client, run, root, model, recipe, figures)
+                    _log(client, run, root, state, figures)
+                    for file, report in reports.items():
+                        client.log_text(run, report, f"reports/{file}")
                     status = "FINISHED"
                 finally:
                     client.set_terminated(run, status)
@@ -98,19 +99,19 @@ def log_variants(
 
 
 def _log(
-    client: "MlflowClient", run: str, root: Place | str, model: str, recipe: str, figures: Collection[str]
+    client: "MlflowClient", run: str, root: Place | str, state: Mapping[str, Any], figures: Collection[str]
 ) -> None:
     import vl_convert
     from mlflow.entities import Metric, Param
 
     from prunescope.pipelines.reporting.charts.registry import find_figure
 
-    parameters_json, _ = variant_origin(root, model, recipe)
+    model, recipe = state["model"], state["recipe"]
     summary = variant_values(root, f"{model}@{recipe}")
     values = {"model": model, "recipe": recipe} | summary | variant_scores(root, model, recipe)
     numbers = {key: value for key, value in values.items() if isinstance(value, int | float) and math.isfinite(value)}
     metrics = [Metric(_NOT_A_NAME.sub("_", key), float(value), 0, 0) for key, value in numbers.items()]
-    described = {key: values.get(key) for key in _PARAMETERS} | json.loads(parameters_json)
+    described = {key: values.get(key) for key in _PARAMETERS} | json.loads(state["parameters_json"])
     parameters = [Param(key, str(value)[:_LONGEST]) for key, value in described.items() if value is not None]
     client.log_batch(run, metrics, parameters)
     client.set_tag(run, "prunescope.verdict", str(values.get("verdict")))
@@ -120,17 +121,12 @@ def _log(
         for number, drawing in enumerate(figure.draw_all(rows) if len(rows) else (), start=1):
             svg = vl_convert.vegalite_to_svg(drawing.specification)
             client.log_text(run, svg, f"figures/{name}-{number}.svg")
-    for name, report in _reports(root, model, recipe).items():
-        client.log_text(run, report, f"reports/{name}")
 
 
-def _reports(root: Place | str, model: str, recipe: str) -> dict[str, str]:
+def _reports(root: Place | str, state: Mapping[str, Any]) -> dict[str, str]:
     """Return the reports of the studies of a dense model by file name: they are large, and of all its variants."""
-    if recipe != "dense":
-        return {}
-    _, studies = variant_origin(root, model, recipe)
     return {
         report.name: report.read_text(encoding="utf-8")
-        for report in Store(root).files("_reports")
-        if report.suffix == ".html" and {report.stem, _SUBSET.sub("", report.stem)} & studies
+        for report in (Store(root).files("_reports") if state["recipe"] == "dense" else ())
+        if report.suffix == ".html" and {report.stem, _SUBSET.sub("", report.stem)} & {*state["studies"]}
     }

@@ -248,23 +248,6 @@ def test_unpaired_prompts_are_reported_and_the_others_paired(compare: Compare) -
     )
 
 
-@pytest.mark.parametrize(("hash_of_b", "is_paired"), [("1" * 64, True), ("2" * 64, False)])
-def test_without_generations_the_hash_of_the_prompts_proves_their_texts(
-    compare: Compare, hash_of_b: str, is_paired: bool
-) -> None:
-    warehouse = two_variants()
-    for recipe in "ab":
-        text_token(warehouse, recipe, 1, 1.0)
-        warehouse.step(recipe, "p", 0, 1.0)
-    for recipe, prompts in (("a", "1" * 64), ("b", hash_of_b)):
-        warehouse.inputs[recipe] = {"prompts_hash": prompts}
-    found = compare(warehouse, "a", "b")
-
-    assert ("prompts" in found.rows["measured_on"].to_pylist()) == is_paired
-    reason = "prompt p: nothing shows that the texts are the same (no generations)"
-    assert found.missing == (() if is_paired else (reason,))
-
-
 def test_tasks_are_paired_by_sample_with_an_exact_test(compare: Compare) -> None:
     chance, warehouse = np.random.default_rng(11), two_variants()
     right = {side: chance.random(30) < share for side, share in (("a", 0.8), ("b", 0.5))}

@@ -20,7 +20,7 @@ from prunescope.warehouse.storage.location import Place
 # Parameters of both files are the model, the pairs and their recipes.
 TOKENS, TASKS = (SQL / "comparisons" / f"compare_{of}.sql" for of in ("variants", "tasks"))
 # What each recipe was measured on, with what must be equal on both sides: dense weights and their dtype; settings of a
-# text; text of a prompt and hash of its set.
+# text; text of a prompt.
 _MEASURED = """
 SELECT
     'dense' AS kind, recipe,
@@ -36,16 +36,11 @@ FROM (
 UNION
 SELECT DISTINCT 'task', recipe, task, NULL FROM task_samples WHERE model = $1 AND list_contains($2, recipe)
 UNION
-SELECT 'prompt', steps.recipe, steps.prompt_id, [generations.prompt_text, made.prompts_hash]
-FROM (
-    SELECT DISTINCT model, recipe, prompt_id FROM decoding_steps
-    WHERE model = $1 AND list_contains($2, recipe) AND trajectory = 'teacher_forced'
-) AS steps
-LEFT JOIN generations USING (model, recipe, prompt_id)
-LEFT JOIN (
-    SELECT model, recipe, json_extract_string(inputs_json, '$.prompts_hash') AS prompts_hash
-    FROM provenance WHERE table_name = 'decoding_steps'
-) AS made USING (model, recipe)
+SELECT 'prompt', recipe, prompt_id, [prompt_text]
+FROM generations SEMI JOIN (
+    FROM decoding_steps WHERE model = $1 AND list_contains($2, recipe) AND trajectory = 'teacher_forced'
+) USING (model, recipe, prompt_id)
+WHERE model = $1 AND list_contains($2, recipe)
 ORDER BY ALL
 """
 # By kind and recipe, the settings of each unit.
@@ -178,10 +173,7 @@ def _unpaired(kind: str, measured: _Measured, recipe_a: str, recipe_b: str, pair
 
 
 def _same_prompts(measured: _Measured, recipe_a: str, recipe_b: str) -> tuple[list[str], list[str]]:
-    """Return the prompts whose text is known to be the same on both sides, and why others are not compared.
-
-    The text is the same if both sides were measured with one set of prompts, or if their generations show it.
-    """
+    """Return the prompts whose text is the same on both sides, and why others are not compared."""
     a, b = (measured["prompt", recipe] for recipe in (recipe_a, recipe_b))
     if without := [recipe for recipe, prompts in ((recipe_a, a), (recipe_b, b)) if not prompts]:
         who = "neither has a" if len(without) > 1 else f"{without[0]} has no"
@@ -191,18 +183,10 @@ def _same_prompts(measured: _Measured, recipe_a: str, recipe_b: str) -> tuple[li
         for recipe, alone in ((recipe_a, set(a) - set(b)), (recipe_b, set(b) - set(a)))
         if alone
     ]
-    same, others, unknown = list[str](), list[str](), list[str]()
-    for prompt in sorted(set(a) & set(b)):
-        (text_a, hash_a), (text_b, hash_b) = a[prompt], b[prompt]
-        if (hash_a is not None and hash_a == hash_b) or (text_a is not None and text_a == text_b):
-            same.append(prompt)
-        else:
-            (unknown if None in {text_a, text_b} else others).append(prompt)
-    if others:
+    both = sorted(set(a) & set(b))
+    if others := [prompt for prompt in both if a[prompt] != b[prompt]]:
         reasons.append(f"{_listed(others)} of the same name: other texts")
-    if unknown:
-        reasons.append(f"{_listed(unknown)}: nothing shows that the texts are the same (no generations)")
-    return same, reasons
+    return [prompt for prompt in both if a[prompt] == b[prompt]], reasons
 
 
 def _listed(prompts: list[str]) -> str:

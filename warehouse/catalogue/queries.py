@@ -13,14 +13,16 @@ from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
 
 _STATES = """
-    SELECT model, recipe, list(content_hash ORDER BY table_name) || [coalesce(any_value(said), '')] AS hashes
+    SELECT
+        model, recipe, coalesce(parameters_json, '{}') AS parameters_json, list(DISTINCT study) AS studies,
+        list(content_hash ORDER BY table_name) || [coalesce(any_value(said), '')] AS hashes
     FROM provenance
+    JOIN (SELECT model, recipe, parameters_json FROM variants) USING (model, recipe)
     LEFT JOIN (SELECT model, recipe, CAST(verdicts AS VARCHAR) AS said FROM variant_verdict AS verdicts)
         USING (model, recipe)
     WHERE recipe IN (FROM (SELECT recipe FROM variants EXCEPT SELECT recipe FROM noise_variants))
     GROUP BY ALL ORDER BY ALL
 """
-_OF_VARIANT = "WHERE model = ? AND recipe = ?"
 _TOKENS = """
     SELECT steps.step, steps.token_text_dense, steps.token_text_pruned, steps.kl_dense_pruned_nats,
            steps.is_top1_same, generations.prompt_text
@@ -71,12 +73,12 @@ def find_variant(name: str, variants: Collection[tuple[str, str]]) -> tuple[str,
     return matches[0]
 
 
-def variant_states(root: Place | str) -> dict[tuple[str, str], list[str]]:
-    """Return the hashes of the rows of each variant's tables by model and recipe, without noise."""
+def variant_states(root: Place | str) -> list[dict[str, Any]]:
+    """Return each variant but noise: `model`, `recipe`, `parameters_json`, its `studies`, and its rows' `hashes`."""
     with connected(root) as connection:
         # The last digits of a sum depend on the order in which threads add.
         connection.execute("SET threads = 1")
-        return {(model, recipe): hashes for model, recipe, hashes in connection.sql(_STATES).fetchall()}
+        return list(connection.sql(_STATES).to_arrow_table().to_pylist())
 
 
 def variant_values(root: Place | str, name: str) -> dict[str, Any]:
@@ -88,15 +90,8 @@ def variant_values(root: Place | str, name: str) -> dict[str, Any]:
 
 def variant_scores(root: Place | str, model: str, recipe: str) -> dict[str, float]:
     """Return the task scores of a variant by `task/metric`."""
-    query = f"SELECT task || '/' || metric, value FROM task_scores {_OF_VARIANT}"  # noqa: S608 - ours
+    query = "SELECT task || '/' || metric, value FROM task_scores WHERE model = ? AND recipe = ?"
     return _pairs(root, query, model, recipe)
-
-
-def variant_origin(root: Place | str, model: str, recipe: str) -> tuple[str, set[str]]:
-    """Return the parameters of a variant's recipe as JSON, and the names of the studies that computed it."""
-    [row] = _rows(root, f"SELECT parameters_json FROM variants {_OF_VARIANT}", model, recipe).to_pylist()  # noqa: S608
-    studies = _rows(root, f"SELECT DISTINCT study FROM provenance {_OF_VARIANT}", model, recipe)  # noqa: S608 - ours
-    return row["parameters_json"] or "{}", set(studies["study"].to_pylist())
 
 
 def token_rows(root: Place | str, name: str, prompt: str, trajectory: str) -> pa.Table:

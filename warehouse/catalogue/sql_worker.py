@@ -1,12 +1,12 @@
-"""Process that runs SQL for `sql_process.SqlProcess`: `python -m prunescope.warehouse.catalogue.sql_worker FD`.
+"""Process that runs one statement for `sql_process.SqlProcess`, within limits of the kernel and on a locked DuckDB.
 
-The kernel limits its memory and the time of a statement, and DuckDB opens the warehouse's partitions only. Messages to
-it are pickles, because its parent is trusted; those from it are Arrow's bytes and JSON.
+Its input is a pickle, because its parent is trusted; its output is the rows, and its last message is JSON.
 """
 
 import io
 import json
 import os
+import pickle
 import re
 import resource
 import signal
@@ -14,7 +14,6 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, cast
 
@@ -23,7 +22,7 @@ import pyarrow as pa
 
 from prunescope.warehouse.catalogue.database import connect, views_file
 from prunescope.warehouse.catalogue.scope import narrow
-from prunescope.warehouse.catalogue.sql_process import ARROW, Setup
+from prunescope.warehouse.catalogue.sql_process import Setup
 from prunescope.warehouse.core import formats
 from prunescope.warehouse.core.errors import (
     TOO_LARGE,
@@ -61,61 +60,63 @@ _NO_FILE = re.compile("LocalFileSystem has been disabled|disabled (?:by|through)
 
 
 def main() -> None:
-    """Open the warehouse as the first message says, then answer statements until the parent is gone."""
-    parent = Connection(int(sys.argv[1]))
-    with suppress(EOFError, BrokenPipeError):
-        try:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always", DamagedFileWarning)
-                views_file()  # it is built, if needed, while the parent still imports
-                setup = parent.recv()
-                connection = _open(setup)
-        except WarehouseError as error:
-            _send(parent, **_failure(error))
-            return
-        _send(parent, warnings=[str(each.message) for each in caught])
-        while True:
-            _run(parent, connection, parent.recv(), setup.gibibytes)
+    """Answer the statement that the parent sends."""
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", DamagedFileWarning)
+            views_file()  # it is built, if needed, while the parent still imports
+            setup, query, layout, seconds = pickle.load(sys.stdin.buffer)  # noqa: S301 - of the parent
+            connection = opened(setup)
+            _limit_memory(connection, setup.gibibytes)
+        signal.setitimer(signal.ITIMER_REAL, seconds)  # the kernel then ends this process
+        ending: dict[str, Any] = {"rows": write(connection, sys.stdout.buffer, query, layout)}
+        sys.stdout.flush()
+    except EOFError:  # the parent is gone, or needs no answer
+        return
+    except Exception as error:
+        ending = failure(error)
+    sys.stderr.write("\n" + json.dumps(ending | {"warnings": [str(each.message) for each in caught]}))
+    sys.stderr.flush()
+    os._exit(0)  # to free all memory first takes time
 
 
-def _open(setup: Setup) -> duckdb.DuckDBPyConnection:
-    """Open the warehouse on a locked connection, and let the kernel limit the memory that is still to come."""
+def opened(setup: Setup) -> duckdb.DuckDBPyConnection:
+    """Open the warehouse on a locked connection."""
     connection = connect(place_of(setup.root), safe=True, gibibytes=setup.gibibytes, models=setup.models)
     if setup.scope is not None:
         narrow(connection, *setup.scope)
+    return connection
+
+
+def _limit_memory(connection: duckdb.DuckDBPyConnection, gibibytes: float) -> None:
+    """Let the kernel limit the memory that is still to come."""
     # DuckDB's threads have their memory before the limit counts.
     connection.execute("SELECT count(*) FROM range(1000000) WHERE range % 7 = 3").fetchall()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if _SIZES.exists():  # on Linux, whose kernel alone keeps to this limit
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        size = _address_space() + int(setup.gibibytes * (1 + _UNCOUNTED) * (1 << 30))
+        used = int(_SIZES.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        size = used + int(gibibytes * (1 + _UNCOUNTED) * (1 << 30))
         resource.setrlimit(resource.RLIMIT_AS, (size if hard == resource.RLIM_INFINITY else min(size, hard), hard))
-    return connection
 
 
-def _address_space() -> int:
-    return int(_SIZES.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+def write(
+    connection: duckdb.DuckDBPyConnection, sink: BinaryIO, query: Mapping[str, Any], layout: Mapping[str, Any]
+) -> int:
+    """Write the rows of a statement and return their number; errors are those of `answer` and of `formats.write`.
+
+    Args:
+        connection: as `answer` needs it.
+        sink: receives the bytes.
+        query: arguments of `answer`.
+        layout: arguments of `formats.write`.
+    """
+    limited = cast("BinaryIO", _Limited(sink, query["size"]))
+    with answer(connection, **query, keeps_times=layout["to"] in {"arrow", "parquet"}) as (schema, batches):
+        return formats.write(schema, batches, sink=limited, **layout)
 
 
-def _is_full(gibibytes: float) -> bool:
-    """Return whether an allocator keeps half of the address space, which the next statement may need."""
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    return limit != resource.RLIM_INFINITY and limit - _address_space() < gibibytes / 2 * (1 << 30)
-
-
-def _run(parent: Connection, connection: duckdb.DuckDBPyConnection, request: dict[str, Any], gibibytes: float) -> None:
-    """Send the rows as bytes of the requested format, an empty message, and how the statement ended."""
-    signal.setitimer(signal.ITIMER_REAL, request["seconds"])  # the kernel then ends this process
-    try:
-        ending: dict[str, Any] = {"rows": _write(parent, connection, request)}
-    except Exception as error:
-        ending = _failure(error)
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    parent.send_bytes(b"")
-    _send(parent, **ending, is_full=ending.get("message") == TOO_LARGE or _is_full(gibibytes))
-
-
-def _failure(error: Exception) -> dict[str, Any]:
+def failure(error: Exception) -> dict[str, Any]:
     """Return the class and message of the error that the parent raises."""
     text, is_of_sql = str(error), isinstance(error, (duckdb.Error, pa.ArrowException, OSError, UnicodeError))
     if isinstance(error, (duckdb.OutOfMemoryException, MemoryError)) or (is_of_sql and _NO_MEMORY.search(text)):
@@ -139,20 +140,6 @@ def _short(message: str) -> str:
     message = " ".join(re.sub(r"^[A-Z]\w+(?: \w+)* Error: ", "", message).split())
     message = message if len(message) <= _MESSAGE else f"{message[:_MESSAGE]}…"
     return f"{message} (line {excerpt.partition(':')[0]})" if excerpt and not excerpt.startswith("1:") else message
-
-
-def _write(parent: Connection, connection: duckdb.DuckDBPyConnection, request: dict[str, Any]) -> int:
-    """Send the rows as they come; return their number."""
-    sink, count = _Messages(parent, request["query"]["size"]), 0
-    keeps_times = request["to"] in {ARROW, "parquet"}
-    with answer(connection, **request["query"], keeps_times=keeps_times) as (schema, batches):
-        if request["to"] != ARROW:
-            return formats.write(schema, batches, request["to"], cast("BinaryIO", sink), **request["layout"])
-        with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), schema) as writer:
-            for batch in batches:
-                writer.write_batch(batch)
-                count += batch.num_rows
-    return count
 
 
 @contextmanager
@@ -216,36 +203,28 @@ def _single(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement
 def _with_texts(relation: duckdb.DuckDBPyRelation, keeps_times: bool) -> duckdb.DuckDBPyRelation:
     """Convert the columns to text of which Arrow, Parquet or Python cannot hold every value."""
     needs_text = [_needs_text(of, keeps_times) for of in relation.types]
-    if not any(needs_text):
-        return relation
-    columns = zip(relation.columns, needs_text, strict=True)
-    return relation.project(
-        ", ".join(
-            f"{f'CAST(#{index} AS VARCHAR)' if is_text else f'#{index}'} AS {quoted(name)}"
-            for index, (name, is_text) in enumerate(columns, 1)
-        )
+    columns = (
+        f"{f'CAST(#{index} AS VARCHAR)' if is_text else f'#{index}'} AS {quoted(name)}"
+        for index, (name, is_text) in enumerate(zip(relation.columns, needs_text, strict=True), 1)
     )
+    return relation.project(", ".join(columns)) if any(needs_text) else relation
 
 
-def _needs_text(of: duckdb.sqltypes.DuckDBPyType, keeps_times: bool) -> bool:
-    pending = [(of, 0)]
-    while pending:
-        each, depth = pending.pop()
-        is_odd_time = each.id in _TIMES and (depth or not keeps_times)
-        if each.id in _TEXT_TYPES or is_odd_time or depth > _MAX_NESTING:
-            return True
-        if each.id in {"list", "array", "map", "struct", "tuple"}:
-            # The other child of an array is its size.
-            types = [child for _, child in each.children if isinstance(child, duckdb.sqltypes.DuckDBPyType)]
-            pending += [(child, depth + 1) for child in types]
-    return False
+def _needs_text(of: duckdb.sqltypes.DuckDBPyType, keeps_times: bool, depth: int = 0) -> bool:
+    is_odd_time = of.id in _TIMES and (depth or not keeps_times)
+    if of.id in _TEXT_TYPES or is_odd_time or depth > _MAX_NESTING:
+        return True
+    children = of.children if of.id in {"list", "array", "map", "struct", "tuple"} else []
+    # The other child of an array is its size.
+    types = (child for _, child in children if isinstance(child, duckdb.sqltypes.DuckDBPyType))
+    return any(_needs_text(child, keeps_times, depth + 1) for child in types)
 
 
-class _Messages(io.RawIOBase):
-    """Binary file whose writes become messages to the parent, up to a size."""
+class _Limited(io.RawIOBase):
+    """Binary file that takes bytes up to a size."""
 
-    def __init__(self, parent: Connection, size: int) -> None:
-        self._parent, self._size, self._written = parent, size, 0
+    def __init__(self, sink: BinaryIO, size: int) -> None:
+        self._sink, self._size, self._written = sink, size, 0
 
     def writable(self) -> bool:
         return True
@@ -254,16 +233,10 @@ class _Messages(io.RawIOBase):
         self._written += len(data)
         if self._written > self._size:
             raise SqlSizeError(too_large_result(self._size))
-        if data:  # an empty message ends the rows
-            self._parent.send_bytes(data)
-        return len(data)
+        return self._sink.write(data)
 
     def tell(self) -> int:
         return self._written
-
-
-def _send(parent: Connection, **fields: object) -> None:
-    parent.send_bytes(json.dumps(fields).encode())
 
 
 if __name__ == "__main__":

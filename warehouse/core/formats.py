@@ -56,7 +56,8 @@ def write(
     Args:
         schema: of the rows.
         batches: the rows.
-        to: the format; `plain` has the columns' names and types, and rows as lists in JSON, for other programs.
+        to: the format; `plain` has the columns' names and types, and rows as lists in JSON, for other programs, and
+            `arrow` is Arrow's stream.
         sink: receives the bytes.
         width: characters of a line in format table.
         lines: rows of format table; the other formats have every row.
@@ -81,6 +82,10 @@ def write(
     match to:
         case "parquet":
             with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+                for table in tables():
+                    writer.write_table(table)
+        case "arrow":
+            with pa.ipc.new_stream(sink, schema) as writer:
                 for table in tables():
                     writer.write_table(table)
         case "csv":

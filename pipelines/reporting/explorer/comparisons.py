@@ -1,15 +1,17 @@
-"""Documents `pair/<n>/<m>`: differences of two variants; and the choice of pairs for a file.
+"""Documents of pairs: differences of two variants; and the choice of pairs for a file.
 
 The caller computes the statistics.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from importlib.resources import files
 from itertools import combinations
+from typing import TypeAlias
 
 import polars as pl
 
 from prunescope.pipelines.reporting.charts.display_text import prose
+from prunescope.pipelines.reporting.explorer.queries import Query
 from prunescope.pipelines.reporting.explorer.query_cache import Document, table
 
 # Enough for all pairs of 45 variants; a document takes a few kilobytes.
@@ -21,6 +23,7 @@ TITLES = {
     TOKENS: "Two variants on the same tokens of texts and prompts",
     TASKS: "Two variants on the same samples of tasks",
 }
+_FILES = {TOKENS: "compare_variants.sql", TASKS: "compare_tasks.sql"}
 _SIDES = ("a", "b", "difference", "difference_se", "difference_low", "difference_high")
 COLUMNS: dict[str, tuple[str, ...]] = {
     TOKENS: ("statistic", "measured_on", "temperature", *_SIDES, "noise_p95", "tokens", "clusters"),
@@ -28,45 +31,30 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True)
-class PairComparison:
-    """Comparison of two variants.
-
-    Attributes:
-        rows: one row per text, set of prompts or task × statistic; `mcnemar_p` only if there are tasks.
-        prompts: ids of the prompts on which both variants were measured with the same text.
-        missing: sentences on what could not be compared, and why.
-    """
-
-    rows: pl.DataFrame
-    prompts: Sequence[str]
-    missing: Sequence[str]
+# A row per text, set of prompts or task × statistic (`mcnemar_p` only if there are tasks); the prompts on which both
+# were measured with the same text; sentences on what could not be compared, and why.
+Compared: TypeAlias = tuple[pl.DataFrame, Sequence[str], Sequence[str]]
+# Of a model and pairs of its recipes.
+Compare: TypeAlias = Callable[[str, Sequence[tuple[str, str]]], Sequence[Compared]]
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """Source of comparisons.
-
-    Attributes:
-        compare: function of a model and pairs of its recipes, which returns one comparison per pair.
-        sql: text of the statements `TOKENS` and `TASKS`, with the parameters $1 model, $2 pairs, $3 their recipes.
-    """
-
-    compare: Callable[[str, Sequence[tuple[str, str]]], Sequence[PairComparison]]
-    sql: Mapping[str, str]
+def statements() -> dict[str, Query]:
+    """Return the statements of pairs, with the parameters $1 model, $2 pairs, $3 their recipes."""
+    folder = files("prunescope.sql") / "comparisons"
+    return {key: Query(TITLES[key], (folder / name).read_text(encoding="utf-8")) for key, name in _FILES.items()}
 
 
-def paired(pairs: Pairs, model: str, recipes: Sequence[tuple[str, str]]) -> list[Document]:
+def paired(compare: Compare, model: str, recipes: Sequence[tuple[str, str]]) -> list[Document]:
     """Build the documents of pairs of recipes."""
     is_task = pl.col("measured_on").str.starts_with("task ")
     # Minimum, maximum and quantiles have no paired error.
     has_error = ~pl.col("statistic").str.contains(r"_p\d+_|_min_|_max_|_median_")
     found = []
-    for (a, b), comparison in zip(recipes, pairs.compare(model, recipes), strict=True):
+    for (a, b), (of_pair, prompts, missing) in zip(recipes, compare(model, recipes), strict=True):
         pair = {"a": a, "b": b}
         parts = (
-            (TASKS, comparison.rows.filter(is_task), pair),
-            (TOKENS, comparison.rows.filter(~is_task, has_error), pair | {"prompts": list(comparison.prompts)}),
+            (TASKS, of_pair.filter(is_task), pair),
+            (TOKENS, of_pair.filter(~is_task, has_error), pair | {"prompts": list(prompts)}),
         )
         where = {"$1": model, "$3": [a, b]}
         tables = [
@@ -74,7 +62,7 @@ def paired(pairs: Pairs, model: str, recipes: Sequence[tuple[str, str]]) -> list
             for key, rows, units in parts
             if rows.height
         ]
-        found.append({"tables": tables, "missing": [prose(reason) for reason in comparison.missing]})
+        found.append({"tables": tables, "missing": [prose(reason) for reason in missing]})
     return found
 
 

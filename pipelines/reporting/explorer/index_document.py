@@ -1,6 +1,7 @@
 """Document `index`: the content of the overview."""
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import polars as pl
@@ -90,22 +91,14 @@ def variant_names(frames: QueryCache, order: DisplayOrder) -> list[tuple[str, st
     return sorted(names, key=lambda variant: order.of_variant(*variant))
 
 
-def prompt_rows(frames: QueryCache, order: DisplayOrder) -> list[dict[str, Any]]:
-    """Return the prompts in the order of the index."""
-    found = frames.all("prompts").iter_rows(named=True)
-    return sorted(found, key=lambda row: order.of_prompt(row["model"], row["prompt_id"]))
-
-
 def index(
     frames: QueryCache,
     study: str,
     title: str,
     facts: Sequence[Document],
     order: DisplayOrder,
-    traces: Sequence[tuple[int, int]],
+    traces: Sequence[tuple[str, str]],
     without_data: Collection[str] = (),
-    *,
-    is_live: bool,
 ) -> Document:
     """Build the document.
 
@@ -115,24 +108,24 @@ def index(
         title: title of the study.
         facts: what a reader needs to repeat the study, as `name` and `text`.
         order: display order of variants and prompts.
-        traces: the positions of prompt and variant of each trace.
+        traces: ids of variant and prompt of each trace.
         without_data: names of figures without data.
-        is_live: whether the page can request more documents.
     """
     variants = sorted(
         frames.all("variants").iter_rows(named=True), key=lambda row: order.of_variant(row["model"], row["recipe"])
     )
     models = list(dict.fromkeys(str(row["model"]) for row in variants))
-    shown, entries = _variants(frames, variants, traces)
-    prompts = pl.DataFrame(prompt_rows(frames, order), schema=frames.all("prompts").schema)
+    shown, entries = _variants(frames, variants, traces, order)
+    asked = frames.all("prompts")
+    in_order = sorted(asked.iter_rows(named=True), key=lambda row: order.of_prompt(row["model"], row["prompt_id"]))
+    prompts = pl.DataFrame(in_order, schema=asked.schema)
     return {
         "study": label(study),
         "title": prose(title or study),
-        "live": is_live,
         "models": [model_name(model) for model in models],
         # By model, the lens of its layers in all documents but figures.
         "lenses": {row["model"]: row["lens"] for row in rows(frames.all("lens"))},
-        # `name` is the displayed id. A prompt is named by its position in this list.
+        # `name` is the displayed id.
         "prompts": [row | {"name": label(row["prompt_id"])} for row in rows(prompts, 4)],
         "columns": [column._asdict() for column in shown],
         "variants": entries,
@@ -171,7 +164,7 @@ def _sourced(frames: QueryCache, key: str) -> list[Document]:
 
 
 def _variants(
-    frames: QueryCache, variants: Sequence[Mapping[str, Any]], traces: Sequence[tuple[int, int]]
+    frames: QueryCache, variants: Sequence[Mapping[str, Any]], traces: Sequence[tuple[str, str]], order: DisplayOrder
 ) -> tuple[list[Column], list[Document]]:
     """Return the columns with a number in some row, and the rows of the table of variants."""
     shown, values, intervals = _numbers(frames)
@@ -184,11 +177,11 @@ def _variants(
     kinds: dict[tuple[str, str], list[Document]] = {}
     for (model, recipe), part in frames.all("kinds").partition_by(VARIANT, as_dict=True, maintain_order=True).items():
         kinds[str(model), str(recipe)] = rows(part.drop(VARIANT), 4)
-    prompts: dict[int, list[int]] = {}
-    for m, n in sorted(traces):
-        prompts.setdefault(n, []).append(m)
+    prompts: dict[str, list[str]] = {}
+    for variant_id, prompt_id in traces:
+        prompts.setdefault(variant_id, []).append(prompt_id)
     entries = []
-    for place, row in enumerate(variants):
+    for row in variants:
         key = (str(row["model"]), str(row["recipe"]))
         verdict = verdicts.get(key)
         entries.append(
@@ -211,8 +204,8 @@ def _variants(
                 # Mean KL over prompts per step in nats, on the dense text and on the variant's.
                 "spark": {name: sparks.get((*key, _TRAJECTORIES[name]), []) for name in ("forced", "own")},
                 "kinds": kinds.get(key, []),
-                # Positions of the prompts with a document trace/<n>/<m>.
-                "traces": prompts.get(place, []),
+                # Ids of the prompts with a document of this variant's answer.
+                "traces": sorted(prompts.get("@".join(key), ()), key=partial(order.of_prompt, key[0])),
             }
         )
     return shown, entries

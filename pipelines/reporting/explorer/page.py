@@ -33,7 +33,7 @@ def render(documents: Mapping[str, Any], live: bool) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    index = dict(documents["index"], live=live)
+    index = documents["index"] | {"live": live}
     return environment.get_template("page.html.j2").render(
         study=label(str(index["study"])),
         policy=policy(live),

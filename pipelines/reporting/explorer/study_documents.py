@@ -4,7 +4,8 @@ import base64
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Any, TypeVar
+from typing import Any
+from urllib.parse import quote, unquote
 
 from prunescope.pipelines.reporting.charts.figure_cache import FigureCache
 from prunescope.pipelines.reporting.charts.files import picture
@@ -13,16 +14,16 @@ from prunescope.pipelines.reporting.charts.registry import FIGURES, Figure
 from prunescope.pipelines.reporting.explorer.comparisons import (
     BATCH_SIZE,
     MAX_PAIRS,
-    Pairs,
+    Compare,
     nearest,
     paired,
+    statements,
 )
-from prunescope.pipelines.reporting.explorer.comparisons import TITLES as PAIR_TITLES
-from prunescope.pipelines.reporting.explorer.index_document import figure_entry, index, prompt_rows, variant_names
+from prunescope.pipelines.reporting.explorer.index_document import figure_entry, index, variant_names
 from prunescope.pipelines.reporting.explorer.ordering import DisplayOrder
 from prunescope.pipelines.reporting.explorer.page import packed
-from prunescope.pipelines.reporting.explorer.queries import STATEMENTS, Query
-from prunescope.pipelines.reporting.explorer.query_cache import Ask, Document, QueryCache
+from prunescope.pipelines.reporting.explorer.queries import PROMPT, STATEMENTS, Query
+from prunescope.pipelines.reporting.explorer.query_cache import Ask, Document, QueryCache, model_name
 from prunescope.pipelines.reporting.explorer.trace_document import trace
 from prunescope.pipelines.reporting.explorer.variant_document import prompt as prompt_document
 from prunescope.pipelines.reporting.explorer.variant_document import variant
@@ -40,12 +41,16 @@ _LISTS = ("variants", "prompts", "answers", "claims", "findings", "searches", "f
 _LIST_BYTES = 1_500_000
 # Number of token views that share one query each for their tokens and layers.
 TRACE_BATCH_SIZE = 96
-_Row = TypeVar("_Row")
 _RELATION = re.compile(r"\b(?:from|join)\s+([a-z_][a-z0-9_]*)")
 
 
+def document_name(kind: str, *ids: str) -> str:
+    """Return the name of a document: its kind and ids, escaped as JavaScript's `encodeURIComponent` does."""
+    return "/".join([kind, *(quote(each, safe="!'()*") for each in ids)])
+
+
 class Documents:
-    """Documents of one study."""
+    """Documents of one study: `index`, `sql`, and by ids figures, variants, prompts of a model, pairs and traces."""
 
     def __init__(
         self,
@@ -55,7 +60,7 @@ class Documents:
         facts: Sequence[Document] = (),
         views: Mapping[str, str] | None = None,
         order: DisplayOrder | None = None,
-        pairs: Pairs | None = None,
+        compare: Compare | None = None,
         drawn: FigureCache | None = None,
         *,
         is_live: bool = False,
@@ -69,7 +74,7 @@ class Documents:
             facts: what a reader needs to repeat the study.
             views: SQL of the views that the statements read, by name.
             order: display order; other names come last, by name.
-            pairs: source of comparisons; without it there are no pairs.
+            compare: source of comparisons; without it there are no pairs.
             drawn: cache of the study's figures, if the caller has one.
             is_live: whether each document queries the current rows that it needs; otherwise every statement runs once
                 for all documents.
@@ -79,8 +84,7 @@ class Documents:
         self._cache = None if is_live else QueryCache(ask, is_whole=True)
         self._drawn = drawn or (FigureCache(self._cache.answer) if self._cache else None)
         self._ask = ask
-        self._views, self._pairs = dict(views or {}), pairs
-        self._is_live = is_live
+        self._views, self._compare = dict(views or {}), compare
 
     def _frames(self) -> QueryCache:
         """Return the shared cache, or a new one for each document of a live page."""
@@ -93,30 +97,28 @@ class Documents:
             KeyError: there is no document of that name.
         """
         frames = self._frames()
-        match name.split("/"):
+        variants = self._variants(frames)
+        match [unquote(part) for part in name.split("/")]:
             case ["index" | "sql"]:
                 return self._sql() if name == "sql" else self._index(frames, self._by_break(frames))
             case ["figures" | "pictures" as kind, figure] if figure in FIGURES:
                 build = _figure if kind == "figures" else _picture
                 return build(FIGURES[figure], self._drawn or FigureCache(frames.answer))
-            case ["variant", n] if (names := _at(variant_names(frames, self._order), n)) is not None:
-                model, recipe = names
-                prompts = enumerate(prompt_rows(frames, self._order))
-                positions = {prompt["prompt_id"]: m for m, prompt in prompts if prompt["model"] == model}
-                return variant(frames, model, recipe, positions)
-            case ["pair", n, m] if self._pairs is not None:
-                a, b = (_at(variant_names(frames, self._order), position) for position in (n, m))
-                if a is not None and b is not None and a[0] == b[0] and int(n) < int(m):
-                    return paired(self._pairs, a[0], [(a[1], b[1])])[0]
-            case ["prompt", m] if row := _at(prompt_rows(frames, self._order), m):
-                places = enumerate(variant_names(frames, self._order))
-                own = {recipe: n for n, (model, recipe) in places if model == row["model"]}
-                return prompt_document(frames, row, int(m), own)
-            case ["trace", n, m] if row := _at(prompt_rows(frames, self._order), m):
-                names = _at(variant_names(frames, self._order), n)
-                if names is not None and names[0] == row["model"] and names[1] != "dense":
-                    return trace(frames, *names, row["prompt_id"])
+            case ["variant", one] if one in variants:
+                return variant(frames, *variants[one], self._order)
+            case ["pair", a, b] if self._compare is not None and a in variants and b in variants:
+                (model, recipe_a), (model_b, recipe_b) = variants[a], variants[b]
+                if model == model_b and a != b:
+                    return paired(self._compare, model, [(recipe_a, recipe_b)])[0]
+            case ["prompt", shown, prompt]:
+                recipes = [pair for pair in variants.values() if model_name(pair[0]) == shown]
+                return prompt_document(frames, prompt, recipes)
+            case ["trace", one, prompt] if one in variants and variants[one][1] != "dense":
+                return trace(frames, *variants[one], prompt)
         raise KeyError(name)
+
+    def _variants(self, frames: QueryCache) -> dict[str, tuple[str, str]]:
+        return {"@".join(pair): pair for pair in variant_names(frames, self._order)}
 
     def within(self, size: int = DOCUMENT_BYTES) -> dict[str, Document]:
         """Build the documents of a file: all that fit, and an index that says what is left out.
@@ -155,39 +157,46 @@ class Documents:
                 documents[name] = document
 
         # The index cuts variants and prompts separately. A page of one kind leaves out what was cut from the other.
-        count = len(cut["variants"])
-        lists = (("texts", "variant", count), ("prompts", "prompt", len(cut["prompts"])))
+        variants = {entry["id"]: entry for entry in cut["variants"]}
+        prompts = {(entry["model"], entry["prompt_id"]) for entry in cut["prompts"]}
+        pages = {document_name("variant", id_): entry for id_, entry in variants.items()}
 
-        def listed(name: str) -> Document:
-            document = {**self.build(name)}
-            for key, place, length in lists:
-                if key in document:
-                    document[key] = [each for each in document[key] if each[place] < length]
-            return document
+        def page(name: str) -> Document:
+            own, model = self.build(name), pages[name]["model"]
+            return {**own, "prompts": [text for text in own["prompts"] if (model, text["prompt_id"]) in prompts]}
 
-        add("pages of variants", [f"variant/{n}" for n in range(count)], listed)
+        def prompt_page(name: str) -> Document:
+            return {"texts": [text for text in self.build(name)["texts"] if text["variant"] in variants]}
+
+        add("pages of variants", list(pages), page)
         add("pictures of figures", [f"pictures/{name}" for name in FIGURES], self.build)
         add("figures", [f"figures/{name}" for name in FIGURES], self.build)
-        prompts = sorted(enumerate(cut["prompts"]), key=lambda entry: entry[1]["place_in_order"])
-        add("pages of prompts", [f"prompt/{m}" for m, _ in prompts], listed)
-        if self._pairs is not None:
+        asked = sorted(cut["prompts"], key=lambda entry: entry["place_in_order"])
+        names = [document_name("prompt", entry["model"], entry["prompt_id"]) for entry in asked]
+        add("pages of prompts", names, prompt_page)
+        if self._compare is not None:
             kl = "kl_teacher_forced_median_nats"
             kls = [
                 (entry["where"]["model"], None if entry["is_dense"] else entry["numbers"].get(kl))
                 for entry in cut["variants"]
             ]
             pairs = nearest(kls, MAX_PAIRS)
-            compared = _compared(self._pairs, variant_names(frames, self._order), pairs)
-            add("paired comparisons", [f"pair/{n}/{m}" for n, m in pairs], lambda _: next(compared), share=_PAIRS_SHARE)
+            compared = _compared(self._compare, variant_names(frames, self._order), pairs)
+            ids = list(variants)
+            names = [document_name("pair", ids[n], ids[m]) for n, m in pairs]
+            add("paired comparisons", names, lambda _: next(compared), share=_PAIRS_SHARE)
             if len(pairs) == MAX_PAIRS:
                 left_out.append("paired comparisons of variants far from each other by median KL")
         # Only the index links to traces, so variants and prompts that were cut from it have none.
-        reachable = [(m, n) for m, n in traces if n < count and m < len(cut["prompts"])]
+        reachable = [
+            (id_, prompt) for id_, prompt in traces if id_ in variants and (variants[id_]["model"], prompt) in prompts
+        ]
         built = self._built(frames, reachable)
-        add("token views", [f"trace/{n}/{m}" for m, n in reachable], lambda _: next(built))
-        for n, entry in enumerate(cut["variants"]):
-            entry["traces"] = [m for m in entry["traces"] if f"trace/{n}/{m}" in documents]
-        if any(f"trace/{n}/{m}" not in documents for m, n in reachable):
+        names = [document_name("trace", *ids) for ids in reachable]
+        add("token views", names, lambda _: next(built))
+        for id_, entry in variants.items():
+            entry["traces"] = [each for each in entry["traces"] if document_name("trace", id_, each) in documents]
+        if not documents.keys() >= set(names):
             left_out[-1] += " (those of each variant and kind of prompt that break last)"
         if left_out:
             cut["notes"] = [
@@ -198,36 +207,33 @@ class Documents:
         return documents
 
     def _index(
-        self, frames: QueryCache, traces: Sequence[tuple[int, int]], without_data: Sequence[str] = ()
+        self, frames: QueryCache, traces: Sequence[tuple[str, str]], without_data: Sequence[str] = ()
     ) -> Document:
-        return index(
-            frames, self._study, self._title, self._facts, self._order, traces, without_data, is_live=self._is_live
-        )
+        return index(frames, self._study, self._title, self._facts, self._order, traces, without_data)
 
-    def _by_break(self, frames: QueryCache) -> list[tuple[int, int]]:
-        """Return the positions of prompt and variant of every text by a pruned variant, as a file takes them.
+    def _by_break(self, frames: QueryCache) -> list[tuple[str, str]]:
+        """Return variant and prompt of every text by a pruned variant, as a file takes them.
 
         Each round has one text per variant and kind of prompt, the text that breaks first in the first round. The first
         round also has each variant's first text with layers, whose document is ten times as large.
         """
-        variants = {names: n for n, names in enumerate(variant_names(frames, self._order))}
-        prompts = {(row["model"], row["prompt_id"]): (m, row) for m, row in enumerate(prompt_rows(frames, self._order))}
-        rounds: list[tuple[int, int, int]] = []
-        has_layered: set[int] = set()
+        layered = set(frames.all("prompts").filter("has_layers").select("model", "prompt_id").iter_rows())
+        has_layered = set[str]()
+        rounds = []
         for row in frames.all("written").iter_rows(named=True):
-            if (n := variants.get((row["model"], row["recipe"]))) is None:
-                continue
-            m, prompt = prompts[row["model"], row["prompt_id"]]
-            is_first_layered = prompt["has_layers"] and n not in has_layered
-            if is_first_layered:
-                has_layered.add(n)
-            rounds.append((1 if is_first_layered else row["place_in_kind"], m, n))
-        return [(m, n) for _, m, n in sorted(rounds)]
+            model, recipe, prompt_id = (row[name] for name in PROMPT)
+            variant_id, number = f"{model}@{recipe}", row["place_in_kind"]
+            if (model, prompt_id) in layered and variant_id not in has_layered:
+                has_layered.add(variant_id)
+                number = 1
+            place = self._order.of_prompt(model, prompt_id), self._order.of_variant(model, recipe)
+            rounds.append((number, place, variant_id, prompt_id))
+        return [(variant_id, prompt_id) for *_, variant_id, prompt_id in sorted(rounds)]
 
-    def _built(self, frames: QueryCache, traces: Sequence[tuple[int, int]]) -> Iterator[Document]:
+    def _built(self, frames: QueryCache, traces: Sequence[tuple[str, str]]) -> Iterator[Document]:
         """Yield the documents of traces, queried batch by batch, because a full file takes no more of them."""
-        variants, prompts = variant_names(frames, self._order), prompt_rows(frames, self._order)
-        texts = [(*variants[n], prompts[m]["prompt_id"]) for m, n in traces]
+        variants = self._variants(frames)
+        texts = [(*variants[variant_id], prompt_id) for variant_id, prompt_id in traces]
         for start in range(0, len(texts), TRACE_BATCH_SIZE):
             batch = texts[start : start + TRACE_BATCH_SIZE]
             frames.focus(batch)
@@ -235,18 +241,16 @@ class Documents:
         frames.focus(())
 
     def _sql(self) -> dict[str, Document]:
-        pairs = self._pairs.sql if self._pairs is not None else {}
-        statements = {
+        known = {
             **STATEMENTS,
-            **{key: Query(PAIR_TITLES[key], sql) for key, sql in pairs.items()},
+            **(statements() if self._compare is not None else {}),
             **{f"figures/{name}": Query(figure.title, figure.query) for name, figure in FIGURES.items()},
         }
         for name, sql in self._views.items():
             comment = sql.strip().splitlines()[0].removeprefix("--").strip()
-            statements[f"view/{name}"] = Query(f"View {name}: {comment}", sql)
-
+            known[f"view/{name}"] = Query(f"View {name}: {comment}", sql)
         found = {}
-        for key, query in statements.items():
+        for key, query in known.items():
             names = dict.fromkeys(_RELATION.findall(re.sub(r"--[^\n]*", "", query.sql)))
             views = [f"view/{name}" for name in names if name in self._views]
             found[key] = {"title": query.title, "sql": query.sql, "views": views, "narrow": list(query.narrow)}
@@ -283,7 +287,7 @@ def _shortened(value: Any) -> Any:  # noqa: ANN401 (JSON)
 
 
 def _compared(
-    pairs: Pairs, variants: Sequence[tuple[str, str]], positions: Sequence[tuple[int, int]]
+    compare: Compare, variants: Sequence[tuple[str, str]], positions: Sequence[tuple[int, int]]
 ) -> Iterator[Document]:
     """Yield the documents of pairs of variants, computed batch by batch, because a full file takes no more of them."""
     for start in range(0, len(positions), BATCH_SIZE):
@@ -291,14 +295,10 @@ def _compared(
         documents: dict[tuple[int, int], Document] = {}
         for model in dict.fromkeys(variants[n][0] for n, _ in batch):
             own = [(n, m) for n, m in batch if variants[n][0] == model]
-            documents |= zip(own, paired(pairs, model, [(variants[n][1], variants[m][1]) for n, m in own]), strict=True)
+            documents |= zip(
+                own, paired(compare, model, [(variants[n][1], variants[m][1]) for n, m in own]), strict=True
+            )
         yield from (documents[pair] for pair in batch)
-
-
-def _at(rows: Sequence[_Row], position: str) -> _Row | None:
-    """Return the row at a position given in decimal digits, as in a document's name; None if there is none."""
-    is_number = position.isdecimal() and position.isascii() and len(position) < 10
-    return rows[int(position)] if is_number and int(position) < len(rows) else None
 
 
 def _size(document: Document) -> int:

@@ -1,4 +1,4 @@
-"""Document `trace/<n>/<m>`: one answer of one variant, token by token and layer by layer."""
+"""Document of one answer of one variant, token by token and layer by layer."""
 
 import polars as pl
 

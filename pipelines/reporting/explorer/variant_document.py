@@ -1,13 +1,13 @@
-"""Documents `variant/<n>`, all of one variant, and `prompt/<m>`, the texts of all variants to a prompt."""
+"""Documents of one variant, and of one prompt: the texts of all variants to it."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from os.path import commonprefix
-from typing import Any
 
 import polars as pl
 
 from prunescope.pipelines.reporting.charts.display_text import exact, prose
+from prunescope.pipelines.reporting.explorer.ordering import DisplayOrder
 from prunescope.pipelines.reporting.explorer.queries import PROMPT, STATEMENTS, VARIANT
 from prunescope.pipelines.reporting.explorer.query_cache import Document, QueryCache, columns, rows, table
 
@@ -18,18 +18,15 @@ MAX_FLIPS = 40
 _ANSWER = 200
 
 
-def variant(frames: QueryCache, model: str, recipe: str, prompts: Mapping[str, int]) -> Document:
-    """Build the document of a pruned or the dense variant.
-
-    Args:
-        frames: results of the statements.
-        model: model of the variant.
-        recipe: recipe of the variant.
-        prompts: position in the index of each prompt of the model, by id.
-    """
+def variant(frames: QueryCache, model: str, recipe: str, order: DisplayOrder) -> Document:
+    """Build the document of a pruned or the dense variant."""
     where = {"model": model, "recipe": recipe}
     places = dict(frames.of("written", **where).select("prompt_id", "place_in_order").iter_rows())
-    texts = [text | {"prompt": prompts[text["prompt_id"]]} for text in text_rows(frames, _ANSWER, **where)]
+    texts = text_rows(frames, _ANSWER, **where)
+
+    def place(text: Document) -> tuple[object, ...]:
+        return (places.get(text["prompt_id"], 0), *order.of_prompt(model, text["prompt_id"]))
+
     return {
         "facts": [
             {"name": name, "text": _fact(value)}
@@ -38,7 +35,7 @@ def variant(frames: QueryCache, model: str, recipe: str, prompts: Mapping[str, i
             if value is not None and value != []
         ],
         # Those that break first come first, those of the dense model as in the index.
-        "prompts": sorted(texts, key=lambda text: (places.get(text["prompt_id"], 0), text["prompt"])),
+        "prompts": sorted(texts, key=place),
         "layers": by_scope(frames.of("layer_means", **where), columns),
         "tables": [
             table(
@@ -52,20 +49,18 @@ def variant(frames: QueryCache, model: str, recipe: str, prompts: Mapping[str, i
     }
 
 
-def prompt(frames: QueryCache, row: Mapping[str, Any], m: int, variants: Mapping[str, int]) -> Document:
-    """Build the document of the texts of all variants to one prompt, the dense model's first.
+def prompt(frames: QueryCache, prompt_id: str, variants: Sequence[tuple[str, str]]) -> Document:
+    """Build the document of the texts to one prompt by the variants of a model, in their order.
 
-    Args:
-        frames: results of the statements.
-        row: the prompt's row of statement `prompts`.
-        m: its position in the index.
-        variants: position in the index of each variant of its model, by recipe.
+    Raises:
+        KeyError: there is no such text.
     """
-    where = {"model": row["model"], "prompt_id": row["prompt_id"]}
+    where = {"model": variants[0][0] if variants else "", "prompt_id": prompt_id}
     recipes = frames.of("texts", **where)["recipe"].cast(pl.String).to_list()
-    texts = zip(recipes, text_rows(frames, _ANSWER, **where), strict=True)
-    shown = [text | {"prompt": m, "variant": variants[recipe]} for recipe, text in texts if recipe in variants]
-    return {"texts": sorted(shown, key=lambda text: text["variant"])}
+    texts = dict(zip(recipes, text_rows(frames, _ANSWER, **where), strict=True))
+    if not texts:
+        raise KeyError(prompt_id)
+    return {"texts": [texts[pair[1]] | {"variant": "@".join(pair)} for pair in variants if pair[1] in texts]}
 
 
 def text_rows(frames: QueryCache, width: int, **where: str) -> list[Document]:

@@ -14,7 +14,7 @@ import polars as pl
 from prunescope.pipelines.core.verdict_rule import MIN_UNITS
 from prunescope.pipelines.reporting.advice import EVIDENCE, VERDICTS
 from prunescope.pipelines.reporting.charts.display_text import counted, label, number, percent
-from prunescope.pipelines.reporting.explorer.findings import MAX_NAMES, names, own_text
+from prunescope.pipelines.reporting.explorer.findings import MAX_NAMES, names, sentences
 from prunescope.pipelines.reporting.explorer.query_cache import Document, QueryCache, model_name, of_model, source
 
 _Row = Mapping[str, Any]
@@ -180,7 +180,7 @@ def _same(frames: QueryCache, model: str, rows: Sequence[_Row]) -> Document:
         steps = _grouped(flips, "first_other_step", "by step", "by step")
         parts.append(f"Half of the texts differ from the dense ones (the first token is step 0): {steps}.")
     if own := _first(frames, "findings/feedback", model):
-        parts.append(own_text(own))
+        parts.append(sentences("own_text", own))
         sources.append("findings/feedback")
     changes = ", ".join(
         f"{label(row['recipe'])} {_loss(row, 'fidelity')}"

@@ -56,7 +56,7 @@ def shell(
     kept_processes: KeptProcesses,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Shell:
-    """Return a shell whose commands share processes; tests without it start one for each command, as users do."""
+    """Return a shell whose SQL runs in this process; tests without it start one for each command, as users do."""
     monkeypatch.setattr("prunescope.assets.cli.options.sql_process", lambda _, setup: kept_processes.give(setup))
     return Shell(computed_once, capsys)
 
@@ -256,7 +256,8 @@ def test_sql_shows_the_plan_of_a_query(shell: Shell) -> None:
     assert [row["explain_value"] for row in shell.records("sql", "EXPLAIN FROM models")] == [drawn.removesuffix("\n")]
 
 
-def test_sql_keeps_its_limits(shell: Shell) -> None:
+def test_sql_keeps_its_limits(computed_once: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shell = Shell(computed_once, capsys)
     shell("sql", "SELECT count(*) FROM range(1000000000000)", "--seconds", "0.2", code=1)
     assert "longer than 0.2 s" in shell.messages
     shell("sql", "SELECT list(i) FROM range(100000000) AS r(i)", "--memory", "0.1", code=1)

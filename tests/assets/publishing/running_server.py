@@ -56,9 +56,8 @@ class Served:
         finally:
             connection.close()
 
-    def data(self, name: str, **parameters: str) -> Any:
-        end = "".join(f"?{key}={value}" for key, value in parameters.items())
-        status, _, body = self.ask(f"{self.home}/data/{name}.json{end}")
+    def data(self, name: str) -> Any:
+        status, _, body = self.ask(f"{self.home}/data/{quote(name)}.json")
         assert status == 200, body
         return json.loads(body)
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import duckdb
 import polars as pl
@@ -11,12 +12,12 @@ from dagster import materialize
 
 from prunescope.assets.defs.answer_assets import figure_assets, figure_key, report
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
-from prunescope.assets.publishing import explorer_data
 from prunescope.assets.publishing.explorer_data import documents
 from prunescope.pipelines.reporting.charts.registry import FIGURES, Drawing, Figure
 from prunescope.pipelines.reporting.explorer import study_documents as module
 from prunescope.pipelines.reporting.explorer.page import embedded
 from prunescope.warehouse.catalogue.comparison import compare
+from prunescope.warehouse.catalogue.materialized import Materialized
 from prunescope.warehouse.storage.partition_store import Store
 from tests.assets.tiny_study import StudyFile
 from tests.sql.built_whole import whole_warehouse
@@ -57,7 +58,7 @@ def test_pairs_of_a_file_have_the_numbers_of_the_command(
     monkeypatch.setattr(module, "BATCH_SIZE", 14)
     file = documents("whole", connection).within()
     pairs = {name: document for name, document in file.items() if name.startswith("pair/")}
-    compared = {name: [file["index"]["variants"][int(at)]["id"] for at in name.split("/")[1:]] for name in pairs}
+    compared = {name: [unquote(id_) for id_ in name.split("/")[1:]] for name in pairs}
     assert {frozenset(ids) for ids in compared.values()} == {
         frozenset((f"tiny@{a}", f"tiny@{b}")) for a in RECIPES for b in RECIPES if a != b
     }
@@ -124,11 +125,11 @@ def test_a_run_draws_a_figure_once_until_tables_change(
     monkeypatch.setattr(module, "FIGURES", {FIGURE.name: FIGURE})
     asked: list[str] = []
     drawn: list[set[str]] = []
-    rows, draw_all = explorer_data.rows, Figure.draw_all
+    prepare, draw_all = Materialized.prepare, Figure.draw_all
 
-    def counted(connection: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame:
+    def counted(materialized: Materialized, query: str) -> None:
         asked.append(query)
-        return rows(connection, query)
+        prepare(materialized, query)
 
     def drawing(figure: Figure, frame: pl.DataFrame) -> Iterator[Drawing]:
         drawn.append(set(frame["recipe"]))
@@ -138,7 +139,7 @@ def test_a_run_draws_a_figure_once_until_tables_change(
             )
         return draw_all(figure, frame)
 
-    monkeypatch.setattr(explorer_data, "rows", counted)
+    monkeypatch.setattr(Materialized, "prepare", counted)
     monkeypatch.setattr(Figure, "draw_all", drawing)
     [asset] = [asset for asset in figure_assets() if asset.key == figure_key(FIGURE.name)]
     given = {"study": StudyResource(study=str(study.path)), "warehouse": WarehouseResource(root=str(warehouse))}

@@ -25,6 +25,7 @@ from prunescope.assets.cli.options import Globals
 from prunescope.assets.publishing.live_study import LiveStudy, studies
 from prunescope.assets.publishing.server import ROWS
 from prunescope.pipelines.reporting.charts.auto_chart import MAX_MARKS
+from prunescope.pipelines.reporting.explorer.study_documents import document_name
 from prunescope.warehouse.catalogue.comparison import compare
 from prunescope.warehouse.core.errors import DamagedFileWarning
 from prunescope.warehouse.storage.partition_store import Store
@@ -49,13 +50,12 @@ def test_the_page_is_there_and_the_documents_that_its_index_names(served: Served
     assert b"\x3c!doctype html>" in page[:20].lower()
     index = served.data("index")
     assert [variant["recipe"] for variant in index["variants"]] == ["dense", *sorted(set(RECIPES) - {"dense"})]
-    assert index["live"] is True
     names = ["sql", f"figures/{index['figures'][0]['name']}"]
-    names += [f"variant/{n}" for n, _ in enumerate(index["variants"])]
-    names += [f"trace/{n}/{m}" for n, variant in enumerate(index["variants"]) for m in variant["traces"]]
+    names += [document_name("variant", entry["id"]) for entry in index["variants"]]
+    names += [document_name("trace", entry["id"], prompt) for entry in index["variants"] for prompt in entry["traces"]]
     assert sum(name.startswith("trace/") for name in names) == 2 * (len(RECIPES) - 1)
     for name in names:
-        assert served.data(name, version=index["version"]), name
+        assert served.data(name), name
 
 
 def test_the_box_answers_the_sql_of_the_sql_document(served: Served) -> None:
@@ -68,10 +68,10 @@ def test_the_box_answers_the_sql_of_the_sql_document(served: Served) -> None:
 
 
 def test_a_pair_has_the_numbers_of_the_command_and_of_its_sql(served: Served, computed_once: Path) -> None:
-    found = served.data("pair/1/2")
+    one, other = (served.data("index")["variants"][n]["id"] for n in (1, 2))
+    found = served.data(document_name("pair", one, other))
     [table] = [table for table in found["tables"] if table["sql"]["key"] == "compare/tokens"]
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
-    one, other = (served.data("index")["variants"][n]["id"] for n in (1, 2))
     every = compare(computed_once, one, other).rows.to_pylist()
     expected = [row for row in every if not row["measured_on"].startswith("task ")]
     of_rows = {(row["measured_on"], row["temperature"], row["statistic"]): row["difference"] for row in expected}
@@ -250,8 +250,16 @@ def test_a_body_without_end_is_not_read_to_its_end(served: Served) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("nothing", "", "variant/", "variant/99", "variant/-1", "variant/x", "variant/٣", "trace/1", "trace/1/99"),
-        *("trace/0/0", "figures/nothing", "figures/../index", "../index", "..%2f..%2fetc/passwd", "%00", "a" * 3000),
+        *("nothing", "", "variant/", "variant/99", "variant/x", "variant/tiny%40none", "trace/1", "trace/1/99"),
+        *(
+            "trace/tiny-a%40dense/open",
+            "figures/nothing",
+            "figures/../index",
+            "../index",
+            "..%2f..%2fetc/passwd",
+            "%00",
+            "a" * 3000,
+        ),
         *("index/", "/etc/passwd", "__class__", "\u202e"),
     ],
 )
@@ -327,31 +335,22 @@ def _post(server: Served, sql: str) -> tuple[int, dict[str, str], bytes]:
     return server.ask(f"{server.home}/sql", "POST", json.dumps({"sql": sql}).encode(), Content_Type="application/json")
 
 
-def test_a_new_variant_shows_on_reload_and_an_open_page_keeps_its_positions(warehouse: Path) -> None:
+def test_a_new_variant_shows_on_reload_and_an_open_page_goes_on(warehouse: Path) -> None:
     kept = warehouse.parent / "kept"
     hidden = [path for path in warehouse.rglob("recipe=attn-drop-1") if path.is_dir()]
     for path in hidden:
         shutil.move(path, kept / path.relative_to(warehouse))
     with Served(warehouse) as server:
         before = server.data("index")
-        first = server.data("variant/1", version=before["version"])
+        known = document_name("variant", before["variants"][1]["id"])
+        first = server.data(known)
         for path in hidden:
             shutil.move(kept / path.relative_to(warehouse), path)
         after = server.data("index")
         assert len(after["variants"]) == len(before["variants"]) + 1
-        # Places moved: the new variant comes first by its name.
-        assert {"name": "method", "text": "attn-drop"} in server.data("variant/1", version=after["version"])["facts"]
-        assert server.data("variant/1", version=before["version"]) == first
-        status, _, body = server.ask(f"{server.home}/data/variant/1.json?version=older")
-        assert status == 404
-        assert "reload it" in json.loads(body)["error"]
-
-
-def test_an_open_page_works_with_a_restarted_server(warehouse: Path) -> None:
-    with Served(warehouse) as server:
-        version = server.data("index")["version"]
-    with Served(warehouse) as server:
-        assert server.data("variant/1", version=version)["facts"]
+        added = document_name("variant", "tiny-a@attn-drop-1")
+        assert {"name": "method", "text": "attn-drop"} in server.data(added)["facts"]
+        assert server.data(known) == first
 
 
 @pytest.mark.exhaustive  # test_readers.py and test_object_store.py read beside a writer
@@ -367,13 +366,15 @@ def test_readers_are_not_disturbed_by_a_run_that_writes(warehouse: Path) -> None
             temporary.replace(file)
 
     with Served(warehouse) as server, ThreadPoolExecutor(4) as pool:
-        wanted = server.data("trace/3/0")
+        entry = server.data("index")["variants"][3]
+        name = document_name("trace", entry["id"], entry["traces"][0])
+        wanted = server.data(name)
         count = server.sql("select count(*) from decoding_steps")["rows"]
         writing = pool.submit(write)
         try:
             for _ in range(3):
                 found = [
-                    pool.submit(server.data, "trace/3/0"),
+                    pool.submit(server.data, name),
                     pool.submit(server.sql, "select count(*) from decoding_steps"),
                 ]
                 assert found[0].result() == wanted
@@ -499,7 +500,6 @@ def test_a_taken_port_and_an_empty_warehouse_are_refused(
 
 
 def test_a_users_study_is_found_by_its_file(computed_once: Path, study: StudyFile) -> None:
-    assert studies(computed_once, "tiny") == {"tiny": None}
-    [known] = studies(computed_once, str(study.path)).values()
-    assert known is not None
-    assert LiveStudy(computed_once, "tiny", known).index()["facts"][0]["name"] == "study"
+    [unknown], [known] = (studies(computed_once, name).values() for name in ("tiny", str(study.path)))
+    assert unknown.build("index")["facts"][0]["name"] == "models"
+    assert known.build("index")["facts"][0]["name"] == "study"

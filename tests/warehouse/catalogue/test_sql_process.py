@@ -32,18 +32,16 @@ from prunescope.warehouse.core.formats import FORMATS, render
 from prunescope.warehouse.core.program import PACKAGE
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
+from tests.kept_processes import InThisProcess
 from tests.warehouse.attacks import GIBIBYTES, SECRET, attacks
 from tests.warehouse.conftest import provenance_of, rows_of
 
 
 class World:
-    """A warehouse beside a folder of secrets and a server, and one process after the other that serves SQL.
-
-    The process works in the folder of secrets; a new one follows if an attack ended the last.
-    """
+    """A warehouse beside a folder of secrets and a server. What serves SQL works in the folder of secrets."""
 
     def __init__(self, base):
-        self.base, self.outside, self.process = base, base / "outside", None
+        self.base, self.outside = base, base / "outside"
         store = Store(base / "warehouse")
         self.root = store.root
         for name, recipe in (("models", None), ("variants", "wanda-50")):
@@ -57,14 +55,11 @@ class World:
             connection.execute(f"CREATE TABLE secret AS SELECT '{SECRET}' AS x")
             connection.execute(f"COPY secret TO '{self.outside}/secret.parquet' (KV_METADATA {{x: '{SECRET}'}})")
         self.server = socket.create_server(("127.0.0.1", 0))
+        self.here_too = InThisProcess(Setup(str(self.root), GIBIBYTES))
 
-    def now(self):
-        if self.process is None or not self.process.is_alive:
-            self.close()
-            with chdir(self.outside):
-                self.process = SqlProcess(Setup(str(self.root), GIBIBYTES))
-            self.process.ask("SELECT 1")
-        return self.process
+    def process(self):
+        with chdir(self.outside):
+            return SqlProcess(Setup(str(self.root), GIBIBYTES))
 
     def files(self):
         """Return all files with what any write changes, but those of the processes themselves."""
@@ -77,10 +72,6 @@ class World:
     def here(self, attack):
         return attack.at(self.root, self.outside, self.server.getsockname()[1])
 
-    def close(self):
-        if self.process is not None:
-            self.process.close()
-
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
@@ -92,18 +83,13 @@ def world(tmp_path_factory):
         patch.setenv("SECRET", SECRET)
         patch.setenv("HTTP_PROXY", f"http://user:{SECRET}@127.0.0.1:1")
         yield found
-        found.close()
+        found.here_too.close()
         found.server.close()
 
 
 @pytest.fixture(scope="module")
 def root(world):
     return world.root
-
-
-def memory_of(process, field):
-    status = Path(f"/proc/{process._process.pid}/status").read_text()
-    return int(re.search(rf"{field}:\s+(\d+) kB", status)[1]) / 2**20
 
 
 def outcome(process, sql, seconds=1.0):
@@ -118,24 +104,43 @@ def outcome(process, sql, seconds=1.0):
     return message, rows
 
 
+NEEDS_LIMITS = ("stopped", "answered or stopped", "wrong: Max", "wrong: syntax", "wrong: SQL: ")
+
+
 @pytest.mark.parametrize(
     "attack",
     [
-        pytest.param(attack, id=attack.name, marks=[pytest.mark.exhaustive] if attack.is_slow else [])
+        pytest.param(
+            attack,
+            id=attack.name,
+            # The others need no limit, and the test below runs them too.
+            marks=[pytest.mark.exhaustive] if attack.is_slow or not attack.expected.startswith(NEEDS_LIMITS) else [],
+        )
         for attack in attacks()
     ],
 )
 def test_an_attack_ends_as_it_must_and_reads_and_writes_nothing_else(world, attack):
-    attack, process = world.here(attack), world.now()
-    before, memory, started = world.files(), memory_of(process, "VmRSS"), time.monotonic()
-    error, rows = outcome(process, attack.sql, attack.seconds)
+    attack = world.here(attack)
+    before, started = world.files(), time.monotonic()
+    with world.process() as process:
+        error, rows = outcome(process, attack.sql, attack.seconds)
     assert time.monotonic() - started < attack.seconds + 9
     attack.check(error, rows)
     assert world.files() == before
     assert not world.is_called()
-    if process.is_alive:
-        assert memory_of(process, "VmHWM") < memory + 1.2 * GIBIBYTES + 0.05
-    assert world.now().ask("SELECT model FROM models").to_pylist() == [{"model": "tiny"}]
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [pytest.param(each, id=each.name) for each in attacks() if not each.expected.startswith(NEEDS_LIMITS)],
+)
+def test_the_locked_engine_itself_stops_what_would_read_or_write(world, attack):
+    attack, before = world.here(attack), world.files()
+    with chdir(world.outside):
+        attack.check(*outcome(world.here_too, attack.sql))
+    assert world.files() == before
+    assert not world.is_called()
+    assert world.here_too.ask("SELECT model FROM models").to_pylist() == [{"model": "tiny"}]
 
 
 def test_the_attacks_would_find_the_secrets(world):
@@ -159,78 +164,74 @@ def test_no_function_of_duckdb_reads_or_writes_a_file(world):
     paths = [f"{world.outside}/secret.csv", "new.csv", f"warehouse://{world.outside}/secret.txt"]
     partition = f"{world.root}/models/model=tiny/part.parquet"
     before = world.files()
-    for name, is_table in functions:
-        for arguments in ([], paths[:1], [paths[2]], [partition], paths[:2]):
-            call = f"{name}({', '.join(map(repr, arguments))})"
-            outcome(world.now(), f"FROM {call}" if is_table else f"SELECT {call}")
+    with chdir(world.outside):
+        for name, is_table in functions:
+            for arguments in ([], paths[:1], [paths[2]], [partition], paths[:2]):
+                call = f"{name}({', '.join(map(repr, arguments))})"
+                outcome(world.here_too, f"FROM {call}" if is_table else f"SELECT {call}")
     assert world.files() == before
     assert not world.is_called()
 
 
-@pytest.mark.parametrize(("numbers", "goes_on"), [(10, True), (6_000_000, False)])
-def test_a_process_that_keeps_half_of_its_memory_answers_no_further_statement(root, numbers, goes_on):
-    with SqlProcess(Setup(str(root), GIBIBYTES)) as process:
-        found = process.ask(f"SELECT count(*) AS n FROM (SELECT DISTINCT range FROM range({numbers}))")
-        assert found.to_pylist() == [{"n": numbers}]
-        assert process.is_alive is goes_on
-
-
 def test_the_kernel_limits_the_memory(world):
-    process = world.now()
-    limits = Path(f"/proc/{process._process.pid}/limits").read_text()
-    limit = int(re.search(r"Max address space +(\d+)", limits)[1]) / 2**30
-    assert memory_of(process, "VmSize") < limit < memory_of(process, "VmSize") + 1.2 * GIBIBYTES
+    with world.process() as process:
+        asking = threading.Thread(target=outcome, args=[process, "SELECT sleep_ms(2000)", 30])
+        asking.start()
+        limit, file = None, Path(f"/proc/{process._process.pid}")
+        while asking.is_alive() and limit is None:
+            found = re.search(r"Max address space +(\d+)", (file / "limits").read_text())
+            limit, size = found and int(found[1]), int(re.search(r"VmSize:\s+(\d+)", (file / "status").read_text())[1])
+            time.sleep(0.01)
+        asking.join()
+    assert size < limit / 2**10 < size + 1.2 * GIBIBYTES * 2**20
 
 
-def test_a_process_answers_many_statements_and_shows_only_its_scope(root):
-    with SqlProcess(Setup(str(root), scope=(frozenset({"tiny"}), frozenset({"dense"})))) as process:
-        assert process.ask("SELECT count(*) AS n FROM models").to_pylist() == [{"n": 1}]
-        assert process.ask("FROM variants").num_rows == 0
-        with pytest.raises(SqlError, match="^SQL: boom$"):
-            process.ask("SELECT error('boom')")
-        assert process.ask("SELECT $a::INT + 1 AS x", {"a": 3}).to_pylist() == [{"x": 4}]
-        assert process.ask("FROM range(5) t(i)", rows=2)["i"].to_pylist() == [0, 1]
-        assert process.ask("SELECT i, i AS i FROM range(250000) t(i)").num_rows == 250_000
-        assert process.ask("SELECT 1 AS x WHERE false").schema.names == ["x"]
-    assert not process.is_alive
+def test_a_process_shows_only_its_scope_and_binds_parameters(root):
+    setup = Setup(str(root), scope=(frozenset({"tiny"}), frozenset({"dense"})))
+
+    def ask(sql, *parameters, **limits):
+        with SqlProcess(setup) as process:
+            return process.ask(sql, *parameters, **limits)
+
+    assert ask("SELECT (SELECT count(*) FROM models) AS m, (SELECT count(*) FROM variants) AS v").to_pylist() == [
+        {"m": 1, "v": 0}
+    ]
+    with pytest.raises(SqlError, match="^SQL: boom$"):
+        ask("SELECT error('boom')")
+    assert ask("SELECT i + $a::INT AS x FROM range(5) t(i)", {"a": 3}, rows=2)["x"].to_pylist() == [3, 4]
+    assert ask("SELECT i, i AS i FROM range(250000) t(i)").num_rows == 250_000
 
 
-def test_a_format_is_written_within_the_limits(root):
-    with SqlProcess(Setup(str(root), GIBIBYTES)) as process:
-        for to in (*FORMATS, "plain"):
-            content, count = process.render("SELECT i, 'a' AS t FROM range(2500) t(i)", to=to, rows=2000)
-            assert count == 2000
-            assert content
-        content, _ = process.render("SELECT 1 AS x, [true] AS y", to="plain")
-        columns = [{"name": "x", "type": "int32"}, {"name": "y", "type": "list<l: bool>"}]
-        assert json.loads(content) == {"columns": columns, "rows": [[1, [True]]]}
+def test_a_format_is_written_within_the_limits(world):
+    for to in (*FORMATS, "plain"):
+        content, count = world.here_too.render("SELECT i, 'a' AS t FROM range(2500) t(i)", to=to, rows=2000)
+        assert count == 2000
+        assert content
+    content, _ = world.here_too.render("SELECT 1 AS x, [true] AS y", to="plain")
+    columns = [{"name": "x", "type": "int32"}, {"name": "y", "type": "list<l: bool>"}]
+    assert json.loads(content) == {"columns": columns, "rows": [[1, [True]]]}
+    with world.process() as process:
         assert process.render("SELECT 1 AS x WHERE false", to="csv") == (b"x\n", 0)
-        with pytest.raises(SqlSizeError, match="larger than 1 MiB"):
-            process.render("SELECT repeat([true], 8000000)", to="json", size=1 << 20)
-        with pytest.raises((SqlTimeError, SqlSizeError)):
-            process.render("SELECT list_resize([true], 10000, true) FROM range(1000)", to="latex", seconds=1)
+    with world.process() as process, pytest.raises(SqlSizeError, match="larger than 1 MiB"):
+        process.render("SELECT repeat([true], 8000000)", to="json", size=1 << 20)
+    with world.process() as process, pytest.raises((SqlTimeError, SqlSizeError)):
+        process.render("SELECT list_resize([true], 10000, true) FROM range(1000)", to="latex", seconds=1)
 
 
-def test_a_killed_process_is_not_alive(root):
-    with SqlProcess(Setup(str(root))) as process:
-        process.ask("SELECT 1")
-        process._process.kill()
-        process._process.wait()
-        assert not process.is_alive
-
-
-def test_sql_that_exceeds_pythons_recursion_is_wrong_and_the_process_goes_on(root):
-    with SqlProcess(Setup(str(root))) as process:
-        with pytest.raises(SqlError, match="^SQL: it is nested too deep$"):
-            process.ask("""SELECT json_transform('[]', repeat('[', 20000) || '"INT"' || repeat(']', 20000))""")
-        assert process.ask("SELECT 1 AS x").to_pylist() == [{"x": 1}]
+def test_sql_that_exceeds_pythons_recursion_is_wrong(root):
+    with pytest.raises(SqlError, match="^SQL: it is nested too deep$"):
+        run_safe(root, """SELECT json_transform('[]', repeat('[', 20000) || '"INT"' || repeat(']', 20000))""")
 
 
 def test_a_bug_in_the_process_is_no_error_of_the_sql(root):
-    with SqlProcess(Setup(str(root))) as process:
-        with pytest.raises(RuntimeError, match="TypeError in the process for SQL"):
-            process.render("SELECT 1", to="table", width="wide")
-        assert process.ask("SELECT 1 AS x").to_pylist() == [{"x": 1}]
+    with SqlProcess(Setup(str(root))) as process, pytest.raises(RuntimeError, match="TypeError in the process for SQL"):
+        process.render("SELECT 1", to="table", width="wide")
+
+
+def test_a_process_that_cannot_start_says_why(root, monkeypatch):
+    monkeypatch.setattr("prunescope.warehouse.catalogue.sql_process._MODULE", "no_such_module")
+    with pytest.raises(SqlError, match="^the process for SQL failed: .*No module named no_such_module"):
+        run_safe(root, "SELECT 1")
 
 
 def test_a_fifo_in_place_of_a_partition_is_named(tmp_path):
@@ -241,34 +242,28 @@ def test_a_fifo_in_place_of_a_partition_is_named(tmp_path):
         assert run_safe(tmp_path, "FROM variants").num_rows == 0
 
 
-def test_a_cancelled_statement_ends_at_once(root):
+def test_a_statement_ends_when_its_process_is_closed(root):
     with SqlProcess(Setup(str(root))) as process:
-        process.ask("SELECT 1")
-        timer = threading.Timer(0.3, process.cancel)
+        timer = threading.Timer(0.3, process.close)
         timer.start()
-        with pytest.raises(SqlError, match="was stopped"):
+        with pytest.raises(SqlError, match="its process ended: SIGKILL"):
             process.ask("SELECT count(*) FROM range(1000000) a, range(1000000) b")
         timer.join()
 
 
-def test_the_process_ends_with_its_parent(root):
-    assert_gone_after(root, "process.ask('SELECT 1')")
-
-
-def test_a_statement_ends_with_its_time_after_its_parent(root):
-    assert_gone_after(
-        root,
+@pytest.mark.parametrize(
+    "statements",
+    [
+        "",
         """
 import threading, time
-process.ask("SELECT 1")
 threading.Thread(target=process.ask, args=["SELECT sleep_ms(100000)"], kwargs={"seconds": 1}, daemon=True).start()
-time.sleep(0.3)
+time.sleep(1)
 """,
-    )
-
-
-def assert_gone_after(root, statements):
-    """Run statements in a process that is then gone at once, and see its process for SQL end."""
+    ],
+    ids=["idle", "with a statement"],
+)
+def test_the_process_ends_with_its_parent_or_with_the_time_of_its_statement(root, statements):
     code = f"""
 import os, sys
 from prunescope.warehouse.catalogue.sql_process import Setup, SqlProcess
@@ -354,14 +349,12 @@ STATEMENTS = st.recursive(
 @given(STATEMENTS)
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 def test_a_random_statement_is_answered_or_refused_in_one_line(world, sql):
-    process = world.now()
-    before, files = memory_of(process, "VmRSS"), world.files()
+    files = world.files()
     try:
-        rows = process.ask(sql, seconds=1, rows=1000, size=16 << 20)
+        with world.process() as process:
+            rows = process.ask(sql, seconds=1, rows=1000, size=16 << 20)
     except SqlError as error:
         assert "\n" not in str(error)  # noqa: PT017 - both endings are right
     else:
         assert all(render(rows, to) for to in ("table", "csv"))
-    if process.is_alive:
-        assert memory_of(process, "VmHWM") < before + 1.2 * GIBIBYTES + 0.05
     assert world.files() == files

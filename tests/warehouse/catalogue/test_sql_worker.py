@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from prunescope.warehouse.catalogue.database import connect, view_sql
-from prunescope.warehouse.catalogue.sql_worker import _failure, answer
+from prunescope.warehouse.catalogue.sql_worker import answer, failure
 from prunescope.warehouse.core.errors import SqlError
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
@@ -129,7 +129,7 @@ def test_the_engine_refuses_what_statements_of_other_types_would_do(root, locked
 def test_wrong_sql_is_a_short_message_of_one_line(locked, sql, message):
     with pytest.raises(duckdb.Error) as caught:
         rows(locked, sql)
-    found = _failure(caught.value)
+    found = failure(caught.value)
     assert found["error"] == "SqlError"
     assert re.search(message, found["message"]), found
 

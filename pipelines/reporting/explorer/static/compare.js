@@ -5,8 +5,8 @@ async function comparePage(first, second) {
   const one = known(first ?? prunedVariants[0].id);
   const other = known(second ?? (prunedVariants.find((variant) => variant.model === one.model && variant.id !== one.id) ?? prunedVariants[1]).id);
   // In the order of the overview, as in the statistics of a pair.
-  const [a, b] = one.place > other.place ? [other, one] : [one, other];
-  const [ownA, ownB, statistics] = await Promise.all([load(`variant/${a.place}`), load(`variant/${b.place}`), paired(a, b)]);
+  const [a, b] = index.variants.indexOf(one) > index.variants.indexOf(other) ? [other, one] : [one, other];
+  const [ownA, ownB, statistics] = await Promise.all([load("variant", a.id), load("variant", b.id), paired(a, b)]);
   const rows = index.columns.filter(({ name: key }) => isNumber(a.numbers[key]) || isNumber(b.numbers[key]));
   return [
     heading(1, "Compare"),
@@ -47,7 +47,7 @@ async function paired(a, b) {
   const command = el("code", null, `prunescope compare ${a.id} ${b.id}`);
   const section = (...parts) => el("section", { class: "paired" }, heading(2, "Paired statistics"), parts);
   if (a.model !== b.model || a.id === b.id) return section(el("p", { class: "hint" }, "Choose two different variants of the same model."));
-  return load(`pair/${a.place}/${b.place}`).then((found) => section(
+  return load("pair", a.id, b.id).then((found) => section(
     el("p", { class: "hint" }, "Differences are B − A over the units on which both were measured, with 95 % intervals; pairing cancels the difficulty that both share. McNemar’s exact test uses the samples that only one variant answers correctly; Holm’s correction covers all tests of this pair. All statistics: ", command, "."),
     found.tables.map(pairedTable),
     found.missing.map((reason) => el("p", { class: "hint" }, `Not compared: ${reason}.`)),

@@ -21,8 +21,7 @@ async function embedded(key) {
 // Read a document; if it is missing, throw an error with a message for the user.
 async function read(key) {
   if (index.live) {
-    // Names contain positions in this page's index; `version` tells the server which index that is.
-    const answer = await fetch(`data/${key.split("/").map(encodeURIComponent).join("/")}.json${index.version ? `?version=${encodeURIComponent(index.version)}` : ""}`);
+    const answer = await fetch(`data/${key.split("/").map(encodeURIComponent).join("/")}.json`);
     const found = await answer.json();
     if (answer.ok) return found;
     throw new Error(found.error ?? `The server answered with status ${answer.status}.`);
@@ -32,8 +31,9 @@ async function read(key) {
   return JSON.parse(await inflate(element));
 }
 
-// Read a document once by name.
-function load(key) {
+// Read a document once by its kind and ids.
+function load(...name) {
+  const key = name.map(encodeURIComponent).join("/");
   if (!documents.has(key)) {
     documents.set(key, read(key));
     documents.get(key).catch(() => documents.delete(key));
@@ -46,7 +46,9 @@ async function text(key) {
   return inflate(await embedded(key));
 }
 
-const variantsById = new Map(index.variants.map((variant, place) => [variant.id, { ...variant, place }]));
+const variantsById = new Map(index.variants.map((variant) => [variant.id, variant]));
+const promptsById = new Map(index.prompts.map((prompt) => [route("prompt", prompt.model, prompt.prompt_id), prompt]));
+const promptOf = (model, id) => promptsById.get(route("prompt", model, id));
 const prunedVariants = index.variants.filter((variant) => !variant.is_dense);
 
 // Position in a list of the index; throws an error with a message for the user if it is not there.
@@ -57,10 +59,9 @@ function placeIn(list, what, id, isWanted = (one) => one.id === id) {
 }
 
 function known(id) {
-  const place = placeIn(index.variants, "variant", id);
-  return { ...index.variants[place], place };
+  return index.variants[placeIn(index.variants, "variant", id)];
 }
 
-function promptPlace(model, id) {
-  return placeIn(index.prompts, "prompt", id, (prompt) => prompt.model === model && prompt.prompt_id === id);
+function knownPrompt(model, id) {
+  return index.prompts[placeIn(index.prompts, "prompt", id, (prompt) => prompt === promptOf(model, id))];
 }

@@ -36,7 +36,7 @@ let drawing = Promise.resolve();
 function picture(figure) {
   const image = whenSeen(el("img", { alt: figure.alt, loading: "lazy" }), () => {
     // One after the other, so that a server that draws them can answer a click in between.
-    drawing = drawing.then(() => image.isConnected && load(`pictures/${figure.name}`)).then((found) => {
+    drawing = drawing.then(() => image.isConnected && load("pictures", figure.name)).then((found) => {
       if (found?.jpeg) image.src = `data:image/jpeg;base64,${found.jpeg}`;
       else if (found) image.closest("li")?.remove(); // the figure has no data
     }, () => image.remove());
@@ -76,7 +76,7 @@ async function drawFigure(place) {
   const turn = {};
   turns.set(place, turn);
   try {
-    const [embed, figure] = await Promise.all([runVega(), load(`figures/${key}`)]);
+    const [embed, figure] = await Promise.all([runVega(), load("figures", key)]);
     refill(place, figure.drawings.map((drawing) => chartBox(`chart: ${drawing.title}`)));
     for (const [at, box] of [...place.querySelectorAll(".chart")].entries()) {
       // Draw one after the other, so that the page stays responsive.

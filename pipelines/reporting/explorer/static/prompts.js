@@ -3,7 +3,7 @@
 const MANY = 8;
 const RULE = "What breaks first comes first: ";
 const MARKED = "Marked: the text from the first token that differs from the dense one.";
-const pickKind = { label: "kind of prompt", of: (row) => (row.prompt === undefined ? row.kind : index.prompts[row.prompt].kind) };
+const pickKind = { label: "kind of prompt", of: (row) => row.kind };
 
 // The share of the prompts of a kind, with its 95 % interval.
 function shareColumn(id, heading, of, ends) {
@@ -65,13 +65,13 @@ function promptsTable() {
   ];
 }
 
-// Columns that compare a text with the dense one; variantOf and promptOf give the ends of the link to its tokens.
-function textColumns(variantOf, promptOf) {
-  const has = (one) => variantOf(one).traces.includes(one.prompt);
+// Columns that compare a text with the dense one; variantOf and asked give the ends of the link to its tokens.
+function textColumns(variantOf, asked) {
+  const has = (one) => variantOf(one).traces.includes(one.prompt_id);
   return [
     ...fields({ first_flip_step: "first flip, step", collapse_step: "loop, step", kl_step0_nats: "KL, step 0, nats", kl_forced_mean_nats: "mean KL, forced, nats", kl_own_mean_nats: "mean KL, own text, nats" }),
     { id: "is_correct", heading: "answer", cell: (one) => (one.is_correct === null ? "–" : one.is_correct ? "right" : "wrong") },
-    { id: "tokens", heading: "", value: has, cell: (one) => has(one) && tokensLink(variantOf(one), promptOf(one), one.first_flip_step) },
+    { id: "tokens", heading: "", value: has, cell: (one) => has(one) && tokensLink(variantOf(one), asked(one), one.first_flip_step) },
   ];
 }
 
@@ -83,7 +83,7 @@ function tokensLink(variant, prompt, step, ...text) {
 function textsOf(variant, own) {
   const isMany = own.prompts.length > MANY;
   const absent = own.prompts.length - variant.traces.length;
-  const promptOf = (one) => index.prompts[one.prompt];
+  const asked = (one) => promptOf(variant.model, one.prompt_id);
   return [
     isMany && kindsTable([variant]),
     isMany && !variant.is_dense && [
@@ -93,12 +93,12 @@ function textsOf(variant, own) {
         isCards: true,
         rows: own.prompts,
         limit: 12,
-        filter: (one) => `${promptOf(one).name} ${promptOf(one).prompt_text}`,
-        pick: pickKind,
+        filter: (one) => `${asked(one).name} ${asked(one).prompt_text}`,
+        pick: { ...pickKind, of: (one) => asked(one).kind },
         columns: [
-          { id: "name", heading: "prompt", value: (one) => promptOf(one).name, cell: (one) => promptLink(promptOf(one)) },
-          { id: "kind", value: (one) => promptOf(one).kind },
-          ...textColumns(() => variant, promptOf),
+          { id: "name", heading: "prompt", value: (one) => asked(one).name, cell: (one) => promptLink(asked(one)) },
+          { id: "kind", value: (one) => asked(one).kind },
+          ...textColumns(() => variant, asked),
         ],
       }),
     ],
@@ -126,22 +126,21 @@ function example() {
   if (!prompt || !pruned.length) return null;
   const texts = el("div", { class: "example" }, el("p", { class: "hint" }, "…"));
   const section = el("section", null, heading(2, "What they write"), el("p", null, promptLink(prompt), " ", el("span", { dir: "auto" }, prompt.prompt_text.slice(0, 400))), texts);
-  load(`prompt/${index.prompts.indexOf(prompt)}`).then(({ texts: found }) => {
+  load("prompt", prompt.model, prompt.prompt_id).then(({ texts: found }) => {
     const chosen = [index.variants.find((variant) => variant.model === model && variant.is_dense), pruned[0], ...pruned.slice(1).slice(-1)];
     refill(texts, chosen.map((variant) => {
-      const one = variant && found.find((text) => index.variants[text.variant].id === variant.id);
-      return one && el("div", null, textOf(variant, one), variant.traces.includes(one.prompt) && el("p", { class: "hint" }, `first flip: step ${number(one.first_flip_step)} · `, tokensLink(variant, prompt, one.first_flip_step)));
+      const one = variant && found.find((text) => text.variant === variant.id);
+      return one && el("div", null, textOf(variant, one), variant.traces.includes(one.prompt_id) && el("p", { class: "hint" }, `first flip: step ${number(one.first_flip_step)} · `, tokensLink(variant, prompt, one.first_flip_step)));
     }));
   }).catch(() => section.remove()); // a full file leaves it out
   return section;
 }
 
 async function promptPage(model, id) {
-  const place = promptPlace(model, id);
-  const prompt = index.prompts[place];
-  const own = await load(`prompt/${place}`);
-  const where = { model: index.variants[own.texts[0].variant].where.model, prompt_id: prompt.prompt_id };
-  const rows = own.texts.map((one) => ({ ...one, of: index.variants[one.variant] }));
+  const prompt = knownPrompt(model, id);
+  const own = await load("prompt", model, id);
+  const rows = own.texts.map((one) => ({ ...one, of: variantsById.get(one.variant) }));
+  const where = { model: rows[0].of.where.model, prompt_id: id };
   const [dense, pruned] = [rows.find((one) => one.of.is_dense), rows.filter((one) => !one.of.is_dense)];
   const isSame = (one) => !one.text_dense && !one.text_pruned;
   const same = pruned.filter(isSame);

@@ -13,9 +13,8 @@ let heatOf = "kl";
 
 async function tokensPage(id, promptId, step, wantedTrajectory) {
   const variant = known(id);
-  const place = promptPlace(variant.model, promptId);
-  const prompt = index.prompts[place];
-  const trace = await load(`trace/${variant.place}/${place}`);
+  const prompt = knownPrompt(variant.model, promptId);
+  const trace = await load("trace", id, promptId);
   const trajectories = Object.keys(TRAJECTORIES).filter((key) => trace[key]);
   if (!trajectories.length) throw new Error("No token of this answer was measured.");
   const where = { ...variant.where, prompt_id: promptId };
@@ -39,8 +38,8 @@ async function tokensPage(id, promptId, step, wantedTrajectory) {
     }),
   ];
   redraw();
-  const siblings = prunedVariants.filter((other) => other.model === variant.model && other.traces.includes(place));
-  const prompts = variant.traces.map((at) => index.prompts[at]);
+  const siblings = prunedVariants.filter((other) => other.model === variant.model && other.traces.includes(promptId));
+  const prompts = variant.traces.map((each) => promptOf(variant.model, each));
   const promptSelect = el("select", { "aria-label": "prompt", onchange: () => go("tokens", id, promptSelect.value, 0) }, prompts.map((one) => el("option", { value: one.prompt_id }, one.name)));
   promptSelect.value = promptId;
   return [
@@ -202,7 +201,7 @@ function layersAt(view, step) {
     return el("div", null, el("h3", null, `Layers, ${scope}`, sqlLink("layers", "the layers", view.where)), el("p", { class: "hint" }, SCOPES[scope] ?? ""), layerPanels(layers, (matrix) => matrix.map((row) => row[column]), [{ place: parted, text: "differs from here on" }]));
   });
   if (!view.prompt.has_layers) {
-    const layered = view.variant.traces.map((at) => index.prompts[at]).filter((prompt) => prompt.has_layers);
+    const layered = view.variant.traces.map((each) => promptOf(view.variant.model, each)).filter((prompt) => prompt.has_layers);
     return el("p", { class: "hint" }, "This prompt was measured at the output only: it has no layers.", layered.length > 0 && [" With layers: ", layered.slice(0, 3).map((prompt, at) => [at > 0 && ", ", tokensLink(view.variant, prompt, 0, name(prompt.name))]), "."]);
   }
   if (!measured.some(Boolean)) return el("p", { class: "hint" }, "The layers of this token were not measured.");

@@ -2,7 +2,7 @@
 
 async function variantPage(id) {
   const variant = known(id);
-  const own = await load(`variant/${variant.place}`);
+  const own = await load("variant", id);
   const others = prunedVariants.filter((other) => other.model === variant.model && other.id !== id);
   return [
     heading(1, [name(variant.recipe), el("span", { class: "hint" }, " of ", name(variant.model))]),
@@ -43,7 +43,7 @@ function divergence(one) {
 }
 
 function promptCard(variant, one) {
-  const prompt = index.prompts[one.prompt];
+  const prompt = promptOf(variant.model, one.prompt_id);
   const said = [
     !one.text_dense && !one.text_pruned ? "same text" : isNumber(one.first_flip_step) && `first flip at step ${one.first_flip_step}`,
     isNumber(one.collapse_step) && `completes a loop at step ${one.collapse_step}`,
@@ -54,7 +54,7 @@ function promptCard(variant, one) {
   return el(
     "article",
     { class: "prompt" },
-    el("h3", null, variant.traces.includes(one.prompt) ? tokensLink(variant, prompt, one.first_flip_step, name(prompt.name), " token by token") : name(prompt.name)),
+    el("h3", null, variant.traces.includes(one.prompt_id) ? tokensLink(variant, prompt, one.first_flip_step, name(prompt.name), " token by token") : name(prompt.name)),
     el("p", { class: "hint" }, said.join(" · ")),
     el("details", null, el("summary", null, "Prompt"), el("blockquote", { dir: "auto" }, prompt.prompt_text)),
     el("div", { class: variant.is_dense ? null : "pair" }, textOf(variant, one, "dense"), !variant.is_dense && textOf(variant, one)),

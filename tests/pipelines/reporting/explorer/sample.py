@@ -15,6 +15,7 @@ from prunescope.pipelines.reporting.advice import MARKS
 from prunescope.pipelines.reporting.charts.display_text import label, prose, visible
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from prunescope.pipelines.reporting.explorer.index_document import COLUMNS, figure_entry
+from prunescope.pipelines.reporting.explorer.study_documents import document_name
 from tests.pipelines.reporting.charts import frames
 
 MODEL = "tiny"
@@ -60,13 +61,13 @@ def documents(
         "pictures/hierarchy": {"jpeg": _jpeg()},
     }
     for n, id_ in enumerate(ids):
-        found[f"variant/{n}"] = _variant(id_, n, prompts)
+        found[document_name("variant", id_)] = _variant(id_, n, prompts)
         if 1 < n < len(recipes):
-            found[f"pair/{n - 1}/{n}"] = _pair(model, recipes[n - 2], recipes[n - 1])
+            found[document_name("pair", ids[n - 1], id_)] = _pair(model, recipes[n - 2], recipes[n - 1])
         if 0 < n < len(recipes):
-            for m, prompt in enumerate(prompts):
-                found[f"trace/{n}/{m}"] = _trace(prompt, dense, pruned)
-    found |= {f"prompt/{m}": _prompt(m, ids) for m, _ in enumerate(prompts)}
+            for prompt in prompts:
+                found[document_name("trace", id_, prompt)] = _trace(prompt, dense, pruned)
+    found |= {document_name("prompt", label(model), prompt): _prompt(prompt, ids) for prompt in prompts}
     return found
 
 
@@ -132,7 +133,7 @@ def with_kinds() -> dict[str, Any]:
     for n, prompt in enumerate(found["index"]["prompts"]):
         prompt |= {"place_in_order": 10 - n, "kind": ("open", "choice")[n % 2], "has_layers": n % 2 == 1}
     for name, document in found.items():
-        if name.startswith("trace/") and int(name.rpartition("/")[2]) % 2 == 0:
+        if name.startswith("trace/") and int(name[-1]) % 2 == 0:
             document["layers"] = {}
     return found
 
@@ -187,14 +188,13 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
                         "kl_step0_nats": kl,
                     }
                 ],
-                "traces": [] if n == 0 or is_last else list(range(len(prompts))),
+                "traces": [] if n == 0 or is_last else list(prompts),
             }
         )
     model_text = prose(model)
     return {
         "study": "demo",
         "title": model_text,
-        "live": False,
         "models": [label(model)],
         "lenses": {label(model): "normed"},
         "prompts": [
@@ -346,7 +346,7 @@ def _curves(scale: float) -> dict[str, Any]:
 def _variant(id_: str, n: int, prompts: tuple[str, ...]) -> dict[str, Any]:
     return {
         "facts": [{"name": "recipe", "text": prose(id_)}],
-        "prompts": [_summary(id_, n, m) for m, _ in enumerate(prompts)],
+        "prompts": [_summary(id_, n, prompt) for prompt in prompts],
         "layers": {"local": _curves(1), "propagated": _curves(3)} if n else {},
         "tables": [
             {
@@ -359,9 +359,9 @@ def _variant(id_: str, n: int, prompts: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def _summary(id_: str, n: int, m: int) -> dict[str, Any]:
+def _summary(id_: str, n: int, prompt: str) -> dict[str, Any]:
     return {
-        "prompt": m,
+        "prompt_id": prompt,
         "first_flip_step": FIRST_FLIP if n else None,
         "collapse_step": 5 if n else None,
         "collapse_step_dense": None,
@@ -382,9 +382,9 @@ def _summary(id_: str, n: int, m: int) -> dict[str, Any]:
     }
 
 
-def _prompt(m: int, ids: list[str]) -> dict[str, Any]:
+def _prompt(prompt: str, ids: list[str]) -> dict[str, Any]:
     return {
-        "texts": [{**_summary(id_, n, m), "variant": n} for n, id_ in enumerate(ids)],
+        "texts": [{**_summary(id_, n, prompt), "variant": id_} for n, id_ in enumerate(ids)],
     }
 
 

@@ -27,7 +27,7 @@ from prunescope.pipelines.reporting.explorer.ordering import DisplayOrder
 from prunescope.pipelines.reporting.explorer.page import _script, embedded, render
 from prunescope.pipelines.reporting.explorer.queries import STATEMENTS, narrowed
 from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, numbers
-from prunescope.pipelines.reporting.explorer.study_documents import OWN_BYTES, Documents, _shortened
+from prunescope.pipelines.reporting.explorer.study_documents import OWN_BYTES, Documents, _shortened, document_name
 from prunescope.pipelines.reporting.explorer.trace_document import layers
 from prunescope.warehouse.catalogue.database import view_sql
 from prunescope.warehouse.catalogue.materialized import Materialized
@@ -111,10 +111,23 @@ def position(index: Mapping[str, Any], recipe: str) -> int:
     return next(n for n, entry in enumerate(index["variants"]) if entry["recipe"] == recipe)
 
 
+def page(recipe: str, prompt: str | None = None, model: str = "smollm2-135m-instruct") -> str:
+    """Return the name of the document of a variant, or of its answer to a prompt."""
+    id_ = f"{model}@{recipe}"
+    return document_name("variant", id_) if prompt is None else document_name("trace", id_, prompt)
+
+
 def test_a_file_has_every_named_document_as_json(file) -> None:
     figures = [f"{kind}/{name}" for kind in ("figures", "pictures") for name in FIGURES]
-    pages = [*(f"variant/{n}" for n in range(7)), *(f"prompt/{m}" for m in range(3))]
-    traces = [f"trace/{n}/{m}" for n in range(1, 7) for m in range(3)]  # the dense variant has none
+    variants, prompts = file["index"]["variants"], file["index"]["prompts"]
+    assert (len(variants), len(prompts)) == (7, 3)
+    pages = [document_name("variant", entry["id"]) for entry in variants]
+    pages += [document_name("prompt", entry["model"], entry["prompt_id"]) for entry in prompts]
+    traces = [
+        document_name("trace", entry["id"], prompt["prompt_id"])
+        for entry in variants[1:]  # the dense variant has none
+        for prompt in prompts
+    ]
     assert sorted(file) == sorted(["index", "sql", *figures, *pages, *traces])
     for document in file.values():
         assert json.loads(json.dumps(document, allow_nan=False)) == document
@@ -125,11 +138,12 @@ def test_the_index_points_to_existing_documents(file, measured) -> None:
     hashes = dict(measured.sql("select recipe, recipe_hash from variants").fetchall())
     rows = measured.sql("select recipe, prompt_id, text from generations").fetchall()
     written = {(recipe, prompt): text for recipe, prompt, text in rows}
-    for n, entry in enumerate(index["variants"]):
-        assert {"name": "recipe_hash", "text": hashes[entry["recipe"]]} in file[f"variant/{n}"]["facts"]
-        for m in entry["traces"]:
-            text = written[entry["recipe"], index["prompts"][m]["prompt_id"]]
-            assert file[f"trace/{n}/{m}"]["text_pruned"] == prose(text)
+    for entry in index["variants"]:
+        facts = file[document_name("variant", entry["id"])]["facts"]
+        assert {"name": "recipe_hash", "text": hashes[entry["recipe"]]} in facts
+        for prompt in entry["traces"]:
+            trace = file[document_name("trace", entry["id"], prompt)]
+            assert trace["text_pruned"] == prose(written[entry["recipe"], prompt])
     assert {f"figures/{figure['name']}" for figure in index["figures"]} <= set(file)
     # The demo scores no task and times nothing: what would draw that comes last.
     bare = index["figures_without_data"]
@@ -347,12 +361,12 @@ def test_the_main_questions_have_answers_with_valid_links(file) -> None:
 
 def test_a_trace_has_the_tokens_and_divergences_of_its_text(file, measured) -> None:
     index = file["index"]
-    n, m = position(index, "wanda-50"), 1
-    trace = file[f"trace/{n}/{m}"]
+    asked = index["prompts"][1]["prompt_id"]
+    trace = file[page("wanda-50", asked)]
     rows = measured.execute(
         "select step, token_id_dense = token_id_pruned, kl_dense_pruned_nats from decoding_steps "
         "where recipe = 'wanda-50' and prompt_id = ? and trajectory = 'teacher_forced' order by step",
-        [index["prompts"][m]["prompt_id"]],
+        [asked],
     ).fetchall()
     assert trace["forced"]["step"] == [row[0] for row in rows]
     assert trace["forced"]["is_same_token"] == [row[1] for row in rows]
@@ -369,8 +383,7 @@ def test_a_trace_has_the_tokens_and_divergences_of_its_text(file, measured) -> N
 
 def test_layers_of_a_trace_are_matrices_of_sublayer_and_step(file, measured) -> None:
     index = file["index"]
-    n = position(index, "attn-drop-4")
-    found = file[f"trace/{n}/0"]["layers"]["propagated"]
+    found = file[page("attn-drop-4", index["prompts"][0]["prompt_id"])]["layers"]["propagated"]
     places = list(zip(found["layer"], found["sublayer"], strict=True))
     assert places[:2] == [(0, "attn"), (0, "mlp")]
     place, step = places.index((29, "mlp")), 5
@@ -400,9 +413,8 @@ def test_a_sublayer_without_a_step_leaves_a_gap() -> None:
 
 def test_options_appear_only_with_their_question(file) -> None:
     index = file["index"]
-    n = position(index, "wanda-2of4")
-    for m, prompt in enumerate(index["prompts"]):
-        options = file[f"trace/{n}/{m}"]["options"]
+    for prompt in index["prompts"]:
+        options = file[page("wanda-2of4", prompt["prompt_id"])]["options"]
         if prompt["kind"] != "choice":
             assert options is None
         else:
@@ -413,10 +425,9 @@ def test_options_appear_only_with_their_question(file) -> None:
 
 
 def test_the_texts_of_a_variant_are_split_where_they_diverge(file) -> None:
-    index = file["index"]
-    for summary in file[f"variant/{position(index, 'wanda-50')}"]["prompts"]:
+    for summary in file[page("wanda-50")]["prompts"]:
         assert summary["text_dense"][:1] != summary["text_pruned"][:1]
-        trace = file[f"trace/{position(index, 'wanda-50')}/{summary['prompt']}"]
+        trace = file[page("wanda-50", summary["prompt_id"])]
         assert summary["text_same"] + summary["text_dense"] == trace["text_dense"]
         assert summary["text_same"] + summary["text_pruned"] == trace["text_pruned"]
 
@@ -429,10 +440,12 @@ def test_documents_beyond_the_size_limit_are_listed_as_omitted(ask, monkeypatch)
     assert whole["index"]["notes"] == []
     sizes = {name: module._size(document) for name, document in whole.items() if name != "index"}
     index_size = len(embedded(whole["index"])) + module._NOTES_BYTES
-    room = index_size + sum(size for name, size in sizes.items() if not name.startswith("trace/") or name[-2:] == "/0")
+    first, ids = whole["index"]["prompts"][0]["prompt_id"], [entry["id"] for entry in whole["index"]["variants"][1:]]
+    kept = {document_name("trace", id_, first) for id_ in ids}
+    room = index_size + sum(size for name, size in sizes.items() if not name.startswith("trace/") or name in kept)
     found = documents.within(room)
-    assert {name for name in found if name.startswith("trace/")} == {f"trace/{n}/0" for n in range(1, 7)}
-    assert {tuple(entry["traces"]) for entry in found["index"]["variants"][1:]} == {(0,)}
+    assert {name for name in found if name.startswith("trace/")} == kept
+    assert {tuple(entry["traces"]) for entry in found["index"]["variants"][1:]} == {(first,)}
     [note] = found["index"]["notes"]
     assert "at most 15 MB: 12 of 18 token views (those of each variant and kind of prompt that break last)." in note
     assert len(render(found, live=False)) <= room + OWN_BYTES
@@ -451,13 +464,15 @@ def test_an_oversized_index_is_cut_with_its_unreachable_documents(ask, monkeypat
     assert cut["index"]["variants"] == whole["index"]["variants"][:2]
     assert "5 of 7 variants" in cut["index"]["notes"][0]
     left = {name for name in cut if name.startswith(("variant/", "trace/"))}
-    assert {"variant/0", "variant/1"} <= left
-    assert all(name.startswith(("variant/", "trace/1/")) for name in left)
-    assert len([name for name in left if name.startswith("variant/")]) == 2
+    dense, other = (entry["id"] for entry in cut["index"]["variants"])
+    pages = {document_name("variant", id_) for id_ in (dense, other)}
+    assert pages <= left
+    assert all(name in pages or name.startswith(document_name("trace", other)) for name in left)
     # No page reads what the index does not have.
-    prompts = len(cut["index"]["prompts"])
-    assert all(text["variant"] < 2 for name in cut if name.startswith("prompt/") for text in cut[name]["texts"])
-    assert all(one["prompt"] < prompts for name in cut if name.startswith("variant/") for one in cut[name]["prompts"])
+    prompts = {prompt["prompt_id"] for prompt in cut["index"]["prompts"]}
+    texts = [text for name in cut if name.startswith("prompt/") for text in cut[name]["texts"]]
+    assert {text["variant"] for text in texts} <= {dense, other}
+    assert {one["prompt_id"] for name in pages for one in cut[name]["prompts"]} <= prompts
 
 
 def test_a_file_holds_pairs_of_neighbouring_variants() -> None:
@@ -483,21 +498,23 @@ def test_variants_and_prompts_follow_the_study_else_the_numbers_in_their_names()
 
 def test_served_documents_equal_those_of_a_file(file, ask) -> None:
     live = Documents(ask, "demo", "Six ways", [{"name": "seed", "text": "0"}], VIEWS, is_live=True)
-    for name in ("variant/0", "variant/3", "trace/2/1", "trace/6/0", "sql"):
+    traces = [name for name in file if name.startswith("trace/")]
+    for name in (page("dense"), page("wanda-50"), *traces[::5], "sql"):
         assert live.build(name) == file[name]
     # Which figures have no data is known only once all are asked.
     figures = {"figures": [figure_entry(figure) for figure in FIGURES.values()], "figures_without_data": []}
-    assert live.build("index") == {**file["index"], **figures, "live": True}
+    assert live.build("index") == {**file["index"], **figures}
 
 
-def test_a_server_queries_the_rows_of_one_variant_only(ask) -> None:
+def test_a_server_queries_the_rows_of_one_variant_only(ask, file) -> None:
     asked: list[str] = []
+    trace = next(name for name in file if name.startswith("trace/"))
 
     def counted(query: str) -> pl.DataFrame:
         asked.append(query)
         return ask(query)
 
-    Documents(counted, "demo", is_live=True).build("trace/2/1")
+    Documents(counted, "demo", is_live=True).build(trace)
     large = [query for query in asked if STATEMENTS["layers"].sql in query or STATEMENTS["top"].sql in query]
     assert len(large) == 2
     assert all(re.search(r"where model = '.*' and recipe = '.*' and prompt_id = '.*'$", query) for query in large)
@@ -505,10 +522,14 @@ def test_a_server_queries_the_rows_of_one_variant_only(ask) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "nothing", "index/1", "variant/99", "variant/-1", "variant/²", "variant/x", "trace/0/0", "trace/1/99",
-     "trace/1", "figures/../index", "figures/none", "sql/variants"],
+    ["", "nothing", "index/1", "variant", "variant/0", "variant/x", "variant/{a}/x", "trace/{dense}/{prompt}",
+     "trace/{a}/x", "trace/{a}", "trace/x/{prompt}", "prompt/{model}/x", "prompt/x/{prompt}", "prompt/{prompt}",
+     "pair/{a}/{a}", "figures/../index", "figures/none", "sql/variants"],
 )  # fmt: skip
-def test_an_unknown_document_is_refused(name, ask) -> None:
+def test_an_unknown_document_is_refused(name, ask, file) -> None:
+    dense, a, *_ = (entry["id"] for entry in file["index"]["variants"])
+    prompt = file["index"]["prompts"][0]
+    name = name.format(dense=dense, a=a, prompt=prompt["prompt_id"], model=prompt["model"])
     with pytest.raises(KeyError):
         Documents(ask, "demo").build(name)
 
@@ -529,19 +550,24 @@ def strings(value: object, name: str = "") -> Iterator[tuple[str, str]]:
 
 def test_documents_escape_and_cut_hostile_text(hostile) -> None:
     documents = Documents(hostile, "\u202estudy", "\0title", is_live=True)
-    raw = {"id", "prompt_id", "href", "sql"}
-    for name in ("index", "variant/0", "variant/1", "prompt/0", "trace/1/0"):
+    index = documents.build("index")
+    raw = {"id", "prompt_id", "href", "sql", "variant", "traces"}
+    [asked] = index["prompts"]
+    ids = [entry["id"] for entry in index["variants"]]
+    of_trace = document_name("trace", ids[1], asked["prompt_id"])
+    of_prompt = document_name("prompt", asked["model"], asked["prompt_id"])
+    for name in ("index", *(document_name("variant", id_) for id_ in ids), of_prompt, of_trace):
         document = documents.build(name)
         shown = [text for field, text in strings(document) if field not in raw]
         assert not [text for text in shown if INVISIBLE.search(text)]
         assert max(map(len, shown)) < 4200
-    trace = documents.build("trace/1/0")
+    trace = documents.build(of_trace)
     assert trace["own"]["token_text_pruned"][0] == "x" * 59 + "…"
     assert trace["own"]["token_text_pruned"][1] == "⟨202E⟩evil⟨0⟩"
     assert trace["top"]["own"][0]["dense"][0][0] == "</script>"
     assert "<img src=x onerror=alert(1)>" in trace["text_pruned"]
     assert "\ufffd" in trace["text_pruned"]
-    [entry] = [entry for entry in documents.build("index")["variants"] if not entry["is_dense"]]
+    [entry] = [entry for entry in index["variants"] if not entry["is_dense"]]
     assert entry["id"] == f"tiny@{HOSTILE_RECIPE}"
     assert entry["recipe"] == "it's ⟨202E⟩</script>"
 
@@ -555,9 +581,7 @@ def test_a_name_with_quotes_is_escaped_and_a_sum_cannot_be_filtered() -> None:
 
 def test_every_measurement_has_its_table(by_hand) -> None:
     documents = Documents(by_hand, "whole", views=VIEWS)
-    index = documents.build("index")
-    n = position(index, "wanda-50")
-    document = documents.build(f"variant/{n}")
+    index, document = documents.build("index"), documents.build(page("wanda-50", model="tiny"))
     assert {table["sql"] for table in document["tables"]} >= {
         "losses", "scores", "comparisons", "flips", "perplexity", "retrieval",
     }  # fmt: skip
@@ -669,12 +693,13 @@ def many() -> Iterator[Ask]:
 def test_a_full_file_keeps_of_each_variant_and_kind_what_breaks_first_and_one_text_with_layers(many) -> None:
     documents = Documents(many, "demo", views={})
     order = documents._by_break(documents._frames())
-    assert {m for m, _ in order[:6]} == {9, 8, 0}  # one of each kind, and the one with layers, of both variants
-    assert [m for m, n in order if n == 1][3:] == [6, 7, 4, 5, 2, 3, 1]
+    # One of each kind, and the one with layers, of both variants.
+    assert {prompt for _, prompt in order[:6]} == {"p9", "p8", "p0"}
+    assert [prompt for id_, prompt in order if id_ == "tiny@a"][3:] == ["p6", "p7", "p4", "p5", "p2", "p3", "p1"]
     # The document of a text does not depend on those that were queried with it.
     built = list(documents._built(documents._frames(), order))
-    assert built == [documents.build(f"trace/{n}/{m}") for m, n in order]
-    assert [bool(trace["layers"]) for trace in built] == [m == 0 for m, _ in order]
+    assert built == [documents.build(document_name("trace", *ids)) for ids in order]
+    assert [bool(trace["layers"]) for trace in built] == [prompt == "p0" for _, prompt in order]
     assert all(trace[side]["kl_dense_pruned_nats"] == [0.5] for trace in built for side in ("own", "forced"))
 
 
@@ -693,15 +718,13 @@ def test_prompts_lead_from_what_breaks_first_to_the_texts_of_all_variants(many) 
     # Wilson's interval of 4 of 5, whose upper end is that of one failure (Brown, Cai and DasGupta); none was graded.
     assert [kind["flipped_ends"] for kind in kinds] == [[0.3755, 0.9897], [0.5655, 1.0]]
     assert [kind["correct_ends"] for kind in kinds] == [None, None]
-    of_variant = documents.build("variant/1")["prompts"]
-    assert [summary["prompt"] for summary in of_variant] == list(range(9, -1, -1))
+    of_variant = documents.build(page("a", model="tiny"))["prompts"]
+    assert [summary["prompt_id"] for summary in of_variant] == [f"p{n}" for n in range(9, -1, -1)]
     for live in (documents, Documents(many, "demo", views={}, is_live=True)):
-        found = live.build("prompt/3")
-        assert [text["variant"] for text in found["texts"]] == [0, 1, 2]
-        [own] = [summary for summary in of_variant if summary["prompt"] == 3]
-        assert found["texts"][1] == own | {"variant": 1}
-    with pytest.raises(KeyError):
-        documents.build("prompt/10")
+        found = live.build("prompt/tiny/p3")
+        assert [text["variant"] for text in found["texts"]] == ["tiny@dense", "tiny@a", "tiny@b"]
+        [own] = [summary for summary in of_variant if summary["prompt_id"] == "p3"]
+        assert found["texts"][1] == own | {"variant": "tiny@a"}
 
 
 def test_layers_of_each_model_have_the_lens_that_it_was_measured_with() -> None:
@@ -716,9 +739,9 @@ def test_layers_of_each_model_have_the_lens_that_it_was_measured_with() -> None:
         assert index["lenses"] == {"a": "normed", "b": "raw"}
         fits = [one["sql"]["where"]["model"] for one in index["findings"] if one["sql"]["key"] == "findings/fit"]
         assert set(fits) == {"a", "b"}
-        for n, m in ((1, 0), (3, 1)):
-            assert set(documents.build(f"variant/{n}")["layers"]) == {"local"}
-            assert set(documents.build(f"trace/{n}/{m}")["layers"]) == {"local"}
+        for model in ("a", "b"):
+            assert set(documents.build(page("r", model=model))["layers"]) == {"local"}
+            assert set(documents.build(page("r", "p", model=model))["layers"]) == {"local"}
 
 
 def test_curves_of_many_variants_are_those_of_searches_and_an_even_choice_of_the_others() -> None:

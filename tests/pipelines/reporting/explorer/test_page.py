@@ -3,6 +3,7 @@
 import base64
 import gzip
 import hashlib
+import html
 import json
 import re
 from importlib import resources
@@ -31,7 +32,9 @@ def scripts(page):
 
 def packed(page):
     return {
-        re.search(r'data-name="([^"]*)"', attributes)[1]: gzip.decompress(base64.b64decode(text)).decode()
+        html.unescape(re.search(r'data-name="([^"]*)"', attributes)[1]): gzip.decompress(
+            base64.b64decode(text)
+        ).decode()
         for attributes, text in scripts(page)
         if "gzip" in attributes
     }
@@ -65,7 +68,7 @@ def test_the_help_defines_the_texts_that_are_compared(page):
 
 
 def test_every_document_survives_embedding(page, documents):
-    assert json.loads(index_of(page)) == documents["index"]
+    assert json.loads(index_of(page)) == documents["index"] | {"live": False}
     carried = packed(page)
     for name, document in documents.items():
         if name != "index":
