@@ -12,7 +12,7 @@ from prunescope.pipelines.models.token_cache import ROOM
 from prunescope.pipelines.planning.workload import FLOAT_BYTES, Workload
 from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH
 from prunescope.pipelines.pruning.variant_patching import MAX_CHANGED_BYTES, changed_limit
-from prunescope.pipelines.recipes import LayerwiseRecipe, NoiseRecipe, Recipe, changes_matrices, steps
+from prunescope.pipelines.recipes import LayerwiseRecipe, NoiseRecipe, Recipe, RepairRecipe, changes_matrices, steps
 
 # A variant's embedding: as computed, as a unit vector in float64, and rounded.
 _EMBEDDING_BYTES = 4 + 8 + 2
@@ -52,7 +52,12 @@ def memory_items(
     cached = max([batch * (longest + ROOM), *timed_tokens]) * shape.cache_width * shape.layers
     timed_prompts = max((spec.batch * spec.length for spec in timed), default=0)
     calibration = load.study.calibrated_for(recipe).calibration
+    repairs = [step for step in steps(recipe) if isinstance(step, RepairRecipe)]
     reads_gram = any(isinstance(step, LayerwiseRecipe) and step.reads == "gram" for step in steps(recipe))
+    reads_gram |= any(step.rank for step in repairs)
+    # A repair keeps the embeddings, the repaired stream, the dense one before and after a layer, and what its two
+    # sublayers add.
+    streams = calibration.sequences * calibration.length * (6 if repairs else 1)
     is_replaced = changes_matrices(recipe) or noise is not None
     windows = zip(load.study.texts, load.windows, strict=True)
     text_pass = max(
@@ -88,7 +93,7 @@ def memory_items(
         "always": always,
         "calibrated": {
             "activations of a calibration batch": BATCH * calibration.length * activations * size,
-            "streams of the calibration tokens": calibration.sequences * calibration.length * shape.width * size,
+            "streams of the calibration tokens": streams * shape.width * size,
             # Totals in float64, and those of one batch in float32.
             "Gram matrices of a layer": 12 * load.gram_numbers * reads_gram,
         },

@@ -17,7 +17,15 @@ from prunescope.pipelines.planning.cost_model import (
     TaskSize,
     Work,
 )
-from prunescope.pipelines.recipes import DepthRecipe, LayerwiseRecipe, MixedRecipe, Recipe, changes_matrices, steps
+from prunescope.pipelines.recipes import (
+    DepthRecipe,
+    LayerwiseRecipe,
+    MixedRecipe,
+    Recipe,
+    RepairRecipe,
+    changes_matrices,
+    steps,
+)
 from prunescope.pipelines.studies import Study
 
 FLOAT_BYTES = 4
@@ -226,6 +234,10 @@ class Workload:
                 # One pass per removal. The greedy choice runs the layers above each candidate: half of all on average.
                 units = self.shape.layers * (2 if step.unit == "attn+mlp" else 1)
                 passes += step.count * (1 if step.by == "iterative" else units / 2)
+            elif isinstance(step, RepairRecipe):
+                # The dense model, the repaired one, and a pass of its own for either sublayer of each layer.
+                passes += 2 + min(2, self.moved_sublayers(recipe) / self.shape.layers)
+                gram += 2 * tokens * self.moved_sublayers(recipe) * self.shape.width**2 * (step.rank > 0)
         return self._calibration(study, passes) + Work(head=gram)  # float32, whatever the dtype of the passes
 
     @property

@@ -1,0 +1,106 @@
+"""Ridge regressions in closed form from sums over tokens: a scale and a bias per channel, or a map of low rank.
+
+Which states are regressed is in `repair.py`. All sums and solutions are float64.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from prunescope.pipelines.core.errors import ComputationError
+
+# A channel whose variance is below this share of its mean square counts as constant: the sums' rounding is as large.
+_CONSTANT = 1e-10
+
+
+class LinearMap(NamedTuple):
+    """The map x → writes · (reads · x) + bias; `reads` is (rank, inputs), `writes` (outputs, rank)."""
+
+    reads: Float64[Tensor, "rank inputs"]
+    writes: Float64[Tensor, "outputs rank"]
+    bias: Float64[Tensor, " outputs"]
+
+
+class ChannelSums:
+    """Sums over tokens for y → s·y + b, each channel by itself.
+
+    `is_moved` is whether any error was other than zero.
+    """
+
+    def __init__(self) -> None:
+        self.is_moved = False
+        self._tokens = 0
+        self._sums: Float64[Tensor, "4 channels"] | None = None
+
+    def update(self, y: Float64[Tensor, "tokens channels"], error: Float64[Tensor, "tokens channels"]) -> None:
+        """Add tokens: the values y and how much each should be larger."""
+        self.is_moved |= bool(error.any())
+        self._tokens += len(y)
+        sums = torch.stack([y.sum(0), error.sum(0), y.square().sum(0), (y * error).sum(0)])
+        self._sums = sums if self._sums is None else self._sums + sums
+
+    def solve(
+        self, damping: float, *, has_bias: bool
+    ) -> tuple[Float64[Tensor, " channels"], Float64[Tensor, " channels"]]:
+        """Return s and b, which minimize Σ(s·y + b − target)² + damping·Σ(y − b₀)²·(s − 1)² per channel.
+
+        b₀ is the mean of y; without a bias it and b are 0. A constant channel keeps s = 1.
+
+        Raises:
+            ComputationError: there are no tokens, or a sum is NaN or infinite.
+        """
+        if self._sums is None or not bool(self._sums.isfinite().all()):
+            raise ComputationError("an activation is NaN or infinite on the calibration tokens, or there is none")
+        y, error, square, product = self._sums
+        mean = y / self._tokens if has_bias else torch.zeros_like(y)
+        spread = square - mean * y
+        is_constant = spread <= _CONSTANT * square
+        growth = (product - mean * error) / torch.where(is_constant, 1.0, spread * (1 + damping))
+        growth = torch.where(is_constant, 0.0, growth)
+        bias = error / self._tokens - growth * mean if has_bias else torch.zeros_like(y)
+        return 1 + growth, bias
+
+
+class MapSums:
+    """Sums over tokens for a linear map x → t of low rank with a bias."""
+
+    def __init__(self) -> None:
+        self._tokens = 0
+        self._sums: tuple[Tensor, ...] = ()
+
+    def update(self, x: Float64[Tensor, "tokens inputs"], target: Float64[Tensor, "tokens outputs"]) -> None:
+        """Add tokens: what the map reads, and what it should return."""
+        self._tokens += len(x)
+        sums = (x.sum(0), target.sum(0), x.T @ x, x.T @ target)
+        self._sums = tuple(map(torch.add, self._sums, sums)) if self._sums else sums
+
+    def solve(self, rank: int, damping: float) -> LinearMap:
+        """Return the map of this rank with the least Σ‖map(x) − t‖² + λ‖writes · reads‖².
+
+        λ is `damping` times the mean of the centred Gram matrix's diagonal. With G that matrix plus λ, C the centred
+        products xᵀt and M = G⁻¹C, the solution is M V Vᵀ, where V has the first eigenvectors of MᵀGM = CᵀM (Mukherjee
+        and Zhu, 2011 §2: a reduced-rank regression on the data with √λ·I appended). Constant inputs give a map of
+        zeros.
+
+        Raises:
+            ComputationError: there are no tokens, or a sum is NaN or infinite.
+        """
+        if not self._sums or not all(bool(each.isfinite().all()) for each in self._sums):
+            raise ComputationError("an activation is NaN or infinite on the calibration tokens, or there is none")
+        x_sum, t_sum, gram, products = self._sums
+        x_mean, t_mean = x_sum / self._tokens, t_sum / self._tokens
+        squares = gram.diagonal().mean()
+        gram = gram - torch.outer(x_sum, x_mean)
+        ridge = damping * gram.diagonal().mean()
+        rank = min(rank, *products.shape)
+        if ridge <= damping * _CONSTANT * squares:
+            return LinearMap(gram.new_zeros(rank, len(x_mean)), gram.new_zeros(len(t_mean), rank), t_mean)
+        centred = products - torch.outer(x_sum, t_mean)
+        gram.diagonal().add_(ridge)
+        whole = torch.cholesky_solve(centred, torch.linalg.cholesky(gram))
+        explained = centred.T @ whole
+        writes = torch.linalg.eigh((explained + explained.T) / 2).eigenvectors[:, -rank:].contiguous()
+        reads = (whole @ writes).T.contiguous()
+        return LinearMap(reads, writes, t_mean - writes @ (reads @ x_mean))
