@@ -55,9 +55,8 @@ def memory_items(
     repairs = [step for step in steps(recipe) if isinstance(step, RepairRecipe)]
     reads_gram = any(isinstance(step, LayerwiseRecipe) and step.reads == "gram" for step in steps(recipe))
     reads_gram |= any(step.rank for step in repairs)
-    # A repair keeps the embeddings, the repaired stream, the dense one before and after a layer, and what its two
-    # sublayers add.
-    streams = calibration.sequences * calibration.length * (6 if repairs else 1)
+    # A repair keeps the embeddings, both models' streams, and in float32 the dense ones after a layer's sublayers.
+    stream_size = 3 * size + 2 * FLOAT_BYTES if repairs else size
     is_replaced = changes_matrices(recipe) or noise is not None
     windows = zip(load.study.texts, load.windows, strict=True)
     text_pass = max(
@@ -93,7 +92,7 @@ def memory_items(
         "always": always,
         "calibrated": {
             "activations of a calibration batch": BATCH * calibration.length * activations * size,
-            "streams of the calibration tokens": streams * shape.width * size,
+            "streams of the calibration tokens": calibration.sequences * calibration.length * shape.width * stream_size,
             # Totals in float64, and those of one batch in float32.
             "Gram matrices of a layer": 12 * load.gram_numbers * reads_gram,
         },

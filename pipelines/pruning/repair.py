@@ -3,7 +3,7 @@
 The regressions themselves are in `methods/regression.py`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,7 +27,6 @@ from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH, St
 from prunescope.pipelines.pruning.layer_checkpoints import overlay
 from prunescope.pipelines.pruning.methods.regression import ChannelSums, MapSums
 from prunescope.pipelines.pruning.output_projection import PROBE_TOKENS, biased_matrix, output_projections
-from prunescope.pipelines.pruning.substitute import Substitute
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import (
     apply_to_layer,
@@ -80,14 +79,12 @@ def repair(
     for index, layer in enumerate(decoder.layers):
         with on_device(layer.module):
             own = [sublayer for sublayer in layer.sublayers if sublayer.label in calls]
-            contributions = _advance_dense(index, layer, sides, is_kept=bool(own))
+            dense = _advance_dense(index, layer, sides, [sublayer.label for sublayer in own])
             for sublayer in own:
                 target = _Target(decoder, sublayer, calls[sublayer.label])
-                repaired = _repair(index, layer, target, sides, contributions, recipe, variant)
-                is_scaled = repaired is not variant and sublayer.label not in base.dropped
-                if recipe.bias and is_scaled and not target.takes_bias:
+                variant = _repair(index, layer, target, sides, dense, recipe, variant)
+                if not target.takes_bias and sublayer.label not in base.dropped:
                     unbiased.append(sublayer.label)
-                variant = repaired
             with apply_to_layer(layer, variant):
                 own_streams.advance(index, sides.own)
         progress.advance()
@@ -95,7 +92,9 @@ def repair(
     if variant is base:
         return base
     facts = _checked(decoder, base, variant, held_out)
-    return replace(variant, facts={**base.facts, "repair": facts | ({"without_bias": unbiased} if unbiased else {})})
+    if recipe.bias and unbiased:
+        facts["without_bias"] = unbiased
+    return replace(variant, facts={**base.facts, "repair": facts})
 
 
 def split(tokens: Tokens) -> tuple[Tokens, Tokens]:
@@ -122,19 +121,20 @@ class _Sides:
     own: States
 
 
-# The dense stream before a layer, and what its sublayers add, by label, for one batch.
-_Dense = tuple[Tensor, Mapping[str, Tensor]]
-
-
-def _advance_dense(index: int, layer: Layer, sides: _Sides, *, is_kept: bool) -> list[_Dense]:
-    """Advance the dense streams by a layer, and return what was before and inside it if that is kept."""
-    kept: list[_Dense] = []
+def _advance_dense(index: int, layer: Layer, sides: _Sides, labels: Collection[str]) -> list[dict[str, Tensor]]:
+    """Advance the dense streams by a layer, and return those after some of its sublayers, batch by batch."""
+    kept = []
     with _recorded(layer) as (added, _):
         for batch, after in enumerate(sides.dense_streams.outputs(index, sides.dense)):
-            if is_kept:
-                kept.append((sides.dense[batch], dict(added)))
+            kept.append({label: _stream_after(label, layer, sides.dense[batch], added) for label in labels})
             sides.dense[batch] = after
     return kept
+
+
+def _stream_after(label: str, layer: Layer, before: Tensor, added: Mapping[str, Tensor]) -> Tensor:
+    """Return the stream after a sublayer; in a parallel layer, as if attention came first."""
+    stream = before.float() + added[layer.attn.label].float()
+    return stream if label == layer.attn.label else stream + added[label].float()
 
 
 @contextmanager
@@ -160,41 +160,28 @@ def _repair(
     layer: Layer,
     target: "_Target",
     sides: _Sides,
-    dense: Sequence[_Dense],
+    dense: Sequence[Mapping[str, Tensor]],
     recipe: RepairRecipe,
     variant: Variant,
 ) -> Variant:
-    """Return the variant with one more sublayer repaired; the earlier ones already are."""
-    label, before = target.sublayer.label, layer.attn.label
-    is_dropped = label in variant.dropped
-    channels, maps = ChannelSums(), MapSums()
+    """Return the variant with one more sublayer repaired; `dense` are the streams that should be after it."""
+    label = target.sublayer.label
+    channels, maps = ChannelSums(), MapSums(recipe.rank)
     with apply_to_layer(layer, variant), _recorded(layer) as (added, read):
-        for batch, _ in enumerate(sides.own_streams.outputs(index, sides.own)):
-            stream, contributions = dense[batch]
-            error = _difference(stream, sides.own[batch]) + _difference(contributions[label], added[label])
-            if label != before:
-                error += _difference(contributions[before], added[before])
-            rows = error.flatten(0, 1)
-            channels.update(added[label].to(rows).reshape(rows.shape), rows)
-            if is_dropped and recipe.rank:
-                maps.update(read[label].to(rows).reshape(len(rows), -1), rows)
-    if not channels.is_moved or (is_dropped and not recipe.bias):
+        for right, before, _ in zip(dense, sides.own, sides.own_streams.outputs(index, sides.own), strict=True):
+            error = (right[label].double() - _stream_after(label, layer, before, added).double()).flatten(0, 1)
+            channels.update(added[label].to(error).reshape(error.shape), error)
+            if label in variant.dropped:
+                maps.update(read[label].to(error).reshape(len(error), -1), error)
+    if not channels.is_moved:
         return variant
-    if is_dropped and recipe.rank:
-        solved = maps.solve(recipe.rank, recipe.damping)
-        substitute = Substitute(solved.bias, solved.reads, solved.writes)
-    else:
-        has_bias = recipe.bias and (is_dropped or target.takes_bias)
-        scale, bias = channels.solve(recipe.damping, has_bias=has_bias)
-        if not is_dropped:
-            return target.repaired(variant, scale, bias if has_bias else None)
-        substitute = Substitute(bias)
-    dtype = target.decoder.dtype
-    return replace(variant, substitutes={**variant.substitutes, label: substitute.to(dtype).to("cpu")})
-
-
-def _difference(dense: Tensor, own: Tensor) -> Float64[Tensor, "batch length width"]:
-    return dense.double() - own.double()  # exact, and zero if nothing has changed
+    if label not in variant.dropped:
+        has_bias = recipe.bias and target.takes_bias
+        return target.repaired(variant, *channels.solve(recipe.damping, has_bias=has_bias))
+    if not recipe.bias:
+        return variant
+    substitute = maps.solve(recipe.damping).to("cpu", target.decoder.dtype)
+    return replace(variant, substitutes={**variant.substitutes, label: substitute})
 
 
 class _Target:
@@ -214,9 +201,7 @@ class _Target:
         has_bias = not has_matrix(last) and getattr(last, "bias", None) is not None
         return has_bias or biased_matrix(self.sublayer, self._projections) is not None
 
-    def repaired(
-        self, variant: Variant, scale: Float64[Tensor, " width"], bias: Float64[Tensor, " width"] | None
-    ) -> Variant:
+    def repaired(self, variant: Variant, scale: Float64[Tensor, " width"], bias: Float64[Tensor, " width"]) -> Variant:
         """Return the variant in which the sublayer adds scale·y + bias in place of y.
 
         Raises:
@@ -226,7 +211,7 @@ class _Target:
         vectors: dict[str, Tensor] = {}
         names = {module: name for name, module in self.sublayer.modules.items()}
         for number, (branch, matrices) in enumerate(zip(self.sublayer.parts, self._projections, strict=True)):
-            shift = None if bias is None or number else bias / branch.multiplier
+            shift = bias / branch.multiplier if number == 0 and bool(bias.any()) else None
             last = branch.chain[-1]
             if has_matrix(last):
                 for matrix in matrices:
@@ -237,12 +222,11 @@ class _Target:
                 name, biases = f"{names[last]}.weight", {f"{names[last]}.bias"}
                 if (gain := self._vector(variant, name)) is not None:
                     offset = float(find_final_norm(last, self.decoder.width).kind.endswith("plus_one"))
-                    vectors[name] = (gain.double() + offset) * scale - offset
+                    vectors[name] = (gain + offset) * scale - offset
             for name in biases:
                 before = self._vector(variant, name)
-                terms = ([] if before is None else [before.double() * scale]) + ([] if shift is None else [shift])
-                if terms:
-                    vectors[name] = torch.stack(torch.broadcast_tensors(*terms)).sum(dim=0)
+                if before is not None or shift is not None:
+                    vectors[name] = (0 if before is None else before * scale) + (0 if shift is None else shift)
         dtype = self.decoder.dtype
         parameters = {**variant.parameters, **{name: value.to("cpu", dtype) for name, value in vectors.items()}}
         repaired = replace(variant, changes=overlay(changes, variant.changes), parameters=parameters)
@@ -253,21 +237,21 @@ class _Target:
         """Return a gain or bias as earlier recipes left it, or None if the module has none."""
         module, _, key = name.rpartition(".")
         value = variant.parameters.get(name, getattr(self.sublayer.modules[module], key, None))
-        return None if value is None else value.to(self.decoder.device)
+        return None if value is None else value.to(self.decoder.device, torch.float64)
 
     def _prove(
         self,
         before: Variant,
         after: Variant,
         scale: Float64[Tensor, " width"],
-        bias: Float64[Tensor, " width"] | None,
+        bias: Float64[Tensor, " width"],
     ) -> None:
         added = []
         for variant in (before, after):
             with swap_weights(self.sublayer, variant.weights(self.sublayer)):
                 added.append(self.sublayer.recompute(self._call).double().to(scale.device))
         scaled = added[0] * scale
-        expected = scaled if bias is None else scaled + bias
+        expected = scaled + bias
         size = max(scaled.norm(), expected.norm())
         if not (added[1] - expected).norm() <= allowed(self.decoder.rounding, self.decoder.dtype) * size:
             raise InputError(

@@ -3,24 +3,15 @@
 Which states are regressed is in `repair.py`. All sums and solutions are float64.
 """
 
-from typing import NamedTuple
-
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError
+from prunescope.pipelines.pruning.substitute import Substitute
 
 # A channel whose variance is below this share of its mean square counts as constant: the sums' rounding is as large.
 _CONSTANT = 1e-10
-
-
-class LinearMap(NamedTuple):
-    """The map x → writes · (reads · x) + bias; `reads` is (rank, inputs), `writes` (outputs, rank)."""
-
-    reads: Float64[Tensor, "rank inputs"]
-    writes: Float64[Tensor, "outputs rank"]
-    bias: Float64[Tensor, " outputs"]
 
 
 class ChannelSums:
@@ -32,14 +23,14 @@ class ChannelSums:
     def __init__(self) -> None:
         self.is_moved = False
         self._tokens = 0
-        self._sums: Float64[Tensor, "4 channels"] | None = None
+        self._sums: tuple[Tensor, ...] = ()
 
     def update(self, y: Float64[Tensor, "tokens channels"], error: Float64[Tensor, "tokens channels"]) -> None:
         """Add tokens: the values y and how much each should be larger."""
         self.is_moved |= bool(error.any())
         self._tokens += len(y)
-        sums = torch.stack([y.sum(0), error.sum(0), y.square().sum(0), (y * error).sum(0)])
-        self._sums = sums if self._sums is None else self._sums + sums
+        sums = (y.sum(0), error.sum(0), y.square().sum(0), (y * error).sum(0))
+        self._sums = tuple(map(torch.add, self._sums, sums)) if self._sums else sums
 
     def solve(
         self, damping: float, *, has_bias: bool
@@ -51,8 +42,7 @@ class ChannelSums:
         Raises:
             ComputationError: there are no tokens, or a sum is NaN or infinite.
         """
-        if self._sums is None or not bool(self._sums.isfinite().all()):
-            raise ComputationError("an activation is NaN or infinite on the calibration tokens, or there is none")
+        _require_finite(*self._sums)
         y, error, square, product = self._sums
         mean = y / self._tokens if has_bias else torch.zeros_like(y)
         spread = square - mean * y
@@ -64,43 +54,49 @@ class ChannelSums:
 
 
 class MapSums:
-    """Sums over tokens for a linear map x → t of low rank with a bias."""
+    """Sums over tokens for a linear map x → t of low rank with a bias; of rank 0, for the bias alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, rank: int) -> None:
+        self._rank = rank
         self._tokens = 0
         self._sums: tuple[Tensor, ...] = ()
 
     def update(self, x: Float64[Tensor, "tokens inputs"], target: Float64[Tensor, "tokens outputs"]) -> None:
         """Add tokens: what the map reads, and what it should return."""
         self._tokens += len(x)
-        sums = (x.sum(0), target.sum(0), x.T @ x, x.T @ target)
+        sums = (target.sum(0), x.sum(0), x.T @ x, x.T @ target) if self._rank else (target.sum(0),)
         self._sums = tuple(map(torch.add, self._sums, sums)) if self._sums else sums
 
-    def solve(self, rank: int, damping: float) -> LinearMap:
-        """Return the map of this rank with the least Σ‖map(x) − t‖² + λ‖writes · reads‖².
+    def solve(self, damping: float) -> Substitute:
+        """Return the map with the least Σ‖map(x) − t‖² + λ‖writes · reads‖².
 
         λ is `damping` times the mean of the centred Gram matrix's diagonal. With G that matrix plus λ, C the centred
         products xᵀt and M = G⁻¹C, the solution is M V Vᵀ, where V has the first eigenvectors of MᵀGM = CᵀM (Mukherjee
-        and Zhu, 2011 §2: a reduced-rank regression on the data with √λ·I appended). Constant inputs give a map of
-        zeros.
+        and Zhu, 2011: a reduced-rank regression on the data with √λ·I appended). Constant inputs give the bias alone.
 
         Raises:
             ComputationError: there are no tokens, or a sum is NaN or infinite.
         """
-        if not self._sums or not all(bool(each.isfinite().all()) for each in self._sums):
-            raise ComputationError("an activation is NaN or infinite on the calibration tokens, or there is none")
-        x_sum, t_sum, gram, products = self._sums
-        x_mean, t_mean = x_sum / self._tokens, t_sum / self._tokens
-        squares = gram.diagonal().mean()
+        _require_finite(*self._sums)
+        t_mean = self._sums[0] / self._tokens
+        if not self._rank:
+            return Substitute(t_mean)
+        _, x_sum, gram, products = self._sums
+        x_mean, squares = x_sum / self._tokens, gram.diagonal().mean()
         gram = gram - torch.outer(x_sum, x_mean)
         ridge = damping * gram.diagonal().mean()
-        rank = min(rank, *products.shape)
         if ridge <= damping * _CONSTANT * squares:
-            return LinearMap(gram.new_zeros(rank, len(x_mean)), gram.new_zeros(len(t_mean), rank), t_mean)
-        centred = products - torch.outer(x_sum, t_mean)
+            return Substitute(t_mean)
         gram.diagonal().add_(ridge)
+        centred = products - torch.outer(x_sum, t_mean)
         whole = torch.cholesky_solve(centred, torch.linalg.cholesky(gram))
         explained = centred.T @ whole
+        rank = min(self._rank, *products.shape)
         writes = torch.linalg.eigh((explained + explained.T) / 2).eigenvectors[:, -rank:].contiguous()
         reads = (whole @ writes).T.contiguous()
-        return LinearMap(reads, writes, t_mean - writes @ (reads @ x_mean))
+        return Substitute(t_mean - writes @ (reads @ x_mean), reads, writes)
+
+
+def _require_finite(*sums: Tensor) -> None:
+    if not sums or not all(bool(each.isfinite().all()) for each in sums):
+        raise ComputationError("an activation is NaN or infinite on the calibration tokens, or there is none")
