@@ -180,7 +180,7 @@ def _repair(
         return target.repaired(variant, *channels.solve(recipe.damping, has_bias=has_bias))
     if not recipe.bias:
         return variant
-    substitute = maps.solve(recipe.damping).to("cpu", target.decoder.dtype)
+    substitute = maps.solve(recipe.map_damping).to("cpu", target.decoder.dtype)
     return replace(variant, substitutes={**variant.substitutes, label: substitute})
 
 

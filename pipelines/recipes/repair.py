@@ -27,8 +27,10 @@ class RepairRecipe(BaseRecipe):
     Attributes:
         bias: whether to add biases, and constants in place of dropped sublayers.
         rank: rank of the linear map in place of a dropped sublayer; 0 is the constant alone.
-        damping: weight of the penalty, which pulls scales to 1 and maps to 0: added to the diagonal of the inputs' Gram
-            matrix, as a share of its mean.
+        damping: weight of the penalty that pulls scales to 1, as a share of each channel's sum of squares.
+        map_damping: weight of the penalty that pulls maps to 0, added to the diagonal of the Gram matrix of what they
+            read, as a share of its mean. On SmolLM2-135M with 1,024 and 2,560 tokens, 1 explains most of the attention
+            of other text; 0.01 overfits and is worse than a constant.
     """
 
     SPELLING = re.compile(r"affine|(?P<scale>rescale)|linear-(?P<rank>[1-9]\d*)")
@@ -43,6 +45,7 @@ class RepairRecipe(BaseRecipe):
     bias: bool = True
     rank: int = Field(default=0, ge=0, le=2**24)
     damping: float = Field(default=0.01, gt=0)
+    map_damping: float = Field(default=1.0, gt=0)
 
     @classmethod
     def spelled(cls, match: re.Match[str]) -> dict[str, object]:
