@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Float64, Int
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
@@ -146,7 +147,7 @@ def _recorded(layer: Layer) -> Iterator[tuple[dict[str, Tensor], dict[str, Tenso
     def save_read(label: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         read[label] = stream_of(args, kwargs)
 
-    handles = []
+    handles: list[RemovableHandle] = []
     for sublayer in layer.sublayers:
         handles += sublayer.watch(partial(added.__setitem__, sublayer.label))
         first = sublayer.parts[0].chain[0]
@@ -225,8 +226,9 @@ class _Target:
                     vectors[name] = (gain + offset) * scale - offset
             for name in biases:
                 before = self._vector(variant, name)
-                if before is not None or shift is not None:
-                    vectors[name] = (0 if before is None else before * scale) + (0 if shift is None else shift)
+                scaled = shift if before is None else before * scale if shift is None else before * scale + shift
+                if scaled is not None:
+                    vectors[name] = scaled
         dtype = self.decoder.dtype
         parameters = {**variant.parameters, **{name: value.to("cpu", dtype) for name, value in vectors.items()}}
         repaired = replace(variant, changes=overlay(changes, variant.changes), parameters=parameters)
@@ -271,10 +273,11 @@ def _checked(decoder: Decoder, before: Variant, after: Variant, held_out: Tokens
         reason = "the model has no LM head" if decoder.output is None else "raise calibration.sequences"
         return {"tokens_held_out": 0, "note": f"not checked on held-out text; {reason}"}
     unrepaired, repaired = mean_divergences(decoder, [before, after], held_out)
-    facts = {"tokens_held_out": held_out.numel(), "kl_unrepaired_nats": unrepaired, "kl_repaired_nats": repaired}
-    if repaired < unrepaired:
-        return facts
-    return facts | {"note": f"on held-out text it does not lower the KL ({unrepaired:.3g} to {repaired:.3g} nats)"}
+    facts: dict[str, Any] = {"tokens_held_out": held_out.numel()}
+    facts |= {"kl_unrepaired_nats": unrepaired, "kl_repaired_nats": repaired}
+    if repaired >= unrepaired:
+        facts["note"] = f"on held-out text it does not lower the KL ({unrepaired:.3g} to {repaired:.3g} nats)"
+    return facts
 
 
 @torch.inference_mode()

@@ -29,8 +29,7 @@ class ChannelSums:
         """Add tokens: the values y and how much each should be larger."""
         self.is_moved |= bool(error.any())
         self._tokens += len(y)
-        sums = (y.sum(0), error.sum(0), y.square().sum(0), (y * error).sum(0))
-        self._sums = tuple(map(torch.add, self._sums, sums)) if self._sums else sums
+        self._sums = _plus(self._sums, y.sum(0), error.sum(0), y.square().sum(0), (y * error).sum(0))
 
     def solve(
         self, damping: float, *, has_bias: bool
@@ -64,8 +63,8 @@ class MapSums:
     def update(self, x: Float64[Tensor, "tokens inputs"], target: Float64[Tensor, "tokens outputs"]) -> None:
         """Add tokens: what the map reads, and what it should return."""
         self._tokens += len(x)
-        sums = (target.sum(0), x.sum(0), x.T @ x, x.T @ target) if self._rank else (target.sum(0),)
-        self._sums = tuple(map(torch.add, self._sums, sums)) if self._sums else sums
+        of_inputs = (x.sum(0), x.T @ x, x.T @ target) if self._rank else ()
+        self._sums = _plus(self._sums, target.sum(0), *of_inputs)
 
     def solve(self, damping: float) -> Substitute:
         """Return the map with the least Σ‖map(x) − t‖² + λ‖writes · reads‖².
@@ -95,6 +94,10 @@ class MapSums:
         writes = torch.linalg.eigh((explained + explained.T) / 2).eigenvectors[:, -rank:].contiguous()
         reads = (whole @ writes).T.contiguous()
         return Substitute(t_mean - writes @ (reads @ x_mean), reads, writes)
+
+
+def _plus(sums: tuple[Tensor, ...], *more: Tensor) -> tuple[Tensor, ...]:
+    return tuple(one + other for one, other in zip(sums, more, strict=True)) if sums else more
 
 
 def _require_finite(*sums: Tensor) -> None:
