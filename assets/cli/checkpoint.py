@@ -162,13 +162,15 @@ def prune(
         require_free,
         unfinished_directory,
     )
-    from prunescope.pipelines.recipes import parse_recipe
+    from prunescope.pipelines.recipes import RepairRecipe, parse_recipe, steps
     from prunescope.pipelines.studies.memory_limits import DEVICE
 
     require_free(output)
     parsed = parse_recipe(options.inline_recipe(recipe))
     if parsed.method in {"dense", "noise"}:
         raise InputError(f"recipe {parsed.name} prunes nothing; choose another one")
+    if any(isinstance(step, RepairRecipe) and step.rank for step in steps(parsed)):
+        raise InputError(f"recipe {parsed.name}: no checkpoint holds a linear map; write affine in place of linear")
     own = {} if parsed.calibration is None else parsed.calibration.model_dump(exclude_unset=True)
     spec = _calibration(calibration).model_copy(update=own)
     if not re.match(DEVICE, device):

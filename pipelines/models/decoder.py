@@ -17,7 +17,7 @@ from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.models.lm_head import LMHead
 from prunescope.pipelines.models.module_calls import entered, hooks, without_cache
 from prunescope.pipelines.models.skipping import SkipPlan
-from prunescope.pipelines.models.sublayer import Sublayer, SublayerCall
+from prunescope.pipelines.models.sublayer import Sublayer, SublayerCall, Substitution
 from prunescope.pipelines.models.token_cache import TokenCache
 from prunescope.pipelines.models.weight_matrices import Matrix
 
@@ -130,16 +130,18 @@ class Decoder:
         """Return the weight matrices of all sublayers by name."""
         return {name: matrix for sublayer in self.sublayers for name, matrix in sublayer.matrices.items()}
 
-    def without(self, labels: Collection[str], *, skips: bool = True) -> AbstractContextManager[None]:
+    def without(
+        self, labels: Collection[str], *, skips: bool = True, substitutes: Mapping[str, Substitution] | None = None
+    ) -> AbstractContextManager[None]:
         """Temporarily drop the sublayers with some labels.
 
         With `skips` their modules are skipped if that is proved. Otherwise the modules run, for hooks that need every
-        call, and their contributions are dropped.
+        call, and their contributions are dropped. `substitutes`, by label, are added in place of some.
         """
         dropped = [sublayer for sublayer in self.sublayers if sublayer.label in labels]
         if skips and self.skips is not None:
-            return self.skips.without(dropped)
-        return entered(sublayer.dropped() for sublayer in dropped)
+            return self.skips.without(dropped, substitutes)
+        return entered(sublayer.dropped((substitutes or {}).get(sublayer.label)) for sublayer in dropped)
 
     def calls_of(self, sublayers: Sequence[Sublayer], tokens: Int[Tensor, "batch tokens"]) -> dict[str, SublayerCall]:
         """Return the arguments of each sublayer's call in a pass over some tokens, by label."""

@@ -76,7 +76,8 @@ def find_layer(index: int, module: nn.Module, run: ForwardRecorder, *, may_norm_
             own_mixers = [mixer for branch in own for mixer in branch.mixers]
             matrices, unread = matrices_of(own_mixers, run.names, operands)
             name = " + ".join(run.names[mixer] for mixer in own_mixers)
-            modules = {run.names[inner]: inner for mixer in own_mixers for inner in mixer.modules()}
+            chains = (module for branch in own for module in branch.chain)
+            modules = {run.names[inner]: inner for module in chains for inner in module.modules()}
             return Sublayer(index, kind, name, module, own, matrices, unread, modules)
 
         attn, mlp = sublayer("attn"), sublayer("mlp")

@@ -15,7 +15,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin, LinearAttentionCach
 
 from prunescope.pipelines.models.forward_probe import ForwardRecorder, same_memory
 from prunescope.pipelines.models.module_calls import hooks, other_forward, stream_of
-from prunescope.pipelines.models.sublayer import Branch, Sublayer, has_matrix, without_residual
+from prunescope.pipelines.models.sublayer import Branch, Sublayer, Substitution, has_matrix, without_residual
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,14 @@ class SkipPlan:
     norms: Mapping[str, nn.Module]
 
     @contextmanager
-    def without(self, sublayers: Iterable[Sublayer]) -> Iterator[None]:
-        """Temporarily skip some sublayers; a layer that skips both returns its input."""
+    def without(
+        self, sublayers: Iterable[Sublayer], substitutes: Mapping[str, Substitution] | None = None
+    ) -> Iterator[None]:
+        """Temporarily skip some sublayers; a layer that skips both returns its input.
+
+        `substitutes`, by label, are added in place of some; the norms before these still run.
+        """
+        substitutes = substitutes or {}
         by_layer: dict[nn.Module, list[Sublayer]] = {}
         for sublayer in sublayers:
             by_layer.setdefault(sublayer.host, []).append(sublayer)
@@ -41,27 +47,32 @@ class SkipPlan:
                     if sublayer.kind == "attn":
                         growing = host.register_forward_pre_hook(partial(_grow, sublayer.layer), with_kwargs=True)
                         stack.enter_context(hooks(growing))
-                is_whole = len(skipped) == 2
-                # The norm before a single sublayer and all but the first module of each branch pass values through.
-                through = [host]
-                if not is_whole:
-                    norm = self.norms.get(skipped[0].label)
+                if len(skipped) == 2 and not any(each.label in substitutes for each in skipped):
+                    stack.enter_context(other_forward(host, partial(self._identity, host)))
+                    continue
+                for sublayer in skipped:
+                    substitute = substitutes.get(sublayer.label)
+                    # The norm before a sublayer and all but the first module of each branch pass values through.
+                    norm = self.norms.get(sublayer.label) if substitute is None else None
                     through = [] if norm is None else [norm]
-                    through += [module for part in skipped[0].parts for module in part.chain[1:]]
-                for module in through:
-                    stack.enter_context(other_forward(module, partial(self._identity, module)))
-                for part in () if is_whole else skipped[0].parts:
-                    stack.enter_context(other_forward(part.chain[0], partial(self._no_contribution, part)))
+                    through += [module for part in sublayer.parts for module in part.chain[1:]]
+                    for module in through:
+                        stack.enter_context(other_forward(module, partial(self._identity, module)))
+                    for part in sublayer.parts:
+                        own = substitute if part is sublayer.parts[0] else None
+                        stack.enter_context(other_forward(part.chain[0], partial(self._contribution, part, own)))
             yield
 
     def _identity(self, module: nn.Module, *args: Any, **kwargs: Any) -> object:  # noqa: ANN401 (any signature)
         return self._in_form_of(module, stream_of(args, kwargs))
 
-    def _no_contribution(self, part: Branch, *args: Any, **kwargs: Any) -> object:  # noqa: ANN401 (any signature)
-        """Return zeros, or the stream itself if the module adds it."""
-        if part.residual is not None:
-            return self._in_form_of(part.chain[0], without_residual((args, kwargs), part.residual)[1])
-        return self._in_form_of(part.chain[0], torch.zeros_like(stream_of(args, kwargs)))
+    def _contribution(self, part: Branch, substitute: Substitution | None, *args: Any, **kwargs: Any) -> object:  # noqa: ANN401 (any signature)
+        """Return zeros or what a substitute adds, and the stream itself if the module adds it."""
+        state = stream_of(args, kwargs)
+        value = torch.zeros_like(state) if part.residual is None else without_residual((args, kwargs), part.residual)[1]
+        if substitute is not None:
+            value = value + substitute(state) / part.multiplier
+        return self._in_form_of(part.chain[0], value)
 
     def _in_form_of(self, module: nn.Module, value: Tensor) -> object:
         length = self.lengths[module]

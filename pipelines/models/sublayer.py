@@ -28,6 +28,8 @@ from prunescope.pipelines.models.weight_offload import on_device
 Kind = Literal["attn", "mlp"]
 Added = Float[Tensor, "batch tokens width"]
 Observe = Callable[[Added], Added | None]
+# From what a dropped sublayer would read to what is added to the stream in its place.
+Substitution = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -113,19 +115,25 @@ class Branch:
         return self.chain[0].register_forward_pre_hook(before, with_kwargs=True)
 
     @contextmanager
-    def dropped(self) -> Iterator[None]:
-        """Temporarily add nothing to the stream; the modules still run and fill their caches."""
-        streams, forward = list[Tensor](), self.chain[-1].forward
+    def dropped(self, substitute: Substitution | None = None) -> Iterator[None]:
+        """Temporarily add nothing or a substitute to the stream; the modules still run and fill their caches."""
+        inputs, forward = list[Tensor](), self.chain[-1].forward
+        records = self.is_post_norm or substitute is not None
 
         def without_contribution(*args: Any, **kwargs: Any) -> object:  # noqa: ANN401 (any module's signature)
             output = forward(*args, **kwargs)
-            if self.is_post_norm:
-                return with_first(output, streams.pop())
-            if self.residual is not None:
-                return with_first(output, without_residual((args, kwargs), self.residual)[1])
-            return with_first(output, torch.zeros_like(first_tensor(output)))
+            state = inputs.pop() if records else None
+            if state is not None and self.is_post_norm:
+                value = state
+            elif self.residual is not None:
+                value = without_residual((args, kwargs), self.residual)[1]
+            else:
+                value = torch.zeros_like(first_tensor(output))
+            if state is not None and substitute is not None:
+                value = value + (substitute(state) / self.multiplier).reshape(value.shape)
+            return with_first(output, value)
 
-        recording = hooks(*([self._record_stream(streams)] if self.is_post_norm else []))
+        recording = hooks(*([self._record_stream(inputs)] if records else []))
         with recording, other_forward(self.chain[-1], without_contribution):
             yield
 
@@ -157,7 +165,7 @@ class Sublayer:
         parts: branches whose contributions sum to the sublayer's; more than one for parallel mixers.
         matrices: the weight matrices inside, by name.
         unread: names of stacked weights that no product of the probe read as matrices; they cannot be masked.
-        modules: the mixers and all modules inside them, by name in the model.
+        modules: the modules of its branches and all modules inside them, by name in the model.
     """
 
     layer: int
@@ -246,9 +254,10 @@ class Sublayer:
         """Temporarily load the sublayer's weights to their device; see `weight_offload.on_device`."""
         return on_device(*(module for part in self.parts for module in part.chain))
 
-    def dropped(self) -> AbstractContextManager[None]:
-        """Temporarily add nothing to the stream; see `Branch.dropped`."""
-        return entered(part.dropped() for part in self.parts)
+    def dropped(self, substitute: Substitution | None = None) -> AbstractContextManager[None]:
+        """Temporarily add nothing to the stream, or a substitute for all branches; see `Branch.dropped`."""
+        first, *others = self.parts
+        return entered([first.dropped(substitute), *(part.dropped() for part in others)])
 
 
 def has_matrix(module: nn.Module) -> bool:

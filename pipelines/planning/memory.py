@@ -12,7 +12,7 @@ from prunescope.pipelines.models.token_cache import ROOM
 from prunescope.pipelines.planning.workload import FLOAT_BYTES, Workload
 from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH
 from prunescope.pipelines.pruning.variant_patching import MAX_CHANGED_BYTES, changed_limit
-from prunescope.pipelines.recipes import LayerwiseRecipe, NoiseRecipe, Recipe, changes_matrices, steps
+from prunescope.pipelines.recipes import LayerwiseRecipe, NoiseRecipe, Recipe, RepairRecipe, changes_matrices, steps
 
 # A variant's embedding: as computed, as a unit vector in float64, and rounded.
 _EMBEDDING_BYTES = 4 + 8 + 2
@@ -69,7 +69,11 @@ def memory_items(
     masks = {"masks, a bit per weight": -(-shape.prunable // 8) * sum(map(changes_matrices, group))}
     applied = masks | _applied_weights(load, recipe, changed_limit(load.device, free))
     calibration = recipe.calibration or study.calibration
+    repairs = [step for step in steps(recipe) if isinstance(step, RepairRecipe)]
     reads_gram = any(isinstance(step, LayerwiseRecipe) and step.reads == "gram" for step in steps(recipe))
+    reads_gram |= any(step.rank for step in repairs)
+    # A repair keeps the embeddings, both models' streams, and in float32 the dense ones after a layer's sublayers.
+    stream_size = 3 * size + 2 * FLOAT_BYTES if repairs else size
     timed = () if recipe.method == "noise" else study.speed
     batch = min(max(written, load.sampled_texts), BATCH_TEXTS)
     cached = [batch * (max(load.lengths, default=0) + ROOM)]
@@ -83,7 +87,7 @@ def memory_items(
         "always": always,
         "calibrated": {
             "activations of a calibration batch": BATCH * calibration.length * activations * size,
-            "streams of the calibration tokens": calibration.sequences * calibration.length * width * size,
+            "streams of the calibration tokens": calibration.sequences * calibration.length * width * stream_size,
             # Totals in float64, and those of one batch in float32.
             "Gram matrices of a layer": 12 * load.gram_numbers * reads_gram,
         },

@@ -10,7 +10,15 @@ from prunescope.pipelines.evaluation.traces.decoding import BATCH_TEXTS, bytes_a
 from prunescope.pipelines.evaluation.traces.greedy_texts import KEPT_BYTES
 from prunescope.pipelines.evaluation.traces.stored_states import AT_OUTPUT
 from prunescope.pipelines.models.meta_model import Shape
-from prunescope.pipelines.recipes import DepthRecipe, LayerwiseRecipe, MixedRecipe, Recipe, changes_matrices, steps
+from prunescope.pipelines.recipes import (
+    DepthRecipe,
+    LayerwiseRecipe,
+    MixedRecipe,
+    Recipe,
+    RepairRecipe,
+    changes_matrices,
+    steps,
+)
 from prunescope.pipelines.studies import CalibrationSpec, Study
 from prunescope.pipelines.studies.evaluation_specs import SpeedSpec
 
@@ -246,6 +254,11 @@ class Workload:
                 # One pass per removal. The greedy choice runs the layers above each candidate: half of all on average.
                 units = self.shape.layers * (2 if step.unit == "attn+mlp" else 1)
                 passes += step.count * (1 if step.by == "iterative" else units / 2)
+            elif isinstance(step, RepairRecipe):
+                # The dense model, the repaired one, and a pass of its own for either sublayer of each layer.
+                passes += 2 + min(2, self.moved_sublayers(recipe) / self.shape.layers)
+                squares = self.moved_sublayers(recipe) * self.shape.width**2 * (step.rank > 0)
+                gram += 2 * spec.sequences * spec.length * squares
         return self._calibration(spec, passes) + Work(head=gram)  # float32, whatever the dtype of the passes
 
     def _traces(self, recipe: Recipe) -> Work:

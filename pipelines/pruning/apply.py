@@ -19,6 +19,7 @@ from prunescope.pipelines.pruning.methods.layer_sparsity import layer_sparsities
 from prunescope.pipelines.pruning.mixture import require_effects, require_matrices, without_dropped
 from prunescope.pipelines.pruning.module_selection import require_matches
 from prunescope.pipelines.pruning.pruning_inputs import Statistics, Unfinished, known_moments, layer_files, table_for
+from prunescope.pipelines.pruning.repair import repair
 from prunescope.pipelines.pruning.structure import prune_units
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
@@ -32,6 +33,7 @@ from prunescope.pipelines.recipes import (
     MixedRecipe,
     NoiseRecipe,
     Recipe,
+    RepairRecipe,
     SingleRecipe,
     StructuredRecipe,
     changes_matrices,
@@ -110,10 +112,8 @@ def _apply_step(
     decoder: Decoder, recipe: SingleRecipe, statistics: Statistics, base: Variant, origin: Variant, progress: Progress
 ) -> Variant:
     match recipe:
-        case DenseRecipe():
-            return base
-        case NoiseRecipe():
-            return Variant(noise=recipe.kind)
+        case DenseRecipe() | NoiseRecipe():
+            return Variant(noise=recipe.kind if isinstance(recipe, NoiseRecipe) else None)
         case DepthRecipe():
             order = statistics.order if base.is_dense else ()
             influence = table_for(recipe, statistics, "block_influence") if base.is_dense else None
@@ -125,6 +125,8 @@ def _apply_step(
         case StructuredRecipe():
             known = known_moments(recipe, statistics) if base.is_dense else None
             return prune_units(decoder, recipe, known, statistics.tokens, base, progress, statistics.dtype)
+        case RepairRecipe():
+            return repair(decoder, recipe, statistics.tokens, base, progress, statistics.dtype)
         case MatrixRecipe() | MixedRecipe():
             is_changing = changes_matrices(recipe)
             # The matrices' inputs exclude the dropped sublayers, unless the predecessors are dense.

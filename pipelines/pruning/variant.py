@@ -20,6 +20,7 @@ from torch import Tensor
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.models.sublayer import Sublayer
 from prunescope.pipelines.pruning.masks import Mask
+from prunescope.pipelines.pruning.substitute import Substitute
 from prunescope.pipelines.pruning.weight_delta import LazyMapping, WeightDelta
 from prunescope.pipelines.recipes import Recipe
 
@@ -35,6 +36,7 @@ class Variant:
         dropped: labels of removed sublayers, such as `attn.3`.
         noise: how the unpruned model is computed differently (a kind of `NoiseRecipe`); None for a pruned model.
         facts: numbers and lists that the recipe reports, by name, for the table `variants`.
+        substitutes: what a repair adds in place of removed sublayers, by label.
     """
 
     changes: Mapping[str, WeightDelta] = field(default_factory=dict)
@@ -42,6 +44,7 @@ class Variant:
     dropped: tuple[str, ...] = ()
     noise: str | None = None
     facts: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    substitutes: Mapping[str, Substitute] = field(default_factory=dict)
 
     @property
     def masks(self) -> Mapping[str, Mask]:
@@ -101,6 +104,9 @@ class Variant:
         for name in sorted(self.parameters):
             digest.update(name.encode())
             digest.update(_bytes(self.parameters[name]))
+        for name, tensor in sorted(_substitute_tensors(self.substitutes).items()):
+            digest.update(name.encode())
+            digest.update(_bytes(tensor))
         return digest.hexdigest()
 
     def save(self, file: Path, recipe: Recipe, weight_hash: str) -> None:
@@ -116,7 +122,25 @@ class Variant:
         }
         metadata["about_hash"] = _metadata_hash(metadata)
         tensors = {f"parameter:{name}": tensor.contiguous() for name, tensor in self.parameters.items()}
+        tensors |= _substitute_tensors(self.substitutes)
         save_tensors(tensors | tensors_to_store(self.changes), file, metadata)
+
+
+def _substitute_tensors(substitutes: Mapping[str, Substitute]) -> dict[str, Tensor]:
+    return {
+        f"substitute:{label}:{key}": tensor.contiguous()
+        for label, substitute in substitutes.items()
+        for key, tensor in substitute.tensors.items()
+    }
+
+
+def _stored_substitutes(opened: Any) -> dict[str, Substitute]:  # noqa: ANN401 (safetensors has no types)
+    tensors: dict[str, dict[str, Tensor]] = {}
+    for name in opened.keys():  # noqa: SIM118 (not a mapping)
+        if name.startswith("substitute:"):
+            _, label, key = name.split(":")
+            tensors.setdefault(label, {})[key] = opened.get_tensor(name)
+    return {label: Substitute(**own) for label, own in tensors.items()}
 
 
 def save_tensors(tensors: dict[str, Tensor], file: Path, metadata: dict[str, str]) -> None:
@@ -190,6 +214,7 @@ def _read(file: Path) -> tuple[Variant, str]:
             tuple(json.loads(metadata["dropped"])),
             metadata["noise"] or None,
             json.loads(metadata["facts"]),
+            _stored_substitutes(opened),
         )
         variant_hash, weight_hash = variant.hash, metadata["weight_hash"]
     except OSError as error:

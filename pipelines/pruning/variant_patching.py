@@ -99,7 +99,8 @@ def apply_variant(
             stack.enter_context(_swapped(decoder.sublayers, variant))
         else:
             stack.enter_context(_layer_by_layer(decoder, variant))
-        stack.enter_context(decoder.without(variant.dropped, skips=skips))
+        substitutes = {label: each.to(decoder.device) for label, each in variant.substitutes.items()}
+        stack.enter_context(decoder.without(variant.dropped, skips=skips, substitutes=substitutes))
         stack.enter_context(swap_outer_parameters(decoder, variant))
         stack.enter_context(  # all weights below the head
             _noise(variant.noise, decoder.trunk.parameters(), decoder.sublayers, is_streamed=decoder.is_streamed)
@@ -110,7 +111,11 @@ def apply_variant(
 @contextmanager
 def apply_to_layer(layer: Layer, variant: Variant) -> Iterator[None]:
     """Temporarily let the sublayers of one layer compute as in the variant."""
-    dropped = (sublayer.dropped() for sublayer in layer.sublayers if sublayer.label in variant.dropped)
+    dropped = (
+        sublayer.dropped(variant.substitutes.get(sublayer.label))
+        for sublayer in layer.sublayers
+        if sublayer.label in variant.dropped
+    )
     with _swapped(layer.sublayers, variant), entered(dropped):
         yield
 

@@ -31,12 +31,14 @@ def variant_row(
         key: value for key, value in variant.facts.items() if key not in {"drop_order", "drop_scores", "structure"}
     }
     dropped = sum(sublayer.size for sublayer in sublayers if sublayer.label in variant.dropped)
+    added = sum(substitute.size for substitute in variant.substitutes.values())
     gone = {name for sublayer in sublayers if sublayer.label in variant.dropped for name in sublayer.matrices}
     saved_bytes = sum(
         WEIGHT_BYTES * matrix.size if name in gone else variant.changes[name].saved_bytes
         for name, matrix in decoder.matrices.items()
         if name in gone or name in variant.changes
     )
+    saved_bytes -= WEIGHT_BYTES * added
     total = sum(parameter.numel() for parameter in decoder.model.parameters())
     return pl.DataFrame(
         {
@@ -49,8 +51,8 @@ def variant_row(
             "weights_masked": [masked],
             "weights_updated": [updated],
             "sparsity": [masked / prunable],
-            "parameters_removed": [masked + dropped],
-            "parameters_removed_share": [(masked + dropped) / total],
+            "parameters_removed": [masked + dropped - added],
+            "parameters_removed_share": [(masked + dropped - added) / total],
             "bytes_removed": [saved_bytes],
             "sublayers_dropped": [list(variant.dropped)],
             "drop_order": [list(variant.facts.get("drop_order", []))],

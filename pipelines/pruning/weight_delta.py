@@ -164,6 +164,14 @@ class WeightDelta:
         mask = later.mask
         return self if mask is None else WeightDelta.valued(self.weight(dense), mask)
 
+    def scaled(self, factors: Float[Tensor, " out"], dense: Weight) -> "WeightDelta":
+        """Return the change with each output's weights times a factor; zeros stay zero, and codes stay codes."""
+        column = factors[:, None]
+        if self.codes is not None:
+            scales = (self.codes.scales * column.to(self.codes.scales.device)).float()
+            return replace(self, codes=replace(self.codes, scales=scales))
+        return WeightDelta.valued((self.weight(dense) * column.to(dense.device)).to(dense.dtype), self.mask)
+
     @property
     def kept(self) -> int:
         """Number of weights that the mask keeps."""

@@ -29,13 +29,14 @@ from prunescope.pipelines.recipes.depth import DepthRecipe
 from prunescope.pipelines.recipes.external import ExternalRecipe
 from prunescope.pipelines.recipes.mixed import MixedRecipe
 from prunescope.pipelines.recipes.quantization import AWQ, GPTQ, RTN, AnyQuantization, QuantizationRecipe
+from prunescope.pipelines.recipes.repair import RepairRecipe
 from prunescope.pipelines.recipes.structure import AnyStructure, Flap, Heads, Neurons, StructuredRecipe
 from prunescope.pipelines.recipes.weights import ADMM, RIA, DSnoT, Magnitude, SparseGPT, Wanda, WeightRecipe
 
 __all__ = [
     "ADMM", "AWQ", "GPTQ", "NAME", "RIA", "RTN", "DSnoT", "DenseRecipe", "DepthRecipe", "ExternalRecipe", "Flap",
     "Heads", "Magnitude", "MaskingRecipe", "MatrixRecipe", "MixedRecipe", "Neurons", "NoiseKind", "NoiseRecipe",
-    "SparseGPT", "StructuredRecipe", "Wanda",
+    "RepairRecipe", "SparseGPT", "StructuredRecipe", "Wanda",
 ]  # fmt: skip
 
 SingleRecipe = (
@@ -47,6 +48,7 @@ SingleRecipe = (
     | MixedRecipe
     | ExternalRecipe
     | NoiseRecipe
+    | RepairRecipe
 )
 KINDS: tuple[type[SingleRecipe], ...] = get_args(SingleRecipe)
 # Recipes that change matrices layer by layer.
@@ -88,6 +90,8 @@ class ComposedRecipe(BaseRecipe):
                 raise ValueError(f"{part.name} has its own `calibration`; set one next to `parts`, for all of them")
         for index, part in enumerate(self.parts):
             earlier = self.parts[:index]
+            if isinstance(part, RepairRecipe):
+                part.require_place(earlier, is_last=part is self.parts[-1])
             if isinstance(part, ExternalRecipe) and earlier:
                 raise ValueError(f"{part.name} is a whole checkpoint; it can only come first")
             quantized = next((recipe for recipe in earlier if isinstance(recipe, QuantizationRecipe)), None)
@@ -119,6 +123,8 @@ class ComposedRecipe(BaseRecipe):
 def _stands_alone(recipe: SingleRecipe | ComposedRecipe) -> SingleRecipe | ComposedRecipe:
     if isinstance(recipe, DSnoT):
         raise ValueError(f"{recipe.name} {_NEEDS_A_MASK}")  # noqa: TRY004 (pydantic reads ValueError)
+    if isinstance(recipe, RepairRecipe):
+        recipe.require_place((), is_last=True)
     return recipe
 
 
@@ -172,7 +178,8 @@ def changes_matrices(recipe: Recipe) -> bool:
     if isinstance(recipe, MixedRecipe):
         return bool(recipe.matrix_recipes)
     # The changes of an external checkpoint are unknown until it is loaded.
-    return any(not isinstance(step, DenseRecipe | NoiseRecipe | DepthRecipe) for step in steps(recipe))
+    others = DenseRecipe | NoiseRecipe | DepthRecipe | RepairRecipe
+    return any(not isinstance(step, others) for step in steps(recipe))
 
 
 FORMS: tuple[tuple[str, str], ...] = tuple(example for kind in KINDS for example in kind.EXAMPLES)

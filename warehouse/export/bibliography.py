@@ -26,6 +26,7 @@ _METHODS = {
     "heads": "michel2019sixteen",
     "gptq": "frantar2023gptq",
     "awq": "lin2024awq",
+    "repair": "shopkhoev2025replaceme",
 }
 # Values of parameters that a paper introduced.
 _IDEAS = {

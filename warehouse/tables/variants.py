@@ -29,7 +29,10 @@ TABLE = Table(
             since=3,
         ),
         c.share("sparsity", "Share of the prunable weights that are masked.", "weights_masked/weights_prunable"),
-        c.int64("parameters_removed", "Masked weights and all parameters of dropped sublayers."),
+        c.int64(
+            "parameters_removed",
+            "Masked weights and all parameters of dropped sublayers, less those that a repair adds in their place.",
+        ),
         c.share("parameters_removed_share", "Removed parameters over all parameters of the model."),
         c.int64(
             "bytes_removed",
@@ -47,10 +50,16 @@ TABLE = Table(
         ),
         Column(pa.list_(pa.float64()), "drop_scores", "Score by which each unit of `drop_order` was chosen.", since=3),
         c.text(
-            "facts_json", "The method's report as JSON: raised dampings, dead channels, unreached matrices.", since=3
+            "facts_json",
+            "The method's report as JSON: raised dampings, dead channels, unreached matrices, the check of a repair.",
+            since=3,
         ),
         c.int32("sublayers_changed", "Sublayers whose weights changed or that were dropped."),
-        c.text("variant_hash", "SHA-256 over all changes of weights and the dropped sublayers.", since=2),
+        c.text(
+            "variant_hash",
+            "SHA-256 over all changes of weights, the dropped sublayers and what a repair adds in their place.",
+            since=2,
+        ),
         c.text("calibration_hash", "SHA-256 of the calibration tokens; NULL if the recipe needs none.", nullable=True),
         c.int64("file_bytes", "Size of the variant file.", "bytes"),
         c.metric("seconds", "Time to prune.", "s", minimum=0, is_timing=True),

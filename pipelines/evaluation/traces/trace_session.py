@@ -373,14 +373,18 @@ def _local_shifts(sublayer: Sublayer, variant: Variant, passes: Sequence[tuple[C
     subtracted in the type of the pass.
     """
     wholes = [dense.whole[sublayer.label][first:] for dense, first in passes]
-    if sublayer.label in variant.dropped:
+    substitute = variant.substitutes.get(sublayer.label)
+    if substitute is not None:
+        added = [substitute.added(dense.calls[sublayer.label])[first:] for dense, first in passes]
+    elif sublayer.label in variant.dropped:
         return [-whole.float() for whole in wholes]
-    with sublayer.on_device():
-        weights = variant.weights(sublayer)
-        added = [
-            replay(sublayer, dense.calls[sublayer.label], weights, first, dense.norms, variant.noise)
-            for dense, first in passes
-        ]
+    else:
+        with sublayer.on_device():
+            weights = variant.weights(sublayer)
+            added = [
+                replay(sublayer, dense.calls[sublayer.label], weights, first, dense.norms, variant.noise)
+                for dense, first in passes
+            ]
     return [(own.to(whole.device) - whole).float() for own, whole in zip(added, wholes, strict=True)]
 
 

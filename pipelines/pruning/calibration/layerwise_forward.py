@@ -1,6 +1,6 @@
 """Layer-by-layer forward passes: the residual streams of all tokens move through one layer at a time."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import Any
@@ -102,10 +102,16 @@ class Streams:
     @torch.inference_mode()
     def advance(self, index: int, states: States) -> None:
         """Replace the streams by the output of a layer with its current weights."""
+        for batch, after in enumerate(self.outputs(index, states)):
+            states[batch] = after
+
+    @torch.inference_mode()
+    def outputs(self, index: int, states: States) -> Iterator[Float[Tensor, "batch length width"]]:
+        """Yield a layer's output with its current weights, batch by batch."""
         module = self._modules[index]
         with on_device(module), cast_parameters(module.parameters(), self._dtype):
             for batch in range(len(states)):
-                states[batch] = self._run(index, batch, states[batch])
+                yield self._run(index, batch, states[batch])
 
     def _run(self, index: int, batch: int, state: Tensor) -> Tensor:
         with quick_linears(self._modules[index]):

@@ -25,6 +25,7 @@ from prunescope.pipelines.pruning.checkpoints.materialized_weights import (
     as_stored,
     stored_dtype,
     unchanged,
+    with_biases,
 )
 from prunescope.pipelines.pruning.checkpoints.model_card import About, CheckpointResult, card
 from prunescope.pipelines.pruning.checkpoints.output_directory import atomic_directory, require_free, require_room
@@ -56,8 +57,9 @@ def export(
     quantized = sum(change.codes is not None for change in variant.changes.values())
     variant = as_stored(decoder, variant, dtype)
     expected = _variant_logits(decoder, variant, probe)
-    weights = MaterializedWeights(decoder, variant)
-    form = form_of(decoder, variant, weights, shrink=shrink)
+    written = with_biases(decoder, variant)
+    weights = MaterializedWeights(decoder, written)
+    form = form_of(decoder, written, weights, shrink=shrink)
     progress.start("write the checkpoint", len(form.layers) + 2)
     with atomic_directory(folder) as scratch:
         require_room(scratch, form.parameters * dtype.itemsize)
@@ -65,7 +67,7 @@ def export(
         _write_config_and_tokenizer(scratch, decoder, form, dtype)
         logits = _require_same(scratch, decoder, probe, expected)
         rounded = None if torch.equal(expected, unrounded) else (_name(dtype), distance(logits, unrounded.float()))
-        notes = (*form.notes, *_notes(decoder, quantized, dtype))
+        notes = (*form.notes, *_notes(decoder, quantized, dtype), *_repair_notes(variant))
         result = CheckpointResult(folder, size, form.parameters, distance(logits, expected.float()), notes, rounded)
         (scratch / "README.md").write_text(card(about, result, decoder, variant), encoding="utf-8")
         if about.variant_hash:
@@ -168,6 +170,11 @@ def _notes(decoder: Decoder, quantized: int, dtype: torch.dtype) -> Iterator[str
             f"The model was pruned in {_name(decoder.dtype)} and is stored in {_name(dtype)}: parameters that the "
             f"recipe changed hold {_name(decoder.dtype)} values, all others are the dense model's own."
         )
+
+
+def _repair_notes(variant: Variant) -> Iterator[str]:
+    if note := variant.facts.get("repair", {}).get("note"):
+        yield f"The repair: {note}."
 
 
 def _write_config_and_tokenizer(scratch: Path, decoder: Decoder, form: Form, dtype: torch.dtype) -> None:

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.meta_model import auto_class
-from prunescope.pipelines.pruning.checkpoints.materialized_weights import MaterializedWeights, last_matrices
+from prunescope.pipelines.pruning.checkpoints.materialized_weights import MaterializedWeights
 from prunescope.pipelines.pruning.checkpoints.shrink import Rules, Widths, widths_of
 from prunescope.pipelines.pruning.module_selection import layer_of, layers_prefix, renumbered
+from prunescope.pipelines.pruning.output_projection import last_matrices
 from prunescope.pipelines.pruning.variant import Variant
 
 # Maximum number of configs that a search tries.
@@ -84,7 +85,7 @@ def form_of(decoder: Decoder, variant: Variant, weights: MaterializedWeights, *,
     if model is None:
         raise InputError(f"{type(decoder.model).__name__}: transformers does not build it from its own config")
     form = Form(model, layers_prefix(decoder), whole)
-    blocks = [i for i in whole if {f"attn.{i}", f"mlp.{i}"} <= set(variant.dropped)]
+    blocks = [i for i in whole if {f"attn.{i}", f"mlp.{i}"} <= set(variant.dropped) - set(variant.substitutes)]
     if blocks:
         shorter = _without_layers(decoder, configs, form, tuple(i for i in whole if i not in blocks))
         if shorter is None and shrink:
@@ -217,7 +218,8 @@ def _with_biases(decoder: Decoder, variant: Variant, configs: _Configs, form: Fo
             )
     raise InputError(
         f"{sorted(missing)[0]}: {type(decoder.model).__name__} has no such parameter and no key of its config gives "
-        "it one; stock transformers cannot hold this variant"
+        "it one; stock transformers cannot hold this variant. Leave biases out: repair with `+rescale` in place of "
+        "`+affine`, remove units with `compensate: false`"
     )
 
 
@@ -285,7 +287,8 @@ def _cuts(form: Form, model: nn.Module, widths: Widths) -> dict[str, Cut] | None
 
 def _dropped_notes(variant: Variant, form: Form) -> Iterator[str]:
     gone = [label for label in variant.dropped if int(label.partition(".")[2]) not in form.layers]
-    zeros = [label for label in variant.dropped if label not in gone]
+    zeros = [label for label in variant.dropped if label not in {*gone, *variant.substitutes}]
+    biases = [label for label in variant.dropped if label in variant.substitutes]
     if gone:
         removed = sorted({int(label.partition(".")[2]) for label in gone})
         yield f"Layers {_listed(removed)} of the dense model are removed; later layers have new numbers."
@@ -294,6 +297,8 @@ def _dropped_notes(variant: Variant, form: Form) -> Iterator[str]:
             f"Dropped sublayers {_listed(zeros)} are still there, with zeros in their last matrices, so that they add "
             "nothing: the class of this model cannot leave them out."
         )
+    if biases:
+        yield f"Dropped sublayers {_listed(biases)} are still there, with zeros and, as a bias, the repair's constant."
 
 
 def _listed(items: Iterable[object]) -> str:

@@ -13,15 +13,20 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.models.decoder import Decoder, probe_tokens
 from prunescope.pipelines.models.load import load_model
 from prunescope.pipelines.models.sources import stored_weights
-from prunescope.pipelines.models.sublayer import Branch, Sublayer, SublayerCall, has_matrix
-from prunescope.pipelines.models.weight_matrices import Matrix, Products
+from prunescope.pipelines.models.sublayer import Branch, has_matrix
+from prunescope.pipelines.models.weight_matrices import Matrix
 from prunescope.pipelines.models.weight_offload import data_of, swapped_data
+from prunescope.pipelines.pruning.output_projection import (
+    PROBE_TOKENS,
+    biased_matrix,
+    last_matrices,
+    output_projections,
+)
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant, contributing
 from prunescope.pipelines.pruning.weight_delta import LazyMapping, WeightDelta
 
 _FLOATS = {"float64", "float32", "bfloat16", "float16"}
-_PROBE_TOKENS = 12
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
@@ -67,7 +72,32 @@ def as_stored(decoder: Decoder, variant: Variant, dtype: torch.dtype) -> Variant
         return WeightDelta.valued(change.weight(dense).to(dtype).to(dense.dtype), change.mask)
 
     parameters = {name: value.to(dtype).to(value.dtype) for name, value in variant.parameters.items()}
-    return replace(variant, changes=LazyMapping(variant.changes, rounded), parameters=parameters)
+    substitutes = {label: each.to(dtype).to(each.bias.dtype) for label, each in variant.substitutes.items()}
+    changes = LazyMapping(variant.changes, rounded)
+    return replace(variant, changes=changes, parameters=parameters, substitutes=substitutes)
+
+
+@torch.inference_mode()
+def with_biases(decoder: Decoder, variant: Variant) -> Variant:
+    """Return a variant with the constants that a repair added also as biases of the dropped sublayers' projections.
+
+    Raises:
+        InputError: a dropped sublayer has a linear map in its place, or no module whose bias is added to the stream.
+    """
+    replaced = [sublayer for sublayer in decoder.sublayers if sublayer.label in variant.substitutes]
+    calls = decoder.calls_of(replaced, probe_tokens(decoder, PROBE_TOKENS)) if replaced else {}
+    biases: dict[str, Tensor] = {}
+    for sublayer in replaced:
+        substitute, name = variant.substitutes[sublayer.label], type(decoder.model).__name__
+        if substitute.reads is not None:
+            raise InputError(
+                f"{sublayer.label}: no class of transformers has a linear map in its place; repair with `+affine`"
+            )
+        matrix = biased_matrix(sublayer, output_projections(sublayer, calls[sublayer.label], decoder.width))
+        if matrix is None:
+            raise InputError(f"{sublayer.label}: {name} has no bias for the constant in its place; drop without repair")
+        biases[f"{matrix.name}.bias"] = substitute.bias / sublayer.parts[0].multiplier
+    return replace(variant, parameters={**variant.parameters, **biases})
 
 
 class MaterializedWeights:
@@ -117,53 +147,20 @@ class MaterializedWeights:
 
 
 @torch.inference_mode()
-def last_matrices(decoder: Decoder) -> dict[str, list[Matrix]]:
-    """Return the last matrix that each branch of a sublayer multiplies by, by the sublayer's label.
-
-    One of several experts is returned. Branches without a known matrix product are omitted.
-    """
-    sublayers = list(decoder.sublayers)
-    calls = decoder.calls_of(sublayers, probe_tokens(decoder, _PROBE_TOKENS, seed=1))
-    last: dict[str, list[Matrix]] = {}
-    for sublayer in sublayers:
-        order = _products(sublayer, calls[sublayer.label])
-        for branch in sublayer.parts:
-            own = {id(parameter) for mixer in branch.mixers for parameter in mixer.parameters()}
-            matrices = [matrix for matrix in order if id(matrix.parameter) in own]
-            last.setdefault(sublayer.label, []).extend(matrices[-1:])
-    return last
-
-
-def _products(sublayer: Sublayer, call: SublayerCall) -> list[Matrix]:
-    """Return a sublayer's matrices in the order of their products."""
-    order: list[Matrix] = []
-    with sublayer.on_device():
-        by_address = {matrix.address: matrix for matrix in sublayer.matrices.values()}
-
-        def observe(_: Tensor, operand: Tensor) -> None:
-            known = (by_address.get(each.data_ptr()) for each in (operand if operand.dim() == 3 else [operand]))
-            order.extend(matrix for matrix in known if matrix is not None)
-
-        with Products(observe):
-            sublayer.recompute(call)
-    return order
-
-
-@torch.inference_mode()
 def silencing(decoder: Decoder, variant: Variant) -> frozenset[str]:
     """Return the names of the parameters that must be zero for the dropped sublayers to add nothing, as verified.
 
     These are the last matrix of each branch and the biases after it. If that is not enough (experts next to a shared
-    one), they are all parameters of the branch.
+    one), they are all parameters of the branch. Biases of `with_biases` are not among the names.
 
     Raises:
         InputError: a dropped sublayer adds something even if all its parameters are zero.
     """
     last = last_matrices(decoder)
     dropped = [sublayer for sublayer in decoder.sublayers if sublayer.label in variant.dropped]
-    probe = probe_tokens(decoder, _PROBE_TOKENS, seed=1)
+    probe = probe_tokens(decoder, PROBE_TOKENS, seed=1)
     silenced: set[str] = set()
-    with apply_variant(decoder, replace(variant, dropped=(), noise=None)):
+    with apply_variant(decoder, replace(variant, dropped=(), noise=None, substitutes={})):
         weights = dict(decoder.model.named_parameters())
         names = {id(parameter): name for name, parameter in weights.items()}
         loud = set(last)
@@ -183,7 +180,8 @@ def silencing(decoder: Decoder, variant: Variant) -> frozenset[str]:
                 loud = contributing(decoder, dropped, probe)
     if loud:
         raise InputError(f"{sorted(loud)[0]}: adds to the stream even without weights; its drop cannot be exported")
-    return frozenset(silenced)
+    inside = {module for sublayer in dropped for module in sublayer.modules}
+    return frozenset(silenced) - {name for name in variant.parameters if name.rpartition(".")[0] in inside}
 
 
 def _last_parameters(branch: Branch, last: list[Matrix]) -> Iterator[nn.Parameter]:

@@ -486,3 +486,22 @@ def test_pruning_costs_the_calibration_passes_of_its_recipes() -> None:
     held = items(memory_items(load(), parse_recipe("sparsegpt-50"), [parse_recipe("dense")], 0))
     assert held["streams of the calibration tokens"] == 4 * 8 * tokens
     assert held["Gram matrices of a layer"] == 12 * (3 * 8**2 + 12**2)
+
+
+def test_a_repair_costs_passes_of_both_models_and_of_its_changed_sublayers() -> None:
+    one = load().work("calibration", None).layers
+    tokens = load().study.calibration.sequences * load().study.calibration.length
+    for name, passes, products in (
+        ("magnitude-50+affine", 2 + 2, 0),
+        ("attn-drop-1+affine", 2 + 1 / 2, 0),  # one of two layers
+        ("block-drop-1+linear-4", 2 + 2 / 2, 2),
+    ):
+        # Of each dropped sublayer the Gram matrix of its inputs, and their products with what is missing.
+        assert load().work("variants", parse_recipe(name)) == Work(passes * one, products * 2 * tokens * 8**2), name
+    plain, repaired = (
+        items(memory_items(load(), parse_recipe(name), [parse_recipe("dense")], 0))
+        for name in ("block-drop-1", "block-drop-1+linear-4")
+    )
+    key = "streams of the calibration tokens"
+    assert repaired[key] == 5 * plain[key] == 5 * 4 * 8 * tokens
+    assert repaired["Gram matrices of a layer"] > plain["Gram matrices of a layer"] == 0

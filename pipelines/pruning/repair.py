@@ -1,0 +1,300 @@
+"""Repair of a variant in closed form, layer by layer: which states are regressed, and where the solutions go.
+
+The regressions themselves are in `methods/regression.py`.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float64, Int
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.pipelines.core.progress import SILENT, Progress
+from prunescope.pipelines.metrics.divergence import divergence
+from prunescope.pipelines.metrics.output_head import find_final_norm
+from prunescope.pipelines.metrics.rounding import allowed
+from prunescope.pipelines.models.decoder import Decoder, Layer, probe_tokens
+from prunescope.pipelines.models.module_calls import hooks, stream_of
+from prunescope.pipelines.models.sublayer import Sublayer, SublayerCall, has_matrix
+from prunescope.pipelines.models.weight_matrices import Matrix
+from prunescope.pipelines.models.weight_offload import on_device
+from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH, States, Streams
+from prunescope.pipelines.pruning.layer_checkpoints import overlay
+from prunescope.pipelines.pruning.methods.regression import ChannelSums, MapSums
+from prunescope.pipelines.pruning.output_projection import PROBE_TOKENS, biased_matrix, output_projections
+from prunescope.pipelines.pruning.variant import Variant
+from prunescope.pipelines.pruning.variant_patching import (
+    apply_to_layer,
+    apply_variant,
+    swap_outer_parameters,
+    swap_weights,
+)
+from prunescope.pipelines.pruning.weight_delta import WeightDelta
+from prunescope.pipelines.recipes import RepairRecipe
+
+# So many tokens are held out, rounded up to whole sequences, but at most this share of the sequences.
+_HELD_OUT_TOKENS, _HELD_OUT_SHARE = 1024, 0.25
+# A sequence that has so many tokens in a row in common with a held-out one is not fitted: windows may overlap.
+_COMMON_RUN = 16
+
+Tokens = Int[Tensor, "sequences length"]
+
+
+@torch.inference_mode()
+def repair(
+    decoder: Decoder,
+    recipe: RepairRecipe,
+    tokens: Tokens | None,
+    base: Variant,
+    progress: Progress = SILENT,
+    dtype: torch.dtype | None = None,
+) -> Variant:
+    """Fit every changed sublayer of a variant to the dense model, from the first layer to the last.
+
+    The tokens pass the layers in `dtype` (None: the model's own). The result is the base with scaled projections, new
+    biases and substitutes, and the fact `repair`; the base itself if all contributions equal the dense ones.
+
+    Raises:
+        InputError: there are no tokens, or a sublayer's output cannot be scaled through its parameters, as proved.
+        ComputationError: an activation is NaN or infinite.
+    """
+    if tokens is None or not tokens.numel():
+        raise InputError(f"recipe {recipe.name} needs calibration tokens")
+    changed = [sublayer for sublayer in decoder.sublayers if base.changed(sublayer)]
+    if not changed:
+        return base
+    fitted, held_out = split(tokens)
+    with swap_outer_parameters(decoder, base):
+        own_streams = Streams(decoder, fitted, dtype)
+    dense_streams = Streams(decoder, fitted, dtype) if base.parameters else own_streams
+    sides = _Sides(dense_streams, dense_streams.begin(), own_streams, own_streams.begin())
+    calls = decoder.calls_of(changed, probe_tokens(decoder, PROBE_TOKENS))
+    variant, unbiased = base, list[str]()
+    progress.start(f"repair {recipe.name}", len(decoder.layers), 2 * fitted.numel())
+    for index, layer in enumerate(decoder.layers):
+        with on_device(layer.module):
+            own = [sublayer for sublayer in layer.sublayers if sublayer.label in calls]
+            dense = _advance_dense(index, layer, sides, [sublayer.label for sublayer in own])
+            for sublayer in own:
+                target = _Target(decoder, sublayer, calls[sublayer.label])
+                variant = _repair(index, layer, target, sides, dense, recipe, variant)
+                if not target.takes_bias and sublayer.label not in base.dropped:
+                    unbiased.append(sublayer.label)
+            with apply_to_layer(layer, variant):
+                own_streams.advance(index, sides.own)
+        progress.advance()
+    progress.done()
+    if variant is base:
+        return base
+    facts = _checked(decoder, base, variant, held_out)
+    if recipe.bias and unbiased:
+        facts["without_bias"] = unbiased
+    return replace(variant, facts={**base.facts, "repair": facts})
+
+
+def split(tokens: Tokens) -> tuple[Tokens, Tokens]:
+    """Return the sequences to fit and those held out, which have no run of 16 tokens in common.
+
+    The last sequences are held out, 1,024 tokens or a quarter of all. Of too few sequences none are.
+    """
+    count, length = tokens.shape
+    held_out = tokens[count - min(-(-_HELD_OUT_TOKENS // length), max(1, int(_HELD_OUT_SHARE * count))) :]
+    run = min(_COMMON_RUN, length)
+    known = {each.numpy().tobytes() for row in held_out for each in row.unfold(0, run, 1)}
+    is_apart = [known.isdisjoint(each.numpy().tobytes() for each in row.unfold(0, run, 1)) for row in tokens]
+    fitted = tokens[torch.tensor(is_apart)]
+    return (fitted, held_out) if len(fitted) else (tokens, tokens[:0])
+
+
+@dataclass
+class _Sides:
+    """The residual streams of the dense model and of the repaired one before the next layer, batch by batch."""
+
+    dense_streams: Streams
+    dense: States
+    own_streams: Streams
+    own: States
+
+
+def _advance_dense(index: int, layer: Layer, sides: _Sides, labels: Collection[str]) -> list[dict[str, Tensor]]:
+    """Advance the dense streams by a layer, and return those after some of its sublayers, batch by batch."""
+    kept = []
+    with _recorded(layer) as (added, _):
+        for batch, after in enumerate(sides.dense_streams.outputs(index, sides.dense)):
+            kept.append({label: _stream_after(label, layer, sides.dense[batch], added) for label in labels})
+            sides.dense[batch] = after
+    return kept
+
+
+def _stream_after(label: str, layer: Layer, before: Tensor, added: Mapping[str, Tensor]) -> Tensor:
+    """Return the stream after a sublayer; in a parallel layer, as if attention came first."""
+    stream = before.float() + added[layer.attn.label].float()
+    return stream if label == layer.attn.label else stream + added[label].float()
+
+
+@contextmanager
+def _recorded(layer: Layer) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    """Record what the sublayers of a layer add and what they read in its latest call, by label."""
+    added: dict[str, Tensor] = {}
+    read: dict[str, Tensor] = {}
+
+    def save_read(label: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        read[label] = stream_of(args, kwargs)
+
+    handles: list[RemovableHandle] = []
+    for sublayer in layer.sublayers:
+        handles += sublayer.watch(partial(added.__setitem__, sublayer.label))
+        first = sublayer.parts[0].chain[0]
+        handles.append(first.register_forward_pre_hook(partial(save_read, sublayer.label), with_kwargs=True))
+    with hooks(*handles):
+        yield added, read
+
+
+def _repair(
+    index: int,
+    layer: Layer,
+    target: "_Target",
+    sides: _Sides,
+    dense: Sequence[Mapping[str, Tensor]],
+    recipe: RepairRecipe,
+    variant: Variant,
+) -> Variant:
+    """Return the variant with one more sublayer repaired; `dense` are the streams that should be after it."""
+    label = target.sublayer.label
+    channels, maps = ChannelSums(), MapSums(recipe.rank)
+    with apply_to_layer(layer, variant), _recorded(layer) as (added, read):
+        for right, before, _ in zip(dense, sides.own, sides.own_streams.outputs(index, sides.own), strict=True):
+            error = (right[label].double() - _stream_after(label, layer, before, added).double()).flatten(0, 1)
+            channels.update(added[label].to(error).reshape(error.shape), error)
+            if label in variant.dropped:
+                maps.update(read[label].to(error).reshape(len(error), -1), error)
+    if not channels.is_moved:
+        return variant
+    if label not in variant.dropped:
+        has_bias = recipe.bias and target.takes_bias
+        return target.repaired(variant, *channels.solve(recipe.damping, has_bias=has_bias))
+    if not recipe.bias:
+        return variant
+    substitute = maps.solve(recipe.map_damping).to("cpu", target.decoder.dtype)
+    return replace(variant, substitutes={**variant.substitutes, label: substitute})
+
+
+class _Target:
+    """A sublayer to repair, with the parameters that scale and shift what it adds.
+
+    `call` is a call of the dense sublayer, on which each repair is proved.
+    """
+
+    def __init__(self, decoder: Decoder, sublayer: Sublayer, call: SublayerCall) -> None:
+        self.decoder, self.sublayer, self._call = decoder, sublayer, call
+        self._projections = output_projections(sublayer, call, decoder.width)
+
+    @property
+    def takes_bias(self) -> bool:
+        """Return whether a vector can be added to what the sublayer adds through a parameter."""
+        last = self.sublayer.parts[0].chain[-1]
+        has_bias = not has_matrix(last) and getattr(last, "bias", None) is not None
+        return has_bias or biased_matrix(self.sublayer, self._projections) is not None
+
+    def repaired(self, variant: Variant, scale: Float64[Tensor, " width"], bias: Float64[Tensor, " width"]) -> Variant:
+        """Return the variant in which the sublayer adds scale·y + bias in place of y.
+
+        Raises:
+            InputError: it then adds something else on the probe.
+        """
+        changes: dict[str, WeightDelta] = {}
+        vectors: dict[str, Tensor] = {}
+        names = {module: name for name, module in self.sublayer.modules.items()}
+        for number, (branch, matrices) in enumerate(zip(self.sublayer.parts, self._projections, strict=True)):
+            shift = bias / branch.multiplier if number == 0 and bool(bias.any()) else None
+            last = branch.chain[-1]
+            if has_matrix(last):
+                for matrix in matrices:
+                    change = variant.changes.get(matrix.name, WeightDelta(matrix.shape))
+                    changes[matrix.name] = change.scaled(scale, matrix.weight)
+                biases = {_bias_name(matrix) for matrix in matrices}
+            else:  # a norm behind the projection undoes the scale of its rows, so its gain is scaled
+                name, biases = f"{names[last]}.weight", {f"{names[last]}.bias"}
+                if (gain := self._vector(variant, name)) is not None:
+                    offset = float(find_final_norm(last, self.decoder.width).kind.endswith("plus_one"))
+                    vectors[name] = (gain + offset) * scale - offset
+            for name in biases:
+                before = self._vector(variant, name)
+                scaled = shift if before is None else before * scale if shift is None else before * scale + shift
+                if scaled is not None:
+                    vectors[name] = scaled
+        dtype = self.decoder.dtype
+        parameters = {**variant.parameters, **{name: value.to("cpu", dtype) for name, value in vectors.items()}}
+        repaired = replace(variant, changes=overlay(changes, variant.changes), parameters=parameters)
+        self._prove(variant, repaired, scale, bias)
+        return repaired
+
+    def _vector(self, variant: Variant, name: str) -> Tensor | None:
+        """Return a gain or bias as earlier recipes left it, or None if the module has none."""
+        module, _, key = name.rpartition(".")
+        value = variant.parameters.get(name, getattr(self.sublayer.modules[module], key, None))
+        return None if value is None else value.to(self.decoder.device, torch.float64)
+
+    def _prove(
+        self,
+        before: Variant,
+        after: Variant,
+        scale: Float64[Tensor, " width"],
+        bias: Float64[Tensor, " width"],
+    ) -> None:
+        added = []
+        for variant in (before, after):
+            with swap_weights(self.sublayer, variant.weights(self.sublayer)):
+                added.append(self.sublayer.recompute(self._call).double().to(scale.device))
+        scaled = added[0] * scale
+        expected = scaled + bias
+        size = max(scaled.norm(), expected.norm())
+        if not (added[1] - expected).norm() <= allowed(self.decoder.rounding, self.decoder.dtype) * size:
+            raise InputError(
+                f"{self.sublayer.name}: scaling its output projection does not scale what it adds; leave the repair out"
+            )
+
+
+def _bias_name(matrix: Matrix) -> str:
+    """Return the name that the bias of a matrix has, if there is one; all experts of a stack share a parameter."""
+    stem, _, expert = matrix.name.partition("[")
+    return f"{stem}_bias" if expert else f"{stem}.bias"
+
+
+def _checked(decoder: Decoder, before: Variant, after: Variant, held_out: Tokens) -> dict[str, Any]:
+    """Return the fact `repair`: the KL on held-out tokens without and with the repair, and a note if it is no lower."""
+    if decoder.output is None or not len(held_out):
+        reason = "the model has no LM head" if decoder.output is None else "raise calibration.sequences"
+        return {"tokens_held_out": 0, "note": f"not checked on held-out text; {reason}"}
+    unrepaired, repaired = mean_divergences(decoder, [before, after], held_out)
+    facts: dict[str, Any] = {"tokens_held_out": held_out.numel()}
+    facts |= {"kl_unrepaired_nats": unrepaired, "kl_repaired_nats": repaired}
+    if repaired >= unrepaired:
+        facts["note"] = f"on held-out text it does not lower the KL ({unrepaired:.3g} to {repaired:.3g} nats)"
+    return facts
+
+
+@torch.inference_mode()
+def mean_divergences(decoder: Decoder, variants: Sequence[Variant], tokens: Tokens) -> list[float]:
+    """Return each variant's mean KL(dense ‖ variant) over all positions of some sequences, in nats.
+
+    Raises:
+        ComputationError: a variant's states are NaN or infinite.
+    """
+    batches = [batch.to(decoder.device) for batch in tokens.split(decoder.at_once(BATCH))]
+    dense = torch.cat([decoder.hidden(batch).flatten(0, 1).float() for batch in batches])
+    means = []
+    for variant in variants:
+        with apply_variant(decoder, variant):
+            own = torch.cat([decoder.hidden(batch).flatten(0, 1).float() for batch in batches])
+        if not bool(own.isfinite().all()):
+            raise ComputationError("NaN or infinite states on the held-out calibration tokens")
+        columns = divergence(dense, own - dense, decoder.head, (1.0,))
+        means.append(float(columns["kl_dense_pruned_nats"].mean(dtype="float64")))
+    return means
