@@ -28,6 +28,8 @@ def search(
     context: typer.Context,
     study: options.StudyName,
     remove: list[str] = (),
+    start: str | None = None,
+    put_back: str | None = None,
     model: options.Models = (),
     menu: str | None = None,
     objective: str | None = None,
@@ -48,16 +50,24 @@ def search(
     published ones at the same share, run on the study's own prompts, texts and tasks. After an interruption, the same
     command continues where the search stopped.
 
+    With --start the search goes the other way: it makes sublayers of a pruned model dense again, each time the one that
+    lowers the KL most, and says on texts that chose nothing what the first 2, 4 and 8 and all of them bring back.
+
     The study's key `search` holds the same settings. `prunescope run STUDY --recipe FILE` runs a found recipe.
 
     For example:
 
     - `prunescope search demo --remove 20%`
     - `prunescope search my-study.yaml --remove 20% --remove 30% --menu sparsegpt-2of4,drop --minutes 60 -o recipes`
+    - `prunescope search my-study.yaml --start wanda-50 --put-back 4`
 
     Options:
         remove (SHARE): Share to remove: 20%, 20 or 0.2 (default: the study's `search.remove`); each share gets an
             allocation of its own.
+        start (RECIPE): Recipe of the pruned model to start from, instead of --remove: of weights or bits, drops, or a
+            mixture, by its name or YAML file.
+        put_back (AMOUNT): With --start: the most to make dense again: 4 or sublayers=4, or of the layers' parameters=5%
+            or bytes=5%.
         menu (A,B,C): Treatments of a sublayer other than keeping it: recipes of weights or bits, and drop, attn-drop or
             mlp-drop (default: wanda, ria and sparsegpt from 4 to 70, drop).
         objective (NAME): Quantity to minimise: kl of every token, or task:NAME, the KL at the answers to a task of the
@@ -67,7 +77,7 @@ def search(
         minutes (N): No trial begins after so many minutes (default: 20). Effects of single treatments take at most half
             of them, but for a first batch of texts; pruning does not count.
         control (A,B,C): Strategies to compare with: hidden, the same search by 1 − cos of the hidden states; random;
-            greedy (default: all).
+            greedy, by the effects alone (default: all; with --start random and greedy).
         no_controls: Leave all of them out.
         no_judge: Leave out the comparison with published recipes on the study's own data.
         output (DIR): Write each recipe to a file here instead of standard output.
@@ -75,10 +85,13 @@ def search(
     from prunescope.assets.planning.steps import MODEL_TABLES, SEARCH_TABLES
     from prunescope.assets.runs.start import run_study
 
+    if remove and (start or put_back):
+        raise InputError("--remove and --start contradict each other; leave one of them out")
     if control is not None and no_controls:
         raise InputError("--control and --no-controls contradict each other; leave one of them out")
     keys = {
-        "remove": [_share(text) for text in remove] if remove else None,
+        "start": start and options.inline_recipe(start),
+        "put_back": None if put_back is None else _amount(put_back),
         "menu": _names(menu, "--menu"),
         "objective": objective,
         "budget": budget,
@@ -86,8 +99,13 @@ def search(
         "controls": [] if no_controls else _names(control, "--control"),
     }
     request = request_of(study, model, [], allow_code_execution)
-    request = with_fields(request, search=json.dumps({key: value for key, value in keys.items() if value is not None}))
-    if not remove and request_of(study, [], []).load().search is None:
+    given = {key: value for key, value in keys.items() if value is not None}
+    if remove:
+        given |= {"remove": [_share(text, "--remove") for text in remove], "start": None, "put_back": None}
+    elif start or put_back:
+        given["remove"] = []
+    request = with_fields(request, search=json.dumps(given))
+    if not (remove or start) and request_of(study, [], []).load().search is None:
         raise InputError("--remove is missing, and the study has no `search`; give a share, such as --remove 20%")
     location, tables = options.root(context), (*MODEL_TABLES, *SEARCH_TABLES)
     with RichProgress() as bars:
@@ -101,6 +119,8 @@ def search(
         if not rows:
             continue
         _print_results(rows)
+        if outcome.study.search.start is not None:
+            emit(_brought_back(location, spec.name, rows[0]["search"]))
         if is_unfinished:
             log("not all trials were made; the same command goes on, with more --minutes if the time was over")
         _print_recipes([_recipe(row) for row in rows if _is_own(row)], output)
@@ -115,7 +135,17 @@ def search(
     end(context, failures)
 
 
-def _share(text: str) -> float:
+def _amount(text: str) -> dict[str, float]:
+    """Return what may be put back, by its unit, which is sublayers if there is none."""
+    unit, _, amount = text.rpartition("=")
+    if unit not in {"", "sublayers"}:
+        return {unit: _share(amount, "--put-back")}
+    if not amount.strip().isdecimal():
+        raise InputError(f"--put-back {text!r}: not a number of sublayers; give 4, parameters=5% or bytes=5%")
+    return {"sublayers": int(amount)}
+
+
+def _share(text: str, flag: str) -> float:
     """Return a share that is given as a number below 1, or in per cent with or without the sign."""
     try:
         number = float(text.strip().removesuffix("%"))
@@ -123,7 +153,7 @@ def _share(text: str) -> float:
         number = -1.0
     share = number if number < 1 and not text.strip().endswith("%") else round(number / 100, 12)
     if not 0 < share < 1:
-        raise InputError(f"--remove {text!r}: not a share; give 20%, 20 or 0.2, above 0 and below 100 %")
+        raise InputError(f"{flag} {text!r}: not a share; give 20%, 20 or 0.2, above 0 and below 100 %")
     return share
 
 
@@ -152,7 +182,7 @@ def _results(study: "Study", location: "Place", model: str) -> tuple[list[dict[s
     search = search_id(study, find_model(study, model, settings.cache_folder(), SILENT).identity)
     rows = search_results(location, model, search, study.search.remove).to_pylist()
     left = unfinished_targets(unfinished_folder(Store(location), model) / f"search-{search}")
-    return rows, not left.isdisjoint(study.search.remove)
+    return rows, not left.isdisjoint(study.search.targets)
 
 
 def _is_own(row: dict[str, Any]) -> bool:
@@ -172,6 +202,23 @@ def _print_results(rows: Sequence[dict[str, Any]]) -> None:
         "trials": [row["n_trials"] for row in rows],
     }
     emit(pa.table(columns))
+
+
+def _brought_back(location: "Place", model: str, search: str) -> "pa.Table":
+    """Return what the first sublayers of a search from a start bring back on texts that chose nothing."""
+    import pyarrow as pa
+
+    from prunescope.warehouse.catalogue.queries import brought_back
+
+    found = brought_back(location, model, search).to_pylist()
+    columns = {
+        "put_back": [row["put_back"] for row in found],
+        "strategy": [row["strategy"] for row in found],
+        "kl_brought_back": [_shown(row, "share", "low", "high") for row in found],
+        "sets": [row["sets"] for row in found],
+        "texts": [row["items"] for row in found],
+    }
+    return pa.table(columns)
 
 
 def _recipe(row: dict[str, Any]) -> dict[str, Any]:
@@ -199,11 +246,14 @@ def _judging(
 ) -> "StudyRequest":
     """Return the request of found recipes, and of published ones that remove as much, on the study's own data."""
     from prunescope.pipelines.evaluation.search.published import published_recipes
-    from prunescope.warehouse.catalogue.queries import sublayer_milliseconds, sublayer_weights
+    from prunescope.warehouse.catalogue.queries import removed_weights, sublayer_milliseconds, sublayer_weights
 
-    recipes, budget = list(map(_recipe, rows)), rows[0]["budget"]
+    recipes, budget, start = list(map(_recipe, rows)), rows[0]["budget"], study.search.start
     shares = [row["share_to_match"] for row in rows if _is_own(row)]
     sizes = sublayer_weights(location, model)
+    if budget == "sublayers":  # published recipes are compared at the weights that it removes
+        budget, share = "parameters", removed_weights(location, model, rows[0]["search"]) / sum(sizes.values())
+        shares = [share] if 0 < share < 1 else []
     if budget == "milliseconds":
         times = sublayer_milliseconds(location, model, rows[0]["search"])
         if times.keys() < sizes.keys():
@@ -214,6 +264,8 @@ def _judging(
     # A control that found the same allocation is the same variant.
     own = {json.dumps(recipe["treatments"]): recipe for recipe in reversed(recipes)}
     names = [*(json.dumps(recipe) for recipe in reversed(own.values())), *published]
+    if start is not None and start.name not in published:
+        names.append(start.model_dump_json())
     return with_fields(request, models=(f"{model}={study.model(model).source}",), recipes=tuple(dict.fromkeys(names)))
 
 
@@ -236,7 +288,8 @@ def _print_judgement(rows: Sequence[dict[str, Any]], location: "Place", model: s
 
 
 def _heading(row: dict[str, Any], *, is_compared: bool) -> str:
-    start = f"{row['recipe']} removes {row['removed']:.1%} of the layers' {row['budget']}"
+    does = "prunes" if row["budget"] == "sublayers" else "removes"
+    start = f"{row['recipe']} {does} {row['removed']:.1%} of the layers' {row['budget']}"
     if not is_compared:
         return f"{start}; no other recipe was compared with it, but `search_variants` has the KL of each."
     return f"{start}. On the study's own data, compared with the published recipe that is best by each measure:"

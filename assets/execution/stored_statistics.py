@@ -71,7 +71,8 @@ def statistics_of_search(context: PartitionContext, tokens: "Tensor") -> "Statis
     from prunescope.pipelines.pruning.pruning_inputs import Statistics
 
     dtype = calibration_dtype(context.study.calibration)
-    return Statistics(context.read("activation_stats"), tokens=tokens, dtype=dtype)
+    tables = context.read("activation_stats"), context.read("block_influence")
+    return Statistics(*tables, tokens=tokens, dtype=dtype)
 
 
 def _known_order(context: PartitionContext, recipe: Recipe) -> list[tuple[str, float | None]]:

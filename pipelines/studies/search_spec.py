@@ -3,14 +3,23 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from prunescope.pipelines.core.frozen_model import MAX_NEW_TOKENS, MAX_TOKENS, FrozenModel
 from prunescope.pipelines.core.validation_errors import first_problem
 from prunescope.pipelines.corpora.hub_datasets import TEXT_SOURCE
-from prunescope.pipelines.recipes import MaskingRecipe, MixedRecipe, parse_recipe
+from prunescope.pipelines.recipes import (
+    DepthRecipe,
+    MaskingRecipe,
+    MatrixRecipe,
+    MixedRecipe,
+    Recipe,
+    WrittenRecipe,
+    parse_recipe,
+    steps,
+)
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 DROPS = ("drop", "attn-drop", "mlp-drop")
@@ -19,11 +28,47 @@ _PER_CENT = (4, 5, 6, 7, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 33, 36, 
 MENU = (*(f"{method}-{percent}" for method in ("wanda", "ria", "sparsegpt") for percent in _PER_CENT), "drop")
 
 
+class PutBack(FrozenModel):
+    """The most that a search may make dense again, in exactly one unit.
+
+    Attributes:
+        sublayers: number of sublayers.
+        parameters: share of the layers' weights, of those that the start sets to zero or drops.
+        bytes: share of the layers' bytes in 16 bits by which the stored model grows.
+    """
+
+    sublayers: int | None = Field(default=None, ge=1, examples=[4])
+    parameters: Share | None = Field(default=None, examples=[0.05])
+    bytes: Share | None = Field(default=None, examples=[0.05])
+
+    @model_validator(mode="after")
+    def _has_one_unit(self) -> Self:
+        if len(self.model_dump(exclude_none=True)) != 1:
+            raise ValueError("give exactly one of `sublayers`, `parameters` and `bytes`, such as {sublayers: 4}")
+        return self
+
+    @property
+    def unit(self) -> str:
+        """Return the key that is given."""
+        return next(iter(self.model_dump(exclude_none=True)))
+
+    @property
+    def amount(self) -> float:
+        """Return its value."""
+        return float(getattr(self, self.unit))
+
+
 class SearchSpec(FrozenModel):
     """A search for the allocation that removes a share at the lowest KL(dense ‖ pruned) at the output.
 
+    With `start` it goes the other way: it makes sublayers of a pruned model dense again, as far as `put_back` allows.
+    `remove`, `menu` and `budget` are then not used.
+
     Attributes:
         remove: shares of the layers' weights (or bytes, or time) to remove; each gets its own allocation.
+        start: recipe whose sublayers may be made dense again: one of weights or bits, drops, a mixture, or drops and
+            then one of weights or bits; a name that the study's `recipes` have, or as there.
+        put_back: how much of it.
         menu: treatments of a sublayer, besides keeping it: names of recipes that change matrices, and `drop`, or
             `attn-drop` and `mlp-drop` for one kind only.
         objective: `kl` of every token after the dense text before it; `task:NAME`, the KL at the tokens of the answers
@@ -34,17 +79,23 @@ class SearchSpec(FrozenModel):
         source: text of the windows to measure on, like a calibration's. It is not the calibration text, because masks
             and weights that fit that text too closely do worse on others.
         texts: windows of the text to measure on. The first 16 windows and prompts, alternating, measure single
-            treatments; all measure whole allocations.
+            treatments; all measure whole allocations. With `start` the last half of them all chooses nothing, and
+            measures what the choice brings back.
         length: tokens per window.
         prompts: prompts of the shipped sets to measure on, drawn from those that the study does not use.
         new_tokens: tokens of the dense model's continuation of each prompt.
-        measurements: trials of the search per share, besides the uniform ones and the first; the controls have as many.
+        measurements: trials of the search per share, besides the uniform ones and the first, or besides the start and
+            every sublayer put back; the controls have as many.
         controls: strategies to compare with: `hidden`, the same search by 1 − cos of the final hidden states, starting
-            from the method that the KL chose; `random` allocations; `greedy` removal.
+            from the method that the KL chose (not with `start`); `random` allocations; `greedy` removal by the smallest
+            effects alone, which with `start` puts back the sublayers with the largest.
         seed: seed of texts, prompts and random allocations.
     """
 
-    remove: tuple[Share, ...] = Field(min_length=1, examples=[[0.2]])
+    remove: tuple[Share, ...] = Field(default=(), examples=[[0.2]])
+    # Searches without them keep their hashes.
+    start: WrittenRecipe | None = Field(default=None, exclude_if=lambda own: own is None, examples=["wanda-50"])
+    put_back: PutBack | None = Field(default=None, exclude_if=lambda own: own is None, examples=[{"sublayers": 4}])
     menu: tuple[str, ...] = Field(default=MENU, min_length=1, examples=[["wanda-50", "drop"]])
     objective: Annotated[str, Field(pattern=r"^(kl|task:[A-Za-z0-9_.-]+)$")] = "kl"
     budget: Literal["parameters", "bytes", "milliseconds"] = "parameters"
@@ -65,6 +116,41 @@ class SearchSpec(FrozenModel):
             raise ValueError("a value is listed twice")
         return values
 
+    @field_validator("start")
+    @classmethod
+    def _can_be_put_back(cls, start: Recipe | None) -> Recipe | None:
+        if start is None:
+            return None
+        *drops, last = steps(start)
+        if not all(isinstance(step, DepthRecipe) for step in drops) or not isinstance(
+            last, DepthRecipe | MatrixRecipe | MixedRecipe
+        ):
+            raise ValueError(
+                f"{start.name} does not treat each sublayer by itself; give a recipe of weights or bits, drops, a "
+                "mixture, or drops and then one of weights or bits"
+            )
+        if start.calibration is not None:
+            raise ValueError(f"{start.name}: a search calibrates as the study does; leave out its `calibration`")
+        return start
+
+    @model_validator(mode="after")
+    def _has_one_goal(self) -> Self:
+        if (self.start is None) != (self.put_back is None):
+            raise ValueError("`start` and `put_back` belong together: `start: wanda-50` and `put_back: {sublayers: 4}`")
+        if bool(self.remove) == (self.start is not None):
+            raise ValueError("needs either `remove`, such as [0.2], or `start` and `put_back`")
+        return self
+
+    @property
+    def targets(self) -> tuple[float, ...]:
+        """Return the shares to remove, or the amount that may be put back."""
+        return self.remove if self.put_back is None else (self.put_back.amount,)
+
+    @property
+    def unit(self) -> str:
+        """Return the unit of the targets."""
+        return self.budget if self.put_back is None else self.put_back.unit
+
     @property
     def settings_hash(self) -> str:
         """Return the hash of everything that the trials depend on, except the model and its calibration."""
@@ -83,6 +169,8 @@ def require_reachable(search: SearchSpec, tasks: Sequence[str]) -> None:
     if task and task not in tasks:
         own = ", ".join(tasks) if tasks else "none"
         raise ValueError(f"`search.objective` is of task {task!r}, but the study's `tasks` are {own}")
+    if search.start is not None:
+        return
     for name in (name for name in search.menu if name not in DROPS):
         try:
             MixedRecipe.model_validate({"name": "menu", "treatments": {"mlp.0": name}})

@@ -29,8 +29,30 @@ _TOKENS = """
     ORDER BY steps.step
 """
 _SEARCH = """
-    FROM search_front WHERE model = ? AND search = ? AND list_contains(?, remove)
+    FROM search_front WHERE model = ? AND search = ? AND coalesce(list_contains(CAST(? AS DOUBLE[]), remove), true)
     ORDER BY remove, strategy <> 'searched', strategy
+"""
+_HELD_OUT = """
+    WITH held_out AS (
+        -- The sets of the controls follow that of the search that they are compared with.
+        SELECT *, max(CASE WHEN strategy = 'searched' THEN trial END) OVER (ORDER BY trial) AS compared_with
+        FROM stg_search_trials WHERE model = ? AND search = ? AND move = 'held_out'
+    ),
+    items AS (SELECT *, unnest(item_ids) AS item, unnest(item_nats) AS nats FROM held_out),
+    draws AS (
+        SELECT
+            before.n_treated - searched.n_treated AS put_back, after.strategy, after.item,
+            any_value(before.nats) AS damage, avg(before.nats - after.nats) AS brought_back, count(*) AS sets
+        FROM items AS after
+        INNER JOIN items AS before ON after.parent = before.trial AND after.item = before.item
+        INNER JOIN held_out AS searched ON after.compared_with = searched.trial
+        GROUP BY ALL
+    )
+    SELECT
+        put_back, strategy, any_value(sets) AS sets, count(*) AS items, sum(brought_back) / sum(damage) AS share,
+        share - half_width_of_mean(brought_back, damage) AS low,
+        share + half_width_of_mean(brought_back, damage) AS high
+    FROM draws GROUP BY put_back, strategy ORDER BY put_back, strategy <> 'searched', strategy
 """
 _BETTER = """
     SELECT * FROM search_judgement
@@ -116,8 +138,19 @@ def predicted_losses(root: Place, model: str) -> pa.Table:
 
 
 def search_results(root: Place, model: str, search: str, shares: Sequence[float]) -> pa.Table:
-    """Return the rows of `search_front` of a search and its targets, those of its own strategy before the controls'."""
-    return _rows(root, _SEARCH, model, search, list(shares))
+    """Return the rows of `search_front` of a search and its targets (none: all), own results first."""
+    return _rows(root, _SEARCH, model, search, list(shares) or None)
+
+
+def brought_back(root: Place, model: str, search: str) -> pa.Table:
+    """Return the share of the start's KL that sets of sublayers bring back on held-out items, mean over random sets."""
+    return _rows(root, _HELD_OUT, model, search)
+
+
+def removed_weights(root: Place, model: str, search: str) -> int:
+    """Return the weights that the result of a search from a start removes."""
+    query = "SELECT sum(parameters_removed) FROM search_allocation WHERE model = ? AND search = ? AND strategy = ?"
+    return int(_rows(root, query, model, search, "searched").columns[0][0].as_py())
 
 
 def best_published(root: Place, model: str, recipe: str) -> pa.Table:

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -56,6 +56,9 @@ class Search:
     on. `journal` stores finished measurements.
     """
 
+    # What `searched` and `hidden` do.
+    _steps: type[Strategy] = Strategy
+
     def __init__(
         self,
         decoder: Decoder,
@@ -68,6 +71,8 @@ class Search:
         self._decoder, self._spec, self._menus, self._items = decoder, spec, menus, list(items)
         self._journal, self._progress = journal, progress
         self._whole: WholeMeasurement | None = None
+        # First part of a trial's key in the journal, which names the items.
+        self._measured_on = "trial"
         self._trials: list[Trial] = []
         self._deadline = 0.0
         self._treatments = Treatments(spec)
@@ -153,12 +158,12 @@ class Search:
     def _use(self, menu: Menu) -> None:
         self._menu, self._problem = menu, self._problem_of(menu)
         self._engine = EffectEngine(self._decoder, menu, self._items, self._journal)
-        self._total = menu.total(self._spec.budget)
+        self._total = menu.total(self._spec.unit)
 
     def _problem_of(self, menu: Menu) -> Problem:
         return Problem(
             np.array([list(menu.sublayers).index(option.sublayer) for option in menu.options]),
-            np.array([float(getattr(option, self._spec.budget) or 0) for option in menu.options]),
+            np.array([float(getattr(option, self._spec.unit) or 0) for option in menu.options]),
         )
 
     def _effects(self, swaps: Sequence[Swap], context: Allocation, items: int) -> Effects:
@@ -181,17 +186,25 @@ class Search:
         # Before its last step, a greedy removal has removed less than the target.
         best = self._best(name, share, least=share * (1 - 1e-9))
         if best is not None:
-            digest = hashlib.sha256(treatments_json(best.allocation).encode()).hexdigest()
             label = "mixed" if name == "searched" else f"mixed-{name}"
-            recipe = f"{label}-{100 * share:g}-{digest[:6]}"
-            whole = self._treatments.in_full(best.allocation)
+            ending, whole = self._in_full(best)
+            recipe = f"{label}-{ending}"
             self._trials[best.number] = replace(best, is_result=True, recipe=recipe, recipe_treatments=whole)
         return is_complete
 
-    def _strategy(self, name: str, share: float, effects: Effects) -> Strategy:
+    def _in_full(self, trial: Trial) -> tuple[str, Mapping[str, object]]:
+        """Return the end of the name of a trial's recipe, and the recipe's treatments."""
+        digest = short_hash(treatments_json(trial.allocation))
+        return f"{100 * trial.remove:g}-{digest}", self._treatments.in_full(trial.allocation)
+
+    def _options(self, name: str, share: float, effects: Effects) -> tuple[Menu, Numbers]:
+        """Return the menu of a strategy at a target, and the effect alone of each of its options."""
         menu = self._treatments.choosable(self._menu, share)
-        costs = effects.spread * self._treatments.predicted(menu, effects, "cos" if name == "hidden" else "kl")
-        return Strategy(
+        return menu, effects.spread * self._treatments.predicted(menu, effects, "cos" if name == "hidden" else "kl")
+
+    def _strategy(self, name: str, share: float, effects: Effects) -> Strategy:
+        menu, costs = self._options(name, share, effects)
+        return self._steps(
             menu,
             self._problem_of(menu),
             share * self._total,
@@ -219,8 +232,8 @@ class Search:
         """Measure as many trials as `searched` had: random allocations, or the steps of a greedy removal."""
         target = share * self._total
         count = max(1, sum((trial.strategy, trial.remove) == ("searched", share) for trial in self._trials))
-        menu = self._treatments.choosable(self._menu, share)
-        costs, problem = effects.spread * self._treatments.predicted(menu, effects, "kl"), self._problem_of(menu)
+        menu, costs = self._options(name, share, effects)
+        problem = self._problem_of(menu)
         generator = np.random.default_rng([self._spec.seed, round(1e6 * share)])
         for step in range(1, count + 1):
             goal = target if name == "random" else target * step / count
@@ -245,11 +258,12 @@ class Search:
         A trial is accepted if the geometric mean of its objective is below its parent's. An exchange is compared only
         on items on which no effect was measured. If there are fewer than two, it is compared on the items that did not
         propose it. If there are fewer than two of those, the 95 % interval of the difference of logarithms must lie
-        below zero. Every step of a greedy removal is accepted.
+        below zero. Every step of a greedy removal is accepted, and no trial on items that are held out.
         """
         self._require_time()
         self._progress.start(f"{name} {share:.0%}: {move}", 1)
-        measured = self._journal.remember(["trial", treatments_json(allocation)], lambda: self._measured(allocation))
+        key = [self._measured_on, treatments_json(allocation)]
+        measured = self._journal.remember(key, lambda: self._measured(allocation))
         self._progress.done()
         trial = Trial(
             len(self._trials),
@@ -263,8 +277,10 @@ class Search:
             measured["one_minus_cos"],
             parent,
             float(measured["seconds"]),
+            item_ids=tuple(item.id for item in self._items),
         )
-        self._trials.append(replace(trial, is_accepted=name == "greedy" or parent is None or _is_better(trial, parent)))
+        is_better = name == "greedy" or parent is None or _is_better(trial, parent)
+        self._trials.append(replace(trial, is_accepted=is_better and move != "held_out"))
         return self._trials[-1]
 
     def _measured(self, allocation: Allocation) -> dict[str, Numbers]:
@@ -278,8 +294,12 @@ class Search:
             raise Expired
 
     def _rows(self) -> pl.DataFrame:
-        rows = [trial.row([item.id for item in self._items]) for trial in self._trials]
-        return pl.DataFrame(rows, schema=TRIALS)
+        return pl.DataFrame([trial.row() for trial in self._trials], schema=TRIALS)
+
+
+def short_hash(text: str) -> str:
+    """Return six digits that tell recipes apart."""
+    return hashlib.sha256(text.encode()).hexdigest()[:6]
 
 
 def _is_better(trial: Trial, parent: Trial) -> bool:
