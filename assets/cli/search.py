@@ -84,6 +84,7 @@ def search(
     """
     from prunescope.assets.planning.steps import MODEL_TABLES, SEARCH_TABLES
     from prunescope.assets.runs.start import run_study
+    from prunescope.warehouse.catalogue.queries import brought_back
 
     if remove and (start or put_back):
         raise InputError("--remove and --start contradict each other; leave one of them out")
@@ -120,7 +121,7 @@ def search(
             continue
         _print_results(rows)
         if outcome.study.search.start is not None:
-            emit(_brought_back(location, spec.name, rows[0]["search"]))
+            emit(brought_back(location, spec.name, rows[0]["search"]))
         if is_unfinished:
             log("not all trials were made; the same command goes on, with more --minutes if the time was over")
         _print_recipes([_recipe(row) for row in rows if _is_own(row)], output)
@@ -135,14 +136,10 @@ def search(
     end(context, failures)
 
 
-def _amount(text: str) -> dict[str, float]:
-    """Return what may be put back, by its unit, which is sublayers if there is none."""
+def _amount(text: str) -> dict[str, object]:
+    """Return what may be put back by its unit, which is sublayers if none is given."""
     unit, _, amount = text.rpartition("=")
-    if unit not in {"", "sublayers"}:
-        return {unit: _share(amount, "--put-back")}
-    if not amount.strip().isdecimal():
-        raise InputError(f"--put-back {text!r}: not a number of sublayers; give 4, parameters=5% or bytes=5%")
-    return {"sublayers": int(amount)}
+    return {unit or "sublayers": _share(amount, "--put-back") if unit in {"parameters", "bytes"} else amount}
 
 
 def _share(text: str, flag: str) -> float:
@@ -202,23 +199,6 @@ def _print_results(rows: Sequence[dict[str, Any]]) -> None:
         "trials": [row["n_trials"] for row in rows],
     }
     emit(pa.table(columns))
-
-
-def _brought_back(location: "Place", model: str, search: str) -> "pa.Table":
-    """Return what the first sublayers of a search from a start bring back on texts that chose nothing."""
-    import pyarrow as pa
-
-    from prunescope.warehouse.catalogue.queries import brought_back
-
-    found = brought_back(location, model, search).to_pylist()
-    columns = {
-        "put_back": [row["put_back"] for row in found],
-        "strategy": [row["strategy"] for row in found],
-        "kl_brought_back": [_shown(row, "share", "low", "high") for row in found],
-        "sets": [row["sets"] for row in found],
-        "texts": [row["items"] for row in found],
-    }
-    return pa.table(columns)
 
 
 def _recipe(row: dict[str, Any]) -> dict[str, Any]:

@@ -28,36 +28,6 @@ _PER_CENT = (4, 5, 6, 7, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 33, 36, 
 MENU = (*(f"{method}-{percent}" for method in ("wanda", "ria", "sparsegpt") for percent in _PER_CENT), "drop")
 
 
-class PutBack(FrozenModel):
-    """The most that a search may make dense again, in exactly one unit.
-
-    Attributes:
-        sublayers: number of sublayers.
-        parameters: share of the layers' weights, of those that the start sets to zero or drops.
-        bytes: share of the layers' bytes in 16 bits by which the stored model grows.
-    """
-
-    sublayers: int | None = Field(default=None, ge=1, examples=[4])
-    parameters: Share | None = Field(default=None, examples=[0.05])
-    bytes: Share | None = Field(default=None, examples=[0.05])
-
-    @model_validator(mode="after")
-    def _has_one_unit(self) -> Self:
-        if len(self.model_dump(exclude_none=True)) != 1:
-            raise ValueError("give exactly one of `sublayers`, `parameters` and `bytes`, such as {sublayers: 4}")
-        return self
-
-    @property
-    def unit(self) -> str:
-        """Return the key that is given."""
-        return next(iter(self.model_dump(exclude_none=True)))
-
-    @property
-    def amount(self) -> float:
-        """Return its value."""
-        return float(getattr(self, self.unit))
-
-
 class SearchSpec(FrozenModel):
     """A search for the allocation that removes a share at the lowest KL(dense ‖ pruned) at the output.
 
@@ -68,7 +38,8 @@ class SearchSpec(FrozenModel):
         remove: shares of the layers' weights (or bytes, or time) to remove; each gets its own allocation.
         start: recipe whose sublayers may be made dense again: one of weights or bits, drops, a mixture, or drops and
             then one of weights or bits; a name that the study's `recipes` have, or as there.
-        put_back: how much of it.
+        put_back: the most of it, by exactly one of `sublayers`, their number; `parameters`, the share of the layers'
+            weights that come back; `bytes`, the share of their bytes in 16 bits by which the stored model grows.
         menu: treatments of a sublayer, besides keeping it: names of recipes that change matrices, and `drop`, or
             `attn-drop` and `mlp-drop` for one kind only.
         objective: `kl` of every token after the dense text before it; `task:NAME`, the KL at the tokens of the answers
@@ -95,7 +66,9 @@ class SearchSpec(FrozenModel):
     remove: tuple[Share, ...] = Field(default=(), examples=[[0.2]])
     # Searches without them keep their hashes.
     start: WrittenRecipe | None = Field(default=None, exclude_if=lambda own: own is None, examples=["wanda-50"])
-    put_back: PutBack | None = Field(default=None, exclude_if=lambda own: own is None, examples=[{"sublayers": 4}])
+    put_back: dict[Literal["sublayers", "parameters", "bytes"], Annotated[float, Field(gt=0)]] | None = Field(
+        default=None, exclude_if=lambda own: own is None, examples=[{"sublayers": 4}]
+    )
     menu: tuple[str, ...] = Field(default=MENU, min_length=1, examples=[["wanda-50", "drop"]])
     objective: Annotated[str, Field(pattern=r"^(kl|task:[A-Za-z0-9_.-]+)$")] = "kl"
     budget: Literal["parameters", "bytes", "milliseconds"] = "parameters"
@@ -121,16 +94,13 @@ class SearchSpec(FrozenModel):
     def _can_be_put_back(cls, start: Recipe | None) -> Recipe | None:
         if start is None:
             return None
-        *drops, last = steps(start)
-        if not all(isinstance(step, DepthRecipe) for step in drops) or not isinstance(
-            last, DepthRecipe | MatrixRecipe | MixedRecipe
-        ):
+        *before, last = steps(start)
+        are_drops = all(isinstance(step, DepthRecipe) for step in before)
+        if start.calibration or not (are_drops and isinstance(last, DepthRecipe | MatrixRecipe | MixedRecipe)):
             raise ValueError(
-                f"{start.name} does not treat each sublayer by itself; give a recipe of weights or bits, drops, a "
-                "mixture, or drops and then one of weights or bits"
+                f"{start.name} has no treatment per sublayer; give a recipe of weights or bits, drops, a mixture, or "
+                "drops and then one of weights or bits, with the study's `calibration`"
             )
-        if start.calibration is not None:
-            raise ValueError(f"{start.name}: a search calibrates as the study does; leave out its `calibration`")
         return start
 
     @model_validator(mode="after")
@@ -139,17 +109,19 @@ class SearchSpec(FrozenModel):
             raise ValueError("`start` and `put_back` belong together: `start: wanda-50` and `put_back: {sublayers: 4}`")
         if bool(self.remove) == (self.start is not None):
             raise ValueError("needs either `remove`, such as [0.2], or `start` and `put_back`")
+        if self.put_back is not None and len(self.put_back) != 1:
+            raise ValueError("`put_back` needs exactly one of `sublayers`, `parameters` and `bytes`: {sublayers: 4}")
         return self
 
     @property
     def targets(self) -> tuple[float, ...]:
         """Return the shares to remove, or the amount that may be put back."""
-        return self.remove if self.put_back is None else (self.put_back.amount,)
+        return self.remove if self.put_back is None else (*self.put_back.values(),)
 
     @property
     def unit(self) -> str:
         """Return the unit of the targets."""
-        return self.budget if self.put_back is None else self.put_back.unit
+        return next(iter(self.put_back or [self.budget]))
 
     @property
     def settings_hash(self) -> str:

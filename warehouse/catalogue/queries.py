@@ -49,9 +49,10 @@ _HELD_OUT = """
         GROUP BY ALL
     )
     SELECT
-        put_back, strategy, any_value(sets) AS sets, count(*) AS items, sum(brought_back) / sum(damage) AS share,
-        share - half_width_of_mean(brought_back, damage) AS low,
-        share + half_width_of_mean(brought_back, damage) AS high
+        put_back, strategy, sum(brought_back) / sum(damage) AS kl_brought_back,
+        kl_brought_back - half_width_of_mean(brought_back, damage) AS low,
+        kl_brought_back + half_width_of_mean(brought_back, damage) AS high,
+        any_value(sets) AS sets, count(*) AS texts
     FROM draws GROUP BY put_back, strategy ORDER BY put_back, strategy <> 'searched', strategy
 """
 _BETTER = """

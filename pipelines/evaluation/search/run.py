@@ -99,18 +99,16 @@ def run_search(
                 ["milliseconds"], lambda: {label: np.array(own) for label, own in step_milliseconds(decoder).items()}
             )
             times = {label: float(own) for label, own in measured.items()}
-        if spec.start is None:
-            result = Search(decoder, spec, menu_of, items, journal, progress).run()
-        else:
-            start = as_mixture(decoder, spec.start, inside, progress)
-            result = StartedSearch(decoder, spec, menu_of, items, journal, start, progress).run()
+        start = None if spec.start is None else as_mixture(decoder, spec.start, inside, progress)
+        kind = Search if start is None else StartedSearch
+        result = kind(decoder, spec, menu_of, items, journal, progress, start).run()
     except InputError:
         # A refused target does not wait. Measurements for the other targets stay.
         _write_targets(folder, begun)
         raise
     results = result.trials.filter(strategy="searched", is_result=True)
     if late := [target for target in missing if target not in _found(spec, results)]:
-        what = f"an allocation that removes {late[0]:.1%}" if spec.start is None else f"{spec.start.name}"
+        what = f"an allocation that removes {late[0]:.1%}" if spec.start is None else spec.start.name
         raise ComputationError(
             f"search: {spec.minutes:g} minutes were over before {what} was measured; "
             "give more `minutes` (--minutes) and run it again: what was measured is kept"

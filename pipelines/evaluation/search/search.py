@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +11,7 @@ import polars as pl
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.evaluation.search.allocation import (
+    Choice,
     Numbers,
     Problem,
     greedy_choice,
@@ -53,7 +54,7 @@ class Search:
     """Search on one model.
 
     `menus` returns the menu for some treatments of `spec.menu` and some mixed recipes. `items` are the texts to measure
-    on. `journal` stores finished measurements.
+    on. `journal` stores finished measurements. `start` is that of a `StartedSearch`, which holds half of the items out.
     """
 
     # What `searched` and `hidden` do.
@@ -67,15 +68,18 @@ class Search:
         items: Sequence[Item],
         journal: Journal,
         progress: Progress = SILENT,
+        start: MixedRecipe | None = None,
     ) -> None:
-        self._decoder, self._spec, self._menus, self._items = decoder, spec, menus, list(items)
+        half = len(items) if start is None else (len(items) + 1) // 2
+        self._items, self._held_out = list(items[:half]), list(items[half:])
+        self._decoder, self._spec, self._menus = decoder, spec, menus
         self._journal, self._progress = journal, progress
         self._whole: WholeMeasurement | None = None
         # First part of a trial's key in the journal, which names the items.
         self._measured_on = "trial"
         self._trials: list[Trial] = []
         self._deadline = 0.0
-        self._treatments = Treatments(spec)
+        self._treatments = Treatments(spec, start)
 
     def run(self) -> SearchResult:
         """Measure uniform allocations, then the effects, then the trials of each strategy at each target.
@@ -186,24 +190,20 @@ class Search:
         # Before its last step, a greedy removal has removed less than the target.
         best = self._best(name, share, least=share * (1 - 1e-9))
         if best is not None:
+            digest = hashlib.sha256(treatments_json(best.allocation).encode()).hexdigest()
             label = "mixed" if name == "searched" else f"mixed-{name}"
-            ending, whole = self._in_full(best)
-            recipe = f"{label}-{ending}"
+            recipe = f"{label}-{self._goal(best)}-{digest[:6]}"
+            whole = self._treatments.in_full(best.allocation)
             self._trials[best.number] = replace(best, is_result=True, recipe=recipe, recipe_treatments=whole)
         return is_complete
 
-    def _in_full(self, trial: Trial) -> tuple[str, Mapping[str, object]]:
-        """Return the end of the name of a trial's recipe, and the recipe's treatments."""
-        digest = short_hash(treatments_json(trial.allocation))
-        return f"{100 * trial.remove:g}-{digest}", self._treatments.in_full(trial.allocation)
-
-    def _options(self, name: str, share: float, effects: Effects) -> tuple[Menu, Numbers]:
-        """Return the menu of a strategy at a target, and the effect alone of each of its options."""
-        menu = self._treatments.choosable(self._menu, share)
-        return menu, effects.spread * self._treatments.predicted(menu, effects, "cos" if name == "hidden" else "kl")
+    def _goal(self, trial: Trial) -> str:
+        """Return the part of a result's name that tells targets apart."""
+        return f"{100 * trial.remove:g}"
 
     def _strategy(self, name: str, share: float, effects: Effects) -> Strategy:
-        menu, costs = self._options(name, share, effects)
+        menu = self._treatments.choosable(self._menu, share)
+        costs = effects.spread * self._treatments.predicted(menu, effects, "cos" if name == "hidden" else "kl")
         return self._steps(
             menu,
             self._problem_of(menu),
@@ -232,17 +232,21 @@ class Search:
         """Measure as many trials as `searched` had: random allocations, or the steps of a greedy removal."""
         target = share * self._total
         count = max(1, sum((trial.strategy, trial.remove) == ("searched", share) for trial in self._trials))
-        menu, costs = self._options(name, share, effects)
-        problem = self._problem_of(menu)
+        menu = self._treatments.choosable(self._menu, share)
+        costs, problem = effects.spread * self._treatments.predicted(menu, effects, "kl"), self._problem_of(menu)
         generator = np.random.default_rng([self._spec.seed, round(1e6 * share)])
         for step in range(1, count + 1):
             goal = target if name == "random" else target * step / count
-            choice = (
-                random_choice(problem, goal, generator) if name == "random" else greedy_choice(problem, costs, goal)
-            )
+            choice = self._drawn(name, problem, costs, goal, generator)
             best = self._best(name, share)
             expected = None if name == "random" else float(costs[choice].sum())
             self._measure(name, share, name, menu.allocation(choice), expected, best)
+
+    def _drawn(
+        self, name: str, problem: Problem, costs: Numbers, goal: float, generator: np.random.Generator
+    ) -> Choice:
+        """Return the choice of a control."""
+        return random_choice(problem, goal, generator) if name == "random" else greedy_choice(problem, costs, goal)
 
     def _best(self, name: str, share: float, move: str = "", least: float = 0) -> Trial | None:
         """Return the last accepted trial of a strategy at a target, of a move if it is given, that removes enough."""
@@ -295,11 +299,6 @@ class Search:
 
     def _rows(self) -> pl.DataFrame:
         return pl.DataFrame([trial.row() for trial in self._trials], schema=TRIALS)
-
-
-def short_hash(text: str) -> str:
-    """Return six digits that tell recipes apart."""
-    return hashlib.sha256(text.encode()).hexdigest()[:6]
 
 
 def _is_better(trial: Trial, parent: Trial) -> bool:

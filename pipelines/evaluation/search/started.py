@@ -1,8 +1,7 @@
 """A search that starts from a pruned model and makes sublayers dense again; `search` starts from the dense one."""
 
-import json
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import polars as pl
@@ -11,15 +10,11 @@ from pydantic import ValidationError
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.core.validation_errors import first_problem
-from prunescope.pipelines.evaluation.search.allocation import Numbers, greedy_choice, random_choice
 from prunescope.pipelines.evaluation.search.effect_rows import SCHEMA as EFFECTS
 from prunescope.pipelines.evaluation.search.effect_rows import measured_rows
 from prunescope.pipelines.evaluation.search.effects import Effects
-from prunescope.pipelines.evaluation.search.items import Item
-from prunescope.pipelines.evaluation.search.journal import Journal
-from prunescope.pipelines.evaluation.search.menu import DROP, KEEP, Allocation, Menu
-from prunescope.pipelines.evaluation.search.search import EFFECT_ITEMS, Menus, Search, SearchResult, short_hash
-from prunescope.pipelines.evaluation.search.splits import predicted_effects
+from prunescope.pipelines.evaluation.search.menu import DROP, KEEP, Allocation
+from prunescope.pipelines.evaluation.search.search import EFFECT_ITEMS, Search, SearchResult
 from prunescope.pipelines.evaluation.search.strategies import Expired, Restoration
 from prunescope.pipelines.evaluation.search.trials import Trial
 from prunescope.pipelines.models.decoder import Decoder
@@ -27,9 +22,8 @@ from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.methods.layer_sparsity import layer_sparsities
 from prunescope.pipelines.pruning.module_selection import chosen_matrices, require_matches
 from prunescope.pipelines.pruning.pruning_inputs import Statistics
-from prunescope.pipelines.recipes import DepthRecipe, MatrixRecipe, MixedRecipe, Recipe, parse_recipe, steps
-from prunescope.pipelines.recipes.mixed import part_of, sublayer_of
-from prunescope.pipelines.studies.search_spec import SearchSpec
+from prunescope.pipelines.recipes import DepthRecipe, MatrixRecipe, MixedRecipe, Recipe, as_treatment, is_spelled, steps
+from prunescope.pipelines.recipes.mixed import part_of
 
 # Numbers of sublayers put back at which the controls are compared with the first ones of the search.
 _COUNTS = (2, 4, 8)
@@ -42,34 +36,9 @@ class StartedSearch(Search):
 
     The first half of the items chooses. The other half is held out: it measures what the first 2, 4 and 8 sublayers of
     the search and its result bring back, and what the controls do that put back as much.
-
-    Raises:
-        InputError: there are fewer than four items.
     """
 
     _steps = Restoration
-
-    def __init__(
-        self,
-        decoder: Decoder,
-        spec: SearchSpec,
-        menus: Menus,
-        items: Sequence[Item],
-        journal: Journal,
-        start: MixedRecipe,
-        progress: Progress = SILENT,
-    ) -> None:
-        half = (len(items) + 1) // 2
-        if len(items) < 4:
-            raise InputError(
-                f"search: {len(items)} texts to measure on, of 4 that a search from a start needs, because half of "
-                "them choose nothing; raise `search.texts` or `search.prompts`"
-            )
-        super().__init__(decoder, spec, menus, items[:half], journal, progress)
-        self._held_out, self._recipe = list(items[half:]), start
-        self._start: Allocation = {
-            label: DROP if start.treatments.get(label) == DROP else start.name for label in start.sublayers
-        }
 
     def run(self) -> SearchResult:
         """Measure the effects of the start's treatments alone, the trials, and some of them on held-out items.
@@ -78,47 +47,39 @@ class StartedSearch(Search):
             InputError: nothing would stay pruned, or no sublayer may be put back.
         """
         self._deadline = time.monotonic() + 60 * self._spec.minutes
-        self._use(self._pruned([DROP] if self._recipe.drops else [], [self._recipe]).within(self._start))
-        share = self._target() / self._total
-        effects = self._effects([*self._start.items()], {}, EFFECT_ITEMS)
+        start = self._treatments.start
+        self._use(self._pruned(*self._treatments.of_start()).within(start))
+        share = self._target(start) / self._total
+        effects = self._effects([*start.items()], {}, EFFECT_ITEMS)
         controls = [name for name in ("random", "greedy") if name in self._spec.controls]
         try:
-            self._measure("searched", share, "start", self._start, None, None)
+            self._measure("searched", share, "start", start, None, None)
             is_complete = all(self._run(name, share, effects) for name in ("searched", *controls))
             self._measure_held_out(share, effects, controls)
         except Expired:
             is_complete = False
         return SearchResult(pl.DataFrame(measured_rows(self._menu, effects), schema=EFFECTS), self._rows(), is_complete)
 
-    def _target(self) -> float:
+    def _target(self, start: Allocation) -> float:
         """Return what must stay removed, in the budget's unit; errors as in `run`."""
-        removed, unit = self._problem.removed[self._menu.choice(self._start)], self._spec.unit
+        removed, unit = self._problem.removed[self._menu.choice(start)], self._spec.unit
         scale, form = (1.0, "{:.0f}") if unit == "sublayers" else (self._total, "{:.2%}")
-        allowed, smallest = self._spec.targets[0], removed[removed != 0].min(initial=np.inf) / scale
+        (allowed,), smallest = self._spec.targets, removed[removed != 0].min(initial=np.inf) / scale
         what = f"`search.put_back.{unit}` is {form.format(allowed)}"
         target = float(removed.sum()) - scale * allowed
         if target <= 1e-9 * self._total:
             most = form.format(float(removed.sum()) / scale)
-            raise InputError(
-                f"{what}, and all of {self._recipe.name} takes {most}: nothing would stay pruned; lower it"
-            )
+            raise InputError(f"{what}, and the whole start takes {most}: nothing would stay pruned; lower it")
         if allowed < smallest:
             raise InputError(f"{what}, less than the smallest sublayer takes, {form.format(smallest)}; raise it")
         return target
 
-    def _options(self, name: str, share: float, effects: Effects) -> tuple[Menu, Numbers]:  # noqa: ARG002 (one menu for all)
-        alone = dict(zip(effects.swaps, effects.mean(effects.kl)[0].tolist(), strict=True))
-        return self._menu, effects.spread * predicted_effects(self._menu, {}, alone)
-
-    def _in_full(self, trial: Trial) -> tuple[str, Mapping[str, object]]:
-        treated = {label for label, treatment in trial.allocation.items() if treatment != KEEP}
-        own = self._recipe.treatments.items()
-        whole = {place: _written(each) for place, each in own if sublayer_of(place) in treated}
-        return f"back-{self._put_back(trial)}-{short_hash(json.dumps(whole))}", whole
+    def _goal(self, trial: Trial) -> str:
+        return f"back-{self._put_back(trial)}"
 
     def _put_back(self, trial: Trial) -> int:
         """Return how many sublayers of the start a trial keeps."""
-        return sum(trial.allocation.get(label, KEEP) == KEEP for label in self._start)
+        return sum(trial.allocation.get(label, KEEP) == KEEP for label in self._treatments.start)
 
     def _measure_held_out(self, share: float, effects: Effects, controls: Sequence[str]) -> None:
         """Measure the start, the first sublayers put back, the result, and as much by each control."""
@@ -127,20 +88,15 @@ class StartedSearch(Search):
         if (result := self._best("searched", share)) is not None:
             reported[self._put_back(result)] = result
         self._items, self._whole, self._measured_on = self._held_out, None, "held out"
-        start = self._measure("searched", share, "held_out", self._start, None, None)
-        costs = self._options("searched", share, effects)[1]
+        start = self._measure("searched", share, "held_out", self._treatments.start, None, None)
+        costs = self._treatments.predicted(self._menu, effects, "kl")
         for count, trial in sorted((count, trial) for count, trial in reported.items() if count):
             self._measure("searched", share, "held_out", trial.allocation, None, start)
             target = self._problem.total(self._menu.choice(trial.allocation))
-            choices = {
-                "greedy": [greedy_choice(self._problem, costs, target)],
-                "random": [
-                    random_choice(self._problem, target, np.random.default_rng([self._spec.seed, count, draw]))
-                    for draw in range(_DRAWS)
-                ],
-            }
             for name in controls:
-                for choice in choices[name]:
+                generator = np.random.default_rng([self._spec.seed, count])
+                for _ in range(_DRAWS if name == "random" else 1):
+                    choice = self._drawn(name, self._problem, costs, target, generator)
                     self._measure(name, share, "held_out", self._menu.allocation(choice), None, start)
 
 
@@ -161,11 +117,14 @@ def as_mixture(decoder: Decoder, recipe: Recipe, statistics: Statistics, progres
         treatments |= dict.fromkeys(dropped, DROP)
     match steps(recipe)[-1]:
         case MixedRecipe() as mixed:
-            treatments |= {place: _written(each) for place, each in mixed.treatments.items()}
+            own = mixed.treatments.items()
+            treatments |= {place: each if each == DROP else as_treatment(each) for place, each in own}
         case MatrixRecipe() as last:
             treatments |= _by_place(decoder, last, statistics, dropped)
+    # The name stands for the treatments in every allocation.
+    name = recipe.name if is_spelled(recipe) else f"{recipe.name[:90]}-{recipe.hash[:6]}"
     try:
-        return MixedRecipe.model_validate({"name": recipe.name, "predecessors": "dense", "treatments": treatments})
+        return MixedRecipe.model_validate({"name": name, "predecessors": "dense", "treatments": treatments})
     except ValidationError as error:
         raise InputError(f"`search.start`: {first_problem(error)[1]}") from None
 
@@ -178,32 +137,16 @@ def _by_place(
     sparsities, found = layer_sparsities(decoder, recipe, statistics.activation_stats, dropped), dict[str, object]()
     for sublayer in decoder.sublayers:
         chosen, sparsity = chosen_matrices(sublayer, recipe), sparsities[sublayer.layer]
-        parts = {part_of(name) for name in chosen}
-        if len(parts) < len({part_of(name) for name in sublayer.matrices}):
-            places = [f"{sublayer.label}.{part}" for part in sorted(parts)]
-        else:
-            places = [sublayer.label]
-        if parts & {part_of(name) for name in sublayer.matrices.keys() - chosen.keys()}:
+        if sublayer.label in dropped or sparsity == 0:
+            continue
+        parts, others = ({*map(part_of, names)} for names in (chosen, sublayer.matrices.keys() - chosen.keys()))
+        if parts & others:
             raise InputError(
-                f"`search.start`: `modules` of {recipe.name} tell matrices of {sublayer.label} apart that a mixture "
-                "treats alike; name all of a kind, such as *up_proj"
+                f"`search.start`: `modules` of {recipe.name} choose some of the matrices {sublayer.label}."
+                f"{min(parts & others)}, which a mixture treats alike; choose all or none"
             )
-        if sublayer.label not in dropped and sparsity != 0:
-            own = {} if sparsity is None else {"sparsity": sparsity, "ratios": "uniform"}
-            found |= dict.fromkeys(places, _written(recipe.model_copy(update=own | {"modules": ()})))
+        own = {} if sparsity is None else {"sparsity": sparsity, "ratios": "uniform"}
+        treatment = as_treatment(recipe.model_copy(update=own | {"modules": ()}))
+        places = [sublayer.label] if parts and not others else [f"{sublayer.label}.{part}" for part in sorted(parts)]
+        found |= dict.fromkeys(places, treatment)
     return found
-
-
-def _written(treatment: MatrixRecipe | str) -> object:
-    """Return a treatment as a mixed recipe has it: its name if that spells it, else its parameters."""
-    if isinstance(treatment, str):
-        return treatment
-    dense = {"predecessors": "dense"}
-    try:
-        spelled = parse_recipe(treatment.name).model_copy(update=dense).hash
-    except InputError:
-        spelled = ""
-    if spelled == treatment.model_copy(update=dense).hash:
-        return treatment.name
-    changed = treatment.model_dump(mode="json", exclude_defaults=True, exclude={"predecessors"})
-    return {"name": treatment.name, "method": treatment.method} | changed

@@ -463,14 +463,17 @@ WRONG: list[tuple[list[str], str]] = [
     (["--start", "wanda-50"], "`start` and `put_back` belong together"),
     (["--put-back", "4"], "`start` and `put_back` belong together"),
     (["--start", "wanda-50", "--put-back", "4", "--remove", "20%"], "--remove and --start contradict each other"),
-    (["--start", "wanda-50", "--put-back", "half"], "--put-back 'half': not a number of sublayers; give 4, parameters"),
+    (["--start", "wanda-50", "--put-back", "half"], "`search.put_back.sublayers`: must be a number; found 'half'"),
     (["--start", "wanda-50", "--put-back", "bytes=none"], "--put-back 'none': not a share; give 20%, 20 or 0.2"),
     (
         ["--start", "wanda-50", "--put-back", "litres=5%"],
-        "`search.put_back.litres`: is no key here; there are sublayers, parameters, bytes",
+        "`search.put_back.litres`: 'litres' is none of",
     ),
-    (["--start", "heads-50", "--put-back", "4"], "heads-50 does not treat each sublayer by itself; give a recipe of"),
-    (["--start", "wanda-50", "--put-back", "6"], "`search.put_back.sublayers` is 6, and all of wanda-50 takes 6: "),
+    (["--start", "heads-50", "--put-back", "4"], "heads-50 has no treatment per sublayer; give a recipe of weights"),
+    (
+        ["--start", "wanda-50", "--put-back", "6"],
+        "`search.put_back.sublayers` is 6, and the whole start takes 6: nothing",
+    ),
     (["-o", "tiny.yaml"], "Invalid value for '--output'"),
 ]
 

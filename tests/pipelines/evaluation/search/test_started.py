@@ -13,7 +13,6 @@ import torch
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation.search.effects import EffectEngine
-from prunescope.pipelines.evaluation.search.items import Item
 from prunescope.pipelines.evaluation.search.journal import Journal
 from prunescope.pipelines.evaluation.search.menu import Menu
 from prunescope.pipelines.evaluation.search.search import SearchResult
@@ -45,7 +44,7 @@ def searched(decoder: Decoder, folder: Path, start: object, put_back: dict[str, 
     def menus(names: Any, splits: Any) -> Menu:
         return Menu(decoder, names, statistics, splits)
 
-    return StartedSearch(decoder, spec, menus, items_of(decoder, 8, 40), Journal(folder, "a"), mixture).run()
+    return StartedSearch(decoder, spec, menus, items_of(decoder, 8, 40), Journal(folder, "a"), start=mixture).run()
 
 
 @pytest.fixture
@@ -74,7 +73,7 @@ def test_the_sublayer_that_causes_the_damage_is_put_back_first(run: Run) -> None
     treatments = dict.fromkeys(LABELS, "magnitude-5") | {"mlp.1": "magnitude-95"}
     trials = run({"name": "mine", "method": "mixed", "treatments": treatments}, sublayers=2).trials
     assert trials["move"].to_list()[:3] == ["start", "restore", "restore"]
-    assert trials["exchange"][1] == "mlp.1: mine → keep"
+    assert trials["exchange"][1].startswith("mlp.1: mine-")
     start, first = trials["measured_nats"][:2]
     assert first < start / 5
     (result,) = trials.filter("is_result", strategy="searched").rows(named=True)
@@ -165,10 +164,10 @@ def test_a_budget_is_never_exceeded(run: Run, decoder: Decoder, unit: str) -> No
 @pytest.mark.parametrize(
     ("put_back", "message"),
     [
-        ({"sublayers": 6}, "`search.put_back.sublayers` is 6, and all of wanda-50 takes 6: nothing would stay pruned"),
-        ({"sublayers": 99}, "`search.put_back.sublayers` is 99, and all of wanda-50 takes 6"),
-        ({"parameters": 0.6}, "`search.put_back.parameters` is 60.00%, and all of wanda-50 takes 50.00%"),
-        ({"bytes": 0.9}, "`search.put_back.bytes` is 90.00%, and all of wanda-50 takes 43.75%"),
+        ({"sublayers": 6}, "`search.put_back.sublayers` is 6, and the whole start takes 6: nothing would stay pruned"),
+        ({"sublayers": 99}, "`search.put_back.sublayers` is 99, and the whole start takes 6"),
+        ({"parameters": 0.6}, "`search.put_back.parameters` is 60.00%, and the whole start takes 50.00%"),
+        ({"bytes": 0.9}, "`search.put_back.bytes` is 90.00%, and the whole start takes 43.75%"),
         ({"parameters": 0.01}, "`search.put_back.parameters` is 1.00%, less than the smallest sublayer takes, 6.67%"),
     ],
 )
@@ -262,13 +261,3 @@ def test_outliers_give_each_layer_its_sparsity_and_modules_choose_its_matrices(d
     part = parse_recipe("{name: mine, method: magnitude, sparsity: 0.5, modules: [attn, '*up_proj']}")
     places = {f"attn.{layer}" for layer in range(3)} | {f"mlp.{layer}.up_proj" for layer in range(3)}
     assert {*as_mixture(decoder, part, Statistics()).treatments} == places
-
-
-def test_too_few_texts_to_hold_any_out_are_refused(decoder: Decoder, tmp_path: Path) -> None:
-    spec = SearchSpec.model_validate({"start": "magnitude-50", "put_back": {"sublayers": 1}})
-    assert spec.start is not None
-    items: list[Item] = items_of(decoder, 3, 30)
-    with pytest.raises(InputError, match="3 texts to measure on, of 4 that a search from a start needs"):
-        StartedSearch(
-            decoder, spec, lambda *_: None, items, Journal(tmp_path, "a"), as_mixture(decoder, spec.start, Statistics())
-        )
