@@ -12,12 +12,10 @@ from prunescope.pipelines.core.validation_errors import first_problem
 from prunescope.pipelines.corpora.hub_datasets import TEXT_SOURCE
 from prunescope.pipelines.recipes import (
     DepthRecipe,
-    MaskingRecipe,
     MatrixRecipe,
     MixedRecipe,
     Recipe,
     WrittenRecipe,
-    parse_recipe,
     steps,
 )
 
@@ -135,7 +133,7 @@ def require_reachable(search: SearchSpec, tasks: Sequence[str]) -> None:
 
     Raises:
         ValueError: the study lacks the objective's task, a recipe of the menu cannot be the treatment of one sublayer,
-            or no allocation of the menu removes enough.
+            or nothing of the menu saves time.
     """
     task = search.objective.partition(":")[2]
     if task and task not in tasks:
@@ -149,22 +147,5 @@ def require_reachable(search: SearchSpec, tasks: Sequence[str]) -> None:
         except ValidationError as error:
             reason = first_problem(error)[1].removeprefix("mlp.0: ")
             raise ValueError(f"`search.menu`: {name}: {reason}") from None
-    drops = set(DROPS) & set(search.menu)
-    if search.budget == "milliseconds" and not drops:
+    if search.budget == "milliseconds" and not set(DROPS) & set(search.menu):
         raise ValueError("`search.budget` is milliseconds, which only drops save; add drop to `search.menu`")
-    shares = [_share(name) for name in search.menu if name not in DROPS]
-    if search.budget == "parameters" and not drops and max(shares) < max(search.remove):
-        raise ValueError(
-            f"`search.remove` is {max(search.remove):.1%}, but the menu removes at most {max(shares):.1%} of the "
-            "parameters; add treatments that remove more, such as drop, or lower it"
-        )
-
-
-def _share(name: str) -> float:
-    """Return the share of a sublayer's weights that a recipe sets to zero."""
-    recipe = parse_recipe(name)
-    if not isinstance(recipe, MaskingRecipe):
-        return 0.0
-    if recipe.keep is not None and recipe.block is not None:
-        return 1 - recipe.keep / recipe.block
-    return recipe.sparsity or 0.0

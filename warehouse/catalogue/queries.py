@@ -33,27 +33,21 @@ _SEARCH = """
     ORDER BY remove, strategy <> 'searched', strategy
 """
 _HELD_OUT = """
-    WITH held_out AS (
-        -- The sets of the controls follow that of the search that they are compared with.
-        SELECT *, max(CASE WHEN strategy = 'searched' THEN trial END) OVER (ORDER BY trial) AS compared_with
-        FROM stg_search_trials WHERE model = ? AND search = ? AND move = 'held_out'
-    ),
-    items AS (SELECT *, unnest(item_ids) AS item, unnest(item_nats) AS nats FROM held_out),
-    draws AS (
-        SELECT
-            before.n_treated - searched.n_treated AS put_back, after.strategy, after.item,
-            any_value(before.nats) AS damage, avg(before.nats - after.nats) AS brought_back, count(*) AS sets
-        FROM items AS after
-        INNER JOIN items AS before ON after.parent = before.trial AND after.item = before.item
-        INNER JOIN held_out AS searched ON after.compared_with = searched.trial
-        GROUP BY ALL
-    )
     SELECT
-        put_back, strategy, sum(brought_back) / sum(damage) AS kl_brought_back,
-        kl_brought_back - half_width_of_mean(brought_back, damage) AS low,
-        kl_brought_back + half_width_of_mean(brought_back, damage) AS high,
-        any_value(sets) AS sets, count(*) AS texts
-    FROM draws GROUP BY put_back, strategy ORDER BY put_back, strategy <> 'searched', strategy
+        start.n_treated - sets.n_treated_of_search AS put_back, sets.strategy,
+        avg(-sets.difference_nats / start.measured_nats) AS kl_brought_back,
+        avg(-sets.difference_high / start.measured_nats) AS low,
+        avg(-sets.difference_low / start.measured_nats) AS high,
+        count(*) AS sets, any_value(sets.n_items) AS texts
+    FROM (
+        -- The sets of the controls follow that of the search that they are compared with.
+        SELECT *, last_value(if(strategy = 'searched', n_treated, NULL) IGNORE NULLS) OVER (ORDER BY trial)
+            AS n_treated_of_search
+        FROM stg_search_trials WHERE model = ? AND search = ? AND move = 'held_out'
+    ) AS sets
+    INNER JOIN stg_search_trials AS start
+        ON sets.model = start.model AND sets.search = start.search AND sets.parent = start.trial
+    GROUP BY put_back, sets.strategy ORDER BY put_back, sets.strategy <> 'searched', sets.strategy
 """
 _BETTER = """
     SELECT * FROM search_judgement
@@ -144,7 +138,10 @@ def search_results(root: Place, model: str, search: str, shares: Sequence[float]
 
 
 def brought_back(root: Place, model: str, search: str) -> pa.Table:
-    """Return the share of the start's KL that sets of sublayers bring back on held-out items, mean over random sets."""
+    """Return the share of the start's KL that sets of sublayers bring back on held-out items, with the interval of one.
+
+    Random sets of a size are one row, their mean.
+    """
     return _rows(root, _HELD_OUT, model, search)
 
 

@@ -453,7 +453,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["--menu", " , "], "--menu ' , ': names nothing"),
     (["--menu", "lottery-50"], "lottery-50: 'lottery-50' is not a treatment"),
     (["--menu", "wanda-50-owl"], "`search.menu`: wanda-50-owl: `ratios` are shares per layer"),
-    (["--menu", "magnitude-30", "--remove", "50%"], "is 50.0%, but the menu removes at most 30.0% of the parameters"),
+    (["--menu", "magnitude-30", "--remove", "50%"], "the menu removes at most 30.0% of the parameters, and 50.0%"),
     (["--menu", "attn-drop", "--remove", "90%"], "the menu removes at most"),
     (["--objective", "task:none"], "`search.objective` is of task 'none', but the study's `tasks` are none"),
     (["--objective", "loss"], "`search.objective`"),
