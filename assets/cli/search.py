@@ -139,7 +139,7 @@ def search(
 def _amount(text: str) -> dict[str, object]:
     """Return what may be put back by its unit, which is sublayers if none is given."""
     unit, _, amount = text.rpartition("=")
-    return {unit or "sublayers": _share(amount, "--put-back") if unit in {"parameters", "bytes"} else amount}
+    return {unit or "sublayers": amount if unit in {"", "sublayers"} else _share(amount, "--put-back")}
 
 
 def _share(text: str, flag: str) -> float:

@@ -84,6 +84,7 @@ def test_sublayers_that_undo_each_other_stay_away_together(tmp_path: Path) -> No
     """Each of the first two MLPs does most harm if it alone is dropped, and none if both are."""
     start = {"method": "mixed", "treatments": dict.fromkeys(("mlp.0", "mlp.1", "mlp.2"), "drop")}
     trials = searched(cancelling_decoder(tmp_path), tmp_path / "a", start, {"sublayers": 1}).trials
+    assert trials["exchange"][1] == "mlp.2: drop → keep"
     of = {strategy: row for (strategy, _), row in results(trials).items()}
     assert treated(of["searched"]).keys() == {"mlp.0", "mlp.1"}
     assert len({"mlp.0", "mlp.1"} & treated(of["greedy"]).keys()) == 1
