@@ -33,6 +33,8 @@ def search(
     context: typer.Context,
     study: options.StudyName,
     remove: list[str] = (),
+    start: str | None = None,
+    put_back: str | None = None,
     model: options.Models = (),
     minutes: float | None = None,
     settings_: Annotated[str | None, typer.Option("--settings")] = None,
@@ -49,6 +51,9 @@ def search(
     published ones at the same share, run on the study's own prompts, texts and tasks. After an interruption, the same
     command continues where the search stopped.
 
+    With --start the search goes the other way: it makes sublayers of a pruned model dense again, each time the one that
+    lowers the KL most, and says on texts that chose nothing what the first 2, 4 and 8 and all of them bring back.
+
     The study's key `search` holds the same settings. `prunescope run STUDY --recipe FILE` runs a found recipe.
 
     For example:
@@ -56,10 +61,15 @@ def search(
     - `prunescope search demo --remove 20%`
     - `prunescope search my-study.yaml --remove 20% --remove 30% --minutes 60 -o recipes`
     - `prunescope search demo --remove 20% --settings "{menu: [sparsegpt-2of4, drop], controls: [random]}"`
+    - `prunescope search my-study.yaml --start wanda-50 --put-back 4`
 
     Options:
         remove (SHARE): Share to remove: 20%, 20 or 0.2 (default: the study's `search.remove`); each share gets an
             allocation of its own.
+        start (RECIPE): Recipe of the pruned model to start from, instead of --remove: of weights or bits, drops, or a
+            mixture, by its name or YAML file.
+        put_back (AMOUNT): With --start: the most to make dense again: 4 or sublayers=4, or of the layers' parameters=5%
+            or bytes=5%.
         minutes (N): No trial begins after so many minutes (default: 20). Effects of single treatments take at most half
             of them, but for a first batch of texts; pruning does not count.
         settings_ (MAPPING): Other keys of `search`, or a .yaml file with them: menu (treatments), objective (kl or
@@ -70,9 +80,17 @@ def search(
     """
     from prunescope.assets.planning.steps import MODEL_TABLES, SEARCH_TABLES
     from prunescope.assets.runs.start import run_study
+    from prunescope.warehouse.catalogue.queries import brought_back
 
+    if remove and (start or put_back):
+        raise InputError("--remove and --start contradict each other; leave one of them out")
     keys = {} if settings_ is None else options.mapping(settings_, "--settings")
-    keys |= {"remove": [_share(text) for text in remove]} if remove else {}
+    if remove:
+        keys |= {"remove": [_share(text, "--remove") for text in remove], "start": None, "put_back": None}
+    elif start or put_back:
+        keys["remove"] = []
+    keys |= {} if start is None else {"start": options.inline_recipe(start)}
+    keys |= {} if put_back is None else {"put_back": _amount(put_back)}
     keys |= {} if minutes is None else {"minutes": minutes}
     request = with_fields(request_of(study, model, [], allow_code_execution), search=json.dumps(keys))
     if "remove" not in keys and request_of(study, [], []).load().search is None:
@@ -89,6 +107,8 @@ def search(
         if not rows:
             continue
         emit(rows.select(_RESULT))
+        if outcome.study.search.start is not None:
+            emit(brought_back(location, spec.name, rows["search"][0].as_py()))
         if is_unfinished:
             log("not all trials were made; the same command goes on, with more --minutes if the time was over")
         found = rows.to_pylist()
@@ -104,7 +124,13 @@ def search(
     end(context, failures)
 
 
-def _share(text: str) -> float:
+def _amount(text: str) -> dict[str, object]:
+    """Return what may be put back by its unit, which is sublayers if none is given."""
+    unit, _, amount = text.rpartition("=")
+    return {unit or "sublayers": amount if unit in {"", "sublayers"} else _share(amount, "--put-back")}
+
+
+def _share(text: str, flag: str) -> float:
     """Return a share that is given as a number below 1, or in per cent with or without the sign."""
     try:
         number = float(text.strip().removesuffix("%"))
@@ -112,7 +138,7 @@ def _share(text: str) -> float:
         number = -1.0
     share = number if number < 1 and not text.strip().endswith("%") else round(number / 100, 12)
     if not 0 < share < 1:
-        raise InputError(f"--remove {text!r}: not a share; give 20%, 20 or 0.2, above 0 and below 100 %")
+        raise InputError(f"{flag} {text!r}: not a share; give 20%, 20 or 0.2, above 0 and below 100 %")
     return share
 
 
@@ -128,7 +154,7 @@ def _results(study: "Study", location: "Place", model: str) -> "tuple[pa.Table, 
     search = search_id(study, find_model(study, model, settings.cache_folder(), SILENT).identity)
     rows = search_results(location, model, search, study.search.remove)
     left = unfinished_targets(unfinished_folder(Store(location), model) / f"search-{search}")
-    return rows, not left.isdisjoint(study.search.remove)
+    return rows, not left.isdisjoint(study.search.targets)
 
 
 def _is_own(row: dict[str, Any]) -> bool:
@@ -161,11 +187,14 @@ def _judging(
 ) -> "StudyRequest":
     """Return the request of found recipes, and of published ones that remove as much, on the study's own data."""
     from prunescope.pipelines.evaluation.search.published import published_recipes
-    from prunescope.warehouse.catalogue.queries import sublayer_milliseconds, sublayer_weights
+    from prunescope.warehouse.catalogue.queries import removed_weights, sublayer_milliseconds, sublayer_weights
 
-    recipes, budget = list(map(_recipe, rows)), rows[0]["budget"]
+    recipes, budget, start = list(map(_recipe, rows)), rows[0]["budget"], study.search.start
     shares = [row["share_to_match"] for row in rows if _is_own(row)]
     sizes = sublayer_weights(location, model)
+    if budget == "sublayers":  # published recipes are compared at the weights that it removes
+        budget, share = "parameters", removed_weights(location, model, rows[0]["search"]) / sum(sizes.values())
+        shares = [share] if 0 < share < 1 else []
     if budget == "milliseconds":
         times = sublayer_milliseconds(location, model, rows[0]["search"])
         if times.keys() < sizes.keys():
@@ -176,6 +205,8 @@ def _judging(
     # A control that found the same allocation is the same variant.
     own = {json.dumps(recipe["treatments"]): recipe for recipe in reversed(recipes)}
     names = [*(json.dumps(recipe) for recipe in reversed(own.values())), *published]
+    if start is not None and start.name not in published:
+        names.append(start.model_dump_json())
     return with_fields(request, models=(f"{model}={study.model(model).source}",), recipes=tuple(dict.fromkeys(names)))
 
 
@@ -191,7 +222,8 @@ def _print_judgement(rows: Sequence[dict[str, Any]], location: "Place", model: s
         best = [] if row["budget"] == "milliseconds" else [best_published(location, model, row["recipe"])]
         better = better_controls(location, model, row["recipe"], [*others]).slice(0, 1)
         compared = [table.select(_COMPARED) for table in (*best, better) if table.num_rows]
-        head = f"{row['recipe']} removes {row['removed']:.1%} of the layers' {row['budget']}"
+        does = "prunes" if row["budget"] == "sublayers" else "removes"
+        head = f"{row['recipe']} {does} {row['removed']:.1%} of the layers' {row['budget']}"
         if compared:
             put(f"{head}. On the study's own data, compared with the published recipe that is best by each measure:")
             emit(pa.concat_tables(compared))

@@ -290,7 +290,8 @@ def _search(context: PartitionContext, session: ModelSession) -> Tables:
     key = SearchKey(context.model, search_id(context.study, identity), identity.weight_hash)
     decoder, tokens = session.decoder(context.dense, context.study), session.tokens(context.dense, context.study)
     dtype = calibration_dtype(context.study.calibration)
-    statistics = Statistics(context.read("activation_stats"), tokens=tokens, dtype=dtype)
+    stored = context.read("activation_stats"), context.read("block_influence")
+    statistics = Statistics(*stored, tokens=tokens, dtype=dtype)
     earlier = {table: context.written(table) for table in STEPS["search"].tables}
     folder = unfinished_folder(context.store, context.model) / f"search-{key.search}"
     with translate_os_errors(folder):

@@ -190,7 +190,7 @@ def _search_inputs(study: Study) -> dict[str, str]:
         "template": study.template or "",  # of the search's own prompts
         "texts_hash": _texts_hash(study.texts),
         "source": contents_hash(study.search.source, "`search.source`"),
-        "device": study.device if study.search.budget == "milliseconds" else "",
+        "device": study.device if study.search.unit == "milliseconds" else "",
     }
     task = study.search.objective.removeprefix("task:")
     return found | _task_inputs(study.model_copy(update={"tasks": tuple(t for t in study.tasks if t.name == task)}))

@@ -205,6 +205,24 @@ def parse_recipe(text: str) -> Recipe:
     return _validated(text, fields[0] if len(parts) == 1 else {"name": text, "method": "composed", "parts": fields})
 
 
+def as_treatment(recipe: MatrixRecipe) -> object:
+    """Return a recipe as a mixture's `treatments` have it: its name if that spells it, else its parameters."""
+    if is_spelled(recipe):
+        return recipe.name
+    changed = recipe.model_dump(mode="json", exclude_defaults=True, exclude={"predecessors"})
+    return {"name": recipe.name, "method": recipe.method} | changed
+
+
+def is_spelled(recipe: Recipe) -> bool:
+    """Return whether a recipe is that of its name, up to the state of its predecessors."""
+    try:
+        spelled = parse_recipe(recipe.name)
+    except InputError:
+        return False
+    dense = {"predecessors": "dense"}
+    return spelled.model_copy(update=dense).hash == recipe.model_copy(update=dense).hash
+
+
 def _spelled(name: str, text: str) -> dict[str, object]:
     for kind in KINDS:
         if match := kind.SPELLING.fullmatch(name):

@@ -98,6 +98,15 @@ class Study(FrozenModel):
         present = {recipe.kind for recipe in recipes if recipe.method == "noise"}
         return (*recipes, *(parse_recipe(f"noise-{kind}") for kind in dict.fromkeys(kinds) if kind not in present))
 
+    @field_validator("search", mode="before")
+    @classmethod
+    def _start_is_one_of_recipes(cls, search: object, info: ValidationInfo) -> object:
+        """Replace the name of one of the study's recipes, whose parameters it need not spell, by the recipe."""
+        recipes = {recipe.name: recipe for recipe in info.data.get("recipes", ())}
+        if isinstance(search, dict) and isinstance(name := search.get("start"), str) and name in recipes:
+            return search | {"start": recipes[name]}
+        return search
+
     @field_validator("recipes", mode="after")
     @classmethod
     def _complete_calibrations(cls, recipes: tuple[Recipe, ...], info: ValidationInfo) -> tuple[Recipe, ...]:

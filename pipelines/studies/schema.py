@@ -49,6 +49,7 @@ def study_schema() -> dict[str, Any]:
     parts, mixed = definitions["ComposedRecipe"]["properties"]["parts"], definitions["MixedRecipe"]["properties"]
     parts["items"] = _or_text(parts["items"])
     mixed["treatments"]["additionalProperties"] = _or_text({"type": "object"})
+    definitions["SearchSpec"]["properties"]["start"]["anyOf"].insert(0, _TEXT)
     keys["memory"]["anyOf"][0]["additionalProperties"] = {"type": ["integer", "string"]}
     return {"$schema": "http://json-schema.org/draft-07/schema#", **schema}
 

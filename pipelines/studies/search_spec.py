@@ -3,14 +3,21 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from prunescope.pipelines.core.frozen_model import MAX_NEW_TOKENS, MAX_TOKENS, FrozenModel
 from prunescope.pipelines.core.validation_errors import first_problem
 from prunescope.pipelines.corpora.hub_datasets import TEXT_SOURCE
-from prunescope.pipelines.recipes import MaskingRecipe, MixedRecipe, parse_recipe
+from prunescope.pipelines.recipes import (
+    DepthRecipe,
+    MatrixRecipe,
+    MixedRecipe,
+    Recipe,
+    WrittenRecipe,
+    steps,
+)
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 DROPS = ("drop", "attn-drop", "mlp-drop")
@@ -22,8 +29,15 @@ MENU = (*(f"{method}-{percent}" for method in ("wanda", "ria", "sparsegpt") for 
 class SearchSpec(FrozenModel):
     """A search for the allocation that removes a share at the lowest KL(dense ‖ pruned) at the output.
 
+    With `start` it goes the other way: it makes sublayers of a pruned model dense again, as far as `put_back` allows.
+    `remove`, `menu` and `budget` are then not used.
+
     Attributes:
         remove: shares of the layers' weights (or bytes, or time) to remove; each gets its own allocation.
+        start: recipe whose sublayers may be made dense again: one of weights or bits, drops, a mixture, or drops and
+            then one of weights or bits; a name that the study's `recipes` have, or as there.
+        put_back: the most of it, by exactly one of `sublayers`, their number; `parameters`, the share of the layers'
+            weights that come back; `bytes`, the share of their bytes in 16 bits by which the stored model grows.
         menu: treatments of a sublayer, besides keeping it: names of recipes that change matrices, and `drop`, or
             `attn-drop` and `mlp-drop` for one kind only.
         objective: `kl` of every token after the dense text before it; `task:NAME`, the KL at the tokens of the answers
@@ -34,17 +48,25 @@ class SearchSpec(FrozenModel):
         source: text of the windows to measure on, like a calibration's. It is not the calibration text, because masks
             and weights that fit that text too closely do worse on others.
         texts: windows of the text to measure on. The first 16 windows and prompts, alternating, measure single
-            treatments; all measure whole allocations.
+            treatments; all measure whole allocations. With `start` the last half of them all chooses nothing, and
+            measures what the choice brings back.
         length: tokens per window.
         prompts: prompts of the shipped sets to measure on, drawn from those that the study does not use.
         new_tokens: tokens of the dense model's continuation of each prompt.
-        measurements: trials of the search per share, besides the uniform ones and the first; the controls have as many.
+        measurements: trials of the search per share, besides the uniform ones and the first, or besides the start and
+            every sublayer put back; the controls have as many.
         controls: strategies to compare with: `hidden`, the same search by 1 − cos of the final hidden states, starting
-            from the method that the KL chose; `random` allocations; `greedy` removal.
+            from the method that the KL chose (not with `start`); `random` allocations; `greedy` removal by the smallest
+            effects alone, which with `start` puts back the sublayers with the largest.
         seed: seed of texts, prompts and random allocations.
     """
 
-    remove: tuple[Share, ...] = Field(min_length=1, examples=[[0.2]])
+    remove: tuple[Share, ...] = Field(default=(), examples=[[0.2]])
+    # Searches without them keep their hashes.
+    start: WrittenRecipe | None = Field(default=None, exclude_if=lambda own: own is None, examples=["wanda-50"])
+    put_back: dict[Literal["sublayers", "parameters", "bytes"], Annotated[float, Field(gt=0)]] | None = Field(
+        default=None, exclude_if=lambda own: own is None, examples=[{"sublayers": 4}]
+    )
     menu: tuple[str, ...] = Field(default=MENU, min_length=1, examples=[["wanda-50", "drop"]])
     objective: Annotated[str, Field(pattern=r"^(kl|task:[A-Za-z0-9_.-]+)$")] = "kl"
     budget: Literal["parameters", "bytes", "milliseconds"] = "parameters"
@@ -65,6 +87,40 @@ class SearchSpec(FrozenModel):
             raise ValueError("a value is listed twice")
         return values
 
+    @field_validator("start")
+    @classmethod
+    def _can_be_put_back(cls, start: Recipe | None) -> Recipe | None:
+        if start is None:
+            return None
+        *before, last = steps(start)
+        are_drops = all(isinstance(step, DepthRecipe) for step in before)
+        if start.calibration or not (are_drops and isinstance(last, DepthRecipe | MatrixRecipe | MixedRecipe)):
+            raise ValueError(
+                f"{start.name} has no treatment per sublayer; give a recipe of weights or bits, drops, a mixture, or "
+                "drops and then one of weights or bits, with the study's `calibration`"
+            )
+        return start
+
+    @model_validator(mode="after")
+    def _has_one_goal(self) -> Self:
+        if (self.start is None) != (self.put_back is None):
+            raise ValueError("`start` and `put_back` belong together: `start: wanda-50` and `put_back: {sublayers: 4}`")
+        if bool(self.remove) == (self.start is not None):
+            raise ValueError("needs either `remove`, such as [0.2], or `start` and `put_back`")
+        if self.put_back is not None and len(self.put_back) != 1:
+            raise ValueError("`put_back` needs exactly one of `sublayers`, `parameters` and `bytes`: {sublayers: 4}")
+        return self
+
+    @property
+    def targets(self) -> tuple[float, ...]:
+        """Return the shares to remove, or the amount that may be put back."""
+        return self.remove if self.put_back is None else (*self.put_back.values(),)
+
+    @property
+    def unit(self) -> str:
+        """Return the unit of the targets."""
+        return next(iter(self.put_back or [self.budget]))
+
     @property
     def settings_hash(self) -> str:
         """Return the hash of everything that the trials depend on, except the model and its calibration."""
@@ -77,34 +133,19 @@ def require_reachable(search: SearchSpec, tasks: Sequence[str]) -> None:
 
     Raises:
         ValueError: the study lacks the objective's task, a recipe of the menu cannot be the treatment of one sublayer,
-            or no allocation of the menu removes enough.
+            or nothing of the menu saves time.
     """
     task = search.objective.partition(":")[2]
     if task and task not in tasks:
         own = ", ".join(tasks) if tasks else "none"
         raise ValueError(f"`search.objective` is of task {task!r}, but the study's `tasks` are {own}")
+    if search.start is not None:
+        return
     for name in (name for name in search.menu if name not in DROPS):
         try:
             MixedRecipe.model_validate({"name": "menu", "treatments": {"mlp.0": name}})
         except ValidationError as error:
             reason = first_problem(error)[1].removeprefix("mlp.0: ")
             raise ValueError(f"`search.menu`: {name}: {reason}") from None
-    drops = set(DROPS) & set(search.menu)
-    if search.budget == "milliseconds" and not drops:
+    if search.budget == "milliseconds" and not set(DROPS) & set(search.menu):
         raise ValueError("`search.budget` is milliseconds, which only drops save; add drop to `search.menu`")
-    shares = [_share(name) for name in search.menu if name not in DROPS]
-    if search.budget == "parameters" and not drops and max(shares) < max(search.remove):
-        raise ValueError(
-            f"`search.remove` is {max(search.remove):.1%}, but the menu removes at most {max(shares):.1%} of the "
-            "parameters; add treatments that remove more, such as drop, or lower it"
-        )
-
-
-def _share(name: str) -> float:
-    """Return the share of a sublayer's weights that a recipe sets to zero."""
-    recipe = parse_recipe(name)
-    if not isinstance(recipe, MaskingRecipe):
-        return 0.0
-    if recipe.keep is not None and recipe.block is not None:
-        return 1 - recipe.keep / recipe.block
-    return recipe.sparsity or 0.0

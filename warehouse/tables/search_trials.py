@@ -29,16 +29,21 @@ TABLE = Table(
             "strategy",
             "How the allocation was chosen: `searched` by KL at the output. The others are controls: `hidden` works in "
             "the same way by 1 − cos h (but with the method that the KL chose), `random` at random, and `greedy` step "
-            "by step by the smallest effects.",
+            "by step by the smallest effects, so that from a start the largest are put back.",
             values=("searched", "hidden", "random", "greedy"),
         ),
         c.label(
             "move",
             "Origin of the allocation. `uniform`: one method at the same sparsity everywhere. `sum`: the smallest sum "
             "of effects alone. `exchange`: changed treatments of the parent, or of the best one of the menu if the "
-            "parent is uniform. `random` and `greedy`: as the strategy. In older files `interaction`: the sum with "
-            "fitted interactions.",
-            values=("uniform", "sum", "exchange", "random", "greedy", "interaction"),
+            "parent is uniform. `random` and `greedy`: as the strategy. `start`: the pruned model from which a search "
+            "begins. `restore`: the parent with one more sublayer dense. `held_out`: a set of dense sublayers, "
+            "measured on items that chose nothing; its parent is the start on the same items. In older files "
+            "`interaction`: the sum with fitted interactions.",
+            values=(
+                *("uniform", "sum", "exchange", "random", "greedy"),
+                *("start", "restore", "held_out", "interaction"),
+            ),
         ),
         c.label(
             "objective",
@@ -46,9 +51,17 @@ TABLE = Table(
             "(`task:NAME`). In older files `free-kl`: KL on tokens that each model writes.",
             source="KL as fitness of a non-uniform allocation: 2410.14649",
         ),
-        c.label("budget", "Unit of the target.", values=("parameters", "bytes", "milliseconds")),
-        _share("remove", "Target: share of the layers' weights, bytes or milliseconds to remove."),
-        _share("removed", "Share of the layers' weights, bytes or milliseconds that the allocation removes."),
+        c.label("budget", "Unit of the target.", values=("parameters", "bytes", "milliseconds", "sublayers")),
+        _share(
+            "remove",
+            "Target: share of the layers' weights, bytes or milliseconds to remove, or of sublayers to treat. From a "
+            "start: what it removes less what may be put back.",
+        ),
+        _share(
+            "removed",
+            "Share of the layers' weights, bytes or milliseconds that the allocation removes, or of sublayers that it "
+            "treats.",
+        ),
         c.text(
             "treatments_json",
             "The allocation as JSON with sorted keys: sublayer, such as `attn.3`, to treatment. Kept sublayers are "
@@ -77,7 +90,8 @@ TABLE = Table(
         c.flag(
             "is_accepted",
             "Whether the allocation became the current best of its strategy and target. The first one does. Others do "
-            "if the geometric mean of their objective (`hidden`: of 1 − cos h) is below the parent's. An `exchange` is "
+            "if the geometric mean of their objective (`hidden`: of 1 − cos h) is below the parent's; `held_out` never "
+            "does. An `exchange` is "
             "judged on the items after the first 16, because effects were measured on those; with fewer items, on "
             "those after the first 8, which proposed it; with fewer than two left, the interval of the difference of "
             "logarithms must lie below zero. All steps of `greedy` do.",
@@ -87,7 +101,7 @@ TABLE = Table(
         c.text(
             "recipe_treatments_json",
             "The `treatments` of this recipe as JSON: sublayer, such as `attn.3`, or matrix, such as `attn.3.q_proj`, "
-            "to treatment; NULL for other trials.",
+            "to treatment, its name or its parameters; NULL for other trials.",
             nullable=True,
             since=2,
         ),

@@ -62,8 +62,9 @@ class Effects:
         """Return the geometric mean and the standard error of each swap over all items, computed with `logarithms`.
 
         Two of 16 texts make up a third of an arithmetic mean. Halves of the items rank the matrices of SmolLM2-135M
-        with a correlation of 0.89 by arithmetic means and of 0.94 by geometric means. If a swap was measured on some
-        items only, its ratio to its reference is taken from these.
+        with a correlation of 0.89 by arithmetic means and of 0.94 by geometric means. A text on which everything does
+        more harm moves all logarithms alike, so that effects need not be divided by the mean of their item. If a swap
+        was measured on some items only, its ratio to its reference is taken from these.
         """
         logs = logarithms(values)
         centres, errors = np.empty(len(self.swaps)), np.empty(len(self.swaps))

@@ -44,17 +44,17 @@ def search_items(
     `unasked` is the study with the prompts of the search in place of its own.
 
     Raises:
-        InputError: fewer than two items.
+        InputError: fewer than two items; fewer than four from a start, which holds half of them out.
     """
     kind, _, task = spec.objective.partition(":")
     if kind == "task":
         items = task_items(decoder, study, task, spec.texts + spec.prompts, progress)
     else:
         items = interleaved(text_items(decoder, study, spec), prompt_items(decoder, unasked))
-    if len(items) < 2:
+    if len(items) < (needed := 2 if spec.start is None else 4):
         raise InputError(
-            f"search: {len(items)} texts to measure on, of 2 that intervals need; raise `texts` or `prompts`, or leave "
-            "more samples of the task unscored"
+            f"search: {len(items)} texts to measure on, of {needed} that intervals need; raise `texts` or `prompts`, "
+            "or leave more samples of the task unscored"
         )
     return items
 

@@ -4,7 +4,7 @@ The weights of a treatment come from one pass of the calibration tokens through 
 combined without pruning again.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,6 +41,11 @@ class Option:
     parameters: int
     bytes: int
     milliseconds: float | None = None
+
+    @property
+    def sublayers(self) -> int:
+        """Return 1, or 0 if the sublayer is kept."""
+        return int(self.treatment != KEEP)
 
 
 class Menu:
@@ -90,8 +95,15 @@ class Menu:
 
     def only(self, treatments: Collection[str]) -> "Menu":
         """Return the menu with only some of its recipes; keeping and dropping stay."""
+        return self._with(each for each in self.options if each.treatment in {KEEP, DROP, *treatments})
+
+    def within(self, allocation: Allocation) -> "Menu":
+        """Return the menu of an allocation: in each sublayer its treatment, and keeping."""
+        return self._with(each for each in self.options if each.treatment in {KEEP, allocation.get(each.sublayer)})
+
+    def _with(self, options: Iterable[Option]) -> "Menu":
         own = copy(self)
-        own.options = tuple(each for each in self.options if each.treatment in {KEEP, DROP, *treatments})
+        own.options = tuple(options)
         vars(own).pop("places", None)  # cached for all options
         return own
 
@@ -109,7 +121,9 @@ class Menu:
         return {self.options[index].sublayer: self.options[index].treatment for index in choice}
 
     def total(self, budget: str) -> float:
-        """Return the total of the budget: weights, bytes or milliseconds per decoding step."""
+        """Return the total of the budget: weights, bytes, sublayers or milliseconds per decoding step."""
+        if budget == "sublayers":
+            return float(len(self.sublayers))
         if budget == "milliseconds":
             return sum((self._step_milliseconds or {}).values())
         size = sum(matrix.size for sublayer in self.sublayers.values() for matrix in sublayer.matrices.values())

@@ -49,18 +49,8 @@ def _composed(sizes: Mapping[str, float], share: float, budget: str) -> Iterator
     count = max((count for count in range(len(units)) if sum(units[:count]) <= share * total / 2), default=0)
     left = total - sum(units[:count])
     sparsity = sparsity_for((share * total - (total - left)) / left, budget)
-    if count and sparsity is not None:
-        yield (
-            f"attn-drop-{count}+sparsegpt-{100 * sparsity:g}"
-            if sparsity >= 0.01
-            else json.dumps(
-                {
-                    "name": f"attn-drop-{count}+sparsegpt-{100 * sparsity:g}",
-                    "method": "composed",
-                    "parts": [f"attn-drop-{count}", {"method": "sparsegpt", "sparsity": sparsity}],
-                }
-            )
-        )
+    if count and sparsity is not None and sparsity >= 0.01:
+        yield f"attn-drop-{count}+sparsegpt-{100 * sparsity:g}"
 
 
 def _codes(share: float, budget: str) -> Iterator[str]:

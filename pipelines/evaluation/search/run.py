@@ -18,6 +18,7 @@ from prunescope.pipelines.evaluation.search.items import search_items
 from prunescope.pipelines.evaluation.search.journal import Journal
 from prunescope.pipelines.evaluation.search.menu import Menu
 from prunescope.pipelines.evaluation.search.search import Search
+from prunescope.pipelines.evaluation.search.started import StartedSearch, as_mixture
 from prunescope.pipelines.evaluation.search.step_time import step_milliseconds
 from prunescope.pipelines.evaluation.tokenization.prompts import tokenize_prompts
 from prunescope.pipelines.models.decoder import Decoder
@@ -77,12 +78,13 @@ def run_search(
     is_known = not (known.is_empty() or effects.is_empty()) and key.search in effects["search"]
     # An interrupted search continues with its targets, also with those that have a result.
     begun = unfinished_targets(folder)
-    found = set(known.filter(**own)["remove"]) - begun if is_known else set()
-    waiting = begun - {*spec.remove}
-    if not (missing := tuple(share for share in spec.remove if share not in found)):
+    found = _found(spec, known.filter(**own)) - begun if is_known else set()
+    waiting = begun - {*spec.targets}
+    if not (missing := tuple(target for target in spec.targets if target not in found)):
         return dict(earlier), waiting
     _write_targets(folder, {*missing, *waiting})
-    spec = spec.model_copy(update={"remove": missing})
+    if spec.start is None:
+        spec = spec.model_copy(update={"remove": missing})
     inside = replace(statistics, unfinished=Unfinished(folder / "menu", key.weight_hash))
     journal = Journal(folder / "journal", key.search)
 
@@ -92,29 +94,29 @@ def run_search(
     try:
         items = search_items(decoder, study, unasked(decoder, study, spec), spec, progress)
         times = None
-        if spec.budget == "milliseconds":  # measured once per search
+        if spec.unit == "milliseconds":  # measured once per search
             measured = journal.remember(
                 ["milliseconds"], lambda: {label: np.array(own) for label, own in step_milliseconds(decoder).items()}
             )
             times = {label: float(own) for label, own in measured.items()}
-        result = Search(decoder, spec, menu_of, items, journal, progress).run()
+        start = None if spec.start is None else as_mixture(decoder, spec.start, inside, progress)
+        kind = Search if start is None else StartedSearch
+        result = kind(decoder, spec, menu_of, items, journal, progress, start).run()
     except InputError:
         # A refused target does not wait. Measurements for the other targets stay.
         _write_targets(folder, begun)
         raise
     results = result.trials.filter(strategy="searched", is_result=True)
-    if late := [share for share in missing if share not in set(results["remove"])]:
+    if late := [target for target in missing if target not in _found(spec, results)]:
+        what = f"an allocation that removes {late[0]:.1%}" if spec.start is None else spec.start.name
         raise ComputationError(
-            f"search: {spec.minutes:g} minutes were over before an allocation that removes {late[0]:.1%} was measured; "
+            f"search: {spec.minutes:g} minutes were over before {what} was measured; "
             "give more `minutes` (--minutes) and run it again: what was measured is kept"
         )
     tables = {
-        "search_effects": _appended(effects, result.effects, key, missing),
+        "search_effects": _appended(effects, result.effects, key),
         "search_trials": _appended(
-            known,
-            result.trials.with_columns(objective=pl.lit(spec.objective), budget=pl.lit(spec.budget)),
-            key,
-            missing,
+            known, result.trials.with_columns(objective=pl.lit(spec.objective), budget=pl.lit(spec.unit)), key
         ),
     }
     return tables, waiting if result.is_complete else {*missing, *waiting}
@@ -156,7 +158,14 @@ def unasked(decoder: Decoder, study: Study, spec: SearchSpec) -> Study:
     return drawn
 
 
-def _appended(earlier: pl.DataFrame, rows: pl.DataFrame, key: SearchKey, targets: tuple[float, ...]) -> pl.DataFrame:
+def _found(spec: SearchSpec, results: pl.DataFrame) -> set[float]:
+    """Return the targets of a search that have a result; a search from a start has one target."""
+    if spec.start is None:
+        return set(results["remove"])
+    return {*spec.targets} if results.height else set()
+
+
+def _appended(earlier: pl.DataFrame, rows: pl.DataFrame, key: SearchKey) -> pl.DataFrame:
     """Return earlier rows that are not replaced, then the new rows; new trials continue the numbering."""
     rows = rows.with_columns(model=pl.lit(key.model), search=pl.lit(key.search))
     if earlier.is_empty():
@@ -170,7 +179,7 @@ def _appended(earlier: pl.DataFrame, rows: pl.DataFrame, key: SearchKey, targets
         rows = rows.join(again, on=keys, how="anti", maintain_order="left")
         kept = earlier.join(rows, on=keys, how="anti", maintain_order="left")
     else:
-        kept = earlier.filter(~(is_same & pl.col("remove").is_in(targets)))
+        kept = earlier.filter(~(is_same & pl.col("remove").is_in(rows["remove"].unique().implode())))
         last = kept.filter(is_same)["trial"].max()
         shift = 0 if last is None else int(str(last)) + 1
         rows = rows.with_columns(pl.col("trial", "parent") + shift)

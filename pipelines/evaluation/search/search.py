@@ -11,6 +11,7 @@ import polars as pl
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.evaluation.search.allocation import (
+    Choice,
     Numbers,
     Problem,
     greedy_choice,
@@ -53,8 +54,11 @@ class Search:
     """Search on one model.
 
     `menus` returns the menu for some treatments of `spec.menu` and some mixed recipes. `items` are the texts to measure
-    on. `journal` stores finished measurements.
+    on. `journal` stores finished measurements. `start` is that of a `StartedSearch`, which holds half of the items out.
     """
+
+    # What `searched` and `hidden` do.
+    _steps: type[Strategy] = Strategy
 
     def __init__(
         self,
@@ -64,13 +68,18 @@ class Search:
         items: Sequence[Item],
         journal: Journal,
         progress: Progress = SILENT,
+        start: MixedRecipe | None = None,
     ) -> None:
-        self._decoder, self._spec, self._menus, self._items = decoder, spec, menus, list(items)
+        half = len(items) if start is None else (len(items) + 1) // 2
+        self._items, self._held_out = list(items[:half]), list(items[half:])
+        self._decoder, self._spec, self._menus = decoder, spec, menus
         self._journal, self._progress = journal, progress
         self._whole: WholeMeasurement | None = None
+        # First part of a trial's key in the journal, which names the items.
+        self._measured_on = "trial"
         self._trials: list[Trial] = []
         self._deadline = 0.0
-        self._treatments = Treatments(spec)
+        self._treatments = Treatments(spec, start)
 
     def run(self) -> SearchResult:
         """Measure uniform allocations, then the effects, then the trials of each strategy at each target.
@@ -153,12 +162,12 @@ class Search:
     def _use(self, menu: Menu) -> None:
         self._menu, self._problem = menu, self._problem_of(menu)
         self._engine = EffectEngine(self._decoder, menu, self._items, self._journal)
-        self._total = menu.total(self._spec.budget)
+        self._total = menu.total(self._spec.unit)
 
     def _problem_of(self, menu: Menu) -> Problem:
         return Problem(
             np.array([list(menu.sublayers).index(option.sublayer) for option in menu.options]),
-            np.array([float(getattr(option, self._spec.budget) or 0) for option in menu.options]),
+            np.array([float(getattr(option, self._spec.unit) or 0) for option in menu.options]),
         )
 
     def _effects(self, swaps: Sequence[Swap], context: Allocation, items: int) -> Effects:
@@ -183,15 +192,19 @@ class Search:
         if best is not None:
             digest = hashlib.sha256(treatments_json(best.allocation).encode()).hexdigest()
             label = "mixed" if name == "searched" else f"mixed-{name}"
-            recipe = f"{label}-{100 * share:g}-{digest[:6]}"
+            recipe = f"{label}-{self._goal(best)}-{digest[:6]}"
             whole = self._treatments.in_full(best.allocation)
             self._trials[best.number] = replace(best, is_result=True, recipe=recipe, recipe_treatments=whole)
         return is_complete
 
+    def _goal(self, trial: Trial) -> str:
+        """Return the part of a result's name that tells targets apart."""
+        return f"{100 * trial.remove:g}"
+
     def _strategy(self, name: str, share: float, effects: Effects) -> Strategy:
         menu = self._treatments.choosable(self._menu, share)
         costs = effects.spread * self._treatments.predicted(menu, effects, "cos" if name == "hidden" else "kl")
-        return Strategy(
+        return self._steps(
             menu,
             self._problem_of(menu),
             share * self._total,
@@ -224,12 +237,16 @@ class Search:
         generator = np.random.default_rng([self._spec.seed, round(1e6 * share)])
         for step in range(1, count + 1):
             goal = target if name == "random" else target * step / count
-            choice = (
-                random_choice(problem, goal, generator) if name == "random" else greedy_choice(problem, costs, goal)
-            )
+            choice = self._drawn(name, problem, costs, goal, generator)
             best = self._best(name, share)
             expected = None if name == "random" else float(costs[choice].sum())
             self._measure(name, share, name, menu.allocation(choice), expected, best)
+
+    def _drawn(
+        self, name: str, problem: Problem, costs: Numbers, goal: float, generator: np.random.Generator
+    ) -> Choice:
+        """Return the choice of a control."""
+        return random_choice(problem, goal, generator) if name == "random" else greedy_choice(problem, costs, goal)
 
     def _best(self, name: str, share: float, move: str = "", least: float = 0) -> Trial | None:
         """Return the last accepted trial of a strategy at a target, of a move if it is given, that removes enough."""
@@ -245,11 +262,12 @@ class Search:
         A trial is accepted if the geometric mean of its objective is below its parent's. An exchange is compared only
         on items on which no effect was measured. If there are fewer than two, it is compared on the items that did not
         propose it. If there are fewer than two of those, the 95 % interval of the difference of logarithms must lie
-        below zero. Every step of a greedy removal is accepted.
+        below zero. Every step of a greedy removal is accepted, and no trial on items that are held out.
         """
         self._require_time()
         self._progress.start(f"{name} {share:.0%}: {move}", 1)
-        measured = self._journal.remember(["trial", treatments_json(allocation)], lambda: self._measured(allocation))
+        key = [self._measured_on, treatments_json(allocation)]
+        measured = self._journal.remember(key, lambda: self._measured(allocation))
         self._progress.done()
         trial = Trial(
             len(self._trials),
@@ -263,8 +281,10 @@ class Search:
             measured["one_minus_cos"],
             parent,
             float(measured["seconds"]),
+            item_ids=tuple(item.id for item in self._items),
         )
-        self._trials.append(replace(trial, is_accepted=name == "greedy" or parent is None or _is_better(trial, parent)))
+        is_better = name == "greedy" or parent is None or _is_better(trial, parent)
+        self._trials.append(replace(trial, is_accepted=is_better and move != "held_out"))
         return self._trials[-1]
 
     def _measured(self, allocation: Allocation) -> dict[str, Numbers]:
@@ -278,8 +298,7 @@ class Search:
             raise Expired
 
     def _rows(self) -> pl.DataFrame:
-        rows = [trial.row([item.id for item in self._items]) for trial in self._trials]
-        return pl.DataFrame(rows, schema=TRIALS)
+        return pl.DataFrame([trial.row() for trial in self._trials], schema=TRIALS)
 
 
 def _is_better(trial: Trial, parent: Trial) -> bool:

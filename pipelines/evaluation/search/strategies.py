@@ -2,7 +2,7 @@
 
 `searched` minimises the KL at the output. Its control `hidden` minimises 1 − cos of the final hidden states, by the
 same steps from the same uniform allocation, whose method the KL chose. `random` and `greedy` spend as many
-measurements.
+measurements. From a pruned model, `searched` is `Restoration`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation.search.allocation import Choice, Numbers, Problem, cheapest
-from prunescope.pipelines.evaluation.search.menu import Allocation, Menu
+from prunescope.pipelines.evaluation.search.menu import KEEP, Allocation, Menu
 from prunescope.pipelines.evaluation.search.trials import Trial
 
 # Number of options to measure inside an allocation that remove more, and number of those that remove less.
@@ -66,7 +66,11 @@ class Strategy:
         first = self._measure("sum", choice, float(self.costs[choice].sum()), self.start)
         best = first if self.start is None or first.is_accepted else self.start
         # The uniform allocation is not on the menu, so it has no neighbours to exchange.
-        around, left = first, self.measurements
+        self._improve(first, best)
+
+    def _improve(self, around: Trial, best: Trial) -> None:
+        """Exchange treatments inside an allocation, and inside better ones, as often as there are measurements."""
+        left = self.measurements
         while left > 0:
             better, spent = self._exchange(around, best, left)
             left -= spent
@@ -138,3 +142,41 @@ class Strategy:
                     side.append((float(self.costs[other] - self.costs[now]) / step, other))
         cheap, dear = sorted(more)[:_CANDIDATES], sorted(less, reverse=True)[:_CANDIDATES]
         return sorted(option for _, option in (*cheap, *dear))
+
+
+class Restoration(Strategy):
+    """Steps of `searched` from a pruned model: `start` is its trial, and the menu has its treatments and keeping.
+
+    Each step is measured inside the model as it is by then, so that what sublayers do to one another counts.
+    """
+
+    def run(self) -> None:
+        """Put back sublayers one by one as far as the target allows, then exchange some; Expired as in `Strategy`.
+
+        The next sublayer is the one that lowers the KL most per unit of the budget. It ends when none lowers it.
+        """
+        best = self.start
+        if best is None:
+            raise ValueError("a restoration needs the trial of its start")
+        while options := self._affordable(current := self.menu.choice(best.allocation)):
+            gains = self.in_context(best.allocation, options)
+            freed = self.problem.removed[current][self.problem.group[options]]
+            # A treatment that saves no byte costs nothing to undo.
+            option = options[int((gains[options] / np.maximum(freed, np.finfo(float).tiny)).argmin())]
+            if not gains[option] < 0:
+                break
+            choice = current.copy()
+            choice[self.problem.group[option]] = option
+            expected = max(0.0, float(best.objective.mean() + gains[option]))
+            trial = self._measure("restore", choice, expected, best)
+            if not trial.is_accepted:
+                break
+            best = trial
+        self._improve(best, best)
+
+    def _affordable(self, current: Choice) -> list[int]:
+        """Return the options that keep one more sublayer and still remove enough."""
+        left = self.problem.total(current) - self.problem.removed[current][self.problem.group]
+        is_kept = np.array([option.treatment == KEEP for option in self.menu.options])
+        is_other = ~np.isin(np.arange(len(is_kept)), current)
+        return [*map(int, np.flatnonzero(is_kept & is_other & (left >= self.problem.least(self.target))))]

@@ -24,7 +24,7 @@ from prunescope.pipelines.evaluation.search.splits import (
     within_reach,
 )
 from prunescope.pipelines.evaluation.traces.isolated import Swap
-from prunescope.pipelines.recipes import MixedRecipe
+from prunescope.pipelines.recipes import MixedRecipe, as_treatment
 from prunescope.pipelines.recipes.mixed import sublayer_of
 from prunescope.pipelines.studies.search_spec import DROPS, SearchSpec
 
@@ -37,15 +37,17 @@ class Treatments:
 
     A method is one with more than three sparsities on the menu. A few of its sparsities, its probes, are measured in
     every matrix alone: one probe serves all targets within a factor of two. Split treatments, such as
-    `wanda-22-by-kl-3fa1c2`, follow from the probes. The end of the name identifies the split.
+    `wanda-22-by-kl-3fa1c2`, follow from the probes. The end of the name identifies the split. A search from `start` has
+    its treatments alone.
 
     Attributes:
         methods: method of each treatment that has one, by name.
         others: the other treatments of the menu.
         near: names of the treatments around each target.
+        start: allocation of the start's treatments.
     """
 
-    def __init__(self, spec: SearchSpec) -> None:
+    def __init__(self, spec: SearchSpec, start: MixedRecipe | None = None) -> None:
         # Only drops save time.
         menu = [name for name in spec.menu if spec.budget != "milliseconds" or name in DROPS]
         self.methods: Mapping[str, str] = methods_of(menu)
@@ -55,7 +57,12 @@ class Treatments:
         # Per target, the probe of each method that may be chosen.
         self._probes: dict[float, list[str]] = {}
         self._references: dict[str, Reference] = {}
-        self._splits: dict[str, MixedRecipe] = {}
+        self._splits: dict[str, MixedRecipe] = {} if start is None else {start.name: start}
+        self.start: Allocation = {
+            label: DROP if recipe.treatments.get(label) == DROP else name
+            for name, recipe in self._splits.items()
+            for label in recipe.sublayers
+        }
         self._unsplit: dict[str, str] = {}
 
     def keep(self, winners: Mapping[float, str]) -> list[str]:
@@ -75,6 +82,10 @@ class Treatments:
                 self._probes[share].append(probes[self._goals[share]])
         highest = [nearest(1, self._of(method)) for method in kept]
         return [*dict.fromkeys([*self._all_probes, *highest]), *self.others]
+
+    def of_start(self) -> tuple[list[str], list[MixedRecipe]]:
+        """Return the names and the mixed recipe of the start's treatments."""
+        return [DROP] if DROP in self.start.values() else [], [*self._splits.values()]
 
     def swaps(self, menu: Menu) -> list[Swap]:
         """Return what to measure; the first swap of a sublayer is the median by what the swaps remove."""
@@ -123,6 +134,8 @@ class Treatments:
 
     def choosable(self, menu: Menu, share: float) -> Menu:
         """Return a menu of the treatments that may be chosen for a target."""
+        if share not in self._probes:  # a search from a start
+            return menu
         probes, near = self._probes[share], {*within_reach([self._goals[share]], self.methods)}
         split = [
             name
@@ -169,13 +182,13 @@ class Treatments:
         """Return the effect of each option of a menu."""
         return predicted_effects(menu, self._references, self.alone(menu, effects, by))
 
-    def in_full(self, allocation: Allocation) -> dict[str, str]:
+    def in_full(self, allocation: Allocation) -> dict[str, object]:
         """Return the treatments of an allocation by sublayer, or by matrix if they are split."""
-        whole = dict[str, str]()
+        whole = dict[str, object]()
         for label, treatment in allocation.items():
             if treatment in self._splits:
                 own = self._splits[treatment].matrix_recipes
-                whole |= {place: each.name for place, each in own.items() if sublayer_of(place) == label}
+                whole |= {place: as_treatment(each) for place, each in own.items() if sublayer_of(place) == label}
             elif treatment != KEEP:
                 whole[label] = treatment
         return whole

@@ -42,10 +42,12 @@ class Trial:
     Attributes:
         number: index in order, from 0.
         strategy: `searched`, `hidden`, `random` or `greedy`.
-        move: how it was proposed: `uniform`, `sum`, `exchange`, `random` or `greedy`.
+        move: how it was proposed: `uniform`, `sum`, `exchange`, `random`, `greedy`, `start` or `restore`; `held_out`
+            if it was measured on items that proposed nothing.
         remove: the target share; `removed` is the share that it removes.
         predicted: objective that the strategy predicted; None if it predicts none.
         nats: KL per item; `cosines` is 1 − cos of the head's input per item.
+        item_ids: names of the items.
         parent: the trial that it changes.
         is_accepted: whether it was the best of its strategy and target so far.
         is_result: whether the search returns it for its strategy and target, as `recipe` with `recipe_treatments` by
@@ -66,14 +68,15 @@ class Trial:
     is_accepted: bool = False
     is_result: bool = False
     recipe: str | None = None
-    recipe_treatments: Mapping[str, str] | None = None
+    recipe_treatments: Mapping[str, object] | None = None
+    item_ids: tuple[str, ...] = ()
 
     @property
     def objective(self) -> Numbers:
         """Objective of its strategy, per item."""
         return self.cosines if self.strategy == "hidden" else self.nats
 
-    def row(self, item_ids: list[str]) -> dict[str, object]:
+    def row(self) -> dict[str, object]:
         """Return the row of `search_trials`."""
         low, mean, high = interval(self.nats)
         difference = (None, None, None) if self.parent is None else interval(self.nats - self.parent.nats)
@@ -90,8 +93,8 @@ class Trial:
             "difference_low": difference[0],
             "difference_nats": difference[1],
             "difference_high": difference[2],
-            "n_items": len(item_ids),
-            "item_ids": item_ids,
+            "n_items": len(self.item_ids),
+            "item_ids": self.item_ids,
             "item_nats": self.nats.tolist(),
             "recipe_treatments_json": None if self.recipe_treatments is None else json.dumps(self.recipe_treatments),
         }

@@ -15,7 +15,7 @@ from prunescope.pipelines.reporting.explorer.query_cache import (
 )
 
 RESULTS, ALLOCATION, MATRICES = "search/results", "search/allocation", "search/matrices"
-_BUDGETS = {"parameters": "weights", "bytes": "bytes", "milliseconds": "time"}
+_BUDGETS = {"parameters": "weights", "bytes": "bytes", "milliseconds": "time", "sublayers": "sublayers"}
 # Maximum length of a list of sublayers in a cell of the table.
 _CELL = 1_000
 
@@ -59,8 +59,10 @@ def sentence(row: Mapping[str, Any]) -> str:
         )
     other = label(row["other_recipe"])
     where = "the study's texts" if row["measure"] == "kl_texts" else "the study's prompts"
+    # Results by number of sublayers are compared at equal weights.
+    unit = "bytes" if row["budget"] == "bytes" else "weights"
     text = (
-        f"{what} {percent(row['removed_share'])} of the layers' {_BUDGETS[row['budget']]}. On {where}, its KL is "
+        f"{what} {percent(row['removed_share'])} of the layers' {unit}. On {where}, its KL is "
         f"{_bounded(row['kl_nats'], row['kl_low'], row['kl_high'])} nats. The best published recipe, {other}, removes "
         f"{percent(row['other_removed_share'])} and has "
         f"{_bounded(row['other_kl_nats'], row['other_kl_low'], row['other_kl_high'])} nats. The difference is "

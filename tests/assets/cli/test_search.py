@@ -161,6 +161,39 @@ def test_a_recipe_file_is_the_allocation_of_the_result(
     assert "only searches have run: `prunescope search` without --no-judge" in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_search_from_a_start_says_what_is_brought_back_and_writes_the_recipe(
+    searched: Path, study: StudyFile, tmp_path: Path, capsys: Capture
+) -> None:
+    before, own = trials(searched), ["--no-judge", "--start", "magnitude-50", "--put-back", "2"]
+    out, told = search(capsys, study, searched, *own, "-o", str(tmp_path / "recipes"))
+    assert "not all trials were made" not in told
+    found = trials(searched).filter(pl.col("search") != before["search"][0])
+    assert {*found["budget"]} == {"sublayers"}
+    results = {row["strategy"]: row for row in found.filter("is_result").iter_rows(named=True)}
+    assert results.keys() == {"searched", "random", "greedy"}
+    [file] = (tmp_path / "recipes").iterdir()
+    assert file.stem == results["searched"]["recipe"]
+    assert file.stem.startswith("mixed-back-2-")
+    recipe = request_of(str(study.path), [], [str(file)]).load().recipe(file.stem)
+    assert isinstance(recipe, MixedRecipe)
+    assert {*recipe.sublayers} == json.loads(results["searched"]["treatments_json"]).keys()
+    # Of five items, three choose and two are held out.
+    held_out = found.filter(move="held_out").rows(named=True)
+    start, after = (row["measured_nats"] for row in held_out[:2])
+    assert [row["n_items"] for row in held_out] == [2] * len(held_out)
+    assert {row["n_items"] for row in results.values()} == {3}
+    shown = re.search(r"2 +searched +(\S+) .*\n.*2 +greedy .* 1 +2 *\n.*2 +random .* 5 +2 *\n", out)
+    assert shown is not None
+    assert float(shown[1]) == pytest.approx(1 - after / start, abs=0.01)
+    # Nothing is measured again, and the search by shares has kept its rows.
+    assert "everything is current" in search(capsys, study, searched, *own)[1]
+    search(capsys, study, searched, "--no-judge")
+    assert trials(searched).filter(search=before["search"][0]).equals(before)
+    assert trials(searched).filter(pl.col("search") != before["search"][0]).equals(found)
+    assert unfinished(searched) == []
+    assert run(["verify", "--warehouse", str(searched)], Globals()) == 0
+
+
 @pytest.mark.exhaustive  # tests/pipelines/evaluation/search goes on with what is measured
 def test_another_share_is_added_and_another_menu_is_another_search(
     searched: Path, study: StudyFile, capsys: Capture
@@ -285,6 +318,26 @@ def test_the_found_recipe_is_judged_beside_published_ones_on_the_studys_own_data
     assert MARK.decode() not in out
 
 
+@pytest.mark.exhaustive  # like the one above
+@pytest.mark.parametrize("unit", ["sublayers=2", "bytes=10%"])
+def test_a_recipe_from_a_start_is_judged_beside_the_start_and_published_ones(
+    searched: Path, study: StudyFile, capsys: Capture, monkeypatch: pytest.MonkeyPatch, unit: str
+) -> None:
+    def few(*arguments: Any) -> list[str]:
+        return [name for name in published_recipes(*arguments) if name.startswith("sparsegpt")]
+
+    monkeypatch.setattr("prunescope.pipelines.evaluation.search.published.published_recipes", few)
+    out, _ = search(capsys, study, searched, "--start", "magnitude-50", "--put-back", unit)
+    result = trials(searched).filter(pl.col("recipe").str.starts_with("mixed-back")).row(0, named=True)
+    does = "prunes 66.7% of the layers' sublayers" if unit == "sublayers=2" else f"removes {result['removed']:.1%} of"
+    judged = out[out.index(f"{result['recipe']} {does}") :]
+    assert re.search(r"kl_texts +(true|false|–) +\d", judged)
+    variants = {path.parent.name.partition("=")[2] for path in (searched / "text_tokens").rglob("part.parquet")}
+    assert {result["recipe"], "magnitude-50"} <= variants
+    (published,) = (name for name in variants if name.startswith("sparsegpt"))
+    assert 10 < float(published.removeprefix("sparsegpt-")) < 50
+
+
 def test_a_study_without_the_key_has_no_search(searched: Path, study: StudyFile, cache: Path, capsys: Capture) -> None:
     def planned() -> set[str]:
         plan = make_plan(request_of(str(study.path), [], []).load(), Store(searched), cache, SILENT)
@@ -379,6 +432,20 @@ WRONG: list[tuple[list[str], str]] = [
         "is milliseconds, which only drops save; add drop",
     ),
     (["--settings", "{controls: [lucky]}"], "`search.controls.0`: 'lucky' is none of 'hidden', 'random' or 'greedy'"),
+    (["--start", "wanda-50"], "`start` and `put_back` belong together"),
+    (["--put-back", "4"], "`start` and `put_back` belong together"),
+    (["--start", "wanda-50", "--put-back", "4", "--remove", "20%"], "--remove and --start contradict each other"),
+    (["--start", "wanda-50", "--put-back", "half"], "`search.put_back.sublayers`: must be a number; found 'half'"),
+    (["--start", "wanda-50", "--put-back", "bytes=none"], "--put-back 'none': not a share; give 20%, 20 or 0.2"),
+    (
+        ["--start", "wanda-50", "--put-back", "litres=5%"],
+        "`search.put_back.litres`: 'litres' is none of",
+    ),
+    (["--start", "heads-50", "--put-back", "4"], "heads-50 has no treatment per sublayer; give a recipe of weights"),
+    (
+        ["--start", "wanda-50", "--put-back", "6"],
+        "`search.put_back.sublayers` is 6, and the whole start takes 6: nothing",
+    ),
     (["-o", "tiny.yaml"], "Invalid value for '--output'"),
 ]
 

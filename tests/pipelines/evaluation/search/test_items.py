@@ -119,6 +119,13 @@ def test_the_objective_kl_measures_texts_and_prompts_in_turn(decoder: Decoder) -
     assert texts == text_items(decoder, study, search_of())
 
 
+def test_a_search_from_a_start_needs_texts_to_hold_out(decoder: Decoder) -> None:
+    started: dict[str, object] = {"remove": [], "start": "magnitude-50", "put_back": {"sublayers": 1}}
+    with pytest.raises(InputError, match="3 texts to measure on, of 4 that intervals need; raise `texts` or `prompts`"):
+        search_items(decoder, without_prompts(), without_prompts(), search_of(**started))
+    assert len(search_items(decoder, without_prompts(), study_of(), search_of(**started))) == 6
+
+
 @pytest.mark.parametrize(
     ("tasks", "own"), [((), "none"), (({"name": "arc_challenge", "samples": 3},), "arc_challenge")]
 )

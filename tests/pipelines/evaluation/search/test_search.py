@@ -322,7 +322,7 @@ def test_other_targets_replace_computed_effects_and_no_measured_ones() -> None:
 
     earlier = pl.concat([rows("a", w20=(16, 1.0), w30=(0, 3.0)), rows("b", w20=(0, 9.0))])
     later = rows("a", w20=(0, 2.0), w30=(0, 4.0), w14=(16, 0.5))
-    found = _appended(earlier, later, SearchKey("tiny", "a", "hash"), (0.15,))
+    found = _appended(earlier, later, SearchKey("tiny", "a", "hash"))
     assert {(row["search"], row["treatment"]): row["kl"] for row in found.iter_rows(named=True)} == {
         ("a", "w20"): 1.0,
         ("a", "w30"): 4.0,

@@ -37,9 +37,10 @@ def test_an_exchange_names_what_differs_by_layer() -> None:
 def test_differences_are_paired_over_items_and_a_hidden_trial_predicts_no_nats() -> None:
     generator = np.random.default_rng(0)
     nats = generator.lognormal(size=6)
-    parent = Trial(0, "hidden", "sum", 0.2, 0.21, {}, 0.5, nats, nats / 3)
-    child = Trial(1, "hidden", "exchange", 0.2, 0.2, {"mlp.0": "drop"}, 0.5, nats - 0.1, nats / 4, parent)
-    rows = [trial.row([f"i{n}" for n in range(6)]) for trial in (parent, child)]
+    ids = tuple(f"i{n}" for n in range(6))
+    parent = Trial(0, "hidden", "sum", 0.2, 0.21, {}, 0.5, nats, nats / 3, item_ids=ids)
+    child = Trial(1, "hidden", "exchange", 0.2, 0.2, {"mlp.0": "drop"}, 0.5, nats - 0.1, nats / 4, parent, item_ids=ids)
+    rows = [trial.row() for trial in (parent, child)]
     first, second = pl.DataFrame(rows, schema=SCHEMA).rows(named=True)
     assert first["parent"] is first["difference_nats"] is first["exchange"] is second["predicted_nats"] is None
     assert second["parent"] == 0
