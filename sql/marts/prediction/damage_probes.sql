@@ -11,7 +11,7 @@
 --   probe: Name of the probe [label]
 --   damage: Its amount [nats for kl_; logit² for var_p_; share for top1_change; 1 − cosine for the others]
 with listed as (
-    -- Lists unnested in one select are expanded in parallel.
+    -- Row i gets entry i of every unnested list.
     select
         model, recipe,
         unnest(['kl_step0', 'var_p_step0', 'one_minus_cos_h_step0', 'kl_mean', 'top1_change']) as probe,

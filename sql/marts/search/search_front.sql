@@ -2,13 +2,14 @@
 -- grain: one row per model × search × strategy × target with a result.
 -- key: model, search, strategy, remove
 -- inputs: stg_search_trials
--- how to read: measured on the search's own items, by which the allocation was chosen; search_judgement has its recipe
---   on the study's own data. n_trials and seconds count all trials of the strategy and target; the seconds of measuring
---   effects alone, which strategies share, are in search_effects. Compare measured_nats within one search only.
+-- how to read: objectives are measured on the search's own items, by which the allocation was chosen; search_judgement
+--   compares its recipe on the study's own data. n_trials and seconds count all trials of the strategy and target; the
+--   seconds of measuring effects alone, which strategies share, are in search_effects. Compare measured_nats within one
+--   search only.
 -- reason: the results of a search in one place.
 -- columns:
 --   share_to_match: Share at which published recipes are compared with it: the target, or what the allocation removes
---     where a recipe of the target would not count as of its budget (search_judgement) [share]
+--     if a recipe at the target would not count as the same budget (search_judgement) [share]
 --   n_trials: Trials of the strategy for this target [trials]
 --   seconds: Time of these trials [s]
 with spent as (
