@@ -4,7 +4,7 @@
 -- across: models
 -- inputs: paper_claims
 -- how to read: paper_claims judges every claim on each model alone; nothing is pooled. A model without data for a claim
---   counts as one with too little. A claim that holds on two models may still fail on a third.
+--   counts as one with too little data. A claim that holds on two models may still fail on a third.
 -- reason: what holds on one model may be a property of that model.
 -- columns:
 --   claim: choosing_survives, writing_loses_more, second_order_fits, softmax_amplifies, choice_is_kept,
