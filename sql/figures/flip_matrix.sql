@@ -1,7 +1,7 @@
--- Right answers that one variant has and another lacks, of at most 50 variants and the dense model.
+-- Right answers that one variant has and another lacks, for at most 50 variants and the dense model.
 -- grain: one row per model × metric × recipe × other recipe.
 -- inputs: pairwise_flips
--- how to read: the variants with the most right answers are chosen; the tests are over all.
+-- how to read: the variants with the most right answers are chosen; the tests are over all variants.
 with shown as (
     select model, metric, recipe
     from pairwise_flips

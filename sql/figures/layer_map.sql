@@ -1,8 +1,8 @@
--- Var_p(Δz) of each sublayer alone and KL of the pruned model up to it, by step, of at most twelve variants.
+-- Var_p(Δz) of each sublayer alone and KL of the pruned model up to it, by step, for at most twelve variants.
 -- grain: one row per model × recipe × layer × sublayer × bin of steps.
 -- inputs: variant_summary, transitions_at_reference, reference_lens
--- how to read: a bin has width steps, so that there are at most 24. Each method shows its variants with the smallest
---   and the largest KL. The lens is normed if it was measured.
+-- how to read: a bin holds width steps; there are at most 24 bins. Each method shows its variants with the smallest and
+--   the largest KL. The lens is normed if it was measured.
 with ranked as (
     select
         model, recipe,

@@ -1,7 +1,7 @@
 -- Overlap of the masks of every two of at most 50 variants, and that of independent masks of these sizes.
 -- grain: one row per model × recipe × other recipe.
 -- inputs: mask_overlap
--- how to read: the overlap of each matrix is weighted with the weights that either mask removes.
+-- how to read: the overlap of each matrix is weighted by the number of weights that either mask removes.
 with counts as (
     select
         model, recipe, other_recipe, weights, removed_share, other_removed_share,
