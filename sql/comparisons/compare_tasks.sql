@@ -1,18 +1,18 @@
--- How do two variants of one model differ in what they answer, paired sample by sample?
+-- How do the answers of two variants of one model differ, paired sample by sample?
 -- grain: one row per pair of variants × task × statistic.
 -- key: recipe_a, recipe_b, measured_on, statistic
 -- inputs: task_answers, stg_task_samples
--- parameters: $1 the model; $2 the pairs, each as {a, b}: both recipes; $3 the recipes of all pairs, so that files of
---   others stay closed. Bound, never pasted
+-- parameters: $1 the model; $2 the pairs, each as {a, b}: both recipes; $3 the recipes of all pairs; files of other
+--   recipes stay closed. All are bound, never pasted
 -- how to read: both answers of a pair are to the same request (task, metric, sample_id, sample_hash). A statistic with
 --   the name of a metric of task_scores is the share of right answers, over the samples that are graded on both sides;
 --   agreement is the share of the dense model's own answers. *_log_likelihood is that of the right option or, per byte,
 --   of a text; *_margin is its distance from the best other option. difference is b − a; its error is that of the
---   paired differences. low and high are its 95 % interval, paired by sample and not corrected: of shares a square and
---   add of Wilson's intervals that includes 0 wherever mcnemar_p is 0.05 or more, of the others Student's t (NULL below
---   two samples and if none deviates). only_a_right and only_b_right count the samples that only one side answers
---   right. mcnemar_p is the probability of a split between them at least as uneven if both were equally good, 1 if
---   there is none; holm_p corrects it for all tests of the pair (tasks × metrics). clusters are samples.
+--   paired differences. low and high are its 95 % interval, paired by sample and not corrected: for shares Newcombe's
+--   for pairs, which includes 0 whenever mcnemar_p is 0.05 or more, for the others Student's t (NULL below two samples
+--   and if none deviates). only_a_right and only_b_right count the samples that only one side answers right. mcnemar_p
+--   is the probability of a split between them at least as uneven if both were equally good, 1 if there is none; holm_p
+--   corrects it for all tests of the pair (tasks × metrics). clusters are samples.
 -- reason: two variants of equal accuracy need not answer the same questions right. The query is one file because its
 --   parameters must reach the scans of the files.
 with wanted as (

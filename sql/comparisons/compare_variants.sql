@@ -3,14 +3,14 @@
 -- key: recipe_a, recipe_b, measured_on, temperature, statistic
 -- inputs: stg_text_tokens, stg_decoding_steps, dense_ends, noise_variants, output_noise_ceiling
 -- parameters: $1 the model; $2 the pairs, each as {a, b, prompts}: both recipes and the prompts of the same text on
---   both sides; $3 the recipes of all pairs, so that files of others stay closed
+--   both sides; $3 the recipes of all pairs; files of other recipes stay closed
 -- how to read: a and b are the statistics of kld_summary for A and for B, over the tokens that both were measured at:
 --   in a text the same text_hash, context, stride and position, T = 1; in prompts (teacher forced: both models read the
 --   dense tokens) the same prompt text, dense tokens, step and temperature. difference is b − a. The independent units
 --   are windows of a text, and prompts (cluster-robust). The difference has the error of the paired differences. low
 --   and high are its 95 % interval by Student's t; NULL below two units and if none deviates. Percentiles and extremes
 --   have no error. share_nearer is the share of tokens with the smaller KL; ties count half. noise_p95 is the 95th
---   percentile of the KL by rounding alone, in a text under the same conditions; NULL if it was not measured.
+--   percentile of the KL that rounding alone causes, in a text under the same conditions; NULL if it was not measured.
 -- reason: only the error of a paired difference says which of two variants is better.
 with wanted as (
     select
@@ -153,7 +153,7 @@ conditions as (
     from tokens
 ),
 
--- Noise under the conditions of A, which hold for the whole pair; the largest value of several noise variants counts.
+-- Noise under the conditions of A, which hold for the whole pair; the largest over noise variants counts.
 floors as (
     select
         recipe_a, measured_on,
