@@ -15,7 +15,7 @@
 --   corrects it for all tests of the pair (tasks × metrics). clusters are samples.
 -- reason: two variants of equal accuracy need not answer the same questions right. The query is one file because its
 --   parameters must reach the scans of the files.
-with wanted as (
+with requested as (
     select
         one.pair.a as recipe_a,
         one.pair.b as recipe_b
@@ -41,7 +41,7 @@ answers as (
 
 stacked as (
     select
-        wanted.recipe_a, wanted.recipe_b, a.task, a.metric, a.sample_id, a.weight,
+        requested.recipe_a, requested.recipe_b, a.task, a.metric, a.sample_id, a.weight,
         unnest([
             {
                 'statistic': a.metric,
@@ -57,11 +57,11 @@ stacked as (
             },
             { 'statistic': a.metric || '_margin', 'place': 3, 'a': a.target_margin, 'b': b.target_margin }
         ]) as one
-    from wanted
+    from requested
     inner join answers as a
-        on wanted.recipe_a = a.recipe
+        on requested.recipe_a = a.recipe
     inner join answers as b using (task, metric, sample_id, sample_hash)
-    where wanted.recipe_b = b.recipe
+    where requested.recipe_b = b.recipe
 ),
 
 pairs as (
@@ -109,7 +109,7 @@ tested as (
     where place = 1
 ),
 
-placed as (
+ordered as (
     select
         *,
         count(*) over (partition by recipe_a, recipe_b) as n_tests,
@@ -121,7 +121,7 @@ corrected as (
     select
         *,
         max(holm_step(mcnemar_p, place, n_tests)) over (partition by recipe_a, recipe_b order by place) as holm_p
-    from placed
+    from ordered
 )
 
 select

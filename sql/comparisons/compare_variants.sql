@@ -12,7 +12,7 @@
 --   have no error. share_nearer is the share of tokens with the smaller KL; ties count half. noise_p95 is the 95th
 --   percentile of the KL that rounding alone causes, in a text under the same conditions; NULL if it was not measured.
 -- reason: only the error of a paired difference says which of two variants is better.
-with wanted as (
+with requested as (
     select
         one.pair.a as recipe_a,
         one.pair.b as recipe_b,
@@ -59,16 +59,16 @@ tokens as (
 
 pairs as (
     select
-        wanted.recipe_a, wanted.recipe_b, a.measured_on, a.temperature, a.block,
+        requested.recipe_a, requested.recipe_b, a.measured_on, a.temperature, a.block,
         a.measured as a,
         b.measured as b,
         (1 + sign(b.measured['kl'] - a.measured['kl'])) / 2 as nearer_a
-    from wanted
+    from requested
     inner join tokens as a
-        on wanted.recipe_a = a.recipe and (a.measured_on <> 'prompts' or list_contains(wanted.prompts, a.block))
+        on requested.recipe_a = a.recipe and (a.measured_on <> 'prompts' or list_contains(requested.prompts, a.block))
     inner join tokens as b
         using (measured_on, temperature, block, text_hash, context, stride, position, step, token_id_dense)
-    where wanted.recipe_b = b.recipe
+    where requested.recipe_b = b.recipe
 ),
 
 -- One row per token and statistic that is, or is a function of, a mean over tokens.

@@ -60,6 +60,8 @@ from decoding_at_reference as steps
 inner join compared using (model, recipe)
 inner join strides using (model)
 where steps.trajectory in ('teacher_forced', 'own_text')
-group by all
+group by
+    steps.model, steps.recipe, compared.kind, steps.trajectory,
+    steps.step // strides.stride * strides.stride, strides.stride, steps.temperature
 order by
     steps.model asc, steps.trajectory desc, list_position(['quantization', 'drop', 'mask'], compared.kind) asc, step asc

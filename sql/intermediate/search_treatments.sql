@@ -10,7 +10,7 @@
 --   place: Sublayer, such as attn.3 [label]
 --   effect_nats: KL divergence with this treatment alone [nats]
 --   n_items: Items that the effect was measured on; 0 if it is computed [items]
-with listed as (
+with places as (
     select
         model, search, trial,
         try_cast(treatments_json as json) as treatments,
@@ -23,7 +23,7 @@ treated as (
         *,
         json_extract_string(treatments, '$."' || place || '"') as treatment,
         'all' as matrix
-    from listed
+    from places
 )
 
 select

@@ -36,7 +36,7 @@ judged as (
     left join paper_claims as given using (claim, measure, model)
 ),
 
-listed as (
+counted as (
     select
         claim, measure, says,
         count(*) as n_models,
@@ -62,5 +62,5 @@ select
         when n_hold > 0 and n_fail > 0 then 'differs'
         else 'too little data'
     end as verdict
-from listed
+from counted
 order by claim, measure

@@ -23,7 +23,7 @@
 --   draft_cost: Time of a token of the variant over that of the dense model; NULL without `speed` [ratio]
 --   speedup: Expected speed of speculative sampling over the dense model's own [ratio] =
 --     tokens_per_pass/(draft_tokens × draft_cost + 1)
-with followed as (
+with next_tokens as (
     select
         model, recipe, decoding, prompt_id,
         list(acceptance) over (
@@ -39,7 +39,7 @@ drafts as (
     select
         *,
         unnest(range(1, len(acceptances) + 1)) as draft_tokens
-    from followed
+    from next_tokens
 ),
 
 prompts as (

@@ -42,7 +42,7 @@ measured as (
     from alone
 ),
 
-parted as (
+first_differences as (
     select
         model, recipe,
         from_layer as layer,
@@ -61,6 +61,6 @@ select
         partition by measured.model, measured.recipe
         order by measured.kl_alone_nats desc nulls last, measured.layer asc, measured.sublayer asc
     ) as place_in_order,
-    coalesce(parted.prompts_parted, 0) as prompts_parted
+    coalesce(first_differences.prompts_parted, 0) as prompts_parted
 from measured
-left join parted using (model, recipe, layer, sublayer)
+left join first_differences using (model, recipe, layer, sublayer)

@@ -35,7 +35,7 @@ with horizons as (
 ),
 
 -- Texts that part at each step, by prompt.
-parted as (
+flips_by_prompt as (
     select
         model, recipe, prompt_id,
         first_flip_step as step,
@@ -66,12 +66,12 @@ prompt_steps as (
     select
         prompts.*,
         horizons.step,
-        coalesce(parted.flips, 0) as flips,
+        coalesce(flips_by_prompt.flips, 0) as flips,
         coalesce(hazards.flips_expected, 0) as flips_expected,
-        prompts.texts - coalesce(sum(parted.flips) over earlier, 0) as at_risk
+        prompts.texts - coalesce(sum(flips_by_prompt.flips) over earlier, 0) as at_risk
     from prompts
     inner join horizons using (model)
-    left join parted using (model, recipe, prompt_id, step)
+    left join flips_by_prompt using (model, recipe, prompt_id, step)
     left join hazards using (model, recipe, prompt_id, step)
     window
         earlier as (

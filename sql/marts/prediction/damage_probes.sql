@@ -10,7 +10,7 @@
 -- columns:
 --   probe: Name of the probe [label]
 --   damage: Its amount [nats for kl_; logit² for var_p_; share for top1_change; 1 − cosine for the others]
-with listed as (
+with at_output as (
     -- Row i gets entry i of every unnested list.
     select
         model, recipe,
@@ -35,7 +35,7 @@ dropped as (
 )
 
 select model, recipe, probe, damage
-from listed
+from at_output
 where damage is not null
 
 union all

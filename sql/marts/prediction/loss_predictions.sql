@@ -61,7 +61,7 @@ totals as (
     group by all
 ),
 
-probed as (
+probed_models as (
     select distinct model, probe
     from probes
 ),
@@ -73,7 +73,7 @@ requests as (
         coalesce(known_models.model, '') as left_out,
         totals.n_models - cast(known_models.model is not null as integer) as n_models,
         cast(totals.n_variants - coalesce(known_models.n_variants, 0) as bigint) as n_variants
-    from probed as models
+    from probed_models as models
     inner join totals using (probe)
     left join known_models using (model, measure, kind, probe)
 ),

@@ -12,7 +12,7 @@
 --     if a recipe at the target would not count as the same budget (search_judgement) [share]
 --   n_trials: Trials of the strategy for this target [trials]
 --   seconds: Time of these trials [s]
-with spent as (
+with totals as (
     select
         model, search, strategy, remove,
         count(*) as n_trials,
@@ -26,8 +26,8 @@ select
     results.recipe, results.treatments_json, results.recipe_treatments_json, results.removed,
     if(results.removed > results.remove + budget_slack(), results.removed, results.remove) as share_to_match,
     results.n_treated, results.predicted_nats, results.measured_nats, results.measured_low, results.measured_high,
-    results.n_items, spent.n_trials, spent.seconds
+    results.n_items, totals.n_trials, totals.seconds
 from stg_search_trials as results
-inner join spent using (model, search, strategy, remove)
+inner join totals using (model, search, strategy, remove)
 where results.is_result
 order by results.model, results.search, results.strategy, results.remove

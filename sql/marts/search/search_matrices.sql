@@ -23,7 +23,7 @@ sizes as (
         regexp_extract(module, '([^.\[]+)(\[\d+\])?$', 1) as matrix,
         sum(cast(in_features as double) * out_features) as weights
     from stg_activation_stats
-    group by model, layer, sublayer, regexp_extract(module, '([^.\[]+)(\[\d+\])?$', 1)
+    group by all
 )
 
 select

@@ -76,7 +76,7 @@ crossings as (
     where is_whole and height <= 0 and (k_before is null or height_before > 0)
 ),
 
-crossed as (
+first_crossings as (
     select
         model, method, chosen_by, task_group, kind, metric,
         min(crossing) filter (where curve = 'middle') as critical_k,
@@ -99,7 +99,7 @@ summaries as (
 
 select
     summaries.model, summaries.method, summaries.chosen_by, summaries.task_group, summaries.kind, summaries.metric,
-    summaries.score_dense, summaries.n_points, summaries.k_largest, summaries.score_at_largest, crossed.critical_k,
-    crossed.critical_k_low, crossed.critical_k_high
+    summaries.score_dense, summaries.n_points, summaries.k_largest, summaries.score_at_largest,
+    first_crossings.critical_k, first_crossings.critical_k_low, first_crossings.critical_k_high
 from summaries
-left join crossed using (model, method, chosen_by, task_group, kind, metric)
+left join first_crossings using (model, method, chosen_by, task_group, kind, metric)

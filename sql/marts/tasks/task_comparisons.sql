@@ -67,7 +67,7 @@ tested as (
         on counted.model = studies.model and counted.recipe = studies.recipe and studies.table_name = 'task_samples'
 ),
 
-placed as (
+ordered as (
     select
         *,
         count(mcnemar_p) over (partition by model, study, task, metric) as n_tests,
@@ -87,7 +87,7 @@ corrected as (
                         partition by model, study, task, metric order by place
                     )
         end as holm_p
-    from placed
+    from ordered
 )
 
 select

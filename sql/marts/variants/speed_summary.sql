@@ -30,7 +30,7 @@ with ratios as (
     anti join noise_variants using (model, recipe)
 ),
 
-equals as (
+dense_ratios as (
     select
         model, batch, length, new_tokens, machine,
         greatest(
@@ -43,7 +43,7 @@ equals as (
 select
     ratios.model, ratios.recipe, ratios.batch, ratios.length, ratios.new_tokens, ratios.machine,
     ratios.sublayers_skipped, ratios.prefill_speedup, ratios.decode_speedup, ratios.first_token_speedup,
-    ratios.peak_memory_ratio, equals.equal_sides
+    ratios.peak_memory_ratio, dense_ratios.equal_sides
 from ratios
-left join equals using (model, batch, length, new_tokens, machine)
+left join dense_ratios using (model, batch, length, new_tokens, machine)
 order by ratios.model, ratios.recipe, ratios.batch, ratios.length, ratios.new_tokens
