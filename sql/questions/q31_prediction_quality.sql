@@ -7,7 +7,7 @@
 --   is the rank correlation of predictions and measured losses within the model. coverage is the share of variants
 --   inside the stated interval, which is made to hold for 0.9 of the variants of a model like the others. Its own
 --   interval is Wilson's and takes variants as independent, although those of one model are not. All are NULL if no
---   other model has 5 scored variants, coverage with fewer than two, spearman below 5 predicted variants. Variants
+--   other model has 5 scored variants, coverage if fewer than two have, spearman below 5 predicted variants. Variants
 --   whose probe is beyond those of all other models are not predicted; n_beyond counts them. probe_spearman needs no
 --   other model: it ranks the model's own variants by the probe alone; 1 is the order of the measured losses, 0 none.
 --   Its interval is Bonett and Wright's (2000), with variants as independent: tanh(atanh(r) ± 1.96 · sqrt((1 + r²/2) /

@@ -15,7 +15,7 @@
 --   kl_noise_p95_nats. Noise variants are excluded. Compare two perplexities only if text_hash, context and stride are
 --   the same; calibration_hash is that of the variant's tokens.
 -- reason: perplexity and these figures are the usual way to compare compressed models on a text. The view is long
---   because llama.cpp prints as many figures.
+--   because llama.cpp prints so many figures.
 -- columns:
 --   tokens: Scored tokens [tokens]
 --   windows: Windows that they were scored in [windows]

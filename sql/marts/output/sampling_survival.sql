@@ -6,12 +6,13 @@
 -- how to read: both models draw with the same random numbers, so texts part only if the distributions differ.
 --   equal_share counts the texts that have not parted up to and including the step; a text that ended unparted stays
 --   equal. equal_share_expected is the product of 1 − hazard over the steps. The hazard of a step is the mean
---   flip_probability of the texts that are still equal, where texts that have ended count as 0. It is NULL from the
---   step before which no text is equal any more. Intervals take prompts as the independent units, because samples of
---   one prompt are alike. They are Student's t, NULL below 2 prompts. If all texts or none are equal, the measured
---   curve has Wilson's interval over the prompts, and the expected one none. The expected curve rests on probabilities
---   instead of draws; the measured one must agree with it within their intervals, or the sampler is wrong.
--- reason: sampled texts are followed until they part here alone. The view is long because both curves have intervals
+--   flip_probability of the texts that are still equal, where texts that have ended count as 0. equal_share_expected is
+--   NULL from the step before which no text is equal any more. Intervals take prompts as the independent units, because
+--   samples of one prompt are alike. They are Student's t, NULL below 2 prompts. If all texts or none are equal, the
+--   measured curve has Wilson's interval over the prompts, and the expected one none. The expected curve rests on
+--   probabilities instead of draws; the measured one must agree with it within their intervals, or the sampler is
+--   wrong.
+-- reason: this view alone follows sampled texts until they part. The view is long because both curves have intervals
 --   over prompts.
 -- columns:
 --   texts: Sampled texts, prompts × samples [texts]

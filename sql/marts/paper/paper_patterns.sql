@@ -12,8 +12,8 @@
 --   pattern_4of8_se: its standard error, over prompts or windows
 --   pattern_2of4: value of the variant that keeps two of four
 --   pattern_2of4_se: its standard error, over prompts or windows
--- how to read: if several variants have one method, sparsity and pattern, the lowest value counts. A pattern that was
---   not run is NULL; other patterns are not shown.
+-- how to read: if several variants have the same method, sparsity and pattern, the lowest value counts. A pattern that
+--   was not run is NULL; other patterns are not shown.
 -- reason: the usual table for comparing pruning methods since SparseGPT.
 with measured as (
     select

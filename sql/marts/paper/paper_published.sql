@@ -26,12 +26,12 @@
 --   kept_ours: what pruning left of our dense score, the same way [ratio] = value/dense
 -- how to read: a number that we have not measured has one row. A published drop is matched with the variants of the
 --   same method that drop as many sublayers or blocks, any other published method with the recipe of that name, and
---   `unnamed` with every pruned variant. published_quantities says what our value is. Numbers of different models
---   cannot be compared directly. The shares that remain after pruning (kept_*) can, roughly, because models differ in
---   depth and ability; for a perplexity, a share above 1 is a loss. A published token_perplexity is matched with our
---   perplexities of the tasks and texts whose name begins with the task's; perplexities of another context are not
---   comparable. Published numbers have no error, so the error of difference is ours only. Shots, prompts and samples of
---   a task may differ between the two.
+--   `unnamed` with every pruned variant. published_quantities says what our value is. Numbers of different models are
+--   not comparable. The shares that remain after pruning (kept_*) are, roughly; models differ in depth and ability. For
+--   a perplexity, a share above 1 is a loss. A published token_perplexity is matched with our perplexities of the tasks
+--   and texts whose name begins with the task's; perplexities of another context are not comparable. Published numbers
+--   have no error, so the error of difference is ours only. Shots, prompts and samples of a task may differ between the
+--   two.
 -- reason: a replication prints the published numbers and its own, and says which of them it has not measured.
 with published as (
     select

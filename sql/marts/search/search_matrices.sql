@@ -3,8 +3,8 @@
 -- key: model, search, strategy, remove, layer, sublayer, matrix
 -- inputs: search_allocation, stg_search_effects, stg_activation_stats
 -- how to read: only searches that split a treatment among the matrices of a sublayer have rows. In a sublayer with a
---   drop, a code, a pattern or no treatment, every matrix has the share of its sublayer. Matrices of experts with the
---   same name count as one.
+--   drop, quantization, an N:M pattern or no treatment, every matrix has the share of its sublayer. Matrices of experts
+--   with the same name count as one.
 -- reason: shows what a search does inside the sublayers: which kinds of matrices lose most.
 -- columns:
 --   treatment: Treatment of the sublayer; keep if it has none [label]

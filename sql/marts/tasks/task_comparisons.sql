@@ -13,9 +13,9 @@
 --   is the logarithm of dense over pruned byte_perplexity up to one factor that is the same for all variants, because
 --   task_scores counts the bytes before detokenization. margin_change is the change of the right option's margin over
 --   the best other one, which moves long before an answer flips. The dense recipe and noise variants are excluded.
--- reason: two models of equal accuracy may answer different questions right, which only pairs show; among a dozen
---   recipes tested at once, one differs by chance. The view is long because test, correction and intervals need the
---   same pairs.
+-- reason: two models of equal accuracy may answer different questions right, which only pairs show; a dozen recipes
+--   tested at once show a difference by chance. The view is long because test, correction and intervals need the same
+--   pairs.
 -- columns:
 --   study: Study that stored the samples of the variant, whose recipes are tested together [label]
 --   n_samples: Samples that both answered [samples]

@@ -3,13 +3,13 @@
 -- key: model, recipe
 -- inputs: greedy_survival, greedy_hazards
 -- how to read: equal_tokens_95 is the number of tokens for which at least 95 % of the texts stay equal;
---   equal_tokens_95_low is the number for which even the lower end of that share is at least 95 %. The latter is NULL
---   below 73 texts, which cannot show it even if none flips. A number that equals `steps` means: at least as long as
---   was measured. The hazard is judged by its predictions for later steps of other prompts (greedy_hazards).
---   brier_skill is the share of the constant hazard's squared error that margin and shift remove; it is 0 if they are
---   useless. Compare calibration_error with calibration_error_expected, which exactly right predictions would show.
---   Skill and calibration are NULL below 10 flips or 10 kept steps. Noise variants are the null: what rounding alone
---   does.
+--   equal_tokens_95_low is the number for which even the lower end of that share's interval is at least 95 %. The
+--   latter is NULL below 73 texts, which cannot show it even if none flips. A number that equals `steps` means: at
+--   least as long as was measured. The hazard is judged by its predictions for later steps of other prompts
+--   (greedy_hazards). brier_skill is the share of the constant hazard's squared error that margin and shift remove; it
+--   is 0 if they are useless. Compare calibration_error with calibration_error_expected, which exactly right
+--   predictions would show. Skill and calibration are NULL below 10 flips or 10 kept steps. Noise variants are the
+--   null: what rounding alone does.
 -- reason: the length up to which a text can be trusted to equal the dense model's is one number, and needs no
 --   generation.
 -- columns:
