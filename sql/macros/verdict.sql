@@ -58,8 +58,8 @@ create or replace macro verdict_of(fidelity, writing, choosing, alive) as case
 end;
 
 -- Number of units at which the interval around the same loss would exclude the tolerance, if its width shrinks with the
--- root of that number; at least verdict_min_units. NULL if the units suffice already, or if the loss equals the
--- tolerance.
+-- root of that number; at least verdict_min_units. NULL if the units suffice already, if the loss equals the tolerance,
+-- or if the interval is not known.
 create or replace macro units_to_decide(loss, loss_low, loss_high, units, tolerance) as case
     when loss <> tolerance and (loss_low is not null or units < verdict_min_units())
         then greatest(
