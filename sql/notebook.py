@@ -38,17 +38,17 @@ def _(auto_chart, connection, mo, view_sql):
 
 @app.cell
 def _(connection, mo):
-    found = connection.sql("select model, recipe from variants order by all").pl()
+    variants = connection.sql("select model, recipe from variants order by all").pl()
     mo.md(
         f"""
         # When does pruning work?
 
-        This warehouse holds **{found.height} variants** of {found["model"].n_unique()} model(s):
-        {", ".join(found["recipe"].unique().sort()) or "none yet; `prunescope run demo` fills it"}.
+        This warehouse holds **{variants.height} variants** of {variants["model"].n_unique()} model(s):
+        {", ".join(variants["recipe"].unique().sort()) or "none yet; `prunescope run demo` fills it"}.
 
-        Each part below asks one question of `sql/questions/`, draws all rows of its answer and says what they add up
-        to. Every number can be asked for again: `connection.sql("from q11_first_flip")` in a cell, or
-        `prunescope question q11` in a terminal.
+        Each part below asks one question of `sql/questions/`, draws all rows of its answer and sums them up. You can
+        query every number yourself: `connection.sql("from q11_first_flip")` in a cell, or `prunescope question q11` in
+        a terminal.
         """
     )
     return
@@ -68,8 +68,8 @@ def _(flips, mo, pl):
     mo.md(
         f"""
         **Answer.** {_flipped.height} of {flips.height} texts leave the dense one, half of them by step
-        {_flipped["first_flip_step"].median()}. At {_close.height} of these flips the dense model's first two logits lay
-        less than 1 apart: there a small push was enough. The others were pushed over a wide margin, which is damage.
+        {_flipped["first_flip_step"].median()}. At {_close.height} of these flips the dense model's first two logits are
+        less than 1 apart, so a small shift is enough. The other flips cross a wide margin, which is damage.
         """
     )
     return
@@ -88,12 +88,13 @@ def _(amplification, mo, pl):
         lens: amplification.filter((pl.col("scope") == "local") & (pl.col("lens") == lens) & ~pl.col("is_noise"))
         for lens in ("raw", "normed")
     }
-    _told = {lens: f"{rows['z_to_p_median'].median() or float('nan'):.2g}" for lens, rows in _factors.items()}
+    _medians = {lens: f"{rows['z_to_p_median'].median() or float('nan'):.2g}" for lens, rows in _factors.items()}
     mo.md(
         f"""
-        **Answer.** Behind one changed sublayer the move in *p* is {_told["raw"]} times that in *z* where the residual
-        stream is read as it is (lens raw, as in the paper), and {_told["normed"]} times after the final norm (medians
-        over sublayers). Whether the softmax amplifies is a matter of the lens; the rows of noise show rounding alone.
+        **Answer.** Behind one changed sublayer, *p* moves {_medians["raw"]} times as far as *z* if the head reads the
+        residual stream as it is (lens raw, as in the paper), and {_medians["normed"]} times as far after the final norm
+        (medians over sublayers). Whether the softmax amplifies depends on the lens; the rows of noise show rounding
+        alone.
         """
     )
     return
@@ -112,8 +113,8 @@ def _(fit, mo, pl):
     mo.md(
         f"""
         **Answer.** Var_p(Δz) / 2T² estimates the KL divergence behind one sublayer with a median ratio of
-        {_local["ratio_median"].median() or float("nan"):.2f} (1 is exact), and it ranks positions with a correlation of
-        logarithms of at least {_local["pearson_log10"].min() or float("nan"):.2f}.
+        {_local["ratio_median"].median() or float("nan"):.2f} (1 is exact). The logarithms of estimate and truth
+        correlate by at least {_local["pearson_log10"].min() or float("nan"):.2f}.
         """
     )
     return
@@ -129,13 +130,13 @@ def _(ask):
 @app.cell
 def _(mo, pl, spikes):
     _best = spikes.drop_nulls("auc").sort("auc", descending=True).head(3)
-    _told = [f"{row['recipe']}, {row['sublayer']} {row['layer']} (AUC {row['auc']:.2f})" for row in _best.to_dicts()]
+    _names = [f"{row['recipe']}, {row['sublayer']} {row['layer']} (AUC {row['auc']:.2f})" for row in _best.to_dicts()]
     _sure = spikes.filter(pl.col("auc_low") > 0.5).height
     mo.md(
         f"""
-        **Answer.** The sublayers that predict spikes best: {"; ".join(_told) or "the data do not show any"}. With 95 %
-        confidence {_sure} of {spikes.height} do better than chance; where `auc_low` is NULL there are too few prompts
-        to say, and more prompts in the study are the remedy.
+        **Answer.** The sublayers that predict spikes best: {"; ".join(_names) or "the data do not show any"}. With 95 %
+        confidence {_sure} of {spikes.height} do better than chance. If `auc_low` is NULL there are too few prompts to
+        say; add prompts to the study.
         """
     )
     return
@@ -157,10 +158,10 @@ def _(feedback, mo, pl):
     ]
     mo.md(
         f"""
-        **Answer.** After the first flip the variants are at a median of {_medians[0]} nats a token on the dense text and
+        **Answer.** After the first flip the variants have a median of {_medians[0]} nats per token on the dense text and
         of {_medians[1]} on their own; {_pruned.filter(own_text_is="further").height} of {_pruned.height} are further
-        away on their own text. Free running compares two texts: {_medians[2]} nats, against {_medians[3]} of the dense
-        model alone after one other token.
+        away on their own text. Free running compares two texts: {_medians[2]} nats, against {_medians[3]} for the dense
+        model alone after one different token.
         """
     )
     return

@@ -1,6 +1,5 @@
--- Verdicts on recipes of one model for `prunescope advise`: those of variant_verdict for any tolerance, where losses
--- predicted from other models stand in for what was not measured on enough units. Parameters: model, recipes,
--- tolerance.
+-- Verdicts on recipes of one model for `prunescope advise`, as in variant_verdict but for any tolerance. If a measure
+-- has too few units, losses predicted from other models take its place. Parameters: model, recipes, tolerance.
 -- grain: one row per recipe.
 -- inputs: verdict_evidence, variant_summary, loss_predictions, greedy_survival_summary
 with declared as (

@@ -1,21 +1,21 @@
--- How do two variants of one model differ in what they answer, paired sample by sample?
+-- How do the answers of two variants of one model differ, paired sample by sample?
 -- grain: one row per pair of variants × task × statistic.
 -- key: recipe_a, recipe_b, measured_on, statistic
 -- inputs: task_answers, stg_task_samples
--- parameters: $1 the model; $2 the pairs, each as {a, b}: both recipes; $3 the recipes of all pairs, so that files of
---   others stay closed. Bound, never pasted
+-- parameters: $1 the model; $2 the pairs, each as {a, b}: both recipes; $3 the recipes of all pairs; files of other
+--   recipes stay closed. All are bound, never pasted
 -- how to read: both answers of a pair are to the same request (task, metric, sample_id, sample_hash). A statistic with
 --   the name of a metric of task_scores is the share of right answers, over the samples that are graded on both sides;
 --   agreement is the share of the dense model's own answers. *_log_likelihood is that of the right option or, per byte,
 --   of a text; *_margin is its distance from the best other option. difference is b − a; its error is that of the
---   paired differences. low and high are its 95 % interval, paired by sample and not corrected: of shares a square and
---   add of Wilson's intervals that includes 0 wherever mcnemar_p is 0.05 or more, of the others Student's t (NULL below
---   two samples and if none deviates). only_a_right and only_b_right count the samples that only one side answers
---   right. mcnemar_p is the probability of a split between them at least as uneven if both were equally good, 1 if
---   there is none; holm_p corrects it for all tests of the pair (tasks × metrics). clusters are samples.
+--   paired differences. low and high are its 95 % interval, paired by sample and not corrected: for shares Newcombe's
+--   for pairs, which includes 0 whenever mcnemar_p is 0.05 or more, for the others Student's t (NULL below two samples
+--   and if none deviates). only_a_right and only_b_right count the samples that only one side answers right. mcnemar_p
+--   is the probability of a split between them at least as uneven if both were equally good, 1 if there is none; holm_p
+--   corrects it for all tests of the pair (tasks × metrics). clusters are samples.
 -- reason: two variants of equal accuracy need not answer the same questions right. The query is one file because its
 --   parameters must reach the scans of the files.
-with wanted as (
+with requested as (
     select
         one.pair.a as recipe_a,
         one.pair.b as recipe_b
@@ -41,7 +41,7 @@ answers as (
 
 stacked as (
     select
-        wanted.recipe_a, wanted.recipe_b, a.task, a.metric, a.sample_id, a.weight,
+        requested.recipe_a, requested.recipe_b, a.task, a.metric, a.sample_id, a.weight,
         unnest([
             {
                 'statistic': a.metric,
@@ -57,11 +57,11 @@ stacked as (
             },
             { 'statistic': a.metric || '_margin', 'place': 3, 'a': a.target_margin, 'b': b.target_margin }
         ]) as one
-    from wanted
+    from requested
     inner join answers as a
-        on wanted.recipe_a = a.recipe
+        on requested.recipe_a = a.recipe
     inner join answers as b using (task, metric, sample_id, sample_hash)
-    where wanted.recipe_b = b.recipe
+    where requested.recipe_b = b.recipe
 ),
 
 pairs as (
@@ -109,7 +109,7 @@ tested as (
     where place = 1
 ),
 
-placed as (
+ordered as (
     select
         *,
         count(*) over (partition by recipe_a, recipe_b) as n_tests,
@@ -121,7 +121,7 @@ corrected as (
     select
         *,
         max(holm_step(mcnemar_p, place, n_tests)) over (partition by recipe_a, recipe_b order by place) as holm_p
-    from placed
+    from ordered
 )
 
 select

@@ -3,16 +3,16 @@
 -- key: recipe_a, recipe_b, measured_on, temperature, statistic
 -- inputs: stg_text_tokens, stg_decoding_steps, dense_ends, noise_variants, output_noise_ceiling
 -- parameters: $1 the model; $2 the pairs, each as {a, b, prompts}: both recipes and the prompts of the same text on
---   both sides; $3 the recipes of all pairs, so that files of others stay closed
+--   both sides; $3 the recipes of all pairs; files of other recipes stay closed
 -- how to read: a and b are the statistics of kld_summary for A and for B, over the tokens that both were measured at:
 --   in a text the same text_hash, context, stride and position, T = 1; in prompts (teacher forced: both models read the
 --   dense tokens) the same prompt text, dense tokens, step and temperature. difference is b − a. The independent units
 --   are windows of a text, and prompts (cluster-robust). The difference has the error of the paired differences. low
 --   and high are its 95 % interval by Student's t; NULL below two units and if none deviates. Percentiles and extremes
 --   have no error. share_nearer is the share of tokens with the smaller KL; ties count half. noise_p95 is the 95th
---   percentile of the KL by rounding alone, in a text under the same conditions; NULL if it was not measured.
+--   percentile of the KL that rounding alone causes, in a text under the same conditions; NULL if it was not measured.
 -- reason: only the error of a paired difference says which of two variants is better.
-with wanted as (
+with requested as (
     select
         one.pair.a as recipe_a,
         one.pair.b as recipe_b,
@@ -59,16 +59,16 @@ tokens as (
 
 pairs as (
     select
-        wanted.recipe_a, wanted.recipe_b, a.measured_on, a.temperature, a.block,
+        requested.recipe_a, requested.recipe_b, a.measured_on, a.temperature, a.block,
         a.measured as a,
         b.measured as b,
         (1 + sign(b.measured['kl'] - a.measured['kl'])) / 2 as nearer_a
-    from wanted
+    from requested
     inner join tokens as a
-        on wanted.recipe_a = a.recipe and (a.measured_on <> 'prompts' or list_contains(wanted.prompts, a.block))
+        on requested.recipe_a = a.recipe and (a.measured_on <> 'prompts' or list_contains(requested.prompts, a.block))
     inner join tokens as b
         using (measured_on, temperature, block, text_hash, context, stride, position, step, token_id_dense)
-    where wanted.recipe_b = b.recipe
+    where requested.recipe_b = b.recipe
 ),
 
 -- One row per token and statistic that is, or is a function of, a mean over tokens.
@@ -153,7 +153,7 @@ conditions as (
     from tokens
 ),
 
--- Noise under the conditions of A, which hold for the whole pair; the largest value of several noise variants counts.
+-- Noise under the conditions of A, which hold for the whole pair; the largest over noise variants counts.
 floors as (
     select
         recipe_a, measured_on,

@@ -1,5 +1,5 @@
 -- Claims of the paper, and the models on which they hold.
--- grain: one row per claim × measure; none where there is one model.
+-- grain: one row per claim × measure; none if there is only one model.
 -- inputs: q33_claims_by_model
 select claim, measure, says, models_hold, models_fail, models_open, verdict
 from q33_claims_by_model

@@ -1,4 +1,4 @@
--- Prompts, how many variants each of them breaks, how early, and whether its layers were measured.
+-- Prompts: how many variants break on each, how early, and whether its layers were measured.
 -- grain: one row per model × prompt.
 -- inputs: prompt_summary, stg_generations, stg_layer_transitions
 with texts as (

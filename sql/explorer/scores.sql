@@ -1,7 +1,7 @@
 -- Task scores, and those of the dense model.
 -- grain: one row per model × recipe × task × metric.
 -- inputs: stg_task_scores
--- how to read: value_low and value_high are Wilson's 95 % interval of a share, NULL of other metrics.
+-- how to read: value_low and value_high are Wilson's 95 % interval of a share, NULL for other metrics.
 with scored as (
     select
         *,

@@ -1,4 +1,4 @@
--- Verdict on each pruned variant, what is sure of all variants of its model together, and the dense model's texts.
+-- The verdict on each pruned variant, what holds for all variants of its model together, and the dense model's texts.
 -- grain: one row per pruned variant.
 -- inputs: variant_verdict, variant_summary
 -- how to read: the columns of variant_verdict. fidelity_together, quality_together and alive_together are the words for
@@ -10,7 +10,7 @@ with judged as (
     from variant_verdict
 ),
 
-moved as (
+widened as (
     select
         model, recipe,
         unnest(['fidelity', 'writing', 'choosing', 'alive']) as measure,
@@ -35,7 +35,7 @@ worded as (
     select
         model, recipe,
         map_from_entries(list((measure, word_of(evidence, low, high, units, verdict_tolerance())))) as together
-    from moved
+    from widened
     group by all
 )
 

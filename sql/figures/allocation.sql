@@ -1,5 +1,5 @@
--- The treatment of every sublayer, and of every matrix where it is split, in each result of a search.
--- grain: one row per model × search × strategy × target × sublayer × matrix; `all` where no matrix has its own share.
+-- The treatment of every sublayer, and of every matrix if it is split, in each result of a search.
+-- grain: one row per model × search × strategy × target × sublayer × matrix; `all` if no matrix has its own share.
 -- inputs: search_allocation, search_matrices
 select
     whole.model, whole.search, whole.strategy, whole.remove, whole.layer, whole.sublayer,

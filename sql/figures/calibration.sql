@@ -1,8 +1,8 @@
 -- Pairs of variants whose recipes differ in calibration tokens or seed: difference of KL, and overlap of the masks.
 -- grain: one row per model × recipe × other recipe.
 -- inputs: mask_overlap, q28_sensitivity_to_calibration
--- how to read: the interval of the overlap comes from sampling the masks; the error of each matrix is weighted with the
---   weights that either mask removes.
+-- how to read: the interval of the overlap comes from sampling the masks; the error of each matrix is weighted by the
+--   number of weights that either mask removes.
 with sampled as (
     select
         model, recipe, other_recipe,

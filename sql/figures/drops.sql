@@ -2,8 +2,8 @@
 -- grain: one row per model × recipe × kind, and one per model × kind × published value.
 -- inputs: paper_drops, stg_variants, score_means, stg_retrieval_scores, stg_paper_reference
 -- how to read: publication is NULL in rows of this warehouse; a published curve has at least three values of dropped,
---   and its rows name their source as recipe. low and high are the ends of 95 % intervals, of a retrieval
---   score Student's t over queries.
+--   and its rows name their source as recipe. low and high are the ends of 95 % intervals, for a retrieval score
+--   Student's t over queries.
 with drops as (
     select
         paper_drops.*,
@@ -13,7 +13,7 @@ with drops as (
 ),
 
 scored as (
-    -- Lists unnested in one select are expanded in parallel.
+    -- Row i gets entry i of every unnested list.
     select
         model, recipe, method, chosen_by, dropped,
         unnest(['non_generative', 'generative']) as kind,
@@ -54,7 +54,7 @@ scored as (
     from drops
     inner join stg_retrieval_scores using (model, recipe)
     where stg_retrieval_scores.metric = 'ndcg_at_10'
-    group by drops.model, drops.recipe
+    group by all
 ),
 
 -- Only models with a pruned variant: a dense model alone makes no curve.

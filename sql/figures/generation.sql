@@ -1,9 +1,9 @@
 -- Shift in h, z and p and KL along the generation, with the numbers of prompts that flip or answer at a step.
 -- grain: one row per model × recipe × trajectory × step.
 -- inputs: decoding_curve, reference_temperature
--- how to read: prompts_flipping counts first flips, prompts_answered the variants' texts that complete their answer.
---   Neighbouring steps (stride) of a model with more than 64 steps, or with more than 12 variants and more than 16
---   steps, share a row, so that at most 64, or 16, are drawn. The KL on fork up to a prompt's first flip is 0.
+-- how to read: prompts_flipping counts first flips, prompts_answered the variants' texts that complete their answer. At
+--   most 64 steps are drawn, or 16 if the model has more than 12 variants: stride neighbouring steps share a row. The
+--   KL on fork up to a prompt's first flip is 0.
 with strides as (
     select
         model,

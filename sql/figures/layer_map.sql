@@ -1,8 +1,8 @@
--- Var_p(Δz) of each sublayer alone and KL of the pruned model up to it, by step, of at most twelve variants.
+-- Var_p(Δz) of each sublayer alone and KL of the pruned model up to it, by step, for at most twelve variants.
 -- grain: one row per model × recipe × layer × sublayer × bin of steps.
 -- inputs: variant_summary, transitions_at_reference, reference_lens
--- how to read: a bin has width steps, so that there are at most 24. Each method shows its variants with the smallest
---   and the largest KL. The lens is normed if it was measured.
+-- how to read: a bin holds width steps; there are at most 24 bins. Each method shows its variants with the smallest and
+--   the largest KL. The lens is normed if it was measured.
 with ranked as (
     select
         model, recipe,
@@ -14,7 +14,7 @@ with ranked as (
     where recipe <> 'dense' and kl_teacher_forced_mean_nats is not null
 ),
 
-shown as (
+selected as (
     select model, recipe, kl_nats
     from ranked
     where kl_rank = 1 or kl_rank_from_last = 1
@@ -23,12 +23,12 @@ shown as (
 
 cells as (
     select
-        transitions.model, transitions.recipe, transitions.prompt_id, shown.kl_nats, transitions.lens,
+        transitions.model, transitions.recipe, transitions.prompt_id, selected.kl_nats, transitions.lens,
         transitions.temperature, transitions.layer, transitions.sublayer, transitions.scope, transitions.step,
         transitions.kl_dense_pruned_nats, transitions.var_p_dz,
         cast(ceil((1 + max(transitions.step) over (partition by transitions.model)) / 24.0) as integer) as width
     from transitions_at_reference as transitions
-    inner join shown using (model, recipe)
+    inner join selected using (model, recipe)
     semi join reference_lens using (model, lens)
     where transitions.step >= 0 and transitions.scope in ('local', 'propagated')
 )

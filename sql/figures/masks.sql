@@ -1,7 +1,7 @@
 -- Overlap of the masks of every two of at most 50 variants, and that of independent masks of these sizes.
 -- grain: one row per model × recipe × other recipe.
 -- inputs: mask_overlap
--- how to read: the overlap of each matrix is weighted with the weights that either mask removes.
+-- how to read: the overlap of each matrix is weighted by the number of weights that either mask removes.
 with counts as (
     select
         model, recipe, other_recipe, weights, removed_share, other_removed_share,
@@ -13,18 +13,13 @@ with counts as (
 ),
 
 named as (
-    select model, recipe
-    from mask_overlap
-
-    union
-
-    select
+    select distinct
         model,
-        other_recipe as recipe
+        unnest([recipe, other_recipe]) as recipe
     from mask_overlap
 ),
 
-shown as (
+selected as (
     select model, recipe
     from named
     qualify row_number() over (partition by model order by recipe) <= 50
@@ -39,9 +34,9 @@ pairs as (
         error_of_weighted_mean(counts.jaccard_removed_se, counts.either_removed) as se,
         sum(counts.both_expected) / sum(counts.either_expected) as jaccard_removed_expected
     from counts
-    semi join shown using (model, recipe)
-    semi join shown as other_shown
-        on counts.model = other_shown.model and counts.other_recipe = other_shown.recipe
+    semi join selected using (model, recipe)
+    semi join selected as other_selected
+        on counts.model = other_selected.model and counts.other_recipe = other_selected.recipe
     group by all
     having sum(counts.weights * counts.removed_share) > 0 and sum(counts.weights * counts.other_removed_share) > 0
 )

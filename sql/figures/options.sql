@@ -1,7 +1,7 @@
--- Probabilities of the options of six questions that break first, among the options and in the whole vocabulary.
+-- Probabilities of the options of the six questions that break first, among the options and in the whole vocabulary.
 -- grain: one row per model × question × recipe × option.
 -- inputs: option_shift, reference_temperature, prompt_summary
--- how to read: the questions are the first in the order of what breaks first.
+-- how to read: the questions are the first by place_in_order of prompt_summary.
 select
     option_shift.model, option_shift.recipe, option_shift.prompt_id, option_shift.temperature,
     option_shift.option_index, option_shift.option, option_shift.is_gold, option_shift.p_options_dense,

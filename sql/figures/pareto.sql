@@ -1,4 +1,4 @@
--- Scores against the share of parameters removed, of models with a variant that removes parameters.
+-- Scores against the share of parameters removed, for models with a variant that removes parameters.
 -- grain: one row per model × measure × recipe, dense included.
 -- inputs: variant_scores, variant_summary
 select

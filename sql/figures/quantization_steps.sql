@@ -1,9 +1,8 @@
--- Shift in h, z and p along the generation, of a quantized variant, a drop and a mask
+-- Shift in h, z and p along the generation, for a quantized variant, a drop and a mask.
 -- grain: one row per model × variant × trajectory × step.
 -- inputs: decoding_at_reference, stg_variants
--- how to read: one variant of each kind, the one nearest to the paper's: AWQ in 4 bits, 8 attention sublayers dropped,
---   Wanda at 4:8. If a model has more than 64 steps, stride neighbouring steps share a row, so that at most 64 are
---   drawn.
+-- how to read: each kind is shown by the variant nearest to the paper's: AWQ in 4 bits, 8 attention sublayers dropped,
+--   Wanda at 4:8. At most 64 steps are drawn: stride neighbouring steps share a row.
 with kinds as (
     select
         *,
@@ -40,7 +39,7 @@ strides as (
         model,
         max(step) // 64 + 1 as stride
     from decoding_at_reference
-    group by model
+    group by all
 )
 
 select

@@ -1,4 +1,4 @@
--- What each sublayer brings back if it is dense again, beside what it does alone.
+-- The KL that disappears if one sublayer is dense again, and the KL that this sublayer causes alone.
 -- grain: one row per variant × layer × sublayer.
 -- inputs: q43_rescue
 select

@@ -1,7 +1,7 @@
 -- KL of mixed and published variants on the study's own data, and the measured objective of the results of searches.
 -- grain: one row per model × panel × variant, or result of a strategy.
 -- inputs: search_variants, search_front
--- how to read: method names the control that chose a mixed variant, such as mixed, hidden.
+-- how to read: method names the control that chose a mixed variant, such as `mixed, hidden`.
 with judged as (
     select
         model,
@@ -16,7 +16,7 @@ with judged as (
         kl_high as high,
         n_units as n
     from search_variants
-    -- Texts where the model was measured on any: the later name.
+    -- Texts if the model was measured on any: `texts` sorts after `prompts`.
     qualify measured_on = max(measured_on) over (partition by model)
 ),
 

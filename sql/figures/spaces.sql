@@ -1,8 +1,8 @@
--- Shift of each variant's output in h, z and p for four prompts of a model that break first, teacher forced.
+-- Shift of each variant's output in h, z and p for the four prompts of a model that break first, teacher forced.
 -- grain: one row per model × prompt × recipe.
 -- inputs: decoding_curve, reference_temperature, prompt_summary
--- how to read: the shift is 1 − cos over the generated tokens; _first is that of the first token. The prompts are the
---   first of each kind in the order of what breaks first, then the second.
+-- how to read: the shift is 1 − cos over the generated tokens; _first is that of the first token. The prompts are those
+--   of each kind that break first, then those that break second.
 select
     decoding_curve.model, decoding_curve.recipe, decoding_curve.prompt_id, decoding_curve.temperature,
     median(decoding_curve.one_minus_cos_h) as h_median,

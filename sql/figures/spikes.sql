@@ -2,7 +2,7 @@
 -- grain: one row per model × lens × recipe × sublayer × layer, and one per point of a curve.
 -- inputs: q01_spike_predictors, decoding_at_reference, stg_layer_transitions
 -- how to read: in rows of a curve the area is NULL. A curve has at most about 60 of its thresholds. left_out names the
---   variants of the model without any area.
+--   variants of the model that have no area.
 with answers as (
     select
         *,

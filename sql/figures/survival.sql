@@ -1,5 +1,5 @@
--- The share of texts that are still the dense model's own, step by step: sampled ones as measured and expected, greedy
--- ones and those of rounding alone.
+-- The share of texts that still equal the dense model's, step by step: sampled texts as measured and as expected, and
+-- greedy texts, also under rounding alone.
 -- grain: one row per model × recipe × step.
 -- inputs: sampling_survival, greedy_survival, noise_variants
 -- how to read: greedy_share_noise is the lowest share among the model's noise variants. Curves that were not measured,

@@ -1,7 +1,7 @@
--- The first 64 generated tokens of four prompts that break first, with their KL.
+-- The first 64 generated tokens of the four prompts that break first, with their KL.
 -- grain: one row per model × prompt × recipe × step.
 -- inputs: token_trace, prompt_summary
--- how to read: the prompts are the first of each kind in the order of what breaks first, then the second.
+-- how to read: the prompts are those of each kind that break first, then those that break second.
 select
     traces.model, traces.recipe, traces.prompt_id, traces.step,
     left(traces.token_text_dense, 60) as token_text_dense,

@@ -1,8 +1,8 @@
 -- Tokens that either side ranks among its six most likely at the first step that differs, of four prompts.
 -- grain: one row per model × prompt × recipe × token.
 -- inputs: stg_top_tokens, stg_generations, noise_variants, prompt_summary
--- how to read: the step is that of the first flip, or 0 without one. The prompts are the first of each kind in the
---   order of what breaks first, then the second.
+-- how to read: the step is that of the first flip, or 0 without one. The prompts are those of each kind that break
+--   first, then those that break second.
 select
     tokens.model, tokens.recipe, tokens.prompt_id, tokens.step, generations.first_flip_step, tokens.token_id,
     left(any_value(tokens.token_text), 60) as token_text,

@@ -10,13 +10,13 @@
 --   measure: score or agreement of tasks, a theorem, a lens, a scale; all if there is one way to measure it [label]
 --   n: Number of independent units that the number rests on [units]
 --   units: answers, prompts or questions [label]
---   rests_on: Number of units, and of what was measured on all of them
---   is_rounding: Whether no variant of the model moves further than rounding
+--   rests_on: Number of units, and of the variants, methods or sublayers measured on all of them
+--   is_rounding: Whether no variant of the model moves further than rounding moves it
 --   amount: The number [share, correlation, nats or ln ratio]
 --   amount_low: Lower end of its 95 % interval; NULL if the uncertainty is not known [as amount]
 --   amount_high: Upper end of its 95 % interval; NULL if the uncertainty is not known [as amount]
 --   null_amount: The same number of the noise variant; NULL if it was not measured [as amount]
---   null_amount_high: Upper end of its 95 % interval; NULL if it has none of its own [as amount]
+--   null_amount_high: Upper end of its 95 % interval; NULL if it has no interval [as amount]
 with losses as (
     select
         losses.model, losses.recipe, losses.measure,
@@ -35,7 +35,7 @@ with losses as (
     group by all
 ),
 
--- Lists unnested in one select are expanded in parallel.
+-- Row i gets entry i of every unnested list.
 by_variant as (
     select
         model, measure, is_rounding, has_null,
@@ -46,14 +46,14 @@ by_variant as (
         unnest([choosing, writing - choosing]) as amount,
         unnest([
             [choosing_low, choosing_high],
-            -- Different tasks, and so different answers.
+            -- The tasks differ, so their answers are independent.
             interval_of_difference(writing, writing_low, writing_high, choosing, choosing_low, choosing_high, 0)
         ]) as ends
     from losses
     where writing is not null and choosing is not null
 ),
 
--- Variants answer the same questions, so that the errors over answers do not average out between them.
+-- All variants answer the same questions, so averaging over variants does not reduce the errors over answers.
 averaged as (
     select
         model, claim, measure,
@@ -80,7 +80,7 @@ rounding as (
     group by all
 ),
 
--- Lists unnested in one select are expanded in parallel.
+-- Row i gets entry i of every unnested list.
 scales as (
     select
         fits.model, fits.theorem, fits.prompts,
@@ -92,7 +92,7 @@ scales as (
     left join noise_fits as noise using (model, theorem)
 ),
 
--- Methods are measured on the same prompts, so that their errors do not average out.
+-- All methods are measured on the same prompts, so averaging over methods does not reduce the errors.
 fits as (
     select
         model, measure,
@@ -111,14 +111,14 @@ unit_means as (
         model, claim, measure, is_noise, units,
         bool_or(is_rounding) as is_rounding,
         max(variants) as variants,
-        mean_over_units(amount) as found,
+        mean_over_units(amount) as average,
         wilson_interval(sum(amount), count(amount)) as share_ends
     from claim_units
     group by all
     having count(amount) > 0
 ),
 
--- Numbers that the noise variant has, too. The sublayers of one model are not a sample: the prompts are.
+-- Numbers that the noise variant also has. Only the prompts are a sample; the sublayers of a model are not.
 with_noise as (
     select
         model,
@@ -138,13 +138,13 @@ with_noise as (
 
     select
         model, claim, measure, is_noise,
-        found['units'] as n,
+        average['units'] as n,
         units,
-        units || ': ' || found['units'] || ', variants: ' || variants as rests_on,
+        units || ': ' || average['units'] || ', variants: ' || variants as rests_on,
         is_rounding,
-        found['mean'] as amount,
-        if(units = 'questions', share_ends[1], found['mean'] - found['half_width']) as amount_low,
-        if(units = 'questions', share_ends[2], found['mean'] + found['half_width']) as amount_high
+        average['mean'] as amount,
+        if(units = 'questions', share_ends[1], average['mean'] - average['half_width']) as amount_low,
+        if(units = 'questions', share_ends[2], average['mean'] + average['half_width']) as amount_high
     from unit_means
 )
 
@@ -186,6 +186,6 @@ from with_noise as pruned
 left join with_noise as noise
     on
         pruned.model = noise.model and pruned.claim = noise.claim and pruned.measure = noise.measure and noise.is_noise
-        -- Rounding makes few texts flip; a mean of fewer than 6 prompts is not used as a null.
+        -- Rounding flips few texts; a mean over fewer than 6 prompts is not used as a null.
         and (noise.n >= 6 or noise.claim not in ('own_text_is_further', 'free_running_exceeds_fork'))
 where not pruned.is_noise

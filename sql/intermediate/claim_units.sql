@@ -1,17 +1,18 @@
--- The questions and prompts behind the claims about choices and texts, each over all variants together.
+-- The questions and prompts behind the claims about choices and texts, each averaged over the variants.
 -- grain: one row per model × claim × measure × is_noise × question or prompt.
 -- key: model, claim, measure, is_noise, unit
 -- inputs: claim_variants, stg_option_subspace, variant_temperatures, trajectory_gaps
--- how to read: paper_claims says how each number is made. is_noise has the rows of the null.
--- reason: variants answer the same questions and prompts, so that only these are independent.
+-- how to read: paper_claims says how each number is made. Rows with is_noise are the null.
+-- reason: all variants answer the same questions and prompts, so only questions and prompts are independent.
 -- columns:
 --   claim: choice_is_kept, options_move_less, options_in_the_tail, own_text_is_further or free_running_exceeds_fork
 --     [label]
---   measure: all, or the scale of a gap [label]
+--   measure: all for questions, the scale of the gap for prompts [label]
 --   unit: Question or prompt
 --   units: questions or prompts [label]
---   variants: Variants that the row is over [variants]
---   amount: 1 if the claim holds in more than half of the variants, else 0; of a prompt the mean gap [nats or ln ratio]
+--   variants: Variants that the row covers [variants]
+--   amount: For a question, 1 if the claim holds in more than half of the variants, else 0; for a prompt, the mean gap
+--     [nats or ln ratio]
 with questions as (
     select
         options.model, variants.is_noise, options.prompt_id,
@@ -33,7 +34,7 @@ with questions as (
     group by all
 ),
 
--- Lists unnested in one select are expanded in parallel.
+-- Row i gets entry i of every unnested list.
 gaps as (
     select
         gaps.model, gaps.prompt_id, variants.is_noise, variants.is_rounding,

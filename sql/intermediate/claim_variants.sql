@@ -2,13 +2,14 @@
 -- grain: one row per model × recipe.
 -- key: model, recipe
 -- inputs: variant_summary, noise_at_output, noise_variants
--- how to read: pruned variants whose output moves no further than rounding moves it (is_below_noise of variant_summary)
---   are left out, because a claim about a shift needs a shift. If that leaves none, all stay with is_rounding, and no
---   claim holds. Without noise all stay. The null is the noise variant with the largest 95th percentile of KL.
+-- how to read: a pruned variant is left out if its output moves no further than rounding moves it (is_below_noise of
+--   variant_summary), because a claim about a shift needs a shift. If no variant remains, all stay and have
+--   is_rounding, and no claim holds. Without noise all stay. The null is the noise variant with the largest 95th
+--   percentile of KL.
 -- reason: a model that differs only in rounding must not confirm a claim about pruning.
 -- columns:
 --   is_noise: Whether it is the null
---   is_rounding: Whether no pruned variant of the model moves further than rounding
+--   is_rounding: Whether no pruned variant of the model moves further than rounding moves it
 with pruned as (
     select
         model, recipe,

@@ -1,4 +1,4 @@
--- Probes of variants with dropped units as scores: 1 for the dense model, less for more damage.
+-- Probes of variants that drop units, as scores: 1 for the dense model, less for more damage.
 -- grain: one row per variant of drop_variants × probe.
 -- key: model, recipe, metric
 -- inputs: drop_variants, decoding_at_reference
@@ -15,7 +15,7 @@
 with prompts as (
     select
         variants.model, variants.recipe,
-        -- Lists unnested in one select are expanded in parallel.
+        -- Row i gets entry i of every unnested list.
         unnest(['top1_agreement', 'kl_kept', 'kl_step0_kept']) as metric,
         unnest([
             sum(cast(cast(steps.is_top1_same as integer) as double)),

@@ -1,22 +1,22 @@
--- The predicted probability that a variant changes a token, for the second half of the steps of prompts left out.
+-- The predicted probability that a variant changes a token, at later steps and for prompts that the fit did not see.
 -- grain: one row per model × recipe × prompt × step of the second half; noise included, dense excluded.
 -- key: model, recipe, prompt_id, step
 -- inputs: greedy_steps
--- how to read: flip_probability = 1 / (1 + exp(−a − b × margin_over_shift)). a and b are fitted for each variant by
---   maximum likelihood on the first half of the steps of the model's longest text, without the fifth of the prompts
---   that the row's prompt belongs to. flip_probability_constant is the share of flips in the same steps. Neither knows
---   the prompt, the later steps or the variant's own text. Nothing is predicted for a single prompt, or a single step.
+-- how to read: flip_probability = 1 / (1 + exp(−a − b × margin_over_shift)). a and b are fitted per variant by maximum
+--   likelihood to the first half of the steps of the model's longest text, without the fifth of the prompts that
+--   contains the row's prompt. flip_probability_constant is the share of flips in the same steps. Neither uses the
+--   prompt, the later steps or the variant's own text. A model with one prompt or one step has no predictions.
 -- reason: a hazard must predict steps and prompts that it was not fitted to.
 -- columns:
 --   is_flip: Whether the two models have different most likely tokens
 --   margin_over_shift: As in greedy_steps [ratio]
 --   flip_probability: Predicted probability of is_flip [probability]
---   flip_probability_constant: The same by a hazard that is equal for all steps [probability]
+--   flip_probability_constant: The same if the hazard is constant over steps [probability]
 --   decile: Tenth of the variant's rows in the order of flip_probability, from 1 [number]
 with recursive prompts as (
     select
         model, prompt_id,
-        -- The same in every version of DuckDB, which its own hash is not.
+        -- MD5 is the same in every version of DuckDB, unlike its own hash function.
         cast(md5_number(prompt_id) % 5 as integer) as fold,
         max(max(step)) over (partition by model) as last_step
     from greedy_steps
@@ -47,8 +47,8 @@ counts as (
     group by all
 ),
 
--- What remains when the prompts of a fold are left out.
-lessons as (
+-- The data that remain if the prompts of a fold are left out.
+training as (
     select
         counts.model, counts.recipe, folds.fold, counts.margin_over_shift,
         cast(sum(counts.n) as double) as n,
@@ -66,7 +66,7 @@ fits as (
         0 as iteration,
         cast(0 as double) as a,
         cast(0 as double) as b
-    from lessons
+    from training
     group by all
     union all
     select
@@ -85,13 +85,13 @@ fits as (
         from (
             select
                 fits.*,
-                lessons.n, lessons.flips,
-                lessons.margin_over_shift as x,
-                1 / (1 + exp(-fits.a - fits.b * lessons.margin_over_shift)) as p
+                training.n, training.flips,
+                training.margin_over_shift as x,
+                1 / (1 + exp(-fits.a - fits.b * training.margin_over_shift)) as p
             from fits
-            inner join lessons using (model, recipe, fold)
+            inner join training using (model, recipe, fold)
             where fits.iteration < 20
-        ) as seen
+        ) as predictions
         group by model, recipe, fold, iteration, a, b
     ) as sums
 ),
@@ -100,7 +100,7 @@ shares as (
     select
         model, recipe, fold,
         sum(flips) / sum(n) as flip_probability_constant
-    from lessons
+    from training
     group by all
 ),
 

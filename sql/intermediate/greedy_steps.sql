@@ -1,20 +1,21 @@
--- The teacher-forced steps of each variant, as what they say of its greedy text.
+-- The teacher-forced steps of each variant, with whether its greedy text would flip and how likely that was.
 -- grain: one row per model × recipe × prompt × step, to the end of the dense text; noise included, dense excluded.
 -- key: model, recipe, prompt_id, step
 -- inputs: stg_decoding_steps, trajectory_ends, variant_temperatures
--- how to read: both models read the dense model's text, so that the first step with is_flip is the one at which the
---   variant's own greedy text flips, ties excepted. margin_over_shift is measured before the choice: the margin m of
---   the first token over √(Var_p(Δz) / (p (1 − p))), where p is its probability. The latter is at least the root mean
---   square by which the shift moves another token against the first one, and equal to it for p near 1. So a ratio far
---   above 1 leaves the first token first. Ratios are rounded to 0.01. The temperature is 1 or the nearest.
--- reason: single place that cuts and grades the steps that survival and hazard are made of.
+-- how to read: both models read the dense model's text, so the first step with is_flip is the one at which the
+--   variant's own greedy text flips, except for ties. margin_over_shift is known before the choice: the margin m of the
+--   first token over √(Var_p(Δz) / (p (1 − p))), where p is its probability. The root is at least the root mean square
+--   by which the shift moves another token against the first one, and equal to it for p near 1. So a ratio far above 1
+--   leaves the first token first. Ratios are rounded to 0.01. The temperature is 1 or the nearest.
+-- reason: survival and hazard are computed from the same steps.
 -- columns:
 --   is_flip: Whether the two models have different most likely tokens
---   margin_over_shift: Lead of the first token, over what the shift may take, at most 5 [ratio] = m/√(Var_p/(p(1 − p)))
+--   margin_over_shift: Margin of the first token over the typical shift against it, at most 5 [ratio] = m/√(Var_p/(p(1
+--     − p)))
 select
     steps.model, steps.recipe, steps.prompt_id, steps.step,
     not steps.is_top1_same as is_flip,
-    -- A p that is rounded to 1 leaves at least that of the second token; without a shift the ratio is the largest.
+    -- If p is rounded to 1, the second token's probability stands for 1 − p. Without a shift the ratio is 5.
     round(
         least(
             5,

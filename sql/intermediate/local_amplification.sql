@@ -1,14 +1,14 @@
--- How far each step from h to z and from z to p amplifies the shift behind one changed sublayer, lens by lens.
+-- How much the steps from h to z and from z to p amplify the shift behind one changed sublayer, for each lens.
 -- grain: one row per model × lens × is_noise.
 -- key: model, lens, is_noise
 -- inputs: local_transitions
--- how to read: over all positions of local_transitions. Positions without a shift in h or z have no factor and are left
---   out, and so is a null whose rows hold zeros. Medians and shares are of positions, because the mean of a heavy tail
---   is that of a few of them; the intervals are clustered by prompt.
--- reason: the claim that the softmax amplifies, and the finding about it, need the same numbers and null.
+-- how to read: over all positions of local_transitions. A position without a shift in h or z has no factor and is left
+--   out, as is a null whose rows hold zeros. Medians and shares are over positions, because a few extreme positions
+--   would decide a mean. The intervals are clustered by prompt.
+-- reason: the claim that the softmax amplifies, and the finding about it, need the same numbers and the same null.
 -- columns:
 --   is_noise: Whether the rows are those of the null
---   is_rounding: Whether no pruned variant of the model moves further than rounding
+--   is_rounding: Whether no pruned variant of the model moves further than rounding moves it
 --   positions: Variants × prompts × positions × layers × sublayers whose h and z moved [positions]
 --   prompts: Prompts that they come from [prompts]
 --   sublayers: Sublayers that they follow [sublayers]

@@ -1,10 +1,10 @@
--- The records behind one changed sublayer in the dense context: the variants that the claims are about, and their null.
+-- The records behind one changed sublayer in the dense context, for the variants of the claims and for their null.
 -- grain: one row per variant of claim_variants × prompt × position × layer × sublayer × lens.
 -- key: model, recipe, prompt_id, position, layer, sublayer, lens
 -- inputs: stg_layer_transitions, variant_temperatures, claim_variants, dense_ends
--- how to read: scope local at the reference temperature, up to the end of the dense text. is_noise has the rows of the
+-- how to read: scope local at the reference temperature, up to the end of the dense text. Rows with is_noise are the
 --   null, the dense model with one sublayer computed in another way; older warehouses hold zeros there.
--- reason: what is said of local shifts needs the same rows of pruning and of rounding.
+-- reason: statements about local shifts compare pruning with rounding on the same rows.
 select
     transitions.model, transitions.recipe, transitions.prompt_id, transitions.position, transitions.layer,
     transitions.sublayer, transitions.lens, variants.is_noise, variants.is_rounding, transitions.one_minus_cos_h,

@@ -1,4 +1,4 @@
--- The texts of pruned variants that fall into a loop where the dense model's text does not.
+-- The texts of pruned variants that fall into a loop although the dense model's text does not.
 -- grain: one row per model × recipe × prompt with such a text.
 -- key: model, recipe, prompt_id
 -- inputs: stg_generations, variant_summary

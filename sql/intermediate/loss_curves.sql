@@ -1,16 +1,16 @@
--- The curve from probe to loss that is learnt from the other models, for every model or pair of models left out.
+-- The fitted curve from probe to loss, for every choice of up to two models to leave out of the fit.
 -- grain: one row per measure × kind of task × probe × model or pair of models left out × bin of the probe.
 -- key: measure, kind, probe, out_a, out_b, bin
 -- across: models
 -- inputs: losses_by_probe
--- how to read: isotonic regression: the monotone curve of least squares. predicted_loss is the curve's value at a bin
---   that was seen. A curve from which no model is left has no rows.
--- reason: loss_predictions predicts each model from the others, and each other model in turn without both.
+-- how to read: isotonic regression: the monotone curve with the least squared error. predicted_loss is its value at a
+--   bin with data. A curve without any model left has no rows.
+-- reason: loss_predictions predicts each model from the others, and tests this on every other model with both left out.
 -- columns:
 --   out_a: First of the two models left out; empty if at most one is
 --   out_b: Second of the two models left out; empty if none is
 --   predicted_loss: Value of the curve [share]
-with lessons as (
+with known_losses as (
     select *
     from losses_by_probe
     where is_known
@@ -18,7 +18,7 @@ with lessons as (
 
 models as (
     select distinct measure, kind, probe, model
-    from lessons
+    from known_losses
 ),
 
 -- The models that a curve leaves out: none, one, or two in alphabetical order. '' stands for no model.
@@ -49,7 +49,7 @@ sums as (
         measure, kind, probe, model, bin,
         count(*) as n,
         sum(loss) as loss
-    from lessons
+    from known_losses
     group by all
 ),
 
@@ -64,7 +64,7 @@ points as (
     group by all
 ),
 
-heaped as (
+cumulative as (
     select
         *,
         sum(n) over up_to_here as n_to,
@@ -73,8 +73,8 @@ heaped as (
     window up_to_here as (partition by curve order by bin rows unbounded preceding)
 ),
 
--- Isotonic regression: at a bin, the largest over the beginnings before it of the smallest over the ends after it of
--- the mean from beginning to end.
+-- Isotonic regression by the max-min formula: the mean loss from each beginning to each end, its minimum over the ends
+-- from a bin on, then the maximum over the beginnings up to that bin.
 means as (
     select
         beginnings.curve,
@@ -82,8 +82,8 @@ means as (
         ends.bin as to_place,
         (ends.loss_to - beginnings.loss_to + beginnings.loss)
         / (ends.n_to - beginnings.n_to + beginnings.n) as mean_loss
-    from heaped as beginnings
-    inner join heaped as ends using (curve)
+    from cumulative as beginnings
+    inner join cumulative as ends using (curve)
     where beginnings.bin <= ends.bin
 ),
 

@@ -1,11 +1,11 @@
--- The part of the dense score above a guess that each variant loses, metric by metric, with its interval.
+-- The part of the dense score above a guess that each variant loses, per metric, with its interval.
 -- grain: one row per pruned or noise variant × task group × kind × metric that counts.
 -- key: model, recipe, task_group, kind, metric
 -- inputs: score_pairs
 -- how to read: loss = 1 − (score − guess)/(dense score − guess). Its interval is that of a ratio of paired shares
---   (interval_of_ratio). Metrics whose dense score is not above a guess by its whole interval have nothing to lose and
---   are excluded. The variances and the covariance are those of score_pairs.
--- reason: task_losses averages these and sets them against those of the noise floor on the same answers.
+--   (interval_of_ratio). A metric is excluded if the interval of its dense score is not wholly above a guess, because
+--   nothing can be lost there. The variances and the covariance are those of score_pairs.
+-- reason: task_losses averages these and compares them with those of the noise floor on the same answers.
 -- columns:
 --   metric: Name of the score within its task
 --   loss: Part of the dense score above a guess that is lost [share]

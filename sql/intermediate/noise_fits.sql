@@ -1,9 +1,9 @@
--- How closely each theorem's estimate agrees with the truth where only rounding moves the model: the null of the fits.
+-- How closely each theorem's estimate agrees with the truth if only rounding moves the model: the null of the fits.
 -- grain: one row per model × theorem with local rows of the claims' noise variant.
 -- key: model, theorem
 -- inputs: local_transitions
--- how to read: as in paper_fits, lens normed, positions whose truth is above 0. An estimate of second order is
---   exact for a small shift, so that rounding fits better than pruning; a fit says something where the shift is large.
+-- how to read: as in paper_fits: lens normed, positions whose truth is above 0. A second-order estimate is exact for a
+--   small shift, so rounding fits better than pruning. A good fit is evidence only if the shift is large.
 -- reason: paper_claims shows the null next to each number.
 -- columns:
 --   theorem: T1 h, T1 z, T2 p or T3 KL [label]

@@ -2,8 +2,8 @@
 -- grain: one row per variant × way in which a publication names it × what was measured × metric × layer.
 -- key: model, recipe, method, measured_on, metric, layer
 -- inputs: stg_variants, task_group_scores, stg_retrieval_scores, kld_summary, trace_quantities
--- how to read: `unnamed` is every pruned variant, since the publication names no method there. trace_quantities says
---   how all but scores are measured.
+-- how to read: `unnamed` stands for every pruned variant, because the publication names no method. trace_quantities
+--   says how quantities other than scores are measured.
 -- reason: paper_published compares each published number with one of these.
 -- columns:
 --   method: dense, the method of a drop, `unnamed`, or the recipe [label]
@@ -14,7 +14,7 @@
 --   layer: Layer whose sublayer is dropped; −1 for the whole model
 --   score: Our value [share; units of text for perplexity; nats for KL]
 --   score_se: Its standard error; NULL if none is known [unit of score]
---   n: Samples, queries, tokens, positions, prompts or questions that it is over
+--   n: Samples, queries, tokens, positions, prompts or questions behind it
 --   shots: Worked examples before each question; NULL if there are none [examples]
 with measured as (
     select
@@ -85,5 +85,5 @@ from measured
 inner join stg_variants as variants using (model, recipe)
 where
     not variants.is_noise and measured.score is not null
-    -- Without a name it is pruning.
+    -- A publication that names no method is about pruning, not quantization.
     and (measured.published_as <> 'unnamed' or variants.method not in ('rtn', 'gptq', 'awq'))

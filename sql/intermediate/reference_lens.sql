@@ -1,9 +1,9 @@
--- The lens at which the layers of each model are shown: normed if it was measured, else raw.
+-- The lens through which the layers of each model are shown: normed if it was measured, else raw.
 -- grain: one row per model with layers.
 -- key: model
 -- inputs: stg_layer_transitions
--- how to read: figures with a part for each lens show both.
--- reason: the last layer of lens normed gives the model's output; studies of other models may have measured raw alone.
+-- how to read: figures with a panel for each lens show both.
+-- reason: the last layer of lens normed gives the model's output; some studies measure raw alone.
 select
     model,
     -- 'normed' sorts before 'raw'.

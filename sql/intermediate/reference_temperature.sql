@@ -2,7 +2,7 @@
 -- grain: one row per model × recipe, noise variants left out.
 -- key: model, recipe
 -- inputs: variant_temperatures, noise_variants
--- how to read: noise variants have no row, so that a join with this view excludes them.
+-- how to read: noise variants have no row, so a join with this view excludes them.
 -- reason: a summary must not mix temperatures, and T = 1 is the distribution that the model was trained to give.
 select temperatures.model, temperatures.recipe, temperatures.temperature
 from variant_temperatures as temperatures

@@ -1,16 +1,16 @@
--- The sampled texts along which both models were measured whole, with the sums of their tokens.
+-- The sampled texts that both models were measured along to the end, with sums over their tokens.
 -- grain: one row per variant × trajectory × prompt × sample; dense and noise variants included.
 -- key: model, recipe, trajectory, prompt_id, sample
 -- inputs: stg_sampled_generations, stg_sampled_steps
--- how to read: a sum over a text is a sum over all of its tokens, the end-of-text token included. A variant has no rows
---   in a trajectory in which one of its texts has fewer steps than tokens, as in older files, which stop at the flip:
---   the sums of the other texts would be those of texts that never part.
+-- how to read: a sum over a text includes its end-of-text token. If one of a variant's texts in a trajectory has fewer
+--   steps than tokens, the variant has no rows in that trajectory. This is so in older files, which stop at the flip:
+--   the other texts alone would be those that never part.
 -- reason: single place that says which sampled texts are complete.
 -- columns:
 --   tokens: Tokens of the text [tokens]
 --   has_ended: Whether the text ends with an end-of-text token; others are cut at the study's length
---   kl_text_nats: Sum over the tokens of the KL from the model that wrote the text to the other one: of
---     KL(dense‖pruned) in teacher_forced, of KL(pruned‖dense) in own_text [nats]
+--   kl_text_nats: Sum of the KL over the tokens, from the model that wrote the text to the other one: KL(dense‖pruned)
+--     in teacher_forced, KL(pruned‖dense) in own_text [nats]
 with writers as (
     select
         *,

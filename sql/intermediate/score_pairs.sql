@@ -1,13 +1,13 @@
--- The score of each variant in each task and the dense one, with both intervals and how the two vary together.
+-- The score of each variant and of the dense model in each task, with both intervals and their covariance.
 -- grain: one row per pruned or noise variant × task group × kind × metric.
 -- key: model, recipe, task_group, kind, metric
 -- inputs: task_group_scores, graded_answers, stg_task_scores, stg_task_samples, noise_variants
--- how to read: intervals are Wilson's over the samples. The covariance is of right answers to the same samples, from
---   the 2 × 2 table of both variants' answers; 0 if answers are not stored, so that both then count as independent,
+-- how to read: intervals are Wilson's over the samples. The covariance is that of right answers to the same samples,
+--   from the 2 × 2 table of both models' answers. It is 0 if answers are not stored; both then count as independent,
 --   which makes intervals of differences rather too wide. Under agreement the dense score is 1 without an error.
---   Perplexities are excluded, and intervals are NULL if a score is not a share. A guess reads no
---   question: 70 of the first 100 questions of BoolQ are right with yes.
--- reason: losses and gaps compare paired scores, and need both errors and what the two have in common.
+--   Perplexities are excluded, and intervals are NULL if a score is not a share. A guess does not read the question:
+--   always answering yes is right on 70 of the first 100 questions of BoolQ.
+-- reason: losses and gaps compare paired scores, and need both errors and their covariance.
 -- columns:
 --   metric: Name of the score within its task
 --   measure: agreement for the metric of that name, else score [label]
@@ -19,11 +19,11 @@
 --   score_dense_low: Lower end of its 95 % interval, Wilson over samples [share]
 --   score_dense_high: Upper end of its 95 % interval, Wilson over samples [share]
 --   guess: Score of a guess; 0 for a written text or a single option; NULL if not known [share] = the mean of
---     1/options; for a score, also that of the best constant answer, if options are letters or always the same
---   n_answers: Samples that both scores rest on; those graded on both sides where answers are stored [samples]
---   answers_covariance: Covariance of being right in one answer of each; 0 if answers are not stored [share²]
---   answers_variance: Variance of being right in the variant's answers [share²]
---   answers_dense_variance: Variance of being right in the dense model's answers [share²]
+--     1/options; for a score at least that of the best constant answer, if options are letters or always the same
+--   n_answers: Samples behind both scores; if answers are stored, those graded on both sides [samples]
+--   answers_covariance: Covariance of both models being right on a sample; 0 if answers are not stored [share²]
+--   answers_variance: Variance of the variant being right on a sample [share²]
+--   answers_dense_variance: Variance of the dense model being right on a sample [share²]
 with groups as (
     select distinct model, task, task_group
     from stg_task_scores
@@ -41,7 +41,7 @@ task_guesses as (
                 else 0.0
             end
         ) as by_chance,
-        -- Letters, and options that are the same in every question, can be answered alike without reading.
+        -- If options are letters, or the same in every question, one constant answer needs no reading.
         case
             when
                 max(len(samples.option_log_likelihoods)) > 1
@@ -69,7 +69,7 @@ scores as (
         model, recipe, task_group, kind, metric, score, n,
         case
             when score between 0 and 1 and recipe = 'dense' and metric = 'agreement' then [1.0, 1.0]
-            -- Scores are stored as quotients: rounding makes whole numbers of right answers whole again.
+            -- Scores are stored as quotients; rounding restores the whole number of right answers.
             when score between 0 and 1 then wilson_interval(round(score * n, 6), n)
         end as ends
     from task_group_scores
@@ -107,7 +107,7 @@ select
     end as guess,
     coalesce(answers.n, least(other.n, dense.n)) as n_answers,
     case
-        -- That the dense model agrees with itself is certain.
+        -- The dense model always agrees with itself.
         when other.metric = 'agreement' then 0.0
         else
             coalesce(

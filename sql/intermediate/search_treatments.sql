@@ -3,14 +3,14 @@
 -- grain: one row per model × search × trial × treated sublayer.
 -- key: model, search, trial, place
 -- inputs: stg_search_trials, stg_search_effects
--- how to read: effects are measured or, where n_items is 0, computed from those of the sublayer's matrices; NULL if the
---   search has none of this treatment. Kept sublayers have no row.
--- reason: single place that reads the allocations' JSON, for search_allocation and search_interaction.
+-- how to read: an effect is measured or, if n_items is 0, computed from those of the sublayer's matrices. It is NULL if
+--   the search has none for this treatment. Kept sublayers have no row.
+-- reason: the allocations' JSON is read here alone, for search_allocation and search_interaction.
 -- columns:
 --   place: Sublayer, such as attn.3 [label]
 --   effect_nats: KL divergence with this treatment alone [nats]
 --   n_items: Items that the effect was measured on; 0 if it is computed [items]
-with listed as (
+with places as (
     select
         model, search, trial,
         try_cast(treatments_json as json) as treatments,
@@ -23,7 +23,7 @@ treated as (
         *,
         json_extract_string(treatments, '$."' || place || '"') as treatment,
         'all' as matrix
-    from listed
+    from places
 )
 
 select

@@ -3,18 +3,18 @@
 -- key: model, recipe, measure, unit
 -- inputs: search_candidates, text_token_losses, decoding_at_reference, stg_generations, options_at_reference
 -- how to read: a measure's mean is the sum of totals over the sum of sizes. A free-running text that equals the dense
---   one to its end has all of its steps in common with it.
+--   one to its end shares all of its steps.
 -- reason: differences between candidates are paired by unit.
 -- columns:
 --   recipe: Name of the recipe
 --   measure: kl_texts and perplexity over the tokens of texts; kl_prompts over teacher-forced steps; same_steps over
 --     free-running texts; same_options over the study's questions [label]
 --   unit: Window of a text under its conditions, prompt or question [label]
---   total: Sum over the unit: of KL(dense‖pruned), of the loss for perplexity; of same_steps the steps before the first
---     other token; of same_options 1 if the dense model's option is chosen, else 0 [nats, steps or choices]
---   size: Number of tokens or steps in the sum; 1, for the text or question, of same_steps and same_options
---   largest_total: Largest possible total: the steps of the dense text under same_steps, 1 under same_options, NULL
---     elsewhere [steps or choices]
+--   total: Sum over the unit: KL(dense‖pruned), or the loss for perplexity; for same_steps the steps before the first
+--     different token; for same_options 1 if the dense model's option is chosen, else 0 [nats, steps or choices]
+--   size: Number of tokens or steps in the sum; 1 for same_steps and same_options
+--   largest_total: Largest possible total: the steps of the dense text for same_steps, 1 for same_options, else NULL
+--     [steps or choices]
 with on_texts as (
     select
         losses.model, losses.recipe,
@@ -36,7 +36,7 @@ dense_lengths as (
     where recipe = 'dense'
 )
 
--- Lists unnested in one select are expanded in parallel.
+-- Row i gets entry i of every unnested list.
 select
     model, recipe,
     unnest(['kl_texts', 'perplexity']) as measure,

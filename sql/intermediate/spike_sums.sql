@@ -4,9 +4,9 @@
 -- inputs: stg_layer_transitions, decoding_at_reference
 -- how to read: teacher forced, at the reference temperature. Ranks and thresholds are over all prompts. The dense
 --   recipe and sublayers that the recipe did not touch are excluded.
--- reason: q01 computes all figures and their intervals from these sums, so that the layer records are read once. The
---   view is long because names must stay integers until the records are aggregated: sorting a hundred million rows by
---   names takes several times as long.
+-- reason: q01 computes all figures and their intervals from these sums, so the layer records are read once. The view is
+--   long because names are replaced by integers until the records are aggregated: sorting a hundred million rows by
+--   name takes several times as long.
 -- columns:
 --   n: Positions with a local shift and an output [positions]
 --   spikes: Positions whose output KL is above the variant's 90th percentile [positions]
@@ -49,7 +49,7 @@ numbered as (
     select
         outputs.*,
         variants.variant_id, prompts.prompt_index,
-        -- All sublayers share the outputs of a variant, so that these are ranked once per variant.
+        -- All sublayers share the outputs of a variant, so these are ranked once per variant.
         count_below(outputs.kl_dense_pruned_nats, variants.variant_id) as v,
         outputs.kl_dense_pruned_nats > variants.spike_threshold_nats as is_spike
     from outputs
@@ -71,8 +71,8 @@ positions as (
     where transitions.scope = 'local' and transitions.is_changed
 ),
 
--- u is how many of the sublayer's positions lie below this one in variance, v how many of the variant's outputs in KL;
--- equal ones count half.
+-- u counts the sublayer's positions with a smaller variance, v the variant's outputs with a smaller KL; ties count
+-- half.
 ranked as (
     select
         *,

@@ -1,13 +1,13 @@
--- The KL of every step after a text's first flip that all of its trajectories have.
+-- The KL of every step after a text's first flip that exists in all of its trajectories.
 -- grain: one row per variant × prompt whose text flips × trajectory × step, noise variants included.
 -- key: model, recipe, prompt_id, trajectory, step
 -- inputs: stg_decoding_steps, trajectory_ends, variant_temperatures, stg_generations
--- how to read: up to the flip the texts are equal, so that all trajectories agree there. A step counts if none of the
---   texts has ended (trajectory_ends), and a prompt if it has at least 2 such steps: a text of one letter has only its
---   end after the flip, where KL is ten times that of other steps, and nothing can be fed back.
--- reason: q13 and the claims compare trajectories where they differ, on equal steps, and need the noise as their null.
+-- how to read: up to the flip the texts are equal, and all trajectories agree. A step counts if none of the texts has
+--   ended (trajectory_ends), and a prompt if it has at least 2 such steps. An answer of one letter has only its end
+--   after the flip, where nothing can be fed back and KL is ten times that of other steps.
+-- reason: q13 and the claims compare trajectories after they part, on the same steps, with noise as their null.
 -- columns:
---   kl_nats: KL(dense‖pruned); on fork of the dense model on its text and on the fork [nats]
+--   kl_nats: KL(dense‖pruned); for fork, of the dense model on its text and on the fork [nats]
 with ends as (
     select
         model, recipe, prompt_id,

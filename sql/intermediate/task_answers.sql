@@ -5,19 +5,18 @@
 -- inputs: stg_task_samples
 -- how to read: a sample under full_text has two rows, one by summed log-likelihoods (accuracy) and one by
 --   log-likelihoods per byte (accuracy_per_byte). A sample under greedy has one row for its strict and one for its
---   lenient answer (exact_match, exact_match_lenient), or a single row where a program is run (pass_at_1). A text that
---   is only scored (byte_perplexity) has no answer; its log-likelihood is per byte as the model reads the text. In
---   WikiText these are a few bytes fewer than in the page before detokenization, over which task_scores computes its
---   value. With a single option (lm_eval/acc) there is no choice: the answer is right if the model itself would write
---   that option.
+--   lenient answer (exact_match, exact_match_lenient), or a single row if a program is run (pass_at_1). A text that is
+--   only scored (byte_perplexity) has no answer; its log-likelihood is per byte as the model reads the text. In
+--   WikiText these are a few bytes fewer than in the page before detokenization, by which task_scores divides. With a
+--   single option (lm_eval/acc) there is no choice: the answer is right if the model itself would write that option.
 -- reason: views that compare answers treat strict and lenient, summed and per-byte metrics alike.
 -- columns:
 --   metric: Name of the metric in task_scores that the row belongs to
 --   answer: Answer as the metric finds it; NULL if it finds none
---   is_correct: Whether that is the right one; NULL if that is not known
---   target_log_likelihood: Log-likelihood of the right option or of the text, under accuracy_per_byte over its bytes;
---     NULL if there is none [nats or nats per byte]
---   target_margin: That less the best other option's; NULL if there is none [nats or nats per byte]
+--   is_correct: Whether the answer is right; NULL if not known
+--   target_log_likelihood: Log-likelihood of the right option or of the text, per byte under accuracy_per_byte; NULL if
+--     there is none [nats or nats per byte]
+--   target_margin: The same minus that of the best other option; NULL if there is none [nats or nats per byte]
 --   weight: Weight of the log-likelihood: 1, or the bytes of a text
 with by_options as (
     select

@@ -6,15 +6,15 @@
 --   is a right answer that became wrong, gained a wrong one that became right; a sample that was not graded on both
 --   sides is neither. An answer is flipped if the two differ, also if only one side has an answer. The dense recipe and
 --   noise variants are excluded.
--- reason: differences between models on the same samples have a fraction of the noise of a difference of two averages.
+-- reason: differences on the same samples have far less noise than a difference of two averages.
 -- columns:
 --   answer_dense: The dense model's answer; NULL if it has none
 --   answer_pruned: The variant's answer; NULL if it has none
---   is_correct_dense: Whether the dense answer is the right one; NULL if that is not known of both
---   is_correct_pruned: Whether the variant's answer is the right one; NULL if that is not known of both
+--   is_correct_dense: Whether the dense answer is right; NULL unless both answers are graded
+--   is_correct_pruned: Whether the variant's answer is right; NULL unless both answers are graded
 --   is_flipped: Whether the answers differ
---   is_lost: Whether a right answer became wrong; NULL if that is not known of both
---   is_gained: Whether a wrong answer became right; NULL if that is not known of both
+--   is_lost: Whether a right answer became wrong; NULL unless both answers are graded
+--   is_gained: Whether a wrong answer became right; NULL unless both answers are graded
 --   log_likelihood_change: Change of the target's log-likelihood by pruning; NULL if there is none [nats or nats per
 --     byte]
 --   margin_change: Change of the target's margin over the best other option; NULL if there is none [nats or nats per

@@ -2,9 +2,9 @@
 -- grain: one row per variant × text, noise included.
 -- key: model, recipe, text_id
 -- inputs: text_token_losses
--- how to read: errors take every token as independent, as llama.cpp does; text_window_errors has the others.
---   Percentiles interpolate between neighbours.
--- reason: kld_summary reads these figures twice: of a variant, and of the noise variants that it compares it with.
+-- how to read: errors take every token as independent, as llama.cpp does; text_window_errors takes windows as
+--   independent. Percentiles interpolate between neighbours.
+-- reason: kld_summary reads these figures twice: for a variant, and for the noise variants that it is compared with.
 -- columns:
 --   tokens: Scored tokens [tokens]
 --   nll_dense: Mean loss of the dense model [nats]

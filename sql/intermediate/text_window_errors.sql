@@ -2,9 +2,9 @@
 -- grain: one row per variant × text, noise included.
 -- key: model, recipe, text_id
 -- inputs: text_token_losses
--- how to read: every window scores the same number of tokens, so that the mean over windows is the mean over tokens.
---   NULL below two windows.
--- reason: neighbouring tokens err together, so that errors over tokens are too small.
+-- how to read: every window scores the same number of tokens, so the mean over windows is the mean over tokens. NULL
+--   below two windows.
+-- reason: neighbouring tokens err together, so errors over tokens are too small.
 -- columns:
 --   windows: Windows that the tokens were scored in [windows]
 --   nll_dense_se: Standard error of the dense model's mean loss [nats]

@@ -1,10 +1,10 @@
--- The probability that a token that a variant proposes is accepted as one of its dense model, token by token.
+-- The probability that the dense model accepts a token that a variant drafts, token by token.
 -- grain: one row per variant × decoding × trajectory × prompt × sample × step; dense and noise variants included.
 -- key: model, recipe, decoding, trajectory, prompt_id, sample, step
 -- inputs: stg_decoding_steps, trajectory_ends, variant_temperatures, stg_sampled_steps, sampled_sequences
 -- how to read: decoding is `greedy`, the greedy texts at the temperature nearest to 1, sample 0; or `sampled`, the
 --   texts of the study's key `decoding` at their own temperature, within the nuclei of both models. A teacher_forced
---   text ends with the dense model's, and sampled texts count if they are measured whole.
+--   text ends with the dense model's. Sampled texts count only if they were measured to their end.
 -- reason: single definition of acceptance in speculative sampling (Leviathan et al. 2023, arXiv 2211.17192; Chen et al.
 --   2023, arXiv 2302.01318): a draft from q is accepted with probability min(1, p/q), on average with Σ min(p, q).
 -- columns:

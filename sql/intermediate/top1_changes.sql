@@ -1,12 +1,11 @@
--- The share of teacher-forced tokens whose most likely token each variant changes, with its interval.
+-- The share of teacher-forced steps at which each variant changes the most likely token, with its interval.
 -- grain: one row per model × recipe without noise variants.
 -- key: model, recipe
 -- inputs: decoding_at_reference
--- how to read: Wilson's interval with an effective number of tokens, because the tokens of a prompt are not
---   independent.
+-- how to read: Wilson's interval with an effective number of steps, because the steps of a prompt are not independent.
 -- reason: single definition of this interval, for variant_damage and variant_scores.
 -- columns:
---   top1_change: Share of tokens with another most likely token [share]
+--   top1_change: Share of steps at which the most likely token changes [share]
 --   top1_change_low: Lower end of its 95 % interval, Wilson's clustered by prompt [share]
 --   top1_change_high: Upper end of its 95 % interval, Wilson's clustered by prompt [share]
 with prompts as (

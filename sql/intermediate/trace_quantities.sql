@@ -3,11 +3,11 @@
 -- key: model, recipe, published_as, measured_on, metric, layer
 -- inputs: stg_variants, transitions_at_reference, decoding_at_reference, option_shift, options_at_reference,
 --   reference_temperature
--- how to read: layerwise: mean cosine behind one dropped sublayer in the dense context, lens raw, of the smallest drop
---   that has the sublayer. generation: mean over prompts of the same step of both models' own texts, and the median of
---   all steps. options: of questions with four, in the order of the dense probability, as in the published question.
---   estimates: scope local, lens raw; ratios if 1 − cos of p is above 0.05, the correlation on the plain scale.
---   Everything is at the reference temperature.
+-- how to read: layerwise is the mean cosine behind one dropped sublayer in the dense context, lens raw, of the smallest
+--   drop that has the sublayer. generation compares the same step of both models' own texts: the mean over prompts, and
+--   the median over all steps. options is over questions with four options, in the order of the dense probability, as
+--   in the published question. estimates are of scope local and lens raw: ratios over positions with 1 − cos of p above
+--   0.05, the correlation on the plain scale. Everything is at the reference temperature.
 -- reason: published_quantities joins these to the scores of tasks, data sets and texts.
 -- columns:
 --   published_as: Method that the publication names: that of the drop, `unnamed`, or empty if it is the variant's own
@@ -17,7 +17,7 @@
 --   layer: Layer whose sublayer is dropped; −1 for the whole model
 --   score: Our value [share; nats for KL]
 --   score_se: Its standard error; NULL if none is known [unit of score]
---   n: Positions, prompts or questions that it is over
+--   n: Positions, prompts or questions behind it
 with layer_points as (
     select *
     from transitions_at_reference
@@ -35,7 +35,7 @@ layers as (
     inner join stg_variants as variants using (model, recipe)
     where list_contains(variants.sublayers_dropped, points.sublayer || '.' || points.layer)
     group by points.model, points.recipe, variants.units_dropped, points.sublayer, points.layer
-    -- Every drop that has the sublayer makes the same swap.
+    -- All drops that have the sublayer make the same swap; one of them is enough.
     qualify
         row_number() over (
             partition by points.model, points.sublayer, points.layer order by variants.units_dropped, points.recipe
@@ -52,7 +52,7 @@ options as (
     window question as (partition by shift.model, shift.recipe, shift.prompt_id)
 )
 
--- Lists unnested in one select are expanded in parallel.
+-- Row i gets entry i of every unnested list.
 select
     model, recipe,
     '' as published_as,

@@ -1,10 +1,10 @@
--- The last step that belongs to the texts that a trajectory compares, of each prompt with an end.
+-- The last step that counts on a trajectory, for each prompt whose text ends.
 -- grain: one row per variant × prompt × trajectory with an end.
 -- key: model, recipe, prompt_id, on_trajectory
 -- inputs: stg_generations, dense_ends
--- how to read: steps on the dense text end with it; free running ends with the shorter of both texts. Rows of own_text
---   and fork are stored up to their ends only and have no row here. Noise variants are included.
--- reason: single place that says which steps lie after an end; what a model would write there counts in no mean.
+-- how to read: teacher_forced ends with the dense text, free_running with the shorter of both texts. own_text and fork
+--   are stored only up to their ends and have no row here. Noise variants are included.
+-- reason: steps after an end count in no mean, and this view alone says which they are.
 -- columns:
 --   on_trajectory: `teacher_forced` or `free_running`
 --   end_step: Last step that counts, that of an end-of-text token [step]

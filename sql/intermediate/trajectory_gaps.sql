@@ -1,4 +1,4 @@
--- The mean KL after the first flip on each trajectory, text by text, and the two gaps that a null makes readable.
+-- Two gaps in the mean KL after the first flip, text by text: own text against dense text, free running against fork.
 -- grain: one row per variant × prompt whose texts go on after the flip, noise variants included.
 -- key: model, recipe, prompt_id
 -- inputs: steps_after_flip

@@ -20,7 +20,7 @@ select
     model, recipe,
     'top1' as measure,
     1 - top1_change as score,
-    -- That the dense model agrees with itself is certain.
+    -- The dense model always agrees with itself.
     case when recipe = 'dense' then 1 else 1 - top1_change_high end as score_low,
     1 - top1_change_low as score_high,
     null as n_tasks

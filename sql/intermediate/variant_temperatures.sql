@@ -2,8 +2,8 @@
 -- grain: one row per model × recipe, dense and noise variants included.
 -- key: model, recipe
 -- inputs: stg_decoding_steps
--- how to read: the lower one of two temperatures that are equally far from 1.
--- reason: reference_temperature leaves the noise out; a claim needs it as its null.
+-- how to read: if two temperatures are equally far from 1, it is the lower one.
+-- reason: a claim needs noise variants as its null, and reference_temperature leaves them out.
 select
     model, recipe,
     arg_min(temperature, row(abs(temperature - 1), temperature)) as temperature

@@ -1,20 +1,20 @@
--- What is known of the losses of each pruned variant: of tokens, right answers, choices and texts.
+-- The losses of each pruned variant in tokens, right answers, choices and texts, each from every source of evidence.
 -- grain: one row per pruned variant × measure × evidence.
 -- key: model, recipe, measure, evidence
 -- inputs: task_losses, loss_predictions, decoding_at_reference, stg_decoding_steps, stg_generations,
 --   stg_option_subspace, noise_variants
--- how to read: a loss is that beyond its null: the loss of the dense model computed in another way (bfloat16, other
---   order of sums), of the noise variant that loses most, is subtracted, paired by prompt, question or answer; if no
---   noise was measured, that of the dense model itself. score and agreement are the losses of task_losses. tokens:
---   share of the teacher-forced tokens, up to the end, whose most likely token differs. texts: share of the variant's
---   own texts that loop or end early: before half of the dense text's length, and without an answer. graded: right
---   answers to the study's prompts (writing) and questions (choosing), gained ones set against lost ones, as a share
---   of the dense model's right ones above a guess. A guess is right in 1 of k options. Prompts with options, or those
---   without, are left out if the dense model is not right beyond a guess in them. options: share of the questions
---   without a known right option whose most likely option differs; left out if a constant choice, the dense model's
---   commonest, might lose no more than verdict_tolerance, because keeping it then shows nothing. prediction: that of
---   loss_predictions with the narrowest interval, which holds for 9 of 10 variants. Intervals are at 95 %, and on each
---   side the wider of Student's t over the units, and Wilson's of what is lost, clustered by unit.
+-- how to read: a loss is the variant's minus that of its null, paired by prompt, question or answer. The null is the
+--   noise variant that loses most (the dense model in bfloat16, or with another order of sums); if no noise was
+--   measured, it is the dense model itself. score and agreement are the losses of task_losses. tokens is the share of
+--   teacher-forced tokens, up to the end, whose most likely token differs. texts is the share of the variant's own
+--   texts that loop or end early: before half of the dense text's length, and without an answer. graded is about right
+--   answers to the study's prompts (writing) and questions (choosing): lost minus gained ones, as a share of the dense
+--   model's right ones above a guess. A guess is right in 1 of k options. Prompts with options, and prompts without,
+--   are left out if the dense model is not right beyond a guess in them. options is the share of questions without a
+--   known right option whose most likely option differs. It is left out if always choosing the dense model's commonest
+--   option might lose no more than verdict_tolerance, because keeping the choices then shows nothing. prediction is the
+--   one of loss_predictions with the narrowest interval, which holds for 9 of 10 variants. Intervals are at 95 %. Each
+--   side is the wider of two: Student's t over the units, and Wilson's of what is lost, clustered by unit.
 -- reason: variant_verdict and `prunescope advise` choose among this evidence by one rule.
 -- columns:
 --   measure: fidelity (same tokens), writing and choosing (right answers), alive (no loop and no early end) [label]
@@ -22,9 +22,9 @@
 --   loss: Loss beyond its null [share]
 --   loss_low: Lower end of its 95 % interval; NULL if it is not known [share]
 --   loss_high: Upper end of it [share]
---   lost: Tokens, answers, choices or texts that are lost, those of the null included; NULL of tasks
---   total: Those that could be lost; NULL of tasks
---   n_units: Prompts, questions or answers that it rests on: of written answers the dense model's right ones, of a
+--   lost: Tokens, answers, choices or texts that are lost, including those that the null loses; NULL for tasks
+--   total: Those that could be lost; NULL for tasks
+--   n_units: Prompts, questions or answers behind the loss: for written answers the dense model's right ones, for a
 --     prediction the scored variants [units]
 with units as (
     select
@@ -47,7 +47,7 @@ with units as (
         unnest(['alive', 'writing']) as measure,
         unnest(['texts', 'graded']) as evidence,
         texts.prompt_id as unit,
-        unnest([1, cast(dense.is_correct as integer) - coalesce(1 / len(asked.options), 0)]) as weight,
+        unnest([1, cast(dense.is_correct as integer) - coalesce(1 / len(choices.options), 0)]) as weight,
         unnest([
             cast(
                 texts.collapse_step is not null
@@ -59,8 +59,8 @@ with units as (
         ]) as lost
     from stg_generations as texts
     inner join stg_generations as dense using (model, prompt_id)
-    left join stg_option_subspace as asked
-        on dense.model = asked.model and dense.recipe = asked.recipe and dense.prompt_id = asked.prompt_id
+    left join stg_option_subspace as choices
+        on dense.model = choices.model and dense.recipe = choices.recipe and dense.prompt_id = choices.prompt_id
     where dense.recipe = 'dense'
 
     union all
@@ -84,8 +84,9 @@ with units as (
     qualify row_number() over (partition by model, recipe, prompt_id order by temperature) = 1
 ),
 
--- Weights above a guess among options are not whole numbers; what can be lost above it counts alike for all questions.
-weighed as (
+-- Above a guess among options, weights are fractions. They are replaced by their mean, so every question counts the
+-- same.
+weighted as (
     select
         model, recipe, measure, evidence, unit,
         case
@@ -100,31 +101,31 @@ weighed as (
         > count_if(weight > 0) over alike / count(*) over alike - avg(weight) over alike
 ),
 
-floors as (
-    select beside.model, beside.measure, beside.evidence, beside.recipe
-    from weighed as beside
-    left join noise_variants as noise using (model, recipe)
-    where beside.recipe = 'dense' or noise.recipe is not null
-    group by beside.model, beside.measure, beside.evidence, beside.recipe
+nulls as (
+    select weighted.model, weighted.measure, weighted.evidence, weighted.recipe
+    from weighted
+    left join noise_variants using (model, recipe)
+    where weighted.recipe = 'dense' or noise_variants.recipe is not null
+    group by weighted.model, weighted.measure, weighted.evidence, weighted.recipe
     qualify row_number() over (
-        partition by beside.model, beside.measure, beside.evidence
-        order by sum(beside.lost) / sum(beside.weight) desc, beside.recipe
+        partition by weighted.model, weighted.measure, weighted.evidence
+        order by sum(weighted.lost) / sum(weighted.weight) desc, weighted.recipe
     ) = 1
 ),
 
-floor_units as (
-    select weighed.*
-    from weighed
-    semi join floors using (model, recipe, measure, evidence)
+null_units as (
+    select weighted.*
+    from weighted
+    semi join nulls using (model, recipe, measure, evidence)
 ),
 
 paired as (
     select
         own.*,
-        own.lost - coalesce(beside.lost, 0) as net
-    from weighed as own
+        own.lost - coalesce(null_units.lost, 0) as net
+    from weighted as own
     anti join noise_variants using (model, recipe)
-    left join floor_units as beside using (model, measure, evidence, unit)
+    left join null_units using (model, measure, evidence, unit)
     where own.recipe <> 'dense'
 ),
 
@@ -179,7 +180,7 @@ union all
         n_variants as n_units
     from loss_predictions
     where predicted_loss_high is not null
-    -- Right answers before the dense model's own ones, then the probe with the smallest error on other models.
+    -- Right answers before the dense model's own, then the probe with the smallest error on other models.
     qualify row_number() over (
         partition by model, recipe, kind order by loss_predictions.measure desc, half_width asc, probe asc
     ) = 1

@@ -21,7 +21,7 @@ create or replace macro half_width_over_clusters(influence) as case
         then t_quantile_975(count(influence) - 1) * error_over_clusters(influence)
 end;
 
--- Sum over clusters of the squared difference between their total and the one that the mean of all gives their size.
+-- Sum over clusters of (total − overall mean × size)².
 create or replace macro squared_deviations(total, size) as (
     sum(total ** 2) - 2 * (sum(total) / sum(size)) * sum(total * size)
     + (sum(total) / sum(size)) ** 2 * sum(size ** 2)
@@ -44,8 +44,8 @@ create or replace macro half_width_of_mean(total, size) as case
         then t_quantile_975(count(total) - 1) * sqrt(variance_over_clusters(total, size))
 end;
 
--- Half the width of the 95 % interval of a mean of scores that weigh alike, from the standard error and the number of
--- queries of each; an aggregate. NULL if one has no error.
+-- Half the width of the 95 % interval of an unweighted mean of scores, from each score's standard error and number of
+-- queries; an aggregate. NULL if a score has no error.
 create or replace macro half_width_of_scores(se, n) as case
     when count(se) = count(*) then t_quantile_975(min(n) - 1) * sqrt(sum(se ** 2)) / count(*)
 end;
@@ -58,8 +58,8 @@ create or replace macro mean_over_units(x) as struct_pack(
     units := count(x)
 );
 
--- On which side of 0 a mean of mean_over_units lies, in several comparisons of which all are right in 95 of 100 studies
--- (Bonferroni); NULL below 6 units, and if its error is not known.
+-- On which side of 0 a mean from mean_over_units lies. All of the given number of comparisons are right in 95 of 100
+-- studies (Bonferroni). NULL below 6 units, and if the error is not known.
 create or replace macro direction_of_mean(average, comparisons) as case
     when average.units < 6 or average.half_width is null then null
     when

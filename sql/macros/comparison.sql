@@ -1,11 +1,11 @@
 -- Words and bounds of comparisons between variants.
 
--- Share of the layers' weights, or bytes, that a variant may remove less than another one and still count as of its
--- budget.
+-- How much less of the layers' weights or bytes a variant may remove than another and still have the same budget; a
+-- share.
 create or replace macro budget_slack() as 0.005;
 
--- What a paired difference says about one side: from a bound of its interval, NULL if that is not known, and whether
--- the side does less damage, NULL if the interval includes 0.
+-- What a paired difference says about one side. `bound` is an end of the difference's interval, NULL if not known.
+-- `is_better` says whether the side does less damage, NULL if the interval includes 0.
 create or replace macro comparison_verdict(bound, is_better, other) as case
     when bound is null then 'not known'
     when is_better then 'beats ' || other

@@ -21,7 +21,7 @@ create or replace macro weights_of_either(weights, removed_share, other_removed_
 );
 
 -- One root of the quadratic equation whose roots are the ends of a ratio's interval: side −1 the lower one, 1 the upper
--- one. The product of the roots gives the lower one where the leading coefficient is not positive.
+-- one. If the leading coefficient is not positive, the lower one follows from the product of the roots.
 create or replace macro end_of_ratio(a, a_side, b, b_side, correlation, side) as case
     when a = 0 and a_side = 0 then 0
     when b ** 2 - b_side ** 2 > 1e-12
@@ -52,8 +52,8 @@ create or replace macro end_of_ratio(a, a_side, b, b_side, correlation, side) as
         )
 end;
 
--- Covariance of two outcomes of the same trials from the number of trials, of successes of either, and of both; half a
--- trial is added to each of the four cells, so that a small sample does not claim that the two always go together.
+-- Covariance of two outcomes of the same trials, from the numbers of trials, of successes of each, and of joint
+-- successes. Half a trial is added to each of the four cells, or a small sample could claim that the two always agree.
 create or replace macro covariance_of_outcomes(trials, one, other, together) as (
     (together + 0.5) / (trials + 2) - (one + 1) / (trials + 2) * (other + 1) / (trials + 2)
 );
@@ -63,7 +63,8 @@ create or replace macro variance_of_outcomes(trials, successes) as (
     (successes + 1) * (trials - successes + 1) / (trials + 2) ** 2
 );
 
--- Correlation from a covariance and two variances; 0 if one is NULL or 0, as for what was not measured together.
+-- Correlation from a covariance and two variances; 0 if one of them is NULL or 0, as for outcomes that were not
+-- measured together.
 create or replace macro correlation_or_0(covariance, variance, other_variance) as case
     when abs(covariance) < sqrt(variance * other_variance) then covariance / sqrt(variance * other_variance)
     when variance * other_variance > 0 then coalesce(sign(covariance), 0)
@@ -92,8 +93,7 @@ create or replace macro interval_of_ratio(a, a_low, a_high, b, b_low, b_high, co
 
 -- 95 % interval of the change of a share between two answers to the same questions, as [low, high]: (gained − lost) /
 -- pairs, by Newcombe's square and add (doi 10.1002/(SICI)1097-0258(19981130)17:22<2635::AID-SIM954>3.0.CO;2-C) of the
--- two shares' intervals. It includes 0 wherever McNemar's exact test does not reject at 5 %. NULL
--- without a pair.
+-- two shares' intervals. It includes 0 whenever McNemar's exact test does not reject at 5 %. NULL without a pair.
 create or replace macro interval_of_paired_change(lost, gained, pairs) as list_transform(
     [
         interval_of_difference(
@@ -103,7 +103,7 @@ create or replace macro interval_of_paired_change(lost, gained, pairs) as list_t
             lost / pairs,
             wilson_interval(lost, pairs)[1],
             wilson_interval(lost, pairs)[2],
-            -- A sample is not both.
+            -- A sample cannot be both lost and gained.
             case
                 when gained < pairs and lost < pairs
                     then -sqrt((gained / pairs) * (lost / pairs) / ((1 - gained / pairs) * (1 - lost / pairs)))

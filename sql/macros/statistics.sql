@@ -49,19 +49,20 @@ create or replace macro sum_below(a, x, grp) as (
 -- Standard error of the mean of independent values; NULL below two.
 create or replace macro standard_error(x) as stddev_samp(x) / sqrt(count(x));
 
--- Standard error of a weighted mean of independent values from theirs, where NULL counts as 0; NULL without a weight.
+-- Standard error of a weighted mean from the errors of its independent values; a NULL error counts as 0. NULL without a
+-- weight.
 create or replace macro error_of_weighted_mean(se, weight) as (
     sqrt(sum((coalesce(se, 0) * weight) ** 2)) / nullif(sum(weight), 0)
 );
 
 -- Standard error of a difference from those of both sides and the covariance of their means.
 create or replace macro error_of_difference(se, other_se, covariance) as sqrt(
-    -- Where both sides move together exactly, rounding must not give the root of a negative number.
+    -- If both sides move exactly together, rounding must not lead to the root of a negative number.
     case when se ** 2 + other_se ** 2 <= 2 * covariance then 0 else se ** 2 + other_se ** 2 - 2 * covariance end
 );
 
--- Two logits nearer than this are a tie that rounding may reverse, because passes of other shapes round differently.
--- NULL, for a missing model, counts as float32; the dense model in a half type, a noise recipe, rounds as that does.
+-- Two logits nearer than this are a tie that rounding may reverse, because passes of other shapes round differently. A
+-- NULL dtype, of a missing model, counts as float32. A noise recipe rounds like a half type.
 create or replace macro tie_margin(dtype, recipe) as case
     when coalesce(dtype, 'float32') = 'float32' and not starts_with(recipe, 'noise-') then 1e-3 else 0.2
 end;
@@ -72,8 +73,8 @@ create or replace macro geometric_mean_of(x) as case
     when min(x) > 0 then exp(avg(ln(case when x > 0 then x end)))
 end;
 
--- Geometric mean of a list of values from 0 up, each raised by a thousandth of the list's mean, so that a value next to
--- 0 does not decide; divided by 1.001, so that equal values stay what they are.
+-- Geometric mean of a list of values from 0 up, each raised by a thousandth of the list's mean, because a value near 0
+-- must not decide. Dividing by 1.001 keeps equal values what they are.
 create or replace macro typical_of(x) as exp(
     list_avg(list_transform(x, lambda one: ln(greatest((one + list_avg(x) / 1000) / 1.001, 1e-300))))
 );

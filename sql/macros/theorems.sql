@@ -3,12 +3,12 @@
 -- Estimate over truth in float32, as both are stored; NULL if the truth is 0.
 create or replace macro ratio_to_truth(estimate, truth) as case when truth > 0 then estimate / truth end;
 
--- The value where both it and its partner have a logarithm.
+-- The value if both it and its partner have a logarithm, else NULL.
 create or replace macro if_both_positive(x, partner) as case when x > 0 and partner > 0 then x end;
 
 -- All figures of one estimate as a struct, over the rows whose truth is above 0. The correlations are NULL if
--- `correlation` is NULL. They do not call it for speed: whether a logarithm varies is checked on its argument, and
--- natural logarithms are cheaper than common ones and have the same correlation.
+-- `correlation` is NULL. For speed they repeat its conditions instead of calling it: whether a logarithm varies is
+-- checked on its argument, and natural logarithms have the same correlation as common ones but are cheaper.
 create or replace macro fit_to_truth(estimate, truth) as struct_pack(
     -- count_if is a HUGEINT, which other tools read as a decimal.
     n := cast(count_if(truth > 0) as bigint),
@@ -35,7 +35,7 @@ create or replace macro fit_to_truth(estimate, truth) as struct_pack(
     )
 );
 
--- Index from 1 of the interval between ascending cuts that a value is in; a value equal to a cut is below it.
+-- Index, from 1, of the interval between ascending cuts into which a value falls; a value equal to a cut is below it.
 create or replace macro part_of(value, cuts) as cast(1 + len(list_filter(cuts, lambda cut: cut < value)) as integer);
 
 -- The layer whose median ratio is furthest from 1 on a log scale, and that ratio; the first of equal layers. An

@@ -36,8 +36,8 @@ create or replace macro wilson_interval(successes, trials) as case
     when trials > 0
         then
             list_transform(
-                -- A lambda computes its arguments once, where a macro would repeat them. It must not stand in another
-                -- lambda: DuckDB 2.0.1 then confuses the captured columns of different rows.
+                -- A lambda computes its arguments once; a macro repeats them. It must not stand in another lambda:
+                -- DuckDB 2.0.1 then confuses the captured columns of different rows.
                 [{ 'x': cast(successes as double), 'n': cast(trials as double) }],
                 lambda one: [
                     -- Rounding must not move an end past 0 or 1.
@@ -63,15 +63,15 @@ end;
 
 -- 95 % interval of the share of successes in trials that come in clusters, as [low, high]; an aggregate over clusters.
 -- Wilson's, with the trials replaced by their effective number: Korn and Graubard's (doi 10.2307/2528999), from the
--- sandwich variance and Student's t. Where fewer than four clusters have a success, or a failure, the spread between
+-- sandwich variance and Student's t. If fewer than four clusters have a success, or a failure, the spread between
 -- clusters is hardly known, and only the clusters themselves count as trials.
 create or replace macro wilson_interval_over_clusters(successes, trials) as wilson_interval(
     sum(successes) / sum(trials) * effective_trials(successes, trials), effective_trials(successes, trials)
 );
 
 -- 95 % interval of a share, or of another mean of values from 0 to 1, whose standard error is known, as [low, high]:
--- Wilson's with as many trials as would have that error. An error of 0 is exact. At 0 and 1 no error says how many
--- these are, so that the given trials count. NULL without an error.
+-- Wilson's with the number of trials that the error implies. An error of 0 is exact. At a share of 0 or 1 the error
+-- implies no number, and the given trials are used. NULL without an error.
 create or replace macro wilson_interval_of_error(share, se, trials) as case
     when se = 0 then [cast(share as double), share]
     when se > 0 and share in (0, 1) then wilson_interval(share * trials, trials)
@@ -80,15 +80,16 @@ create or replace macro wilson_interval_of_error(share, se, trials) as case
 end;
 
 -- 95 % interval of a mean with a smallest and a largest possible value, as [low, high], from half the width of a
--- symmetric one. NULL without that, and below three units: the interval of two is 13 errors wide on each side.
+-- symmetric one. NULL without half_width and below three units: over two units the interval extends 13 errors to each
+-- side.
 create or replace macro interval_within(mean, half_width, smallest, largest, units) as case
     when half_width is not null and units >= 3
         then [greatest(mean - half_width, smallest), least(mean + half_width, largest)]
 end;
 
--- 95 % interval of a task's score, as [low, high]: Wilson's of a value from 0 to 1, by its error, or by the samples
--- alone where no error above 0 is known (a mean of values from 0 to 1 varies at most as much as a share); of any other
--- value 1.96 errors, and NULL without one.
+-- 95 % interval of a task's score, as [low, high]. It is Wilson's for a value from 0 to 1, from the error, or from the
+-- samples alone if no error above 0 is known (a mean of values from 0 to 1 varies at most as much as a share). For any
+-- other value it is ±1.96 errors, NULL without an error.
 create or replace macro interval_of_score(score, se, samples, metric) as case
     when score between 0 and 1 and not ends_with(metric, 'perplexity')
         then
@@ -99,8 +100,8 @@ create or replace macro interval_of_score(score, se, samples, metric) as case
     when se > 0 then [score - 1.959963984540054 * se, score + 1.959963984540054 * se]
 end;
 
--- 95 % interval of a correlation from half the width of a symmetric one, as [low, high]: the latter after Fisher's
--- transformation, which keeps the ends within −1 to 1. NULL for a correlation that is perfect but for rounding.
+-- 95 % interval of a correlation, as [low, high], from half the width of a symmetric one, by Fisher's transformation,
+-- which keeps the ends within −1 to 1. NULL for a correlation that is perfect but for rounding.
 create or replace macro interval_of_correlation(correlation, half_width) as case
     when abs(correlation) < 1 - 1e-12
         then [
@@ -109,7 +110,7 @@ create or replace macro interval_of_correlation(correlation, half_width) as case
         ]
 end;
 
--- The same of an area under a ROC curve, whose distance from 1/2 behaves as a correlation.
+-- The same for an area under a ROC curve: 2 × area − 1 behaves like a correlation.
 create or replace macro interval_of_auc(auc, half_width) as case
     when auc > 0 and auc < 1
         then [
@@ -131,8 +132,9 @@ create or replace macro influence_on_correlation(xy, xx, yy, all_xy, all_xx, all
     (xy - all_xy / 2 * (xx / nullif(all_xx, 0) + yy / nullif(all_yy, 0))) / nullif(sqrt(all_xx * all_yy), 0)
 );
 
--- What a cluster adds to an area under a ROC curve beyond its expected part, to first order. negatives_below sums over
--- the cluster's positives the negatives of all clusters below, positives_below over its negatives the positives below.
+-- What a cluster adds to an area under a ROC curve beyond its expected part, to first order. negatives_below counts,
+-- for each of the cluster's positives, the negatives of all clusters below it, and sums them. positives_below is the
+-- same with positives and negatives exchanged.
 create or replace macro influence_on_auc(
     negatives_below, positives, positives_below, negatives, auc, all_positives, all_negatives
 ) as (
@@ -141,10 +143,10 @@ create or replace macro influence_on_auc(
 );
 
 -- 95 % interval of the mean of positive values, as [low, high], from half the width of a symmetric one: on a
--- logarithmic scale, because a few large values make the mean's own distribution skewed. NULL for a mean of 0.
--- On simulated lognormal values it covers the truth in 93 to 95 % of cases up to a standard deviation of the logarithms
--- of 0.7 from 20 clusters on (5 clusters: 92 %). Below 100 clusters it covers 88 to 91 % at a deviation of 1, and 80 to
--- 84 % at 1.5. The KL per prompt has 0.3 to 0.75 in the demo.
+-- logarithmic scale, because a few large values make the mean's own distribution skewed. NULL for a mean of 0. On
+-- simulated lognormal values whose logarithms have a standard deviation of at most 0.7 it covers the truth in 93 to
+-- 95 % of cases from 20 clusters on (5 clusters: 92 %). Below 100 clusters it covers 88 to 91 % at a deviation of 1,
+-- and 80 to 84 % at 1.5. The KL per prompt has 0.3 to 0.75 in the demo.
 create or replace macro interval_of_positive_mean(mean, half_width) as case
     when mean > 0 then [mean * exp(-half_width / mean), mean * exp(half_width / mean)]
 end;
@@ -160,9 +162,9 @@ create or replace macro t_probability(t, df) as 1 / (
 );
 
 -- Place in ascending order, from 1, of the value at the lower end of a median's 95 % interval over n independent
--- values; that at the upper end is as far from the other end, n + 1 − place. From the binomial distribution (the values
--- that the sign test does not reject), so that it holds for any distribution, and for values that are only known to be
--- late. NULL below 6 values, whose range covers the median in less than 95 % of studies.
+-- values; the upper end is at n + 1 − place. The ends are the outermost values that the sign test does not reject, so
+-- the interval holds for any distribution, and for values of which only a lower bound is known. NULL below 6 values,
+-- whose range covers the median in less than 95 % of studies.
 create or replace macro place_of_median_low(n) as list_max(
     -- The place is near n / 2 − √n; the others need no test.
     list_filter(
@@ -172,6 +174,6 @@ create or replace macro place_of_median_low(n) as list_max(
 );
 
 -- 95 % interval of the median of independent values, as [low, high], from their ascending list and place_of_median_low
--- of their number, which must be a column: a lambda copies what its arguments are made of. Infinity may stand for
+-- of their number. Pass both as columns: a lambda repeats the expressions that it is given. Infinity may stand for
 -- values beyond the end of the measurement.
 create or replace macro interval_of_median(sorted, place) as [sorted[place], sorted[len(sorted) + 1 - place]];

@@ -2,10 +2,11 @@
 -- grain: one row per model × recipe × scope × lens × sublayer × theorem.
 -- key: model, recipe, scope, lens, sublayer, theorem
 -- inputs: estimate_fit, reference_temperature
--- how to read: `T1 h` and `T1 z` do not depend on T, so that each point counts once and not once per temperature. ratio
---   is estimate / truth: above 1 the estimate overshoots. Rows without a truth (dense, untouched sublayers in local
---   scope) are excluded; correlations are NULL below 10 points or if one side does not vary.
--- reason: T1 needs a small shift across the vector; worst_layer shows where that fails, as a rule first or last.
+-- how to read: `T1 h` and `T1 z` do not depend on T, so each point counts once, not once per temperature. ratio is
+--   estimate / truth: above 1 the estimate overshoots. Rows without a truth (dense, untouched sublayers in local scope)
+--   are excluded; correlations are NULL below 10 points or if one side does not vary.
+-- reason: Theorem 1 needs a small shift orthogonal to the vector; worst_layer shows where that fails, usually in the
+--   first or the last layer.
 select
     fit.model, fit.recipe, fit.scope, fit.lens, fit.sublayer, fit.theorem, fit.n, fit.pearson_log10, fit.pearson,
     fit.ratio_median, fit.ratio_p10, fit.ratio_p90, fit.share_within_10_percent, fit.worst_layer,

@@ -5,7 +5,7 @@
 -- how to read: the variance is weighted by r = p² / ‖p‖² of the dense model. ratio is estimate / truth: above 1 the
 --   estimate overshoots. Rows without a truth (dense, untouched sublayers in local scope) are excluded; correlations
 --   are NULL below 10 points or if one side does not vary.
--- reason: the paper's estimate overshoots where the truth is above 0.05; q05 shows from which deviation on.
+-- reason: the paper's estimate overshoots if the truth is above 0.05; q05 shows from which deviation on.
 select
     fit.model, fit.recipe, fit.scope, fit.lens, fit.temperature, fit.sublayer, fit.n, fit.pearson_log10, fit.pearson,
     fit.ratio_median, fit.ratio_p10, fit.ratio_p90, fit.share_within_10_percent, fit.worst_layer,

@@ -3,11 +3,11 @@
 -- key: model, scope, lens, temperature, theorem, decile
 -- inputs: transitions_without_noise, stg_layer_transitions
 -- how to read: all recipes and sublayers together, divided into tenths by the size of the truth (equal truths stay
---   together, so that a tenth may be larger or missing); truth_min to truth_max is the range of the tenth. ratio is
---   estimate / truth. `is_good` says that the median is within 10 % of 1: do not trust the estimate from the first
---   tenth on where it is false. Rows without a shift have no truth and are excluded, and so are noise variants. If a
---   model has a million records or more, every second position is used, from one and a half million on every third, and
---   so on, shifted by one position per layer: more points would change these tenths little.
+--   together, so a tenth may be larger or missing); truth_min to truth_max is the range of the tenth. ratio is estimate
+--   / truth. is_good says that the median is within 10 % of 1. Do not trust the estimate from the first tenth on for
+--   which it is false. Rows without a shift have no truth and are excluded, and so are noise variants. If a model has a
+--   million records or more, every second position is used, from one and a half million on every third, and so on,
+--   shifted by one position per layer: more points would change these tenths little.
 -- reason: a bias that grows with the deviation comes from the expansion, a constant one from something else.
 -- columns:
 --   theorem: Name of the estimate: T1 h, T1 z, T2 p or T3 KL
@@ -43,7 +43,7 @@ records as materialized (
     where (transitions.position + transitions.layer) % (select strides.of_model from strides)[transitions.model] = 0
 ),
 
--- Lists unnested in one select are expanded in parallel.
+-- Row i gets entry i of every unnested list.
 points as not materialized (
     select
         model, scope, lens, temperature,

@@ -1,4 +1,4 @@
--- By how much does each step from h to z and from z to p amplify the shift, layer by layer?
+-- By how much do the steps from h to z and from z to p amplify the shift, layer by layer?
 -- grain: one row per model × recipe × layer × sublayer × scope × lens × temperature.
 -- key: model, recipe, layer, sublayer, scope, lens, temperature
 -- inputs: stg_layer_transitions, dense_ends, noise_variants

@@ -1,4 +1,4 @@
--- How much of the shift lies along the dense vector, where the cosine cannot see it, and how much across?
+-- How much of the shift lies along the dense vector, where the cosine does not show it, and how much is orthogonal?
 -- grain: one row per model × recipe × layer × sublayer × scope × lens × space.
 -- key: model, recipe, layer, sublayer, scope, lens, space
 -- inputs: representation_shifts, stg_layer_transitions
@@ -6,16 +6,16 @@
 --   orthogonal_share is ‖Δ⊥‖² / ‖Δ‖², the share of the squared shift that is orthogonal; n counts the positions that
 --   moved. Dense rows and untouched sublayers in local scope are excluded. If a model has three million records or
 --   more, every second position is used, from four and a half million on every third, and so on, shifted by one
---   position per layer. A median over n of them has a rank among all positions within 100 / sqrt(n) percentage points
---   of 50 in 95 of 100 cases, if positions were independent: within 5 for n = 400.
+--   position per layer. If positions were independent, the median over n of them would lie within 100 / sqrt(n)
+--   percentage points of the 50th percentile of all positions in 95 of 100 cases: within 5 points for n = 400.
 -- reason: only the orthogonal part turns a vector; a large parallel part explains a large ‖Δ‖ with a harmless cosine.
 --   The view is long because one pass over the shifts serves three spaces.
 -- columns:
 --   space: h, z or p
---   n: Positions taken that moved [positions]
---   par_rel_median: Median share of the shift along the dense vector, signed [ratio] = ⟨Δv, v⟩/‖v‖²
+--   n: Positions used that moved [positions]
+--   par_rel_median: Median signed length of the shift along the dense vector, relative to it [ratio] = ⟨Δv, v⟩/‖v‖²
 --   par_rel_abs_median: Median of its size [ratio] = |⟨Δv, v⟩|/‖v‖²
---   orth_rel_median: Median share of the shift across the dense vector [ratio] = ‖Δv⊥‖/‖v‖
+--   orth_rel_median: Median length of the shift orthogonal to the dense vector, relative to it [ratio] = ‖Δv⊥‖/‖v‖
 --   orthogonal_share_median: Median part of the squared shift that is orthogonal [share] = ‖Δv⊥‖²/‖Δv‖²
 with models as (
     select
@@ -50,7 +50,7 @@ squares as (
     where (position + layer) % (select strides.of_model from strides)[model] = 0
 ),
 
--- NULL if the space did not move, so that one pass over the shifts serves all three spaces.
+-- NULL if the space did not move; one pass over the shifts then serves all three spaces.
 parts as (
     select
         model, recipe, layer, sublayer, scope, lens,
@@ -88,7 +88,7 @@ medians as (
     group by all
 ),
 
--- Lists unnested in one select are expanded in parallel.
+-- Row i gets entry i of every unnested list.
 spaces as (
     select
         model, recipe, layer, sublayer, scope, lens,

@@ -6,8 +6,9 @@
 --   tokens move less than the vocabulary as a whole. The correlations (log10, NULL below 10 points) say how closely
 --   each variance follows the KL of either direction, and Var_r, Var_rq and Var_u the cosine defect of p. An estimate
 --   is Var(Δz)/(2T²), weighted by the dense p or the pruned q; over the KL, 1 is a perfect estimate. q belongs to
---   KL(pruned‖dense) as p to KL(dense‖pruned). What rests on q is NULL for rows measured before it was. Dense rows,
---   untouched sublayers in local scope and positions without a shift are excluded. All at the reference temperature.
+--   KL(pruned‖dense) as p does to KL(dense‖pruned). Columns that need q are NULL for rows of versions that did not
+--   measure it. Dense rows, untouched sublayers in local scope and positions without a shift are excluded. Everything
+--   is at the reference temperature.
 -- reason: an unweighted variance is simpler to analyse, and the paper's published script logs those weighted by the
 --   pruned distribution; this shows what each loses.
 -- columns:

@@ -2,9 +2,9 @@
 -- grain: one row per model × recipe × prompt.
 -- key: model, recipe, prompt_id
 -- inputs: generations_without_noise, decoding_at_reference
--- how to read: at the flip both models still read the same tokens, so that the columns describe one choice of both
---   models. rank_of_pruned_top1 is the dense model's rank of the token that the pruned one chose: 2 is a near miss. All
---   columns from first_flip_step on are NULL if the text never flips. The dense recipe and noise variants are excluded.
+-- how to read: at the flip both models still read the same tokens, so the columns describe one choice of both models.
+--   rank_of_pruned_top1 is the dense model's rank of the token that the pruned one chose: 2 is a near miss. All columns
+--   from first_flip_step on are NULL if the text never flips. The dense recipe and noise variants are excluded.
 -- reason: a flip (first divergent token, 2311.01544) at a small margin is chance, at a large one damage.
 select
     generations.model, generations.recipe, generations.prompt_id, generations.kind, generations.first_flip_step,

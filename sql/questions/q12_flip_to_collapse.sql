@@ -2,12 +2,12 @@
 -- grain: one row per model × recipe × prompt.
 -- key: model, recipe, prompt_id
 -- inputs: generations_without_noise, stg_generations
--- how to read: steps_to_collapse is NULL if the text never flips or never loops, and where the loop was complete before
---   the flip: then the dense text loops too. *_dense are the dense model's figures for the same prompt, the level of
---   repetition without pruning. The dense recipe and noise variants are excluded.
+-- how to read: steps_to_collapse is NULL if the text never flips or never loops, and if the loop was complete before
+--   the flip, in which case the dense text loops too. *_dense are the dense model's figures for the same prompt, the
+--   level of repetition without pruning. The dense recipe and noise variants are excluded.
 -- reason: distinguishes a model that continues well on another path from one that breaks down.
 -- columns:
---   steps_to_collapse: Steps from the first flip to the loop; NULL if one is missing or the loop was first [steps] =
+--   steps_to_collapse: Steps from the first flip to the loop; NULL if one is missing or the loop came first [steps] =
 --     collapse_step − first_flip_step
 --   collapse_step_dense: Step at which the dense text completes a loop; NULL if it does not [step]
 --   distinct_1_dense: Share of distinct tokens in the dense text [share]

@@ -3,13 +3,13 @@
 -- key: model, recipe
 -- inputs: steps_after_flip, trajectory_gaps, noise_variants
 -- how to read: all numbers are over the steps after the first flip that all of a prompt's texts have, at least two of
---   them (steps_after_flip): an answer of one letter has nothing that can be fed back. On own_text both models read the
+--   them (steps_after_flip): in an answer of one letter nothing can be fed back. On own_text both models read the
 --   variant's text, on teacher_forced the dense one. fork is the dense model alone: its text against the one that it
---   writes after the variant's first other token. free_running compares a step of one text with the same step of
---   another one, so that it says something about pruning only if it exceeds fork. Differences and factors are means
---   over prompts, of the difference or the logarithm of the ratio of each prompt's means, with Student's 95 % interval
---   for each variant alone. The two verdicts are corrected for the number of pruned variants of the model (Bonferroni),
---   and say nothing below 6 prompts. trajectory_summary relates the order of variants to their answers.
+--   writes after the variant's first different token. free_running compares a step of one text with the same step of
+--   another, so it says something about pruning only if it exceeds fork. Differences and factors are means over
+--   prompts, of the difference or the logarithm of the ratio of each prompt's means, with Student's 95 % interval for
+--   each variant alone. The two verdicts are corrected for the number of pruned variants of the model (Bonferroni), and
+--   say nothing below 6 prompts. trajectory_summary compares the order of variants with that by their answers.
 -- reason: whether decoding feeds the error back is a question about the same text, read by both models.
 -- columns:
 --   is_noise: Whether nothing is pruned: the null of the other rows

@@ -2,9 +2,9 @@
 -- grain: one row per model × recipe × trajectory × phase.
 -- key: model, recipe, trajectory, phase
 -- inputs: decoding_curve, reference_temperature
--- how to read: phase `before` is up to the step that completes the answer, `after` the steps after it; `no end` are the
+-- how to read: phase `before` is up to the step that completes the answer, `after` the steps after it; `no end` is for
 --   prompts whose answer is never complete. decoding_curve says which model's answer counts. kl_share is the phase's
---   part of the trajectory's summed KL. At the reference temperature; the dense recipe is excluded.
+--   part of the trajectory's summed KL. Everything is at the reference temperature. The dense recipe is excluded.
 -- reason: what a model writes after its answer does no harm, yet it dominates the published curves.
 -- columns:
 --   phase: before or after the end of the answer; no end if it never is complete

@@ -4,7 +4,7 @@
 -- inputs: decoding_at_reference
 -- how to read: a teacher-forced step is flipped if the pruned model would choose another token in the dense model's
 --   text. auc is the probability that a flipped step has the smaller margin (predictor `margin`) or the larger entropy
---   (`entropy`) than an unchanged one; 0.5 = useless. auc_low and auc_high are a 95 % interval with prompts as the
+--   (`entropy`) than an unchanged one; 0.5 is useless. auc_low and auc_high are a 95 % interval with prompts as the
 --   independent units, as in q01. NULL if there is too little data: auc below 3 flips or 3 unchanged steps, its bounds
 --   below 3 prompts with a flip and for an auc of 0 or 1. The dense recipe is excluded.
 -- reason: if the margin predicts flips, the dense model alone says which answers are at risk, before any pruning.
@@ -18,7 +18,7 @@
 --   auc_high: Upper end of its 95 % interval, Student's t over prompts on Fisher's scale [probability]
 with
 
--- Lists unnested in one select are expanded in parallel.
+-- Row i gets entry i of every unnested list.
 scored as (
     select
         model, recipe, prompt_id,

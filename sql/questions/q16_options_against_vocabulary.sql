@@ -4,10 +4,10 @@
 -- inputs: stg_option_subspace, noise_variants
 -- how to read: *_options are computed over the options alone and *_rest over all other tokens, each renormalised.
 --   options_share is the part of the KL over the vocabulary that lies among the options, m·KL(options)/KL(vocabulary)
---   with their dense mass m: by the chain rule at most 1. Where m is large KL(options) can hardly exceed
---   KL(vocabulary); whether the options move less, the comparison with kl_rest_mean_nats says, which may be smaller or
---   larger. mass_* is the probability of all options together. Means over n_questions questions, the share of summed
---   KLs. The rows of noise variants are the null. The dense recipe is excluded.
+--   with their dense mass m; by the chain rule it is at most 1. If m is large, KL(options) can hardly exceed
+--   KL(vocabulary). Compare it with kl_rest_mean_nats, which may be smaller or larger, to see whether the options move
+--   less. mass_* is the probability of all options together. Figures are means over questions, and options_share a
+--   ratio of sums. The rows of noise variants are the null. The dense recipe is excluded.
 -- reason: the paper explains surviving multiple-choice scores by a stable tail of the distribution.
 -- columns:
 --   is_noise: Whether nothing is pruned: the null of the other rows
@@ -49,5 +49,5 @@ select
 from stg_option_subspace as questions
 left join noise_variants using (model, recipe)
 where questions.recipe <> 'dense'
-group by questions.model, questions.recipe, questions.temperature, noise_variants.recipe is not null
+group by all
 order by questions.model, is_noise, questions.recipe, questions.temperature

@@ -8,7 +8,7 @@
 -- columns:
 --   n_questions: Questions [questions]
 --   argmax_kept: Questions whose most likely option is also the dense model's [questions]
---   kept_but_reordered: Those among them whose ranking of the options is another [questions]
+--   kept_but_reordered: Those among them whose ranking of the options differs [questions]
 --   ranking_kept: Questions whose whole ranking is the dense one [questions]
 --   kendall_tau_mean: Mean agreement of the two rankings [-1 to 1]
 --   kendall_tau_min: Worst agreement of the two rankings [-1 to 1]

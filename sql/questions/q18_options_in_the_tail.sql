@@ -3,9 +3,9 @@
 -- key: model, recipe, prompt_id
 -- inputs: option_shift, stg_models, reference_temperature
 -- how to read: ranks are in the whole vocabulary, 1 is first; rank_*_share is the median rank over the vocabulary size.
---   mass_* is the probability of all options together. *_dense is the same for every recipe. At the reference
---   temperature; the dense recipe is excluded.
--- reason: the paper's explanation needs options with little mass; where they lead the distribution it does not apply.
+--   mass_* is the probability of all options together. *_dense is the same for every recipe. Everything is at the
+--   reference temperature. The dense recipe is excluded.
+-- reason: the paper's explanation needs options with little mass; if they lead the distribution, it does not apply.
 -- columns:
 --   n_options: Options of the question [options]
 --   rank_dense_best: Best dense rank of an option in the whole vocabulary; 1 is first [rank]

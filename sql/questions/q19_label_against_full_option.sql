@@ -3,12 +3,12 @@
 -- key: model, recipe, task
 -- inputs: stg_task_samples, noise_variants
 -- how to read: only samples scored both ways count, and only with a right option. Under letter the most likely label is
---   the answer, under full_text the most likely whole text, per byte the most likely per byte; of equal ones the first.
+--   the answer, under full_text the most likely whole text, per byte the most likely per byte; a tie goes to the first.
 --   same_answer is how often label and whole text choose the same option. mcnemar_p is the probability of a split
 --   between only_letter_correct and only_full_text_correct at least as uneven if both ways were equally good. The dense
 --   recipe has a row for comparison; noise variants are excluded.
 -- reason: the paper measures options by their labels, benchmarks by whole texts; a loss in only one of them comes from
---   the way of asking.
+--   the form of the question.
 -- columns:
 --   n_samples: Samples with a right option that were scored both ways [samples]
 --   accuracy_letter: Share answered right by the labels [share]

@@ -3,7 +3,7 @@
 -- key: model, recipe, task, metric
 -- inputs: task_comparisons, task_pairs
 -- how to read: every sample is paired with the dense model's answer to the same request, as the metric reads it. An
---   answer is flipped if the two differ, also if only one side has an answer; lost are right answers that became wrong,
+--   answer is flipped if the two differ, also if only one side has an answer. lost are right answers that became wrong,
 --   gained the reverse. hidden_flips is what the change of accuracy does not show: flipped − |lost − gained|. mcnemar_p
 --   is the probability of a split between lost and gained at least as uneven if pruning had no direction, 1 if no
 --   answer changed. Samples without a right answer count as flipped or not, but not in the accuracies. The dense recipe

@@ -4,16 +4,16 @@
 -- inputs: score_pairs, stg_variants
 -- how to read: the loss of a task is the share of its dense score that is lost, 1 − score / dense score, negative if
 --   the score rose; the metrics of a task are averaged first, then the tasks, a group such as MMLU as one. loss_gap is
---   non-generative minus generative: below 0 generation suffers more, as the paper claims. Its interval is paired by
---   answer: of ratios of Wilson's intervals, tasks as independent (as in task_losses), not corrected for the number of
---   variants. NULL if one kind of task is missing. measure score uses every metric but agreement, measure agreement
---   only that one: the share of the dense model's own answers that are unchanged, right or wrong, which a model too
---   weak for a task can lose too. If options are given, guessing keeps a part of either, so that their loss stays below
---   1; paper_claims corrects for that. Perplexities and dense scores of 0 are excluded, and so are the dense recipe and
---   noise variants.
+--   non-generative minus generative: below 0 generation suffers more, as the paper claims. It is NULL if one kind of
+--   task is missing. Its interval is paired by answer, from ratios of Wilson's intervals with tasks as independent (as
+--   in task_losses), and not corrected for the number of variants. measure score uses every metric but agreement,
+--   measure agreement only that one: the share of the dense model's answers, right or wrong, that are unchanged. A
+--   model too weak for a task can lose these, too. If options are given, guessing keeps a part of either, so their loss
+--   stays below 1; paper_claims corrects for that. Perplexities and dense scores of 0 are excluded, and so are the
+--   dense recipe and noise variants.
 -- reason: the paper's headline as one number per variant, comparable between methods.
 -- columns:
---   measure: score, by right answers, or agreement, by the dense model's own ones
+--   measure: score, for right answers, or agreement, for the dense model's own answers
 --   n_non_generative: Tasks answered by the likelihood of options [tasks]
 --   n_generative: Tasks answered by writing [tasks]
 --   loss_non_generative: Mean loss of the former [share]
@@ -39,9 +39,9 @@ tasks as (
     select
         model, recipe, measure, task_group, kind,
         avg(kept) as kept,
-        -- Metrics of one task are of the same samples, so that their errors are averaged.
-        avg(kept - ends[1]) as room_below,
-        avg(ends[2] - kept) as room_above
+        -- Metrics of one task are over the same samples, so their errors are averaged.
+        avg(kept - ends[1]) as error_below,
+        avg(ends[2] - kept) as error_above
     from metrics
     group by all
 ),
@@ -52,8 +52,8 @@ kinds as (
         count(*) as n,
         avg(kept) as kept_mean,
         geometric_mean_of(kept) as kept,
-        avg(kept) - sqrt(sum(room_below ** 2)) / count(*) as kept_low,
-        avg(kept) + sqrt(sum(room_above ** 2)) / count(*) as kept_high
+        avg(kept) - sqrt(sum(error_below ** 2)) / count(*) as kept_low,
+        avg(kept) + sqrt(sum(error_above ** 2)) / count(*) as kept_high
     from tasks
     group by all
 ),
@@ -67,7 +67,7 @@ variants as (
         1 - max(kept_mean) filter (where kind = 'generative') as loss_generative,
         max(kept) filter (where kind = 'non_generative') as kept_non_generative,
         max(kept) filter (where kind = 'generative') as kept_generative,
-        -- Different tasks, and so different answers.
+        -- The tasks differ, so their answers are independent.
         interval_of_difference(
             max(kept_mean) filter (where kind = 'generative'),
             max(kept_low) filter (where kind = 'generative'),

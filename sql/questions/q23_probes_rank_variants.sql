@@ -8,7 +8,7 @@
 --   interval takes variants as independent (Bonett and Wright's, on Fisher's scale), and is NULL for a perfect ranking.
 --   It is not corrected for the number of probes and tasks. NULL below 5 variants or if one side does not vary. Noise
 --   variants are excluded. A group of tasks, such as MMLU, ranks as one (task_group_scores).
--- reason: a probe that ranks as the tasks do replaces days of evaluation when recipes are compared.
+-- reason: a probe that ranks variants as the tasks do replaces days of evaluation.
 -- columns:
 --   probe: Name of the probe [label]
 --   metric: Name of the score within its task
@@ -22,7 +22,7 @@ with losses as (
         pruned.model, pruned.recipe, pruned.task_group, pruned.kind, pruned.metric,
         case when pruned.is_higher_better then dense.score - pruned.score else pruned.score - dense.score end as loss
     from task_group_scores as pruned
-    -- Means over different tasks do not compare.
+    -- Means over different tasks are not comparable.
     inner join task_group_scores as dense using (model, task_group, kind, metric, n_tasks)
     where pruned.recipe <> 'dense' and dense.recipe = 'dense'
 ),

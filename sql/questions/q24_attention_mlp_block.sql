@@ -3,16 +3,16 @@
 -- key: model, recipe, other_method
 -- inputs: variant_summary
 -- how to read: kl is the mean teacher-forced KL(dense‖pruned). kl_other_nats is the KL of the other kind at the same
---   share of parameters, interpolated linearly between its two nearest variants, where the dense model (nothing
---   removed, KL 0) is the first point of every line; NULL beyond its largest variant, because nothing is extrapolated.
---   kl_ratio is kl over kl_other: below 1 this kind of drop does less damage.
--- reason: an attention sublayer has far fewer parameters than an MLP, so that equal counts are not a fair comparison.
+--   share of parameters, interpolated linearly between its two nearest variants. The dense model (nothing removed, KL
+--   0) is the first point of every line. kl_other_nats is NULL beyond the largest variant, because nothing is
+--   extrapolated. kl_ratio is kl over kl_other: below 1 this kind of drop does less damage.
+-- reason: an attention sublayer has far fewer parameters than an MLP, so equal counts are not a fair comparison.
 -- columns:
 --   other_method: The kind of drop that it is compared with
 --   kl_nats: Mean teacher-forced KL(dense‖pruned) [nats]
---   kl_other_nats: What the other kind costs at the same share of parameters, interpolated; NULL beyond its largest
+--   kl_other_nats: KL of the other kind at the same share of parameters, interpolated; NULL beyond its largest variant
 --     [nats]
---   kl_ratio: Cost against the other kind; below 1 this one is cheaper [ratio] = kl_nats/kl_other_nats
+--   kl_ratio: KL over that of the other kind; below 1 this kind does less damage [ratio] = kl_nats/kl_other_nats
 with drops as (
     select
         model, recipe, method, parameters_removed_share,

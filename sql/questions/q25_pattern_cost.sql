@@ -3,9 +3,9 @@
 -- key: model, recipe
 -- inputs: sparsity_patterns, variant_summary
 -- how to read: pattern is kept:block, such as 2:4, or `unstructured`. The baseline is the unstructured variant of the
---   same model, method and sparsity in whole per cent (the one with the lowest KL, should there be several); NULL if
---   none was run. kl is the mean teacher-forced KL(dense‖pruned), kl_ratio the variant's over the baseline's.
--- reason: a pattern gains speed on hardware; this is its cost in fidelity, method by method.
+--   same model, method and sparsity in whole per cent (the one with the lowest KL if there are several); NULL if none
+--   was run. kl is the mean teacher-forced KL(dense‖pruned), kl_ratio the variant's over the baseline's.
+-- reason: a pattern gains speed on hardware; this is its cost in fidelity, for each method.
 -- columns:
 --   pattern: kept:block, such as 2:4, or unstructured
 --   kl_nats: Mean teacher-forced KL(dense‖pruned) [nats]

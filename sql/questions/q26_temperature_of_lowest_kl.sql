@@ -2,14 +2,15 @@
 -- grain: one row per model × recipe × trajectory.
 -- key: model, recipe, trajectory
 -- inputs: decoding_without_noise
--- how to read: only steps measured at every temperature of the variant and trajectory count, so that all means are over
---   the same steps. temperature_lowest has the lowest mean KL (of equal ones the lowest temperature). At an edge of the
---   measured temperatures (is_at_edge) the true lowest may be beyond it; every KL vanishes as T grows, so that a lowest
---   KL at the highest temperature means nothing. p_value is that of a one-sided paired t-test over prompts against the
---   temperature that is hardest to tell from it, not corrected for the number of temperatures; NULL below 5 prompts and
---   if none deviates. No row if only one temperature was measured. The dense recipe and noise variants are excluded.
--- reason: a higher sampling temperature may hide pruning or show it; the paper draws this curve. The view is a little
---   long because the lowest temperature is compared with every other one.
+-- how to read: only steps measured at every temperature of the variant and trajectory count, so all means are over the
+--   same steps. temperature_lowest has the lowest mean KL (if several do, it is the lowest of them). If it is at an
+--   edge of the measured temperatures (is_at_edge), the true minimum may be beyond the edge. Every KL vanishes as T
+--   grows, so a minimum at the highest temperature means nothing. p_value is that of a one-sided paired t-test over
+--   prompts against the temperature that is hardest to distinguish from it, not corrected for the number of
+--   temperatures; NULL below 5 prompts and if none deviates. No row if only one temperature was measured. The dense
+--   recipe and noise variants are excluded.
+-- reason: a higher sampling temperature may hide pruning or show it; the paper draws this curve. The view is long
+--   because the lowest temperature is compared with every other one.
 -- columns:
 --   n_temperatures: Temperatures that were measured [temperatures]
 --   n: Steps measured at all of them [steps]
@@ -81,7 +82,7 @@ lowest as (
 ),
 
 -- Every other temperature against the lowest, paired by prompt.
-rivals as (
+others as (
     select
         lowest.model, lowest.recipe, lowest.trajectory,
         count(*) as prompts,
@@ -103,7 +104,7 @@ p_values as (
                     then 1 - t_probability(difference_nats / difference_se_nats, prompts - 1)
             end
         ) as p_value
-    from rivals
+    from others
     group by all
 )
 

@@ -1,17 +1,19 @@
--- At equal mean KL, does pruning do other damage than quantization?
+-- At equal mean KL, does pruning do different damage than quantization?
 -- grain: one row per pruned variant × method of quantization × measure.
 -- key: model, recipe, quantization, measure
 -- inputs: quantization_at_equal_kl, damage_influences
 -- how to read: both sides are at the pruned variant's mean teacher-forced KL(dense‖pruned). value_quantized is the
---   measure on a straight line in KL between the two nearest quantized variants of the method, where the dense model
---   (KL 0, nothing changed) is the first point of every line; NULL beyond the largest KL, because nothing is
---   extrapolated. In every measure more is worse; difference above 0 says that pruning does more damage. A variant that
---   prunes and quantizes, such as a composition or a mixed recipe with a method of quantization, is on neither side. An
---   imported checkpoint (external) is on the pruned side if it drops sublayers or only sets weights to zero; if it also
---   changes other weights it is on neither, because rounding makes zeros too. A measure that was not taken has no row.
---   The interval of the difference is paired: both sides read the same prompts or questions, and what these have in
---   common cancels. It takes the KLs as exact, and is NULL below 2 prompts or questions and if none deviates.
--- reason: a mean KL is one number; two kinds of compression with the same one may break a text early or late.
+--   measure, interpolated linearly in KL between the two nearest quantized variants of the method. The dense model (KL
+--   0, nothing changed) is the first point of every line. value_quantized is NULL beyond the largest KL, because
+--   nothing is extrapolated. In every measure more is worse, so a difference above 0 says that pruning does more
+--   damage. A variant that prunes and quantizes, such as a composition or a mixed recipe with a method of quantization,
+--   is on neither side. An imported checkpoint (external) is on the pruned side if it drops sublayers or only sets
+--   weights to zero; if it also changes other weights it is on neither, because rounding makes zeros too. A measure
+--   that was not taken has no row. The interval of the difference is paired: both sides read the same prompts or
+--   questions, whose common difficulty cancels. It takes the KLs as exact, and is NULL below 2 prompts or questions and
+--   if none deviates.
+-- reason: a mean KL is one number; at the same mean KL, one kind of compression may break a text early and another
+--   late.
 -- columns:
 --   quantization: Method of quantization that it is compared with, such as gptq [label]
 --   measure: top1_change, the share of steps with another most likely token; kl_step0_nats at the first token;
@@ -26,7 +28,7 @@
 --   difference_high: Upper end of it [share or nats]
 with
 
--- Read several times below.
+-- A CTE that is read several times is computed once.
 matched as (
     select * from quantization_at_equal_kl
 ),
@@ -36,7 +38,7 @@ terms as (
     select
         model, recipe, quantization, measure,
         recipe as term,
-        1 as times
+        1 as factor
     from matched
 
     union all
@@ -44,7 +46,7 @@ terms as (
     select
         model, recipe, quantization, measure,
         unnest(recipes_below) as term,
-        1.0 / len(recipes_below) * (share_above - 1) as times
+        1.0 / len(recipes_below) * (share_above - 1) as factor
     from matched
 
     union all
@@ -52,7 +54,7 @@ terms as (
     select
         model, recipe, quantization, measure,
         unnest(recipes_above) as term,
-        -1.0 / len(recipes_above) * share_above as times
+        -1.0 / len(recipes_above) * share_above as factor
     from matched
 ),
 
@@ -60,7 +62,7 @@ by_unit as (
     select
         terms.model, terms.recipe, terms.quantization, terms.measure, damage_influences.unit,
         case
-            when count(damage_influences.influence) = count(*) then sum(terms.times * damage_influences.influence)
+            when count(damage_influences.influence) = count(*) then sum(terms.factor * damage_influences.influence)
         end as influence
     from terms
     inner join damage_influences

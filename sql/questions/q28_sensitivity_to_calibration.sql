@@ -4,11 +4,11 @@
 -- inputs: pruned_variants, stg_mask_samples, decoding_at_reference
 -- how to read: pairs of recipes whose parameters are the same but whose calibration tokens differ (differs_in
 --   `calibration`: another text, size or seed of the draw), or whose parameters differ only in `seed` (differs_in
---   `seed`); every pair once. jaccard_kept and jaccard_removed are the overlap of the two masks, both over all
---   matrices, each sample weighted with the weights it represents; expected_* is the overlap of independent masks of
---   the same sizes. KL(dense‖pruned), teacher forced, at the reference temperature: the difference is paired by prompt
---   and step, its interval is Student's t over prompts (NULL below two, and if none deviates). Masks without samples
---   and steps that only one of the two has are excluded; NULL if nothing is left.
+--   `seed`); every pair once. jaccard_kept and jaccard_removed are the overlap of the two masks, over all matrices,
+--   each sample weighted by the number of weights that it represents; expected_* is the overlap of independent masks of
+--   the same sizes. KL(dense‖pruned) is teacher forced, at the reference temperature. Its difference is paired by
+--   prompt and step, with Student's t over prompts as the interval (NULL below two, and if none deviates). Masks
+--   without samples and steps that only one of the two has are excluded; NULL if nothing is left.
 -- reason: a result that changes with 128 random sequences is a result about these sequences. The view is long because
 --   it compares the same pairs by their masks and by their KL.
 -- columns:
@@ -18,9 +18,9 @@
 --   other_calibration_hash: SHA-256 of the second one's calibration tokens
 --   matrices: Matrices with samples of both masks [matrices]
 --   jaccard_kept: Weights that both keep over weights that at least one keeps [share]
---   expected_jaccard_kept: The same of independent masks of these sizes, matrix by matrix [share]
---   jaccard_removed: Weights that both remove over weights that one of them removes; NULL if none is [share]
---   expected_jaccard_removed: The same of independent masks of these sizes, matrix by matrix [share]
+--   expected_jaccard_kept: The same for independent masks of these sizes, matrix by matrix [share]
+--   jaccard_removed: Weights that both remove over weights that at least one removes; NULL if none are removed [share]
+--   expected_jaccard_removed: The same for independent masks of these sizes, matrix by matrix [share]
 --   n_steps: Steps that both were measured at [steps]
 --   n_prompts: Prompts that they come from [prompts]
 --   kl_nats: Mean KL of the first one there [nats]

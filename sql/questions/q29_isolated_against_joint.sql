@@ -7,8 +7,8 @@
 --   amplify each other, above 1 that they overlap or partly cancel. spearman_local_isolated is the rank correlation
 --   over sublayers of what Theorem 3 predicts locally and of their isolated effect: near 1, the cheap local probe finds
 --   the sublayers that matter (NULL below 10 sublayers). The worst sublayer is the one with the largest median isolated
---   KL; sublayer_kl_attribution has all of them. Needs scopes isolated and propagated, lens normed; at the reference
---   temperature.
+--   KL; sublayer_kl_attribution has all of them. Needed are scopes isolated and propagated with lens normed; everything
+--   is at the reference temperature.
 -- reason: if effects add up, sublayers can be chosen one by one; if not, a variant must be measured whole.
 -- columns:
 --   n: Positions [positions]
@@ -21,7 +21,7 @@
 --   spearman_local_isolated: Rank correlation of t3_local_nats and kl_isolated_nats; NULL below 10 sublayers [-1 to 1]
 --   worst_layer: Layer of the sublayer with the largest median isolated KL
 --   worst_sublayer: That sublayer
---   worst_isolated_share: Its part of the joint drop [ratio] = kl_isolated_nats/kl_joint_nats
+--   worst_isolated_share: Its part of the joint KL [ratio] = kl_isolated_nats/kl_joint_nats
 with at_output as (
     select
         transitions.model, transitions.recipe, transitions.prompt_id, transitions.position,

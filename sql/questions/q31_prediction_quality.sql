@@ -1,30 +1,31 @@
--- How well do probes predict the losses of a model that they did not learn from?
+-- How well do probes predict the losses of a model that was left out of the fit?
 -- grain: one row per model × measure × kind of task × probe.
 -- key: model, measure, kind, probe
 -- across: models
 -- inputs: loss_predictions
 -- how to read: every scored variant of the model is predicted from the other models alone (loss_predictions). spearman
 --   is the rank correlation of predictions and measured losses within the model. coverage is the share of variants
---   inside the stated interval, which is made for 0.9 of the variants of a model like the others; its own interval is
---   Wilson's and takes variants as independent, which those of one model are not. All are NULL if no other model has 5
---   scored variants, coverage with fewer than two, spearman below 5 predicted variants. Variants whose probe is beyond
---   every one seen are not predicted and are counted in n_beyond. probe_spearman needs no other model: it ranks the
---   model's own variants by the probe alone; 1 is the order of the measured losses, 0 none. Its interval is Bonett and
---   Wright's of 2000: tanh(atanh(r) ± 1.96 · sqrt((1 + r²/2) / (n − 3))), variants as independent. Its centre r is at
---   most the correlation after two neighbours change places, since complete agreement of few variants is not sure.
--- reason: the value of advice is the error of its predictions on models that it has not seen.
+--   inside the stated interval, which is made to hold for 0.9 of the variants of a model like the others. Its own
+--   interval is Wilson's and takes variants as independent, although those of one model are not. All are NULL if no
+--   other model has 5 scored variants, coverage if fewer than two have, spearman below 5 predicted variants. Variants
+--   whose probe is beyond those of all other models are not predicted; n_beyond counts them. probe_spearman needs no
+--   other model: it ranks the model's own variants by the probe alone; 1 is the order of the measured losses, 0 none.
+--   Its interval is Bonett and Wright's (2000), with variants as independent: tanh(atanh(r) ± 1.96 · sqrt((1 + r²/2) /
+--   (n − 3))). Few variants may agree completely by chance, so its centre r is at most the correlation if two
+--   neighbours change places.
+-- reason: advice is worth as much as its predictions on new models.
 -- columns:
---   measure: score, by right answers, or agreement, by the dense model's own ones
+--   measure: score, for right answers, or agreement, for the dense model's own answers
 --   probe: Name of the probe that the loss is predicted from [label]
 --   n_models: Other models that it is predicted from [models]
 --   n_variants: Scored variants that are predicted [variants]
---   n_beyond: Scored variants beyond the largest probe that was seen elsewhere [variants]
+--   n_beyond: Scored variants beyond the largest probe of other models [variants]
 --   spearman: Rank correlation of predicted and measured loss [-1 to 1]
 --   error_mean: Mean of |measured − predicted loss| [share]
 --   coverage: Variants inside the stated interval [share]
 --   coverage_low: Lower end of its 95 % interval [share]
 --   coverage_high: Upper end of its 95 % interval [share]
---   half_width: Half the width that is stated [share]
+--   half_width: Half the width of the stated interval [share]
 --   n_scored: Scored variants with the probe, predicted or not [variants]
 --   probe_spearman: Rank correlation of the probe and the measured loss; NULL below 5 variants [-1 to 1]
 --   probe_spearman_low: Lower end of its 95 % interval [-1 to 1]

@@ -1,12 +1,12 @@
--- When do sampled texts part from the dense model's, is that where the distributions say, and does it cost answers?
+-- When do sampled texts part from the dense model's, is that when the distributions say, and does it cost answers?
 -- grain: one row per model × recipe.
 -- key: model, recipe
 -- inputs: sampling_summary
--- how to read: dense and pruned model draw with the same noise. first_flip_step_median is measured and _expected
---   follows from the probabilities of every step; texts_flipped and flips_expected must be near each other.
---   equal_share_noise is the lowest share of texts that stay equal under rounding alone; NULL if no noise was sampled.
---   A difference of correct answers whose interval contains 0 shows no loss. The dense recipe and noise variants are
---   excluded.
+-- how to read: dense and pruned model draw with the same random numbers. first_flip_step_median is measured, and
+--   _expected follows from the probabilities of every step; texts_flipped and flips_expected must be close to each
+--   other. equal_share_noise is the lowest share of texts that stay equal under rounding alone; NULL if no noise was
+--   sampled. A difference of correct answers whose interval contains 0 shows no loss. The dense recipe and noise
+--   variants are excluded.
 -- reason: a greedy text leaves the dense one at the first small margin; in use, texts are drawn.
 -- columns:
 --   equal_share_noise: Lowest share of texts that never part under rounding alone [share]

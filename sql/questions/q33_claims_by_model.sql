@@ -4,7 +4,7 @@
 -- across: models
 -- inputs: paper_claims
 -- how to read: paper_claims judges every claim on each model alone; nothing is pooled. A model without data for a claim
---   counts as one with too little. A claim that holds on two models may still fail on a third.
+--   counts as one with too little data. A claim that holds on two models may still fail on a third.
 -- reason: what holds on one model may be a property of that model.
 -- columns:
 --   claim: choosing_survives, writing_loses_more, second_order_fits, softmax_amplifies, choice_is_kept,
@@ -36,7 +36,7 @@ judged as (
     left join paper_claims as given using (claim, measure, model)
 ),
 
-listed as (
+counted as (
     select
         claim, measure, says,
         count(*) as n_models,
@@ -62,5 +62,5 @@ select
         when n_hold > 0 and n_fail > 0 then 'differs'
         else 'too little data'
     end as verdict
-from listed
+from counted
 order by claim, measure

@@ -2,15 +2,15 @@
 -- grain: one row per mixed variant of the strategy searched × measure with a published variant at its budget.
 -- key: model, recipe, measure
 -- inputs: search_judgement
--- how to read: published variants count that remove as many of the layers' weights, or up to 0.5 percentage points
---   less; of their bytes if that is the budget. All are measured on the study's own data. difference is mixed minus
---   published, paired by window, prompt or question: below 0 the mixed variant does less damage, but above 0 if measure
---   is same_steps or same_options. An interval that includes 0 shows no difference. The best published variant is the
---   one with the least favourable difference to the mixed one, chosen by the same data, in its own favour. n_better and
---   n_worse count published variants whose interval excludes 0; they are not corrected for their number.
+-- how to read: the published variants remove more of the layers' weights, or at most 0.5 percentage points less; of
+--   their bytes if that is the budget. All are measured on the study's own data. difference is mixed minus published,
+--   paired by window, prompt or question: below 0 the mixed variant does less damage, but for same_steps and
+--   same_options above 0. An interval that includes 0 shows no difference. The best published variant is the one that
+--   does best against the mixed one; it is chosen by the same data, in its own favour. n_better and n_worse count
+--   published variants whose interval excludes 0; they are not corrected for their number.
 -- reason: the lead question of the search.
 -- columns:
---   best_recipe: Published variant with the least favourable difference to the mixed one
+--   best_recipe: Published variant that does best against the mixed one
 --   best_removed_share: Share of the layers' weights, or bytes, that it removes [share]
 --   best_amount: Its measure [nats, tokens, steps or share]
 --   best_low: Lower end of its 95 % interval [nats, tokens, steps or share]

@@ -2,12 +2,12 @@
 -- grain: one row per model × search × target × control with a result, and one of searched.
 -- key: model, search, remove, control
 -- inputs: search_front, stg_search_trials
--- how to read: measured objective of the result of searched minus that of the control, paired over their common items:
---   below 0 choosing by KL at the output does less damage. hidden is the same search by 1 − cos of the final hidden
---   states, with the method that the KL chose; random takes the best of n_trials_control allocations; greedy removes a
---   little more in each trial, by the smallest effects alone. All are measured on the items by which the result of
---   searched was chosen, which favours it a little; search_judgement compares recipes on the study's own data. The
---   interval is Student's t over items; NULL below two items or if none deviates.
+-- how to read: the difference is the measured objective of searched minus that of the control, paired over their common
+--   items: below 0 choosing by KL at the output does less damage. hidden is the same search by 1 − cos of the final
+--   hidden states, with the method that the KL chose; random takes the best of n_trials_control allocations; greedy
+--   removes a little more in each trial, by the smallest effects alone. All are measured on the items by which the
+--   result of searched was chosen, which favours searched a little; search_judgement compares recipes on the study's
+--   own data. The interval is Student's t over items; NULL below two items or if none deviates.
 -- reason: says whether KL at the output chooses better than the hidden states, and better than chance.
 -- columns:
 --   control: Strategy of the other result: hidden, random or greedy [label]

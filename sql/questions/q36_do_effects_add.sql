@@ -2,11 +2,11 @@
 -- grain: one row per model × search × strategy with an allocation whose treatments all have an effect alone.
 -- key: model, search, strategy
 -- inputs: search_interaction
--- how to read: ratio is the measured KL of an allocation over the sum of its treatments' effects alone, of which some
---   are computed (search_interaction): 1 if they add up, above 1 if together they do more damage, below 1 if less.
---   log_correlation is near 1 if the sum puts allocations in their measured order, even if the ratio is not 1; NULL
---   below 10 allocations. Allocations with at least two treatments count. Allocations of one strategy are alike, so
---   that an interval over them would be too narrow and none is given; random ones differ most.
+-- how to read: ratio is the measured KL of an allocation over the sum of its treatments' effects alone: 1 if they add
+--   up, above 1 if together they do more damage, below 1 if less. Some of these effects are computed
+--   (search_interaction). log_correlation is near 1 if the sum puts allocations in their measured order, even if the
+--   ratio is not 1; NULL below 10 allocations. Only allocations with at least two treatments count. Allocations of one
+--   strategy are alike, and an interval over them would be too narrow, so none is given; random ones differ most.
 -- reason: a search that minimises sums of effects relies on it; EvoPress (2410.14649) found that they need not add up.
 -- columns:
 --   n_allocations: Allocations with at least two treatments [trials]

@@ -3,7 +3,7 @@
 -- key: model, recipe, trajectory
 -- inputs: sequence_kl
 -- how to read: teacher_forced has KL(dense‖pruned), over texts of the dense model; own_text has KL(pruned‖dense), over
---   texts of the variant (sequence_kl). sequence_kl_noise_nats is the largest that rounding alone gives in the same
+--   texts of the variant (sequence_kl). sequence_kl_noise_nats is the largest KL that rounding alone causes in the same
 --   direction; NULL if no noise was sampled. At 1 nat per text, a text is e = 2.7 times as likely under the model that
 --   wrote it (geometric mean). The dense recipe and noise variants are excluded.
 -- reason: a mean KL of single tokens does not say how far texts are apart, nor on whose texts.

@@ -2,27 +2,28 @@
 -- grain: one row per model × recipe × decoding × length of the draft, from 1 to 8 tokens.
 -- key: model, recipe, decoding, draft_tokens
 -- inputs: token_acceptance, acceptance, speed_summary
--- how to read: the variant drafts draft_tokens tokens, the dense model checks them in one pass and adds one of its own.
---   Measured: acceptance_rate, from the distributions of both models along the dense model's texts, and draft_cost, the
---   time of a written token of the variant over the dense model's, from `speed` at the smallest batch and the longest
---   prompt; NULL without `speed`. Arithmetic: tokens_per_pass is the mean over all starts in a text of
---   1 + a₁ + a₁a₂ + …, with the acceptances a of the tokens that follow, so that it counts that rejections cluster;
---   tokens_per_pass_independent is (1 − α^(γ+1))/(1 − α), which takes the acceptance rate α for every token. speedup is
---   tokens_per_pass over draft_tokens × draft_cost + 1, as if a pass over draft_tokens + 1 tokens took the time of one:
---   true where weights limit the speed, an upper limit elsewhere. Below 1 drafting does not pay. The interval of
---   tokens_per_pass is Student's t over prompts. The dense recipe and noise variants are excluded.
--- reason: says what a pruned model is worth whose answers are not good enough on their own: no output changes.
+-- how to read: the variant drafts draft_tokens tokens; the dense model checks them in one pass and adds one of its own.
+--   Two numbers are measured. acceptance_rate comes from the distributions of both models along the dense model's
+--   texts. draft_cost is the time of a written token of the variant over the dense model's, from `speed` at the
+--   smallest batch and the longest prompt; NULL without `speed`. The rest is arithmetic. tokens_per_pass is the mean
+--   over all starts in a text of 1 + a₁ + a₁a₂ + …, with the acceptances a of the tokens that follow, so it takes into
+--   account that rejections cluster. tokens_per_pass_independent is (1 − α^(γ+1))/(1 − α), with the acceptance rate α
+--   for every token. speedup is tokens_per_pass over draft_tokens × draft_cost + 1, as if a pass over draft_tokens + 1
+--   tokens took the time of one. That is true if weights limit the speed, else an upper limit. Below 1 drafting does
+--   not pay. The interval of tokens_per_pass is Student's t over prompts. The dense recipe and noise variants are
+--   excluded.
+-- reason: a pruned model whose answers are not good enough may still be useful as a draft, which changes no output.
 -- columns:
---   draft_tokens: Tokens that the variant proposes per pass of the dense model, γ [tokens]
+--   draft_tokens: Tokens that the variant drafts per pass of the dense model, γ [tokens]
 --   n_starts: Places in the texts at which a whole draft fits [tokens]
 --   tokens_per_pass: Expected tokens per pass of the dense model, from the acceptances along the texts [tokens]
 --   tokens_per_pass_low: Lower end of its 95 % interval, Student's t over prompts [tokens]
 --   tokens_per_pass_high: Upper end of it [tokens]
---   tokens_per_pass_independent: The same if all tokens were accepted alike and independently [tokens]
+--   tokens_per_pass_independent: The same if all tokens were accepted independently at the same rate [tokens]
 --   draft_cost: Time of a token of the variant over that of the dense model; NULL without `speed` [ratio]
 --   speedup: Expected speed of speculative sampling over the dense model's own [ratio] =
 --     tokens_per_pass/(draft_tokens × draft_cost + 1)
-with followed as (
+with next_tokens as (
     select
         model, recipe, decoding, prompt_id,
         list(acceptance) over (
@@ -38,7 +39,7 @@ drafts as (
     select
         *,
         unnest(range(1, len(acceptances) + 1)) as draft_tokens
-    from followed
+    from next_tokens
 ),
 
 prompts as (

@@ -1,12 +1,12 @@
--- For how many tokens do greedy texts stay the dense model's own, and do margin and shift say where they stop?
+-- For how many tokens do greedy texts equal the dense model's, and do margin and shift predict where that ends?
 -- grain: one row per model × recipe.
 -- key: model, recipe
 -- inputs: greedy_survival_summary
 -- how to read: the columns are those of greedy_survival_summary. A variant whose texts stay equal as long as those of
 --   rounding alone (`_noise`) does not differ from it. If the whole interval of brier_skill is above 0, flips can be
---   foreseen from one forced pass: from the dense margin and Var_p(Δz), at later steps and in other prompts than those
+--   predicted from one forced pass: from the dense margin and Var_p(Δz), at later steps and in other prompts than those
 --   of the fit. The dense recipe and noise variants are excluded.
--- reason: the first flip of a greedy text is the first teacher-forced disagreement, so that no text needs generating.
+-- reason: the first flip of a greedy text is the first teacher-forced disagreement, so no text needs to be generated.
 -- columns:
 --   texts_flipped_noise: Most texts that flip under rounding alone; NULL if no noise was measured [texts]
 --   equal_tokens_95_noise: Fewest tokens for which 95 % of the texts stay equal under rounding alone [token]

@@ -2,14 +2,14 @@
 -- grain: one row per model × recipe × decile of the prediction.
 -- key: model, recipe, decile
 -- inputs: greedy_hazards, noise_variants
--- how to read: flip_share should lie near flip_probability in each decile, and its interval, over prompts, should
---   contain it in 19 of 20. All rows are predictions for later steps of other prompts than those of the fit. The
---   dense recipe and noise variants are excluded.
+-- how to read: in each decile, flip_share should be close to flip_probability. Its interval, over prompts, should
+--   contain flip_probability in 19 of 20 deciles. All rows are predictions for later steps of other prompts than those
+--   of the fit. The dense recipe and noise variants are excluded.
 -- reason: a mean score hides where a hazard is wrong.
 -- columns:
 --   n: Steps [steps]
 --   prompts: Prompts that they come from [prompts]
---   margin_over_shift: Mean lead of the first token over what the shift may take [ratio]
+--   margin_over_shift: Mean margin of the first token over the typical shift against it [ratio]
 --   flip_probability: Mean predicted probability [probability]
 --   flip_share: Share of the steps at which the two models differ [share]
 --   flip_share_low: Lower end of its 95 % interval, Wilson's over prompts [share]

@@ -2,11 +2,12 @@
 -- grain: one row per model × recipe × text_source × metric.
 -- key: model, recipe, text_source, metric
 -- inputs: lost_answers
--- how to read: an answer is lost by the first token if the dense model, made to take the variant's token at the first
---   flip and then writing on by itself, is wrong, too. Unrelated answers lose unrelated_share of them. first_token_loss
---   and following_loss sum to the loss of right answers, gained ones subtracted; an interval that contains 0 shows no
---   loss. The columns _noise are the largest of the noise variants, whose flips are those of rounding; NULL if none was
---   measured. Options that are only guessed, the dense recipe and noise variants are excluded.
+-- how to read: let the dense model take the variant's token at the first flip and then continue by itself. If its
+--   answer is then wrong, the answer is lost by the first token. If answers were unrelated, first_token_share would be
+--   unrelated_share. first_token_loss and following_loss sum to the loss of right answers, gained ones subtracted; an
+--   interval that contains 0 shows no loss. The columns _noise are the largest of the noise variants, whose flips are
+--   those of rounding; NULL if none was measured. Prompts with options that the dense model only guesses, the dense
+--   recipe and noise variants are excluded.
 -- reason: says whether an answer is lost at the first different token or later.
 -- columns:
 --   first_token_loss_noise: Largest first_token_loss of a noise variant [share]

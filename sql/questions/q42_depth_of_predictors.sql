@@ -3,12 +3,13 @@
 -- key: model, lens, sublayer, layer
 -- across: models
 -- inputs: pruned_variants, spike_predictors, stg_models
--- how to read: numbers of q01, as means over the pruned and quantized variants that have an auc in every sublayer, so
---   that each depth is a mean over the same variants; each model counts the recipes that most other models have too.
---   The interval is the mean of theirs, not corrected for the number of sublayers. It is rather too wide, because
---   variants do not err in full unison. elsewhere is the mean of the other models at the same depth, interpolated
---   linearly between their layers; NULL with one model.
--- reason: what predicts at one depth and from one variance on in every model is due to pruning, else to the model.
+-- how to read: the numbers are those of q01, averaged over the pruned and quantized variants that have an auc in every
+--   sublayer, so each depth is a mean over the same variants. Each model counts the recipes that most other models
+--   have, too. The interval is the mean of the variants' intervals, not corrected for the number of sublayers. It is
+--   rather too wide, because the errors of variants are not fully correlated. elsewhere is the mean of the other models
+--   at the same depth, interpolated linearly between their layers; NULL with one model.
+-- reason: a depth and a variance from which on spikes occur are due to pruning if all models share them, else to the
+--   model.
 -- columns:
 --   relative_depth: Place among the layers [0 first to 1 last] = layer/(layers − 1)
 --   recipes: Recipes of the variants that the means are over [labels]
@@ -16,11 +17,11 @@
 --   auc_low: Lower end of its 95 % interval; NULL if a variant has none [probability]
 --   auc_high: Upper end of its 95 % interval; NULL if a variant has none [probability]
 --   is_among_best: Whether auc_high reaches the largest auc_low of the model and lens
---   top_decile_var_p_dz: The Var_p(Δz) from which on a position is among the largest tenth, geometric mean [logit²]
+--   top_decile_var_p_dz: Smallest Var_p(Δz) in the tenth of the positions where it is largest, geometric mean [logit²]
 --   auc_elsewhere: The other models' auc at this depth [probability]
 --   best_elsewhere: Share of the other models whose sublayer is among the best there [share]
 --   var_p_dz_ratio: top_decile_var_p_dz over the geometric mean of the other models' [ratio]
-with whole as (
+with complete as (
     select
         spike_predictors.*,
         stg_models.layers - 1 as last_layer
@@ -37,7 +38,7 @@ counted as (
     select
         *,
         count(distinct model) over (partition by recipe, lens) as n_models
-    from whole
+    from complete
 ),
 
 shared as (

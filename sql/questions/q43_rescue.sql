@@ -1,27 +1,28 @@
--- How much of a variant's damage does one sublayer bring back if it is made dense again?
+-- How much of a variant's damage disappears if one sublayer is made dense again?
 -- grain: one row per model × recipe × layer × sublayer that the recipe changed and that was measured in scope restored.
 -- key: model, recipe, layer, sublayer
 -- inputs: transitions_at_reference, stg_models
 -- how to read: all KLs are at the output on the dense text, lens normed, at the reference temperature: means over the
---   prompts of each prompt's mean. kl_joint_nats is that of the whole variant. rescued_nats is what is gone if this
---   sublayer is dense and the others stay pruned, kl_isolated_nats what this sublayer does if it alone is pruned.
---   Their difference is interaction_nats: above 0 the sublayer does more harm beside the others than alone, below 0
---   others do part of its harm too. Rescues do not add up. rescue_rank 1 brings back the most; the best of many
---   sublayers looks better than it is. Intervals are Student's t over prompts, NULL below two.
--- reason: isolated effects say what breaks alone, and a repair needs to know what heals among other broken parts.
+--   prompts of each prompt's mean. kl_joint_nats is that of the whole variant. rescued_nats is the part that disappears
+--   if this sublayer is dense and the others stay pruned. kl_isolated_nats is the KL if this sublayer alone is pruned.
+--   interaction_nats is the difference of the two: above 0 the sublayer does more harm among other pruned sublayers
+--   than alone, below 0 the others do part of its harm, too. Rescues do not add up. rescue_rank 1 rescues the most; the
+--   best of many sublayers looks better than it is. Intervals are Student's t over prompts, NULL below two.
+-- reason: an isolated effect says what one sublayer breaks alone; a repair needs to know what it helps while the others
+--   stay broken.
 -- columns:
 --   rescue_rank: Place by rescued_nats among the variant's sublayers, 1 for the largest
 --   n_prompts: Prompts measured layer by layer [prompts]
 --   kl_joint_nats: Mean KL(dense‖pruned) of the whole variant [nats]
 --   kl_restored_nats: Mean KL(dense‖pruned) of the variant with this sublayer dense [nats]
---   rescued_nats: KL that is gone with it [nats] = kl_joint_nats − kl_restored_nats
+--   rescued_nats: KL that disappears with it [nats] = kl_joint_nats − kl_restored_nats
 --   rescued_low: Lower end of its 95 % interval [nats]
 --   rescued_high: Upper end of its 95 % interval [nats]
---   rescued_share: Part of the whole variant's KL that is gone [share] = rescued_nats/kl_joint_nats
+--   rescued_share: Part of the whole variant's KL that disappears [share] = rescued_nats/kl_joint_nats
 --   kl_isolated_nats: Mean KL(dense‖pruned) with this sublayer alone pruned; NULL if not measured [nats]
---   interaction_nats: Harm beside the other pruned sublayers, beyond that alone [nats] =
---     rescued_nats − kl_isolated_nats
---   tokens_back: Share of positions whose most likely token is the dense one's again, minus those that lose it [share]
+--   interaction_nats: Harm among the other pruned sublayers, minus harm alone [nats] = rescued_nats − kl_isolated_nats
+--   tokens_back: Share of positions whose most likely token becomes that of the dense model again, minus those that
+--     lose it [share]
 with joint as (
     select
         transitions.model, transitions.recipe, transitions.prompt_id, transitions.position, transitions.temperature,

@@ -1,8 +1,8 @@
 -- first_flip_step is the first step whose two tokens, or most likely tokens, differ, in every trajectory.
 -- grain: one row per model × recipe × prompt × trajectory that disagrees.
 -- inputs: stg_decoding_steps, generations_without_noise, stg_models
--- reason: up to the flip all trajectories read the same tokens, so that all lead to the same step. greedy_survival
---   rests on it. Noise variants are excluded: they are rounding, and passes of other shapes round differently.
+-- reason: up to the flip all trajectories read the same tokens, so all give the same step. greedy_survival relies on
+--   this. Noise variants are excluded: they are rounding, and passes of other shapes round differently.
 with differences as (
     select
         steps.model, steps.recipe, steps.prompt_id, steps.trajectory,

@@ -1,4 +1,4 @@
--- Nothing runs on top of the last MLP, so that swapping it alone moves the output by its local shift.
+-- Nothing runs on top of the last MLP, so swapping it alone moves the output by its local shift.
 -- grain: one row per model × recipe × prompt × position × lens × temperature that disagrees.
 -- inputs: stg_layer_transitions, stg_models
 -- reason: the two scopes come from different code: a replay and a run of the dense rest.

@@ -2,8 +2,8 @@
 -- search is the geometric mean over these.
 -- grain: one row per effect or trial that disagrees.
 -- inputs: stg_search_effects, stg_search_trials
--- how to read: an effect that was measured on fewer items has its ratio to another treatment of its sublayer times the
---   mean of that one, and one without items is computed from other effects: neither is a mean over its own items.
+-- how to read: an effect that was measured on fewer items is the mean of another treatment of its sublayer, times the
+--   ratio of the two. An effect without items is computed from other effects. Neither is a mean over its own items.
 -- reason: differences are paired over the lists of items, and must be about the stored means.
 with complete_effects as (
     select

@@ -1,4 +1,4 @@
--- The three sublayers with the largest KL of the mildest variant that loops, or of the mildest if none does.
+-- The three sublayers with the largest KL, for the mildest variant that loops, or for the mildest of all if none loops.
 -- grain: one row per model × sublayer, three per model.
 -- inputs: looping_texts, variant_summary, layer_kl_share
 with chosen as (

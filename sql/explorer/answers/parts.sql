@@ -1,4 +1,4 @@
--- Layer from which on the most likely token at the first flip differs, over all texts.
+-- Layer from which on the most likely token differs at the first flip, over all texts.
 -- grain: one row per model.
 -- inputs: first_divergent_layer
 select

@@ -1,8 +1,8 @@
 -- Retrieval: variants that surely keep nine tenths of the dense model's nDCG@10, that surely do not, and the worst one.
 -- grain: one row per model.
 -- inputs: q30_retrieval_loss
--- how to read: a loss is the mean over data sets, of the variants that have all of them; its interval takes the data
---   sets' queries as independent.
+-- how to read: a loss is the mean over data sets, for variants that have all of them; its interval takes the data sets'
+--   queries as independent.
 with means as (
     select
         model, recipe,

@@ -3,7 +3,7 @@
 -- inputs: layer_kl_share
 with
 
--- A variant with at most three changed sublayers has all of them among its top three, so that it is left out.
+-- A variant with at most three changed sublayers is left out, because all of them are among its top three.
 counted as (
     select *
     from layer_kl_share

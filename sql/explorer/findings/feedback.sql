@@ -1,4 +1,4 @@
--- KL on each trajectory after the first flip, of the variants and of the noise, and what the comparison says.
+-- KL on each trajectory after the first flip, for variants and for noise, and what the comparison says.
 -- grain: one row per model.
 -- inputs: q13_own_text_against_forced
 select

@@ -6,7 +6,7 @@
 --   estimate with KL(pruned‖dense); to second order both directions are equal. worst_layer is the layer whose median
 --   ratio is furthest from 1 on a log scale. Correlations are NULL below 10 points or if one side does not vary. The
 --   dense recipe and untouched sublayers in local scope have no shift and are excluded, as are noise variants.
--- reason: q02, q03 and q04 ask the same question of different theorems. The points are not materialized, because a
+-- reason: q02, q03 and q04 ask the same question about different theorems. The points are not materialized, because a
 --   filter on theorem then skips the layer records of the others.
 -- columns:
 --   theorem: Name of the estimate: T1 h, T1 z, T2 p, T3 KL or, against KL(pruned‖dense), T3 KL reversed

@@ -3,14 +3,15 @@
 -- grain: one row per model × recipe × prompt.
 -- key: model, recipe, prompt_id
 -- inputs: decoding_at_reference, stg_layer_transitions
--- how to read: step is the first at which the pruned model emits another token; up to there both models have read the
---   same tokens. layer and sublayer are the first whose output, through the final norm and the head (scope propagated,
---   lens normed), has another most likely token at that step. In early layers the most likely token is not settled, so
---   that the two models may differ and agree again; from_layer and from_sublayer are where they start to differ up to
---   the output. margin_dense is the margin of the dense model's output at the step, lens_margin_dense the margin behind
---   the sublayer. is_margin_low says that less than a quarter of the prompt's steps have a smaller margin; it is NULL
---   below four steps. All columns are NULL if the prompt never flips, and the columns of the layers where the step was
---   not measured in scope propagated through lens normed. The dense recipe and noise variants are excluded.
+-- how to read: step is the first at which the pruned model emits another token; until then both models have read the
+--   same tokens. layer and sublayer are the first behind which the most likely token differs at that step, read through
+--   the final norm and the head (scope propagated, lens normed). In early layers the most likely token is not settled,
+--   so the two models may differ and agree again. from_layer and from_sublayer are where they start to differ all the
+--   way up to the output. margin_dense is the margin of the dense model's output at the step, lens_margin_dense the
+--   margin behind the sublayer. is_margin_low says that less than a quarter of the prompt's steps have a smaller
+--   margin; it is NULL below four steps. All columns are NULL if the prompt never flips. The columns about layers are
+--   also NULL if the step was not measured in scope propagated with lens normed. The dense recipe and noise variants
+--   are excluded.
 -- reason: one row says where a generation first differs, and whether the dense model was undecided there. The view is
 --   long because steps and layers must be joined before either is aggregated.
 -- columns:
@@ -20,7 +21,7 @@
 --   lens_kl_nats: KL(dense‖pruned) behind that sublayer, through lens normed [nats]
 --   lens_margin_dense: Dense logit of the first token minus that of the second behind that sublayer, through lens
 --     normed [logit]
---   from_layer: Layer from whose sublayer on the most likely token differs up to the output
+--   from_layer: Layer of the sublayer from which on the most likely token differs up to the output
 --   from_sublayer: The sublayer of that layer
 --   kl_output_nats: KL(dense‖pruned) of the output at that step [nats]
 --   margin_dense: Dense logit of the output's first token minus that of its second at that step [logit]
@@ -44,7 +45,7 @@ steps as (
     group by all
 ),
 
-placed as (
+ranked as (
     select
         *,
         count(*) over (partition by model, recipe, prompt_id) as steps,
@@ -57,13 +58,13 @@ prompts as (
         model, recipe, prompt_id,
         any_value(steps) as steps,
         min(step) filter (where is_flip) as step
-    from placed
+    from ranked
     group by all
 ),
 
 flips as (
-    select placed.*
-    from placed
+    select ranked.*
+    from ranked
     inner join prompts using (model, recipe, prompt_id, step)
 ),
 
@@ -77,7 +78,7 @@ sublayers as (
     where transitions.scope = 'propagated' and transitions.lens = 'normed'
 ),
 
-parted as (
+compared as (
     select
         *,
         max(place) filter (where is_top1_same) over (partition by model, recipe, prompt_id) as last_same
@@ -93,7 +94,7 @@ layers as (
         arg_min(margin_dense, place) as lens_margin_dense,
         arg_min(layer, place) filter (where place > coalesce(last_same, -1)) as from_layer,
         arg_min(sublayer, place) filter (where place > coalesce(last_same, -1)) as from_sublayer
-    from parted
+    from compared
     where not is_top1_same
     group by all
 )

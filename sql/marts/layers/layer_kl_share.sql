@@ -5,19 +5,18 @@
 -- how to read: kl_alone_nats is the mean KL that this sublayer alone causes at the reference temperature, lens normed:
 --   at the model's output if scope isolated was measured for all changed sublayers, else directly behind the sublayer
 --   (scope local). share_of_kl is its part of the sum over the variant's changed sublayers; place_in_order 1 is the
---   largest. Effects of sublayers do not add up to the joint effect, so that a share says where the damage arises and
---   not how much would be saved by sparing the sublayer. prompts_parted counts the prompts whose most likely token, at
---   the first flip of the whole pruned model, differs from this sublayer up to the output; sublayers that the recipe
---   did not change can cause this too and have no row here. Noise variants are excluded.
--- reason: pruning becomes milder when the sublayers with the largest effect are spared; a list of all layers does not
---   rank them.
+--   largest. Effects of sublayers do not add up to the joint effect, so a share says where the damage arises, not how
+--   much sparing the sublayer would save. prompts_parted counts prompts at the first flip of the whole pruned model:
+--   those whose most likely token differs from this sublayer up to the output. A sublayer that the recipe did not
+--   change can be the first, too, but has no row here. Noise variants are excluded.
+-- reason: sparing the sublayers with the largest effect makes pruning milder, so they are ranked.
 -- columns:
 --   layer: Layer of the sublayer, from 0
 --   sublayer: attn or mlp [label]
 --   scope: isolated or local, where the KL was measured [label]
 --   kl_alone_nats: Mean KL(dense‖pruned) that this sublayer causes alone [nats]
 --   share_of_kl: Its part of the sum over the variant's changed sublayers [share]
---   place_in_order: Its rank by share_of_kl, 1 the largest; equal ones by depth [rank]
+--   place_in_order: Its rank by share_of_kl, 1 for the largest; ties by depth [rank]
 --   prompts_parted: Prompts whose most likely token differs from here up to the output, at the first flip [prompts]
 with alone as (
     select
@@ -30,7 +29,7 @@ with alone as (
     group by all
 ),
 
--- KLs behind a sublayer and at the output do not add up, so that one scope is used for the whole variant.
+-- KLs behind a sublayer and KLs at the output cannot be added, so each variant uses one scope.
 measured as (
     select
         *,
@@ -43,7 +42,7 @@ measured as (
     from alone
 ),
 
-parted as (
+first_differences as (
     select
         model, recipe,
         from_layer as layer,
@@ -62,6 +61,6 @@ select
         partition by measured.model, measured.recipe
         order by measured.kl_alone_nats desc nulls last, measured.layer asc, measured.sublayer asc
     ) as place_in_order,
-    coalesce(parted.prompts_parted, 0) as prompts_parted
+    coalesce(first_differences.prompts_parted, 0) as prompts_parted
 from measured
-left join parted using (model, recipe, layer, sublayer)
+left join first_differences using (model, recipe, layer, sublayer)

@@ -3,9 +3,9 @@
 -- key: model, recipe, layer, sublayer, scope, lens, temperature
 -- inputs: transitions_without_noise, noise_floor
 -- how to read: scope local is the effect of this sublayer alone, isolated the same effect at the model's output,
---   propagated the effect of all pruned sublayers up to this one, restored that of all but this one. Without is_changed
---   the local shift is exactly 0 by construction and the propagated one comes from earlier layers. The cosines are 1 −
---   one_minus_cos; for small shifts read one_minus_cos_*, which keep their digits. is_below_noise says that
+--   propagated the effect of all pruned sublayers up to this one, restored that of all but this one. If is_changed is
+--   false, the local shift is exactly 0 by construction and the propagated one comes from earlier layers. The cosines
+--   are 1 − one_minus_cos; for small shifts read one_minus_cos_*, which keep their digits. is_below_noise says that
 --   kl_median_nats is at most kl_noise_p95_nats, the 95th percentile of noise_floor at the same sublayer and scope.
 --   Both are NULL if no noise was measured. Noise variants are excluded.
 -- reason: a chart of a quantity against depth needs about a thousand rows, not one per token.
@@ -33,7 +33,7 @@
 --   kl_mean_nats: Mean KL(dense‖pruned) [nats]
 --   kl_median_nats: Median KL(dense‖pruned) [nats]
 --   var_p_dz_mean: Mean variance of Δz under the dense p [logit²] = mean Var_p(Δz)
---   orth_rel_h_mean: Mean share of the shift across h [ratio] = mean ‖Δh⊥‖/‖h‖
+--   orth_rel_h_mean: Mean length of the shift orthogonal to h, relative to h [ratio] = mean ‖Δh⊥‖/‖h‖
 --   kl_noise_p95_nats: 95th percentile of the KL that rounding alone causes at this sublayer and scope; NULL without
 --     noise [nats]
 --   is_below_noise: Whether the median KL is at most what rounding causes; NULL without noise = kl_median_nats <=
@@ -47,7 +47,7 @@ with spread as (
         avg(transitions.one_minus_cos_h) as one_minus_cos_h_mean,
         avg(transitions.one_minus_cos_z) as one_minus_cos_z_mean,
         avg(transitions.one_minus_cos_p) as one_minus_cos_p_mean,
-        -- One call per quantity, so that its values are held in memory once and not once per quantile.
+        -- One call per quantity holds its values in memory once, not once per quantile.
         quantile_cont(transitions.one_minus_cos_h, [0.1, 0.9]) as one_minus_cos_h_spread,
         quantile_cont(transitions.one_minus_cos_z, [0.1, 0.9]) as one_minus_cos_z_spread,
         quantile_cont(transitions.one_minus_cos_p, [0.1, 0.9]) as one_minus_cos_p_spread,

@@ -4,8 +4,8 @@
 -- key: model, recipe, prompt_id, position, layer, sublayer, scope, lens
 -- inputs: transitions_at_reference
 -- how to read: h and z do not depend on T; p and the variances are those at T = 1 if it was measured. The dense recipe
---   is excluded, and so are sublayers that the recipe did not touch, except in scope propagated: their shifts are 0 by
---   construction. Noise variants are excluded.
+--   and noise variants are excluded. So are sublayers that the recipe did not touch, because their shifts are 0 by
+--   construction; scope propagated has them all.
 -- reason: these zeros would pull every median of the questions about geometry towards 0.
 select
     transitions.model, transitions.recipe, transitions.prompt_id, transitions.position, transitions.layer,

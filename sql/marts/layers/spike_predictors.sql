@@ -4,15 +4,16 @@
 -- inputs: spike_sums
 -- how to read: a spike is a position whose output KL(dense‖pruned), teacher forced at the reference temperature, is
 --   above the variant's own 90th percentile. auc is the probability that this sublayer's Var_p(Δz) is larger at a spike
---   than elsewhere (0.5 = useless), lift is how many times more frequent spikes are where it is largest, spearman is
---   its rank correlation with the output KL itself (ranked among all outputs of the variant). *_low and *_high are a
---   95 % interval by Student's t with prompts as the independent units, because the positions of one prompt are not
---   independent: to first order, with ranks and thresholds as they are over all prompts, of spearman and auc on
---   Fisher's scale and of the lift on a logarithmic one. Not corrected for the number of sublayers. NULL if there is
---   too little data: spearman below 10 positions, auc and lift below 3 spikes, bounds below 2 prompts (of auc and lift
---   below 3 prompts with spikes), where no prompt deviates, and at an auc of 0 or 1 and a lift of 0. Excluded are the
---   dense recipe and sublayers that the recipe did not touch.
--- reason: q01 ranks sublayers by it, q42 compares depths. It is a little long because three figures have intervals.
+--   than elsewhere; 0.5 is useless. lift is how many times more frequent spikes are in the tenth of the positions with
+--   the largest Var_p(Δz) than everywhere. spearman is the rank correlation of Var_p(Δz) with the output KL, which is
+--   ranked among all outputs of the variant. *_low and *_high are 95 % intervals by Student's t with prompts as the
+--   independent units, because the positions of one prompt are not independent. They are first-order approximations
+--   that take ranks and thresholds as given: on Fisher's scale for spearman and auc, on a logarithmic scale for the
+--   lift. They are not corrected for the number of sublayers. With too little data, numbers are NULL: spearman below 10
+--   positions, auc and lift below 3 spikes. Bounds are NULL below 2 prompts (for auc and lift below 3 prompts with
+--   spikes), if no prompt deviates, at an auc of 0 or 1, and at a lift of 0. The dense recipe and sublayers that the
+--   recipe did not touch are excluded.
+-- reason: q01 ranks sublayers by it, q42 compares depths. The view is long because three figures have intervals.
 -- columns:
 --   n: Positions with a local shift and an output [positions]
 --   n_prompts: Prompts that they come from [prompts]
@@ -26,10 +27,10 @@
 --   top_decile_lift: Rate of spikes in the tenth with the largest Var_p(Δz) over their rate everywhere [ratio]
 --   top_decile_lift_low: Lower end of its 95 % interval, Student's t over prompts on a logarithmic scale [ratio]
 --   top_decile_lift_high: Upper end of its 95 % interval, Student's t over prompts on a logarithmic scale [ratio]
---   top_decile_var_p_dz: The Var_p(Δz) from which on a position is in that tenth [logit²]
+--   top_decile_var_p_dz: Smallest Var_p(Δz) in that tenth [logit²]
 with
 
--- Read twice below.
+-- A CTE that is read twice is computed once.
 sums as (
     select * from spike_sums
 ),

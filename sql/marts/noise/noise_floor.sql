@@ -4,13 +4,13 @@
 -- inputs: stg_layer_transitions, noise_variants, dense_ends
 -- how to read: the dense model is compared with itself in bfloat16 and with another order of summation: run whole on
 --   the same tokens (scope propagated), or in one sublayer alone (local, and isolated at the output). p95 and max are
---   over prompts and positions; of several noise variants the largest value counts. No rows if the study measured no
---   noise, and no local and isolated ones from releases that stored zeros there.
+--   over prompts and positions, and then the largest over noise variants. There are no rows if the study measured no
+--   noise, and none of scopes local and isolated from releases that stored zeros there.
 -- reason: a divergence is a finding only if it is larger than what another dtype or batch size causes with the same
 --   weights.
 -- columns:
---   noise_variants: Noise variants that the floor is the largest of [variants]
---   positions: Positions of the variant that has fewest [positions]
+--   noise_variants: Noise variants of which the floor is the largest value [variants]
+--   positions: Positions of the noise variant with the fewest [positions]
 --   kl_p95_nats: 95th percentile of KL(dense‖noise) [nats]
 --   kl_max_nats: Largest of KL(dense‖noise) [nats]
 --   one_minus_cos_h_p95: 95th percentile of the cosine defect of h [1 - cosine]

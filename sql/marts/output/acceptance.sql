@@ -1,19 +1,19 @@
--- How often the dense model would accept a token that the variant proposes: the expected acceptance rate of speculative
+-- How often the dense model would accept a token that the variant drafts: the expected acceptance rate of speculative
 -- sampling with the variant as draft.
 -- grain: one row per variant × decoding × trajectory; dense and noise variants included.
 -- key: model, recipe, decoding, trajectory
 -- inputs: token_acceptance, noise_variants
--- how to read: acceptance_rate is the mean of 1 − TV(p, q) over the tokens of greedy or of sampled texts
---   (token_acceptance): teacher_forced along the dense model's texts, which is where speculative sampling moves,
---   because its texts are distributed as the dense model's; own_text along the variant's. It is computed from the two
---   distributions; no speculative sampling is run. The interval is Student's t over prompts; NULL below 3 prompts and
---   if no prompt deviates. Noise variants are the null: what rounding alone rejects.
--- reason: a rate from 0 to 1 that has a use, and the same unit for every model.
+-- how to read: acceptance_rate is the mean of 1 − TV(p, q) over the tokens of greedy or sampled texts
+--   (token_acceptance). teacher_forced is along the dense model's texts, as in speculative sampling, whose texts follow
+--   the dense model's distribution; own_text is along the variant's. The rate is computed from the two distributions;
+--   no speculative sampling is run. The interval is Student's t over prompts; NULL below 3 prompts and if no prompt
+--   deviates. Noise variants are the null: what rounding alone rejects.
+-- reason: a rate from 0 to 1 is comparable across models, and says what a variant is worth as a draft.
 -- columns:
 --   is_noise: Whether the variant is the dense model with other rounding
 --   prompts: Prompts [prompts]
 --   tokens: Tokens of all texts [tokens]
---   acceptance_rate: Share of proposed tokens that the dense model accepts, expected [share]
+--   acceptance_rate: Expected share of drafted tokens that the dense model accepts [share]
 --   acceptance_low: Lower end of its 95 % interval, Student's t over prompts [share]
 --   acceptance_high: Upper end of it [share]
 with prompts as (

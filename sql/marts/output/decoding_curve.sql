@@ -2,15 +2,15 @@
 -- grain: one row per model × recipe × prompt × trajectory × step × temperature.
 -- key: model, recipe, prompt_id, trajectory, step, temperature
 -- inputs: decoding_without_noise, stg_generations, output_noise_ceiling
--- how to read: at first_flip_step both models still read the same tokens, so that is_after_flip begins one step later;
---   up to there all trajectories agree, and on fork the KL is 0. answer_end_step is the end of the answer that is read:
---   the dense one under teacher_forced and fork, the variant's under own_text, the one that is complete first under
---   free_running; NULL if it never is complete. is_below_noise says that the KL is at most kl_noise_p95_nats of
---   output_noise_ceiling at the same temperature: such a step shows no damage. NULL if no noise was measured. Noise
---   variants are excluded.
+-- how to read: at first_flip_step both models still read the same tokens, so is_after_flip begins one step later. Until
+--   then all trajectories agree, and on fork the KL is 0. answer_end_step is the end of the answer that is read: the
+--   dense model's under teacher_forced and fork, the variant's under own_text, the earlier of both under free_running.
+--   It is NULL if the answer is never complete. is_below_noise says that the KL is at most kl_noise_p95_nats of
+--   output_noise_ceiling at the same temperature: such a step shows no damage. It is NULL if no noise was measured.
+--   Noise variants are excluded.
 -- reason: divergence after the answer is complete must be distinguished from divergence inside it.
 -- columns:
---   answer_end_step: Step at which the answer that is read is complete; under free_running the first of both [step]
+--   answer_end_step: Step at which the answer that is read is complete; under free_running the earlier of both [step]
 --   is_after_flip: Whether the step is after the first flip = step > first_flip_step
 --   is_after_answer: Whether the step is after the end of the answer = step > answer_end_step
 --   is_below_noise: Whether the KL is at most what rounding causes at the output; NULL without noise = KL <=

@@ -1,12 +1,12 @@
--- The share of greedy texts that are still the dense model's own, step by step, without generating them.
+-- The share of greedy texts that still equal the dense model's, step by step, computed without generating them.
 -- grain: one row per variant × step at which a text is at risk; noise variants included.
 -- key: model, recipe, step
 -- inputs: greedy_steps, noise_variants
 -- how to read: a greedy text flips at its first teacher-forced disagreement. A text is at risk at a step that it
---   reaches without a flip; a text that ends leaves the risk set (Kaplan and Meier, doi 10.2307/2281868), which takes
---   the ends as independent of the flips. The interval is Wilson's for as many texts as would be at risk if none had
---   ended, and lost none: texts_at_risk over the share before the step (Peto, doi 10.1038/bjc.1977.1). Without ends
---   that is the number of texts; with many it is a little wide.
+--   reaches without a flip; a text that ends leaves the risk set (Kaplan and Meier, doi 10.2307/2281868), as if ends
+--   were independent of flips. The interval is Wilson's with Peto's number of texts: texts_at_risk over the share
+--   before the step (doi 10.1038/bjc.1977.1). Without ends that is the number of texts; with many ends the interval is
+--   a little wide.
 -- reason: the curve needs one forced pass; noise variants show what rounding alone does to it.
 -- columns:
 --   is_noise: Whether the variant is the dense model with other rounding

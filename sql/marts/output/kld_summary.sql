@@ -8,14 +8,14 @@
 --   ends in _se_iid takes every token as independent, as llama.cpp does, which is too small because the errors of
 --   neighbouring tokens correlate. kl is KL(dense‖pruned) in nats. delta_p is the true token's probability under the
 --   variant minus the dense one: below 0 the variant does worse. ln_ppl_ratio is ln(ppl_pruned / ppl_dense), paired
---   token by token, so that its error is far below the errors of the two perplexities. Percentiles interpolate between
+--   token by token, so its error is far below the errors of the two perplexities. Percentiles interpolate between
 --   neighbours. *_noise and kl_noise_* are the same figures of the dense model against itself, rounded or summed in
---   another way, with the same text_hash, context and stride (NULL if there is none); of several noise variants the
---   largest value counts. A figure within them is not evidence about pruning. is_below_noise says that the median KL is
---   at most kl_noise_p95_nats. Noise variants are excluded. Compare two perplexities only if text_hash, context and
---   stride are the same; calibration_hash is that of the variant's tokens.
+--   another way, with the same text_hash, context and stride (NULL if there is none), and the largest over noise
+--   variants. A figure within them is not evidence about pruning. is_below_noise says that the median KL is at most
+--   kl_noise_p95_nats. Noise variants are excluded. Compare two perplexities only if text_hash, context and stride are
+--   the same; calibration_hash is that of the variant's tokens.
 -- reason: perplexity and these figures are the usual way to compare compressed models on a text. The view is long
---   because llama.cpp prints that many figures.
+--   because llama.cpp prints so many figures.
 -- columns:
 --   tokens: Scored tokens [tokens]
 --   windows: Windows that they were scored in [windows]
@@ -86,7 +86,7 @@
 --   top1_agreement_noise: top1_agreement under rounding alone; NULL without noise [share]
 with
 
--- Read twice below, so that the statistics are computed once.
+-- A CTE that is read twice is computed once.
 over_tokens as (
     select * from text_statistics
 ),

@@ -21,7 +21,7 @@
 with unnested as (
     select
         questions.model, questions.recipe, questions.prompt_id, questions.temperature, questions.gold,
-        -- Lists unnested in one select are expanded in parallel.
+        -- Row i gets entry i of every unnested list.
         unnest(range(len(questions.options))) as option_index,
         unnest(questions.options) as option,
         unnest(questions.p_options_dense) as p_options_dense,

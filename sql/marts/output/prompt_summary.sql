@@ -1,11 +1,11 @@
--- One row per prompt with how many variants it breaks, how early, and the place of the prompt in that order.
+-- How many variants break on each prompt, how early, and which prompts break first.
 -- grain: one row per model × prompt with a text of the dense model or of a pruned variant.
 -- key: model, prompt_id
 -- inputs: stg_generations, generations_without_noise, decoding_at_reference
--- how to read: counts are of pruned variants with a text for the prompt. first_flip_step_median is over these variants,
---   where one that never flips counts as later than any step; it is NULL if that is the median. place_in_order is 1 for
---   the prompt that breaks first: by first_flip_step_median, then by the shares of variants that flip and that loop,
---   then by kl_step0_median_nats, then by name. A measure that was not taken is NULL. Noise is excluded.
+-- how to read: counts are of pruned variants with a text for the prompt. first_flip_step_median is over these variants.
+--   One that never flips counts as later than any step; if that is the median, it is NULL. place_in_order is 1 for the
+--   prompt that breaks first: by first_flip_step_median, then by the shares of variants that flip and that loop, then
+--   by kl_step0_median_nats, then by name. A measure that was not taken is NULL. Noise is excluded.
 -- reason: with hundreds of prompts a reader starts from those that break first; the report lists them.
 -- columns:
 --   steps: Steps of the dense model's text up to its end [steps]
@@ -18,8 +18,8 @@
 --   variants_graded: Variants whose answer could be graded [variants]
 --   variants_correct: Variants with the right answer [variants]
 --   is_correct_dense: Whether the dense model gives the right answer; NULL without a known answer
---   place_in_order: Place in the order of what breaks first, in its model; 1 is first
---   place_in_kind: The same among the prompts of its kind
+--   place_in_order: Place among the model's prompts; 1 breaks first
+--   place_in_kind: Place among the prompts of its kind; 1 breaks first
 with prompts as (
     select
         model, prompt_id,

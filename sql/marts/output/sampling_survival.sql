@@ -1,18 +1,19 @@
--- The share of sampled texts that are still the dense model's own, step by step: as measured, and as expected from the
+-- The share of sampled texts that still equal the dense model's, step by step: as measured, and as expected from the
 -- two distributions of every step.
 -- grain: one row per variant × step, to the model's longest sampled text; dense and noise variants included.
 -- key: model, recipe, step
 -- inputs: stg_sampled_generations, stg_sampled_steps
--- how to read: both models draw with the same noise, so that texts part only where the distributions differ.
+-- how to read: both models draw with the same random numbers, so texts part only if the distributions differ.
 --   equal_share counts the texts that have not parted up to and including the step; a text that ended unparted stays
---   equal. equal_share_expected is the product of 1 − hazard over the steps, where the hazard of a step is the sum of
---   flip_probability over the texts that are still equal, over their number; texts that have ended add 0. It is NULL
---   from the step before which no text is equal any more. Intervals take prompts as the independent units, because
---   samples of one prompt are alike: Student's t, NULL below 2 prompts; where all texts or none are equal, Wilson's
---   over the prompts for the measured curve, and NULL for the expected one. The expected curve rests on probabilities
---   instead of draws; the measured one must agree with it within their intervals, or the sampler is wrong.
--- reason: single place that follows sampled texts until they part. The view is a little long because both curves have
---   intervals over prompts.
+--   equal. equal_share_expected is the product of 1 − hazard over the steps. The hazard of a step is the mean
+--   flip_probability of the texts that are still equal, where texts that have ended count as 0. equal_share_expected is
+--   NULL from the step before which no text is equal any more. Intervals take prompts as the independent units, because
+--   samples of one prompt are alike. They are Student's t, NULL below 2 prompts. If all texts or none are equal, the
+--   measured curve has Wilson's interval over the prompts, and the expected one none. The expected curve rests on
+--   probabilities instead of draws; the measured one must agree with it within their intervals, or the sampler is
+--   wrong.
+-- reason: this view alone follows sampled texts until they part. The view is long because both curves have intervals
+--   over prompts.
 -- columns:
 --   texts: Sampled texts, prompts × samples [texts]
 --   prompts: Prompts that they come from [prompts]
@@ -35,7 +36,7 @@ with horizons as (
 ),
 
 -- Texts that part at each step, by prompt.
-parted as (
+flips_by_prompt as (
     select
         model, recipe, prompt_id,
         first_flip_step as step,
@@ -66,12 +67,12 @@ prompt_steps as (
     select
         prompts.*,
         horizons.step,
-        coalesce(parted.flips, 0) as flips,
+        coalesce(flips_by_prompt.flips, 0) as flips,
         coalesce(hazards.flips_expected, 0) as flips_expected,
-        prompts.texts - coalesce(sum(parted.flips) over earlier, 0) as at_risk
+        prompts.texts - coalesce(sum(flips_by_prompt.flips) over earlier, 0) as at_risk
     from prompts
     inner join horizons using (model)
-    left join parted using (model, recipe, prompt_id, step)
+    left join flips_by_prompt using (model, recipe, prompt_id, step)
     left join hazards using (model, recipe, prompt_id, step)
     window
         earlier as (

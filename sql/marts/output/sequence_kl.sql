@@ -3,15 +3,15 @@
 -- key: model, recipe, trajectory
 -- inputs: sampled_sequences, noise_variants
 -- how to read: P is the dense model's distribution over texts and Q the variant's, at the sampling temperature. In
---   teacher_forced, sequence_kl_nats is KL(P‖Q) = E over x~P of Σ KL(p_t‖q_t); in own_text, KL(Q‖P) = E over x~Q of
---   Σ KL(q_t‖p_t), by the chain rule. A text that the study cuts at `generation.new_tokens` counts with its first
---   tokens, so that the number is the KL of the distributions over these. Texts that are drawn from a nucleus (top_p
---   below 1) have no row: their sums are no KL, because the nuclei of the two models differ. Samples of one prompt are
---   averaged first. Intervals are Student's t of the logarithm over prompts; NULL below 2 prompts and for a mean of 0.
---   In simulated studies of 20 prompts they cover the truth in 93 % if the KL of prompts spreads by a factor of 1.6,
---   and in 88 % if it spreads by a factor of 2.7. Noise variants are the null. KL(P‖Q) is high if the variant lacks
---   texts of the dense model, KL(Q‖P) if it writes texts that the dense model would not.
--- reason: where generation is stochastic, this is the one number that says how far apart two models are.
+--   teacher_forced, sequence_kl_nats is KL(P‖Q) = E over x~P of Σ KL(p_t‖q_t); in own_text, KL(Q‖P) = E over x~Q of Σ
+--   KL(q_t‖p_t), by the chain rule. A text that the study cuts at `generation.new_tokens` counts with its first tokens,
+--   so the number is the KL of the distributions over these. Texts drawn from a nucleus (top_p below 1) have no row:
+--   the nuclei of the two models differ, and the sums would not be a KL. Samples of one prompt are averaged first.
+--   Intervals are Student's t over prompts on a logarithmic scale; NULL below 2 prompts and for a mean of 0. In
+--   simulated studies of 20 prompts they cover the truth in 93 % of cases if the KL of prompts spreads by a factor of
+--   1.6, and in 88 % if it spreads by a factor of 2.7. Noise variants are the null. KL(P‖Q) is high if the variant
+--   lacks texts of the dense model, KL(Q‖P) if it writes texts that the dense model would not.
+-- reason: for sampled generation, this one number says how far apart two models are.
 -- columns:
 --   is_noise: Whether the variant is the dense model with other rounding
 --   prompts: Prompts [prompts]

@@ -3,8 +3,8 @@
 -- key: model, recipe, prompt_id, step
 -- inputs: decoding_at_reference, stg_generations
 -- how to read: step t of the dense text and step t of the variant's own text, which may be longer; is_same_token
---   compares the two tokens. Each KL is of the step's number in its text: the dense one (teacher forced), the variant's
---   (own text), the fork against the dense text, or both models on their own texts (free running).
+--   compares the two tokens. Each KL is of the step with this number: in the dense text (teacher forced), in the
+--   variant's (own text), of the fork against the dense text, or with both models on their own texts (free running).
 -- reason: shows at which word an answer begins to differ, and how sure the dense model was there.
 -- columns:
 --   token_text_dense: Token of the dense text; NULL after its end

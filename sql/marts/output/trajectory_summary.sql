@@ -3,13 +3,13 @@
 -- key: model, trajectory, answers
 -- inputs: steps_after_flip, lost_answers, pruned_variants
 -- how to read: each variant has the median KL of q13, and the share of the dense model's answers to prompts that it
---   loses (lost_answers); gained ones do not count. rank_correlation is Spearman's over the variants: 1 if the further
---   variant always loses more answers, below 0 if the order is the other way round. Its interval (Bonett and Wright)
+--   loses (lost_answers); gained ones do not count. rank_correlation is Spearman's over the variants: 1 if the more
+--   distant variant always loses more answers, below 0 if it tends to lose fewer. Its interval (Bonett and Wright)
 --   takes variants as independent; NULL below 5 of them. The order on `fork` is the null, because the dense model alone
 --   is measured there; variants without stored forks are excluded.
--- reason: a distance that orders variants against their answers must not rank them.
+-- reason: a distance that orders variants differently from their answers must not rank them.
 -- columns:
---   answers: right, of right answers beyond a guess; same, of answers to repeat [label]
+--   answers: right, for right answers beyond a guess; same, for the dense model's answers [label]
 --   n_answers: The dense model's answers that a variant can lose [answers]
 --   n_variants: Pruned variants with both numbers [variants]
 --   kl_median_nats: Median over variants of their median KL after the first flip [nats]

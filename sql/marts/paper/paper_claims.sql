@@ -11,44 +11,44 @@
 --   says: the claim in words, with its threshold
 --   n: number of independent units that the amount rests on
 --   units: answers, prompts or questions [label]
---   rests_on: number of units, and of what was measured on all of them
+--   rests_on: number of units, and of the variants, methods or sublayers measured on all of them
 --   amount: the number [share, correlation, nats or ln ratio]
 --   amount_low: lower end of its 95 % interval, over the units and not corrected for the number of claims; NULL if
 --     nothing says how uncertain it is [as amount]
 --   amount_high: upper end of its 95 % interval, over the units and not corrected for the number of claims; NULL if
 --     nothing says how uncertain it is [as amount]
---   null_amount: the same number where nothing is pruned and only rounding differs (the noise variant that moves the
---     output most); NULL if it was not measured, or on fewer than 6 prompts that flip [as amount]
+--   null_amount: the same number for the noise variant that moves the output most, whose rounding alone differs; NULL
+--     if it was not measured, or on fewer than 6 prompts that flip [as amount]
 --   threshold: what the amount is compared with [as amount]
---   verdict: holds or does not hold if the whole interval lies on one side of the threshold, answers to tasks are at
---     least verdict_min_units, and prompts or questions at least 6; as under rounding if an effect is not above the
---     null by both intervals, or no variant moves further than rounding; else, or without the null of an effect, too
---     little data
+--   verdict: holds, or does not hold, if the whole interval lies on that side of the threshold, with at least
+--     verdict_min_units answers to tasks, or 6 prompts or questions; as under rounding, if the interval of an effect is
+--     not above that of its null, or no variant moves further than rounding; else, or without the null of an effect,
+--     too little data
 -- how to read: each number is one mean over all pruned variants that move the output further than rounding does
---   (claim_variants), so that no variant is chosen by its outcome and nothing has to be corrected for their number. The
+--   (claim_variants). No variant is chosen by its outcome, so nothing has to be corrected for their number. The
 --   exception is choosing_survives: it is about the variants whose measured writing loses at least half, and rests_on
---   says how many of all these are. Losses are those of task_losses, above a guess and beyond the noise, paired by
---   answer, so that their null is 0; their intervals add the spread over variants (Student's t, NULL for one variant)
---   and the error over answers, the latter taken as the same for all. n is the smaller number of answers of the two
---   kinds of task. second_order_fits is the correlation of estimate and truth within a method (paper_fits), averaged
---   over methods, with its error over prompts (Student's t, after Fisher's transformation): on the plain scale, as the
---   paper has it, and of the logarithms. softmax_amplifies is the share of positions behind one changed sublayer whose
---   1 − cos is larger in p than in z, clustered by prompt (local_amplification has the median factors).
---   own_text_is_further and free_running_exceeds_fork compare means after the first flip, paired by prompt and averaged
---   over variants, with Student's interval; q13 has them by variant. The others are shares of questions for which the
---   claim holds in more than half of the variants, with Wilson's interval. options_move_less compares KL(options) with
---   KL(rest), each renormalised. KL(options) below KL(vocabulary) would not be a test: by the chain rule KL(vocabulary)
---   = KL(masses) + m KL(options) + (1 − m) KL(rest), so that KL(options) is at most KL(vocabulary)/m for any model, and
---   hardly above it if the options hold most of the mass m. Either of KL(options) and KL(rest) may be the larger one.
---   An effect (softmax_amplifies, options_move_less, own_text_is_further, free_running_exceeds_fork,
---   writing_loses_more) must also exceed the upper end of the null's own interval. What survives pruning or fits it
---   does so under rounding all the more, so that its null is shown and not compared. Verdicts are not corrected for the
---   number of claims: each claim that is exactly at its threshold holds or fails by chance in 5 % of all studies. The
---   paper states its claims in words; the thresholds are ours. 0.5 of a loss: a score counts as lost when it halves, as
---   in q21. 0.5 of questions and positions: the paper says `most`, which is more than half. 0: a difference or
---   logarithm that is above 0. 0.99: the paper's figure has a correlation of 0.996, and fewer prompts scatter more.
---   1 %: the options in the paper have 0.004 % of the probability, whereas a model that answers by letter gives them
---   nearly all of it, so that the exact threshold matters little.
+--   says how many these are. Losses are those of task_losses, above a guess and beyond the noise, paired by answer, so
+--   their null is 0. Their intervals add the spread over variants (Student's t, NULL for one variant) and the error
+--   over answers, which is taken as the same for all variants. n is the smaller number of answers of the two kinds of
+--   task. second_order_fits is the correlation of estimate and truth within a method (paper_fits), averaged over
+--   methods, with its error over prompts (Student's t, after Fisher's transformation): on the plain scale, as in the
+--   paper, and for logarithms. softmax_amplifies is the share of positions behind one changed sublayer whose 1 − cos is
+--   larger in p than in z, clustered by prompt; local_amplification has the median factors. own_text_is_further and
+--   free_running_exceeds_fork compare means after the first flip, paired by prompt and averaged over variants, with
+--   Student's interval; q13 has them by variant. The other claims are shares of questions for which the claim holds in
+--   more than half of the variants, with Wilson's interval. options_move_less compares KL(options) with KL(rest), each
+--   renormalised; either may be the larger. KL(options) below KL(vocabulary) would not be a test: by the chain rule
+--   KL(vocabulary) = KL(masses) + m KL(options) + (1 − m) KL(rest), so for any model KL(options) is at most
+--   KL(vocabulary)/m, and hardly above KL(vocabulary) if the options hold most of the mass m. An effect
+--   (softmax_amplifies, options_move_less, own_text_is_further, free_running_exceeds_fork, writing_loses_more) must
+--   also exceed the upper end of the null's own interval. The other claims say that something survives or fits;
+--   rounding alone does even less harm, so their null is shown and not compared. Verdicts are not corrected for the
+--   number of claims: a claim that is exactly at its threshold holds or fails by chance in 5 % of studies. The paper
+--   states its claims in words; the thresholds are ours. A loss of 0.5: a score counts as lost when it halves, as in
+--   q21. 0.5 of questions or positions: the paper says `most`. 0: a difference or logarithm is above 0. 0.99: the
+--   paper's figure has a correlation of 0.996, and fewer prompts scatter more. 1 %: the options in the paper have
+--   0.004 % of the probability, and a model that answers by letter gives them nearly all of it, so the exact threshold
+--   matters little.
 -- reason: a report says which claims hold on this model, which do not, and for which there is too little data.
 with claims as (
     select
@@ -87,7 +87,7 @@ judged as (
         claims.says, claims.threshold,
         if(claims.is_more, numbers.amount_low > claims.threshold, numbers.amount_high < claims.threshold) as is_above,
         if(claims.is_more, numbers.amount_high < claims.threshold, numbers.amount_low > claims.threshold) as is_below,
-        -- NULL, so that nothing holds, if the null of an effect was not measured.
+        -- NULL if the null of an effect was not measured; then nothing holds.
         claims.is_effect and numbers.amount_low <= coalesce(numbers.null_amount_high, numbers.null_amount) as is_as_null
     from claim_numbers as numbers
     inner join claims using (claim)

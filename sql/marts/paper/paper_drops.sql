@@ -23,18 +23,18 @@ select
     variants.parameters_removed_share, variants.prompts, variants.kl_teacher_forced_mean_nats,
     variants.kl_teacher_forced_mean_nats_se, variants.kl_own_text_mean_nats, variants.kl_own_text_mean_nats_se,
     variants.top1_agreement, variants.top1_agreement_se,
-    fixed.score as non_generative_score,
-    fixed.score_se as non_generative_score_se,
-    fixed.score_low as non_generative_score_low,
-    fixed.score_high as non_generative_score_high,
-    written.score as generative_score,
-    written.score_se as generative_score_se,
-    written.score_low as generative_score_low,
-    written.score_high as generative_score_high
+    choosing.score as non_generative_score,
+    choosing.score_se as non_generative_score_se,
+    choosing.score_low as non_generative_score_low,
+    choosing.score_high as non_generative_score_high,
+    writing.score as generative_score,
+    writing.score_se as generative_score_se,
+    writing.score_low as generative_score_low,
+    writing.score_high as generative_score_high
 from paper_variants as variants
-left join score_means as fixed
-    on variants.model = fixed.model and variants.recipe = fixed.recipe and fixed.measure = 'non_generative'
-left join score_means as written
-    on variants.model = written.model and variants.recipe = written.recipe and written.measure = 'generative'
+left join score_means as choosing
+    on variants.model = choosing.model and variants.recipe = choosing.recipe and choosing.measure = 'non_generative'
+left join score_means as writing
+    on variants.model = writing.model and variants.recipe = writing.recipe and writing.measure = 'generative'
 where variants.method in ('dense', 'attn-drop', 'mlp-drop', 'attn+mlp-drop', 'block-drop')
 order by variants.model, variants.method <> 'dense', variants.method, dropped, variants.recipe

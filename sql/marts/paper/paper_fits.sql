@@ -1,4 +1,4 @@
--- How closely each theorem's estimate agrees with the truth, method by method, with the uncertainty over prompts.
+-- How closely each theorem's estimate agrees with the truth, for each method, with the uncertainty over prompts.
 -- grain: one row per model × theorem × method.
 -- key: model, theorem, method
 -- inputs: estimate_points, reference_temperature, stg_variants
@@ -40,7 +40,7 @@ ratios as (
     group by all
 ),
 
--- Each point on both scales. Lists unnested in one select are expanded in parallel.
+-- Each point on both scales. Row i gets entry i of every unnested list.
 scaled as (
     select
         *,
@@ -61,7 +61,7 @@ whole as (
     group by all
 ),
 
--- Moments around the common mean, prompt by prompt: their sums without one prompt give the correlation without it.
+-- Moments of each prompt around the common mean: summed over all prompts but one, they give the correlation without it.
 moments as (
     select
         scaled.model, scaled.theorem, scaled.method, scaled.scale, scaled.prompt_id,

@@ -1,4 +1,4 @@
--- What 50 %, 4:8 and 2:4 sparsity cost, method by method.
+-- What 50 %, 4:8 and 2:4 sparsity cost, for each method.
 -- grain: one row per model × sparsity × what was measured × method.
 -- key: model, sparsity_percent, measured_on, measure, method
 -- inputs: sparsity_patterns, paper_variants, paper_texts
@@ -12,8 +12,8 @@
 --   pattern_4of8_se: its standard error, over prompts or windows
 --   pattern_2of4: value of the variant that keeps two of four
 --   pattern_2of4_se: its standard error, over prompts or windows
--- how to read: of several variants of one method, sparsity and pattern the one with the lowest value counts. A pattern
---   that was not run is NULL; other patterns are not shown.
+-- how to read: if several variants have the same method, sparsity and pattern, the lowest value counts. A pattern that
+--   was not run is NULL; other patterns are not shown.
 -- reason: the usual table for comparing pruning methods since SparseGPT.
 with measured as (
     select
@@ -39,7 +39,7 @@ with measured as (
 lowest as (
     select
         masked.model, masked.method, masked.sparsity_percent, masked.pattern, measured.measured_on, measured.measure,
-        arg_min(row(measured.outcome, measured.outcome_se), row(measured.outcome, masked.recipe)) as found
+        arg_min(row(measured.outcome, measured.outcome_se), row(measured.outcome, masked.recipe)) as best
     from sparsity_patterns as masked
     inner join measured using (model, recipe)
     where measured.outcome is not null
@@ -49,9 +49,9 @@ lowest as (
 patterns as (
     select
         model, method, sparsity_percent, measured_on, measure,
-        any_value(found) filter (where pattern = 'unstructured') as unstructured,
-        any_value(found) filter (where pattern = '4:8') as pattern_4of8,
-        any_value(found) filter (where pattern = '2:4') as pattern_2of4
+        any_value(best) filter (where pattern = 'unstructured') as unstructured,
+        any_value(best) filter (where pattern = '4:8') as pattern_4of8,
+        any_value(best) filter (where pattern = '2:4') as pattern_2of4
     from lowest
     group by all
 )

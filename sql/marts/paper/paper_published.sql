@@ -1,4 +1,4 @@
--- Every published number, and ours of the same quantity and drop or recipe, for every model.
+-- Every published number, next to ours for the same quantity and the same drop or recipe, for every model.
 -- grain: one row per published number × model of ours × recipe × what ours was measured on.
 -- key: model, recipe, model_published, source, method, dropped, task, metric, layer, measured_on
 -- across: models
@@ -7,31 +7,31 @@
 --   model: name of our model; of the published one if ours was not measured
 --   recipe: our recipe; the published method and count if ours was not measured
 --   model_published: name of the published model
---   is_same_model: whether that is the name of ours
+--   is_same_model: whether our model has the same name
 --   source: where it was published
 --   method: how the model was pruned, as the publication's table names it: a recipe without its count
 --   dropped: dropped sublayers or blocks, equal in both
 --   task: name of the task or of the group of tasks, of the retrieval data set, or of the text; or what was measured
 --   metric: name of the metric in both
 --   layer: layer whose sublayer is dropped; −1 for a number of the whole model
---   measured_on: kind and name of what ours was measured on; `nothing` where ours was not measured
+--   measured_on: kind and name of what ours was measured on; `nothing` if ours was not measured
 --   value_published: the published number [share; units of text for perplexity; nats for KL]
 --   value_ours: ours; NULL if it was not measured [share; units of text for perplexity; nats for KL]
 --   value_ours_se: its standard error [share; units of text for perplexity; nats for KL]
---   n: samples, queries, tokens, positions, prompts or questions that ours is over
+--   n: samples, queries, tokens, positions, prompts or questions behind ours
 --   shots: worked examples in front of ours; NULL if it has none
 --   difference: ours minus the published one [share; units of text for perplexity; nats for KL]
 --   kept_published: what pruning left of the published dense score; NULL if that is 0 or not published [ratio] =
 --     value/dense
 --   kept_ours: what pruning left of our dense score, the same way [ratio] = value/dense
 -- how to read: a number that we have not measured has one row. A published drop is matched with the variants of the
---   same method that drop as many sublayers or blocks; any other published method with the recipe of that name,
---   `unnamed` with every pruned variant. published_quantities says what our value is. The numbers of another model do
---   not compare directly; the shares that remain after pruning (kept_*) do, roughly, because models differ in depth and
---   ability. A perplexity can lose more than 1. A published token_perplexity is matched with our perplexities of the
---   tasks and texts whose name begins with the task's; perplexities of another context do not compare. Published
---   numbers have no error, so that the error of difference is ours only. Shots, prompts and samples of a task may
---   differ between the two.
+--   same method that drop as many sublayers or blocks, any other published method with the recipe of that name, and
+--   `unnamed` with every pruned variant. published_quantities says what our value is. Numbers of different models are
+--   not comparable. The shares that remain after pruning (kept_*) are, roughly; models differ in depth and ability. For
+--   a perplexity, a share above 1 is a loss. A published token_perplexity is matched with our perplexities of the tasks
+--   and texts whose name begins with the task's; perplexities of another context are not comparable. Published numbers
+--   have no error, so the error of difference is ours only. Shots, prompts and samples of a task may differ between the
+--   two.
 -- reason: a replication prints the published numbers and its own, and says which of them it has not measured.
 with published as (
     select

@@ -2,7 +2,7 @@
 -- grain: one row per model × recipe × text.
 -- key: model, recipe, text_id
 -- inputs: kld_summary
--- how to read: the columns are those of kld_summary. Only rows of one text, context and stride compare.
+-- how to read: the columns are those of kld_summary. Compare only rows of one text, context and stride.
 -- reason: the usual comparison of compressed models, as a printed table.
 select
     model, recipe, text_id, context, stride, tokens, windows, ppl_pruned, ppl_pruned_se, ln_ppl_ratio, ln_ppl_ratio_se,

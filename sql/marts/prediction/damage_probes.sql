@@ -10,8 +10,8 @@
 -- columns:
 --   probe: Name of the probe [label]
 --   damage: Its amount [nats for kl_; logit² for var_p_; share for top1_change; 1 − cosine for the others]
-with listed as (
-    -- Lists unnested in one select are expanded in parallel.
+with at_output as (
+    -- Row i gets entry i of every unnested list.
     select
         model, recipe,
         unnest(['kl_step0', 'var_p_step0', 'one_minus_cos_h_step0', 'kl_mean', 'top1_change']) as probe,
@@ -35,7 +35,7 @@ dropped as (
 )
 
 select model, recipe, probe, damage
-from listed
+from at_output
 where damage is not null
 
 union all

@@ -1,30 +1,31 @@
--- The loss in tasks of each variant as predicted by its probes from the other models of the warehouse.
+-- The task loss of each variant, as predicted from its probes and the other models of the warehouse.
 -- grain: one row per pruned variant × measure × kind of task × probe.
 -- key: model, recipe, measure, kind, probe
 -- across: models
 -- inputs: losses_by_probe, loss_curves, damage_probes
 -- how to read: scored and unscored variants are predicted alike, from all scored variants of the other models that have
---   at least 5. The prediction is a monotone curve of least squares from probe to loss (isotonic regression, probes in
---   steps of a tenth of a decade from 1e-4 up). The predicted loss is the curve's value at the next larger probe value
---   that was seen, which is rather too high; it is NULL beyond the largest one. For the interval every other model is
---   predicted without itself and without this one, and its error is the one that 9 of 10 of its variants stay within;
---   half_width is the largest of these errors. It covers 9 of 10 variants of a model that is no more unusual than the
---   known ones; NULL below two of them. q31_prediction_quality says how often it did.
--- reason: probes take minutes where tasks take days; the error of a prediction is measured on models that it has not
---   seen. The view is long because the same curves predict the model itself and every other one.
+--   at least 5 of them. The prediction is the monotone curve with the least squared error from probe to loss (isotonic
+--   regression, probes in steps of a tenth of a decade from 1e-4 up). predicted_loss is the curve's value at the next
+--   larger probe value with data, which is rather too high; it is NULL beyond the largest one. For the interval, every
+--   other model is predicted without itself and without this one. The error of such a model is the one that 9 of 10 of
+--   its variants stay within, and half_width is the largest of these errors. The interval covers 9 of 10 variants of a
+--   model that is no more unusual than the known ones; it is NULL below two of them. q31_prediction_quality says how
+--   often it did.
+-- reason: probes take minutes and tasks days; the error of a prediction is measured on models that were left out of its
+--   fit. The view is long because the same curves predict the model itself and every other one.
 -- columns:
---   measure: score, by right answers, or agreement, by the dense model's own ones
+--   measure: score, for right answers, or agreement, for the dense model's own answers
 --   probe: Name of the probe that it is predicted from [label]
 --   n_models: Other models that it is predicted from [models]
 --   n_variants: Their scored variants [variants]
---   predicted_loss: Predicted loss; NULL beyond the largest probe that was seen [share]
+--   predicted_loss: Predicted loss; NULL beyond the largest probe value with data [share]
 --   half_width: Largest over the other models of the error that 9 of 10 of their variants stay within [share]
 --   predicted_loss_low: Lower end of the interval [share] = predicted_loss − half_width
 --   predicted_loss_high: Upper end of the interval, at most 1 [share]
---   loss: The loss as it was measured; NULL if it was not [share]
+--   loss: Measured loss; NULL if not measured [share]
 with
 
--- Views that are read several times below are computed once.
+-- Each view that is read several times is a CTE, which is computed once.
 scored as (
     select * from losses_by_probe
 ),
@@ -33,7 +34,7 @@ probes as (
     select * from damage_probes
 ),
 
-lessons as (
+known_losses as (
     select *
     from scored
     where is_known
@@ -47,7 +48,7 @@ known_models as (
     select
         measure, kind, probe, model,
         count(*) as n_variants
-    from lessons
+    from known_losses
     group by all
 ),
 
@@ -60,45 +61,45 @@ totals as (
     group by all
 ),
 
-probed as (
+probed_models as (
     select distinct model, probe
     from probes
 ),
 
 -- The models to predict, and the name under which the curves leave each out.
-asked as (
+requests as (
     select
         models.model, totals.measure, totals.kind, totals.probe,
         coalesce(known_models.model, '') as left_out,
         totals.n_models - cast(known_models.model is not null as integer) as n_models,
         cast(totals.n_variants - coalesce(known_models.n_variants, 0) as bigint) as n_variants
-    from probed as models
+    from probed_models as models
     inner join totals using (probe)
     left join known_models using (model, measure, kind, probe)
 ),
 
--- Every other model, predicted without itself and without the one that is predicted.
-rehearsed as (
+-- Every other model, to be predicted without itself and without the predicted model.
+held_out as (
     select
-        asked.model,
-        lessons.model as other,
-        lessons.measure, lessons.kind, lessons.probe, lessons.bin, lessons.loss,
-        least(asked.left_out, lessons.model) as out_a,
-        greatest(asked.left_out, lessons.model) as out_b
-    from asked
-    inner join lessons using (measure, kind, probe)
-    where asked.model <> lessons.model
+        requests.model,
+        known_losses.model as other,
+        known_losses.measure, known_losses.kind, known_losses.probe, known_losses.bin, known_losses.loss,
+        least(requests.left_out, known_losses.model) as out_a,
+        greatest(requests.left_out, known_losses.model) as out_b
+    from requests
+    inner join known_losses using (measure, kind, probe)
+    where requests.model <> known_losses.model
 ),
 
 errors as (
     select
-        rehearsed.model, rehearsed.other, rehearsed.measure, rehearsed.kind, rehearsed.probe,
-        quantile_disc(abs(rehearsed.loss - curves.predicted_loss), 0.9) as error
-    from rehearsed
+        held_out.model, held_out.other, held_out.measure, held_out.kind, held_out.probe,
+        quantile_disc(abs(held_out.loss - curves.predicted_loss), 0.9) as error
+    from held_out
     asof inner join curves
         on
-            rehearsed.measure = curves.measure and rehearsed.kind = curves.kind and rehearsed.probe = curves.probe
-            and rehearsed.out_a = curves.out_a and rehearsed.out_b = curves.out_b and rehearsed.bin <= curves.bin
+            held_out.measure = curves.measure and held_out.kind = curves.kind and held_out.probe = curves.probe
+            and held_out.out_a = curves.out_a and held_out.out_b = curves.out_b and held_out.bin <= curves.bin
     group by all
 ),
 
@@ -114,11 +115,11 @@ targets as (
     select
         probes.model, probes.recipe, probes.damage,
         probe_bin(probes.damage) as bin,
-        asked.measure, asked.kind, asked.probe, asked.n_models, asked.n_variants,
+        requests.measure, requests.kind, requests.probe, requests.n_models, requests.n_variants,
         '' as out_a,
-        asked.left_out as out_b
+        requests.left_out as out_b
     from probes
-    inner join asked using (model, probe)
+    inner join requests using (model, probe)
 ),
 
 predicted as (

@@ -1,8 +1,9 @@
--- The treatment of every sublayer, kept ones too, in each result of a search, with the effect of the treatment alone.
+-- The treatment of every sublayer, including kept ones, in each result of a search, with the effect of the treatment
+-- alone.
 -- grain: one row per model × search × strategy × target × sublayer.
 -- key: model, search, strategy, remove, layer, sublayer
 -- inputs: search_front, search_treatments, stg_search_effects, stg_activation_stats
--- how to read: keep means no treatment, and its effect is 0 by definition. In an effect alone every other sublayer is
+-- how to read: keep means no treatment, and its effect is 0 by definition. For an effect alone, every other sublayer is
 --   dense; search_interaction says how far effects add up. The sublayers are those with effects in search_effects.
 --   removed_share is NULL if the sizes of the model's matrices are not known.
 -- reason: shows what a search does to a model, layer by layer.

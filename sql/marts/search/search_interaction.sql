@@ -4,9 +4,9 @@
 -- inputs: stg_search_trials, search_treatments
 -- how to read: both sides are geometric means over items. ratio is 1 if effects add up, above 1 if the treatments
 --   together do more damage than the sum, below 1 if less. n_computed effects were not measured but computed from those
---   of matrices at another sparsity. Allocations of one treatment show what else differs, such as the items. Trials
---   that differ in one exchange are alike, and are not independent.
--- reason: a search that adds effects up is only as good as this sum.
+--   of matrices at another sparsity. Allocations with one treatment show what else differs, such as the items. Trials
+--   that differ in one exchange are not independent.
+-- reason: a search that adds up effects is only as good as this sum.
 -- columns:
 --   effects_sum_nats: Sum of the effects alone [nats]
 --   n_computed: Effects in the sum that were computed [sublayers]

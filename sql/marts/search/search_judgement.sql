@@ -1,25 +1,25 @@
--- Each mixed variant against every other variant of its budget, on the study's own data.
+-- Each mixed variant against every other variant of the same budget, on the study's own data.
 -- grain: one row per mixed variant × other variant × measure that both have.
 -- key: model, recipe, other_recipe, measure
 -- inputs: search_candidates, search_units
--- how to read: the study that searched measures nothing that its search saw; another study may. Others remove at most
---   0.5 percentage points less of the layers' weights, or more; if the budget is bytes, of their bytes in 16 bits.
---   Variants for milliseconds are left out. Both sides are over the windows or prompts that both were measured on.
---   difference is the mixed variant minus the other one, paired by window or prompt: below 0 the mixed variant does
---   less damage, but above 0 if measure is same_steps or same_options. Intervals are Student's t over windows or
---   prompts: of a mean on a logarithmic scale, of a perplexity that of its logarithm, of a difference on a linear one;
---   NULL below two units or if none deviates. Those of same_steps are on a linear scale between the fewest and most
---   steps that the texts can have in common; NULL below three prompts, because two bound nothing. Those of same_options
---   are Wilson's over questions, of the difference Newcombe's for pairs. They are not corrected for the number of
---   others, of which the best published one is chosen by the same data, in its own favour.
+-- how to read: the study that ran the search measures nothing that its search saw; another study may. The other
+--   variants remove more of the layers' weights, or at most 0.5 percentage points less; if the budget is bytes, of
+--   their bytes in 16 bits. Variants chosen for milliseconds are left out. Both sides are measured on the same windows,
+--   prompts or questions. difference is the mixed variant minus the other one, paired by these units: below 0 the mixed
+--   variant does less damage, but for same_steps and same_options above 0. Intervals are Student's t over windows or
+--   prompts, on a logarithmic scale for means and perplexities, on a linear one for differences; NULL below two units
+--   or if none deviates. Those of same_steps are linear, between the fewest and the most steps that the texts can
+--   share; NULL below three prompts, because two bound nothing. Those of same_options are Wilson's over questions, and
+--   Newcombe's for pairs for the difference. They are not corrected for the number of others. The best published
+--   variant is chosen by the same data, in its own favour.
 -- reason: the claim of a search is that its recipe beats published ones at the same budget.
 -- columns:
 --   strategy: Strategy that chose the mixed variant: searched or a control; NULL if it was written by hand [label]
---   budget: Unit of the target that it was chosen for: parameters or bytes; NULL likewise [label]
+--   budget: Unit of the target that it was chosen for: parameters or bytes; NULL if it was written by hand [label]
 --   other_recipe: Name of the variant that it is compared with
 --   measure: kl_texts, mean KL(dense‖pruned) on texts; perplexity on texts; kl_prompts, the same KL on prompts, teacher
---     forced; same_steps, mean number of steps that a free-running text has in common with the dense one; same_options,
---     share of the study's questions in which the dense model's option is chosen [label]
+--     forced; same_steps, mean number of steps that a free-running text shares with the dense one; same_options, share
+--     of the study's questions in which the dense model's option is chosen [label]
 --   removed_share: Share of the layers' weights, or of their bytes if that is the budget, that it removes [share]
 --   other_removed_share: That of the other variant [share]
 --   is_published: Whether the other variant is not a mixed one
@@ -34,8 +34,7 @@
 --   difference_high: Upper end of it [nats, tokens, steps or share]
 --   n_units: Windows, prompts or questions that both were measured on [units]
 --   is_better: Whether the mixed variant does less damage, if the interval of the difference excludes 0; else NULL
---   is_best_published: Whether the difference to this published variant is the least favourable to the mixed one of all
---     to published ones; the first by name of equal ones
+--   is_best_published: Whether this published variant does best against the mixed one; the first by name if several do
 with pairs as (
     select
         mixed.model, mixed.recipe, mixed.strategy, mixed.budget,
@@ -48,14 +47,14 @@ with pairs as (
     where
         mixed.recipe <> other.recipe and not mixed.is_published
         and mixed.budget is distinct from 'milliseconds'
-        -- The last digits of a share are rounding.
+        -- The last digits of a share are rounding errors.
         and case
             when mixed.budget = 'bytes' then other.bytes_share - mixed.bytes_share
             else other.removed_share - mixed.removed_share
         end >= -budget_slack() - 1e-9
 ),
 
--- The units of both variants of a pair, and how far the measure of each moves when its mean moves by one.
+-- The units of both variants of a pair. A slope is how far the measure moves if its mean moves by one.
 paired as (
     select
         pairs.model, pairs.recipe, pairs.other_recipe, own.measure, own.size, own.total,

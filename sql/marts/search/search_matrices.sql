@@ -1,15 +1,16 @@
--- The share that each matrix loses in each result of a search, as its sublayer's treatment splits it.
+-- The share of weights that each matrix loses in each result of a search.
 -- grain: one row per model × search × strategy × target × sublayer × matrix.
 -- key: model, search, strategy, remove, layer, sublayer, matrix
 -- inputs: search_allocation, stg_search_effects, stg_activation_stats
--- how to read: only searches with a split treatment have rows. In a sublayer with a drop, a code, a pattern or no
---   treatment, every matrix has its sublayer's. Matrices of experts with the same name are one.
+-- how to read: only searches that split a treatment among the matrices of a sublayer have rows. In a sublayer with a
+--   drop, quantization, an N:M pattern or no treatment, every matrix has the share of its sublayer. Matrices of experts
+--   with the same name count as one.
 -- reason: shows what a search does inside the sublayers: which kinds of matrices lose most.
 -- columns:
 --   treatment: Treatment of the sublayer; keep if it has none [label]
 --   weights: Weights of the matrix [weights]
 --   removed_share: Share of them that is removed [share] = parameters_removed/weights
---   effect_nats: KL divergence with this matrix alone treated; NULL if it is not its own [nats]
+--   effect_nats: KL divergence with this matrix alone treated; NULL if not measured for this matrix [nats]
 with matrices as (
     select distinct model, search, layer, sublayer, place, matrix
     from stg_search_effects
@@ -22,7 +23,7 @@ sizes as (
         regexp_extract(module, '([^.\[]+)(\[\d+\])?$', 1) as matrix,
         sum(cast(in_features as double) * out_features) as weights
     from stg_activation_stats
-    group by model, layer, sublayer, regexp_extract(module, '([^.\[]+)(\[\d+\])?$', 1)
+    group by all
 )
 
 select

@@ -3,10 +3,10 @@
 -- key: model, search, trial
 -- inputs: stg_search_trials
 -- how to read: the current best is the last accepted trial of the strategy and target, this one included. Trials are
---   accepted by geometric means, and those of hidden by 1 − cos h, so that best_nats, a mean, may go up; so does that
---   of greedy, which accepts every trial and removes more in each. Plot best_nats against place_in_strategy or
+--   accepted by geometric means, and those of hidden by 1 − cos h, so best_nats, a mean, may go up. It also goes up
+--   under greedy, which accepts every trial and removes more in each. Plot best_nats against place_in_strategy or
 --   cumulative_seconds.
--- reason: says whether more time would have helped, and which moves found improvements.
+-- reason: says whether more time would have helped, and which moves brought improvements.
 -- columns:
 --   place_in_strategy: Number of the trial within its strategy and target, from 1 [trials]
 --   cumulative_seconds: Time of the trials of the strategy and target up to and including this one [s]

@@ -1,4 +1,4 @@
--- The removed share and the KL on the study's own data, of mixed variants and of all that they are compared with.
+-- The removed share and the KL on the study's own data, for mixed variants and all that they are compared with.
 -- grain: one row per model × recipe × kind of data.
 -- key: model, recipe, measured_on
 -- inputs: search_candidates, search_units

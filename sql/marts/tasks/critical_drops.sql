@@ -2,9 +2,9 @@
 -- grain: one row per model × kind of drop × way of choosing × task group × kind of task × metric.
 -- key: model, method, chosen_by, task_group, kind, metric
 -- inputs: drop_scores
--- how to read: q21 says how critical_k and its interval are found.
--- reason: tasks and probes are compared by one number, found in the same way for both. The view is a little long
---   because the interval repeats the search on two more curves.
+-- how to read: q21 says how critical_k and its interval are computed.
+-- reason: tasks and probes are compared by one number, computed in the same way. The view is long because the interval
+--   needs two more curves.
 -- columns:
 --   method: Kind of drop, such as attn-drop [label]
 --   chosen_by: Criterion that chose the units, such as influence [label]
@@ -14,12 +14,12 @@
 --   n_points: Different numbers of drops that were scored, the dense model not counted
 --   k_largest: Largest number of drops that was scored [units]
 --   score_at_largest: Score there [share]
---   critical_k: Where the score is half the dense one, interpolated; NULL if it never is [units]
---   critical_k_low: Lower end of its 95 % interval, where the lower end of the score halves [units]
---   critical_k_high: Upper end of its 95 % interval, where the upper end of the score halves [units]
+--   critical_k: Number of drops at which the score is half the dense one, interpolated; NULL if it never is [units]
+--   critical_k_low: Lower end of its 95 % interval, at which the lower end of the score is half [units]
+--   critical_k_high: Upper end of its 95 % interval, at which the upper end of the score is half [units]
 with
 
--- Read by two of the steps below, so that the scores are computed once.
+-- A CTE that is read twice is computed once.
 scores as (
     select * from drop_scores
 ),
@@ -76,7 +76,7 @@ crossings as (
     where is_whole and height <= 0 and (k_before is null or height_before > 0)
 ),
 
-crossed as (
+first_crossings as (
     select
         model, method, chosen_by, task_group, kind, metric,
         min(crossing) filter (where curve = 'middle') as critical_k,
@@ -99,7 +99,7 @@ summaries as (
 
 select
     summaries.model, summaries.method, summaries.chosen_by, summaries.task_group, summaries.kind, summaries.metric,
-    summaries.score_dense, summaries.n_points, summaries.k_largest, summaries.score_at_largest, crossed.critical_k,
-    crossed.critical_k_low, crossed.critical_k_high
+    summaries.score_dense, summaries.n_points, summaries.k_largest, summaries.score_at_largest,
+    first_crossings.critical_k, first_crossings.critical_k_low, first_crossings.critical_k_high
 from summaries
-left join crossed using (model, method, chosen_by, task_group, kind, metric)
+left join first_crossings using (model, method, chosen_by, task_group, kind, metric)

@@ -2,11 +2,11 @@
 -- grain: one row per model × kind of drop × way of choosing × task group × kind of task × metric × number of drops.
 -- key: model, method, chosen_by, task_group, kind, metric, k
 -- inputs: drop_variants, task_group_scores, drop_probe_scores
--- how to read: variants of equal k are averaged, and so are the distances to the ends of their intervals, because they
---   answer the same questions; score_se takes them as independent. Intervals are Wilson's over samples, those of probes
---   are clustered by prompt. Only metrics of which more is better, and a dense score above 0. Probes have the kind
---   probe and the task_group probes; their dense score is 1.
--- reason: critical_drops finds on these curves where a score halves.
+-- how to read: variants of equal k are averaged. So are the distances to the ends of their intervals, because they
+--   answer the same questions; score_se takes them as independent. Intervals are Wilson's over samples; those of probes
+--   are clustered by prompt. Only metrics that are better when higher and have a dense score above 0 are included.
+--   Probes have the kind probe and the task_group probes; their dense score is 1.
+-- reason: critical_drops reads off these curves where a score halves.
 -- columns:
 --   method: Kind of drop, such as attn-drop [label]
 --   task_group: Name of the task, of the group that the task belongs to, or probes [label]
@@ -22,7 +22,7 @@
 --   score_dense_high: Upper end of its 95 % interval, Wilson's over samples [share]
 with
 
--- Read twice below.
+-- A CTE that is read twice is computed once.
 scores_of_tasks as (
     select
         *,
@@ -45,14 +45,14 @@ measured as (
         dense.ends as dense_ends
     from drop_variants as variants
     inner join scores_of_tasks as scores using (model, recipe)
-    -- Means over different tasks do not compare.
+    -- Means over different tasks are not comparable.
     inner join dense using (model, task_group, kind, metric, n_tasks)
 
     union all
 
     select
         variants.model, variants.method, variants.chosen_by, variants.k,
-        'probes' as group_of_none,
+        'probes' as task_group,
         'probe' as kind,
         probes.metric, probes.score, probes.score_se,
         case when probes.score_low is not null then [probes.score_low, probes.score_high] end as ends,
@@ -66,7 +66,7 @@ measured as (
 select
     model, method, chosen_by, k, task_group, kind, metric,
     avg(score) as score,
-    -- The average of independent scores has no error where one of them has none.
+    -- The average of independent scores has no error if one of them has none.
     case when count(score_se) = count(*) then sqrt(sum(score_se ** 2)) / count(*) end as score_se,
     case when count(ends) = count(*) then avg(ends[1]) end as score_low,
     case when count(ends) = count(*) then avg(ends[2]) end as score_high,

@@ -5,10 +5,11 @@
 -- how to read: difference is the imported value minus ours. A group of the file, such as mmlu, is compared with our
 --   mean over the group of that name. Ours is NULL if the variant was not scored on a task of that name by that metric;
 --   a study may name a task differently. Compare n, shots and task_version first: two scores over the same samples in
---   the same form differ by rounding alone, and is_overlapping is then no test. Intervals of shares are Wilson's, with
---   as many trials as would have the standard error, or as many as there are samples without one; all others are 1.96
---   standard errors. n of a perplexity counts texts in the file and units of text in ours. The dense model's KL is 0.
--- reason: scores of a harness run outside of a study are read with those of the study and the KL of the variant.
+--   the same form differ by rounding alone, and is_overlapping then tests nothing. Intervals of shares are Wilson's,
+--   with the number of trials that the standard error implies, or the number of samples if there is no error. All
+--   others are ±1.96 standard errors. n of a perplexity counts texts in the file and units of text in ours. The dense
+--   model's KL is 0.
+-- reason: scores of a harness run outside a study stand next to those of the study and the variant's KL.
 -- columns:
 --   task: Name of the task or group of tasks
 --   metric: Name of the metric in task_scores, or lm_eval/NAME
@@ -46,7 +47,7 @@ with ours as (
         null as task_version,
         true as is_group
     from task_group_scores
-    -- a group of two kinds of tasks has two scores, and the harness one
+    -- If a group has tasks of two kinds, we have two scores and the harness has one.
     qualify count(*) over (partition by model, recipe, task_group, metric) = 1
 ),
 

@@ -3,22 +3,22 @@
 -- grain: one row per variant × source of texts × metric, noise variants included.
 -- key: model, recipe, text_source, metric
 -- inputs: stg_generations, stg_option_subspace, stg_task_samples, noise_variants
--- how to read: three texts answer every question: the dense model's d; the fork f, which the dense model writes by
---   itself after it was made to take the variant's token at the first flip; and the variant's v. Where nothing flips,
---   all three are the same text. A lost answer is right in d and wrong in v. It is lost by the first token if f is
---   wrong, too, and by what follows if f is right. The difference of the shares of right answers, d − v, is
---   first_token_loss (d − f) plus following_loss (f − v); both are net of gained answers. Their intervals are paired
---   by question, and include 0 wherever McNemar's exact test does not reject at 5 %. Under measure agreement the dense
+-- how to read: three texts answer every question: the dense model's d, the fork f, and the variant's v. The fork is
+--   what the dense model writes if it takes the variant's token at the first flip and then continues by itself. If
+--   nothing flips, all three are the same text. A lost answer is right in d and wrong in v. It is lost by the first
+--   token if f is also wrong, and by what follows if f is right. The difference of the shares of right answers, d − v,
+--   is first_token_loss (d − f) plus following_loss (f − v); both are net of gained answers. Their intervals are paired
+--   by question, and include 0 whenever McNemar's exact test does not reject at 5 %. Under measure agreement the dense
 --   model's answer counts as the right one; texts without an answer in d are excluded. Under exact_match, prompts with
 --   options are excluded unless the Wilson interval of the dense model's share of right answers to them is above that
---   of a guess, 1/options. A first_token_share that is not below unrelated_share shows that forks give unrelated
---   answers. The flips of a noise variant are those of rounding. Variants with a flip whose fork is not stored have no
---   row. Intervals are at 95 % and not corrected for the number of variants.
+--   of a guess, 1/options. If first_token_share is not below unrelated_share, the forks' answers are unrelated to the
+--   dense model's. The flips of a noise variant are those of rounding. Variants with a flip whose fork is not stored
+--   have no row. Intervals are at 95 % and not corrected for the number of variants.
 -- reason: says whether an answer breaks at one token, which any sampler may draw, or through many.
 -- columns:
---   text_source: Task that has texts written; (prompts) for the prompts of the study
+--   text_source: Task with written answers; (prompts) for the prompts of the study
 --   metric: Name of the metric in task_scores; of prompts exact_match, or agreement with the dense model's answers
---   measure: score, by right answers, or agreement, by the dense model's own ones
+--   measure: score, for right answers, or agreement, for the dense model's own answers
 --   is_noise: Whether the variant is the dense model computed in another way
 --   n_answers: Questions with all three answers, right or wrong [answers]
 --   n_flipped: Those whose text differs from the dense model's in a token [answers]
@@ -35,7 +35,8 @@
 --     = n_lost_by_first_token/n_lost
 --   first_token_share_low: Lower end of its 95 % Wilson interval [share]
 --   first_token_share_high: Upper end of its 95 % Wilson interval [share]
---   unrelated_share: Share of the lost that unrelated answers lose, mean of 1 − 1/options, or 1 without any [share]
+--   unrelated_share: first_token_share that unrelated answers would have: mean of 1 − 1/options, or 1 without options
+--     [share]
 --   first_token_loss: Change by the first token alone [share] = (n_right_dense − n_right_fork)/n_answers
 --   first_token_loss_low: Lower end of its 95 % interval, paired [share]
 --   first_token_loss_high: Upper end of its 95 % interval, paired [share]
@@ -94,7 +95,7 @@ answers as (
         and pruned.token_ids is not null and dense.token_ids is not null
 ),
 
-threes as (
+triples as (
     select
         model, recipe, text_source, metric, guess,
         first_flip_step is not null as is_flipped,
@@ -103,7 +104,7 @@ threes as (
         is_right_pruned as v
     from answers
     window of_options as (partition by model, recipe, text_source, metric, guess > 0)
-    -- Without the flipped texts of older files, the others would count alone.
+    -- Older files lack the forks of flipped texts; the unflipped texts must not count alone.
     qualify
         count_if(first_flip_step is not null and text_fork is null) over (partition by model, recipe, text_source) = 0
         and (
@@ -131,7 +132,7 @@ counted as (
         count(*) filter (where not d and f) as gained_fork,
         count(*) filter (where f and not v) as lost_after_fork,
         count(*) filter (where not f and v) as gained_after_fork
-    from threes
+    from triples
     where metric is not null and d is not null and f is not null and v is not null
     group by all
 )

@@ -54,7 +54,7 @@ tested as (
     from counted
 ),
 
-placed as (
+ordered as (
     select
         *,
         row_number() over (partition by model, metric order by mcnemar_p, recipe, other_recipe) as place
@@ -65,7 +65,7 @@ corrected as (
     select
         *,
         max(holm_step(mcnemar_p, place, n_tests)) over (partition by model, metric order by place) as holm_p
-    from placed
+    from ordered
 )
 
 select

@@ -5,10 +5,10 @@
 -- how to read: means over tasks; the score of a task is the mean of those of its metrics that are shares and better
 --   when higher. The errors take tasks as independent and metrics of one task as fully correlated. measure
 --   non_generative are tasks answered by likelihood, generative those answered by writing. Agreement with the dense
---   model's own answers does not say whether an answer is right, so that it is a measure of its own, over tasks
---   answered by writing. score_se is NULL if a task has no error. If all of its answers are right, or none is, a
---   standard error of 0 would be too small: its error is then the width of Wilson's interval over 1.96.
--- reason: single view that keeps right answers apart from unchanged answers.
+--   model's answers does not say whether an answer is right, so it is a separate measure, over tasks answered by
+--   writing. score_se is NULL if a task has no error. If all of its answers are right, or none is, a standard error of
+--   0 would be too small: its error is then the width of Wilson's interval over 1.96.
+-- reason: right answers and unchanged answers are kept apart.
 -- columns:
 --   measure: non_generative, generative or agreement [label]
 --   score: Mean over tasks [share]
@@ -20,7 +20,7 @@ with scores as (
     select
         *,
         case
-            -- That the dense model agrees with itself is certain.
+            -- The dense model always agrees with itself.
             when score_se = 0 and score in (0, 1) and not (recipe = 'dense' and metric = 'agreement')
                 then (wilson_interval(score * n, n)[2] - wilson_interval(score * n, n)[1]) / 1.959963984540054
             else score_se
@@ -50,7 +50,7 @@ means as (
         model, recipe, measure,
         avg(score) as score,
         case when count(error) = count(*) then sqrt(sum(error ** 2)) / count(*) end as score_se,
-        -- The tasks weigh alike; it counts if all answers are right or none is.
+        -- Effective number of answers if all tasks weigh the same; used if all answers are right or none is.
         count(*) ** 2 / sum(1.0 / n) as answers,
         count(*) as n_tasks
     from tasks

@@ -2,20 +2,20 @@
 -- grain: one row per pruned variant × task × metric.
 -- key: model, recipe, task, metric
 -- inputs: task_pairs, provenance
--- how to read: all figures are of pairs of answers to the same request. lost are right answers that became wrong,
+-- how to read: all figures are over pairs of answers to the same request. lost are right answers that became wrong,
 --   gained the reverse. mcnemar_p is McNemar's exact two-sided p-value of lost against gained, 1 if no answer changed.
---   holm_p corrects it for testing several variants of the model on this task and metric, namely those whose samples
---   the same study stored: a later study does not change what an earlier one found significant, and a variant of two
---   studies belongs to the one that computed it. Correct holm_p again where you read several studies as one search.
---   Intervals are paired by sample and not corrected: of the accuracy a square and add of Wilson's that includes 0
---   wherever mcnemar_p is 0.05 or more, of the log-likelihood and the margin Student's t (NULL below two samples and if
---   none deviates). log_likelihood_change is of the right option, or per byte of a text: the logarithm of dense over
---   pruned byte_perplexity up to one factor that is the same for all variants, because task_scores counts the bytes
---   before detokenization. margin_change is the change of the right option's margin over the best other one, which
---   moves long before an answer flips. The dense recipe and noise variants are excluded.
--- reason: two accuracies with an error each hide that two models answer different questions right, which pairs show; a
---   dozen recipes tested at once find a difference by chance. The view is long because test, correction and intervals
---   need the same pairs.
+--   holm_p corrects it for testing several variants of the model on this task and metric. These are the variants whose
+--   samples the same study stored, so a later study does not change what an earlier one found significant; a variant of
+--   two studies belongs to the one that computed it. If you read several studies as one search, correct again.
+--   Intervals are paired by sample and not corrected. That of the accuracy is Newcombe's for pairs, and includes 0
+--   whenever mcnemar_p is 0.05 or more. Those of the log-likelihood and the margin are Student's t (NULL below two
+--   samples and if none deviates). log_likelihood_change is of the right option, or per byte of a text. For a text it
+--   is the logarithm of dense over pruned byte_perplexity up to one factor that is the same for all variants, because
+--   task_scores counts the bytes before detokenization. margin_change is the change of the right option's margin over
+--   the best other one, which moves long before an answer flips. The dense recipe and noise variants are excluded.
+-- reason: two models of equal accuracy may answer different questions right, which only pairs show; a dozen recipes
+--   tested at once show a difference by chance. The view is long because test, correction and intervals need the same
+--   pairs.
 -- columns:
 --   study: Study that stored the samples of the variant, whose recipes are tested together [label]
 --   n_samples: Samples that both answered [samples]
@@ -67,7 +67,7 @@ tested as (
         on counted.model = studies.model and counted.recipe = studies.recipe and studies.table_name = 'task_samples'
 ),
 
-placed as (
+ordered as (
     select
         *,
         count(mcnemar_p) over (partition by model, study, task, metric) as n_tests,
@@ -87,7 +87,7 @@ corrected as (
                         partition by model, study, task, metric order by place
                     )
         end as holm_p
-    from placed
+    from ordered
 )
 
 select

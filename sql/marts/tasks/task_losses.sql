@@ -2,36 +2,35 @@
 -- grain: one row per pruned variant × measure × kind of task.
 -- key: model, recipe, measure, kind
 -- inputs: metric_losses, graded_answers, stg_task_scores
--- how to read: the loss of a task is the lost part of what its dense score has above a guess (score_pairs): the mean
---   of 1/options or the score of the best constant answer, such as yes in BoolQ; 0 for a written text or a single
---   option. Tasks that the dense model does not solve beyond a guess, where the whole 95 % interval of its score
---   (Wilson's) is not above it, have nothing to lose and are excluded. A group
---   of tasks, such as MMLU, is one task (task_group_scores). The metrics of a task are averaged first, then the tasks.
---   measure score uses every metric but agreement, measure agreement only that one, which takes the dense model's own
---   answers as the right ones. Below 0 the score rose; above 1 choosing is worse than a guess. noise_loss is the loss
---   of the noise variant that loses most in the same tasks: the dense model in bfloat16 or with another batch also
---   changes answers, which is not an effect of pruning. Intervals are at 95 %, paired by answer, of ratios and
---   differences of Wilson's intervals (macros interval_of_ratio and interval_of_difference); errors of metrics of one
---   task are taken as fully correlated, those of tasks as independent. Where answers are not stored, variants count as
---   independent, which makes intervals rather too wide. They describe these tasks, not others, and are not corrected
---   for the number of variants.
+-- how to read: the loss of a task is the lost part of what its dense score has above a guess. A guess (score_pairs)
+--   scores the mean of 1/options, or the score of the best constant answer, such as yes in BoolQ; 0 for a written text
+--   or a single option. A task is excluded if the 95 % interval of its dense score (Wilson's) is not wholly above a
+--   guess, because nothing can be lost there. A group of tasks, such as MMLU, is one task (task_group_scores). The
+--   metrics of a task are averaged first, then the tasks. measure score uses every metric but agreement, measure
+--   agreement only that one, which takes the dense model's own answers as the right ones. A loss below 0 means that the
+--   score rose, one above 1 that choosing is worse than a guess. noise_loss is the loss of the noise variant that loses
+--   most in the same tasks: the dense model in bfloat16 or with another batch also changes answers, which is not an
+--   effect of pruning. Intervals are at 95 %, paired by answer, of ratios and differences of Wilson's intervals (macros
+--   interval_of_ratio and interval_of_difference). Errors of metrics of one task are taken as fully correlated, those
+--   of tasks as independent. If answers are not stored, variants count as independent, which makes intervals rather too
+--   wide. Intervals describe these tasks, not others, and are not corrected for the number of variants.
 -- reason: makes losses of strong and weak models, and of tasks with two and with four options, comparable.
 -- columns:
---   measure: score, by right answers, or agreement, by the dense model's own ones
+--   measure: score, for right answers, or agreement, for the dense model's own answers
 --   n_tasks: Tasks that count, a group as one [tasks]
---   n_answers: Answers that the loss rests on, each paired with the dense model's answer to the same question [answers]
+--   n_answers: Answers behind the loss, each paired with the dense model's answer to the same question [answers]
 --   loss: Mean over tasks of what is lost [share]
 --   loss_se: Standard error that a normal interval of the same width has; NULL if a score is not a share [share] =
 --     (loss_high − loss_low)/(2 · 1.96)
 --   loss_low: Lower end of its 95 % interval, ratio of Wilson intervals, paired by answer [share]
 --   loss_high: Upper end of its 95 % interval, ratio of Wilson intervals, paired by answer [share]
 --   noise_loss: Loss of the largest noise variant in the same tasks; NULL if none was scored in all of them [share]
---   loss_beyond_noise: Loss less that of the noise; the loss itself if no noise was scored [share] = loss − noise_loss
+--   loss_beyond_noise: Loss minus that of the noise; the loss itself if no noise was scored [share] = loss − noise_loss
 --   loss_beyond_noise_low: Lower end of its 95 % interval, with both errors, paired by answer [share]
 --   loss_beyond_noise_high: Upper end of its 95 % interval, with both errors, paired by answer [share]
 with
 
--- Read several times below.
+-- A CTE that is read several times is computed once.
 losses as (
     select * from metric_losses
 ),
@@ -85,7 +84,7 @@ noise_answers as (
     group by all
 ),
 
-beside_noise as (
+with_noise as (
     select
         pruned.*,
         noise.loss as noise_loss,
@@ -118,7 +117,7 @@ beside_noise as (
     where not pruned.is_noise
 ),
 
-set_against as (
+beyond_noise as (
     select
         *,
         case
@@ -128,22 +127,22 @@ set_against as (
                     loss, loss_low, loss_high, noise_loss, noise_loss_low, noise_loss_high, losses_correlation
                 )
         end as beyond
-    from beside_noise
+    from with_noise
 ),
 
-each_task as (
+per_task as (
     select
         model, recipe, measure, kind, task_group,
         max(n_answers) as n_answers,
         avg(loss) as loss,
         avg(noise_loss) as noise_loss,
         avg(loss - coalesce(noise_loss, 0)) as beyond,
-        -- Metrics of one task are of the same samples, so that their errors are averaged.
-        avg(loss - loss_low) as room_below,
-        avg(loss_high - loss) as room_above,
+        -- Metrics of one task are over the same samples, so their errors are averaged.
+        avg(loss - loss_low) as error_below,
+        avg(loss_high - loss) as error_above,
         avg(loss - coalesce(noise_loss, 0) - beyond[1]) as beyond_below,
         avg(beyond[2] - loss + coalesce(noise_loss, 0)) as beyond_above
-    from set_against
+    from beyond_noise
     group by all
 ),
 
@@ -153,13 +152,13 @@ averaged as (
         count(*) as n_tasks,
         cast(sum(n_answers) as bigint) as n_answers,
         avg(loss) as loss,
-        avg(loss) - sqrt(sum(room_below ** 2)) / count(*) as loss_low,
-        avg(loss) + sqrt(sum(room_above ** 2)) / count(*) as loss_high,
+        avg(loss) - sqrt(sum(error_below ** 2)) / count(*) as loss_low,
+        avg(loss) + sqrt(sum(error_above ** 2)) / count(*) as loss_high,
         avg(noise_loss) as noise_loss,
         avg(beyond) as loss_beyond_noise,
         avg(beyond) - sqrt(sum(beyond_below ** 2)) / count(*) as loss_beyond_noise_low,
         avg(beyond) + sqrt(sum(beyond_above ** 2)) / count(*) as loss_beyond_noise_high
-    from each_task
+    from per_task
     group by all
 )
 

@@ -2,20 +2,17 @@
 -- grain: one row per model × recipe × measure × unit.
 -- key: model, recipe, measure, unit
 -- inputs: decoding_at_reference, generations_without_noise, options_at_reference
--- how to read: influence is what the unit adds to the measure beyond its expected part, so that the influences of a
---   variant sum to 0. half_width_over_clusters of them is half the width of the measure's 95 % interval; the same of
---   sums of influences of several variants, paired by unit, is that of the sum of their measures. Noise variants are
---   excluded.
--- reason: two variants read the same prompts, so that the difference of their measures is more certain than either
---   measure.
+-- how to read: influence is what the unit adds to the measure beyond its expected part, so a variant's influences sum
+--   to 0. half_width_over_clusters of them is half the width of the measure's 95 % interval. For a sum of several
+--   variants' measures, add their influences by unit first. Noise variants are excluded.
+-- reason: two variants read the same prompts, so the difference of their measures is more certain than either measure.
 -- columns:
 --   measure: As in variant_damage [label]
 --   unit: Prompt or question, the independent unit
 --   influence: Its contribution to the measure beyond its expected part [share or nats]
 with
 
--- Every measure is the sum of the amounts over the sum of the weights. Lists unnested in one select are expanded in
--- parallel.
+-- Every measure is the sum of the amounts over the sum of the weights. Row i gets entry i of every unnested list.
 amounts as (
     select
         model, recipe,

@@ -1,15 +1,17 @@
--- One row per variant with how long its greedy texts stay the dense model's own, and how well its flips are predicted.
+-- For how many tokens the greedy texts of each variant equal the dense model's, and how well its flips are predicted.
 -- grain: one row per variant with teacher-forced steps; noise variants included, dense excluded.
 -- key: model, recipe
 -- inputs: greedy_survival, greedy_hazards
--- how to read: equal_tokens_95 is the number of tokens for which at least 95 % of the texts stay equal, and
---   equal_tokens_95_low the number for which the lower end of the share's interval says so. The latter is NULL below 73
---   texts, which cannot show it even if none flips. A number that equals `steps` means: at least as long as was
---   measured. The hazard is judged by predictions for later steps of other prompts (greedy_hazards). brier_skill is the
---   share of the constant hazard's squared error that margin and shift remove; without use it is 0. calibration_error
---   is to be compared with calibration_error_expected, what the same predictions show if they are exactly right. Skill
---   and calibration are NULL below 10 flips or 10 kept steps. Noise variants are the null: what rounding alone does.
--- reason: how far a text can be trusted to be the dense model's own is one number, and needs no generation.
+-- how to read: equal_tokens_95 is the number of tokens for which at least 95 % of the texts stay equal;
+--   equal_tokens_95_low is the number for which even the lower end of that share's interval is at least 95 %. The
+--   latter is NULL below 73 texts, which cannot show it even if none flips. A number that equals `steps` means: at
+--   least as long as was measured. The hazard is judged by its predictions for later steps of other prompts
+--   (greedy_hazards). brier_skill is the share of the constant hazard's squared error that margin and shift remove; it
+--   is 0 if they are useless. Compare calibration_error with calibration_error_expected, which exactly right
+--   predictions would show. Skill and calibration are NULL below 10 flips or 10 kept steps. Noise variants are the
+--   null: what rounding alone does.
+-- reason: the length up to which a text can be trusted to equal the dense model's is one number, and needs no
+--   generation.
 -- columns:
 --   texts: Texts, one per prompt [texts]
 --   texts_flipped: Texts that flip before they end [texts]
@@ -21,15 +23,15 @@
 --   equal_tokens_50_low: Lower end of its 95 % interval, from that of the share [token]
 --   equal_tokens_50_high: Upper end of it; NULL beyond the last step [token]
 --   predicted_steps: Steps whose flip was predicted [steps]
---   predicted_flips: Sum of their flip_probability: what measured_flips must be near [steps]
+--   predicted_flips: Sum of their flip_probability, to which measured_flips must be close [steps]
 --   measured_flips: Those at which the two models differ [steps]
 --   brier_score: Mean of (is_flip − flip_probability)² [probability²]
---   brier_score_constant: The same of flip_probability_constant [probability²]
---   brier_skill: Share of the latter that the former saves [share] = 1 − brier_score / brier_score_constant
+--   brier_score_constant: The same for flip_probability_constant [probability²]
+--   brier_skill: Share of the constant hazard's score that is saved [share] = 1 − brier_score / brier_score_constant
 --   brier_skill_low: Lower end of its 95 % interval, Student's t over prompts [share]
 --   brier_skill_high: Upper end of it [share]
 --   calibration_error: Mean over steps of |predicted − measured share of flips| in their decile [share]
---   calibration_error_expected: The same if every flip_probability is true and steps are independent [share]
+--   calibration_error_expected: The same if every flip_probability is exact and steps are independent [share]
 with lengths as (
     select
         model, recipe, is_noise,

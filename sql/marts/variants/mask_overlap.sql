@@ -1,13 +1,13 @@
--- The overlap of the weights that two recipes remove, matrix by matrix.
+-- The overlap of the weights that two recipes remove, for each matrix.
 -- grain: one row per model × recipe × other recipe × layer × sublayer × module, each pair once.
 -- key: model, recipe, other_recipe, layer, sublayer, module
 -- inputs: stg_mask_samples, noise_variants
 -- how to read: recipe comes before other_recipe in the alphabet. jaccard_removed is the number of weights that both
 --   remove over the number that at least one removes: 1 for the same mask, jaccard_removed_expected for independent
 --   masks, 0 for disjoint ones. jaccard_kept is the same for the weights that stay. Counted at up to 16,384 positions
---   of a matrix, the same for all variants of a model; *_se is an upper bound of the standard error of that, 0 if every
---   weight was counted. NULL if neither removes (or keeps) anything. A dropped sublayer is removed whole, quantization
---   removes nothing. The dense recipe and noise variants are excluded.
+--   of a matrix, the same for all variants of a model; *_se is an upper bound of the standard error, 0 if every weight
+--   was counted. NULL if neither removes (or keeps) anything. A dropped sublayer is removed whole, quantization removes
+--   nothing. The dense recipe and noise variants are excluded.
 -- reason: two recipes of equal sparsity, or one recipe on two calibration sets, may remove different weights.
 -- columns:
 --   recipe: Name of the recipe that comes first in the alphabet

@@ -1,19 +1,19 @@
--- Each pruned variant with the quantized variants of nearest KL, for each method of quantization and each measure.
+-- Each pruned variant with the quantized variants of the nearest KL, for each method of quantization and each measure.
 -- grain: one row per pruned variant × method of quantization × measure.
 -- key: model, recipe, quantization, measure
 -- inputs: variant_summary, variant_damage, stg_variants
 -- how to read: q27 says which variants count as pruned and as quantized, and how amount_quantized is interpolated.
 --   share_above is NULL beyond the largest KL of the method, because nothing is extrapolated.
--- reason: q27 compares both kinds of compression at the same KL and only adds the intervals. The view is a little long
---   because the lines are built from the same measures as the pruned points.
+-- reason: q27 compares both kinds of compression at the same KL and only adds the intervals. The view is long because
+--   it builds the lines from the same measures as the pruned points.
 -- columns:
 --   quantization: Method of quantization that the variant is compared with, such as gptq [label]
 --   kl_nats: Mean teacher-forced KL(dense‖pruned) of the pruned variant [nats]
 --   amount_quantized: The measure of quantization at the same KL, interpolated; NULL beyond its largest [share or nats]
 --   recipe_below: The quantized recipe next below in KL; dense if there is none
 --   recipe_above: The quantized recipe next above in KL; NULL if there is none
---   recipes_below: All quantized recipes at that KL; their mean counts
---   recipes_above: All quantized recipes at that KL; their mean counts
+--   recipes_below: All quantized recipes with the KL of recipe_below; their mean counts
+--   recipes_above: All quantized recipes with the KL of recipe_above; their mean counts
 --   share_above: Weight of the point above [share]
 with measures as (
     select
@@ -111,7 +111,7 @@ bracketed as (
             and pruned.kl_nats <= above.kl_nats
 ),
 
-weighed as (
+weighted as (
     -- The weight of the point above; NULL if there is none, because nothing is extrapolated.
     select
         *,
@@ -123,4 +123,4 @@ select
     model, recipe, quantization, measure, kl_nats, amount,
     amount_below + (amount_above - amount_below) * share_above as amount_quantized,
     recipe_below, recipe_above, recipes_below, recipes_above, share_above
-from weighed
+from weighted

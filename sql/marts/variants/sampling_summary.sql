@@ -1,20 +1,22 @@
--- One row per variant with what its sampled texts show: when they part from the dense model's, as measured and as
--- expected, how many are right, and how many loop.
+-- What the sampled texts of each variant show: when they part from the dense model's, as measured and as expected, how
+-- many are right, and how many loop.
 -- grain: one row per variant with sampled texts; dense and noise variants included.
 -- key: model, recipe
 -- inputs: sampling_survival, stg_sampled_generations, stg_sampled_steps, noise_variants
--- how to read: every text has a dense partner drawn with the same noise. equal_share is the share of texts that never
---   part; the median first flips are the steps at which half of the texts have parted, NULL if half never do, their
---   bounds where the bounds of sampling_survival reach half. correct_share and collapsed_share are over texts, and
---   their differences are variant minus dense, paired text by text, with intervals over prompts (Student's t; NULL
---   below 2 prompts or if no prompt deviates). is_noise marks rounding alone: what it parts is not damage.
+-- how to read: every text is paired with a dense one drawn with the same random numbers. equal_share is the share of
+--   texts that never part. The median first flips are the steps at which half of the texts have parted, NULL if half
+--   never do; their bounds are the steps at which the bounds of sampling_survival reach half. correct_share and
+--   collapsed_share are over texts. Their differences are variant minus dense, paired text by text, with intervals over
+--   prompts (Student's t; NULL below 2 prompts or if no prompt deviates). Rows with is_noise show rounding alone: texts
+--   that part there are not damaged.
 -- reason: a greedy text is one draw; sampled ones say how a model behaves in use, with intervals.
 -- columns:
 --   is_noise: Whether the variant is the dense model with other rounding
 --   prompts: Prompts [prompts]
 --   texts: Sampled texts, prompts × samples [texts]
 --   texts_flipped: Texts that part from the dense one [texts]
---   flips_expected: Sum of flip_probability over all steps before texts part: what texts_flipped must be near [texts]
+--   flips_expected: Sum of flip_probability over all steps before texts part, to which texts_flipped must be close
+--     [texts]
 --   equal_share: Share of texts that never part [share]
 --   equal_share_low: Lower end of its 95 % interval, Student's t or Wilson's over prompts [share]
 --   equal_share_high: Upper end of it [share]
@@ -22,7 +24,8 @@
 --   equal_share_expected_low: Lower end of its 95 % interval, Student's t over prompts [share]
 --   equal_share_expected_high: Upper end of it [share]
 --   first_flip_step_median: Step at which half of the texts have parted; NULL if half never do [step]
---   first_flip_step_median_low: Lower end of its 95 % interval, where the bounds of sampling_survival reach half [step]
+--   first_flip_step_median_low: Lower end of its 95 % interval, at which a bound of sampling_survival reaches half
+--     [step]
 --   first_flip_step_median_high: Upper end of it; NULL if it is beyond the last step [step]
 --   first_flip_step_median_expected: The same, expected from the distributions [step]
 --   total_variation_mean: Mean total variation over the steps before texts part [probability]
@@ -39,7 +42,7 @@
 --   collapsed_difference_high: Upper end of it [share]
 with
 
--- Behind the step at which the last text parts nothing is expected.
+-- Beyond the step at which the last text parts, nothing is expected.
 curves as (
     select
         *,
@@ -74,7 +77,7 @@ distances as (
     group by all
 ),
 
--- Each text with the dense one of the same sample.
+-- Each text with the dense text of the same sample.
 pairs as (
     select
         own.model, own.recipe, own.prompt_id, own.temperature, own.top_p, own.first_flip_step,

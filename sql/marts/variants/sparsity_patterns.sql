@@ -5,8 +5,8 @@
 -- columns:
 --   pattern: kept:block, such as 2:4, or `unstructured`
 --   sparsity_percent: sparsity in whole per cent [%]
--- how to read: pruned neurons and heads are not patterns of weights and are excluded, and so are noise variants, mixed
---   recipes, whose sublayers may have several patterns, and compositions, where it is not known which part made the
+-- how to read: pruned neurons and heads are not patterns of weights and are excluded. So are noise variants, mixed
+--   recipes, whose sublayers may have several patterns, and compositions, because it is not known which part made the
 --   zeros.
 -- reason: single definition of a sparsity pattern.
 select

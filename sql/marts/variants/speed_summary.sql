@@ -1,13 +1,13 @@
--- How many times as fast as the dense model a variant prefills and decodes, and its share of the dense model's memory.
+-- How much faster than the dense model a variant prefills and decodes, and how much of its memory it needs.
 -- grain: one row per model × recipe × batch × length × new tokens.
 -- key: model, recipe, batch, length, new_tokens
 -- inputs: stg_speed, noise_variants
 -- how to read: both sides of a ratio were timed alternately, in one run on one machine; above 1 the variant is faster.
 --   equal_sides is the distance from 1 of the dense model timed against itself on the same machine: a speedup within it
 --   is not a speedup. Zeros in a matrix are multiplied like any number, and quantized weights are computed as dense
---   ones, so that masks and quantization show no speedup; dropped sublayers do, because they do not run
---   (sublayers_skipped). Noise variants are excluded.
--- reason: times of two machines do not compare, ratios within one run do.
+--   ones, so masks and quantization show no speedup. Dropped sublayers do, because they do not run (sublayers_skipped).
+--   Noise variants are excluded.
+-- reason: times of two machines are not comparable, ratios within one run are.
 -- columns:
 --   prefill_speedup: Prompt tokens per second relative to the dense model [ratio] =
 --     prefill_tokens_per_second/prefill_tokens_per_second_dense
@@ -30,7 +30,7 @@ with ratios as (
     anti join noise_variants using (model, recipe)
 ),
 
-equals as (
+dense_ratios as (
     select
         model, batch, length, new_tokens, machine,
         greatest(
@@ -43,7 +43,7 @@ equals as (
 select
     ratios.model, ratios.recipe, ratios.batch, ratios.length, ratios.new_tokens, ratios.machine,
     ratios.sublayers_skipped, ratios.prefill_speedup, ratios.decode_speedup, ratios.first_token_speedup,
-    ratios.peak_memory_ratio, equals.equal_sides
+    ratios.peak_memory_ratio, dense_ratios.equal_sides
 from ratios
-left join equals using (model, batch, length, new_tokens, machine)
+left join dense_ratios using (model, batch, length, new_tokens, machine)
 order by ratios.model, ratios.recipe, ratios.batch, ratios.length, ratios.new_tokens

@@ -3,15 +3,15 @@
 -- key: model, recipe, measure
 -- inputs: variant_summary, damage_influences, top1_changes, generations_without_noise, trajectory_gaps,
 --   reference_temperature
--- how to read: at the reference temperature, over the study's prompts and questions. The intervals are Wilson's for
---   shares of prompts and of questions, and for tokens Wilson's with an effective number of tokens, clustered by
---   prompt; for nats at the first token Student's t over the prompts on a logarithmic scale, NULL below 2 prompts or if
---   none deviates; for the growth of the KL, which may be negative, the same on a linear scale. The median first flip
---   has the order statistics that the sign test does not reject (place_of_median_low), NULL below 6 prompts. A prompt
---   that never flips counts as later than any step: if that is the median, its amount is NULL, and so is an end, and
---   amount_low alone says until when at least half of the texts are surely equal. Intervals are not corrected for the
---   number of variants. Noise variants are excluded.
--- reason: charts and comparisons of variants need one agreed list of measures and of how uncertain they are.
+-- how to read: at the reference temperature, over the study's prompts and questions. Shares of prompts and questions
+--   have Wilson's interval; shares of tokens have Wilson's with an effective number of tokens, clustered by prompt.
+--   Nats at the first token have Student's t over the prompts on a logarithmic scale, NULL below 2 prompts or if none
+--   deviates; the growth of the KL, which may be negative, has the same on a linear scale. The median first flip has
+--   the order statistics that the sign test does not reject (place_of_median_low), NULL below 6 prompts. A prompt that
+--   never flips counts as later than any step. If that is the median or an end of its interval, the number is NULL;
+--   amount_low alone then says until when at least half of the texts are surely equal. Intervals are not corrected for
+--   the number of variants. Noise variants are excluded.
+-- reason: charts and comparisons of variants need one agreed list of measures and their uncertainty.
 -- columns:
 --   measure: top1_change, the share of steps with another most likely token; kl_step0_nats at the first token;
 --     kl_growth_nats, the mean over prompts that flip of KL on its own text minus teacher forced, after the flip;
@@ -20,9 +20,9 @@
 --   amount_low: Lower end of its 95 % interval over the units [share, nats or step]
 --   amount_high: Upper end of its 95 % interval over the units [share, nats or step]
 --   n_units: Number of prompts or questions [prompts or questions]
---   is_comparable: Whether more is worse, and damage_influences has the measure, so that it can compare variants
+--   is_comparable: Whether variants can be compared by it: more is worse, and damage_influences has the measure
 with measures as (
-    -- Lists unnested in one select are expanded in parallel.
+    -- Row i gets entry i of every unnested list.
     select
         totals.model, totals.recipe,
         unnest([

@@ -1,24 +1,26 @@
--- The pruned variants that remove about as many parameters, in order of the tokens that they change, and the nearest.
+-- The pruned variants that remove about as many parameters, ranked by the tokens that they change, with the nearest
+-- ones marked.
 -- grain: one row per pruned variant of a model with teacher-forced tokens.
 -- key: model, recipe
 -- inputs: variant_summary, variant_damage, damage_influences
 -- how to read: variants are compared within bands: those whose share of parameters removed rounds to the same even
---   percentage point, so that no band is wider than two points. Those that remove nothing, as all that are only
+--   percentage point, so no band is wider than two points. Variants that remove nothing, such as those that are only
 --   quantized, are a band of their own. Nothing is ranked across bands, because a variant that removes less is nearer
---   for that alone. The measure is the top1_change of variant_damage. The difference is to the variant of the band that
---   changes the fewest tokens, paired by prompt. The nearest variants are those whose difference is within the
---   interval: one-sided Student's t over prompts, at 5 % in all comparisons of the band together (Bonferroni), so that
---   the truly nearest is among them in 95 of 100 studies; fewer than 5 prompts tell nothing apart. Equal amounts are
+--   for that reason alone. The measure is the top1_change of variant_damage. The difference is to the variant of the
+--   band that changes the fewest tokens, paired by prompt. The nearest variants are those whose difference is within
+--   the interval: one-sided Student's t over prompts, at 5 % in all comparisons of the band together (Bonferroni). So
+--   the truly nearest is among them in 95 of 100 studies. Fewer than 5 prompts tell nothing apart. Equal amounts are
 --   never ordered by name: all of them are nearest.
--- reason: a report names the nearest variant only if it is compared with its like, and the measurements tell it apart.
+-- reason: a report names the nearest variant only among variants of its size, and only if the measurements tell it
+--   apart.
 -- columns:
 --   band: Number of the band, from 1, the one that removes least [rank]
 --   band_removed_share: Mean share of the parameters that the band's variants remove [share]
 --   amount: Share of teacher-forced tokens whose most likely token changes [share]
 --   amount_low: Lower end of its 95 % interval [share]
 --   amount_high: Upper end of it [share]
---   place: Rank in the band from 1, equal amounts sharing the least [rank]
---   difference: Amount minus that of the variant with the least [share]
+--   place: Rank in the band from 1; ties share the smallest rank [rank]
+--   difference: Amount minus the smallest of the band [share]
 --   difference_low: Lower end of its simultaneous 95 % interval; NULL if it is not known [share]
 --   is_nearest: Whether the difference may be 0; NULL if that is not known
 --   n_variants: Pruned variants of the band that are compared [variants]
@@ -62,7 +64,7 @@ errors as (
 compared as (
     select
         ranked.*,
-        -- Fewer than 5 units say too little of the spread, and the series of quantile_against_best is too short there.
+        -- Fewer than 5 units say too little about the spread, and quantile_against_best is not accurate there.
         if(errors.units >= 5, errors.error, null)
         * quantile_against_best(ranked.n_variants - 1, errors.units - 1) as half_width
     from ranked

@@ -1,13 +1,13 @@
--- One row per variant with what it removed and how far its output moved.
+-- What each variant removed, and how far its output moved.
 -- grain: one row per model × recipe.
 -- key: model, recipe
 -- inputs: stg_variants, stg_generations, options_at_reference, decoding_at_reference, reference_temperature,
 --   output_noise_ceiling, acceptance, sequence_kl
 -- how to read: KL is KL(dense‖pruned) over the prompts' steps at `temperature`, which is 1 if T = 1 was measured and
---   the nearest to 1 otherwise. first_flip_step_median is over all prompts, where one that never flips counts as later
---   than any step; it is NULL if that is the median. Compare prompts_correct with prompts_graded, the prompts with a
---   known answer. A measure that was not taken is NULL, a count of what was not measured is 0. kl_noise_p95_nats is the
---   95th percentile of the KL that rounding alone causes, teacher forced, of the largest noise variant at the same
+--   the nearest to 1 otherwise. first_flip_step_median is over all prompts. One that never flips counts as later than
+--   any step; if that is the median, it is NULL. Compare prompts_correct with prompts_graded, the prompts with a known
+--   answer. A measure that was not taken is NULL, a count of what was not measured is 0. kl_noise_p95_nats is the 95th
+--   percentile of the KL that rounding alone causes, teacher forced, the largest over noise variants at the same
 --   temperature; is_below_noise says that the median KL is not above it. Noise variants are excluded.
 -- reason: the charts and the comparisons need one agreed set of figures per variant; the dense row is the baseline.
 -- columns:
@@ -21,10 +21,10 @@
 --     drafts that it would accept [share]
 --   sequence_kl_dense_pruned_nats: KL(dense‖pruned) of the distributions over sampled texts [nats]
 --   sequence_kl_pruned_dense_nats: KL(pruned‖dense) of them [nats]
---   kl_noise_p95_nats: 95th percentile of the KL that rounding alone causes, of the largest noise variant [nats]
+--   kl_noise_p95_nats: 95th percentile of the KL that rounding alone causes, the largest over noise variants [nats]
 --   is_below_noise: Whether the median KL is at most what rounding causes = kl_teacher_forced_median_nats <=
 --     kl_noise_p95_nats
---   first_flip_step_median: Median step of the first other token; NULL if at least half never flip [step]
+--   first_flip_step_median: Median step of the first different token; NULL if at least half never flip [step]
 --   prompts: Prompts with a free-running text [prompts]
 --   prompts_flipped: Those whose text differs from the dense one [prompts]
 --   prompts_collapsed: Those whose text ends in a loop [prompts]

@@ -2,41 +2,42 @@
 -- grain: one row per pruned variant.
 -- key: model, recipe
 -- inputs: variant_summary, verdict_evidence
--- how to read: fidelity: the same tokens as the dense model. quality: right answers, in writing and in choosing, or the
---   dense model's own answers if no right one is known (evidence agreement, options). alive: no loop and no early end.
---   Each holds if its loss beyond the null (verdict_evidence) is surely at most 0.1 (verdict_tolerance), and fails if
---   it is surely more: with its whole 95 % interval, over at least 30 units (verdict_min_units). The source of the
---   evidence is the first with enough units in a fixed order (declared_evidence), whatever it shows. safe: quality and
---   alive hold. chooses only: choosing holds, but writing or alive fails. not safe: else quality or alive fails.
---   writes other text: alive holds, fidelity fails, and quality is not known. Each verdict holds for one variant; the
---   report's first sentences hold for all variants of a model together.
+-- how to read: fidelity is about the same tokens as the dense model. quality is about right answers, in writing and in
+--   choosing, or the dense model's own answers if no right one is known (evidence agreement, options). alive is about
+--   no loop and no early end. Each holds if its loss beyond the null (verdict_evidence) is surely at most 0.1
+--   (verdict_tolerance), and fails if it is surely more: with its whole 95 % interval, over at least 30 units
+--   (verdict_min_units). The evidence is the first source with enough units in a fixed order (declared_evidence),
+--   whatever it shows. The verdict is safe if quality and alive hold; chooses only if choosing holds, but writing or
+--   alive fails; not safe if quality or alive fails otherwise; writes other text if alive holds, fidelity fails, and
+--   quality is not known. Each verdict holds for one variant; the report's first sentences hold for all variants of a
+--   model together.
 -- reason: says which variants may be used, and which number decided it.
 -- columns:
 --   verdict: safe, writes other text, chooses only, not safe or too little evidence [label]
 --   fidelity: holds, fails or too little evidence [label]
---   quality: Likewise: holds if writing and choosing hold, fails if one of them fails [label]
---   writing: Likewise [label]
---   choosing: Likewise [label]
---   alive: Likewise [label]
+--   quality: holds if writing and choosing hold, fails if one of them fails, else too little evidence [label]
+--   writing: holds, fails or too little evidence [label]
+--   choosing: holds, fails or too little evidence [label]
+--   alive: holds, fails or too little evidence [label]
 --   loss_fidelity: Share of teacher-forced tokens whose most likely token differs, beyond the null [share]
 --   loss_fidelity_low: Lower end of its 95 % interval; NULL if it is not known [share]
 --   loss_fidelity_high: Upper end of it [share]
---   n_fidelity: Prompts that it rests on [prompts]
+--   n_fidelity: Prompts behind it [prompts]
 --   evidence_writing: score, graded or agreement; NULL without any [label]
 --   loss_writing: Share of the dense model's right answers in writing that is lost beyond the null [share]
 --   loss_writing_low: Lower end of its 95 % interval; NULL if it is not known [share]
 --   loss_writing_high: Upper end of it [share]
---   n_writing: Answers that it rests on [answers]
+--   n_writing: Answers behind it [answers]
 --   evidence_choosing: score, graded, agreement or options; NULL without any [label]
---   loss_choosing: Likewise in choosing among options, above a guess [share]
+--   loss_choosing: Share of the dense model's answers above a guess in choosing that is lost beyond the null [share]
 --   loss_choosing_low: Lower end of its 95 % interval; NULL if it is not known [share]
 --   loss_choosing_high: Upper end of it [share]
---   n_choosing: Answers that it rests on [answers]
+--   n_choosing: Answers behind it [answers]
 --   loss_alive: Share of the variant's own texts that loop or end early, beyond the null [share]
 --   loss_alive_low: Lower end of its 95 % interval; NULL if it is not known [share]
 --   loss_alive_high: Upper end of it [share]
 --   prompts_lost: Texts that loop or end early [prompts]
---   n_alive: Texts that it rests on [prompts]
+--   n_alive: Texts behind it [prompts]
 --   would_decide: Number of units that would decide each measure without enough evidence, with the same loss and
 --     spread; NULL if none is known
 with declared as (
