@@ -7,7 +7,7 @@ from prunescope.pipelines.core.errors import InputError
 
 
 class TemplateFailedError(Exception):
-    """A wrong template, such as one with an undefined function; the reason is one line."""
+    """A template that cannot be rendered, such as one with an undefined function; the message is one line."""
 
 
 def messages_in_chat_template(
@@ -72,9 +72,9 @@ def _rendered(
         from transformers.utils.chat_template_utils import render_jinja_template
 
         text = str(render_jinja_template(chat_template=template, **arguments)[0][0])
-        text.encode()  # half a surrogate pair is not text
+        text.encode()  # fails for half a surrogate pair
     except RecursionError as error:
         raise TemplateFailedError("it calls itself without end, or is nested too deep") from error
-    except Exception as error:  # a template raises what it likes
+    except Exception as error:  # a template may raise anything
         raise TemplateFailedError((str(error).strip() or type(error).__name__).splitlines()[0][:300]) from error
     return text

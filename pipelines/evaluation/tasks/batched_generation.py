@@ -261,7 +261,7 @@ def _step(decoder: Decoder, batch: _Batch, *, reuses_prefix: bool) -> None:
 
 def _fill(decoder: Decoder, batch: _Batch, next_rows: Callable[[], list[_Row]]) -> None:
     """Let texts take the places of finished ones, if the cache has a column for every token."""
-    if batch.cache is None or not batch.cache.has_keys_alone:
+    if batch.cache is None or not batch.cache.holds_every_token:
         return
     added = _Batch(next_rows(), uses_drafts=False)
     while added.rows and added.cache is None:
@@ -323,7 +323,7 @@ def read_contexts(decoder: Decoder, contexts: Sequence[tuple[int, ...]]) -> list
     """
     # In token order all other contexts lie between these two.
     shared = min(*(len(context) - 2 for context in contexts), common_prefix_length(min(contexts), max(contexts)))
-    if shared < 0 or decoder.cache_refusal is not None or not decoder.new_cache().has_keys_alone:
+    if shared < 0 or decoder.cache_refusal is not None or not decoder.new_cache().holds_every_token:
         return None
     config = cast(Any, decoder.model).config.to_dict()
     is_worth_a_pass = shared * (len(contexts) - 1) > MAX_PADDING and not depends_on_pass_length(config)
