@@ -107,7 +107,7 @@ def _larger(typing_context, a, b):  # noqa: ARG001
 
 @intrinsic
 def _pack_lanes(typing_context, sources, highest, lowest, targets):  # noqa: ARG001
-    """Copy the tokens among _LANES whose g or a − highest is above `lowest`, in order; return their number.
+    """Copy those of _LANES tokens whose g or a − highest is above `lowest`, in order; return their number.
 
     `sources` and `targets` are addresses of g, a and dz. Each target needs room for _LANES numbers, all of which are
     written. It may equal its source or lie before it.
@@ -305,14 +305,14 @@ def gaps(z, x, weight, bias, sizes, reaches, gap, rows) -> None:
 
     Each logit of a float32 product has an error proportional to the root mean square of its row, which a softmax turns
     into a relative error of p. This matters only for tokens near the largest logit. If logits are large there are few
-    of them, and recomputing makes their z − max z exact to float32 rounding. Each row uses the widest of `reaches` that
-    holds few enough tokens.
+    such tokens, and recomputing makes their z − max z exact to float32 rounding. Each row uses the widest of `reaches`
+    that holds few enough tokens.
 
     Arrays:
         z: logits, float32 (n, V); recomputed ones are written back.
         x, weight, bias: the head's input (n, d), W (V, d), and b (V,), or of length 0 without a bias; float32.
-        sizes: root mean square of a row above which up to FEW_EXACT tokens are recomputed, and the one above which up
-            to MAX_EXACT are; infinite for never.
+        sizes: root mean squares of a row. Above the first, up to FEW_EXACT tokens are recomputed; above the second, up
+            to MAX_EXACT. Infinite means never.
         reaches: distances from the largest logit within which tokens are recomputed, the widest first.
         gap, rows: out, z − max z, float32 (n, V), and DENSE (n,).
     """
@@ -375,9 +375,9 @@ def _cut(size: int, reach: float) -> float:
     """Return the cutoff: a token is omitted if on both sides its logit/T is more than this below the side's maximum.
 
     A token whose weights on both sides are at most exp(−cut) adds at most exp(−cut) · max(1, |c|)⁴ to a sum in
-    p-space. Here c = (Δz − mean)/T is within `reach`, the range of Δz/T. All such tokens add less than _NEGLIGIBLE.
-    There are two exceptions. Σ p (z − max z), in entropies, may lack 87 times as much. Third and fourth moments may
-    lack more if the range is beyond 10⁴, but then they are of the order of its powers.
+    p-space. Here |c| = |Δz − mean|/T is at most `reach`, the range of Δz/T. All such tokens together add less than
+    _NEGLIGIBLE. There are two exceptions. Σ p (z − max z), in entropies, may lack 87 times as much. Third and fourth
+    moments may lack more if the range is beyond 10⁴, but then they are of the order of its powers.
     """
     return min(math.log(size / _NEGLIGIBLE) + 4 * math.log(max(1.0, reach)), 87.0)
 
@@ -545,7 +545,7 @@ def _unchanged(dense, out) -> None:
 
 @_part
 def _logit_shift_sums(z, dz, dense, out) -> tuple[_F, _F]:
-    """Compute the geometry of z and the unweighted variance of Δz; return the largest and the smallest Δz."""
+    """Compute the sums of z-space and the unweighted variance of Δz; return the largest and the smallest Δz."""
     _wide()
     size = len(z)
     total = squares = product = 0.0
