@@ -264,7 +264,7 @@ def test_wrong_input_exits_with_2_and_the_fix(
             "recipe w: `calibration.length` 999 is over the model's context of 128 tokens; give at most 128",
         ),
         ({"calibration": {"source": "/no/such/file.txt"}}, "calibration source /no/such/file.txt"),
-        ({"texts": [{"id": "long", "context": 4096}]}, "text 'long': `context` 4096 is over the model's of"),
+        ({"texts": [{"id": "long", "context": 4096}]}, "text 'long': `context` 4096 is over the model's 128 tokens"),
         ({"tasks": [{"name": "helaswag"}]}, "task helaswag: neither shipped nor a task of lm_eval"),
         ({"tasks": [{"name": "boolq", "samples": 201}]}, "task boolq: `samples` 201, but there are 200"),
         ({"tasks": [{"name": "gsm8k"}]}, "task gsm8k: up to 256 new tokens leave no room"),
