@@ -128,7 +128,7 @@ def memory_items(
             * (4 * sum(load.layered) + 16 * longest + 4 * len(group) * load.positions),
             "logits of a block": load.workers
             * max(_block_bytes(load, load.positions * len(measure.lenses)), _block_bytes(load, load.text_steps)),
-            "rows of the variants": 0 if is_gpu else len(group) * load.bytes_a_variant,
+            "rows of the variants": 0 if is_gpu else len(group) * load.bytes_per_variant,
         },
         "compared": {
             "masks, a bit per weight": masks,

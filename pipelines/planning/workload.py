@@ -6,7 +6,7 @@ from functools import cached_property
 
 from prunescope.pipelines.core.device import resolve_device
 from prunescope.pipelines.evaluation.tasks.batched_generation import BATCH_CONTEXTS, KEPT_CONTEXT_BYTES
-from prunescope.pipelines.evaluation.traces.decoding import BATCH_TEXTS, bytes_a_variant
+from prunescope.pipelines.evaluation.traces.decoding import BATCH_TEXTS, bytes_per_variant
 from prunescope.pipelines.evaluation.traces.greedy_texts import KEPT_BYTES
 from prunescope.pipelines.evaluation.traces.stored_states import AT_OUTPUT
 from prunescope.pipelines.models.meta_model import Shape
@@ -148,18 +148,18 @@ class Workload:
         return self.moved_sublayers(recipe) * len(set(AT_OUTPUT) & set(self.study.measure.scopes))
 
     @property
-    def bytes_a_variant(self) -> int:
+    def bytes_per_variant(self) -> int:
         """Bytes that a traced variant keeps until it is written."""
         measure, shape = self.study.measure, self.shape
         points, decoded = self.positions * self.sublayers, self.text_steps * len(measure.trajectories)
-        return bytes_a_variant(measure, points, decoded, shape.width, shape.prunable)
+        return bytes_per_variant(measure, points, decoded, shape.width, shape.prunable)
 
     def groups(self, recipes: Sequence[Recipe], max_size: int, max_bytes: int) -> list[Sequence[Recipe]]:
         """Split recipes, in order, into the groups whose variants are traced together.
 
         A group has at most `max_size` variants, whose results take at most `max_bytes`.
         """
-        size = max(1, min(max_size, max_bytes // self.bytes_a_variant))
+        size = max(1, min(max_size, max_bytes // self.bytes_per_variant))
         return [recipes[start : start + size] for start in range(0, len(recipes), size)]
 
     # -- work -----------------------------------------------------------------------------------------------------

@@ -34,8 +34,8 @@ def output_tables(
 ) -> dict[str, pl.DataFrame]:
     """Return `decoding_steps`, `top_tokens`, `option_subspace` and `generations` of one variant.
 
-    Per prompt, `forced` has both models on the dense text, `dense` that text, and `texts` the variant's texts; there
-    are none if it was measured only on the dense text, in one pass.
+    Per prompt, `forced` has both models on the dense text, `dense` that text, and `texts` the variant's texts. `texts`
+    is empty if the variant was measured only on the dense text, in one pass.
     """
     written = [(pair, own, text) for pair, own, text in zip(forced, dense, texts, strict=False) if text.own]
     tops = [top_rows(decoder, forced, measure.top_k)]
@@ -71,22 +71,22 @@ def output_tables(
 
 
 def _own_text(decoder: Decoder, forced: DensePrunedPair, text: VariantTexts) -> DensePrunedPair:
-    """Pair both models on the variant's text, up to its end; up to the flip the context is the dense text."""
+    """Pair both models on the variant's text, up to its end. Up to the flip it is the dense text."""
     own = cast(DecodingResult, text.own)
     tokens = up_to_end(decoder, own.tokens)
     shared = len(tokens) if text.read is None else cast(int, text.flip) + 1
     streams, shifts = forced.streams[:shared], forced.shifts[:shared]
     if text.read is not None:
-        behind = slice(shared, len(tokens))
-        streams = torch.cat([streams, text.read.streams[behind].float()])
-        shifts = torch.cat([shifts, (own.streams[behind] - text.read.streams[behind]).float()])
+        rest = slice(shared, len(tokens))
+        streams = torch.cat([streams, text.read.streams[rest].float()])
+        shifts = torch.cat([shifts, (own.streams[rest] - text.read.streams[rest]).float()])
     return DensePrunedPair(forced.prompt, "own_text", streams, shifts, (), tokens)
 
 
 def _step_by_step(
     decoder: Decoder, trajectory: str, forced: DensePrunedPair, dense: DecodingResult, text: VariantTexts
 ) -> DensePrunedPair:
-    """Pair the dense text with the fork, equal up to the flip, or with the variant's own text, which may be longer."""
+    """Pair the dense text with the fork, which equals it up to the flip, or with the variant's own text."""
     own, known = cast(DecodingResult, text.fork if trajectory == "fork" else text.own), dense.tokens
     tokens = own.tokens
     if trajectory == "fork":

@@ -157,7 +157,7 @@ def test_temperatures_add_logits_but_no_head_products() -> None:
 
 def test_the_dense_side_is_computed_once_for_all_that_are_traced_together() -> None:
     recipes = [parse_recipe(f"magnitude-{percent}") for percent in range(10, 30)]
-    rows = load().bytes_a_variant
+    rows = load().bytes_per_variant
     assert [len(group) for group in load().groups(recipes, 8, 100 * rows)] == [8, 8, 4]
     assert [len(group) for group in load().groups(recipes, 8, 5 * rows)] == [5] * 4
     assert len(load().groups(recipes, 8, rows // 2)) == 20
@@ -412,8 +412,8 @@ def test_buffered_rows_are_counted_as_in_the_session(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "tiny")
     outline = load_meta_model(folder)
     lengths = [len(prompt.ids) for prompt in tokenize_prompts(study(), outline.tokenizer, 512)]
-    planned = Workload(study(), shape_of(outline), lengths, [3], workers=1).bytes_a_variant
-    assert planned == TraceSession(load_decoder(folder), "tiny", study()).bytes_a_variant
+    planned = Workload(study(), shape_of(outline), lengths, [3], workers=1).bytes_per_variant
+    assert planned == TraceSession(load_decoder(folder), "tiny", study()).bytes_per_variant
 
 
 def test_dense_states_and_calls_take_the_memory_of_a_real_session(tmp_path: Path) -> None:

@@ -333,7 +333,12 @@ CHOICE = {"question": "q", "choices": ["a", "b"]}
         ("p.json", [ROW], {}, "p.json, line 1: not a list; write"),
         ("p.csv", [b"question,answer", b'"a', b'b",1', b"q,1,2"], {}, "p.csv, line 4: 3 cells, but the header has 2"),
         ("p.csv", [b"question,answer", b"q,1", b'"q,1'], {}, "p.csv, line 3: not valid CSV (unexpected end"),
-        ("p.csv", [b"question,question", b"q,1"], {}, "p.csv, line 1: the column 'question' is empty or repeats"),
+        (
+            "p.csv",
+            [b"question,question", b"q,1"],
+            {},
+            "p.csv, line 1: the column name 'question' is empty or occurs twice",
+        ),
         ("p.parquet", [b"PAR1"], {}, "p.parquet, row 1: not readable as Parquet"),
         ("p.xml", [b"<a/>"], {}, "p.xml: unknown ending '.xml'; prompt sets end in .jsonl, "),
         ("p.jsonl", [{"question": " "}], {}, "p.jsonl, line 1: `question`: empty; write"),
