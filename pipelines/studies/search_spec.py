@@ -1,4 +1,4 @@
-"""Settings of a search for the treatment of every sublayer, and their checks that need no model. No torch here."""
+"""Settings of a search for the treatment of every sublayer, and the checks that need no model. No torch here."""
 
 import hashlib
 import json
@@ -14,7 +14,8 @@ from prunescope.pipelines.recipes import MaskingRecipe, MixedRecipe, parse_recip
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 DROPS = ("drop", "attn-drop", "mlp-drop")
-# Steps of about a tenth. Half a step costs 0.3 % of the KL, which grows with the third power of the sparsity.
+# Sparsities in steps of about a tenth. To miss the best one by half a step costs 0.3 % of the KL, which grows with the
+# third power of the sparsity.
 _PER_CENT = (4, 5, 6, 7, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 33, 36, 40, 44, 48, 53, 58, 64, 70)
 MENU = (*(f"{method}-{percent}" for method in ("wanda", "ria", "sparsegpt") for percent in _PER_CENT), "drop")
 
@@ -26,19 +27,19 @@ class SearchSpec(FrozenModel):
         remove: shares of the layers' weights (or bytes, or time) to remove; each gets its own allocation.
         menu: treatments of a sublayer, besides keeping it: names of recipes that change matrices, and `drop`, or
             `attn-drop` and `mlp-drop` for one kind only.
-        objective: `kl` of every token after the dense text before it; `task:NAME`, the KL at the tokens of the answers
-            to a task of the study.
+        objective: `kl`, the KL at every token of the dense text; or `task:NAME`, the KL at the tokens of the answers to
+            a task of the study.
         budget: unit of `remove`: `parameters` of the layers' matrices; `bytes` of a 16-bit checkpoint with packed masks
             and codes; `milliseconds` per decoding step, which only drops save.
         minutes: time after which no further trial begins; pruning does not count.
-        source: text of the windows to measure on, like a calibration's. It is not the calibration text, because masks
-            and weights that fit that text too closely do worse on others.
-        texts: windows of the text to measure on. The first 16 windows and prompts, alternating, measure single
-            treatments; all measure whole allocations.
+        source: text to measure on, given like that of a calibration. It is not the calibration text, because masks and
+            weights that fit that text too closely do worse on others.
+        texts: windows of the text to measure on. Single treatments are measured on the first 16 windows and prompts,
+            which alternate; whole allocations on all.
         length: tokens per window.
         prompts: prompts of the shipped sets to measure on, drawn from those that the study does not use.
         new_tokens: tokens of the dense model's continuation of each prompt.
-        measurements: trials of the search per share, besides the uniform ones and the first; the controls have as many.
+        measurements: trials of the search per share, besides the uniform ones and the first; controls get as many.
         controls: strategies to compare with: `hidden`, the same search by 1 − cos of the final hidden states, starting
             from the method that the KL chose; `random` allocations; `greedy` removal.
         seed: seed of texts, prompts and random allocations.
@@ -73,7 +74,7 @@ class SearchSpec(FrozenModel):
 
 
 def require_reachable(search: SearchSpec, tasks: Sequence[str]) -> None:
-    """Refuse a search that no model allows in a study with these tasks.
+    """Refuse a search that cannot succeed on any model, in a study with these tasks.
 
     Raises:
         ValueError: the study lacks the objective's task, a recipe of the menu cannot be the treatment of one sublayer,
@@ -81,8 +82,8 @@ def require_reachable(search: SearchSpec, tasks: Sequence[str]) -> None:
     """
     task = search.objective.partition(":")[2]
     if task and task not in tasks:
-        own = ", ".join(tasks) if tasks else "none"
-        raise ValueError(f"`search.objective` is of task {task!r}, but the study's `tasks` are {own}")
+        known = ", ".join(tasks) if tasks else "none"
+        raise ValueError(f"`search.objective` names task {task!r}, but the study's `tasks` are {known}")
     for name in (name for name in search.menu if name not in DROPS):
         try:
             MixedRecipe.model_validate({"name": "menu", "treatments": {"mlp.0": name}})

@@ -402,7 +402,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["--menu", "wanda-50-owl"], "`search.menu`: wanda-50-owl: `ratios` are shares per layer"),
     (["--menu", "magnitude-30", "--remove", "50%"], "is 50.0%, but the menu removes at most 30.0% of the parameters"),
     (["--menu", "attn-drop", "--remove", "90%"], "the menu removes at most"),
-    (["--objective", "task:none"], "`search.objective` is of task 'none', but the study's `tasks` are none"),
+    (["--objective", "task:none"], "`search.objective` names task 'none', but the study's `tasks` are none"),
     (["--objective", "loss"], "`search.objective`"),
     (["--budget", "milliseconds", "--menu", "magnitude-30"], "is milliseconds, which only drops save; add drop"),
     (["--control", "hidden", "--no-controls"], "--control and --no-controls contradict each other"),
