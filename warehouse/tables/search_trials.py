@@ -27,17 +27,17 @@ TABLE = Table(
         c.int32("parent", "Trial that this one is compared with, or NULL.", nullable=True),
         c.label(
             "strategy",
-            "How the allocation was chosen: `searched` by KL at the output. The others are controls: `hidden` works in "
-            "the same way by 1 − cos h (but with the method that the KL chose), `random` at random, and `greedy` step "
-            "by step by the smallest effects.",
+            "How the allocation was chosen: `searched` by KL at the output. The others are controls: `hidden` in the "
+            "same way by 1 − cos h (but with the method that the KL chose), `random` at random, and `greedy` step by "
+            "step by the smallest effects.",
             values=("searched", "hidden", "random", "greedy"),
         ),
         c.label(
             "move",
             "Origin of the allocation. `uniform`: one method at the same sparsity everywhere. `sum`: the smallest sum "
-            "of effects alone. `exchange`: changed treatments of the parent, or of the best one of the menu if the "
-            "parent is uniform. `random` and `greedy`: as the strategy. In older files `interaction`: the sum with "
-            "fitted interactions.",
+            "of effects of single treatments. `exchange`: the parent with some treatments changed, or the trial `sum` "
+            "if the parent is uniform. `random` and `greedy`: as the strategy. In older files `interaction`: the sum "
+            "with fitted interactions.",
             values=("uniform", "sum", "exchange", "random", "greedy", "interaction"),
         ),
         c.label(
@@ -76,11 +76,11 @@ TABLE = Table(
         c.floats("item_nats", "Measured objective of each of these items, in order.", "nats"),
         c.flag(
             "is_accepted",
-            "Whether the allocation became the current best of its strategy and target. The first one does. Others do "
-            "if the geometric mean of their objective (`hidden`: of 1 − cos h) is below the parent's. An `exchange` is "
-            "judged on the items after the first 16, because effects were measured on those; with fewer items, on "
-            "those after the first 8, which proposed it; with fewer than two left, the interval of the difference of "
-            "logarithms must lie below zero. All steps of `greedy` do.",
+            "Whether the allocation became the current best of its strategy and target. The first one does, and so do "
+            "all steps of `greedy`. Others do if the geometric mean of their objective (`hidden`: of 1 − cos h) is "
+            "below the parent's. An `exchange` is judged on the items after the first 16, because effects were "
+            "measured on those. With fewer items it is judged on those after the first 8, which proposed it. If fewer "
+            "than two are left, the interval of the difference of logarithms must lie below zero.",
         ),
         c.flag("is_result", "Whether the search returns the allocation for its strategy and target."),
         c.label("recipe", "Name of the mixed recipe of a result; NULL for other trials.", nullable=True),
