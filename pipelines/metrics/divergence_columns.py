@@ -107,8 +107,8 @@ def shift_columns(dense: DenseSums, shift: ShiftSums) -> dict[str, Numbers]:
       log((1 + exp(s))/2)] and TV = ½ E_p|exp(s) − 1|. No term is negative, so each sum has the relative error of its
       terms. s carries the rounding of Δz and about 1e-7 |c|. An error ε common to all s changes the first three by ε²
       only, because Σp = Σq = 1.
-    - The moments of c are taken about a rounded mean and corrected by the remaining E_p c: κ₂ = E c² − (E c)², κ₃ and
-      κ₄ likewise. So an error in the mean cancels. The other weights have their own means and moments.
+    - The moments of c are taken about a rounded mean and corrected by the remaining E_p c, as in κ₂ = E c² − (E c)².
+      So an error in the mean cancels. The other weights have their own means and moments.
     """
     moves, rows = shift.moves, shift.rows
     squared = np.square(dense.inverse)

@@ -279,13 +279,13 @@ def _largest(values: _F) -> _F:
 def _rank(values: _F, token: int) -> int:
     """Return a token's rank: 1 + the number of larger values + the number of equal values with a lower id."""
     _wide()
-    own = values[token]
+    value = values[token]
     rank = np.int32(1)
     before, after = values[:token], values[token + 1 :]
     for i in range(len(before)):
-        rank += np.int32(before[i] >= own)
+        rank += np.int32(before[i] >= value)
     for i in range(len(after)):
-        rank += np.int32(after[i] > own)
+        rank += np.int32(after[i] > value)
     return rank
 
 
@@ -401,9 +401,9 @@ def _pack(sources, first: int, highest: _F, lowest: _F, targets, start: int) -> 
             (to_g[start:].ctypes.data, to_a[start:].ctypes.data, to_dz[start:].ctypes.data),
         )
     for i in range(whole, len(g)):
-        own = a[i] - highest
-        if g[i] > lowest or own > lowest:
-            to_g[start], to_a[start], to_dz[start] = g[i], own, dz[i]
+        after = a[i] - highest
+        if g[i] > lowest or after > lowest:
+            to_g[start], to_a[start], to_dz[start] = g[i], after, dz[i]
             start += 1
     return start
 
@@ -507,10 +507,10 @@ def shift_rows(z, gap, rows, softmaxes, ids, dz, inverse, order, states, head, s
             if k == 0:
                 count = _pack((gap[row], after, dz[row]), 0, highest, lowest, packed, 1)
             else:
-                own = packed[0][:count], packed[1][:count], packed[2][:count]
-                count = _pack(own, 1, _F(0), lowest, packed, 1)
-            own = packed[0][:count], packed[1][:count], packed[2][:count], scratch[4][:count], scratch[5][:count]
-            _p_space_sums(softmaxes[t, row], own, inverse[t], highest, farthest, moves[t, row])
+                kept = packed[0][:count], packed[1][:count], packed[2][:count]
+                count = _pack(kept, 1, _F(0), lowest, packed, 1)
+            tokens = packed[0][:count], packed[1][:count], packed[2][:count], scratch[4][:count], scratch[5][:count]
+            _p_space_sums(softmaxes[t, row], tokens, inverse[t], highest, farthest, moves[t, row])
         gap[row, top] = packed[0][0]
 
 
@@ -748,8 +748,8 @@ def precise_product(weight, states, out) -> None:
     """Compute out = states · weightᵀ in float64: weight float32 (V, d), states float64 (n, d), out float64 (n, V)."""
     for token in range(len(weight)):
         for row in range(len(states)):
-            own, state = weight[token], states[row]
+            column, state = weight[token], states[row]
             s0 = 0.0
-            for i in range(len(own)):
-                s0 += np.float64(own[i]) * state[i]
+            for i in range(len(column)):
+                s0 += np.float64(column[i]) * state[i]
             out[row, token] = s0

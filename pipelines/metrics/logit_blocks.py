@@ -116,7 +116,7 @@ class Block:
         on_device = None if self.targets is None else self.targets.to(self.x.device)
         self._noise = _PRODUCT_NOISE * self.x.shape[1] ** 0.5
         inverse = np.array([1 / t for t in self.temperatures])
-        # The kernels' 1/T in float32, so that later arithmetic matches their sums to the last digit.
+        # The kernels use 1/T in float32; later arithmetic must match their sums to the last digit.
         self._inverse32 = inverse.astype(np.float32)
         self._shift_sums: Callable[[Tensor], ShiftSums] | None = None
         match kernels_for(self.x.device):

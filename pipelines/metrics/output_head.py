@@ -103,7 +103,7 @@ def find_final_norm(module: nn.Module, width: int) -> FinalNorm:
     # Two off-centre rows, two rows of a size near the usual eps, and one far below it.
     unit = torch.randn(_PROBE_ROWS, width, generator=generator) + 0.5
     scales = torch.tensor([1.0, 30.0, *_EPS_ROOTS, _TINY])[:, None]
-    unit[-1] = unit[0]  # the tiny row has the direction of the first row, so that the gain cancels
+    unit[-1] = unit[0]  # the gain cancels, because the tiny row has the direction of the first row
     probe = (unit * scales).to(any_tensor.device, any_tensor.dtype)
     with torch.no_grad():
         truth = module(probe[None])[0].double()

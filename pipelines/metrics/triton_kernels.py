@@ -84,16 +84,16 @@ def dense_sums(
         scalars = torch.empty(rows, count, len(_SHIFT_SCALARS), dtype=torch.float64, device=device)
         with torch.cuda.device_of(z):
             _shift[(rows * count,)](z, inverse, dz, tops, totals, maxima, parts, scalars, **shape)
-        own = top_of_chunks(maxima, lambda tokens: gap(tokens) + dz.gather(1, tokens), size, ids.shape[1])
+        top = top_of_chunks(maxima, lambda tokens: gap(tokens) + dz.gather(1, tokens), size, ids.shape[1])
         numbers = torch.cat([parts.sum(-1, dtype=torch.float64), scalars], -1).flatten(1)
-        columns, *known = to_host(numbers, own, gap(own), dz.gather(1, torch.cat([tokens, own], 1)))
-        sums, own_tokens = by_name(_SHIFT_SUMS + _SHIFT_SCALARS, columns), known[0].astype(np.int64)
+        columns, *known = to_host(numbers, top, gap(top), dz.gather(1, torch.cat([tokens, top], 1)))
+        sums, top_tokens = by_name(_SHIFT_SUMS + _SHIFT_SCALARS, columns), known[0].astype(np.int64)
         return ShiftSums(
             _shift_rows(sums, dense, size),
             _moves(sums, dense, scale),
-            own_tokens,
-            lookup(own_tokens, known[1]),
-            lookup(np.concatenate([dense_tokens, own_tokens], 1), known[2]),
+            top_tokens,
+            lookup(top_tokens, known[1]),
+            lookup(np.concatenate([dense_tokens, top_tokens], 1), known[2]),
         )
 
     whole = 1 + dense["tail"]
@@ -353,7 +353,7 @@ def _shift(
         q = tl.where(is_token, tl.exp(own * inverse), 0)
         other = tl.where(tokens == top, 0, q)
         pruned = _add(pruned, (other, other * other, q * own, q * dz, q * q * dz, p * q))
-    # Refine `along` to float32 accuracy, so that a Δz parallel to z has no orthogonal part.
+    # Refine `along` to float32 accuracy: a Δz parallel to z must have no orthogonal part.
     along += tl.where(z_squares > 0, _totals(sums)[2] / z_squares, 0)
     _, _, _, _, _, r_rest, _, _, growth = _totals(moments)
     tail, q_squares, _, q_dz, rq_dz, pq = _totals(pruned)

@@ -84,7 +84,7 @@ def in_float64(decoder: Decoder, norms: Norms) -> Iterator[None]:
         handles = []
         for layer in decoder.layers:
             handles.append(layer.module.register_forward_pre_hook(widen, with_kwargs=True))
-            # Before other hooks, so that weights are restored in the reverse order of their swaps.
+            # Before other hooks, because weights must be restored in the reverse order of their swaps.
             handles.append(layer.module.register_forward_hook(restore, prepend=True, always_call=True))
         stack.enter_context(hooks(*handles))
         yield

@@ -283,7 +283,7 @@ def _made(sha256: str, cache: Path, progress: Progress, make: Callable[[Path], P
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _only_process(folder.parent, progress) as scratch:
             if not folder.exists():
-                make(scratch).rename(folder)  # so that no reader sees an incomplete one
+                make(scratch).rename(folder)  # no reader sees an incomplete one
     except OSError as error:
         raise ComputationError(f"{cache}: cannot be written ({error.strerror or error})") from error
     return folder

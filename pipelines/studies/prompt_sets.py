@@ -56,8 +56,8 @@ def resolve_prompts(entries: object, where: str, *, is_shipped: bool = False) ->
                 prompts.append(Prompt.model_validate(named | fields if isinstance(fields, dict) else fields))
         except ValidationError as error:
             model = PromptSet if isinstance(fields, dict) and "source" in fields else Prompt
-            found = problems_of(error, model, fields)
-            problems += [f"{key_place(where, [*keys, *location])}: {message}" for location, message in found]
+            of_entry = problems_of(error, model, fields)
+            problems += [f"{key_place(where, [*keys, *location])}: {message}" for location, message in of_entry]
         if len(prompts) > MAX_PROMPTS:
             raise InputError(f"{key_place(where, keys)}: over {MAX_PROMPTS:,} prompts in the study; lower `samples`")
     if problems:

@@ -112,9 +112,7 @@ class Prompt(FrozenModel):
         if isinstance(turns, (list, tuple)) and turns and isinstance(turns[0], dict):
             if turns[0].get("role") == "system":
                 if fields.get("system") is not None:
-                    raise ValueError(
-                        "the first of `turns` is the system's, and `system` is another one; leave one out"
-                    )
+                    raise ValueError("the first of `turns` is the system's, and `system` is another one; leave one out")
                 fields["system"], turns = turns[0].get("content"), turns[1:]
                 fields["turns"] = turns
             if turns and isinstance(turns[-1], dict) and "text" not in fields:

@@ -174,7 +174,7 @@ def generate_greedy(
         row.proposer.observe(start)
         row.ended = bool(start) and _has_ended(decoder, row)
         rows.append(row)
-    # The longest first, so that memory runs out at once or never.
+    # The longest first: memory then runs out at once or never.
     waiting = deque(sorted((row for row in rows if not row.is_finished), key=lambda row: -len(row.context)))
     with quick_linears(decoder.model):
         if reuses_prefix is None:

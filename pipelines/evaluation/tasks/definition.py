@@ -27,7 +27,7 @@ PREFIX = "lm_eval:"
 # Suffix of a definition that compares the letters of the options, on the same samples as the definition without it.
 LETTER = "_letter"
 _NAME = re.compile(r"^(?:task|group):[ \t]*[\"']?([^\s\"'\[\]{}:#-][^\s\"'#]*)", re.MULTILINE)
-# Definitions name our functions. Hashes use the original names of these modules, so that moving a module does not make
+# Definitions name our functions. Hashes use the original names of these modules, because moving a module must not make
 # scores stale.
 _HASHED_NAMES = {
     b"!function prunescope.pipelines.evaluation.tasks.answer_extraction.": b"!function pipelines.tasks.extraction.",

@@ -131,7 +131,7 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
         with quiet():
             super().__init__(pretrained=decoder.model, tokenizer=copy.deepcopy(decoder.tokenizer), batch_size=2**31)
         self.decoder = decoder
-        # Probed on the dense model, so that results do not depend on which variant comes first.
+        # Probed on the dense model, because results must not depend on which variant comes first.
         self._can_share, self._reuses_prefix = _can_share(decoder), can_reuse_prefix(decoder)
         self._norms = float64_norms(decoder)
         self.is_noise = False
@@ -211,7 +211,7 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
             until = handle_stop_sequences(settings.get("until"), eos=eos)
             ids = tuple(int(token) for token in self.tok_batch_encode([context])[0][0])
             by_limit[int(settings["max_gen_toks"])].append((key, ids, until))
-        # All contexts, so that what is kept does not depend on which texts have starts.
+        # All contexts: what is kept must not depend on which texts have starts.
         if self.contexts is not None and self._reuses_prefix:
             add_contexts(self.decoder, self.contexts, [ids for group in by_limit.values() for _, ids, _ in group])
         if (given := self.starts) is not None:

@@ -249,7 +249,7 @@ def run(task: dict[str, Any]) -> NoReturn:
             serve(task, os.fdopen(calls, "rb"), answer)
         finally:
             os._exit(1)
-    task |= _read_task()  # the tests, read after the fork so that the program's memory never holds them
+    task |= _read_task()  # the tests, read after the fork: the program's memory never holds them
     for standard in range(3):
         os.dup2(silence, standard)
     for other in (silence, calls, answer):

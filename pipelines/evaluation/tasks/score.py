@@ -57,7 +57,7 @@ class TaskSession:
         decoder: the dense model.
         model: name of the model in the tables.
         specs: the study's tasks.
-        allows_code: whether programs that a variant writes may run, so that they can be scored.
+        allows_code: whether programs that a variant writes may run; otherwise they are not scored.
 
     Raises:
         InputError: a task cannot be loaded.

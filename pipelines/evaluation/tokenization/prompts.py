@@ -118,7 +118,7 @@ def _continuation(
 ) -> list[int]:
     """Return the tokens by which a longer text continues the `ids` of a shorter one.
 
-    Some SentencePiece tokenizers put a space before every text, so that ` A` alone begins with the token of a space.
+    Some SentencePiece tokenizers put a space before every text; ` A` alone then begins with the token of a space.
     """
     whole: list[int] = tokenizer(text + more, add_special_tokens=adds_special_tokens, verbose=False).input_ids
     if tuple(whole[: len(ids)]) == ids:

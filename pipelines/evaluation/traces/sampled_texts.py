@@ -201,10 +201,13 @@ class SamplingSession:
     def _steps(self, pieces: Sequence[_Piece]) -> pl.DataFrame:
         """Return the rows of `sampled_steps` of some steps, without model and recipe."""
         spec, head = self._spec, self.decoder.head
-        own = [piece.of(piece.dense) for piece in pieces]
-        streams = torch.cat([states.streams().float() for states in own])
+        dense_states = [piece.of(piece.dense) for piece in pieces]
+        streams = torch.cat([states.streams().float() for states in dense_states])
         shifts = torch.cat(
-            [states.shift_to(piece.of(piece.pruned).streams()) for states, piece in zip(own, pieces, strict=True)]
+            [
+                states.shift_to(piece.of(piece.pruned).streams())
+                for states, piece in zip(dense_states, pieces, strict=True)
+            ]
         )
         states, moves = head.lens(streams, shifts, "normed")
         is_moved = bool(moves.any())
