@@ -54,11 +54,8 @@ _ROW_GROUP = 122_880
 class Partition:
     """One file of a table.
 
-    Attributes:
-        table: name of the table.
-        model: name of the model; empty if only the footer has it and is damaged.
-        recipe: name of the recipe, with the same exception; None in tables with one file per model.
-        path: the file.
+    `model` and `recipe` are names. They are empty if only the footer has them and is damaged; `recipe` is None in
+    tables with one file per model.
     """
 
     table: str
@@ -69,14 +66,7 @@ class Partition:
 
 @dataclass(frozen=True)
 class PartitionFile:
-    """A written partition.
-
-    Attributes:
-        path: the file.
-        rows: number of rows.
-        bytes: size of the file.
-        violations: checks of the table that its rows violate; a partition with violations never counts as current.
-    """
+    """A written partition; if rows violate checks of their table, it never counts as current."""
 
     path: Place
     rows: int

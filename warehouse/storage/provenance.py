@@ -29,14 +29,9 @@ class Provenance:
 
     Attributes:
         fingerprint: `fingerprint(...)` of everything that the rows depend on.
-        study: name of the study that computed it.
-        model: name of the dense model.
-        recipe: name of the recipe; None for tables with one file per model.
+        recipe: None for tables with one file per model.
         inputs: hashes by name (weight_hash, recipe_hash, calibration_hash, prompts_hash, settings_hash).
-        code_version: version of the code that computed the rows.
         libraries: version by library.
-        seed: the run's seed.
-        device: device of the computation.
         dtype: data type of the model's weights.
         seconds: duration of the computation.
         created_at: UTC, ISO 8601.
@@ -84,9 +79,7 @@ class Footer:
     """Facts that the store keeps in a Parquet footer.
 
     Attributes:
-        provenance: provenance of the file.
-        violations: sentences about rows that violate their table's checks; empty without any.
-        schema: the file's Arrow schema.
+        violations: sentences about rows that violate their table's checks.
         rows: number of rows.
         content_hash: `row_hash.rows_hash` of the rows; None in files that are older than this hash.
     """

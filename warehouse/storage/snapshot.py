@@ -50,7 +50,6 @@ class File:
     """One partition as a connection sees it.
 
     Attributes:
-        partition: the partition.
         source: name that DuckDB opens: of the open file, or the partition's path if files cannot be held open.
         version: version of its table; None if no version has its columns.
     """
@@ -69,8 +68,7 @@ class Snapshot:
     opens a replaced object fails and says so; see `object_store.py`.
 
     Attributes:
-        root: the warehouse.
-        files: its usable partitions, table by table, in the order of their paths.
+        files: the usable partitions, table by table, in the order of their paths.
         is_held: whether the files are held open; otherwise they are opened by path when read.
     """
 

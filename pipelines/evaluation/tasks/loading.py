@@ -49,7 +49,6 @@ class LoadedTask:
     Attributes:
         spec: the study's entry.
         name: name in the tables; each task of a group has its own.
-        scoring: what is compared.
         task: lm-eval's object, with its samples.
     """
 
