@@ -197,11 +197,14 @@ def _log_cosh(w: _F) -> _F:
 def _divergence_terms(move: _F, p: _F, q: _F) -> tuple[_F, _F, _F, _F, _F]:
     """Return one token's q − p and its terms of KL(p‖q), KL(q‖p), JS and Σ q|s|, from s = log q/p = `move`.
 
-    With t = |s|, e = exp(−t), D = 1 − e, a = t − D, b = D − t e = t D − a and the larger of p and q as a factor, the
-    terms are q − p = ±D, p log p/q + q − p = a or b, q log q/p + p − q = b or a, and for JS
-    ½(D t/2 − (1 + e) log cosh(t/2)) = ½((1 + e) (log 2 − log(1 + e)) − t e). All are sums of positive terms, or
-    differences that lose at most a factor of three, for any t. So nothing overflows, and each term has the relative
-    accuracy of float32.
+    Let t = |s|, e = exp(−t), D = 1 − e, a = t − D and b = D − t e = t D − a. The terms have the larger of p and q as a
+    factor:
+
+    - q − p is ±D; p log p/q + q − p is a or b; q log q/p + p − q is b or a;
+    - JS is ½(D t/2 − (1 + e) log cosh(t/2)) = ½((1 + e) (log 2 − log(1 + e)) − t e).
+
+    All are sums of positive terms, or differences that lose at most a factor of three, for any t. So nothing overflows,
+    and each term has the relative accuracy of float32.
     """
     # Both branches are computed before the choice, because a choice between numbers can be vectorized.
     t = abs(move)

@@ -66,10 +66,10 @@ def distance(actual: Tensor, truth: Tensor) -> float:
 def other_rounding(model: nn.Module) -> Iterator[None]:
     """Run the model as if every operation rounded differently (Monte Carlo arithmetic, Parker 1997).
 
-    The inputs of every module without children, and the inputs and outputs of every module with parameters of its own,
-    are perturbed by up to one eps, inputs of long sums by more. The results show how far another order of sums could
-    move them: by cancellation in a product, a large bias, or a score in attention. Hooks registered inside this context
-    see the perturbed values.
+    Modules without children get perturbed inputs. Modules with parameters of their own get perturbed inputs and
+    outputs. The perturbation is at most one eps, or more for inputs of long sums. The results show how far another
+    order of sums could move them: by cancellation in a product, a large bias, or a score in attention. Hooks registered
+    inside this context see the perturbed values.
     """
     generator = torch.Generator().manual_seed(0)
 

@@ -45,8 +45,8 @@ def check_chat_template(tokenizer: Any) -> None:  # noqa: ANN401
 def messages_in_template(template: str, tokenizer: Any, messages: Sequence[dict[str, str]]) -> str:  # noqa: ANN401
     """Return messages in a Jinja template; a system message comes first.
 
-    The template reads `messages` as a chat template does, `text` (the last message), `system` (empty without one),
-    `add_generation_prompt` (true) and the names of the tokenizer's special tokens, such as `bos_token`.
+    Like a chat template, it reads `messages`, `add_generation_prompt` (here true) and the tokenizer's special tokens,
+    such as `bos_token`. It also reads `text`, the last message, and `system`, empty if there is none.
 
     Raises:
         TemplateFailedError: the template is wrong.

@@ -31,8 +31,8 @@ class TaskSpec(FrozenModel):
         definition: a shipped task (`arc_challenge`, `openbookqa`, `boolq`, `wikitext2`, `gsm8k`, `humaneval`,
             `humaneval_choice`; with fetched samples `mbpp`, `narrativeqa`), the name of a task or group of lm-eval
             (`lm_eval:NAME` if a shipped one has the same name), or the path of a YAML in lm-eval's form.
-        data: your own questions if no other task is called `name` (.jsonl, .csv and so on, as in prompt sets), or a
-            file in the same form that replaces the shipped task's samples. None takes the samples in the package.
+        data: a file (.jsonl, .csv and so on, as in prompt sets). If no task is called `name`, it holds your own
+            questions, otherwise samples that replace those of the shipped task. None takes the samples in the package.
         question: field of your own `data` that holds the question, if no definition reads it. This field and the next
             two are found by their usual names by default.
         options: field with the list of options, or one field per option; none if the model answers in its own words.

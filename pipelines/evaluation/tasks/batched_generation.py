@@ -134,9 +134,9 @@ def generate_greedy(
     lower token id. Contexts are sorted by length and padded on the left; if padding changes the states
     (`Decoder.can_pad`), each runs alone. Finished rows leave their batch.
 
-    If `can_reuse_prefix` holds, a long prefix that a batch shares runs once, drafts (`speculative_decoding`) are
-    checked in the pass of the last token, and the next contexts take the places of finished rows. The text is the same
-    as token by token, unless two logits are so close that the rounding of a pass with more rows reverses them.
+    If `can_reuse_prefix` holds, a long prefix that a batch shares runs once. The pass of a text's last token also
+    checks its draft (`speculative_decoding`). New contexts take the places of finished rows. The text is the same as
+    token by token, unless two logits are so close that the rounding of a pass with more rows reverses them.
 
     Args:
         decoder: dense, or with a variant applied.

@@ -21,8 +21,8 @@ Swap = tuple[str, str]
 class IsolatedEffect:
     """Runner of the dense layers above single swapped sublayers, many swaps per batch.
 
-    The shift of the final stream is the local shift plus, for every later sublayer, its contribution on the shifted
-    stream minus its contribution on the dense stream, summed in float64. Final streams are never subtracted, because
+    The shift of the final stream is the local shift plus a difference for every later sublayer, summed in float64: its
+    contribution on the shifted stream minus that on the dense stream. Final streams are never subtracted, because
     they are much longer than their difference. Matrix products of different shapes may round differently (with MKL,
     only those with fewer than 16 rows did). Therefore the dense stream is one entry of every batch, and both
     contributions come from one call. The remaining error is the rounding of the model's own type, about u(‖stream‖ +
