@@ -11,8 +11,8 @@ Float32 arrays of length V read + written per row and temperature, counted in th
 - Triton: 2 + 0 and 6 + 0, in one launch each.
 
 Estimated, not measured: at an H100's 3.35 TB/s and V = 49,152, 32,000 and 128,256, both sides take 23, 15 and 60 µs in
-torch, and 0.47, 0.31 and 1.2 µs here. The about 340 instructions per token take as long, at one per clock and
-scheduler: 0.56, 0.36 and 1.5 µs. More temperatures read the same logits again, partly from the L2 cache.
+torch, and 0.47, 0.31 and 1.2 µs here. The instructions, about 340 per token, take about as long, at one per clock and
+scheduler: 0.56, 0.36 and 1.5 µs. Further temperatures read the same logits again, partly from the L2 cache.
 """
 
 from collections.abc import Callable, Sequence
@@ -369,7 +369,8 @@ def _shift(
     exact_centre = exact_mean + log_growth / scale
     centre = exact_centre.to(tl.float32)
     rest = ((exact_centre - centre) * scale).to(tl.float32)
-    # About the part of q − p along p, in units of p: for small shifts q/p − 1 at the mean of s under p²/Σp².
+    # `near` is about the part of q − p along p, in units of p. For small shifts it is q/p − 1 at the mean of s under
+    # p²/Σp².
     s_mean = ((r_mean - exact_centre + r_rest / r_whole) * scale).to(tl.float32)
     near = tl.where(is_small, _expm1(s_mean), pq * whole / (q_whole * r_whole) - 1)
     p_one, q_one = 1 / whole, 1 / q_whole
