@@ -224,7 +224,7 @@ CASES: list[tuple[Case, str]] = [
     (tolerance_that_is_no_share, "Invalid value for '--tolerance': Input should be less than or equal to 1"),
     (nothing_to_compare, "the warehouse is empty; run a study first"),
     (nothing_to_export, "has no row of any table or figure; run a study that gives some"),
-    (watch_in_an_unwritable_folder, "/proc/nope cannot be written; no file can be created there: choose another place "),
+    (watch_in_an_unwritable_folder, "/proc/nope cannot be written; no file can be created there: choose another "),
     (interface_in_an_unwritable_folder, "error: /proc/nope cannot be written; "),
     (name_with_control_characters, "'\\u202eevil\\x1b[31m\\x9b31m'"),
     (option_with_control_characters, "No such option: --"),
