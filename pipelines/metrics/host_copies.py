@@ -18,11 +18,7 @@ def to_host(*parts: Shaped[Tensor, "n _"]) -> list[Numbers]:
 
 def lookup(tokens: Ids, values: Numbers) -> At:
     """Return a function that maps ids (n, k), each among its row's tokens (n, m), to their values."""
-
-    def at(ids: Ids) -> Numbers:
-        return np.take_along_axis(values, (tokens[:, None] == ids[:, :, None]).argmax(-1), 1)
-
-    return at
+    return lambda ids: np.take_along_axis(values, (tokens[:, None] == ids[:, :, None]).argmax(-1), 1)
 
 
 def by_name(names: Iterable[str], columns: Numbers) -> dict[str, Numbers]:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from string import ascii_uppercase
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -13,7 +14,6 @@ from prunescope.pipelines.core.validation_errors import first_problem
 from prunescope.pipelines.corpora.records import Record
 from prunescope.pipelines.studies.prompts import KINDS, Kind, Prompt, PromptSet, number_text
 
-_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # Usual names of fields, in any case; the first one present counts.
 _USUAL = {
     "text": ("question", "prompt", "instruction", "text", "query", "input", "question_stem", "problem", "ctx"),
@@ -61,7 +61,7 @@ def prompt_of(record: Record, spec: PromptSet, name: str) -> Prompt:
         fields["template"] = spec.template
     pattern = record.fields.get("answer_pattern") or spec.answer_pattern
     if kind == "choice":
-        letters = tuple(_LETTERS[: len(options)])
+        letters = tuple(ascii_uppercase[: len(options)])
         _show_options(fields, letters, options)
         fields |= {"options": letters, "gold": gold}
         pattern = pattern or rf"\b([{''.join(letters)}])\b"
@@ -182,7 +182,7 @@ def _question(reader: _FieldReader, spec: PromptSet) -> tuple[Kind, tuple[str, .
     if options:
         if gold is None:
             raise reader.error("options", "options without a right answer; add a field `gold`, or set `kind: open`")
-        return "choice", options, _LETTERS[_gold_index(gold, options, labels, reader)]
+        return "choice", options, ascii_uppercase[_gold_index(gold, options, labels, reader)]
     if kind == "choice":
         raise reader.missing("options", f"none of the usual fields ({', '.join(_USUAL['options'])})")
     if isinstance(gold, (dict, list)) or gold is None or gold == "":
@@ -217,8 +217,8 @@ def _options(reader: _FieldReader) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if not isinstance(values, list) or not all(isinstance(value, (str, int, float)) for value in values):
         raise reader.error("options", "not a list of texts; write one text for each option")
     options = tuple(str(value).strip() for value in values)
-    if not 2 <= len(options) <= len(_LETTERS):
-        raise reader.error("options", f"holds {len(options)}; a choice has 2 to {len(_LETTERS)} options")
+    if not 2 <= len(options) <= len(ascii_uppercase):
+        raise reader.error("options", f"holds {len(options)}; a choice has 2 to {len(ascii_uppercase)} options")
     if not all(options):
         raise reader.error("options", "one of them is empty; write its text")
     given = tuple(map(str, labels)) if isinstance(labels, list) and len(labels) == len(options) else ()
@@ -227,7 +227,7 @@ def _options(reader: _FieldReader) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def _gold_index(gold: object, options: tuple[str, ...], labels: tuple[str, ...], reader: _FieldReader) -> int:
     """Return the index of the right option, given as a label of the record, an index from 0, a letter or its text."""
-    letters = tuple(_LETTERS[: len(options)])
+    letters = tuple(ascii_uppercase[: len(options)])
     if isinstance(gold, float) and gold.is_integer():  # pandas writes a column with gaps as floats
         gold = int(gold)
     if not isinstance(gold, bool) and str(gold).strip() in labels:

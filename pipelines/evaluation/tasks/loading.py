@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any, Literal, NoReturn, cast
 
 import datasets
@@ -34,7 +35,6 @@ _SCORINGS: dict[str, Scoring] = {
     "loglikelihood_rolling": "rolling",
     "generate_until": "greedy",
 }
-_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # Errors that lm-eval raises on a malformed definition or data set.
 _LOAD_ERRORS = (
     *(OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, AssertionError),
@@ -255,7 +255,7 @@ def _configured(spec: TaskSpec, name: str, task: Any) -> LoadedTask:  # noqa: AN
         raise InputError(f"task {name}: `samples` {spec.samples}, but there are {count}; lower it or give more `data`")
     if scoring == "full_text" and task.OUTPUT_TYPE == "multiple_choice":
         options = [str(option).strip() for option in task.doc_to_choice(task.eval_docs[0])]
-        scoring = "letter" if options == [*_LETTERS[: len(options)]] else scoring
+        scoring = "letter" if options == [*ascii_uppercase[: len(options)]] else scoring
     return LoadedTask(spec, name, scoring, task)
 
 

@@ -7,6 +7,7 @@ import re
 import zlib
 from collections.abc import Sequence
 from itertools import pairwise
+from string import ascii_uppercase
 from typing import Any
 
 from datasets import Dataset, DatasetDict
@@ -20,7 +21,6 @@ from prunescope.pipelines.studies.prompt_records import question_of
 
 # Titles of articles in WikiText have one = on either side; titles of sections have two or more.
 _TITLE = re.compile(r"^ = [^=].*[^=] = $", re.MULTILINE)
-_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
 # Maximum unpacked size: a file of a hundred kilobytes can unpack to gigabytes.
 MAX_BYTES = 256_000_000
@@ -87,7 +87,7 @@ def own(file: str, question: str | None, options: Sequence[str], answer: str | N
             raise InputError(f"{record.place}: no right answer; name its field by `answer:` in the task")
         if records and (records[0].keys() >= {"choices"}) != bool(choices):
             raise InputError(f"{record.place}: some questions have options and others have none; split the file in two")
-        answers = {"choices": [*choices], "gold": _LETTERS.index(gold)} if choices else {"answer": gold}
+        answers = {"choices": [*choices], "gold": ascii_uppercase.index(gold)} if choices else {"answer": gold}
         records.append({"query": text} | answers)
     if not records:
         raise InputError(f"task data {file}: the file contains no record")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from typing import Any
 
@@ -249,15 +249,12 @@ def _record_last_position(decoder: Decoder, last: dict[str, Tensor]) -> list[Rem
     def save_stream(module: nn.Module, args: tuple[Any, ...], output: object) -> None:  # noqa: ARG001
         last["stream"] = first_tensor(output)[:, -1].clone()
 
-    def save_added(label: str) -> Callable[[Tensor], None]:
-        def see(added: Tensor) -> None:
-            last[label] = added[:, -1].to(decoder.device, copy=True)
-
-        return see
+    def save_added(label: str, added: Tensor) -> None:
+        last[label] = added[:, -1].to(decoder.device, copy=True)
 
     return [
         decoder.layers[0].module.register_forward_pre_hook(save_embedding, with_kwargs=True),
-        *(handle for s in decoder.sublayers for handle in s.watch(save_added(s.label))),
+        *(handle for s in decoder.sublayers for handle in s.watch(partial(save_added, s.label))),
         decoder.layers[-1].module.register_forward_hook(save_stream),
     ]
 
