@@ -105,7 +105,7 @@ class ModelSession:
 
     def traces_at_once(self, dense: DenseModel, study: Study) -> int:
         """Return how many variants are traced in one batch."""
-        size = self.results("traces", dense, study).bytes_a_variant
+        size = self.results("traces", dense, study).bytes_per_variant
         return max(1, min(MAX_BATCH // self.batch_divisor, MAX_RESULT_BYTES // size))
 
     def _cached(self, kind: str, key: tuple[str, ...], create: Callable[[], Any]) -> Any:  # noqa: ANN401

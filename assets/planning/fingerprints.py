@@ -26,7 +26,7 @@ from prunescope.pipelines.core.progress import Progress
 from prunescope.pipelines.corpora.text_sources import contents_hash
 from prunescope.pipelines.evaluation.retrieval.beir_data import files_of, require_files
 from prunescope.pipelines.evaluation.tasks.definition import contents_hash as task_hash
-from prunescope.pipelines.evaluation.tasks.definition import described, harness, runs_code
+from prunescope.pipelines.evaluation.tasks.definition import harness, runs_code, settings_json
 from prunescope.pipelines.models.sources import ModelIdentity, file_hash, identify, locate, source_hash
 from prunescope.pipelines.recipes import ExternalRecipe, Recipe, steps
 from prunescope.pipelines.studies import CalibrationSpec, ModelSpec, Study, TextSpec
@@ -206,7 +206,7 @@ def _task_inputs(study: Study) -> dict[str, str]:
         return {}
     found = {"harness": harness()}
     for task in study.tasks:
-        found |= {f"task {task.name}": described(task), f"task {task.name} hash": task_hash(task)}
+        found |= {f"task {task.name}": settings_json(task), f"task {task.name} hash": task_hash(task)}
     if any(runs_code(task) for task in study.tasks):
         found["code_execution"] = "allowed" if study.allow_code_execution else "not allowed"
     return found

@@ -12,7 +12,7 @@ from prunescope.assets.planning.steps import SEARCH_TABLES, partition_tables
 from prunescope.assets.planning.work_plan import PartitionWork, model_work
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import Progress
-from prunescope.pipelines.evaluation.retrieval.beir_data import is_there
+from prunescope.pipelines.evaluation.retrieval.beir_data import has_files
 from prunescope.pipelines.models.sources import locate_config, shipped_outline
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.maintenance.verified_files import VerifiedFiles
@@ -51,7 +51,7 @@ def estimate_model(
         if (outline_folder := shipped_outline(source)) is None:
             raise
         folder, is_whole = outline_folder, False
-    missing = [spec.name for spec in study.retrieval if not is_there(spec)]
+    missing = [spec.name for spec in study.retrieval if not has_files(spec)]
     study = study.model_copy(update={"retrieval": tuple(spec for spec in study.retrieval if spec.name not in missing)})
     if is_whole:
         dense = find_model(study, name, cache, progress)

@@ -123,7 +123,7 @@ def step_works(load: Workload, works: Sequence[PartitionWork]) -> list[StepWork]
 def _trace_groups(load: Workload, works: Sequence[PartitionWork]) -> list[Sequence[Recipe]]:
     """Return the recipes of one model that are traced together, in order."""
     traced = [work.recipe for work in works if work.recipe and set(work.tables) & set(TRACE_TABLES)]
-    size = max(1, min(MAX_BATCH, MAX_RESULT_BYTES // load.bytes_a_variant))
+    size = max(1, min(MAX_BATCH, MAX_RESULT_BYTES // load.bytes_per_variant))
     return [traced[start : start + size] for start in range(0, len(traced), size)]
 
 

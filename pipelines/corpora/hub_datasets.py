@@ -24,7 +24,7 @@ FileStates = tuple[tuple[str, int, int], ...]
 def split_source(source: str) -> tuple[str, str | None, str, str]:
     """Return name, config, split and column of a source such as `hf:allenai/c4:en:train`.
 
-    The default column is `text`. A source with a column but without a config has two colons before the split.
+    The default column is `text`. A source with a column but no config has two colons before the split.
 
     Raises:
         ValueError: the source has another form.
@@ -38,21 +38,21 @@ def split_source(source: str) -> tuple[str, str | None, str, str]:
     return name, config or None, split, column
 
 
-def _of_a_form(source: str) -> str:
+def _checked(source: str) -> str:
     if source.startswith(PREFIX):
         split_source(source)
     return source
 
 
-# The source of a text; a data set must have the form of one.
-TEXT_SOURCE = Annotated[SOURCE, AfterValidator(_of_a_form)]
+# Source of a text. One that begins with PREFIX must have the form of a data set.
+TEXT_SOURCE = Annotated[SOURCE, AfterValidator(_checked)]
 
 
 def data_set_documents(source: str, what: str) -> tuple[str, ...]:
     """Return the first documents of a split, `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`.
 
-    NAME is a data set of the hub, a folder of data files or one that `save_to_disk` wrote. `what` is the use, for
-    messages.
+    NAME is a data set of the hub, a folder of data files, or a folder that `save_to_disk` wrote. `what` names the use
+    of the source, for messages.
 
     Raises:
         InputError: the set, config, split or column does not exist.
@@ -81,7 +81,7 @@ def data_set_rows(source: str, what: str) -> Iterator[dict[str, Any]]:
 
 
 def data_set_state(source: str) -> FileStates:
-    """Return a value that changes with a folder's files; InputError if the source has another form."""
+    """Return a value that changes when a folder's files do; InputError if the source has another form."""
     try:
         return _file_states(source)
     except ValueError as error:

@@ -29,11 +29,11 @@ SHIPPED = {
     "gsm8k": _FOLDER / "maths.jsonl",
     **{name: _TASK_DATA / f"{name}.jsonl" for name in ("arc_challenge", "openbookqa", "boolq")},
 }
-# Stops the reading of a file without line feeds.
+# Longest line; reading a file without line feeds stops here.
 MAX_LINE_BYTES = 10_000_000
-# A .json file is read as a whole, and takes several times its size in memory.
+# Largest .json file, which is read as a whole and takes several times its size in memory.
 MAX_JSON_BYTES = 100_000_000
-# A file of this size has millions of lines and takes minutes to read.
+# Largest other file; one of this size has millions of lines and takes minutes to read.
 MAX_BYTES = 20_000_000_000
 _SIBLINGS = 1_000
 
@@ -42,7 +42,7 @@ _SIBLINGS = 1_000
 class Record:
     """A record of a set, with its values by name.
 
-    `number` is that of its line if the file has lines, else of the record, from 1; `unit` names the file and what is
+    `number` counts from 1: lines if the file has lines, otherwise records or rows. `unit` names the file and what is
     counted.
     """
 
@@ -71,7 +71,7 @@ def set_name(source: str) -> str:
 
 
 def source_state(source: str) -> object:
-    """Return a value that changes when the records of a local source may have; errors as in `read_records`."""
+    """Return a value that changes whenever the records of a local source change; errors as in `read_records`."""
     if source.startswith(PREFIX):
         return data_set_state(source)
     path = _path(source)
@@ -87,7 +87,7 @@ def read_records(source: str) -> Iterator[Record]:
     """Yield the records of a shipped set, of a path that ends in one of `_READERS`, or of `hf:NAME[:CONFIG]:SPLIT`.
 
     Raises:
-        InputError: it does not exist, holds no record, or a record is malformed; names file, line and fix.
+        InputError: the source does not exist or holds no record, or a record is malformed; names file, line and fix.
     """
     if source.startswith(PREFIX):
         rows = enumerate(data_set_rows(source, "prompt set"), start=1)
@@ -110,8 +110,8 @@ def read_records(source: str) -> Iterator[Record]:
 def draw(records: Iterable[Record], samples: int, seed: int) -> list[Record]:
     """Draw `samples` records, or all if there are fewer, without replacement in one pass, keeping their order.
 
-    A record is drawn if the SHA-256 of seed and index is among the smallest ones. So the same records are drawn on
-    every machine and with every library, and a larger draw contains a smaller one.
+    The records whose SHA-256 of seed and index is smallest are drawn. So the draw is the same on every machine and with
+    every library, and a larger draw contains a smaller one.
     """
     keyed = (
         (hashlib.sha256(f"{seed}:{index}".encode()).digest(), index, record) for index, record in enumerate(records)
@@ -145,11 +145,11 @@ def _unreadable(path: Path, error: OSError) -> InputError:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield all lines with their numbers and line feeds, the only characters that end a line.
+    """Yield all lines with their numbers; only a line feed ends a line, and it is included.
 
     Raises:
-        InputError: the file is too large, a line is too long, or it is not UTF-8; names the line.
-        OSError: it cannot be read.
+        InputError: the file is too large, a line is too long, or the text is not UTF-8; names the line.
+        OSError: the file cannot be read.
     """
     number = 0
     try:
@@ -224,7 +224,9 @@ def _table(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
             header = [name.strip() for name in row]
             repeated = [name for name, count in Counter(header).items() if count > 1 or not name]
             if repeated:
-                raise InputError(f"{path}, line {number}: the column {repeated[0]!r} is empty or repeats; rename it")
+                raise InputError(
+                    f"{path}, line {number}: the column name {repeated[0]!r} is empty or occurs twice; rename it"
+                )
         elif len(row) != len(header):
             raise InputError(
                 f"{path}, line {number}: {len(row)} cells, but the header has {len(header)} columns; put a text with "

@@ -15,7 +15,7 @@ CORPORA = {
     "wikitext2": Path(__file__).parent / "wikitext2.txt.xz",
     "c4": Path(__file__).parent / "c4.json.xz",
 }
-# A text is read as a whole, and its tokens take several times its size in memory.
+# Largest text, which is read as a whole; its tokens take several times its size in memory.
 MAX_BYTES = 1_000_000_000
 # Endings of files with one record per line.
 _LINES = {".jsonl", ".ndjson"}
@@ -77,7 +77,11 @@ def text_hash(source: str, what: str) -> str:
 
 
 def contents_hash(source: str, what: str) -> str:
-    """Return the SHA-256 of a source's contents; that of `embedded` depends on Python. InputError if unreadable."""
+    """Return the SHA-256 of a source's contents; that of `embedded` depends on the Python version.
+
+    Raises:
+        InputError: the source cannot be read.
+    """
     if source.startswith(PREFIX):
         return data_set_hash(source, what)
     if source == "embedded":

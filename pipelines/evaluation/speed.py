@@ -42,7 +42,7 @@ SCHEMA = pl.Schema(
         **dict.fromkeys(("batch", "length", "new_tokens", "repeats"), pl.Int32),
         "machine": pl.String,
         "sublayers_skipped": pl.Int32,
-        **{f"{name}{suffix}": of for suffix in ("", "_dense") for name, of in _MEASURES.items()},
+        **{f"{name}{suffix}": dtype for suffix in ("", "_dense") for name, dtype in _MEASURES.items()},
     }
 )
 
@@ -72,9 +72,9 @@ def check_speed(study: Study, context_length: int) -> None:
 
 
 def turns(repeats: int) -> Iterator[tuple[Side, int]]:
-    """Yield the sides in the order of their timed runs, with the number of the repeat: A B, B A, A B, ….
+    """Yield the sides in the order of their timed runs (A B, B A, A B, …), each with the number of its repeat.
 
-    A drift, such as a processor that warms up, then affects both sides equally.
+    In this order a drift, such as a processor that warms up, affects both sides equally.
     """
     for repeat in range(repeats):
         sides: tuple[Side, Side] = ("dense", "variant") if repeat % 2 == 0 else ("variant", "dense")
@@ -92,7 +92,7 @@ def speed_rows(
 ) -> pl.DataFrame:
     """Time a variant alternately with the dense model.
 
-    Each side first runs twice untimed: once to warm up, once to measure memory.
+    Before it is timed, each side runs once to warm up and once to measure its memory.
 
     Args:
         decoder: the dense model.
@@ -104,7 +104,7 @@ def speed_rows(
         clock: monotonic seconds.
 
     Returns:
-        Rows of `speed`; rows of the dense model against itself show how far two equal sides differ.
+        Rows of `speed`; those of the dense model against itself show how far two equal sides differ.
 
     Raises:
         InputError: the model cannot generate tokens through a cache.
@@ -121,7 +121,7 @@ def speed_rows(
     order = [("dense", None), ("variant", None), *turns(max(spec.repeats for spec in specs))]
     # Two consecutive turns of one side share one change of weights.
     for side, group in groupby(order, key=lambda turn: cast(Side, turn[0])):
-        # `maxsize`: all changed weights are computed before the clock starts.
+        # With `maxsize`, all changed weights are computed before the clock starts.
         patch = nullcontext() if side == "dense" else apply_variant(decoder, variant, max_bytes=maxsize)
         with patch:
             for _, repeat in group:
@@ -168,7 +168,7 @@ def run(decoder: Decoder, prompts: Int[Tensor, "batch length"], new_tokens: int,
 
 
 def now(clock: Clock, device: torch.device) -> float:
-    """Return the time at which the device has finished its work."""
+    """Wait until the device has finished its work, and return the time."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return clock()
@@ -182,7 +182,7 @@ def _prompts(decoder: Decoder, spec: SpeedSpec) -> Int[Tensor, "batch length"]:
 def _memory(
     decoder: Decoder, variant: Variant, side: Side, prompts: Tensor, new_tokens: int, clock: Clock
 ) -> int | None:
-    """Return the bytes of the weights in use and of a run's own memory; None if it cannot be measured."""
+    """Return the bytes of the weights that run and of a run's own memory; None if that cannot be measured."""
     growth = growth_bytes(lambda: run(decoder, prompts, new_tokens, clock), decoder.device)
     if growth is None:
         return None

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from prunescope.pipelines.core.hardware import vendor
 
-# Up to this many rows MKL is fastest on Intel's processors and W xᵀ on others. With more rows oneDNN is fastest.
+# Up to this many rows MKL is fastest on Intel's processors, and W xᵀ on others. For more rows oneDNN is fastest.
 _MAX_FEW_ROWS = 3
 # Rows of a weight converted to float64 at a time; they stay in the core's cache until the product has read them.
 _BLOCK_ROWS = 192
@@ -15,9 +15,9 @@ _BLOCK_ROWS = 192
 def product(x: Float[Tensor, "*n d"], weight: Float[Tensor, "v d"], bias: Float[Tensor, " v"] | None = None) -> Tensor:
     """Return x Wᵀ (+ bias) of shape (*n, v), equal to `linear` up to rounding; on a CPU, W must be float32.
 
-    On other devices this is `linear`. On a CPU `linear` calls MKL, which is fast with few rows only on Intel's
-    processors. With 225 rows two Zen cores reach 151 GFLOP/s with MKL and 174 with oneDNN. The table gives milliseconds
-    for all 210 matrices of SmolLM2-135M's layers + for its head, on one core of a busy Zen and of an Emerald Rapids:
+    On other devices this is `linear`. On a CPU `linear` calls MKL, which is fast for few rows only on Intel's
+    processors. For 225 rows two Zen cores reach 151 GFLOP/s with MKL and 174 with oneDNN. The table gives milliseconds
+    on one busy core of a Zen and of an Emerald Rapids: all 210 matrices of SmolLM2-135M's layers + its head.
 
     rows                    1        2        3        4        8        16
     Zen    linear       41+11    63+27    68+41    52+20    65+22    78+27

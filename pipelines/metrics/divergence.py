@@ -16,7 +16,7 @@ from prunescope.pipelines.metrics.vector_metrics import space_metrics
 
 Columns = dict[str, NDArray[np.generic]]
 
-# In the order of the table contract; float32 unless _TYPES differs.
+# In the order of the table contract; float32 unless _TYPES says otherwise.
 _PARTS = ("norm_{}", "norm_d{}", "one_minus_cos_{}", "par_rel_{}", "orth_rel_{}")
 COLUMN_NAMES: tuple[str, ...] = (
     *(part.format("h") for part in (*_PARTS, "t1_{}")),
@@ -95,10 +95,10 @@ def divergences(
     error of 2⁻⁹ themselves, which sets a far higher floor: in KL about 4e-4 nats at SmolLM2-135M's output, by the
     recipe `noise-bfloat16`.
 
-    x is the dense head input. A shift of None is zero, which costs no more than the dense side. `targets`, one token
-    per row, add its log-probability on both sides, TARGET_NAMES. A thread may reuse its `workspace`. The result has,
-    for each shift, columns by the names of the table contract, each of shape (temperatures, n); columns that do not
-    depend on the temperature are repeated.
+    x is the dense head input. A shift of None is zero and costs no more than the dense side. `targets` has one token
+    per row; its log-probability on both sides is added (TARGET_NAMES). A thread may reuse its `workspace`. The result
+    has one dictionary of columns per shift. Keys are the names of the table contract, and values have the shape
+    (temperatures, n); columns that do not depend on the temperature are repeated.
 
     Raises:
         NumericalError: A row is NaN or infinite, or has a zero vector on either side; the row is named.
@@ -122,7 +122,7 @@ def divergences(
             in_h = space_metrics(states, torch.zeros_like(states) if move is None else move)
             for name, values in (in_h | block.columns(move)).items():
                 columns[name][:, part] = values
-        del block  # its arrays are freed before the next block's are made
+        del block  # frees its arrays before those of the next block are made
     for name, values in (item for columns in results for item in columns.items()):
         is_bad = ~np.isfinite(values).all(0)
         if np.any(is_bad):

@@ -17,9 +17,9 @@ Sums = Mapping[str, Numbers]
 class DenseSums:
     """The dense side of n rows.
 
-    `inverse` is 1/T, (T, 1); `size` is V. `rows` are sums of `fused_kernels.DENSE`, (n,); `softmaxes` of SOFTMAX, (T,
-    n). `ids` are the most likely tokens in order, (n, k). `gap` returns z − max z at tokens (n, k) of every row, each
-    among `ids` or the target.
+    `inverse` is 1/T, (T, 1), and `size` is V. `rows` has the sums of `fused_kernels.DENSE`, (n,), and `softmaxes` those
+    of SOFTMAX, (T, n). `ids` are the most likely tokens in order, (n, k). `gap` returns z − max z at tokens (n, k) of
+    every row, each among `ids` or the target.
     """
 
     inverse: Numbers
@@ -34,9 +34,9 @@ class DenseSums:
 class ShiftSums:
     """One shift of n rows.
 
-    `rows` are sums of `fused_kernels.SHIFT`, (n,); `moves` of P_SPACE_SUMS, (T, n). `ids` are the pruned side's most
-    likely tokens, (n, k). `gap` returns the dense side's z − max z at some of them, `dz` Δz at tokens (n, k) of every
-    row, each among both sides' `ids` or the target.
+    `rows` has the sums of `fused_kernels.SHIFT`, (n,), and `moves` those of P_SPACE_SUMS, (T, n). `ids` are the pruned
+    side's most likely tokens, (n, k). `gap` returns the dense side's z − max z at some of them. `dz` returns Δz at
+    tokens (n, k) of every row, each among both sides' `ids` or the target.
     """
 
     rows: Sums
@@ -107,8 +107,8 @@ def shift_columns(dense: DenseSums, shift: ShiftSums) -> dict[str, Numbers]:
       log((1 + exp(s))/2)] and TV = ½ E_p|exp(s) − 1|. No term is negative, so each sum has the relative error of its
       terms. s carries the rounding of Δz and about 1e-7 |c|. An error ε common to all s changes the first three by ε²
       only, because Σp = Σq = 1.
-    - The moments of c are taken about a rounded mean and corrected by the remaining E_p c: κ₂ = E c² − (E c)², κ₃ and
-      κ₄ likewise. So an error in the mean cancels. The other weights have their own means and moments.
+    - The moments of c are taken about a rounded mean and corrected by the remaining E_p c, as in κ₂ = E c² − (E c)².
+      So an error in the mean cancels. The other weights have their own means and moments.
     """
     moves, rows = shift.moves, shift.rows
     squared = np.square(dense.inverse)
@@ -171,7 +171,7 @@ def needs_float64(dense: DenseSums, shift: ShiftSums, product_noise: float, reac
     """Return which rows have a column that the rounding of a float32 head product could change by more than about 3e-4.
 
     An error ε of single logits changes Σ p c² by at most 2ε Σ p|c|, KL(p‖q) by 2ε TV, KL(q‖p) by ε Σ q|s|, and p by the
-    error of z. Most rows have sums far above that. The exceptions are shifts that are nearly equal for all likely
+    error of z. The sums of most rows are far above that. Exceptions are shifts that are nearly equal for all likely
     tokens, or nearly parallel to z. Values below 1e-9 are ignored, because accuracy is promised from 1e-8 on.
 
     `product_noise` is the error of a logit relative to the root mean square of its row. `reach` is the distance from
@@ -179,12 +179,12 @@ def needs_float64(dense: DenseSums, shift: ShiftSums, product_noise: float, reac
     exact.
     """
     tolerance = 3e-4
-    # Variances are stored in logits², so at a high temperature a smaller variance of Δz/T counts.
+    # Variances are stored in logits², so at a high temperature even a smaller variance of Δz/T matters.
     floor = 1e-9 * np.minimum(1, dense.inverse**2)
     moves, rows = shift.moves, shift.rows
     is_exact = dense.rows["reach"] >= reach
     error = product_noise * np.sqrt(rows["dz_squares"] / dense.size)
-    # Likely tokens of an exact row have float32 rounding only.
+    # In an exact row, likely tokens have only float32 rounding.
     scaled = np.where(is_exact, 6e-8 * np.abs(moves["mean"]), error) * dense.inverse
     noise_and_value = [
         (2 * scaled * moves["c_size"], moves["c2"]),

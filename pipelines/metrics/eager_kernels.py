@@ -129,8 +129,8 @@ def _move(
         "c4": total(weight * c * c.square() * c) / normalizer,
         **{
             f"{name}{kind}": value
-            for name, own in (("c", of_p), ("r", of_r), ("q", of_q), ("rq", of_rq))
-            for kind, value in own.items()
+            for name, moments in (("c", of_p), ("r", of_r), ("q", of_q), ("rq", of_rq))
+            for kind, value in moments.items()
         },
         "kl_dense_pruned": total(larger * torch.where(grows, b, a)),
         "kl_pruned_dense": total(larger * torch.where(grows, a, b)),

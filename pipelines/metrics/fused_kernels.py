@@ -107,7 +107,7 @@ def _larger(typing_context, a, b):  # noqa: ARG001
 
 @intrinsic
 def _pack_lanes(typing_context, sources, highest, lowest, targets):  # noqa: ARG001
-    """Copy the tokens among _LANES whose g or a − highest is above `lowest`, in order; return their number.
+    """Copy those of _LANES tokens whose g or a − highest is above `lowest`, in order; return their number.
 
     `sources` and `targets` are addresses of g, a and dz. Each target needs room for _LANES numbers, all of which are
     written. It may equal its source or lie before it.
@@ -197,11 +197,14 @@ def _log_cosh(w: _F) -> _F:
 def _divergence_terms(move: _F, p: _F, q: _F) -> tuple[_F, _F, _F, _F, _F]:
     """Return one token's q − p and its terms of KL(p‖q), KL(q‖p), JS and Σ q|s|, from s = log q/p = `move`.
 
-    With t = |s|, e = exp(−t), D = 1 − e, a = t − D, b = D − t e = t D − a and the larger of p and q as a factor, the
-    terms are q − p = ±D, p log p/q + q − p = a or b, q log q/p + p − q = b or a, and for JS
-    ½(D t/2 − (1 + e) log cosh(t/2)) = ½((1 + e) (log 2 − log(1 + e)) − t e). All are sums of positive terms, or
-    differences that lose at most a factor of three, for any t. So nothing overflows, and each term has the relative
-    accuracy of float32.
+    Let t = |s|, e = exp(−t), D = 1 − e, a = t − D and b = D − t e = t D − a. The terms have the larger of p and q as a
+    factor:
+
+    - q − p is ±D; p log p/q + q − p is a or b; q log q/p + p − q is b or a;
+    - JS is ½(D t/2 − (1 + e) log cosh(t/2)) = ½((1 + e) (log 2 − log(1 + e)) − t e).
+
+    All are sums of positive terms, or differences that lose at most a factor of three, for any t. So nothing overflows,
+    and each term has the relative accuracy of float32.
     """
     # Both branches are computed before the choice, because a choice between numbers can be vectorized.
     t = abs(move)
@@ -279,13 +282,13 @@ def _largest(values: _F) -> _F:
 def _rank(values: _F, token: int) -> int:
     """Return a token's rank: 1 + the number of larger values + the number of equal values with a lower id."""
     _wide()
-    own = values[token]
+    value = values[token]
     rank = np.int32(1)
     before, after = values[:token], values[token + 1 :]
     for i in range(len(before)):
-        rank += np.int32(before[i] >= own)
+        rank += np.int32(before[i] >= value)
     for i in range(len(after)):
-        rank += np.int32(after[i] > own)
+        rank += np.int32(after[i] > value)
     return rank
 
 
@@ -305,14 +308,14 @@ def gaps(z, x, weight, bias, sizes, reaches, gap, rows) -> None:
 
     Each logit of a float32 product has an error proportional to the root mean square of its row, which a softmax turns
     into a relative error of p. This matters only for tokens near the largest logit. If logits are large there are few
-    of them, and recomputing makes their z − max z exact to float32 rounding. Each row uses the widest of `reaches` that
-    holds few enough tokens.
+    such tokens, and recomputing makes their z − max z exact to float32 rounding. Each row uses the widest of `reaches`
+    that holds few enough tokens.
 
     Arrays:
         z: logits, float32 (n, V); recomputed ones are written back.
         x, weight, bias: the head's input (n, d), W (V, d), and b (V,), or of length 0 without a bias; float32.
-        sizes: root mean square of a row above which up to FEW_EXACT tokens are recomputed, and the one above which up
-            to MAX_EXACT are; infinite for never.
+        sizes: root mean squares of a row. Above the first, up to FEW_EXACT tokens are recomputed; above the second, up
+            to MAX_EXACT. Infinite means never.
         reaches: distances from the largest logit within which tokens are recomputed, the widest first.
         gap, rows: out, z − max z, float32 (n, V), and DENSE (n,).
     """
@@ -375,9 +378,9 @@ def _cut(size: int, reach: float) -> float:
     """Return the cutoff: a token is omitted if on both sides its logit/T is more than this below the side's maximum.
 
     A token whose weights on both sides are at most exp(−cut) adds at most exp(−cut) · max(1, |c|)⁴ to a sum in
-    p-space. Here c = (Δz − mean)/T is within `reach`, the range of Δz/T. All such tokens add less than _NEGLIGIBLE.
-    There are two exceptions. Σ p (z − max z), in entropies, may lack 87 times as much. Third and fourth moments may
-    lack more if the range is beyond 10⁴, but then they are of the order of its powers.
+    p-space. Here |c| = |Δz − mean|/T is at most `reach`, the range of Δz/T. All such tokens together add less than
+    _NEGLIGIBLE. There are two exceptions. Σ p (z − max z), in entropies, may lack 87 times as much. Third and fourth
+    moments may lack more if the range is beyond 10⁴, but then they are of the order of its powers.
     """
     return min(math.log(size / _NEGLIGIBLE) + 4 * math.log(max(1.0, reach)), 87.0)
 
@@ -401,9 +404,9 @@ def _pack(sources, first: int, highest: _F, lowest: _F, targets, start: int) -> 
             (to_g[start:].ctypes.data, to_a[start:].ctypes.data, to_dz[start:].ctypes.data),
         )
     for i in range(whole, len(g)):
-        own = a[i] - highest
-        if g[i] > lowest or own > lowest:
-            to_g[start], to_a[start], to_dz[start] = g[i], own, dz[i]
+        after = a[i] - highest
+        if g[i] > lowest or after > lowest:
+            to_g[start], to_a[start], to_dz[start] = g[i], after, dz[i]
             start += 1
     return start
 
@@ -507,10 +510,10 @@ def shift_rows(z, gap, rows, softmaxes, ids, dz, inverse, order, states, head, s
             if k == 0:
                 count = _pack((gap[row], after, dz[row]), 0, highest, lowest, packed, 1)
             else:
-                own = packed[0][:count], packed[1][:count], packed[2][:count]
-                count = _pack(own, 1, _F(0), lowest, packed, 1)
-            own = packed[0][:count], packed[1][:count], packed[2][:count], scratch[4][:count], scratch[5][:count]
-            _p_space_sums(softmaxes[t, row], own, inverse[t], highest, farthest, moves[t, row])
+                kept = packed[0][:count], packed[1][:count], packed[2][:count]
+                count = _pack(kept, 1, _F(0), lowest, packed, 1)
+            tokens = packed[0][:count], packed[1][:count], packed[2][:count], scratch[4][:count], scratch[5][:count]
+            _p_space_sums(softmaxes[t, row], tokens, inverse[t], highest, farthest, moves[t, row])
         gap[row, top] = packed[0][0]
 
 
@@ -545,7 +548,7 @@ def _unchanged(dense, out) -> None:
 
 @_part
 def _logit_shift_sums(z, dz, dense, out) -> tuple[_F, _F]:
-    """Compute the geometry of z and the unweighted variance of Δz; return the largest and the smallest Δz."""
+    """Compute the sums of z-space and the unweighted variance of Δz; return the largest and the smallest Δz."""
     _wide()
     size = len(z)
     total = squares = product = 0.0
@@ -748,8 +751,8 @@ def precise_product(weight, states, out) -> None:
     """Compute out = states · weightᵀ in float64: weight float32 (V, d), states float64 (n, d), out float64 (n, V)."""
     for token in range(len(weight)):
         for row in range(len(states)):
-            own, state = weight[token], states[row]
+            column, state = weight[token], states[row]
             s0 = 0.0
-            for i in range(len(own)):
-                s0 += np.float64(own[i]) * state[i]
+            for i in range(len(column)):
+                s0 += np.float64(column[i]) * state[i]
             out[row, token] = s0

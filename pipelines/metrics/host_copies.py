@@ -1,4 +1,4 @@
-"""Copies of a block's results from an accelerator to the host, all at once because each copy waits for earlier work."""
+"""Copies of a block's results from an accelerator to the host, in one piece: every copy waits for all earlier work."""
 
 from collections.abc import Iterable
 
@@ -16,16 +16,12 @@ def to_host(*parts: Shaped[Tensor, "n _"]) -> list[Numbers]:
     return np.split(whole, np.cumsum([part.shape[1] for part in parts])[:-1], axis=1)
 
 
-def looked_up(tokens: Ids, values: Numbers) -> At:
+def lookup(tokens: Ids, values: Numbers) -> At:
     """Return a function that maps ids (n, k), each among its row's tokens (n, m), to their values."""
-
-    def at(ids: Ids) -> Numbers:
-        return np.take_along_axis(values, (tokens[:, None] == ids[:, :, None]).argmax(-1), 1)
-
-    return at
+    return lambda ids: np.take_along_axis(values, (tokens[:, None] == ids[:, :, None]).argmax(-1), 1)
 
 
-def named(names: Iterable[str], columns: Numbers) -> dict[str, Numbers]:
-    """Return each sum of columns (n, T · names) as (T, n)."""
-    own = list(names)
-    return dict(zip(own, columns.reshape(len(columns), -1, len(own)).transpose(2, 1, 0), strict=True))
+def by_name(names: Iterable[str], columns: Numbers) -> dict[str, Numbers]:
+    """Return the sums in columns (n, T · names) by name, each (T, n)."""
+    keys = list(names)
+    return dict(zip(keys, columns.reshape(len(columns), -1, len(keys)).transpose(2, 1, 0), strict=True))

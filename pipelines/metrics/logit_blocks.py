@@ -24,16 +24,16 @@ from prunescope.pipelines.metrics.divergence_columns import (
     shift_columns,
     target_columns,
 )
-from prunescope.pipelines.metrics.host_copies import looked_up, named, to_host
+from prunescope.pipelines.metrics.host_copies import by_name, lookup, to_host
 from prunescope.pipelines.metrics.output_head import OutputHead
 
-# Rows per matrix product: enough for full speed on a CPU, and their logits are small compared to a model.
+# Rows per matrix product: enough for full speed on a CPU, while their logits need little memory compared to a model.
 BLOCK_ROWS = 144
 # Error of a float32 product of length d, per √d, relative to the root mean square of its row; at d = 576, residual
 # streams and their shifts have errors of 1e-7 to 2.3e-7.
 _PRODUCT_NOISE = 1e-8
-# A few logits are recomputed if that error exceeds the first share of T, many if it exceeds the second, because the
-# error of likely tokens can be ten times larger.
+# Shares of T. If that error exceeds the first, a few logits are recomputed; if it exceeds the second, many. Both are
+# small because the error of likely tokens can be ten times larger.
 _MAX_ERRORS = (1e-6, 1e-5)
 # Distances from the largest logit in units of T. Tokens beyond 15, each below exp(−15) of the top one, have little
 # weight together. But if p is nearly one-hot they hold all weight besides the top token, so wider reaches come first.
@@ -116,7 +116,7 @@ class Block:
         on_device = None if self.targets is None else self.targets.to(self.x.device)
         self._noise = _PRODUCT_NOISE * self.x.shape[1] ** 0.5
         inverse = np.array([1 / t for t in self.temperatures])
-        # The kernels' 1/T in float32, so that later arithmetic matches their sums to the last digit.
+        # The kernels use 1/T in float32; later arithmetic must match their sums to the last digit.
         self._inverse32 = inverse.astype(np.float32)
         self._shift_sums: Callable[[Tensor], ShiftSums] | None = None
         match kernels_for(self.x.device):
@@ -214,15 +214,15 @@ class Block:
 
     def _in_float64(self, row: int, dx: Tensor) -> dict[str, Numbers]:
         """Recompute one row in float64, logits included."""
-        own = slice(row, row + 1)
-        both = torch.cat([self.x[own], dx[own]]).double() * self.head.scale
+        only = slice(row, row + 1)
+        both = torch.cat([self.x[only], dx[only]]).double() * self.head.scale
         raw, dz = precise_product(both, self.head.weight).split(1)
         if self.head.bias is not None:
             raw = raw + self.head.bias.double()
         z, dz = self.head.capped(raw), self.head.capped_shift(raw, dz)
-        targets = None if self.targets is None else self.targets[own].to(self.x.device)
+        targets = None if self.targets is None else self.targets[only].to(self.x.device)
         dense, shift_sums = eager_sums(z, self.temperatures, targets)
-        return self._columns(dense, shift_sums(dz), own)
+        return self._columns(dense, shift_sums(dz), only)
 
 
 def precise_product(states: Float[Tensor, "n d"], weight: Float[Tensor, "v d"]) -> Float[Tensor, "n v"]:
@@ -250,10 +250,10 @@ def eager_sums(
     dense = DenseSums(
         np.array([1 / t for t in temperatures])[:, None],
         z.shape[1],
-        {name: values[0] for name, values in named(rows.rows, by_row).items()},
-        named(rows.softmaxes[0], softmaxes),
+        {name: values[0] for name, values in by_name(rows.rows, by_row).items()},
+        by_name(rows.softmaxes[0], softmaxes),
         dense_tokens[:, : rows.ids.shape[1]],
-        looked_up(dense_tokens, gaps),
+        lookup(dense_tokens, gaps),
     )
 
     def shift_sums(dz: Tensor) -> ShiftSums:
@@ -262,13 +262,13 @@ def eager_sums(
         by_row, by_temperature, *known = to_host(
             _columns_of([shift]), _columns_of(moves), ids, rows.gap.gather(1, ids), dz.gather(1, every)
         )
-        own = known[0].astype(np.int64)
+        pruned_tokens = known[0].astype(np.int64)
         return ShiftSums(
-            {name: values[0] for name, values in named(shift, by_row).items()},
-            named(moves[0], by_temperature),
-            own,
-            looked_up(own, known[1]),
-            looked_up(np.concatenate([dense_tokens, own], 1), known[2]),
+            {name: values[0] for name, values in by_name(shift, by_row).items()},
+            by_name(moves[0], by_temperature),
+            pruned_tokens,
+            lookup(pruned_tokens, known[1]),
+            lookup(np.concatenate([dense_tokens, pruned_tokens], 1), known[2]),
         )
 
     return dense, shift_sums
@@ -280,4 +280,4 @@ def _fields(sums: NDArray[Any]) -> Sums:
 
 def _columns_of(sums: Sequence[eager_kernels.Sums]) -> Tensor:
     """Return sums by temperature as (n, T · names)."""
-    return torch.stack([values for own in sums for values in own.values()], 1)
+    return torch.stack([values for at_one in sums for values in at_one.values()], 1)

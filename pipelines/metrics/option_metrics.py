@@ -42,9 +42,9 @@ def option_row(
 ) -> dict[str, object]:
     """Return the columns of one question in h-, z- and p-space.
 
-    x is the head's input at its last token, dx its shift. Logits are float32 products. All arithmetic on them is
-    float64, and shifts are never differences of logits. List columns are in the order of the options, of which each has
-    one token and a label; ties go to the earlier label.
+    x is the head's input at the question's last token, dx its shift. Logits are float32 products. All arithmetic on
+    them is float64, and shifts are never differences of logits. Each option has one token and a label. List columns are
+    in the order of the options, and ties go to the earlier one.
     """
     z, dz = head.logits_of_state(x[None]).double(), head.shift(x[None], dx[None]).double()
     dense, pruned = z[0], z[0] + dz[0]
@@ -52,14 +52,14 @@ def option_row(
     row: dict[str, object] = {}
     chosen: dict[str, str] = {}
     for side, logits in (("dense", dense), ("pruned", pruned)):
-        own = logits[ids]
+        of_options = logits[ids]
         p_full = torch.log_softmax(logits / temperature, -1)[ids].exp()
-        chosen[side] = options[int(own.argmax())]
+        chosen[side] = options[int(of_options.argmax())]
         row |= {
             f"argmax_{side}": chosen[side],
-            f"logits_{side}": own.tolist(),
+            f"logits_{side}": of_options.tolist(),
             f"p_full_{side}": p_full.tolist(),
-            f"p_options_{side}": torch.softmax(own / temperature, -1).tolist(),
+            f"p_options_{side}": torch.softmax(of_options / temperature, -1).tolist(),
             f"rank_{side}": ranks(logits.expand(len(ids), -1), ids).tolist(),
             f"mass_{side}": float(p_full.sum()),
         }

@@ -86,8 +86,8 @@ class FinalNorm:
 def find_final_norm(module: nn.Module, width: int) -> FinalNorm:
     """Return the formula of a norm module, verified on random states from far below its eps to far above it.
 
-    The module has a gain, a bias, both or neither; eps may be an attribute or a constant in its code. `width` is that
-    of the normed states.
+    The module has a gain, a bias, both or neither; eps may be an attribute or a constant in its code. `width` is the
+    width of the normed states.
 
     Raises:
         InputError: no known formula reproduces the module's output.
@@ -103,7 +103,7 @@ def find_final_norm(module: nn.Module, width: int) -> FinalNorm:
     # Two off-centre rows, two rows of a size near the usual eps, and one far below it.
     unit = torch.randn(_PROBE_ROWS, width, generator=generator) + 0.5
     scales = torch.tensor([1.0, 30.0, *_EPS_ROOTS, _TINY])[:, None]
-    unit[-1] = unit[0]  # the tiny row has the direction of the first row, so that the gain cancels
+    unit[-1] = unit[0]  # the gain cancels, because the tiny row has the direction of the first row
     probe = (unit * scales).to(any_tensor.device, any_tensor.dtype)
     with torch.no_grad():
         truth = module(probe[None])[0].double()
@@ -114,7 +114,7 @@ def find_final_norm(module: nn.Module, width: int) -> FinalNorm:
     for kind in get_args(NormKind):
         bare = FinalNorm(kind, 0.0, weight, bias)
         measured = _measured_eps(bare, probe, truth)
-        # An eps in code has few digits. Measured in float32 it has an error in the seventh, so it is also rounded.
+        # An eps in code has few digits. The measured one has an error in its seventh digit, so it is also rounded.
         for eps in (*attributes, float(f"{measured:.4g}"), measured):
             norm = replace(bare, eps=eps)
             if weight is None:  # the gain may be one number: 1/√d for an L2 norm
@@ -123,14 +123,14 @@ def find_final_norm(module: nn.Module, width: int) -> FinalNorm:
             if bool((error.norm(dim=-1) <= rounding.OF_NORM[probe.dtype]).all()):
                 fitting.append((float((error.norm(dim=0) / size).norm()), norm))
                 break
-    # In few bits and with one gain of 300 (Gemma 3), w and w + 1 agree on whole rows, but not in the other channels.
+    # With few bits and a gain of 300 in one channel (Gemma 3), w and w + 1 agree on whole rows; other channels differ.
     if fitting:
         return min(fitting, key=lambda each: each[0])[1]
     raise InputError(refusal)
 
 
 def _measured_gain(norm: FinalNorm, probe: Tensor, truth: Tensor) -> Tensor | None:
-    """Return the ratio of the module's output to the formula's on the first row; None if it is 1."""
+    """Return the ratio of the module's output to that of the formula, on the first row; None if it is 1."""
     formula, output = norm(probe[:1]).double(), truth[:1]
     if norm.bias is not None:
         formula, output = formula - norm.bias.double(), output - norm.bias.double()
@@ -193,9 +193,9 @@ class OutputHead:
     def likeliest(self, x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
         """Return each row's largest logit in float32 and its token, the lower id on ties.
 
-        A half-precision product reads half as much memory. Its float32 sums are rounded once, at the end, so it only
-        chooses candidates, whose logits are then computed in float32. A row whose largest logit does not exceed the
-        least candidate by two such roundings is recomputed for all tokens.
+        A half-precision product reads half as much memory. Its float32 sums are rounded at the end, so it only chooses
+        candidates, whose logits are then computed in float32. A row whose largest logit does not exceed the least
+        candidate by two such roundings is recomputed for all tokens.
         """
         if self.half is None or x.dtype != self.half.dtype or self.bias is not None or self.cap or self.scale <= 0:
             largest, token = self.logits_of_state(x).max(dim=-1)

@@ -55,6 +55,6 @@ def top_of_chunks(
 def ranks(logits: Float[Tensor, "n v"], tokens: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
     """Return the rank of one token per row: 1 + tokens above it + equal tokens with a lower id."""
     token = tokens[:, None]
-    own = logits.gather(1, token)
+    value = logits.gather(1, token)
     is_before = torch.arange(logits.shape[1], device=logits.device) < token
-    return 1 + torch.count_nonzero((logits > own) | ((logits == own) & is_before), 1)
+    return 1 + torch.count_nonzero((logits > value) | ((logits == value) & is_before), 1)

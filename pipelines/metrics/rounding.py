@@ -1,4 +1,4 @@
-"""Rounding of a model's own arithmetic, its measurement, and the tolerances of all proofs."""
+"""Measurement of the rounding of a model's own arithmetic, and the tolerances of all proofs."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 # Two results agree if they differ by at most this many times the measured rounding. On 42 kinds of decoder and three
-# real models, layers differ by up to 1.9 times in chunks and with padding. Half precision sums in float32, so other
-# shapes seldom round differently: real models in bfloat16 differ by up to 0.1 times.
+# real models, layers that read in chunks or with padding differ by up to 1.9 times the rounding. Half precision sums in
+# float32, so other shapes seldom round differently: real models in bfloat16 differ by up to 0.1 times.
 _FACTOR, _FACTOR_IN_HALF = 4, 1
 # Results that differ by a quarter of their length never agree, however a model rounds.
 _LARGEST = 0.25
@@ -38,7 +38,7 @@ def is_sum(total: Tensor, terms: list[Tensor]) -> bool:
 
 
 def is_close(actual: Tensor, truth: Tensor, rounding: float) -> bool:
-    """Return whether two results of as many numbers, in any shape, differ by rounding alone.
+    """Return whether two results have the same number of elements, in any shapes, and differ by rounding alone.
 
     `rounding` is the distance that rounding alone causes, as measured with `other_rounding`.
     """
@@ -47,7 +47,7 @@ def is_close(actual: Tensor, truth: Tensor, rounding: float) -> bool:
 
 
 def is_same(actual: Tensor, truth: Tensor, rounding: float) -> bool:
-    """Return whether a computation repeated in the same shapes gave the same; arguments as in `is_close`."""
+    """Return whether a computation repeated in the same shapes gave the same result; arguments as in `is_close`."""
     return actual.numel() == truth.numel() and distance(actual, truth) <= allowed(rounding, truth.dtype)
 
 
@@ -66,10 +66,10 @@ def distance(actual: Tensor, truth: Tensor) -> float:
 def other_rounding(model: nn.Module) -> Iterator[None]:
     """Run the model as if every operation rounded differently (Monte Carlo arithmetic, Parker 1997).
 
-    The inputs of every module without children, and the inputs and outputs of every module with parameters of its own,
-    are perturbed by up to one eps, inputs of long sums by more. The results show how far another order of sums could
-    move them: by cancellation in a product, a large bias, or a score in attention. Hooks registered inside see the
-    perturbed values.
+    Modules without children get perturbed inputs. Modules with parameters of their own get perturbed inputs and
+    outputs. The perturbation is at most one eps, or more for inputs of long sums. The results show how far another
+    order of sums could move them: by cancellation in a product, a large bias, or a score in attention. Hooks registered
+    inside this context see the perturbed values.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -81,16 +81,16 @@ def other_rounding(model: nn.Module) -> Iterator[None]:
 
     with ExitStack() as stack:
         for module in model.modules():
-            has_own = any(True for _ in module.parameters(recurse=False))
-            if has_own or not any(True for _ in module.children()):
+            has_parameters = any(True for _ in module.parameters(recurse=False))
+            if has_parameters or not any(True for _ in module.children()):
                 stack.callback(module.register_forward_pre_hook(before).remove)
-            if has_own:
+            if has_parameters:
                 stack.callback(module.register_forward_hook(after).remove)
         yield
 
 
 def _moved(value: Any, generator: torch.Generator, *, is_summed: bool) -> Any:  # noqa: ANN401 (any module's argument)
-    """Return a value with its floating-point tensors, also in tuples and lists, perturbed by up to one eps or more."""
+    """Return a value with its floating-point tensors, also in tuples and lists, perturbed as in `other_rounding`."""
     if type(value) in {tuple, list}:
         return type(value)(_moved(each, generator, is_summed=is_summed) for each in value)
     if not isinstance(value, Tensor) or not value.is_floating_point():

@@ -16,7 +16,7 @@ from torch import Tensor
 
 # Number of top tokens first searched for a nucleus, and the factor by which the number grows.
 _FIRST_LOOK, _GROWTH = 64, 16
-# Below this a quotient of probabilities may overflow. Such a token is never drawn.
+# A quotient by a smaller probability may overflow. A token with such a probability is never drawn.
 _LEAST = 1e-290
 # Constants of splitmix64 (Steele, Lea and Flood 2014, doi 10.1145/2714064.2660195).
 _GOLDEN, _FIRST, _SECOND = (np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
@@ -24,14 +24,17 @@ _GOLDEN, _FIRST, _SECOND = (np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476
 
 @dataclass(frozen=True)
 class Nucleus:
-    """The tokens that may be drawn: rising ids, and scores (logit − largest)/temperature, whose exp is their weight."""
+    """The tokens that may be drawn: ascending ids, and scores (logit − largest)/temperature; exp(score) is a weight."""
 
     ids: NDArray[np.int64]
     scores: NDArray[np.float64]
 
 
 def nuclei(logits: Float[Tensor, "n v"], temperature: float, top_p: float) -> list[Nucleus]:
-    """Return each row's smallest set of likeliest tokens with a total of `top_p`, ties by lower id; logits at T = 1."""
+    """Return each row's smallest set of likeliest tokens with a total probability of `top_p`; ties by lower id.
+
+    `logits` are those at T = 1.
+    """
     size = logits.shape[1]
     peaks = logits.amax(-1, keepdim=True)
     if top_p >= 1:
@@ -39,7 +42,7 @@ def nuclei(logits: Float[Tensor, "n v"], temperature: float, top_p: float) -> li
         return [Nucleus(every, row) for row in ((logits.double() - peaks.double()) / temperature).cpu().numpy()]
     needed = top_p * ((logits - peaks) / temperature).exp_().sum(-1, dtype=torch.float64).cpu().numpy()
     highest = peaks.double().cpu().numpy()
-    found: dict[int, Nucleus] = {}
+    by_row: dict[int, Nucleus] = {}
     rows, look = list(range(len(logits))), min(_FIRST_LOOK, size)
     while rows:
         best = logits[rows].topk(look)
@@ -56,12 +59,12 @@ def nuclei(logits: Float[Tensor, "n v"], temperature: float, top_p: float) -> li
                     tied = (logits[row] == values[place, last]).nonzero()[:, 0].cpu().numpy()
                 above = ids[place][values[place] > values[place, last]]
                 ties = np.sort(tied)[: last + 1 - len(above)]
-                order = np.argsort(own := np.concatenate([above, ties]))
-                own_scores = np.concatenate([scores[place, : len(above)], np.repeat(scores[place, last], len(ties))])
-                found[row] = Nucleus(own[order], own_scores[order])
-        rows = [row for row in rows if row not in found]
+                order = np.argsort(chosen := np.concatenate([above, ties]))
+                of_chosen = np.concatenate([scores[place, : len(above)], np.repeat(scores[place, last], len(ties))])
+                by_row[row] = Nucleus(chosen[order], of_chosen[order])
+        rows = [row for row in rows if row not in by_row]
         look = min(look * _GROWTH, size)
-    return [found[row] for row in range(len(logits))]
+    return [by_row[row] for row in range(len(logits))]
 
 
 def noise_key(seed: int, prompt_id: str, sample: int) -> int:
@@ -75,7 +78,7 @@ def gumbel_noise(key: int, step: int, ids: NDArray[np.int64]) -> NDArray[np.floa
     with np.errstate(over="ignore"):  # numbers modulo 2^64
         state = _mixed(np.uint64(key) + np.uint64(step + 1) * _GOLDEN)
         bits = _mixed(state + (ids.astype(np.uint64) + np.uint64(1)) * _GOLDEN) >> np.uint64(12)
-    # 52 bits and a half, so never 0 or 1.
+    # A multiple of 2^-52 plus half of that, so never 0 or 1.
     uniform: NDArray[np.float64] = (bits.astype(np.float64) + 0.5) * 2.0**-52
     return -np.log(-np.log(uniform))
 
@@ -97,9 +100,9 @@ def on_union(p: Nucleus, q: Nucleus) -> tuple[NDArray[np.float64], NDArray[np.fl
     """Return the probabilities of two nuclei, each renormalised, over the union of their tokens."""
     ids = p.ids if np.array_equal(p.ids, q.ids) else np.union1d(p.ids, q.ids)
     sides = np.zeros((2, len(ids)))
-    for side, own in zip(sides, (p, q), strict=True):
-        weights = np.exp(own.scores)
-        side[np.searchsorted(ids, own.ids)] = weights / weights.sum()
+    for side, nucleus in zip(sides, (p, q), strict=True):
+        weights = np.exp(nucleus.scores)
+        side[np.searchsorted(ids, nucleus.ids)] = weights / weights.sum()
     return sides[0], sides[1]
 
 
@@ -124,7 +127,7 @@ def flip_probability(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
     ratio = q[alive] / p[alive]
     order = np.argsort(ratio)
     r, mass = ratio[order], p[alive][order]
-    # mass_above[i] = Σ_(j > i) p_j. A token that only q has counts as r = ∞ with p_j r_j = q_j.
+    # mass_above[i] = Σ_(j > i) p_j. A token that only q can draw has r = ∞ and p_j r_j = q_j.
     mass_above = mass[::-1].cumsum()[::-1][1:]
     above = np.full(len(r), q[~alive].sum())
     above[:-1] += (np.diff(r) * mass_above)[::-1].cumsum()[::-1]

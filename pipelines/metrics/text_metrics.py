@@ -10,13 +10,13 @@ _MIN_LOOP_REPEATS = 3
 _MIN_LOOP_TOKENS = 6
 
 
-def repeat_rates(tokens: Sequence[int], n: int = 3) -> NDArray[np.float32]:
-    """Return the share of repeated n-grams up to each step, 1 − distinct/all; 0 before the first n-gram."""
+def repeat_rates(tokens: Sequence[int]) -> NDArray[np.float32]:
+    """Return the share of repeated 3-grams up to each step, 1 − distinct/all; 0 before the first 3-gram."""
     rates = np.zeros(len(tokens), dtype=np.float32)
     seen: set[tuple[int, ...]] = set()
-    for step in range(n - 1, len(tokens)):
-        seen.add(tuple(tokens[step - n + 1 : step + 1]))
-        rates[step] = 1 - len(seen) / (step - n + 2)
+    for step in range(2, len(tokens)):
+        seen.add(tuple(tokens[step - 2 : step + 1]))
+        rates[step] = 1 - len(seen) / (step - 1)
     return rates
 
 
@@ -27,7 +27,10 @@ def distinct_n(tokens: Sequence[int], n: int) -> float:
 
 
 def collapse_step(tokens: Sequence[int]) -> int | None:
-    """Return the first step that completes a loop (an n-gram, n ≤ 8, three times in a row, ≥ 6 tokens), or None."""
+    """Return the first step that completes a loop: an n-gram (n ≤ 8), three times in a row, over at least 6 tokens.
+
+    None if the text does not loop.
+    """
     # matched[n]: number of consecutive tokens that equal the token n before them; the loop is n tokens longer.
     matched = [0] * (_MAX_LOOP_LENGTH + 1)
     for step, token in enumerate(tokens):

@@ -11,8 +11,8 @@ Float32 arrays of length V read + written per row and temperature, counted in th
 - Triton: 2 + 0 and 6 + 0, in one launch each.
 
 Estimated, not measured: at an H100's 3.35 TB/s and V = 49,152, 32,000 and 128,256, both sides take 23, 15 and 60 µs in
-torch, and 0.47, 0.31 and 1.2 µs here. The about 340 instructions per token take as long, at one per clock and
-scheduler: 0.56, 0.36 and 1.5 µs. More temperatures read the same logits again, partly from the L2 cache.
+torch, and 0.47, 0.31 and 1.2 µs here. The instructions, about 340 per token, take about as long, at one per clock and
+scheduler: 0.56, 0.36 and 1.5 µs. Further temperatures read the same logits again, partly from the L2 cache.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from prunescope.pipelines.metrics.divergence_columns import DenseSums, Numbers, ShiftSums
 from prunescope.pipelines.metrics.fused_kernels import MAX_CENTRED, MAX_LOG_GROWTH, P_SPACE_SUMS, TOP
-from prunescope.pipelines.metrics.host_copies import looked_up, named, to_host
+from prunescope.pipelines.metrics.host_copies import by_name, lookup, to_host
 from prunescope.pipelines.metrics.ranking import CHUNK, top_of_chunks
 
 _STEP = 1024  # tokens of one step of a loop, and lanes of a sum
@@ -40,7 +40,7 @@ _SHIFT_SUMS = (
     *("c", "c2", "c3", "c4", "c_size", "r", "r2", "r_size", "growth"),
     *("tail", "q_squares", "gap", "q_dz", "rq_dz", "pq"),
     *("q", "q2", "q_size", "rq", "rq2", "rq_size"),
-    *("kl_dense_pruned", "kl_pruned_dense", "js", "variation", "s_size", "p_beside", "beside", "across", "along"),
+    *("kl_dense_pruned", "kl_pruned_dense", "js", "variation", "s_size", "p_residual", "residual", "across", "along"),
 )
 _SHIFT_SCALARS = ("top_gap", "rank_of_dense", "rank_of_pruned", "mean", "log_growth_direct", "log_growth", "near")
 _CHUNK, _PARTS = tl.constexpr(CHUNK), tl.constexpr(32)
@@ -77,29 +77,29 @@ def dense_sums(
         return z.gather(1, tokens) - highest
 
     dense_columns, *known = to_host(totals.flatten(1), tokens, gap(tokens))
-    dense, dense_tokens = named(_DENSE_SUMS, dense_columns), known[0].astype(np.int64)
+    dense, dense_tokens = by_name(_DENSE_SUMS, dense_columns), known[0].astype(np.int64)
 
     def shift_sums(dz: Float[Tensor, "n v"]) -> ShiftSums:
         maxima, parts = outputs(len(_SHIFT_SUMS))
         scalars = torch.empty(rows, count, len(_SHIFT_SCALARS), dtype=torch.float64, device=device)
         with torch.cuda.device_of(z):
             _shift[(rows * count,)](z, inverse, dz, tops, totals, maxima, parts, scalars, **shape)
-        own = top_of_chunks(maxima, lambda tokens: gap(tokens) + dz.gather(1, tokens), size, ids.shape[1])
+        top = top_of_chunks(maxima, lambda tokens: gap(tokens) + dz.gather(1, tokens), size, ids.shape[1])
         numbers = torch.cat([parts.sum(-1, dtype=torch.float64), scalars], -1).flatten(1)
-        columns, *known = to_host(numbers, own, gap(own), dz.gather(1, torch.cat([tokens, own], 1)))
-        sums, own_tokens = named(_SHIFT_SUMS + _SHIFT_SCALARS, columns), known[0].astype(np.int64)
+        columns, *known = to_host(numbers, top, gap(top), dz.gather(1, torch.cat([tokens, top], 1)))
+        sums, top_tokens = by_name(_SHIFT_SUMS + _SHIFT_SCALARS, columns), known[0].astype(np.int64)
         return ShiftSums(
             _shift_rows(sums, dense, size),
             _moves(sums, dense, scale),
-            own_tokens,
-            looked_up(own_tokens, known[1]),
-            looked_up(np.concatenate([dense_tokens, own_tokens], 1), known[2]),
+            top_tokens,
+            lookup(top_tokens, known[1]),
+            lookup(np.concatenate([dense_tokens, top_tokens], 1), known[2]),
         )
 
     whole = 1 + dense["tail"]
     softmaxes = {"tail": dense["tail"], "p_squares": (1 + dense["squares"]) / whole**2, "gap": dense["gap"] / whole}
     by_row = {"z_squares": dense["z_squares"][0], "reach": np.zeros(rows)}
-    gap_at = looked_up(dense_tokens, known[1])
+    gap_at = lookup(dense_tokens, known[1])
     return DenseSums(scale, size, by_row, softmaxes, dense_tokens[:, : ids.shape[1]], gap_at), shift_sums
 
 
@@ -130,8 +130,8 @@ def _moves(sums: Named, dense: Named, scale: Numbers) -> Named:
         moves[f"{name}2"] = sums[f"{name}2"] * scale**2 / total
     moves |= {name: sums[name] / 2 for name in ("js", "variation")}
     moves["gap"] = sums["gap"] / (1 + sums["tail"])
-    moves["p_dp"] = sums["near"] * p_squares + sums["p_beside"]
-    moves["dp_across"] = np.maximum(sums["beside"] - sums["p_beside"] ** 2 / p_squares, 0)
+    moves["p_dp"] = sums["near"] * p_squares + sums["p_residual"]
+    moves["dp_across"] = np.maximum(sums["residual"] - sums["p_residual"] ** 2 / p_squares, 0)
     unmoved = {"tail": dense["tail"], "gap": dense["gap"] / whole, "log_growth_direct": 0}
     moves |= {name: np.where(sums["dz_squares"] == 0, value, moves[name]) for name, value in unmoved.items()}
     return {name: moves[name] for name in P_SPACE_SUMS.names or ()}
@@ -353,7 +353,7 @@ def _shift(
         q = tl.where(is_token, tl.exp(own * inverse), 0)
         other = tl.where(tokens == top, 0, q)
         pruned = _add(pruned, (other, other * other, q * own, q * dz, q * q * dz, p * q))
-    # Refine `along` to float32 accuracy, so that a Δz parallel to z has no orthogonal part.
+    # Refine `along` to float32 accuracy: a Δz parallel to z must have no orthogonal part.
     along += tl.where(z_squares > 0, _totals(sums)[2] / z_squares, 0)
     _, _, _, _, _, r_rest, _, _, growth = _totals(moments)
     tail, q_squares, _, q_dz, rq_dz, pq = _totals(pruned)
@@ -369,7 +369,8 @@ def _shift(
     exact_centre = exact_mean + log_growth / scale
     centre = exact_centre.to(tl.float32)
     rest = ((exact_centre - centre) * scale).to(tl.float32)
-    # About the part of q − p along p, in units of p: for small shifts q/p − 1 at the mean of s under p²/Σp².
+    # `near` is about the part of q − p along p, in units of p. For small shifts it is q/p − 1 at the mean of s under
+    # p²/Σp².
     s_mean = ((r_mean - exact_centre + r_rest / r_whole) * scale).to(tl.float32)
     near = tl.where(is_small, _expm1(s_mean), pq * whole / (q_whole * r_whole) - 1)
     p_one, q_one = 1 / whole, 1 / q_whole
@@ -390,8 +391,8 @@ def _shift(
         pruned_moments = _add(pruned_moments, (qc, qc * c, tl.abs(qc), rd, rd * d, tl.abs(rd)))
         s = (dz - centre) * inverse - rest
         dp, pq_term, qp_term, js_term, size_term = _divergence_terms(s, p, q * q_one)
-        beside, across = dp - near * p, tl.fma(z, -along, dz)
-        lengths = (p * beside, beside * beside, across * across, across * z)
+        residual, across = dp - near * p, tl.fma(z, -along, dz)
+        lengths = (p * residual, residual * residual, across * across, across * z)
         terms = _add(terms, (pq_term, qp_term, js_term, tl.abs(dp), size_term) + lengths)
     _write(sums_at, program, means + sums + moments + pruned + pruned_moments + terms)
     ranks = (1 + tl.sum(above_dense, 0), 1 + tl.sum(above_pruned, 0))

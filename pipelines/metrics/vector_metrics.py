@@ -8,10 +8,10 @@ from prunescope.pipelines.metrics.divergence_columns import Numbers, space
 
 
 def space_metrics(v: Float[Tensor, "n m"], dv: Float[Tensor, "n m"]) -> dict[str, Numbers]:
-    """Return norms, cosine defect, parallel and orthogonal part of the shift dv of dense states v, and T1, in float64.
+    """Return norms, cosine defect, parallel and orthogonal part of the shift dv of dense states v, and Theorem 1.
 
-    Δ⊥ is computed element by element, so a shift along v loses no precision. The columns `norm_h`, `norm_dh`,
-    `one_minus_cos_h`, `par_rel_h`, `orth_rel_h` and `t1_h` have the shape (n,); NaN if v is 0.
+    All is float64. Δ⊥ is computed element by element, so a shift along v loses no precision. The columns `norm_h`,
+    `norm_dh`, `one_minus_cos_h`, `par_rel_h`, `orth_rel_h` and `t1_h` have the shape (n,); NaN if v is 0.
     """
     vector, shift = v.double(), dv.double()
     length = torch.linalg.vector_norm(vector, dim=-1)

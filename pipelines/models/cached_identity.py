@@ -1,4 +1,4 @@
-"""Identity of a model from cached hashes, without fetching, converting or reading its weights, for frequent checks."""
+"""Identity of a model from cached hashes, cheap enough for frequent checks; nothing is fetched, converted or hashed."""
 
 import hashlib
 from pathlib import Path
@@ -54,7 +54,7 @@ def known_identity(folder: Path, cache: Path) -> ModelIdentity | None:
 
 
 def require_whole(model: Path) -> None:
-    """Raise an InputError for an incomplete folder or GGUF file, as far as file headers show."""
+    """Raise an InputError if a folder or GGUF file is incomplete; only file headers are read."""
     if model.is_file():
         with open_regular(model) as stream:
             if stream.read(4) != b"GGUF":

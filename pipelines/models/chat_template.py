@@ -7,7 +7,7 @@ from prunescope.pipelines.core.errors import InputError
 
 
 class TemplateFailedError(Exception):
-    """A wrong template, such as one with an undefined function; the reason is one line."""
+    """A template that cannot be rendered, such as one with an undefined function; the message is one line."""
 
 
 def messages_in_chat_template(
@@ -45,8 +45,8 @@ def check_chat_template(tokenizer: Any) -> None:  # noqa: ANN401
 def messages_in_template(template: str, tokenizer: Any, messages: Sequence[dict[str, str]]) -> str:  # noqa: ANN401
     """Return messages in a Jinja template; a system message comes first.
 
-    The template reads `messages` as a chat template does, `text` (the last message), `system` (empty without one),
-    `add_generation_prompt` (true) and the names of the tokenizer's special tokens, such as `bos_token`.
+    Like a chat template, it reads `messages`, `add_generation_prompt` (here true) and the tokenizer's special tokens,
+    such as `bos_token`. It also reads `text`, the last message, and `system`, empty if there is none.
 
     Raises:
         TemplateFailedError: the template is wrong.
@@ -72,9 +72,9 @@ def _rendered(
         from transformers.utils.chat_template_utils import render_jinja_template
 
         text = str(render_jinja_template(chat_template=template, **arguments)[0][0])
-        text.encode()  # half a surrogate pair is not text
+        text.encode()  # fails for half a surrogate pair
     except RecursionError as error:
         raise TemplateFailedError("it calls itself without end, or is nested too deep") from error
-    except Exception as error:  # a template raises what it likes
+    except Exception as error:  # a template may raise anything
         raise TemplateFailedError((str(error).strip() or type(error).__name__).splitlines()[0][:300]) from error
     return text

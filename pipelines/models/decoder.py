@@ -46,13 +46,13 @@ class Decoder:
         trunk: the part below the LM head; returns the normed last states.
         output: final norm and LM head; None in a model that only embeds (BERT, E5-Mistral).
         end_ids: tokens that end a text.
-        vocabulary: rows of its embedding.
-        width: width of the stream and the last states.
-        context_length: length in tokens.
+        vocabulary: rows of the embedding.
+        width: width of the residual stream and of the last states.
+        context_length: longest sequence, in tokens.
         folder: the model's files.
         cache_refusal: why tokens cannot pass one by one through a cache; None if they can, as proved at load.
-        can_pad: whether padding leaves a text's states unchanged, as proved at load. For a causal model this is left
-            padding in a batch with a longer text, also after that text's row left the cache; else right padding.
+        can_pad: whether padding leaves a text's states unchanged, as proved at load. A causal model is padded on the
+            left, in a batch with a longer text, also after that text has left the cache; others on the right.
         is_causal: whether no token's state depends on later tokens, as measured at load.
         rounding: distance by which rounding alone moves the last states, as measured at load.
         skips: how sublayers are skipped in a pass, as proved at load; None if skipping a sublayer differs from running
@@ -111,12 +111,12 @@ class Decoder:
     @property
     def padding(self) -> int:
         """Return the tokenizer's padding token, from which some encoders compute positions, or 0."""
-        own = int(self.tokenizer.pad_token_id or 0)
-        return own if 0 <= own < self.vocabulary else 0  # some tokenizers have one beyond the model's embedding
+        token = int(self.tokenizer.pad_token_id or 0)
+        return token if 0 <= token < self.vocabulary else 0  # some tokenizers' token is beyond the embedding
 
     @property
     def is_rounded(self) -> bool:
-        """Return whether the body now computes in fewer bits than float32, so that its sums round visibly."""
+        """Return whether the trunk now computes in fewer bits than float32, in which sums round visibly."""
         return next(self.trunk.parameters()).dtype != torch.float32
 
     @property
@@ -187,7 +187,7 @@ class Decoder:
             return cast(Tensor, self.trunk(input_ids=tokens, **keywords).last_hidden_state)
 
     def _require_known(self, tokens: Int[Tensor, "batch tokens"]) -> None:
-        # A single token follows from logits. Reading it would stall an accelerator at every step.
+        # A single token was chosen from logits, so it is known. Reading it would stall an accelerator at every step.
         if tokens.numel() and (tokens.shape[1] > 1 or tokens.device.type == "cpu"):
             low, high = torch.stack(tokens.aminmax()).tolist()
             if low < 0 or high >= self.vocabulary:
@@ -217,7 +217,7 @@ def _grouped_heads(is_on: bool) -> Iterator[None]:
     """Let torch read the keys and values of a masked pass once per group of query heads.
 
     transformers would copy them per query head, because GPUs need it. On two cores, 64 texts of 500 tokens took 41 ms
-    per layer in bfloat16 with copies and 6 ms without, equal bit for bit. A pass of one token it groups by itself.
+    per layer in bfloat16 with copies and 6 ms without, equal bit for bit. A pass of one token needs no setting.
     """
     name, value = "TRANSFORMERS_SDPA_FORCE_GQA", os.environ.get("TRANSFORMERS_SDPA_FORCE_GQA", "0")
     os.environ[name] = "1" if is_on else value

@@ -13,7 +13,7 @@ from prunescope.pipelines.models.sublayer import Branch, has_matrix
 def model_row(decoder: Decoder, name: str, source: str, identity: ModelIdentity) -> pl.DataFrame:
     """Return the row of table `models`, with name and source from the study."""
     model = cast(Any, decoder.model)
-    embedding, own = model.get_input_embeddings().weight, _own_head(decoder)
+    embedding, untied = model.get_input_embeddings().weight, _untied_head(decoder)
     snapshot = decoder.folder.parent.name == "snapshots"
     return pl.DataFrame(
         {
@@ -29,8 +29,8 @@ def model_row(decoder: Decoder, name: str, source: str, identity: ModelIdentity)
             "parameters": [sum(parameter.numel() for parameter in model.parameters())],
             "parameters_attn": [_parameters(decoder, "attn")],
             "parameters_mlp": [_parameters(decoder, "mlp")],
-            "parameters_embedding": [embedding.numel() + (0 if own is None else own.weight.numel())],
-            "is_head_tied": [decoder.output is not None and own is None],
+            "parameters_embedding": [embedding.numel() + (0 if untied is None else untied.weight.numel())],
+            "is_head_tied": [decoder.output is not None and untied is None],
             "final_norm": [decoder.head.norm.kind if decoder.output and decoder.head.norm else "none"],
             "dtype": [str(decoder.dtype).removeprefix("torch.")],
             "weight_hash": [identity.weight_hash],
@@ -45,23 +45,23 @@ def _parameters(decoder: Decoder, kind: str) -> int:
     return sum(sublayer.size for sublayer in decoder.sublayers if sublayer.kind == kind)
 
 
-def _own_head(decoder: Decoder) -> nn.Linear | None:
+def _untied_head(decoder: Decoder) -> nn.Linear | None:
     """Return the LM head if it has its own weights; None if it is tied to the embedding or missing."""
     model = cast(Any, decoder.model)
     head = model.get_output_embeddings()
-    is_own = head is not None and head.weight.data_ptr() != model.get_input_embeddings().weight.data_ptr()
-    return cast(nn.Linear, head) if is_own else None
+    is_untied = head is not None and head.weight.data_ptr() != model.get_input_embeddings().weight.data_ptr()
+    return cast(nn.Linear, head) if is_untied else None
 
 
 def structure_rows(decoder: Decoder) -> pl.DataFrame:
-    """Return what discovery found and proved, part by part, followed by the shares of the parameters.
+    """Return what discovery found and proved, part by part, then the shares of the parameters.
 
-    `form` is how a part adds to the stream, or its formula; `matrices` the number that a recipe can mask. A tied head
-    has no parameters of its own. Norms and learned positions count as `other`.
+    `form` is how a part adds to the stream, or its formula. `matrices` is the number that a recipe can mask.
+    A tied head has no parameters of its own. Norms and learned positions count as `other`.
     """
     model = cast(Any, decoder.model)
     names = {module: name for name, module in model.named_modules()}
-    embedding, own = model.get_input_embeddings(), _own_head(decoder)
+    embedding, untied = model.get_input_embeddings(), _untied_head(decoder)
     total = sum(parameter.numel() for parameter in model.parameters())
     rows: list[dict[str, object]] = []
 
@@ -81,23 +81,23 @@ def structure_rows(decoder: Decoder) -> pl.DataFrame:
                 form += f"; no masks: {', '.join(sublayer.unread)}"
             counts = {"matrices": len(sublayer.matrices), "parameters": sublayer.size}
             add(sublayer.label, sublayer.name, form, order, **counts)
-    own_size = sum(parameter.numel() for parameter in own.parameters()) if own is not None else 0
+    head_size = sum(parameter.numel() for parameter in untied.parameters()) if untied is not None else 0
     if decoder.output is not None:
         head = decoder.head
         if head.norm is not None:
             norm = sum(parameter.numel() for parameter in decoder.final_norm.parameters())
             add("final norm", names[decoder.final_norm], f"{head.norm.kind}, eps {head.norm.eps:g}", parameters=norm)
-        traits = ["tied" if own is None else "own weights", *(["bias"] if head.bias is not None else [])]
+        traits = ["tied" if untied is None else "own weights", *(["bias"] if head.bias is not None else [])]
         traits += [f"scale {head.scale:g}"] if head.scale != 1 else []
         traits += [f"cap {head.cap:g}"] if head.cap is not None else []
-        add("head", names[model.get_output_embeddings()], ", ".join(traits), parameters=own_size)
+        add("head", names[model.get_output_embeddings()], ", ".join(traits), parameters=head_size)
     add("reads", names[decoder.trunk], "left to right" if decoder.is_causal else "both ways")
-    add("cache", names[decoder.trunk], decoder.cache_refusal or "token by token as all at once")
+    add("cache", names[decoder.trunk], decoder.cache_refusal or "token by token gives the states of a whole pass")
     shares = {
         "attention": _parameters(decoder, "attn"),
         "MLP": _parameters(decoder, "mlp"),
         "embeddings": int(embedding.weight.numel()),
-        "LM head": own_size,
+        "LM head": head_size,
     }
     for name, count in (*shares.items(), ("other", total - sum(shares.values()))):
         add("share", name, "of all parameters", parameters=count)

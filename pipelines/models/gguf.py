@@ -23,7 +23,7 @@ from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.models.file_validation import library_errors
 from prunescope.pipelines.models.meta_model import load_meta_model
 
-_ROWS = 16_384  # of an embedding, in memory at a time
+_ROWS = 16_384  # rows of an embedding in memory at a time
 _LOCK = Lock()  # conversion patches the library for the whole process
 
 
@@ -152,8 +152,8 @@ def _check_config(file: Path, metadata: dict[str, Any], config: Any) -> None:  #
 def _add_runs_of_spaces(metadata: dict[str, Any], tokenizer: Any) -> None:  # noqa: ANN401 (any tokenizer)
     """Match user-defined tokens of spaces before all merges, longest first, as SentencePiece does.
 
-    The file writes them with spaces but transformers with their visible form. So transformers takes them for ordinary
-    tokens and splits long runs elsewhere.
+    The file writes them with spaces, and transformers with their visible form. It therefore takes them for ordinary
+    tokens and splits long runs at other places.
     """
     if metadata["tokenizer.ggml.model"] != "llama":
         return
@@ -170,7 +170,7 @@ def _visible(token: str) -> str:
 
 
 def _check_tokenizer(file: Path, metadata: dict[str, Any], tokenizer: Any) -> None:  # noqa: ANN401 (any tokenizer)
-    """Refuse tokens that differ from the file's, and a start token if the file says otherwise."""
+    """Refuse a tokenizer whose tokens, or whose use of the start token, differ from the file's."""
     expected_tokens = metadata["tokenizer.ggml.tokens"]
     tokens = tokenizer.convert_ids_to_tokens(list(range(len(expected_tokens))))
     for number, (token, expected) in enumerate(zip(tokens, expected_tokens, strict=True)):
@@ -181,4 +181,4 @@ def _check_tokenizer(file: Path, metadata: dict[str, Any], tokenizer: Any) -> No
     expected = metadata.get("tokenizer.ggml.add_bos_token")
     if start is not None and expected is not None and (tokenizer("a").input_ids[:1] == [start]) != expected:
         verb = "leaves out the start token" if expected else "puts a start token before every text"
-        raise InputError(f"{file}: transformers {verb}, against the file's metadata")
+        raise InputError(f"{file}: transformers {verb}, and the file's metadata says otherwise")

@@ -1,4 +1,4 @@
-"""A short text that a decoder has read, to prove that other ways to read it compute the same in every layer."""
+"""A short text that a decoder has read in one pass, to prove that other ways to read it give the same in each layer."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -13,8 +13,8 @@ from prunescope.pipelines.metrics.rounding import distance, is_close, other_roun
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.module_calls import Arguments, hooks, stream_of, with_state
 
-# A pass to run, and the columns of its last row that hold tokens of the text. The passes of one reading cover the text
-# in order.
+# A pass to run, and the columns of its last row that hold tokens of the text. The passes of a reading cover the text in
+# order.
 Pass = tuple[Callable[[], object], slice]
 WHOLE = slice(None)
 
@@ -22,9 +22,9 @@ WHOLE = slice(None)
 class KnownText:
     """The contribution of every sublayer when the whole text is read in one pass, and its rounding error.
 
-    Each layer but the first is compared on the stream of this reading, so that its tolerance is its own rounding. In
-    bfloat16 the rounding of all earlier layers reaches a third of a contribution: it could hide a fault, or look like
-    one.
+    In every other reading, each layer but the first gets the stream of this one, so only its own rounding must be
+    tolerated. In bfloat16 the rounding of all earlier layers reaches a third of a contribution: it could hide a fault,
+    or look like one.
 
     Attributes:
         added: contributions by label, (1, tokens, width).
@@ -33,7 +33,7 @@ class KnownText:
 
     @torch.inference_mode()
     def __init__(self, decoder: Decoder, tokens: Int[Tensor, "1 tokens"]) -> None:
-        """Read the text twice, the second time with other rounding; the decoder's layers must be proved."""
+        """Read the text twice, the second time with other rounding; the decoder's layers must be proved before."""
         self._decoder = decoder
         self._streams = dict[int, Tensor]()
         once: list[Pass] = [(partial(decoder.hidden, tokens), WHOLE)]
@@ -44,12 +44,12 @@ class KnownText:
 
     @torch.inference_mode()
     def differing(self, passes: Iterable[Pass]) -> str | None:
-        """Return the name of the first sublayer that adds something else in another reading, or None.
+        """Return the name of the first sublayer whose contribution differs in another reading, or None.
 
-        The reading may omit the end of the text. Other rows may hold anything.
+        The reading may omit the end of the text. Rows other than the last may hold anything.
         """
-        found = self._read(passes)
-        differing = (each for each in self._decoder.sublayers if not self.is_known(each.label, found[each.label]))
+        added = self._read(passes)
+        differing = (each for each in self._decoder.sublayers if not self.is_known(each.label, added[each.label]))
         return next((each.name for each in differing), None)
 
     def is_known(self, label: str, added: Tensor) -> bool:
@@ -58,11 +58,11 @@ class KnownText:
 
     def _read(self, passes: Iterable[Pass]) -> dict[str, Tensor]:
         """Return what every sublayer adds to the text; the first reading keeps the streams before the layers."""
-        found = defaultdict[str, list[Tensor]](list)
+        added = defaultdict[str, list[Tensor]](list)
         columns, begin = WHOLE, 0
 
         def note(label: str, value: Tensor) -> None:
-            found[label].append(value[-1:, columns])
+            added[label].append(value[-1:, columns])
 
         def anchor(index: int, _: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
             stream = stream_of(args, kwargs)
@@ -70,8 +70,8 @@ class KnownText:
             # The first layer keeps its own stream, to show what embeddings and positions add.
             if index:
                 stream = stream.clone()
-                own = stream[-1:, columns]
-                own.copy_(known[:, begin : begin + own.shape[1]])
+                row = stream[-1:, columns]
+                row.copy_(known[:, begin : begin + row.shape[1]])
             return with_state(args, kwargs, stream)
 
         decoder = self._decoder
@@ -81,5 +81,5 @@ class KnownText:
         with hooks(*handles):
             for run, columns in passes:  # noqa: B007 (the hooks read it)
                 run()
-                begin = sum(each.shape[1] for each in found[decoder.layers[0].attn.label])
-        return {label: torch.cat(parts, dim=1) for label, parts in found.items()}
+                begin = sum(each.shape[1] for each in added[decoder.layers[0].attn.label])
+        return {label: torch.cat(parts, dim=1) for label, parts in added.items()}

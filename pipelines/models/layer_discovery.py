@@ -129,7 +129,7 @@ def _sources(mixer: nn.Module, layer: nn.Module, run: ForwardRecorder) -> Iterat
 
 
 def _feeding(mixer: nn.Module, layer: nn.Module, run: ForwardRecorder) -> tuple[nn.Module, ...]:
-    """Return the modules, starting with another mixer, whose output reaches only this mixer, as in OPT's MLP."""
+    """Return the chain of modules before a mixer, starting with another mixer that feeds only this one (OPT's MLP)."""
     chain: list[nn.Module] = []
     state = run.call_of(mixer).input
     for child in reversed(_children(layer, run)):
@@ -144,7 +144,7 @@ def _feeding(mixer: nn.Module, layer: nn.Module, run: ForwardRecorder) -> tuple[
 
 
 def _residual_key(mixer: nn.Module, call: ModuleIO) -> int | str | None:
-    """Return the argument, the stream itself, that a module adds unchanged to its output (BLOOM), or None."""
+    """Return the key of the argument that a module adds unchanged to its output, as in BLOOM; None if there is none."""
     args, kwargs = call.arguments
     candidates: list[tuple[int | str, object]] = [*enumerate(args), *kwargs.items()]
     for key, value in candidates:
@@ -195,7 +195,7 @@ def _prove_sum(layer: nn.Module, mixers: list[nn.Module], run: ForwardRecorder) 
 def _post_norm_branches(layer: nn.Module, run: ForwardRecorder) -> list[Branch] | None:
     """Return the branches of a post-norm layer, whose norms each read the stream plus a contribution, or None.
 
-    Norms and contributions may be at any depth: BERT's norms are inside the modules that hold the matrices.
+    Norms and contributions may be at any depth: in BERT the norms are inside the modules that hold the matrices.
     """
     inner = [module for module in layer.modules() if module is not layer and run.once(module) is not None]
     inner.sort(key=lambda module: run.call_of(module).order)
@@ -245,14 +245,14 @@ def _mixes_positions(branch: Branch, run: ForwardRecorder) -> bool:
 
 
 def _rounding(branches: Iterable[Branch], run: ForwardRecorder) -> float:
-    """Return the distance by which rounding moves the branches' contributions: the largest of any module in them."""
+    """Return how far rounding moves the branches' contributions: the largest distance of any module in them."""
     return max(run.rounding.get(module, 0.0) for branch in branches for module in branch.chain)
 
 
 def _require_same(again: Tensor, truth: Tensor, name: str, rounding: float) -> None:
     if not is_same(again, truth, rounding):
         raise InputError(
-            f"{name}: called again on the same stream it adds something else "
+            f"{name}: called again on the same stream, it adds something else "
             f"({distance(again, truth):.1e} of its length); refused"
         )
 
@@ -291,16 +291,18 @@ def _prove_runs(module: nn.Module, attn: Sublayer, mlp: Sublayer, probe: Forward
                 stack.enter_context(hooks(*sublayer.record_calls(calls[sublayer.label])))
             args, kwargs = call.arguments
             output = first_tensor(module(*args, **kwargs))
-        return _Run(output, added, {label: own[0] for label, own in calls.items()})
+        return _Run(output, added, {label: recorded[0] for label, recorded in calls.items()})
 
     whole = run()
     for sublayer in (attn, mlp):
         again, added = sublayer.recompute(whole.calls[sublayer.label]), whole.added[sublayer.label]
         _require_same(again, added, sublayer.name, _rounding(sublayer.parts, probe))
     if not is_sum(call.result, [call.input_copy, *whole.added.values()]):
-        raise InputError(f"{name}: called again on the same stream it returns something else; refused")
+        raise InputError(f"{name}: called again on the same stream, it returns something else; refused")
     if not is_same(run(mlp).added[attn.label], whole.added[attn.label], _rounding(attn.parts, probe)):
-        raise InputError(f"{attn.name}: reads what {mlp.name} adds; only attention before the MLP is known; refused")
+        raise InputError(
+            f"{attn.name}: reads what {mlp.name} adds; only attention before the MLP is supported; refused"
+        )
     if not torch.equal(run(attn, mlp).output, call.input_copy):
         raise InputError(f"{name}: without its sublayers it still changes the stream; refused")
     # A shift as large as the stream changes the input of every module that reads attention's contribution.

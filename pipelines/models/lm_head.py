@@ -1,4 +1,4 @@
-"""Discovery of how a model computes logits from its last residual stream: final norm, LM head, scale and soft cap."""
+"""Discovery of what turns the last residual stream into logits: final norm, LM head, scale and soft cap."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from prunescope.pipelines.metrics.rounding import allowed, distance
 from prunescope.pipelines.models.forward_probe import ForwardRecorder, nearest
 from prunescope.pipelines.models.module_calls import first_tensor, other_forward
 
-# Largest logit of a probe that every cap flattens, and of one that no cap does; half types have a smaller range.
+# Largest logit of a probe that every cap flattens, and of one that no cap changes; half types have a smaller range.
 _HUGE, _TINY, _TINY_HALF = 1e6, 1e-3, 0.1
 
 
@@ -88,7 +88,7 @@ def _prove_head(
     known: set[float],
     largest_error: float,
 ) -> OutputHead:
-    """Measure scale and cap with states that the cap flattens completely or not at all, and prove both in between."""
+    """Measure scale and cap on states that the cap flattens fully or not at all, then prove both on others."""
     size = float(plain.linear(states[0].float()).double().abs().max())
 
     def at(factor: float) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,8 @@ from prunescope.pipelines.models.model_discovery import discover
 from prunescope.pipelines.models.sources import count_weights
 from prunescope.pipelines.models.weight_offload import finalize_placement
 
-# Packed weights of two bits are sixteen to a number. If a config asks for more, transformers invents the rest.
+# One stored number holds up to sixteen packed weights of two bits. If a config asks for more weights than that,
+# transformers fills the rest with random numbers.
 _MAX_PACKED = 16
 # Share of the free memory of several GPUs that weights may fill; activations need the rest.
 _WEIGHT_SHARE = 0.9
@@ -42,7 +43,7 @@ def enough_memory(folder: Path, dtype: torch.dtype, device: str) -> dict[str, in
     """Return limits per GPU if a model fits only on all GPUs and `device` is auto; None if it fits on one device.
 
     Raises:
-        InputError: they do not fit; names the settings that help.
+        InputError: the weights do not fit; names the settings that help.
     """
     needed, chosen = count_weights(folder) * dtype.itemsize, resolve_device(device)
     free = available_bytes(chosen)
@@ -100,7 +101,7 @@ def load_model(
     transformers_logging.disable_progress_bar()
     with library_errors(folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        # "eager" computes one product per expert, which shows that expert's inputs.
+        # "eager" computes one product per expert, in which the inputs of that expert can be observed.
         model, loading = open_folder(folder, dtype, device, memory, experts_implementation="eager")
     # transformers fills missing weights with random numbers and only warns.
     missing = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})

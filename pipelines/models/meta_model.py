@@ -24,7 +24,7 @@ from prunescope.pipelines.models.weight_matrices import CONVOLUTIONS
 class MetaModel:
     """Config of the text decoder, tokenizer and modules on the meta device, with empty parameters.
 
-    The tokenizer is None if it is absent, as in a plan from a config alone. The context length is in tokens.
+    The tokenizer is None if the folder has none, as in a plan from a config alone. The context length is in tokens.
     """
 
     config: Any
@@ -41,7 +41,7 @@ class MetaModel:
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a decoder that determine its costs, in numbers, not bytes.
+    """The sizes of a decoder that determine its costs, counted in numbers, not bytes.
 
     Attributes:
         layers: decoder layers, each with an attention and an MLP.
@@ -71,7 +71,7 @@ class Shape:
 
 
 def auto_class(config: Any) -> Any:  # noqa: ANN401 (transformers' own)
-    """Return transformers' auto class for a checkpoint: with an LM head unless its config names a model without one."""
+    """Return transformers' auto class for a config: with an LM head, unless the config names a class without one."""
     bare = MODEL_MAPPING_NAMES.get(config.model_type)
     return AutoModel if bare is not None and (config.architectures or [None])[0] == bare else AutoModelForCausalLM
 
@@ -86,7 +86,7 @@ def context_length(config: Any, tokenizer: Any) -> int:  # noqa: ANN401 (the con
 
 
 def load_meta_model(path: Path) -> MetaModel:
-    """Load config, tokenizer and empty modules from a GGUF file or a folder with config.json and mostly a tokenizer.
+    """Load config, tokenizer and empty modules from a GGUF file, or a folder with config.json and maybe a tokenizer.
 
     Raises:
         InputError: transformers cannot load it.
@@ -143,7 +143,7 @@ def shape_of(model: MetaModel) -> Shape:
 
 
 def _matrices(stack: nn.Module, width: int) -> Iterator[tuple[int, int]]:
-    """Yield outputs and inputs of every matrix; only a run shows the layout of stacked experts, so names decide it."""
+    """Yield outputs and inputs of every matrix; for stacked experts, whose layout only a run shows, names decide."""
     for module in stack.modules():
         if isinstance(module, (nn.Linear, Conv1D)):
             outputs, inputs = module.weight.shape

@@ -36,8 +36,8 @@ _CACHE_ERRORS = (*_MASK_ERRORS, AttributeError, KeyError)
 def discover(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # noqa: ANN401 (any tokenizer)
     """Find layers, sublayers, final norm and head by running a short probe, and prove each.
 
-    The proofs hold up to the model's own rounding, which is measured first. The stream plus the contributions of its
-    sublayers rebuilds every layer's output. A sublayer called again adds the same. A layer without its sublayers
+    The following is proved up to the model's own rounding, which is measured first. The stream plus the contributions
+    of its sublayers rebuilds every layer's output. A sublayer called again adds the same. A layer without its sublayers
     returns its input. Norm, head, scale and cap rebuild the logits. A model without an LM head may be post-norm and
     need not be causal. Discovery costs about 37 passes over 12 tokens, in which random numbers replace zero weights.
 
@@ -145,7 +145,7 @@ def _layer_stack(model: nn.Module, run: ForwardRecorder) -> nn.ModuleList:
 
 
 def _cache_refusal(decoder: Decoder, probe: Tensor, known: KnownText) -> str | None:
-    """Return why the cache cannot be used, or None: contributions in chunks, recorded or recomputed, must be equal."""
+    """Return why the cache cannot be used, or None if chunks give the known contributions, recorded and recomputed."""
     name = type(decoder.model).__name__
     calls: dict[str, list[SublayerCall]] = {each.label: [] for each in decoder.sublayers}
     try:
@@ -154,8 +154,8 @@ def _cache_refusal(decoder: Decoder, probe: Tensor, known: KnownText) -> str | N
             chunks = probe.split(list(_CHUNKS), dim=1)
             differing = known.differing((partial(decoder.hidden, chunk, cache), WHOLE) for chunk in chunks)
         for sublayer in decoder.sublayers:
-            own = decoder.new_cache()
-            again = torch.cat([sublayer.recompute(call, own) for call in calls[sublayer.label]], dim=1)
+            empty = decoder.new_cache()
+            again = torch.cat([sublayer.recompute(call, empty) for call in calls[sublayer.label]], dim=1)
             if sublayer.name == differing or not known.is_known(sublayer.label, again):
                 return f"{name}: {sublayer.name} adds something else when tokens pass through a cache"
     except _CACHE_ERRORS as error:
@@ -164,7 +164,7 @@ def _cache_refusal(decoder: Decoder, probe: Tensor, known: KnownText) -> str | N
 
 
 def _can_pad_left(decoder: Decoder, probe: Tensor, known: KnownText) -> bool:
-    """Return whether left padding changes no contribution in a batch, also after the other row leaves it."""
+    """Return whether left padding changes no contribution in a batch of two, also after the other row has left."""
     padded = torch.nn.functional.pad(probe, (_PADDING, 0))
     tokens = torch.cat([torch.roll(padded, 1, dims=1), padded])
     real = torch.ones_like(tokens)
@@ -196,7 +196,7 @@ def _can_pad_right(decoder: Decoder, probe: Tensor, known: KnownText) -> bool:
 
 
 def _skips(decoder: Decoder, probe: Tensor, run: ForwardRecorder) -> SkipPlan | None:
-    """Return a plan that is proved for every attention, MLP and layer, with the cache if the model has one, or None."""
+    """Return a plan proved for every attention, MLP and whole layer, with the cache if the model has one, or None."""
     plan = find_skips(list(decoder.sublayers), run)
     # A norm must run if the layer also uses its output as the stream, so the second plan skips no norms.
     for skips in () if plan is None else (plan, replace(plan, norms={})):
@@ -206,7 +206,7 @@ def _skips(decoder: Decoder, probe: Tensor, run: ForwardRecorder) -> SkipPlan | 
 
 
 def _is_skipped(decoder: Decoder, probe: Tensor, shift: int) -> bool:
-    """Return whether skipping equals dropping, if a third of layers each skips attention, the MLP or both."""
+    """Return whether skipping equals dropping: a third of the layers skips attention, a third the MLP, a third both."""
     keeps = {"attn": 1, "mlp": 0}
     labels = [each.label for each in decoder.sublayers if (each.layer + shift) % 3 != keeps[each.kind]]
 

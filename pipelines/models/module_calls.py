@@ -1,4 +1,4 @@
-"""Access to calls of modules with unknown signatures (state, first output, cache), and temporary hooks and forwards."""
+"""Access to the state, first output and cache in calls of any module, and temporary hooks and forwards."""
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
@@ -73,7 +73,7 @@ def without_cache(model: nn.Module) -> dict[str, Any]:
 
 @contextmanager
 def entered(contexts: Iterable[AbstractContextManager[object]]) -> Iterator[None]:
-    """Enter contexts one after the other, each made only then, and leave them in reverse order."""
+    """Enter contexts one by one, creating each only when it is entered, and leave them in reverse order."""
     with ExitStack() as stack:
         for context in contexts:
             stack.enter_context(context)
@@ -118,5 +118,5 @@ def quick_linears(model: nn.Module) -> AbstractContextManager[None]:
 
 
 def _quick_forward(module: nn.Linear, x: Tensor) -> Tensor:
-    # `product` checks for a CPU at each call, because offloaded weights move to their device only then.
+    # `product` checks the device at each call, because offloaded weights are moved only then.
     return product(x, module.weight, module.bias)

@@ -22,8 +22,8 @@ from prunescope.pipelines.models.sublayer import Branch, Sublayer, Substitution,
 class SkipPlan:
     """Facts about modules that are needed to skip them.
 
-    `lengths` is the number of values that each module returns; None if it returns a tensor. `norms` has, by a
-    sublayer's label, the norm before it that no other module reads.
+    `lengths` is the number of values that each module returns; None if it returns a tensor. `norms` maps the label of a
+    sublayer to the norm before it, if no other module reads that norm.
     """
 
     lengths: Mapping[nn.Module, int | None]
@@ -100,7 +100,7 @@ def _norm_before(sublayer: Sublayer, run: ForwardRecorder) -> nn.Module | None:
     calls = {child: call for child in sublayer.host.children() if (call := run.once(child)) is not None}
     firsts = {part.chain[0] for part in sublayer.parts}
     for child, call in calls.items():
-        readers = {other for other, its in calls.items() if same_memory(its.input, call.output_tensor)} - {child}
+        readers = {other for other, use in calls.items() if same_memory(use.input, call.output_tensor)} - {child}
         if not has_matrix(child) and readers == firsts:
             return child
     return None
@@ -111,10 +111,11 @@ def _grow(layer: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     cache = next((value for value in (*args, *kwargs.values()) if isinstance(value, Cache)), None)
     if cache is None:
         return
-    own = cache.layers[layer] if layer < len(cache.layers) else None
-    if own is None or isinstance(own, CacheLayerMixin):  # caches made without a config add their layers in `update`
+    cached = cache.layers[layer] if layer < len(cache.layers) else None
+    # Caches made without a config add their layers in `update`.
+    if cached is None or isinstance(cached, CacheLayerMixin):
         batch, tokens = stream_of(args, kwargs).shape[:2]
         zeros = stream_of(args, kwargs).new_zeros(batch, 1, tokens, 1)
         cache.update(zeros, zeros, layer)
-    if isinstance(own, LinearAttentionCacheLayerMixin):
-        own.has_previous_state = dict.fromkeys(own.has_previous_state, True)
+    if isinstance(cached, LinearAttentionCacheLayerMixin):
+        cached.has_previous_state = dict.fromkeys(cached.has_previous_state, True)

@@ -132,7 +132,7 @@ def check_folder(folder: Path, *, whole: bool = True) -> list[Path]:
     except ValueError as error:
         raise InputError(f"{config_file}: not valid JSON ({error}); fetch the model again") from error
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        raise InputError(f"{config_file}: has no `model_type` that is a text; this is not a transformers model")
+        raise InputError(f"{config_file}: its `model_type` is missing or not a text; this is not a transformers model")
     check_config(config_file, config)
     check_descriptions(folder)
     weights = sorted(folder.glob("*.safetensors"))
@@ -180,7 +180,7 @@ def tokenizer_files(folder: Path) -> list[Path]:
 
 
 def source_hash(source: str, cache: Path) -> str:
-    """Return the content hash of a source's weights, of a GGUF file without conversion; errors as in `locate`."""
+    """Return the content hash of a source's weights; a GGUF file is hashed unconverted. Errors as in `locate`."""
     path = local_path(source, "model")
     if path.is_file() and path.suffix == ".gguf":
         return file_hash(path, cache)
@@ -193,10 +193,10 @@ def count_weights(folder: Path) -> int:
 
 
 def weight_format(source: str, folder: Path) -> str:
-    """Return the number formats in which a source, located at a folder, stores its weights; loading may convert them.
+    """Return the number formats of a source's stored weights, before loading converts them; `folder` is from `locate`.
 
-    The result is such as `bfloat16`, or `Q4_1: 79 % Q4_1, 21 % Q8_0`: a GGUF file's name for its mixture, and the
-    shares of the formats that hold at least half a percent of the weights.
+    Examples are `bfloat16` and `Q4_1: 79 % Q4_1, 21 % Q8_0`: a GGUF file's name for its mixture, and the shares of all
+    formats that hold at least half a percent of the weights.
     """
     if (model := embedded_model(source)) is not None and model.weight_format:
         return model.weight_format
@@ -270,8 +270,8 @@ def converted_folder(sha256: str, cache: Path) -> Path:
 def _made(sha256: str, cache: Path, progress: Progress, make: Callable[[Path], Path]) -> Path:
     """Return the cached folder of a model; if it does not exist, `make` writes it into a scratch folder.
 
-    One process at a time makes a model; others wait for it. Checked parts of an unfinished model are kept for a week.
-    Everything else that a killed process left is removed.
+    One process at a time makes a model; others wait. A killed process may leave files: checked parts are kept for a
+    week, and everything else is removed.
 
     Raises:
         ComputationError: the cache cannot be written.
@@ -283,7 +283,7 @@ def _made(sha256: str, cache: Path, progress: Progress, make: Callable[[Path], P
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _only_process(folder.parent, progress) as scratch:
             if not folder.exists():
-                make(scratch).rename(folder)  # so that no reader sees an incomplete one
+                make(scratch).rename(folder)  # no reader sees an incomplete one
     except OSError as error:
         raise ComputationError(f"{cache}: cannot be written ({error.strerror or error})") from error
     return folder

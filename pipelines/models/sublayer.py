@@ -34,17 +34,17 @@ Substitution = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Branch:
-    """Modules whose output, times a number, is added to the stream.
+    """Modules whose output, times a multiplier, is added to the stream.
 
     Attributes:
         chain: modules called in a row, each on the output of the one before: a mixer; a mixer and the norm after it;
             two linear modules and the activation between them.
-        multiplier: the number.
-        residual: argument, by position or name, that holds the stream if the module adds it to its own output; None
-            if the layer adds.
+        multiplier: factor of the output.
+        residual: position or name of the argument that holds the stream, if the module itself adds the stream to its
+            output; None if the layer adds them.
         is_post_norm: whether the last module reads the stream plus the output of the one before, and returns the next
             stream (BERT). The contribution is then the difference of the two streams, exact to the rounding of a
-            stream. Dropping it drops the norm, too.
+            stream, and dropping it drops the norm too.
     """
 
     chain: tuple[nn.Module, ...]
@@ -78,7 +78,7 @@ class Branch:
         residuals: list[Tensor] = []
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:  # noqa: ARG001
-            # The residual is zeroed in the call and added afterwards; a difference of two streams would be less exact.
+            # The call gets zeros, and the residual is added afterwards: subtracting two streams would be less exact.
             call, residual = without_residual((args, kwargs), self.residual)
             residuals.append(residual)
             return call
@@ -266,7 +266,7 @@ def has_matrix(module: nn.Module) -> bool:
 
 
 def without_residual(call: Arguments, key: int | str | None) -> tuple[Arguments, Tensor]:
-    """Return a call with one argument replaced by zeros, and that argument."""
+    """Return a call with one argument replaced by zeros, and the replaced argument."""
     args, kwargs = call
     if isinstance(key, int):
         return ((*args[:key], torch.zeros_like(args[key]), *args[key + 1 :]), kwargs), args[key]

@@ -10,7 +10,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 # Keys and values of one text by layer, (heads, tokens, size) each.
 KeyValues = list[tuple[Tensor, Tensor]]
-# Tokens by which a full buffer is extended, so that it is copied only once in this many steps.
+# Tokens by which a full buffer grows; it is copied only once in this many steps.
 ROOM = 64
 
 
@@ -32,44 +32,44 @@ class TokenCache(DynamicCache):
 
     def keep(self, rows: Sequence[int]) -> None:
         """Replace the batch by some of its rows; a row may repeat."""
-        self.reorder_cache(torch.LongTensor(rows))  # the library's only selection that recurrences have, too
+        self.reorder_cache(torch.LongTensor(rows))  # the only selection that the library has for recurrences too
 
     def join(self, other: "TokenCache", padding: int) -> None:
-        """Add another cache's batch behind this one, whose first columns, all padding, are removed.
+        """Append the batch of another cache, and remove the first columns of this one, which are padding in every row.
 
-        The shorter of the two is padded on the left. Both have keys alone.
+        The shorter of the two is padded on the left. Both hold keys and values of every token.
         """
-        for own, added in zip(cast(list[Any], self.layers), cast(list[Any], other.layers), strict=True):
-            own.join(added, padding)
+        for layer, added in zip(cast(list[Any], self.layers), cast(list[Any], other.layers), strict=True):
+            layer.join(added, padding)
 
     @property
-    def has_keys_alone(self) -> bool:
-        """Return whether every layer holds keys and values of all tokens."""
+    def holds_every_token(self) -> bool:
+        """Return whether every layer holds keys and values of all tokens, not windows or states of a recurrence."""
         return all(type(layer) is _GrowingLayer for layer in self.layers)
 
     def text(self, row: int, first: int) -> KeyValues | None:
         """Return views of one row from a column on, or None if a layer has states other than keys and values."""
         layers = cast(list[Any], self.layers)
-        if not self.has_keys_alone or not all(layer.get_seq_length() for layer in layers):
+        if not self.holds_every_token or not all(layer.get_seq_length() for layer in layers):
             return None
         return [(layer.keys[row, :, first:], layer.values[row, :, first:]) for layer in layers]
 
     def fill(self, texts: Sequence[KeyValues], lengths: Sequence[int]) -> None:
         """Begin a left-padded batch with the first tokens of texts that were read before.
 
-        The texts' lists are emptied, so that only one layer is in memory twice.
+        The texts' lists are emptied layer by layer, so only one layer is in memory twice.
         """
         for layer in cast(list[_GrowingLayer], self.layers):
             sides = zip(*(text.pop(0) for text in texts), strict=True)
-            rows = ([own[:, :end].transpose(0, 1) for own, end in zip(side, lengths, strict=True)] for side in sides)
+            rows = ([text[:, :end].transpose(0, 1) for text, end in zip(side, lengths, strict=True)] for side in sides)
             layer.update(*(pad_sequence(each, True, padding_side="left").transpose(1, 2) for each in rows))
 
 
 class _GrowingLayer(DynamicLayer):
-    """Keys and values of all tokens so far, in the used part of two buffers with room for more."""
+    """Keys and values of all tokens so far, in two buffers with space for more."""
 
     _buffers: tuple[Tensor, Tensor] | None = None
-    _used: Tensor | None = None  # the buffer's used keys; keys selected from a batch have no room after them
+    _used: Tensor | None = None  # the used part of the buffer of keys; other keys have no free space after them
 
     def update(
         self,
@@ -111,7 +111,7 @@ class _GrowingLayer(DynamicLayer):
             setattr(self, name, torch.cat(padded))
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Remove the last tokens; their number is passed as a negative one."""
+        """Remove the last tokens; transformers passes their number with a minus sign."""
         is_used = self.keys is self._used
         super().crop(tokens_to_remove)
         if is_used:

@@ -25,8 +25,8 @@ _PRODUCTS = {
 class Matrix:
     """One weight matrix: y = W x.
 
-    It is named after its module; in a stacked parameter, of which it is the slice `expert`, after the parameter with
-    the expert in brackets. `is_transposed` means stored as (in, out), as in GPT-2's Conv1D and some experts.
+    The name is that of its module. A slice of a stacked parameter is named after the parameter, with the number of the
+    `expert` in brackets. `is_transposed` means stored as (in, out), as in GPT-2's Conv1D and some experts.
     """
 
     name: str
@@ -36,13 +36,13 @@ class Matrix:
 
     @property
     def stored(self) -> Float[Tensor, "rows columns"]:
-        """Return the weight as stored, a view; outside `on_device`, a weight on disk is read at every access."""
+        """Return a view of the weight as stored; outside `on_device`, a weight on disk is read at every access."""
         data = data_of(self.parameter)
         return data if self.expert is None else data[self.expert]
 
     @property
     def weight(self) -> Float[Tensor, "out in"]:
-        """Return the weight with outputs as rows, a view."""
+        """Return a view of the weight with outputs as rows."""
         return self.stored.T if self.is_transposed else self.stored
 
     @property
@@ -64,7 +64,7 @@ class Matrix:
 
 
 class Products(TorchFunctionMode):
-    """Context in which every matrix product is observed.
+    """Context that observes every matrix product.
 
     Experts are not modules, so only products show their inputs. `observe` is called for each product x·matrix with the
     rows x (…, n, in) and the matrix (…, in, out). It is also called with the transpose of a product of two tensors,
@@ -100,10 +100,10 @@ def matrices_of(
 ) -> tuple[dict[str, Matrix], tuple[str, ...]]:
     """Return the weight matrices inside some modules, and the names of stacks that no product read as matrices.
 
-    `names` has these modules and all modules inside them. `products` are operands (…, in, out) of the products of a
-    run, by address. Matrices, by name, are those of linear modules, and three-dimensional parameters whose slices were
-    read as matrices. Convolutions and two-dimensional parameters outside a linear module (routers, state matrices) are
-    omitted. Stacks that no product read cannot be masked, because their layout is unknown.
+    `names` has these modules and all modules inside them. `products` has the operands (…, in, out) of a run's products,
+    by address. The matrices are those of linear modules and the slices of three-dimensional parameters that a product
+    read. Convolutions and two-dimensional parameters outside a linear module (routers, state matrices) are omitted.
+    Stacks that no product read cannot be masked, because their layout is unknown.
     """
     matrices: dict[str, Matrix] = {}
     unread = []

@@ -20,8 +20,8 @@ class OffloadedLayer:
     """A layer's forward that loads its weights, moves its inputs to them, and moves its output back.
 
     Hooks on the layer see tensors on the model's device; hooks on modules inside it see tensors on the layer's device.
-    It computes on `final_device` after it is proved, and until then on the model's `device`, because proofs compare
-    tensors of different layers. `is_streamed` says whether its weights are elsewhere while it does not run.
+    Until the layer is proved, it computes on the model's `device`, because proofs compare tensors of different layers.
+    After that it computes on `final_device`. `is_streamed` says whether its weights are elsewhere until it runs.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class _OffloadedTensor:
         self._before: Tensor | None = None
 
     def enter(self, tensor: Tensor) -> None:
-        """Load the numbers; weights that were swapped into the parameter are only moved to the device."""
+        """Load the numbers; weights that a variant swapped into the parameter are only moved to the device."""
         with self._lock:
             if not self._users:
                 self._before = tensor.data
@@ -81,17 +81,17 @@ def finalize_placement(layers: Iterable[nn.Module]) -> bool:
 
 
 def offload(tensor: Tensor, layer: OffloadedLayer, read: Read | None = None) -> None:
-    """Let `on_device` load a parameter or buffer of a layer; `read` reads it from disk (None: it holds its numbers)."""
+    """Let `on_device` load a layer's parameter or buffer; `read` reads it from disk, None if it holds its numbers."""
     vars(tensor)[_KEY] = _OffloadedTensor(layer, read)
 
 
 def placeholder(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return data for a parameter on disk, with its shape and dtype but NaN, so that any use of it shows."""
+    """Return data that stands for a parameter on disk: its shape and dtype, and NaN, which shows if it is ever used."""
     return torch.full((), torch.nan, dtype=dtype, device=device).expand(shape)
 
 
 def retyped(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a tensor's data in another dtype; for a parameter on disk, a placeholder whose dtype loading follows."""
+    """Return a tensor's data in another dtype; a placeholder of that dtype makes loading convert the data on disk."""
     return placeholder(tensor.shape, dtype, tensor.device) if _is_placeholder(tensor.data) else tensor.data.to(dtype)
 
 

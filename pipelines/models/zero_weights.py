@@ -1,6 +1,6 @@
-"""Random numbers in place of parameters of zeros, for proofs of a model's structure.
+"""Random numbers in place of parameters that are all zero, for proofs of a model's structure.
 
-A sublayer of zeros adds nothing, so its output shows neither what it reads nor how it is added. Exports of models with
+A sublayer of zeros adds nothing, so its output shows neither what it reads nor how it is added. Exported models with
 dropped sublayers have such weights.
 """
 
@@ -15,7 +15,7 @@ from prunescope.pipelines.models.weight_offload import data_of, swapped_data
 
 @contextmanager
 def zeros_replaced(model: nn.Module) -> Iterator[None]:
-    """Temporarily replace all parameters of zeros by random numbers, if they include a matrix."""
+    """Temporarily replace all parameters that are zero by random numbers, if one of them is a matrix."""
     zeros = [parameter for parameter in model.parameters() if _is_zero(parameter)]
     # Biases of zeros are common, and alone they hide nothing.
     if not any(parameter.dim() >= 2 for parameter in zeros):

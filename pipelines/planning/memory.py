@@ -111,7 +111,7 @@ def memory_items(
             "shifts of single swaps": load.single_swaps(recipe) * width * swapped,
             "weights of single sublayers": load.workers * shape.largest_sublayer * size * changes_matrices(recipe),
             "logits of a block": load.workers * max(block_sizes(count)[0] for count in rows) * _row_bytes(load),
-            "rows of the variants": len(group) * load.bytes_a_variant * (load.device == "cpu"),
+            "rows of the variants": len(group) * load.bytes_per_variant * (load.device == "cpu"),
         },
     }
 

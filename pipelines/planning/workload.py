@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from prunescope.pipelines.core.device import resolve_device
 from prunescope.pipelines.evaluation.tasks.batched_generation import BATCH_CONTEXTS, KEPT_CONTEXT_BYTES
-from prunescope.pipelines.evaluation.traces.decoding import BATCH_TEXTS, bytes_a_variant
+from prunescope.pipelines.evaluation.traces.decoding import BATCH_TEXTS, bytes_per_variant
 from prunescope.pipelines.evaluation.traces.greedy_texts import KEPT_BYTES
 from prunescope.pipelines.evaluation.traces.stored_states import AT_OUTPUT
 from prunescope.pipelines.models.meta_model import Shape
@@ -116,7 +116,7 @@ class Workload:
         scored_tokens: scored tokens of all texts.
         kept_bytes: those of keys and values of the dense texts, from which the dense model goes on; 0 if not kept.
         kept_context_bytes: those of the tasks' contexts, after which the dense model continues variants' texts.
-        bytes_a_variant: those that a traced variant keeps until it is written.
+        bytes_per_variant: those that a traced variant keeps until it is written.
     """
 
     study: Study
@@ -156,7 +156,7 @@ class Workload:
         kept = sum(sum(task.contexts) + len(task.contexts) * task.shared for task in written) * self.token_bytes
         self.kept_context_bytes = kept if kept <= KEPT_CONTEXT_BYTES else 0
         points, decoded = self.positions * self.sublayers, self.text_steps * len(measure.trajectories)
-        self.bytes_a_variant = bytes_a_variant(measure, points, decoded, shape.width, shape.prunable)
+        self.bytes_per_variant = bytes_per_variant(measure, points, decoded, shape.width, shape.prunable)
 
     def moved_sublayers(self, recipe: Recipe) -> int:
         """Return how many sublayers a recipe drops, changes the weights of, or computes with other rounding."""

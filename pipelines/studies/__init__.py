@@ -41,9 +41,9 @@ class Study(FrozenModel):
         title: heading of the report.
         models: dense models, each given by its source alone or with a name.
         dtype: dtype of weights and activations.
-        noise: noise floors added to `recipes`: the dense model against itself in bfloat16 (unless the study's dtype is
-            bfloat16) and with another order of sums (batch).
-        calibration: tokens from which recipes measure activations.
+        noise: noise floors added to `recipes`, which compare the dense model with itself: computed in `bfloat16`
+            (unless that is the study's dtype), or with another order of sums (`batch`).
+        calibration: tokens on which recipes measure activations.
         recipes: ways to prune or quantize, each given by its name (`prunescope recipes` lists them) or its parameters.
         template: template of prompts that have none: `chat` (the model's), `plain` (none) or the text of a Jinja
             template, in YAML the path of its file; by default `chat` for a model with a chat template, else `plain`.
@@ -59,8 +59,7 @@ class Study(FrozenModel):
         device: auto, cpu, cuda or cuda:N.
         memory: bytes of layers per device, such as `{cpu: 8GiB}`; other layers are read from disk when they run. It
             changes no result.
-        subset: hash of the models or recipes that replaced the study's, so that their report does not replace the
-            study's.
+        subset: hash of the models or recipes that replaced the study's; it keeps their report apart from the study's.
         allow_code_execution: whether programs written by variants for its tasks may run; set only by the command line.
     """
 
@@ -94,7 +93,7 @@ class Study(FrozenModel):
     def _add_noise_floors(cls, recipes: tuple[Recipe, ...], info: ValidationInfo) -> tuple[Recipe, ...]:
         kinds = [kind for kind in info.data.get("noise", ()) if kind != info.data.get("dtype")]
         if f"noise-{info.data.get('dtype')}" in {recipe.name for recipe in recipes}:
-            raise ValueError(f"noise-{info.data['dtype']}: this is the study's own dtype; leave it out")
+            raise ValueError(f"noise-{info.data['dtype']}: the study itself has this dtype; leave the recipe out")
         present = {recipe.kind for recipe in recipes if recipe.method == "noise"}
         return (*recipes, *(parse_recipe(f"noise-{kind}") for kind in dict.fromkeys(kinds) if kind not in present))
 
@@ -110,7 +109,7 @@ class Study(FrozenModel):
     @field_validator("recipes", mode="after")
     @classmethod
     def _complete_calibrations(cls, recipes: tuple[Recipe, ...], info: ValidationInfo) -> tuple[Recipe, ...]:
-        """Complete a recipe's own calibration from the study's, so that the recipe's hash covers all keys."""
+        """Complete a recipe's own calibration from the study's, because the recipe's hash must cover all keys."""
         shared: CalibrationSpec | None = info.data.get("calibration")
         if shared is None:  # invalid; pydantic reports it
             return recipes
@@ -144,7 +143,7 @@ class Study(FrozenModel):
                     raise ValueError(f"`{key}`: {first!r} and {name!r} differ in case only; rename one of them")
         for recipe in self.recipes:
             if (recipe.name == "dense") != (recipe.method == "dense"):
-                raise ValueError("the name `dense` belongs to the method dense")
+                raise ValueError("the name `dense` and the method `dense` belong together; rename the recipe")
         return self
 
     @model_validator(mode="after")
@@ -214,14 +213,14 @@ class Study(FrozenModel):
         raise InputError(f"study {self.name} has no model {name!r}; it has {known}")
 
     def recipe(self, name: str) -> Recipe:
-        """Return the study's recipe with that name, or else the recipe that the name spells."""
+        """Return the study's recipe with that name, or else the recipe that the name describes."""
         for recipe in self.recipes:
             if recipe.name == name:
                 return recipe
         return parse_recipe(name)
 
     def calibrated_for(self, recipe: Recipe) -> "Study":
-        """Return the study with the recipe's calibration, if the recipe has its own."""
+        """Return the study with the recipe's calibration, if the recipe has one of its own."""
         return self if recipe.calibration is None else self.model_copy(update={"calibration": recipe.calibration})
 
     def replaced(self, models: list[str], recipes: list[str]) -> "Study":
@@ -246,11 +245,11 @@ class Study(FrozenModel):
 
     def searching(self, keys: Mapping[str, object]) -> "Study":
         """Return the study with some keys of `search` replaced, or added; InputError for a wrong value."""
-        own = self.search.model_dump() if self.search else {}
-        return self._with({"search": own | dict(keys)})
+        present = self.search.model_dump() if self.search else {}
+        return self._with({"search": present | dict(keys)})
 
     def extended(self, models: Sequence[str]) -> "Study":
-        """Return the study with more models (`SOURCE` or `NAME=SOURCE`); its name, and so its report, stays the same.
+        """Return the study with more models (`SOURCE` or `NAME=SOURCE`); its name and its report stay the same.
 
         Raises:
             InputError: a model has the name of another one in the study.
@@ -260,7 +259,7 @@ class Study(FrozenModel):
         return self._with({"models": [*self.models, *(_model_from_argument(argument, self) for argument in models)]})
 
     def _with(self, fields: Mapping[str, object]) -> "Study":
-        """Return the study with other fields, checked together; InputError for a wrong one."""
+        """Return the study with some fields replaced, validated as a whole; InputError for a wrong field."""
         # Recipes are not dumped, because a dump does not record which keys were omitted.
         study = _validated({**self.model_dump(), "recipes": self.recipes, **fields}, f"study {self.name}")
         return study.model_copy(update={"subset": self.subset, "allow_code_execution": self.allow_code_execution})
@@ -295,7 +294,7 @@ def load_study(name_or_path: str) -> Study:
         InputError: the study does not exist, or its file is not valid; names file and key.
     """
     if "://" in name_or_path or masked(name_or_path) != name_or_path:
-        raise InputError(f"study {name_or_path!r}: an address; give a file on this machine")
+        raise InputError(f"study {name_or_path!r}: is an address; give a file on this machine")
     path = Path(name_or_path)
     if path.suffix not in {".yaml", ".yml"}:
         if name_or_path not in study_names():
@@ -343,24 +342,24 @@ def study_of(fields: object, path: Path) -> Study:
 
 
 def _validated(fields: dict[str, object], where: Path | str, refused: Sequence[str] = ()) -> Study:
-    """Validate a study's keys; `where` is its file or a description of it, `refused` the errors of keys left out."""
-    told = [*refused]
+    """Validate a study's keys; `where` is its file or a description, `refused` has the errors of keys left out."""
+    problems = [*refused]
     try:
         study = Study.model_validate(fields)
     except ValidationError as error:
         for location, message in problems_of(error, Study, fields):
-            # Checks of several keys name the wrong one in the message.
-            named = _NAMED_KEY.search(message)
-            keys = [*location, *(named[1].split(".") if named else [])]
+            # A check of several keys names the wrong one in its message.
+            key = _NAMED_KEY.search(message)
+            keys = [*location, *(key[1].split(".") if key else [])]
             if location or not refused:  # a check of the whole study may miss a key that was left out
-                told.append(f"{key_place(where, keys, _with_recipe_name(location, fields))}: {message}")
-    if told:
-        raise InputError("\n".join(told))
+                problems.append(f"{key_place(where, keys, _with_recipe_name(location, fields))}: {message}")
+    if problems:
+        raise InputError("\n".join(problems))
     return study
 
 
 def _with_recipe_name(location: Location, fields: Mapping[str, object]) -> Sequence[str | int]:
-    """Return a location with the position of a recipe replaced by its name, or omitted if the recipe is a name."""
+    """Return a location with a recipe's name in place of its index, and without the index if the recipe is a name."""
     recipes = fields.get("recipes")
     if location[:1] != ("recipes",) or len(location) < 2 or not isinstance(recipes, list | tuple):
         return location

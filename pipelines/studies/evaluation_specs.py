@@ -31,19 +31,19 @@ class TaskSpec(FrozenModel):
         definition: a shipped task (`arc_challenge`, `openbookqa`, `boolq`, `wikitext2`, `gsm8k`, `humaneval`,
             `humaneval_choice`; with fetched samples `mbpp`, `narrativeqa`), the name of a task or group of lm-eval
             (`lm_eval:NAME` if a shipped one has the same name), or the path of a YAML in lm-eval's form.
-        data: your own questions if no other task is called `name` (.jsonl, .csv and so on, as in prompt sets), or a
-            file in the same form that replaces the shipped task's samples. None takes the samples in the package.
-        question: field of your own `data` with the question, if no definition reads it; found by its usual names by
-            default, as are the next two fields.
-        options: field with the list of options, or one field per option; none for an answer in the model's words.
+        data: a file (.jsonl, .csv and so on, as in prompt sets). If no task is called `name`, it holds your own
+            questions, otherwise samples that replace those of the shipped task. None takes the samples in the package.
+        question: field of your own `data` that holds the question, if no definition reads it. This field and the next
+            two are found by their usual names by default.
+        options: field with the list of options, or one field per option; none if the model answers in its own words.
         answer: field with the right answer: a text, a number, or an option's index from 0, letter or text.
         samples: number of samples, from the first; None takes all.
         shots: worked examples before every question; None takes the definition's number.
         seed: seed for drawing worked examples; the harness's own by default.
         max_new_tokens: maximum number of generated tokens; None takes the definition's.
-        context: tokens per window of a text that is scored; None takes the model's whole context.
-        allow_functions: whether a user's YAML may name Python functions (`!function`), and any definition a metric of
-            the `evaluate` library; their code runs outside the sandbox.
+        context: tokens per window of a scored text; None takes the model's whole context.
+        allow_functions: whether a user's YAML may name Python functions (`!function`), and any definition may name a
+            metric of the `evaluate` library; their code runs outside the sandbox.
     """
 
     name: NAME = Field(examples=["my-task"])
@@ -83,8 +83,8 @@ class RetrievalSpec(FrozenModel):
     """A retrieval data set: queries find documents by the similarity of their embeddings.
 
     Attributes:
-        name: name in every table; without `folder`, the name of a shipped data set (`python-help`), otherwise made from
-            the folder by default. In YAML a shipped data set's name alone is enough.
+        name: name in every table. Without `folder` it is the name of a shipped data set (`python-help`); with a folder
+            it is made from that by default. In YAML a shipped data set's name alone is enough.
         folder: a folder in BEIR's form: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv.
         split: split of the judgements.
         pooling: how a text's last states become its embedding: `last` takes the state of the end token, which is
@@ -95,8 +95,8 @@ class RetrievalSpec(FrozenModel):
         max_length: maximum tokens per text, including special ones; longer texts are truncated.
         normalise: whether texts are compared by cosine, else by inner product.
         max_queries: number of judged queries, from the first; None takes all.
-        max_documents: number of documents: the relevant ones of those queries, then the first others. Scores are then
-            not those of the whole data set.
+        max_documents: number of documents: those relevant to these queries, then the first of the others. Scores then
+            differ from those of the whole data set.
         keep_embeddings: whether to store every text's embedding in table `retrieval_embeddings`, 2 bytes per number.
     """
 
@@ -139,7 +139,7 @@ class SpeedSpec(FrozenModel):
 
     Attributes:
         batch: sequences per batch.
-        length: tokens per prompt, drawn at random because speed does not depend on them.
+        length: tokens per prompt; they are random, because speed does not depend on them.
         new_tokens: generated tokens per sequence, including the first.
         repeats: timings per model; their median is reported.
     """

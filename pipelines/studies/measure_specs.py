@@ -15,7 +15,7 @@ from prunescope.pipelines.core.frozen_model import (
 )
 from prunescope.pipelines.corpora.hub_datasets import TEXT_SOURCE
 
-# Beyond these bounds float32 holds no useful softmax: one token has all of the probability, or all have the same.
+# Beyond these bounds a softmax in float32 is useless: one token has all of the probability, or all have the same.
 TEMPERATURES = (0.01, 100.0)
 
 
@@ -37,9 +37,9 @@ class ModelSpec(FrozenModel):
 
 
 class TextSpec(FrozenModel):
-    """A text that both models score, in windows of `context` tokens, one every `stride` tokens; nothing is generated.
+    """A text that both models score, in windows of `context` tokens that begin every `stride` tokens.
 
-    The last `stride` tokens of every window are scored, so each token is scored once and after at least `context` −
+    The last `stride` tokens of every window are scored, so each token is scored once, after at least `context` −
     `stride` others. The default is half a window, as in llama.cpp. If `stride` equals `context`, windows do not
     overlap, and the first token of each is not scored. In YAML the source alone is enough.
 
@@ -90,11 +90,11 @@ class TextSpec(FrozenModel):
 class GenerationSpec(FrozenModel):
     """Length of the greedy texts.
 
-    Every variant generates as many steps as the dense model, so that their steps can be compared in pairs.
+    Every variant generates as many steps as the dense model, because steps are compared in pairs.
 
     Attributes:
-        until: `end`: the steps of a prompt end with the dense model's end-of-text token; `length`: they continue after
-            it, but means and medians do not count those steps.
+        until: with `end`, the steps of a prompt end with the dense model's end-of-text token. With `length` they
+            continue after it, but means and medians do not count the steps after it.
         new_tokens: maximum number of tokens.
     """
 
@@ -110,7 +110,7 @@ class DecodingSpec(FrozenModel):
 
     Attributes:
         temperature: temperature of the softmax.
-        top_p: tokens are drawn from the smallest set of most likely ones with at least this probability; 1 is all.
+        top_p: tokens are drawn from the smallest set of most likely tokens with at least this probability; 1 is all.
         samples: texts per prompt; at least two, because one does not show how much a prompt's texts differ.
         seed: seed of the noise.
     """
@@ -122,9 +122,9 @@ class DecodingSpec(FrozenModel):
 
     @field_validator("samples", mode="before")
     @classmethod
-    def _differ(cls, samples: object) -> object:
+    def _at_least_two(cls, samples: object) -> object:
         if samples == 1:
-            raise ValueError("one text does not say how much a prompt's texts differ; write `samples: 2` or more")
+            raise ValueError("one text does not show how much a prompt's texts differ; write `samples: 2` or more")
         return samples
 
 
@@ -138,8 +138,8 @@ class MeasureSpec(FrozenModel):
         trajectories: texts that the output is measured on: `teacher_forced` (both models read the dense text),
             `own_text` (both read the variant's), `fork` (the dense model after the variant's first different token),
             `free_running` (each reads its own; needs `fork`, without which it says nothing about the model).
-        positions: `generated`: the last prompt token and every generated one; `every`: also the prompt's tokens.
-        cache: whether tokens pass one by one through key-value caches, else all at once; the tables agree.
+        positions: `generated` measures the last prompt token and every generated one, `every` all prompt tokens too.
+        cache: whether tokens pass one by one through a key-value cache instead of all at once; the tables agree.
         keep_states: whether to store the residual stream and its shifts in `hidden_states`, 2 bytes per number.
         layer_prompts: number of prompts of each kind, in order, that are measured layer by layer, or `all`; the others
             are measured only at the output.
@@ -180,9 +180,11 @@ class MeasureSpec(FrozenModel):
                 twice = values and f"has {max(values, key=values.count)!r} more than once; name each value once"
                 raise ValueError(f"`{key}` {twice or 'is empty; give at least one value'}")
         if "teacher_forced" not in self.trajectories:
-            raise ValueError("`trajectories` needs `teacher_forced`, with which the others are compared; add it")
+            raise ValueError("`trajectories` needs `teacher_forced`, which the others are compared with; add it")
         if "free_running" in self.trajectories and "fork" not in self.trajectories:
-            raise ValueError("`trajectories` has `free_running` without `fork`, what another text costs; add `fork`")
+            raise ValueError(
+                "`trajectories` has `free_running` without `fork`, which shows what another text costs; add `fork`"
+            )
         return self
 
     @property

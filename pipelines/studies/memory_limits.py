@@ -12,7 +12,7 @@ _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
 def parse_size(size: object) -> object:
-    """Return the bytes of a size such as `20GiB`, `1.5 GB` or `0`, unchanged if not a string; ValueError for others."""
+    """Return the bytes of a size such as `20GiB` or `1.5 GB`, and other types unchanged; ValueError for other texts."""
     if not isinstance(size, str):
         return size
     match = _SIZE.fullmatch(size.strip())

@@ -1,8 +1,9 @@
-"""Prompts from records of a set: fields are found by their usual names; missing kinds and ids are made. No torch."""
+"""Prompts from records of a set: fields are found by their usual names, missing kinds and ids are made. No torch."""
 
 import json
 import re
 from collections.abc import Mapping, Sequence
+from string import ascii_uppercase
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -13,7 +14,6 @@ from prunescope.pipelines.core.validation_errors import first_problem
 from prunescope.pipelines.corpora.records import Record
 from prunescope.pipelines.studies.prompts import KINDS, Kind, Prompt, PromptSet, number_text
 
-_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # Usual names of fields, in any case; the first one present counts.
 _USUAL = {
     "text": ("question", "prompt", "instruction", "text", "query", "input", "question_stem", "problem", "ctx"),
@@ -24,8 +24,8 @@ _USUAL = {
     "turns": ("turns", "messages"),
     "ids": ("ids", "input_ids", "token_ids", "prompt_token_ids"),
 }
-# The last number of a text. A minus after a digit is an operator. A comma groups thousands, in India hundreds of
-# thousands, too; any other comma separates numbers.
+# The last number of a text. A minus after a digit is an operator. A comma groups thousands, or hundreds of thousands as
+# in India; any other comma separates numbers.
 LAST_NUMBER = (
     r"(?s)\A.*((?:(?<![0-9.,])[-−][$€£]?|(?<![-−])[$€£]|(?<![0-9.,$€£−-])|(?<=[0-9][-−])[$€£]?|(?<=[^0-9],)"
     r"|(?<=,)(?!(?:[0-9]{2},)*[0-9]{3}(?![0-9])))"
@@ -35,17 +35,17 @@ LAST_NUMBER = (
 
 
 def prompt_of(record: Record, spec: PromptSet, name: str) -> Prompt:
-    """Return the prompt of a record in the set `spec`; without an id in the record it is made from `name`.
+    """Return the prompt of a record in the set `spec`; if the record has no id, one is made from `name`.
 
     Raises:
         InputError: a field is missing or wrong; names file, line, field and fix.
     """
-    found = _Fields(record, spec)
-    kind, options, gold = _question(found, spec)
+    reader = _FieldReader(record, spec)
+    kind, options, gold = _question(reader, spec)
     fields: dict[str, Any] = {"origin": record.place}
-    fields["id"] = _id(found, f"{name}-{record.number}", spec.id == "")
-    turns, ids = None if spec.text_field else found.value("turns"), found.value("ids")
-    text = None if turns is not None else found.value("text")
+    fields["id"] = _id(reader, f"{name}-{record.number}", spec.id == "")
+    turns, ids = None if spec.text_field else reader.value("turns"), reader.value("ids")
+    text = None if turns is not None else reader.value("text")
     if isinstance(text, list) and text and all(isinstance(turn, dict) for turn in text):
         turns, text = text, None
     if turns is not None:
@@ -53,31 +53,31 @@ def prompt_of(record: Record, spec: PromptSet, name: str) -> Prompt:
     elif text is None and ids is not None:
         fields["ids"] = ids
     else:
-        fields["text"] = _message(text, found)
+        fields["text"] = _message(text, reader)
     if "ids" not in fields:
-        is_own = "turns" in fields and fields["turns"][0].get("role") == "system"
-        system = found.value("system")
-        fields["system"] = spec.system if system is None and not is_own else system
+        has_system = "turns" in fields and fields["turns"][0].get("role") == "system"
+        system = reader.value("system")
+        fields["system"] = spec.system if system is None and not has_system else system
         fields["template"] = spec.template
     pattern = record.fields.get("answer_pattern") or spec.answer_pattern
     if kind == "choice":
-        letters = tuple(_LETTERS[: len(options)])
+        letters = tuple(ascii_uppercase[: len(options)])
         _show_options(fields, letters, options)
         fields |= {"options": letters, "gold": gold}
         pattern = pattern or rf"\b([{''.join(letters)}])\b"
     elif kind == "maths":
         if gold is not None and number_text(gold) is None and pattern is None:
-            raise found.error("gold", f"{gold[:80]!r} is not a number; set `answer_pattern`, or `kind: open`")
+            raise reader.error("gold", f"{gold[:80]!r} is not a number; set `answer_pattern`, or `kind: open`")
         fields["gold"], pattern = gold, pattern or (LAST_NUMBER if gold is not None else None)
     else:
-        # Without a pattern it is unknown where a generated text has its answer.
+        # Without a pattern the answer cannot be found in a generated text.
         fields["gold"] = gold if pattern else None
     fields |= {"kind": kind, "answer_pattern": pattern}
     try:
         return Prompt.model_validate(fields)
     except ValidationError as error:
         location, message = first_problem(error, Prompt)
-        raise found.error(str(location[0]) if location else "text", message) from error
+        raise reader.error(str(location[0]) if location else "text", message) from error
 
 
 def question_of(record: Record, spec: PromptSet) -> tuple[str, tuple[str, ...], str | None]:
@@ -88,16 +88,16 @@ def question_of(record: Record, spec: PromptSet) -> tuple[str, tuple[str, ...], 
     Raises:
         InputError: as in `prompt_of`.
     """
-    found = _Fields(record, spec, {"text": "question", "gold": "answer"}, "task")
-    _, options, gold = _question(found, spec)
-    return _message(found.value("text"), found), options, gold
+    reader = _FieldReader(record, spec, {"text": "question", "gold": "answer"}, "task")
+    _, options, gold = _question(reader, spec)
+    return _message(reader.value("text"), reader), options, gold
 
 
-class _Fields:
-    """The fields of a record by their meaning.
+class _FieldReader:
+    """Reader of a record's fields by their meaning.
 
-    `spec` may name fields. `keys` are names of the study's keys that differ from the set's. `owner` is the part of the
-    study that names fields.
+    `spec` may name fields. `keys` maps meanings to the keys of a study that are named otherwise than in a prompt set.
+    `owner` is the part of the study that names fields, for messages.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class _Fields:
         return next((name for name in names if name is not None and self.record.fields[name] is not None), None)
 
     def value(self, key: str) -> Any:  # noqa: ANN401 (any JSON)
-        """Return the value of the field, or None if the record has none; InputError if the study names it."""
+        """Return the value of the field, or None if the record has none; InputError if the study names the field."""
         name = self.name(key)
         if name is None:
             return None
@@ -141,50 +141,50 @@ class _Fields:
         return InputError(f"{self.record.place}: `{self.name(key) or key}`: {message}")
 
 
-def _id(found: _Fields, made: str, is_made: bool) -> str:
-    value = None if is_made else found.value("id")
+def _id(reader: _FieldReader, default: str, uses_default: bool) -> str:
+    value = None if uses_default else reader.value("id")
     if value is None or isinstance(value, (bool, dict, list)):
-        return made
+        return default
     name = re.sub(r"[^A-Za-z0-9._+-]+", "-", str(value)).strip("-._+")[:100]
     if not name:
-        raise found.error("id", f"{str(value)[:80]!r} has no letter and no digit; rename it, or leave the field out")
+        raise reader.error("id", f"{str(value)[:80]!r} has no letter and no digit; rename it, or leave the field out")
     return name
 
 
 def _turns(turns: object, record: Record) -> list[dict[str, Any]]:
-    """Return the turns of a record without a final answer, which the prompt asks for."""
+    """Return the turns of a record, without a final turn of the assistant, which the model shall write."""
     if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
-        raise InputError(f"{record.place}: turns are a list of {{role, content}}; write them like that")
+        raise InputError(f"{record.place}: turns must be a list of {{role, content}}")
     turns = [{key: turn[key] for key in ("role", "content") if key in turn} for turn in turns]
     return turns[:-1] if len(turns) > 1 and turns[-1].get("role") == "assistant" else turns
 
 
-def _message(text: object, found: _Fields) -> str:
+def _message(text: object, reader: _FieldReader) -> str:
     if text is None:
-        raise found.missing("text", f"none of the usual fields ({', '.join(_USUAL['text'])})")
+        raise reader.missing("text", f"none of the usual fields ({', '.join(_USUAL['text'])})")
     if not isinstance(text, str):
-        raise found.error("text", "not a text; name the field of the message by `text:`")
+        raise reader.error("text", "not a text; name the field of the message by `text:`")
     if not text.strip():
-        raise found.error("text", "empty; write a question, or delete the record")
+        raise reader.error("text", "empty; write a question, or delete the record")
     # Alpaca's records have an instruction and its input.
-    extra = found.record.fields.get("input")
-    if found.name("text") == "instruction" and isinstance(extra, str) and extra.strip():
+    extra = reader.record.fields.get("input")
+    if reader.name("text") == "instruction" and isinstance(extra, str) and extra.strip():
         return f"{text}\n\n{extra}"
     return text
 
 
-def _question(found: _Fields, spec: PromptSet) -> tuple[Kind, tuple[str, ...], str | None]:
+def _question(reader: _FieldReader, spec: PromptSet) -> tuple[Kind, tuple[str, ...], str | None]:
     """Return kind, options and gold of a record; the gold of a choice is a letter."""
-    own = found.record.fields.get("kind")
-    kind = spec.kind or (cast(Kind, own) if own in KINDS else None)
-    options, labels = _options(found) if kind in {None, "choice"} else ((), ())
-    gold = found.value("gold")
+    stated = reader.record.fields.get("kind")
+    kind = spec.kind or (cast(Kind, stated) if stated in KINDS else None)
+    options, labels = _options(reader) if kind in {None, "choice"} else ((), ())
+    gold = reader.value("gold")
     if options:
         if gold is None:
-            raise found.error("options", "options without a right answer; add a field `gold`, or set `kind: open`")
-        return "choice", options, _LETTERS[_gold_index(gold, options, labels, found)]
+            raise reader.error("options", "options without a right answer; add a field `gold`, or set `kind: open`")
+        return "choice", options, ascii_uppercase[_gold_index(gold, options, labels, reader)]
     if kind == "choice":
-        raise found.missing("options", f"none of the usual fields ({', '.join(_USUAL['options'])})")
+        raise reader.missing("options", f"none of the usual fields ({', '.join(_USUAL['options'])})")
     if isinstance(gold, (dict, list)) or gold is None or gold == "":
         return kind or "open", (), None
     _, worked, final = str(gold).rpartition("####")  # GSM8K's answers end with `#### n`
@@ -193,39 +193,41 @@ def _question(found: _Fields, spec: PromptSet) -> tuple[Kind, tuple[str, ...], s
     return kind or ("open" if number is None else "maths"), (), number or answer
 
 
-def _options(found: _Fields) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the options of a record and its labels for them, if any."""
+def _options(reader: _FieldReader) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the options of a record, and the record's own labels for them if it has any."""
     labels: object = ()
-    if found.option_fields:
-        for name in found.option_fields:
-            if found.record.fields.get(name) is None:
-                raise found.missing("options", f"{name!r} is missing or empty")
-        values: object = [found.record.fields[name] for name in found.option_fields]
+    if reader.option_fields:
+        for name in reader.option_fields:
+            if reader.record.fields.get(name) is None:
+                raise reader.missing("options", f"{name!r} is missing or empty")
+        values: object = [reader.record.fields[name] for name in reader.option_fields]
     else:
-        values = found.value("options")
+        values = reader.value("options")
     if isinstance(values, str):  # a cell of a table
         try:
             values = json.loads(values)
         except (ValueError, RecursionError) as error:
-            raise found.error("options", 'not a list; write ["first", "second"], or name a field per option') from error
+            raise reader.error(
+                "options", 'not a list; write ["first", "second"], or name a field per option'
+            ) from error
     if isinstance(values, dict):  # the form of ARC on the hub
         labels, values = values.get("label"), values.get("text")
     if values is None:
         return (), ()
     if not isinstance(values, list) or not all(isinstance(value, (str, int, float)) for value in values):
-        raise found.error("options", "not a list of texts; write one text for each option")
+        raise reader.error("options", "not a list of texts; write one text for each option")
     options = tuple(str(value).strip() for value in values)
-    if not 2 <= len(options) <= len(_LETTERS):
-        raise found.error("options", f"{len(options)} of them; a choice has 2 to {len(_LETTERS)}")
+    if not 2 <= len(options) <= len(ascii_uppercase):
+        raise reader.error("options", f"holds {len(options)}; a choice has 2 to {len(ascii_uppercase)} options")
     if not all(options):
-        raise found.error("options", "one of them is empty; write its text")
-    own = tuple(map(str, labels)) if isinstance(labels, list) and len(labels) == len(options) else ()
-    return options, own
+        raise reader.error("options", "one of them is empty; write its text")
+    given = tuple(map(str, labels)) if isinstance(labels, list) and len(labels) == len(options) else ()
+    return options, given
 
 
-def _gold_index(gold: object, options: tuple[str, ...], labels: tuple[str, ...], found: _Fields) -> int:
+def _gold_index(gold: object, options: tuple[str, ...], labels: tuple[str, ...], reader: _FieldReader) -> int:
     """Return the index of the right option, given as a label of the record, an index from 0, a letter or its text."""
-    letters = tuple(_LETTERS[: len(options)])
+    letters = tuple(ascii_uppercase[: len(options)])
     if isinstance(gold, float) and gold.is_integer():  # pandas writes a column with gaps as floats
         gold = int(gold)
     if not isinstance(gold, bool) and str(gold).strip() in labels:
@@ -240,7 +242,7 @@ def _gold_index(gold: object, options: tuple[str, ...], labels: tuple[str, ...],
         for names in (labels, letters, tuple(map(str, range(len(options))))):
             if text.upper() in names:
                 return names.index(text.upper())
-    raise found.error(
+    raise reader.error(
         "gold",
         f"{str(gold)[:80]!r} is not one of the {len(options)} options; give an index from 0 to {len(options) - 1}, a "
         f"letter from A to {letters[-1]}, or an option's text",
@@ -248,7 +250,7 @@ def _gold_index(gold: object, options: tuple[str, ...], labels: tuple[str, ...],
 
 
 def _show_options(fields: dict[str, Any], letters: Sequence[str], options: Sequence[str]) -> None:
-    """Add the options and the request for a letter to the user's last message, unless it shows the letters itself."""
+    """Add the options and the request for a letter to the user's last message, unless it already shows the letters."""
     if "ids" in fields:
         return
     last = fields["turns"][-1] if "turns" in fields else {"content": fields["text"]}

@@ -1,4 +1,4 @@
-"""Prompt sets of a study: records of a file, a shipped set or a data set become prompts. No torch here."""
+"""Prompt sets of a study: records of a file, a shipped set or a data set, turned into prompts. No torch here."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -42,7 +42,7 @@ def resolve_prompts(entries: object, where: str, *, is_shipped: bool = False) ->
     if not isinstance(entries, list):
         raise InputError(f"{key_place(where, ['prompts'])}: not a list of prompts and sets; begin each entry with `- `")
     prompts: list[Prompt] = []
-    told: list[str] = []
+    problems: list[str] = []
     for index, entry in enumerate(entries):
         keys: list[str | int] = ["prompts", index]
         fields = {"source": entry} if isinstance(entry, str) else entry
@@ -56,17 +56,17 @@ def resolve_prompts(entries: object, where: str, *, is_shipped: bool = False) ->
                 prompts.append(Prompt.model_validate(named | fields if isinstance(fields, dict) else fields))
         except ValidationError as error:
             model = PromptSet if isinstance(fields, dict) and "source" in fields else Prompt
-            problems = problems_of(error, model, fields)
-            told += [f"{key_place(where, [*keys, *location])}: {message}" for location, message in problems]
+            of_entry = problems_of(error, model, fields)
+            problems += [f"{key_place(where, [*keys, *location])}: {message}" for location, message in of_entry]
         if len(prompts) > MAX_PROMPTS:
             raise InputError(f"{key_place(where, keys)}: over {MAX_PROMPTS:,} prompts in the study; lower `samples`")
-    if told:
-        raise InputError("\n".join(told))
+    if problems:
+        raise InputError("\n".join(problems))
     first: dict[str, Prompt] = {}
     for prompt in prompts:
         if (other := first.setdefault(prompt.id, prompt)) is not prompt:
             places = " and ".join(dict.fromkeys(one.origin for one in (other, prompt)))
-            fix = "rename one of them; in a set, `id: false` makes ids from the lines, and `name` their beginning"
+            fix = "rename one of them; in a set, `id: false` makes ids of line numbers, and `name` sets their beginning"
             raise InputError(f"{key_place(where, ['prompts'])}: the id {prompt.id!r} is listed twice ({places}); {fix}")
     return prompts
 

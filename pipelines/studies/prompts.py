@@ -11,7 +11,7 @@ from prunescope.pipelines.corpora.hub_datasets import PREFIX, TEXT_SOURCE
 Kind = Literal["maths", "open", "choice"]
 KINDS: tuple[Kind, ...] = ("maths", "open", "choice")
 BUILT_IN_TEMPLATES = ("chat", "plain")
-# Limit for a study: every prompt costs a forward pass of every variant, and all prompts are in memory.
+# Most prompts of a study: each one costs a forward pass of every variant, and all are in memory.
 MAX_PROMPTS = 10_000
 FIELD = Annotated[str, Field(min_length=1, max_length=200)]
 FIELDS = Annotated[tuple[FIELD, ...], BeforeValidator(lambda names: (names,) if isinstance(names, str) else names)]
@@ -20,7 +20,7 @@ _LONGEST_NUMBER = 100
 
 
 def number_text(text: str) -> str | None:
-    """Return the shortest form of a number, so that equal numbers are equal texts (`$1,000.0` is 1000), or None."""
+    """Return the shortest form of a number (1000 for `$1,000.0`), in which equal numbers are equal texts, or None."""
     text = text.strip()
     match = _NUMBER.fullmatch(text) if len(text) <= _LONGEST_NUMBER else None
     if match is None or not (match[2] or match[3]):
@@ -31,7 +31,7 @@ def number_text(text: str) -> str | None:
 
 
 def require_text(text: str) -> str:
-    """Return the text; ValueError if it holds half of a surrogate pair, which no file and no tokenizer accepts."""
+    """Return the text; ValueError if it holds half of a surrogate pair, which files and tokenizers refuse."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -70,7 +70,7 @@ class Prompt(FrozenModel):
 
     Attributes:
         id: name in every table; in a study's YAML made from the prompt's position by default.
-        kind: maths, open or choice; made from `options` and `gold` by default.
+        kind: maths, open or choice; follows from `options` and `gold` by default.
         text: the user's message, which is put into the template; with several turns, the last one.
         options: labels of a multiple choice.
         gold: right answer, compared with the match of `answer_pattern`; for maths, the number in its shortest form.
@@ -78,8 +78,8 @@ class Prompt(FrozenModel):
         system: the system's message before all turns.
         turns: alternating messages of user and assistant, instead of `text`; `messages` is another name for it.
         ids: token ids that are used unchanged, instead of `text`.
-        template: `chat`, `plain` or the text of a Jinja template; None takes the study's. In a study's YAML a Jinja
-            template is the path of its file.
+        template: `chat`, `plain` or the text of a Jinja template; None takes the study's. In a study's YAML, a Jinja
+            template is given by the path of its file.
         origin: file and line of the prompt, for messages; not part of any hash.
     """
 
@@ -112,7 +112,7 @@ class Prompt(FrozenModel):
         if isinstance(turns, (list, tuple)) and turns and isinstance(turns[0], dict):
             if turns[0].get("role") == "system":
                 if fields.get("system") is not None:
-                    raise ValueError("the first of `turns` is the system's, and there is `system`; leave one out")
+                    raise ValueError("the first of `turns` is the system's, and `system` is another one; leave one out")
                 fields["system"], turns = turns[0].get("content"), turns[1:]
                 fields["turns"] = turns
             if turns and isinstance(turns[-1], dict) and "text" not in fields:
@@ -127,7 +127,9 @@ class Prompt(FrozenModel):
     @classmethod
     def _one_group(cls, pattern: str | None) -> str | None:
         if pattern is not None:
-            from prunescope.pipelines.core.bounded_regex import BoundedPattern  # late, as few commands need it
+            from prunescope.pipelines.core.bounded_regex import (
+                BoundedPattern,
+            )  # imported late, because few commands need it
 
             if BoundedPattern(pattern).groups != 1:
                 raise ValueError("the pattern needs exactly one group: the answer")
@@ -148,8 +150,8 @@ class Prompt(FrozenModel):
     @model_validator(mode="after")
     def _is_one_input(self) -> Self:
         if self.ids:
-            if beside := [key for key in ("system", "turns", "template") if getattr(self, key)]:
-                raise ValueError(f"`ids` are all tokens of the prompt; leave out `{beside[0]}`")
+            if others := [key for key in ("system", "turns", "template") if getattr(self, key)]:
+                raise ValueError(f"`ids` are all tokens of the prompt; leave out `{others[0]}`")
         elif not self.text.strip():
             raise ValueError("the prompt is empty; write a question for the model")
         if self.system is not None and not self.system.strip():
@@ -157,7 +159,7 @@ class Prompt(FrozenModel):
         if self.turns:
             roles = [turn.role for turn in self.turns]
             if roles[-1] != "user" or "system" in roles:
-                raise ValueError("`turns` must end with the user's; a turn of the system can only be the first")
+                raise ValueError("the last of `turns` must be the user's; only the first can be the system's")
             if self.text != self.turns[-1].content:
                 raise ValueError("`text` differs from the last of `turns`; leave one of them out")
         return self
@@ -165,7 +167,7 @@ class Prompt(FrozenModel):
     @model_validator(mode="after")
     def _options_belong_to_a_choice(self) -> Self:
         if (self.kind == "choice") != bool(self.options):
-            raise ValueError("a `choice` prompt lists its `options`, other kinds have none")
+            raise ValueError("a prompt of kind `choice` needs `options`, and other kinds have none")
         if len(self.options) == 1:
             raise ValueError(f"`options` holds {self.options[0]!r} alone; list two or more, or leave `options` out")
         if repeated := [option for option in self.options if self.options.count(option) > 1]:
@@ -183,11 +185,11 @@ class Prompt(FrozenModel):
 
     @property
     def what(self) -> str:
-        """Return its name for messages, with file and line if known."""
+        """Return the prompt's name for messages, with file and line if known."""
         return f"prompt {self.id!r}" + (f" ({self.origin})" if self.origin else "")
 
     def contents(self, template: str | None) -> dict[str, Any]:
-        """Return all used fields that change tokens or answers, by name; `template` is the study's."""
+        """Return the fields that change tokens or answers, by name, if they are set; `template` is the study's."""
         optional = {
             "system": self.system,
             "turns": [turn.model_dump() for turn in self.turns],
@@ -205,18 +207,18 @@ class PromptSet(FrozenModel):
         source: `maths`, `open`, `choice`, `gsm8k` (the same as `maths`), `arc_challenge`, `openbookqa`, `boolq`, the
             path of a .jsonl, .json, .csv, .tsv, .parquet or .txt file, or `hf:NAME[:CONFIG]:SPLIT[:TEXT]` (its first
             10,000 rows).
-        name: beginning of the ids that are made; the name of the shipped set or the file by default.
+        name: beginning of the ids that are made; by default the name of the shipped set or file.
         samples: prompts to draw without replacement; None takes all.
         seed: seed of the draw.
-        kind: kind of all prompts; made from options and gold by default.
-        text: field with the user's message; found by its usual names by default, as are the next three fields.
-        id: field with the prompt's name; false makes all of them from the line.
+        kind: kind of all prompts; follows from options and gold by default.
+        text: field with the user's message. This field and the next three are found by their usual names by default.
+        id: field with the prompt's id; false makes all ids from the lines.
         gold: field with the right answer: a number, the text after `####`, or an option's index from 0, letter or text.
         options: field with the list of options (texts or letters), or one field per option.
         system: the system's message for prompts that have none.
         template: template of prompts that have none.
-        answer_pattern: pattern of prompts that have none; by default the last number for maths, and the first letter of
-            an option for a choice.
+        answer_pattern: pattern of prompts that have none; by default the last number for maths, and the first letter
+            that names an option for a choice.
     """
 
     source: TEXT_SOURCE = Field(examples=["maths"])

@@ -19,27 +19,27 @@ from prunescope.pipelines.studies.prompts import PromptSet
 
 FILE = FOLDER / "schema.json"
 _TEXT = {"type": "string"}
-# Keys that a YAML may omit, because they are made from others.
-_MADE = {"name", "id", "kind"}
+# Keys that a YAML may omit, because they follow from others.
+_DERIVED = {"name", "id", "kind"}
 # Fields of the models that are not keys of a YAML.
 _INTERNAL = {"origin"}
 _HEADER = "# yaml-language-server: $schema="
 
 
 def study_schema() -> dict[str, Any]:
-    """Return the schema of a YAML: names may stand for mappings, and made names may be omitted."""
+    """Return the schema of a YAML, in which a name may stand for a mapping and derived keys may be omitted."""
     schema = Study.model_json_schema()
     definitions = schema["$defs"]
-    of_sets = PromptSet.model_json_schema()
-    definitions |= of_sets.pop("$defs", {}) | {"PromptSet": of_sets}
+    prompt_set = PromptSet.model_json_schema()
+    definitions |= prompt_set.pop("$defs", {}) | {"PromptSet": prompt_set}
     kinds = {kind.__name__: kind for kind in _kinds(Study)} | {"PromptSet": PromptSet}
     for name, definition in [("Study", schema), *definitions.items()]:
         _complete(definition, kinds[name])
     for name in [*(kind.__name__ for kind in KINDS), "ComposedRecipe"]:
         definitions[name]["required"] = ["method", *definitions[name].get("required", ())]
     definitions["Prompt"]["properties"]["messages"] = definitions["Prompt"]["properties"]["turns"]
-    of_sets["properties"]["options"] = {"anyOf": [_TEXT, of_sets["properties"]["options"]]}
-    of_sets["properties"]["id"]["anyOf"].append({"const": False})
+    prompt_set["properties"]["options"] = {"anyOf": [_TEXT, prompt_set["properties"]["options"]]}
+    prompt_set["properties"]["id"]["anyOf"].append({"const": False})
     keys = schema["properties"]
     for key in ("models", "recipes", "texts", "tasks", "retrieval"):
         keys[key]["items"] = _or_text(keys[key]["items"])
@@ -77,7 +77,7 @@ def _kinds(kind: type[BaseModel]) -> Iterator[type[BaseModel]]:
 
 
 def _complete(schema: dict[str, Any], kind: type[BaseModel]) -> None:
-    """Add the docstrings' texts to the schema of a model, and remove what is not a key of a YAML."""
+    """Add the texts of the docstrings to the schema of a model, and remove what is not a key of a YAML."""
     schema["description"] = description(kind)
     schema.pop("title", None)
     meanings = attribute_docs(kind)
@@ -88,7 +88,7 @@ def _complete(schema: dict[str, Any], kind: type[BaseModel]) -> None:
         for key, part in schema["properties"].items()
         if key not in internal
     }
-    if needed := [key for key in schema.pop("required", ()) if key not in _MADE]:
+    if needed := [key for key in schema.pop("required", ()) if key not in _DERIVED]:
         schema["required"] = needed
 
 

@@ -1,4 +1,4 @@
-"""Settings of a search for the treatment of every sublayer, and their checks that need no model. No torch here."""
+"""Settings of a search for the treatment of every sublayer, and the checks that need no model. No torch here."""
 
 import hashlib
 import json
@@ -21,7 +21,8 @@ from prunescope.pipelines.recipes import (
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 DROPS = ("drop", "attn-drop", "mlp-drop")
-# Steps of about a tenth. Half a step costs 0.3 % of the KL, which grows with the third power of the sparsity.
+# Sparsities in steps of about a tenth. To miss the best one by half a step costs 0.3 % of the KL, which grows with the
+# third power of the sparsity.
 _PER_CENT = (4, 5, 6, 7, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 33, 36, 40, 44, 48, 53, 58, 64, 70)
 MENU = (*(f"{method}-{percent}" for method in ("wanda", "ria", "sparsegpt") for percent in _PER_CENT), "drop")
 
@@ -40,8 +41,8 @@ class SearchSpec(FrozenModel):
             weights that come back; `bytes`, the share of their bytes in 16 bits by which the stored model grows.
         menu: treatments of a sublayer, besides keeping it: names of recipes that change matrices, and `drop`, or
             `attn-drop` and `mlp-drop` for one kind only.
-        objective: `kl` of every token after the dense text before it; `task:NAME`, the KL at the tokens of the answers
-            to a task of the study.
+        objective: `kl`, the KL at every token of the dense text; or `task:NAME`, the KL at the tokens of the answers to
+            a task of the study.
         budget: unit of `remove`: `parameters` of the layers' matrices; `bytes` of a 16-bit checkpoint with packed masks
             and codes; `milliseconds` per decoding step, which only drops save.
         minutes: time after which no further trial begins; pruning does not count.
@@ -129,7 +130,7 @@ class SearchSpec(FrozenModel):
 
 
 def require_reachable(search: SearchSpec, tasks: Sequence[str]) -> None:
-    """Refuse a search that no model allows in a study with these tasks.
+    """Refuse a search that cannot succeed on any model, in a study with these tasks.
 
     Raises:
         ValueError: the study lacks the objective's task, a recipe of the menu cannot be the treatment of one sublayer,

@@ -1,1 +1,1 @@
-"""The Parquet store: partitions written atomically, provenance, checksums, snapshots; disk or object store."""
+"""The Parquet store on a disk or an object store: atomic partitions, provenance, checksums and snapshots."""

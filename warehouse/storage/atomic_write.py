@@ -1,7 +1,7 @@
-"""Atomic writes on a disk or an object store; errors of the system become messages with a fix.
+"""Atomic writes on a disk or an object store; system errors become messages with a fix.
 
-An object store shows an upload when it is complete: the last writer wins, and a reader sees the old or the new object.
-The parts of a killed upload are never visible; a lifecycle rule of the bucket removes them.
+An object store shows an upload only when it is complete: the last writer wins, and a reader sees the old or the new
+object. The parts of a killed upload are never visible; a lifecycle rule of the bucket removes them.
 """
 
 import errno
@@ -25,9 +25,9 @@ _FIXES = {
     errno.EACCES: "no permission: make it writable or choose another place with --warehouse",
     errno.EPERM: "no permission: make it writable or choose another place with --warehouse",
     errno.ENOTDIR: "a part of the path is a file, not a folder: choose another place with --warehouse",
-    errno.EEXIST: "a file is in the place of a folder: choose another place with --warehouse",
-    errno.EISDIR: "a folder is in the place of the file: choose another name",
-    errno.ENOENT: "nothing can be made there: choose another place with --warehouse",
+    errno.EEXIST: "a file is where a folder must be: choose another place with --warehouse",
+    errno.EISDIR: "a folder is where the file must be: choose another name",
+    errno.ENOENT: "no file can be created there: choose another place with --warehouse",
     errno.ENAMETOOLONG: "the path is too long: choose a shorter place with --warehouse",
     errno.EIO: "the disk failed: check it, then run again",
 }
@@ -36,7 +36,7 @@ _FIXES = {
 def write_atomically(path: Place, writer: Callable[[Path], object]) -> None:
     """Call `writer` with the path of a temporary local file, then replace `path` by that file in one step.
 
-    The temporary file does not exist before, and has the suffix of `path`. Missing folders are made.
+    The temporary file does not exist yet, and has the suffix of `path`. Missing folders are made.
 
     Raises:
         WarehouseError: the file cannot be written; `path` is unchanged.
@@ -46,14 +46,14 @@ def write_atomically(path: Place, writer: Callable[[Path], object]) -> None:
             replace_file(path, writer)
             return
         with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
-            whole = Path(folder) / f"whole{path.suffix}"
-            with translate_os_errors(whole):
-                writer(whole)
-            path.fs.put_file(str(whole), path.path)
+            local = Path(folder) / f"whole{path.suffix}"
+            with translate_os_errors(local):
+                writer(local)
+            path.fs.put_file(str(local), path.path)
 
 
 def temporaries(root: Place) -> Iterator[Path]:
-    """Yield temporary files below `root` whose writer was killed or that are over an hour old; a store has none."""
+    """Yield temporary files below `root` that are over an hour old or whose writer was killed; a store has none."""
     if not isinstance(root, Path):
         return
     for path in sorted(root.rglob(f"{PREFIX}*")):
@@ -66,7 +66,7 @@ def temporaries(root: Place) -> Iterator[Path]:
 
 
 def is_temporary(path: Place) -> bool:
-    """Return whether the file is a temporary one of this package, in use or left over."""
+    """Return whether a file is one of this package's temporary files, in use or left over."""
     return path.name.startswith(PREFIX)
 
 

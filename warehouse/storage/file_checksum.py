@@ -7,11 +7,11 @@ from typing import BinaryIO
 
 import xxhash
 
-# The reason that messages give for a file that is not intact.
-ALTERED = "a byte is not as it was written"
+# Why a file is not intact, in messages.
+ALTERED = "a byte differs from what was written"
 _KEY = b"prunescope_seal"
 _EMPTY = b"0" * 32
-# Metadata with which a file is written; `seal` then replaces the zeros by the hash.
+# Metadata of a file as it is first written; `seal` then replaces the zeros by the hash.
 UNSEALED = {_KEY: _EMPTY}
 # Thrift writes two bytes between a key and its value.
 _SEAL = re.compile(re.escape(_KEY) + b"..([0-9a-f]{32})", re.DOTALL)
@@ -35,7 +35,7 @@ def seal(path: Path) -> None:
 
 
 def is_intact(file: BinaryIO) -> bool | None:
-    """Return whether every byte is as it was when the file was sealed; None if no seal is found."""
+    """Return whether every byte is the same as when the file was sealed; None if the file has no seal."""
     offset = _seal_offset(file)
     if offset is None:
         return None

@@ -1,6 +1,6 @@
 """Detection of changed files without opening them: by size and time on a disk, by the listing on an object store.
 
-The sensors compare thousands of partitions every half minute.
+It must be fast, because the sensors compare thousands of partitions every half minute.
 """
 
 import os

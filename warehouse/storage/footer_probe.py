@@ -1,6 +1,7 @@
-"""Recognition of a current partition from the last bytes of its file, in microseconds.
+"""Fast recognition of a current partition from the last bytes of its file.
 
-Parsing a footer with all its comments takes a hundred times as long, and a warehouse has thousands of files.
+It takes microseconds. To parse a footer with all its comments takes a hundred times as long, and a warehouse has
+thousands of files.
 """
 
 import io
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 from prunescope.warehouse.schema.table import VERSION_KEY, Table
 from prunescope.warehouse.storage.provenance import FOOTER_KEY
 
-# Footers of one row group take 5 to 30 kB, nearly all of it comments of columns; a longer footer is not recognised.
+# Footers of one row group have 5 to 30 kB, mostly comments of columns; a footer longer than this is not recognised.
 TAIL_BYTES = 1 << 16
 _MAGIC = b"PAR1"
 _LENGTH_AND_MAGIC = 8
@@ -23,14 +24,14 @@ _DECODER = json.JSONDecoder()
 def recognised(table: Table, tail: bytes) -> tuple[str, str | None] | None:
     """Return model and recipe if the last `TAIL_BYTES` of a file end in a footer of the table, with provenance.
 
-    None leaves it open: the file may come from another version, be damaged, or have a longer footer.
+    None means only that the file was not recognised: it may be of another version, be damaged, or have a longer footer.
     """
     end = len(tail) - _LENGTH_AND_MAGIC
     start = end - int.from_bytes(tail[end : end + 4], "little")
     if not tail.endswith(_MAGIC) or start < 0 or not tail.startswith(_columns(table), start):
         return None
     version = str(table.version).encode()
-    # Two versions may have the same columns with other meanings. After \x18 comes the value of a Thrift string.
+    # Two versions may have the same columns with different meanings. In Thrift, \x18 precedes the value of a string.
     if tail.find(VERSION_KEY + b"\x18" + bytes([len(version)]) + version, start, end) < 0:
         return None
     key = tail.find(FOOTER_KEY + b"\x18", start, end)
@@ -46,7 +47,7 @@ def recognised(table: Table, tail: bytes) -> tuple[str, str | None] | None:
 
 @cache
 def _columns(table: Table) -> bytes:
-    """Return the beginning of the footer of every file with these columns and types.
+    """Return the beginning that the footers of all files with these columns and types share.
 
     A Parquet footer is a Thrift struct of the format's version, the columns and then the number of rows, so the footers
     of 0 and of 1 row agree exactly up to the end of the columns.
@@ -65,7 +66,7 @@ def _footer(rows: pa.Table) -> bytes:
 
 
 def _zero(of: pa.DataType) -> pa.Array:
-    """Return one value of zero bytes. To convert Python's values, Arrow would import pandas."""
+    """Return one value of zero bytes, built without pandas, which Arrow would import to convert a Python value."""
     if pa.types.is_dictionary(of):
         return pa.DictionaryArray.from_arrays(_zero(of.index_type), _zero(of.value_type))
     zeros = pa.py_buffer(bytes(8))

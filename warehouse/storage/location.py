@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from prunescope.warehouse.core.errors import WarehouseError
 
-# A store in a local folder needs no fsspec, which takes as long to import as a query.
+# A local folder needs no fsspec, whose import takes as long as a query.
 if TYPE_CHECKING:
     from upath import UPath
 
@@ -24,13 +24,13 @@ else:
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+|.*::.*):(/+)(.*)", re.DOTALL)
 _TRIES = 10
 Read = TypeVar("Read")
-# Stores on which an upload replaces the object when it is complete, or does nothing. On other remote file systems
-# (sftp, smb, hdfs, webdav) a reader sees a growing file.
+# Stores on which an upload replaces the object when it is complete, and otherwise changes nothing. On other remote file
+# systems (sftp, smb, hdfs, webdav) a reader sees a growing file.
 _ATOMIC = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory")
 
 
 def place_of(root: "Path | UPath | str") -> Place:
-    """Return the location that a path or URL names, an absolute Path for a local one or `file://`; contact nothing.
+    """Return the location that a path or URL names: for a local one or `file://`, an absolute Path. Contact nothing.
 
     Raises:
         WarehouseError: a warehouse cannot be there; the message says why.
@@ -74,16 +74,17 @@ def place_of(root: "Path | UPath | str") -> Place:
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """Return the exceptions of an access to any location: the system's, and the S3 client's once it is imported."""
+    """Return the exceptions that access to a location may raise: the system's, and those of an imported S3 client."""
     botocore: Any = sys.modules.get("botocore.exceptions")
     return (OSError,) if botocore is None else (OSError, botocore.BotoCoreError)
 
 
 def open_regular(path: Path) -> int:
-    """Open a file of the warehouse and return its descriptor; follow no link, and wait for no writer of a FIFO.
+    """Open a file of the warehouse and return its descriptor, without following links or waiting for a FIFO's writer.
 
     Raises:
-        OSError: it cannot be opened. Without `errno`, as Arrow reports damaged bytes, it is a link, FIFO or device.
+        OSError: the file cannot be opened. For a link, FIFO or device the error has no `errno`, like Arrow's errors
+            about damaged bytes.
     """
     mode = os.lstat(path).st_mode
     if stat.S_ISDIR(mode):
@@ -94,10 +95,11 @@ def open_regular(path: Path) -> int:
 
 
 def read_from(place: Place, read: Callable[[BinaryIO], Read]) -> Read:
-    """Return the result of `read` on a file in one state; an object that is replaced meanwhile is read again.
+    """Return what `read` returns for a file; an object that is replaced while it is read is read again.
 
     Raises:
-        OSError: it cannot be read, or is a local one that is not regular; also the other exceptions of `failures`.
+        OSError: the file cannot be read, or is local and not a regular file. Other exceptions of `failures` are raised
+            too.
     """
     if isinstance(place, Path):
         with open(open_regular(place), "rb") as file:

@@ -1,4 +1,4 @@
-"""Read-only file systems for DuckDB: the objects of a store as first listed, and the open files of a folder."""
+"""Read-only file systems for DuckDB: a store's objects as they were first listed, and a folder's open files."""
 
 import datetime
 import io
@@ -16,7 +16,7 @@ from prunescope.warehouse.core.errors import READ_ONLY, REPLACED
 # Keys under which stores give the version of an object, the most reliable first.
 _VERSIONS = ("ETag", "etag", "created", "mtime")
 # DuckDB asks for ranges of columns and would discard a larger block. A smaller object is read whole and cached, because
-# each view that is bound opens it again.
+# DuckDB opens it again for each view that it binds.
 _BLOCK = 1 << 20
 _CACHED = 128
 
@@ -25,7 +25,7 @@ class PinnedObjects(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
     """The objects below a location as first listed, read only; opening one that was replaced since raises OSError.
 
     Raises:
-        OSError: it cannot be listed; also the other exceptions of `location.failures`.
+        OSError: the location cannot be listed. Other exceptions of `location.failures` are raised too.
     """
 
     cachable = False
@@ -49,7 +49,7 @@ class PinnedObjects(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
         return self._name(path) in self._objects
 
     def glob(self, path: str, **_: object) -> list[str]:
-        """Return the object itself: the views name files, and a bucket's prefix may contain characters of patterns."""
+        """Return the object itself: views name whole files, and a bucket's prefix may contain wildcard characters."""
         return [self._name(path)] if self.exists(path) else []
 
     def modified(self, path: str) -> datetime.datetime:
@@ -71,7 +71,7 @@ class PinnedObjects(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
 
     def _open_pinned(self, name: str) -> BinaryIO:
         file: BinaryIO = self._store.open(name, "rb", block_size=_BLOCK)
-        # The store's file keeps to the version that it opened, so one comparison is enough.
+        # The store's file keeps reading the version that it opened, so one comparison is enough.
         if _version(getattr(file, "details", None) or self._store.info(name)) != _version(self._objects[name]):
             file.close()
             raise OSError(f"{name} {REPLACED}")
@@ -82,10 +82,10 @@ class PinnedObjects(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
 
 
 class OpenFiles(PinnedObjects):
-    """The open files of a folder, and no other file of the machine, for a connection that may open nothing else.
+    """The open files of a folder, for a connection that may open no other file of the machine.
 
-    It lives as long as the database with which it is registered. The connection object does not: its cursors outlive
-    it, and would then use descriptor numbers that may name other files.
+    It lives as long as the database with which it is registered. The connection object may die before its cursors,
+    which would then use descriptor numbers that may belong to other files.
     """
 
     protocol = "warehouse"
@@ -113,8 +113,8 @@ class OpenFiles(PinnedObjects):
 class _SharedFile(io.RawIOBase):
     """A file with a position of its own for each thread, closed when it is dropped.
 
-    DuckDB reads one file from several threads; each of its reads sets the position first, and another thread may run
-    in between.
+    DuckDB reads one file from several threads. Each read first sets the position, and another thread may run in
+    between.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -140,7 +140,7 @@ class _SharedFile(io.RawIOBase):
         return self._positions.get(threading.get_ident(), 0)
 
     def read(self, size: int = -1) -> bytes:
-        """Return up to so many bytes from this thread's position on, all that are left if it is negative."""
+        """Return at most `size` bytes from this thread's position on, or all that are left if `size` is negative."""
         with self._lock:
             position = self._positions.get(threading.get_ident(), 0)
             self._file.seek(position)

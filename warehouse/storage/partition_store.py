@@ -41,10 +41,10 @@ if TYPE_CHECKING:
     from prunescope.warehouse.quality import checks
 
 PART = "part.parquet"
-# Eleven layouts were measured on 5.2 million generated layer records of 96 bytes and the demo's 162,000: LZ4 with split
-# floats takes 0.35 µs to write a record, 102 and 80 bytes for it, and 4.5 ns to read a value in DuckDB. Zstandard saves
-# 6 % of the bytes for 0.48 µs and 6.0 ns, LZ4 with plain floats reads in 3.1 ns and takes 8 % more.
-# Rows keep the engine's order (layer, sublayer, lens, scope, prompt, position): labels then come in runs and cost under
+# Eleven layouts were measured on 5.2 million generated layer records of 96 bytes, and on the demo's 162,000. With LZ4
+# and split floats, a record takes 0.35 µs to write and 102 or 80 bytes, and DuckDB reads a value in 4.5 ns. Zstandard
+# takes 6 % fewer bytes, but 0.48 µs and 6.0 ns. LZ4 with plain floats takes 3.1 ns, but 8 % more bytes.
+# Rows keep the engine's order (layer, sublayer, lens, scope, prompt, position). Labels then come in runs and cost under
 # 0.1 byte each, and row groups can be skipped by layer. One file per partition needs no compaction.
 # DuckDB reads one row group per thread; this is its own default size.
 _ROW_GROUP = 122_880
@@ -54,11 +54,8 @@ _ROW_GROUP = 122_880
 class Partition:
     """One file of a table.
 
-    Attributes:
-        table: name of the table.
-        model: name of the model; empty if only a damaged footer has it.
-        recipe: name of the recipe, or empty likewise; None in tables with one file per model.
-        path: the file.
+    `model` and `recipe` are names. They are empty if only the footer has them and is damaged; `recipe` is None in
+    tables with one file per model.
     """
 
     table: str
@@ -69,14 +66,7 @@ class Partition:
 
 @dataclass(frozen=True)
 class PartitionFile:
-    """A written partition.
-
-    Attributes:
-        path: the file.
-        rows: number of rows.
-        bytes: size of the file.
-        violations: checks of the table that its rows violate; such a partition never counts as current.
-    """
+    """A written partition; if rows violate checks of their table, it never counts as current."""
 
     path: Place
     rows: int
@@ -105,10 +95,10 @@ class Store:
         return None if isinstance(self.root, Path) else str(self.root)
 
     def require(self) -> None:
-        """Check that the bucket of an object store can be reached; nothing for a local folder.
+        """Check that the bucket of an object store can be reached; do nothing for a local folder.
 
         Raises:
-            WarehouseError: it cannot be reached, or does not exist.
+            WarehouseError: the bucket cannot be reached, or does not exist.
         """
         if isinstance(self.root, Path) or self.root.protocol == "memory":
             return
@@ -126,16 +116,16 @@ class Store:
         """Return a local folder of the warehouse: the warehouse itself, or a folder in the cache for a URL."""
         if isinstance(self.root, Path):
             return self.root
-        # Plain characters only: SQLite's databases are there too, and their names are read as URLs.
+        # Only plain characters, because SQLite reads the names of its databases in this folder as URLs.
         url = str(self.root)
         readable = re.sub(r"[^A-Za-z0-9]+", "-", url)[:60].strip("-")
         return cache / "warehouses" / f"{readable}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
 
     def local_file(self, relative: str, cache: Path) -> Path:
-        """Return a file of the warehouse as a local file, for memory mapping; that of a URL is downloaded.
+        """Return a file of the warehouse as a local file, for memory mapping; the file of a URL is downloaded.
 
         Raises:
-            WarehouseError: it cannot be downloaded.
+            WarehouseError: the file cannot be downloaded.
         """
         file = self.root / relative
         if isinstance(file, Path):
@@ -155,7 +145,7 @@ class Store:
         """Return the path of a partition, whether or not it exists.
 
         Raises:
-            WarehouseError: a name is empty, or the table wants a recipe and gets none, or the reverse.
+            WarehouseError: a name is empty, or a recipe is missing, or given for a table without recipes.
         """
         if (recipe is not None) != (table.partitioning == "variant"):
             rule = "is stored per variant: give a recipe" if recipe is None else "is stored per model: give no recipe"
@@ -167,8 +157,8 @@ class Store:
     ) -> PartitionFile:
         """Check the rows and replace the partition by them.
 
-        The rows have exactly the table's columns, in any order of columns; the order of rows is kept. `recipe` is None
-        for tables with one file per model.
+        The rows have exactly the table's columns, in any order. The order of the rows is kept. `recipe` is None for
+        tables with one file per model.
 
         Raises:
             WarehouseError: the rows do not fit the table or the partition, or cannot be written. The partition is
@@ -184,15 +174,15 @@ class Store:
                 f"the partition is {model}@{recipe}"
             )
         arrow = to_arrow(table, rows)
-        for name, own in (("model", model), ("recipe", recipe)):
+        for name, expected in (("model", model), ("recipe", recipe)):
             # A table with one file per model may name recipes in its rows.
             is_partition = name == "model" or table.partitioning == "variant"
             if (
                 is_partition
                 and name in arrow.column_names
-                and (others := set(arrow[name].unique().to_pylist()) - {own})
+                and (others := set(arrow[name].unique().to_pylist()) - {expected})
             ):
-                raise WarehouseError(f"table {table.name}: column {name} holds {min(others)!r}, not only {own!r}")
+                raise WarehouseError(f"table {table.name}: column {name} holds {min(others)!r}, not only {expected!r}")
         violations = tuple(checks.violations(table, arrow))
         footer = footer_json(provenance, tuple(str(violation) for violation in violations), rows_hash(arrow))
         arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), FOOTER_KEY: footer, **UNSEALED})
@@ -211,7 +201,7 @@ class Store:
 
         Raises:
             DamagedFileError: the file is truncated or altered, or belongs to another partition.
-            WarehouseError: there is no such partition, or it cannot be read.
+            WarehouseError: the partition does not exist, or cannot be read.
         """
         path = self.path(table, model, recipe)
 
@@ -254,9 +244,9 @@ class Store:
         return is_same and not footer.violations and fits(table, footer.schema)
 
     def partitions(self, table: Table) -> list[Partition]:
-        """Return what is in the places of partitions in the order of the paths, damaged files and folders included.
+        """Return everything at the paths of partitions, in the order of the paths, even damaged files and folders.
 
-        Only files of shortened names are opened; `footers` and `read` judge what is in them.
+        Only files with shortened names are opened; `footers` and `read` check the contents.
         """
         depth = 2 if table.partitioning == "model" else 3
         folder = self.root / table.name
@@ -267,7 +257,7 @@ class Store:
         return [_partition(table, path) for path in paths]
 
     def footers(self, table: Table) -> Iterator[tuple[Partition, Footer]]:
-        """Yield the table's partitions with their footers; warn of each one that cannot be used, and leave it out."""
+        """Yield the table's partitions with their footers; leave out those that cannot be used, with a warning."""
         for partition in self.partitions(table):
             try:
                 yield partition, read_footer(partition.path)
@@ -280,13 +270,13 @@ class Store:
         """Return all files below a folder of the warehouse in the order of their paths, temporary ones included.
 
         Raises:
-            WarehouseError: it cannot be listed.
+            WarehouseError: the folder cannot be listed.
         """
         top = self.root / folder
         if isinstance(top, Path):
             return [path for path in sorted(top.rglob("*")) if path.is_file()]  # a missing folder has none
         try:
-            # Not by a pattern: the bucket's prefix may contain special characters.
+            # Not with a pattern, because the bucket's prefix may contain wildcard characters.
             names = sorted(top.fs.find(top.path))
         except failures() as error:
             raise unreadable(top, error) from error
@@ -295,8 +285,8 @@ class Store:
     def write_bytes(self, relative: str, writer: Callable[[Path], object]) -> Place:
         """Write a file that is not a table (a variant, a report), as atomically as a partition.
 
-        The first folder of `relative`, the path below the root, starts with `_`, unlike those of tables. `writer`
-        writes a temporary file at the path that it gets.
+        `relative` is the path below the root; its first folder starts with `_`, unlike those of tables. `writer` writes
+        a temporary file at the path that it gets.
 
         Returns:
             The file.
@@ -369,15 +359,15 @@ def _converted(values: "pl.Series", to: pa.DataType) -> pa.Array:
         return values.to_arrow().cast(to)
     if values.dtype not in {pl.String, pl.Categorical, pl.Enum}:
         return values.to_arrow().cast(to.value_type).dictionary_encode().cast(to)
-    # Labels come in long runs, so only the first of each run is encoded. Codes are in order of appearance, not in
-    # that of the frame's own dictionary.
+    # Labels come in long runs, so only the first of each run is encoded. Codes follow the order of appearance, not the
+    # frame's own dictionary.
     runs = values.cast(pl.String).rle().struct
     codes = runs.field("value").to_arrow().cast(to.value_type).dictionary_encode().cast(to)
     return codes.take(pa.array(np.repeat(np.arange(len(codes)), runs.field("len"))))
 
 
 def _write_parquet(rows: pa.Table, path: Path) -> None:
-    # Floats hardly repeat and get an encoding of their own; other values repeat and get a dictionary.
+    # Floats seldom repeat and get an encoding of their own; other values repeat and get a dictionary.
     floats = {leaf: encoding for field in rows.schema for leaf, encoding in _float_encoding(field).items()}
     others = [field.name for field in rows.schema if not _float_encoding(field)]
     with path.open("xb") as file:
@@ -393,7 +383,7 @@ def _write_parquet(rows: pa.Table, path: Path) -> None:
 
 
 def _float_encoding(field: pa.Field) -> dict[str, str]:
-    """Return the encoding of a column of floats by the name of its leaf; empty for other columns."""
+    """Return the encoding of a column of floats, by the name of its leaf; nothing for other columns."""
     leaf, of = field.name, field.type
     if pa.types.is_list(of):
         leaf, of = f"{leaf}.list.element", of.value_type

@@ -1,4 +1,4 @@
-"""Provenance of a file, stored in its Parquet footer, with the fingerprint that shows whether it is current."""
+"""Provenance of a file, stored in its Parquet footer, with the fingerprint that shows whether the file is current."""
 
 import dataclasses
 import datetime
@@ -17,9 +17,9 @@ from prunescope.warehouse.storage.location import Place, failures, read_from
 from prunescope.warehouse.storage.path_names import partition_folders
 
 FOOTER_KEY = b"prunescope"
-# The fix of a damaged file, in messages.
+# How to fix a damaged file, in messages.
 REPAIR = "run its study again, or move it away"
-# Exceptions of Arrow for bytes that are no Parquet file; names of columns may no longer be text.
+# Exceptions that Arrow raises if bytes are not a Parquet file; even names of columns may then not be text.
 BROKEN = (pa.ArrowException, UnicodeDecodeError)
 
 
@@ -29,14 +29,9 @@ class Provenance:
 
     Attributes:
         fingerprint: `fingerprint(...)` of everything that the rows depend on.
-        study: name of the study that computed it.
-        model: name of the dense model.
-        recipe: name of the recipe; None for tables with one file per model.
+        recipe: None for tables with one file per model.
         inputs: hashes by name (weight_hash, recipe_hash, calibration_hash, prompts_hash, settings_hash).
-        code_version: version of the code that computed the rows.
         libraries: version by library.
-        seed: the run's seed.
-        device: device of the computation.
         dtype: data type of the model's weights.
         seconds: duration of the computation.
         created_at: UTC, ISO 8601.
@@ -59,7 +54,7 @@ class Provenance:
     def of_read_rows(
         cls, study: str, model: str, recipe: str | None, inputs: dict[str, str], code_version: str
     ) -> "Provenance":
-        """Return the provenance of rows that were read from files instead of computed, as of now."""
+        """Return the provenance of rows that were just read from files instead of computed."""
         created_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         return cls(fingerprint(inputs), study, model, recipe, inputs, code_version, {}, 0, "", "", 0.0, created_at)
 
@@ -84,11 +79,9 @@ class Footer:
     """Facts that the store keeps in a Parquet footer.
 
     Attributes:
-        provenance: provenance of the file.
-        violations: sentences about rows that violate their table's checks; empty without any.
-        schema: the file's Arrow schema.
+        violations: sentences about rows that violate their table's checks.
         rows: number of rows.
-        content_hash: `row_hash.rows_hash` of its rows; None in files written before this hash existed.
+        content_hash: `row_hash.rows_hash` of the rows; None in files that are older than this hash.
     """
 
     provenance: Provenance
@@ -110,7 +103,7 @@ def fingerprint(inputs: Mapping[str, object]) -> str:
 
 
 def footer_json(provenance: Provenance, violations: tuple[str, ...], content_hash: str | None = None) -> bytes:
-    """Return the JSON under the footer key; without a hash of the rows, that of files of the first version."""
+    """Return the JSON under the footer key; without a hash of the rows, it is that of the oldest files."""
     facts = dataclasses.asdict(provenance) | {"violations": violations}
     facts |= {"content_hash": content_hash} if content_hash else {}
     return json.dumps(facts, sort_keys=True, allow_nan=False).encode()
@@ -123,7 +116,7 @@ def damaged(path: Place, reason: object) -> DamagedFileError:
 
 
 def unreadable(path: Place, error: Exception) -> WarehouseError:
-    """Return the error about a file that cannot be read; Arrow reports damage as a plain OSError without errno."""
+    """Return the error about a file that cannot be read; a plain OSError without errno is Arrow's report of damage."""
     if type(error) is OSError and error.errno is None:
         return damaged(path, error)
     reason = getattr(error, "strerror", None) or error
@@ -134,10 +127,10 @@ def unreadable(path: Place, error: Exception) -> WarehouseError:
 
 
 def require_place(path: Place, model: str, recipe: str | None) -> None:
-    """Check that a partition's file is where the names in its footer belong.
+    """Check that a partition's file is at the path of the names in its footer.
 
     Raises:
-        DamagedFileError: it is elsewhere, or no file can have these names.
+        DamagedFileError: the file is elsewhere, or no file can have these names.
     """
     try:
         folders = partition_folders(model, recipe)
@@ -152,8 +145,8 @@ def footer_of(file: BinaryIO, path: Place) -> Footer:
     """Read the footer of an open partition, without any row.
 
     Raises:
-        DamagedFileError: it is without provenance, or belongs at another path.
-        OSError: it cannot be read; also the exceptions of `BROKEN` for one that is not a Parquet file.
+        DamagedFileError: the file has no provenance, or belongs at another path.
+        OSError: the file cannot be read. Exceptions of `BROKEN` are raised if it is not a Parquet file.
     """
     with pq.ParquetFile(file) as parquet:
         schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
@@ -172,9 +165,9 @@ def read_footer(path: Place) -> Footer:
     """Read the footer of one partition as `footer_of` does.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        DamagedFileError: it is truncated, no regular or no Parquet file, without provenance, or belongs elsewhere.
-        WarehouseError: it cannot be read.
+        FileNotFoundError: the file does not exist.
+        DamagedFileError: the file is truncated, not regular, not Parquet, without provenance, or belongs elsewhere.
+        WarehouseError: the file cannot be read.
     """
     try:
         return read_from(path, lambda file: footer_of(file, path))

@@ -10,17 +10,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-# Name of the definition below; with another definition and name, older files are no longer compared.
+# Name of this definition. If the definition changes, so must the name; older files are then no longer compared.
 KIND = "xxh3-rows-1"
 
 
 def rows_hash(rows: pa.Table) -> str:
-    """Return the hash of a table, after the name of its definition.
+    """Return the hash of a table, preceded by the name of its definition.
 
-    It depends on the order of the rows and, for every column, on its name, its type (a dictionary counts as its values'
-    type), the indices of its NULL rows, and its values. Numbers enter by their bits, so that −0, 0 and every NaN
-    differ; texts as codes in order of first appearance and the distinct texts; lists as lengths and items. Bytes under
-    a NULL do not count.
+    It depends on the order of the rows and, for every column, on its name, its type (for a dictionary, the type of its
+    values), the indices of its NULL rows, and its values. Numbers enter by their bits, so −0, 0 and every NaN differ.
+    Texts enter as the distinct texts, and codes in the order of first appearance. Lists enter as lengths and items.
+    Bytes under a NULL do not count.
     """
     whole = xxhash.xxh3_128()
     for name, column in zip(rows.column_names, rows.columns, strict=True):
@@ -53,7 +53,7 @@ def _codes(values: pa.Array) -> tuple[memoryview, list[Any]]:
     if not pa.types.is_dictionary(values.type):
         values = values.dictionary_encode()
     used, known = pc.unique(values.indices).drop_null(), dict[Any, int]()
-    # The additional last one is for NULL, whose code is 0.
+    # One more at the end is for NULL, whose code is 0.
     codes = np.zeros(len(values.dictionary) + 1, np.int32)
     for index, text in zip(used.to_pylist(), values.dictionary.take(used).to_pylist(), strict=True):
         codes[index] = known.setdefault(text, len(known))

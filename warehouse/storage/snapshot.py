@@ -29,11 +29,12 @@ from prunescope.warehouse.storage.partition_store import PART, Partition, Store
 from prunescope.warehouse.storage.provenance import BROKEN, damaged, footer_of, read_footer, require_place, unreadable
 from prunescope.warehouse.tables import TABLES
 
-# Here an open file keeps its name until it is closed, also after another file was renamed to its path.
+# An open file keeps its name in this folder until it is closed, even if another file was renamed to its path.
 _DESCRIPTORS = Path("/proc/self/fd")
-# Begins what a locked connection opens: it reaches files only through `object_store.OpenFiles`.
+# Prefix of the names that a locked connection opens; it reaches files only through `object_store.OpenFiles`.
 LISTED = "warehouse://"
-# Views of the catalogue with one row per file: what DuckDB opens and the partition's path; these and its footer.
+# Views of the catalogue with one row per file. SOURCES has the name that DuckDB opens and the partition's path; FOOTERS
+# adds the footer.
 SOURCES, FOOTERS = "files.sources", "files.provenance_files"
 # Descriptors left for the rest of the process; DuckDB opens a file again in each thread that reads it.
 _RESERVED = 200
@@ -49,9 +50,8 @@ class File:
     """One partition as a connection sees it.
 
     Attributes:
-        partition: the partition.
-        source: what DuckDB opens: the open file, or the partition's path if files cannot be held open.
-        version: the version of its table; None if its columns are those of no version.
+        source: name that DuckDB opens: of the open file, or the partition's path if files cannot be held open.
+        version: version of its table; None if no version has its columns.
     """
 
     partition: Partition
@@ -62,32 +62,31 @@ class File:
 class Snapshot:
     """The files of a warehouse at one moment.
 
-    Once a connection holds them, replacing or removing a partition changes nothing that the connection reads. If
-    the system has no `/proc/self/fd`, or allows too few open files, they are read by their paths; a query that runs
-    while its partition is replaced may then fail, or mix old and new rows. On an object store no file can be held: a
-    query that opens a replaced object fails with a message that says so; see `object_store.py`.
+    Once a connection holds them, it reads the same rows even if a partition is replaced or removed. If the system has
+    no `/proc/self/fd`, or allows too few open files, files are read by their paths; a query that runs while its
+    partition is replaced may then fail, or mix old and new rows. On an object store no file can be held: a query that
+    opens a replaced object fails and says so; see `object_store.py`.
 
     Attributes:
-        root: the warehouse.
-        files: its partitions, table by table, in the order of their paths, without those that cannot be used.
+        files: the usable partitions, table by table, in the order of their paths.
         is_held: whether the files are held open; otherwise they are opened by path when read.
     """
 
     def __init__(self, store: Store, models: Collection[str] | None = None, *, is_thorough: bool = False) -> None:
         """Open the partitions that exist now.
 
-        With `models` only the partitions of these and those of no study count. `is_thorough` compares every byte of
-        large files with their seal, and not only of small ones.
+        `models` leaves out the partitions of other models, except for tables that no study writes. `is_thorough`
+        compares every byte of large files with their seal, too; small files are always compared.
 
         Warns:
-            DamagedFileWarning: for each partition that is left out, because it cannot be read or belongs elsewhere.
+            DamagedFileWarning: a partition is left out, because it cannot be read or belongs elsewhere.
 
         Raises:
             WarehouseError: the location is a file, or cannot be listed.
         """
         self.root = store.root
         if isinstance(self.root, Path) and self.root.exists() and not self.root.is_dir():
-            raise WarehouseError(f"{self.root} is a file and no warehouse; give the folder that contains the tables")
+            raise WarehouseError(f"{self.root} is a file, not a warehouse; give the folder that contains the tables")
         self._descriptors: list[int] = []
         partitions = [
             partition
@@ -96,7 +95,7 @@ class Snapshot:
             if models is None or partition.model in models or not (partition.model and table.is_study_output)
         ]
         self._is_thorough, self._unusable = is_thorough, list[str]()
-        self.is_held = isinstance(store.root, Path) and _DESCRIPTORS.is_dir() and _has_room(len(partitions))
+        self.is_held = isinstance(store.root, Path) and _DESCRIPTORS.is_dir() and _can_open(len(partitions))
         try:
             if isinstance(store.root, Path):
                 files = [self._file(partition) for partition in partitions]
@@ -125,7 +124,7 @@ class Snapshot:
                 raise unreadable(self.root, error) from error
 
     def hold(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Hand the open files to the connection: they are closed when its last cursor and relation are gone.
+        """Hand the open files over to the connection; they are closed when its last cursor and relation are gone.
 
         Raises:
             WarehouseError: as `serve`.
@@ -138,7 +137,7 @@ class Snapshot:
 
         pins = OpenFiles(file.source for file in self.files)
         connection.register_filesystem(pins)
-        # At the end of the process the system closes them, and other threads can read them until then.
+        # Not at exit: the system closes them at the end of the process, and other threads may read them until then.
         weakref.finalize(pins, _close, self._descriptors).atexit = False
 
     def close(self) -> None:
@@ -173,7 +172,8 @@ class Snapshot:
                     version: int | None = table.version
                 else:
                     version = version_of(table, footer_of(file, path).schema)
-                # A wrong bit in a footer deceives DuckDB, or fails without the file's name. Most files are small.
+                # With a wrong bit in a footer, DuckDB returns wrong rows, or an error without the file's name. Most
+                # files are small enough to be checked here.
                 if (self._is_thorough or size <= TAIL_BYTES) and is_intact(file) is False:
                     raise damaged(path, ALTERED)
         except FileNotFoundError:
@@ -197,14 +197,14 @@ def _remote_file(partition: Partition) -> File | None:
 
 @contextmanager
 def damage_explained(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """Turn DuckDB's error about a file of the warehouse into one that names the partition.
+    """Turn DuckDB's error about a file of the warehouse into an error that names the partition.
 
-    The connection is from `database.connect`; it must still be open when its queries fail.
+    The connection is from `database.connect`, and must still be open when a query fails.
 
     Raises:
         DamagedFileError: a file contradicts its footer, or no longer exists; the message names it.
         WarehouseError: an object of a store was replaced since the connection was opened.
-        SqlError: a locked connection would write a file.
+        SqlError: the query would write a file, and the connection is locked.
     """
     try:
         yield
@@ -215,7 +215,7 @@ def damage_explained(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
         reason = message.rpartition("\n")[2]
         if REPLACED in message:
             raise WarehouseError(reason.partition(": ")[2]) from error
-        # Our file systems do not implement what only writers need.
+        # Our file systems implement nothing that only writers need.
         if reason == f"PermissionError: {READ_ONLY}" or reason.startswith("NotImplementedError"):
             raise SqlError(READ_ONLY) from error
         if reason.startswith("MemoryError"):  # Python's, in one of our file systems
@@ -226,7 +226,7 @@ def damage_explained(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
                 raise damaged(path, message[file.end() :].strip("\"': ") or message) from error
         if isinstance(error, OSError) or _KIND.match(message):
             raise
-        # Only errors of DuckDB's Parquet reader have no kind, and they name no file.
+        # Errors without a kind come from DuckDB's Parquet reader, and do not name the file.
         if broken := _broken(connection):
             raise damaged(broken, message) from error
         raise DamagedFileError(f"a file that this reads is damaged ({message})") from error
@@ -249,8 +249,8 @@ def _path_of(source: str) -> Path:
     return Path(str(Path(source).readlink()).removesuffix(_REMOVED))
 
 
-def _has_room(files: int) -> bool:
-    """Return whether the process may open that many more files; raise its own limit if needed and allowed."""
+def _can_open(files: int) -> bool:
+    """Return whether the process may open that many more files; increase its limit if needed and allowed."""
     import resource  # not on Windows, which has no /proc either
 
     needed = len(list(_DESCRIPTORS.iterdir())) + files + _RESERVED

@@ -1,4 +1,4 @@
-"""Definitions of all tables, one module each; `TABLES` has them in the order of the data flow."""
+"""Definitions of all tables, one module per table; `TABLES` has them in the order of the data flow."""
 
 from inspect import cleandoc
 

@@ -1,4 +1,4 @@
-"""Inputs of every linear module of the dense model on the calibration tokens.
+"""Statistics of the inputs of every linear module of the dense model, on the calibration tokens.
 
 Wanda reads `second_moment`; the other columns show outlier channels.
 """
@@ -31,7 +31,9 @@ TABLE = Table(
         ),
         c.amount("max_abs", "Largest absolute input.", "activation"),
         c.int32(
-            "outlier_channels", "Channels whose RMS is more than six times that of the median channel.", "channels"
+            "outlier_channels",
+            "Number of channels whose RMS is more than six times that of the median channel.",
+            "channels",
         ),
         c.text("calibration_hash", "SHA-256 of the calibration tokens."),
     ),

@@ -1,6 +1,6 @@
-"""Change of direction of the residual stream by each sublayer and block, which decides the order of drops.
+"""Change of the residual stream's direction in each sublayer and block, which decides the order of drops.
 
-Measured on the dense model and the calibration tokens.
+It is measured on the dense model, on the calibration tokens.
 """
 
 from prunescope.warehouse.schema.table import Table
@@ -16,7 +16,7 @@ TABLE = Table(
         c.label("unit", "Kind of unit that would be dropped.", values=("attn", "mlp", "block")),
         c.cosine_defect(
             "influence",
-            "Mean cosine defect between the unit's input and output stream.",
+            "Mean cosine defect between the streams before and after the unit.",
             "E[1 − cos(x, x+f(x))]",
             "ShortGPT, 2403.03853 §3",
         ),

@@ -1,4 +1,4 @@
-"""Columns that several tables share, so that one quantity has one name, unit and formula."""
+"""Columns that several tables share; one quantity has one name, unit and formula everywhere."""
 
 from dataclasses import replace
 from functools import partial
@@ -44,11 +44,11 @@ def cosine_defect(name: str, doc: str, formula: str = "", source: str = "", *, s
 
 
 def interval(name: str, mean: str) -> tuple[Column, Column]:
-    """Return both ends of the 95 % interval of a mean over items, which needs at least two items."""
+    """Return both ends of the 95 % interval of a mean over items; it needs at least two items."""
     return tuple(
         metric(
             f"{name}_{end}",
-            f"{side} end of the 95 % interval of {mean}, Student's t over items; NULL if it is not known.",
+            f"{side} end of the 95 % interval of {mean}, by Student's t over items; NULL if it is not known.",
             "nats",
             nullable=True,
         )
@@ -80,7 +80,7 @@ SECONDS = metric("seconds", "Time to compute the row.", "s", minimum=0, is_timin
 SCOPE = label(
     "scope",
     "`local`: one sublayer swapped in a dense context, measured right after it. `isolated`: one sublayer swapped, the "
-    "remaining dense layers run on top, measured at the output. `propagated`: the whole pruned model run on the same "
+    "remaining dense layers run on top, measured at the output. `propagated`: the whole pruned model on the same "
     "tokens. `restored`: the pruned model with one changed sublayer dense again, measured at the output.",
     values=("local", "isolated", "propagated", "restored"),
 )
@@ -96,8 +96,8 @@ TRAJECTORY = label(
     "trajectory",
     "`teacher_forced`: both models read the dense model's text. `own_text`: both read the variant's text. `fork`: the "
     "dense model on its text is compared with the dense model on the text that it writes after taking the variant's "
-    "token at the first flip. `free_running`: each model reads its own text, so that after the flip texts differ as "
-    "well as models; `fork` shows the effect of the texts alone.",
+    "token at the first flip. `free_running`: each model reads its own text. After the flip, both texts and models "
+    "differ; `fork` shows the effect of the texts alone.",
     source="exposure bias: 1511.06732, 2204.01171; texts of the changed model: 2306.13649",
     values=("teacher_forced", "own_text", "fork", "free_running"),
 )
@@ -106,21 +106,21 @@ TASK = label("task", "Name of the task.")
 TASK_METRICS: dict[str, str] = {
     "accuracy": "the option whose whole text has the largest summed log-likelihood is correct",
     "accuracy_per_byte": "the same with log-likelihoods divided by the options' bytes (by their characters if the "
-    "harness's task has only acc_norm)",
+    "task in the harness has only acc_norm)",
     "accuracy_letter": "the most likely option label is correct",
-    "exact_match": "the answer extracted from the text, strictly in the form of the examples, is correct",
+    "exact_match": "the answer is correct, extracted strictly from the text in the form of the examples",
     "exact_match_lenient": "the same with lenient extraction",
     "pass_at_1": "the generated program passes its tests",
     "f1": "overlap of the generated words with those of the correct answer",
-    "agreement": "the answer equals the dense model's, over the samples that the dense model answers; compared are "
-    "whole texts of options, letters if a task has no other scoring, or leniently extracted answers of generated "
-    "text",
+    "agreement": "the answer equals the dense model's, over the samples that the dense model answers; answers are "
+    "options compared by their whole texts (by letters if a task has no other scoring), or extracted leniently from "
+    "generated text",
     "word_perplexity": "perplexity per word, as the harness counts words",
     "byte_perplexity": "perplexity per byte of UTF-8",
     "token_perplexity": "perplexity per token",
 }
 PERPLEXITIES = ("word_perplexity", "byte_perplexity", "token_perplexity")
-# Prefix of any other metric of the harness, which keeps its name.
+# Prefix of all other metrics of the harness, which keep their names.
 OTHER_METRICS = "lm_eval/"
 TASK_METRIC = label(
     "metric",
@@ -136,7 +136,7 @@ ONLY_COSINES_ARE_NEGATIVE = Invariant("only_a_cosine_is_negative", "metric = 'em
 DATA_HASH = text(
     "data_hash",
     "SHA-256 of corpus, queries and judgements, and of truncation, prefix and pooling. Two scores are comparable only "
-    "if it is equal.",
+    "if their hashes are equal.",
 )
 
 T1, T2, T3 = "2603.24652 Theorem 1", "2603.24652 Theorem 2", "2603.24652 Theorem 3"
@@ -233,8 +233,8 @@ _DIVERGENCE: tuple[Column, ...] = (
     ),
     metric(
         "identity_residual_nats",
-        "Health check: KL summed token by token minus KL from the normalisers of both sides. It is zero in exact "
-        "arithmetic, otherwise the rounding of float32 logits.",
+        "Health check: KL summed token by token minus KL from the normalisers of both sides. In exact arithmetic it is "
+        "zero, so it shows the rounding of float32 logits.",
         "nats",
         "Σp log(p/q) − (log E_p[exp(Δz/T)] − E_p[Δz/T])",
         T3,
@@ -250,13 +250,11 @@ _DIVERGENCE: tuple[Column, ...] = (
     probability("p_pruned_top1_pruned", "Pruned probability of the pruned top token."),
     amount("entropy_dense_nats", "Entropy of the dense distribution.", "nats", "−Σp log p"),
     amount("entropy_pruned_nats", "Entropy of the pruned distribution.", "nats", "−Σq log q"),
-    amount("margin_dense", f"Dense logit of the output's first token minus that of its second. {_NEAR_TIES}", "logit"),
-    amount(
-        "margin_pruned", f"Pruned logit of the output's first token minus that of its second. {_NEAR_TIES}", "logit"
-    ),
+    amount("margin_dense", f"Dense logit of the most likely token minus that of the second. {_NEAR_TIES}", "logit"),
+    amount("margin_pruned", f"Pruned logit of the most likely token minus that of the second. {_NEAR_TIES}", "logit"),
 )
-# Cost of a column in addition to the two head products (2·d·V operations per side), which take four fifths of a row's
-# time on a CPU. Columns with the same cost come from the same pass. A pass reads V numbers in cache once.
+# Cost of a column in addition to the two products with the head (2·d·V operations per side), which take four fifths of
+# a row's time on a CPU. Columns with the same cost come from the same pass, which reads V numbers in cache once.
 _COSTS = {
     name: cost
     for cost, names in {
@@ -294,7 +292,7 @@ DIVERGENCE_OF_PROMPTS: tuple[Column, ...] = tuple(
 DIVERGENCE_BY_LENS: tuple[Column, ...] = tuple(
     replace(
         column,
-        doc=f"{side} logit of the first token minus that of the second, as the lens reads the stream after this "
+        doc=f"{side} logit of the most likely token minus that of the second, as the lens reads the stream after this "
         f"sublayer. The margin of the model's output is in decoding_steps. {_NEAR_TIES}",
     )
     if (side := {"margin_dense": "Dense", "margin_pruned": "Pruned"}.get(column.name))

@@ -1,7 +1,7 @@
 """Shift of the model's output at every generated token, in every trajectory.
 
-h is the head's input (after the final norm), z the true logits. `own_text` and `fork` end with their text, its
-end-of-text token included. `fork` has rows only for texts that flip; they are zero up to the flip.
+h is the head's input (after the final norm), z the true logits. `own_text` and `fork` end with the end-of-text token of
+their text. `fork` has rows only for texts that flip; the shifts are zero up to the flip.
 """
 
 from prunescope.warehouse.schema.table import Table
@@ -23,8 +23,8 @@ TABLE = Table(
         ),
         c.int32(
             "token_id_pruned",
-            "Token that the pruned model emits at this step, likewise. Under `fork` it is the dense model's token in "
-            "the text after the variant's first different token.",
+            "Token that the pruned model emits at this step, chosen in the same way. Under `fork` it is the dense "
+            "model's token in the text after the variant's first different token.",
         ),
         c.text("token_text_dense", "The dense token as text."),
         c.text("token_text_pruned", "The pruned token as text."),

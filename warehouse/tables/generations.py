@@ -1,8 +1,8 @@
 """Text and tokens that each variant generates, and the step at which it first differs from the dense model.
 
-A text is decoded to its own end-of-text token, and at least as far as the dense text, so that steps pair up. With
-`generation: {until: length}` it continues to the study's length. The fork is the text that the dense model writes after
-it had to take the variant's first different token. It shows what that one token costs.
+A text is decoded to its own end-of-text token, and at least as far as the dense text, because steps are compared in
+pairs. With `generation: {until: length}` it continues to the study's length. The fork is the text that the dense model
+writes after it was made to take the variant's first different token. It shows what that one token costs.
 """
 
 from prunescope.warehouse.schema.table import Column, Table
@@ -36,14 +36,14 @@ TABLE = Table(
         ),
         _step(
             "collapse_step",
-            "First step of the text that completes a loop: one n-gram (n ≤ 8) at least three times over 6 tokens; NULL "
-            "if it does not loop.",
+            "First step that completes a loop: an n-gram (n ≤ 8) at least three times in a row, over at least 6 "
+            "tokens; NULL if the text does not loop.",
         ),
         _step("end_step", "Step of the first end-of-text token; NULL if there is none."),
         _step(
             "answer_end_step",
-            "Step at which the answer is complete (by the study's answer pattern, or at the end of the text); NULL if "
-            "it never is.",
+            "Step at which the answer is complete, by the study's answer pattern or at the end of the text; NULL if it "
+            "is never complete.",
         ),
         c.share("repeat_rate", "Share of repeated 3-grams in the text, up to its end.", "1 − distinct/all 3-grams"),
         c.share("distinct_1", "Share of distinct tokens in the text, up to its end.", "distinct/all 1-grams"),
@@ -57,10 +57,10 @@ TABLE = Table(
         c.integers("token_ids_fork", f"Tokens of the fork, up to its end; {_NO_FORK}.", nullable=True, since=2),
         _step("collapse_step_fork", "`collapse_step` of the fork; NULL without a loop or a fork.", since=2),
         _step("end_step_fork", "`end_step` of the fork; NULL without an end or a fork.", since=2),
-        c.text("answer_fork", "`answer` of the fork; NULL without one.", nullable=True, since=2),
+        c.text("answer_fork", "`answer` of the fork; NULL without an answer or a fork.", nullable=True, since=2),
         c.flag(
             "is_correct_fork",
-            "`is_correct` of the fork; NULL if that is NULL or without a fork.",
+            "`is_correct` of the fork; NULL without a fork, without `gold` or without a pattern.",
             nullable=True,
             since=2,
         ),

@@ -1,4 +1,4 @@
-"""Residual stream, kept on request, so that a later measure does not need to run the model again.
+"""Residual stream, kept on request: a later measure then does not need to run the model again.
 
 Logits follow from it as `W h` and are never stored.
 """
@@ -21,9 +21,9 @@ TABLE = Table(
             "scope",
             "`dense`: the dense stream after the sublayer, in the recipe dense. The other scopes hold the shift of "
             "that stream, because the difference of two stored streams would lose digits. `local`: one sublayer "
-            "swapped in a dense context; stored if the recipe changed the sublayer, otherwise zero. `isolated`: the "
-            "same swap, shift of the final stream. `propagated`: the whole pruned model. `restored`: the pruned model "
-            "with one changed sublayer dense again, shift of the final stream.",
+            "swapped in a dense context; without a row if the recipe did not change the sublayer, because the shift is "
+            "zero. `isolated`: the same swap, shift of the final stream. `propagated`: the whole pruned model. "
+            "`restored`: the pruned model with one changed sublayer dense again, shift of the final stream.",
             values=("dense", "local", "isolated", "propagated", "restored"),
         ),
         c.metric(
@@ -37,8 +37,8 @@ TABLE = Table(
             pa.list_(pa.float16()),
             "state",
             "The stream or its shift before the final norm, in units of `scale`. No entry overflows. An entry of at "
-            "least 2^-28 of the largest has a relative error of at most 2^-11, an eighth of bfloat16's in as many "
-            "bytes.",
+            "least 2^-28 of the largest has a relative error of at most 2^-11, an eighth of bfloat16's error, which "
+            "takes as many bytes.",
             "scale",
             "h/scale or Δh/scale",
         ),

@@ -20,7 +20,7 @@ TABLE = Table(
             "is_group", "Whether `task` is a group, such as `mmlu`, whose scores are means over other rows of the file."
         ),
         c.label("harness_metric", "Name of the metric in the harness, such as `acc`."),
-        c.label("filter", "Filter of the answers for the metric; `none` for the answers themselves."),
+        c.label("filter", "Filter that extracts the answers for the metric; `none` if they are used as they are."),
         replace(
             c.TASK_METRIC,
             doc="Name of the metric as in `task_scores`. `acc` is `accuracy_letter` if the file's definition of the "

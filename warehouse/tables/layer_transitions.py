@@ -1,6 +1,6 @@
 """Shift of the representation by each sublayer: the main table of the warehouse.
 
-Teacher forced: both sides read the prompt and the dense model's greedy continuation.
+It is teacher-forced: both sides read the prompt and the dense model's greedy continuation.
 """
 
 from dataclasses import replace
@@ -37,7 +37,7 @@ TABLE = Table(
         c.flag(
             "is_changed",
             "Whether the recipe changed this sublayer's weights, dropped it, or (noise) computes it with other "
-            "rounding; otherwise the local shift is exactly zero and is not computed. Files of earlier releases hold "
+            "rounding. If not, the local shift is exactly zero and is not computed. Files of earlier releases hold "
             "false and zeros for noise.",
         ),
         *c.DIVERGENCE_BY_LENS,

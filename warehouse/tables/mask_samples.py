@@ -1,4 +1,4 @@
-"""Bits of each variant's masks at a fixed sample of positions, so that SQL can compare any two masks of a model.
+"""Bits of each variant's masks at a fixed sample of positions, with which SQL compares any two masks of a model.
 
 The whole masks are in the variant's file, next to the tables.
 """
@@ -33,16 +33,16 @@ TABLE = Table(
             pa.binary(),
             "kept_bits",
             "One bit per position, in ascending order, highest bit first, 1 if the weight is kept; the last byte is "
-            "padded with 0. A share s estimated from them has a standard error of at most √(s(1−s)/sampled), 0.0039 at "
-            "16384 positions; if all weights are sampled, it is exact. The Jaccard overlap of two variants' kept "
-            "weights is bit_count(a::BIT & b::BIT) / bit_count(a::BIT | b::BIT).",
+            "padded with 0. A share s estimated from the bits has a standard error of at most √(s(1−s)/sampled), which "
+            "is 0.0039 at 16384 positions; if all weights are sampled, it is exact. The Jaccard overlap of two "
+            "variants' kept weights is bit_count(a::BIT & b::BIT) / bit_count(a::BIT | b::BIT).",
             "bits",
         ),
     ),
     preview_columns=("weights", "sampled"),
     invariants=(
         Invariant("samples_what_it_can", f"sampled = least(weights, {MAX_SAMPLED})"),
-        Invariant("one_bit_a_place", "octet_length(kept_bits) = (sampled + 7) // 8"),
+        Invariant("has_one_bit_per_position", "octet_length(kept_bits) = (sampled + 7) // 8"),
         Invariant("keeps_no_more_than_sampled", "bit_count(kept_bits::bit) <= sampled"),
     ),
 )

@@ -28,7 +28,7 @@ TABLE = Table(
             "metric",
             "Name of the metric as in `task_scores` or `retrieval_scores`; if the publication does not name it, "
             "`source` says inferred. `cosine_h`, `cosine_z`, `cosine_p` are by layer, with the step as suffix for a "
-            "generation. `mass` is of all options, `p_option_a` and so on of one option.",
+            "generation. `mass` is the probability of all options, `p_option_a` and so on that of one option.",
         ),
         c.int16("layer", "Changed layer, from 0; −1 for a number of the whole model.", minimum=-1),
         c.float64(

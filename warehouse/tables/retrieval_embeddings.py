@@ -1,4 +1,4 @@
-"""Embeddings of data sets with `keep_embeddings`, so that a later question does not need to run the model again."""
+"""Embeddings of data sets with `keep_embeddings`, for later questions that then do not need to run the model again."""
 
 import pyarrow as pa
 

@@ -1,6 +1,6 @@
 """Retrieval quality of each variant's embeddings, and their shift.
 
-Needs an embedding model. Scores of generated text are in `task_scores`.
+The model must be an embedding model. Scores of generated text are in `task_scores`.
 """
 
 from prunescope.warehouse.schema.table import Table

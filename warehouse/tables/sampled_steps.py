@@ -1,4 +1,4 @@
-"""Distributions of both models at every token of sampled texts, both the dense model's and the variant's.
+"""Distributions of both models at every token of the sampled texts of the dense model and of the variant.
 
 Both models read the same tokens, so the two distributions of a row have the same context. By the chain rule, the KL
 summed over a text gives the KL between two distributions over texts.
@@ -30,16 +30,16 @@ TABLE = Table(
         *(
             c.int32(
                 f"token_id_{side}",
-                f"Token that the {side} model draws with the shared noise; NULL after the flip, if the text is the "
-                "other model's.",
+                f"Token that the {side} model draws with the shared noise; NULL after the flip if the text is that of "
+                "the other model.",
                 nullable=True,
             )
             for side in ("dense", "pruned")
         ),
         c.float64(
             "total_variation",
-            "Total variation of the two distributions that are drawn from: at the sampling temperature, within their "
-            "nuclei. It is the lowest probability of different tokens under any common noise.",
+            "Total variation of the two distributions that tokens are drawn from, at the sampling temperature and "
+            "within their nuclei. It is the lowest probability of different tokens under any common noise.",
             "probability",
             "Σ|p − q|/2",
             minimum=0,
@@ -47,8 +47,8 @@ TABLE = Table(
         ),
         c.float64(
             "flip_probability",
-            "Probability that common Gumbel noise draws different tokens from them, between t and 2t/(1 + t) for a "
-            "total variation t. NULL after the flip.",
+            "Probability that common Gumbel noise draws different tokens from the two distributions. It is between t "
+            "and 2t/(1 + t) for a total variation t. NULL after the flip.",
             "probability",
             "1 − Σ_i 1/Σ_j max(p_j/p_i, q_j/q_i)",
             nullable=True,

@@ -1,8 +1,8 @@
 """Effect of each treatment of one sublayer or matrix alone, on the items of a search; everything else stays dense.
 
 A search adds these effects to predict an allocation; `search_trials` has the allocations that it measured. A treatment
-is measured on the first 16 items. It is measured on fewer if its ratio to another treatment of its sublayer is then
-known well enough. It is not measured if its effect is computed from those of its matrices at another sparsity.
+is measured on the first 16 items, or on fewer if its ratio to another treatment of its sublayer is known well enough
+by then. It is not measured if its effect is computed from those of its matrices at another sparsity.
 """
 
 from prunescope.warehouse.schema.table import Invariant, Migration, Table
@@ -41,11 +41,11 @@ TABLE = Table(
         c.amount(
             "kl_dense_pruned_nats",
             "KL divergence at the output, dense side first, with this treatment alone. It is the geometric mean over "
-            "items of the mean over an item's tokens; a thousandth of the items' mean is added to each item, so that "
-            "zeros count. If it was measured on fewer items than others: its ratio to its sublayer's first treatment "
-            "on these items, times the mean of the latter over all 16. If n_items is 0, it is computed from the "
-            "effects of its matrices alone, shrunk towards those of their sublayer and kind: their sum, each times the "
-            "third power of the ratio of its sparsity to the measured one.",
+            "items of the mean over an item's tokens; a thousandth of the items' mean is added to each item, so zeros "
+            "count too. A treatment measured on fewer items has its ratio to its sublayer's first treatment on these "
+            "items, times the mean of that one over all 16. If n_items is 0, it is a sum over matrices: the effect of "
+            "each alone, shrunk towards those of its sublayer and kind, times the third power of the ratio of its "
+            "sparsity to the measured one.",
             "nats",
             "KL(p‖q)",
         ),
@@ -61,7 +61,7 @@ TABLE = Table(
         ),
         c.int32(
             "n_items",
-            "Number of items that it was measured on, the first ones of the search; 0 if its effect is computed.",
+            "Number of items that it was measured on, from the first of the search; 0 if its effect is computed.",
             "items",
         ),
         c.floats("item_kl", "Mean KL divergence of each measured item, in order.", "nats", "KL(p‖q)"),

@@ -24,7 +24,7 @@ TABLE = Table(
         c.int32("batch", "Number of sequences that run together.", "sequences", minimum=1),
         c.int32("length", "Length of every prompt.", "tokens", minimum=1),
         c.int32("new_tokens", "Tokens that every sequence generates.", "tokens", minimum=1),
-        c.int32("repeats", "Number of timings per side, whose median counts.", minimum=1),
+        c.int32("repeats", "Number of timings per side; their median is reported.", minimum=1),
         c.label(
             "machine",
             "Processor and threads, or graphics card. Times of different machines are not comparable.",

@@ -32,12 +32,13 @@ TABLE = Table(
         c.text(
             "sample_hash",
             "SHA-256 of the prompt, worked examples included, and of the options or the limits of the text. Samples of "
-            "two variants are a pair only if it is equal.",
+            "two variants form a pair only if their hashes are equal.",
         ),
         c.label(
             "scoring",
-            "What is compared: the likelihoods of the options' labels (`letter`) or whole texts (`full_text`), the "
-            "generated text (`greedy`), or nothing (`rolling`: a text is read and counts as the only option).",
+            "What is compared: the likelihoods of the options' labels (`letter`) or of their whole texts "
+            "(`full_text`), the generated text (`greedy`), or nothing (`rolling`: a text is read and counts as the "
+            "only option).",
             values=("letter", "full_text", "greedy", "rolling"),
         ),
         c.text(
@@ -62,13 +63,14 @@ TABLE = Table(
         _optional(
             "answer_lenient",
             pa.string(),
-            "Answer extracted leniently from the text; NULL if none was found, and always except under greedy.",
+            "Answer extracted leniently from the text; NULL if none was found, and in every scoring but greedy.",
         ),
         _optional("is_correct_lenient", pa.bool_(), "`is_correct` of the lenient answer; NULL except under greedy."),
         _optional(
             "is_answer_same",
             pa.bool_(),
-            "Whether the answer (under greedy the lenient one) equals the dense model's; NULL if that has none.",
+            "Whether the answer (under greedy the lenient one) equals the dense model's; NULL if the dense model has "
+            "none.",
         ),
         _optional(
             "option_log_likelihoods",
@@ -81,7 +83,7 @@ TABLE = Table(
         _optional(
             "option_log_likelihoods_per_byte",
             pa.list_(pa.float32()),
-            "The same divided by the option's bytes in UTF-8, so that long options can win; NULL under greedy.",
+            "The same divided by the option's bytes in UTF-8, which gives long options a chance; NULL under greedy.",
             "nats per byte",
             "Σ ln p(token)/bytes",
         ),
@@ -98,8 +100,8 @@ TABLE = Table(
         ),
         _count(
             "collapse_step",
-            "First step of the text that completes a loop: one n-gram (n ≤ 8) at least three times over 6 tokens; NULL "
-            "if it does not loop.",
+            "First step that completes a loop: an n-gram (n ≤ 8) at least three times in a row, over at least 6 "
+            "tokens; NULL if the text does not loop.",
             "step",
         ),
         c.share(

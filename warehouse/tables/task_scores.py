@@ -39,8 +39,8 @@ TABLE = Table(
         ),
         c.float64(
             "value",
-            "The score over all samples. Perplexities are at least 1. Every other score is a share, except those under "
-            "the harness's own name.",
+            "The score over all samples. Perplexities are at least 1. Other scores are shares, except for metrics "
+            "under the harness's own name.",
             "share; units of text for perplexity",
         ),
         c.float64(

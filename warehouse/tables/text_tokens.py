@@ -1,6 +1,6 @@
 """Shift of the model's output at every scored token of a text, and the likelihood of the true next token.
 
-Both sides read the text itself (teacher forced), T = 1. h is the head's input (after the final norm), z the true
+Both sides read the text itself (teacher-forced), and T is 1. h is the head's input (after the final norm), z the true
 logits. The mart `kld_summary` has statistics over tokens.
 """
 

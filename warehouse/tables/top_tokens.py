@@ -1,4 +1,4 @@
-"""The most likely tokens of both sides at every generated token, at T = 1, to read where an answer breaks."""
+"""The most likely tokens of both sides at every generated token, at T = 1; they show where an answer goes wrong."""
 
 from prunescope.warehouse.schema.table import Table
 from prunescope.warehouse.tables import columns as c

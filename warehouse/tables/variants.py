@@ -1,4 +1,4 @@
-"""Changes of each recipe to its model: how much it removed, where, and at what cost.
+"""What each recipe changed in its model: how much it removed, where, and at what cost.
 
 The masks are in one small file per variant, next to the tables.
 """

@@ -15,10 +15,10 @@ _FORMAT = "a folder in BEIR's format holds corpus.jsonl, queries.jsonl and qrels
 
 @dataclass(frozen=True)
 class Collection:
-    """Data set, cut to the limits of its specification: texts by id, in the order of the files.
+    """A data set, cut to the limits of its specification: texts by id, in the order of the files.
 
-    Documents begin with their titles. Queries are only those with a judgement. Relevance is by query and document id;
-    above 0 is relevant, and unlisted documents are not.
+    Documents begin with their titles. Queries without a judgement are left out. Relevance is by query and document id:
+    above 0 is relevant; unlisted documents are not.
     """
 
     documents: Mapping[str, str]
@@ -27,7 +27,7 @@ class Collection:
 
 
 def files_of(spec: RetrievalSpec) -> tuple[Path, Path, Path]:
-    """Return the paths of corpus, queries and judgements, which may not exist."""
+    """Return the paths of corpus, queries and judgements, whether or not they exist."""
     folder = Path(__file__).parent / spec.name if spec.folder is None else Path(spec.folder).expanduser()
     return folder / "corpus.jsonl", folder / "queries.jsonl", folder / "qrels" / f"{spec.split}.tsv"
 
@@ -39,7 +39,7 @@ def require_files(spec: RetrievalSpec) -> None:
             raise InputError(f"{spec.what}: {file} is missing; {_FORMAT}")
 
 
-def is_there(spec: RetrievalSpec) -> bool:
+def has_files(spec: RetrievalSpec) -> bool:
     """Return whether all files of a data set exist."""
     return all(file.is_file() for file in files_of(spec))
 
@@ -51,7 +51,7 @@ def contents_hash(collection: Collection) -> str:
 
 
 def read_collection(spec: RetrievalSpec) -> Collection:
-    """Read a data set; InputError for an unreadable file, a malformed line, a repeated or an unknown id."""
+    """Read a data set; InputError for an unreadable file, a malformed line, or a repeated or unknown id."""
     require_files(spec)
     corpus_file, queries_file, judgements_file = files_of(spec)
     documents, queries = _texts(corpus_file), _texts(queries_file)
@@ -128,7 +128,7 @@ def _judgements(file: Path, documents: Mapping[str, str], queries: Mapping[str, 
             query, document, score = fields[0], fields[1], int(fields[2])
         except (IndexError, ValueError) as error:
             raise InputError(
-                f"{file}, line {number}: not query id, document id and a whole number between tabs"
+                f"{file}, line {number}: not a query id, a document id and a whole number, separated by tabs"
             ) from error
         for name, known, where in ((query, queries, "queries.jsonl"), (document, documents, "corpus.jsonl")):
             if name not in known:

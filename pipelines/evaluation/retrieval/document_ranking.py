@@ -18,14 +18,14 @@ _BLOCK = 2**25
 def rank_documents(
     queries: Float[Tensor, "queries width"],
     documents: Float[Tensor, "documents width"],
-    own: Sequence[int | None],
+    itself: Sequence[int | None],
     depth: int = DEPTH,
 ) -> list[list[int]]:
     """Return the indices of the `depth` documents most similar to each query by inner product, the best first.
 
-    Similarities are summed in float64 and rounded to float32, so that equal documents tie for any order of the sums.
-    Ties are broken by order in the corpus. `own` is the index of the document that is the query itself (as in ArguAna)
-    and must not be ranked, or None.
+    Similarities are summed in float64 and rounded to float32, so equal documents tie for any order of the sums. Ties
+    are broken by order in the corpus. `itself` has, per query, the index of the document that is the query itself (as
+    in ArguAna) and must not be ranked, or None.
     """
     rankings: list[list[int]] = []
     block_documents = max(1, _BLOCK // max(1, documents.shape[1]))
@@ -34,14 +34,14 @@ def rank_documents(
         rows = queries[first : first + block_queries].double()
         parts = [(rows @ block.double().T).float() for block in documents.split(block_documents)]
         similarities = torch.cat(parts, dim=1)
-        for row, itself in zip(similarities, own[first : first + block_queries], strict=True):
-            if itself is not None:
-                row[itself] = -torch.inf
+        for row, same in zip(similarities, itself[first : first + block_queries], strict=True):
+            if same is not None:
+                row[same] = -torch.inf
             # Select all documents that tie with the last one; the stable sort then keeps the corpus's order.
             threshold = row.topk(min(depth, len(row))).values[-1]
             candidates = (row >= threshold).nonzero()[:, 0]
             order = row[candidates].argsort(descending=True, stable=True)[:depth]
-            rankings.append([index for index in candidates[order].tolist() if index != itself])
+            rankings.append([index for index in candidates[order].tolist() if index != same])
     return rankings
 
 
@@ -52,9 +52,9 @@ def score_rankings(
 
     nDCG@10 uses the judgements as gains with a discount of log₂(rank + 1) (Järvelin and Kekäläinen 2002, as in
     trec_eval). Recall@100 is the share of relevant documents in the first 100. MRR@10 is one over the rank of the first
-    relevant document in the first 10. Judgements are by query and document id; ranked ids are the best first.
+    relevant document in the first 10. Judgements are by query and document id; the best ranked id comes first.
     """
-    # trec_eval breaks ties in its own way; scores of −rank do not tie.
+    # trec_eval breaks ties in its own way; with −rank as the score there are none.
     run = {query: {name: float(-rank) for rank, name in enumerate(names)} for query, names in ranked.items()}
     judged = {query: dict(names) for query, names in relevance.items()}
     values = {name: dict.fromkeys(ranked, 0.0) for name in MEASURES}

@@ -37,8 +37,8 @@ def tokens_of(
 ) -> list[tuple[int, ...]]:
     """Return the token ids of texts with their prefixes, cut to `max_length`, special tokens included.
 
-    With the pooling `last` every text ends with the tokenizer's end token, even a cut one; with `mean` only a text
-    without any token gets it.
+    With the pooling `last`, every text ends with the tokenizer's end token, even if it is cut. With `mean`, only a text
+    without tokens gets one.
 
     Raises:
         InputError: an end token is needed and the tokenizer has none.
@@ -70,7 +70,7 @@ def embed(
 ) -> Float[Tensor, "texts width"]:
     """Return vectors of texts in float32, pooled in float64 from the states after the final norm.
 
-    Equal texts share one vector, so that they tie. A text has at least one token. The progress advances once per batch.
+    Equal texts share one vector and so tie. A text has at least one token. The progress advances once per batch.
 
     Raises:
         InputError: the model is bidirectional and does not ignore padding.

@@ -43,7 +43,7 @@ Tables = dict[str, pl.DataFrame]
 class _Data:
     """One data set in the model's tokens, with the dense model's embeddings.
 
-    `hash` covers contents and settings. `ids` are the tokens of the queries, then of the documents.
+    `hash` covers contents and settings. `ids` has the tokens of the queries, then those of the documents.
     """
 
     spec: RetrievalSpec
@@ -117,16 +117,16 @@ class RetrievalSession:
             hashed
             | {
                 "metric": name,
-                "value": own.mean(),
-                "standard_error": None if len(own) < 2 else own.std(ddof=1) / len(own) ** 0.5,
-                "n": len(own),
+                "value": numbers.mean(),
+                "standard_error": None if len(numbers) < 2 else numbers.std(ddof=1) / len(numbers) ** 0.5,
+                "n": len(numbers),
             }
-            for name, own in (values | {COSINE: cosines}).items()
+            for name, numbers in (values | {COSINE: cosines}).items()
         ]
         by_query = [
             hashed | {"metric": name, "query_id": query, "value": value}
-            for name, own in (values | {COSINE: cosines[: len(queries)]}).items()
-            for query, value in zip(queries, own, strict=True)
+            for name, numbers in (values | {COSINE: cosines[: len(queries)]}).items()
+            for query, value in zip(queries, numbers, strict=True)
         ]
         names = [("query", name) for name in queries] + [("document", name) for name in documents]
         embeddings = EMBEDDINGS.to_frame()
@@ -143,8 +143,8 @@ def _scores(data: _Data, pruned: Float[Tensor, "texts width"]) -> dict[str, dict
     queries, documents = list(data.collection.queries), list(data.collection.documents)
     indices = {name: index for index, name in enumerate(documents)}
     vectors = torch.nn.functional.normalize(pruned.double()) if data.spec.normalise else pruned
-    own = [indices.get(name) for name in queries]
-    rankings = rank_documents(vectors[: len(queries)], vectors[len(queries) :], own)
+    itself = [indices.get(name) for name in queries]
+    rankings = rank_documents(vectors[: len(queries)], vectors[len(queries) :], itself)
     ranked = {query: [documents[index] for index in top] for query, top in zip(queries, rankings, strict=True)}
     return score_rankings(data.collection.relevance, ranked)
 

@@ -14,9 +14,9 @@ _IGNORED = (",", r"\$", r"\.$")
 
 
 def without_marks(responses: Iterable[Sequence[str]], docs: Sequence[dict[str, Any]]) -> list[list[str]]:  # noqa: ARG001
-    """Return the answers without marks that the task's comparison ignores: 1,000. and $1000 become equal.
+    """Return the answers without the marks that the task's comparison ignores: 1,000. and $1000 become equal.
 
-    No score changes, but equal numbers of the dense model and of a variant become equal texts.
+    This changes no score. But if the dense model and a variant answer with the same number, their texts become equal.
 
     Args:
         responses: the answers extracted from each sample's texts.
@@ -34,8 +34,8 @@ def _without_marks(answer: str) -> str:
 def same_answer(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
     """Return whether the written answer is right: the same number, or the same words.
 
-    Words are compared without case and punctuation, like lm-eval's exact_match with both of its options. Unlike there,
-    marks stay in a number, between numbers (1/2, -5), and in an answer of marks alone.
+    Words are compared without case and punctuation, as in lm-eval's exact_match with both of its options. Unlike there,
+    marks are kept inside and between numbers (1/2, -5), and in an answer that consists of marks.
     """
     number = number_text(doc["answer"])
     if number is not None:
@@ -47,7 +47,7 @@ def f1_of_words(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]
     """Return SQuAD's F1 (arXiv 1606.05250 §6.1): harmonic mean of the words' precision and recall.
 
     Words are lower-cased, without punctuation and articles. If several answers are right, the best score counts, as in
-    SCROLLS (2201.03533), which reports per cent.
+    SCROLLS (2201.03533), which reports percentages.
     """
     words = _words(results[0])
     return {"f1": max((_f1(words, _words(answer)) for answer in doc["answers"]), default=0.0)}

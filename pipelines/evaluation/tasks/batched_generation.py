@@ -18,8 +18,8 @@ from prunescope.pipelines.models.known_text import WHOLE, KnownText, Pass
 from prunescope.pipelines.models.module_calls import quick_linears
 from prunescope.pipelines.models.token_cache import KeyValues, TokenCache
 
-# Maximum contexts per batch: on a CPU, a product of 64 rows takes half the time per row of a product of 16 rows. After
-# the first FEW_CONTEXTS, a context joins only if its padding is at most half as long as an answer.
+# Maximum contexts per batch: on a CPU, a row of a product of 64 rows takes half the time of a row of a product of 16.
+# After the first FEW_CONTEXTS, a context joins only if its padding is at most half as long as an answer.
 BATCH_CONTEXTS, FEW_CONTEXTS = 64, 16
 # Tokens per batch, padding and answers included; they bound the cache and the activations.
 MAX_TOKENS = 32_768
@@ -27,9 +27,9 @@ MAX_TOKENS = 32_768
 BLOCK_ROWS = 64
 # Minimum length of a prefix that all contexts of a batch share, such as worked examples, to run it once.
 MIN_SHARED_PREFIX = 64
-# Padding tokens in a pass over contexts above which a second pass is faster.
+# If a pass over contexts needs more padding tokens than this, two passes are faster.
 MAX_PADDING = 64
-# Maximum size of the keys and values of contexts that are kept.
+# Maximum size of the kept keys and values of contexts.
 KEPT_CONTEXT_BYTES = 2**30
 # RoPE variants that depend on the longest position of a pass, and therefore on the length of a draft.
 _LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
@@ -100,13 +100,13 @@ class _Batch:
 
     def remove_finished(self) -> None:
         """Take finished texts out of the batch."""
-        left = [n for n, row in enumerate(self.rows) if not row.is_finished]
-        if 0 < len(left) < len(self.rows) and self.cache is not None:
-            self.cache.keep(left)
-        self.rows, self.mask = [self.rows[n] for n in left], self.mask[left]
+        unfinished = [n for n, row in enumerate(self.rows) if not row.is_finished]
+        if 0 < len(unfinished) < len(self.rows) and self.cache is not None:
+            self.cache.keep(unfinished)
+        self.rows, self.mask = [self.rows[n] for n in unfinished], self.mask[unfinished]
 
     def join(self, other: "_Batch", cache: TokenCache, added: TokenCache) -> None:
-        """Add the texts of another batch; columns that are padding in all texts of this one go first."""
+        """Add the texts of another batch, after removing the columns that are padding in all texts of this one."""
         padding = int(self.mask.any(dim=0).int().argmax())
         cache.join(added, padding)
         columns = cache.get_seq_length()
@@ -134,9 +134,9 @@ def generate_greedy(
     lower token id. Contexts are sorted by length and padded on the left; if padding changes the states
     (`Decoder.can_pad`), each runs alone. Finished rows leave their batch.
 
-    If `can_reuse_prefix` holds, a long prefix that a batch shares runs once, drafts (`speculative_decoding`) are
-    checked in the pass of the last token, and the next contexts take the places of finished rows. The text is that of
-    single tokens, except for logits that differ only by the rounding of a pass with more rows.
+    If `can_reuse_prefix` holds, a long prefix that a batch shares runs once. The pass of a text's last token also
+    checks its draft (`speculative_decoding`). New contexts take the places of finished rows. The text is the same as
+    token by token, unless two logits are so close that the rounding of a pass with more rows reverses them.
 
     Args:
         decoder: dense, or with a variant applied.
@@ -174,7 +174,7 @@ def generate_greedy(
         row.proposer.observe(start)
         row.ended = bool(start) and _has_ended(decoder, row)
         rows.append(row)
-    # The longest first, so that memory runs out at once or never.
+    # The longest first: memory then runs out at once or never.
     waiting = deque(sorted((row for row in rows if not row.is_finished), key=lambda row: -len(row.context)))
     with quick_linears(decoder.model):
         if reuses_prefix is None:
@@ -182,7 +182,7 @@ def generate_greedy(
         max_rows, max_tokens = decoder.at_once(batch) if decoder.can_pad else 1, decoder.at_once(MAX_TOKENS)
 
         def next_rows(running: int = 0, columns: int = 0) -> list[_Row]:
-            """Remove those that wait and fit beside running texts, whose cache has so many columns."""
+            """Take waiting rows that fit into a batch with `running` texts and `columns` of cache."""
             taken = list[_Row]()
             columns = max(columns, len(waiting[0].context)) + max_new_tokens
             while waiting and running + len(taken) < max_rows:
@@ -232,7 +232,8 @@ def _step(decoder: Decoder, batch: _Batch, *, reuses_prefix: bool) -> None:
     else:
         if batch.uses_drafts:
             drafts = [row.proposer.propose(row.limit - len(row.tokens) - 1) for row in rows]
-        # Padding of a draft runs like a draft, so that no row is masked whole; positions end with the model's context.
+        # The padding of a draft is read like a draft, because no row may be masked entirely. No position may exceed the
+        # model's context.
         room = decoder.context_length - max(len(row.context) + len(row.tokens) for row in rows)
         width = min(best_draft_length(drafts), room)
         drafts = [draft[:width] for draft in drafts]
@@ -241,14 +242,14 @@ def _step(decoder: Decoder, batch: _Batch, *, reuses_prefix: bool) -> None:
         mask = torch.nn.functional.pad(batch.mask, (0, width + 1), value=1)
     best, is_finite = _best(decoder, decoder.hidden(tokens, cache, mask)[:, -1 - width :])
     if width and cache is not None and not is_finite:
-        # A wrong draft may itself cause the NaN, in its row's neighbours too: repeat the pass without drafts.
+        # A wrong draft may cause the NaN, in other rows too: repeat the pass without drafts.
         _crop(cache, width + 1)
         batch.uses_drafts = False
         _step(decoder, batch, reuses_prefix=reuses_prefix)
         return
     if not is_finite:
         raise ComputationError("NaN or infinite logits during generation; the variant's weights are damaged")
-    right = [_accept(decoder, row, draft, own) for row, draft, own in zip(rows, drafts, best.tolist(), strict=True)]
+    right = [_accept(decoder, row, draft, new) for row, draft, new in zip(rows, drafts, best.tolist(), strict=True)]
     if width and cache is not None:
         # A row's wrong draft tokens stay in the cache if another row's were right; the mask hides them.
         longest = max(right)
@@ -261,7 +262,7 @@ def _step(decoder: Decoder, batch: _Batch, *, reuses_prefix: bool) -> None:
 
 def _fill(decoder: Decoder, batch: _Batch, next_rows: Callable[[], list[_Row]]) -> None:
     """Let texts take the places of finished ones, if the cache has a column for every token."""
-    if batch.cache is None or not batch.cache.has_keys_alone:
+    if batch.cache is None or not batch.cache.holds_every_token:
         return
     added = _Batch(next_rows(), uses_drafts=False)
     while added.rows and added.cache is None:
@@ -317,13 +318,13 @@ def _after_prefix(
 
 
 def read_contexts(decoder: Decoder, contexts: Sequence[tuple[int, ...]]) -> list[KeyValues] | None:
-    """Return keys and values of each context, at least of all tokens but the last; None if the cache has other states.
+    """Return keys and values of each context, at least of all tokens but the last; None if it holds other states.
 
     A prefix that all contexts share runs first; then contexts of similar length run together, padded on the right.
     """
     # In token order all other contexts lie between these two.
     shared = min(*(len(context) - 2 for context in contexts), common_prefix_length(min(contexts), max(contexts)))
-    if shared < 0 or decoder.cache_refusal is not None or not decoder.new_cache().has_keys_alone:
+    if shared < 0 or decoder.cache_refusal is not None or not decoder.new_cache().holds_every_token:
         return None
     config = cast(Any, decoder.model).config.to_dict()
     is_worth_a_pass = shared * (len(contexts) - 1) > MAX_PADDING and not depends_on_pass_length(config)
@@ -334,14 +335,14 @@ def read_contexts(decoder: Decoder, contexts: Sequence[tuple[int, ...]]) -> list
         if not groups or sum(len(contexts[context]) - len(contexts[each]) for each in groups[-1]) > MAX_PADDING:
             groups.append([])
         groups[-1].append(context)
-    found: dict[int, KeyValues | None] = {}
+    by_context: dict[int, KeyValues | None] = {}
     for group in groups:
         cache = decoder.new_cache()
         if prefix:
             cache.fill([list(prefix[0]) for _ in group], [shared] * len(group))
         decoder.hidden(padded_right([contexts[context][shared:-1] for context in group]).to(decoder.device), cache)
-        found |= {context: cache.text(row, 0) for row, context in enumerate(group)}
-    texts = [found[context] for context in range(len(contexts))]
+        by_context |= {context: cache.text(row, 0) for row, context in enumerate(group)}
+    texts = [by_context[context] for context in range(len(contexts))]
     return None if None in texts else cast(list[KeyValues], texts)
 
 
@@ -369,7 +370,7 @@ def add_contexts(
 
 @torch.inference_mode()
 def can_reuse_prefix(decoder: Decoder) -> bool:
-    """Return whether texts of different lengths can continue one cached prefix, padded in between, by running two."""
+    """Run two texts of different lengths after one cached prefix, padded in between; return whether they are right."""
     if decoder.cache_refusal is not None or depends_on_pass_length(cast(Any, decoder.model).config.to_dict()):
         return False
     cache = decoder.new_cache()
@@ -387,7 +388,7 @@ def can_reuse_prefix(decoder: Decoder) -> bool:
         text = KnownText(decoder, torch.tensor([prefix + shorter], device=decoder.device))
         return text.differing(passes()) is None
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError):
-        return False  # raised by architectures that do not support such a cache
+        return False  # the architecture does not support such a cache
 
 
 def depends_on_pass_length(config: Any) -> bool:  # noqa: ANN401
@@ -415,7 +416,7 @@ def _best(decoder: Decoder, states: Float[Tensor, "texts tokens width"]) -> tupl
 
 def _has_ended(decoder: Decoder, row: _Row) -> bool:
     """Return whether the last token ends the text, or completes a stop string, special tokens included."""
-    # A character has at most four tokens; one more, because a tokenizer may strip a space where a text begins.
+    # A character has at most four tokens. One is added, because a tokenizer may strip a space at the start of a text.
     last = 4 * max(map(len, row.stops), default=0) + 1
     text = decoder.tokenizer.decode(row.tokens[-last:]) if row.stops else ""
     return row.tokens[-1] in decoder.end_ids or any(stop in text for stop in row.stops)

@@ -27,7 +27,7 @@ PREFIX = "lm_eval:"
 # Suffix of a definition that compares the letters of the options, on the same samples as the definition without it.
 LETTER = "_letter"
 _NAME = re.compile(r"^(?:task|group):[ \t]*[\"']?([^\s\"'\[\]{}:#-][^\s\"'#]*)", re.MULTILINE)
-# Definitions name our functions. Hashes use the original names of these modules, so that moving a module does not make
+# Definitions name our functions. Hashes use the original names of these modules, because moving a module must not make
 # scores stale.
 _HASHED_NAMES = {
     b"!function prunescope.pipelines.evaluation.tasks.answer_extraction.": b"!function pipelines.tasks.extraction.",
@@ -43,7 +43,7 @@ class Definition:
     """Files of a task.
 
     Attributes:
-        files: its YAML, and the YAML with letters if there is one; for a group of lm-eval's, one file.
+        files: its YAML, and the YAML that compares letters if there is one; for one of lm-eval's groups, one file.
         is_group: whether it names several tasks.
     """
 
@@ -57,7 +57,7 @@ class Definition:
 
     @property
     def named_files(self) -> list[Path]:
-        """Existing files in `data_files`, which one of `datasets`' own loaders reads."""
+        """Existing files that `data_files` names, for a loader of the library `datasets`."""
         named = (fields(self.files[0]).get("dataset_kwargs") or {}).get("data_files")
         return [path for name in strings(named) if not path_problem(name) and (path := Path(name)).is_file()]
 
@@ -98,18 +98,18 @@ def unsafe_message(name: str) -> str:
 
 
 def _find(spec: TaskSpec) -> Definition:
-    asked, name = spec.source, spec.source.removeprefix(PREFIX)
-    if Path(asked).suffix in {".yaml", ".yml"}:
-        path = Path(asked).expanduser().absolute()
+    source, name = spec.source, spec.source.removeprefix(PREFIX)
+    if Path(source).suffix in {".yaml", ".yml"}:
+        path = Path(source).expanduser().absolute()
         if "group" in fields(path):
             raise InputError(f"task {spec.name}: {path} is a group; name its tasks in the study one by one")
         files = _with_letter(path)
         # Each file is searched separately, because lm-eval also imports functions that a later file overrides.
-        texts = [text for file in files for part in _definitions(file) for text in strings(_own_fields(part))]
-        called = [text for text in texts if isinstance(text, _Function)]
-        if called and not spec.allow_functions:
+        texts = [text for file in files for part in _definitions(file) for text in strings(_keys(part))]
+        functions = [text for text in texts if isinstance(text, _Function)]
+        if functions and not spec.allow_functions:
             raise InputError(
-                f"task {spec.name}: {path} runs Python code of its own ({called[0]}); write it in Jinja, or set "
+                f"task {spec.name}: {path} runs Python code of its own ({functions[0]}); write it in Jinja, or set "
                 "`allow_functions: true` in the study if you trust it"
             )
         for file in files:
@@ -118,14 +118,14 @@ def _find(spec: TaskSpec) -> Definition:
     if (
         spec.data is not None
         and spec.definition is None
-        and (spec.question or spec.options or spec.answer or not (asked in shipped() or name in harness_names()))
+        and (spec.question or spec.options or spec.answer or not (source in shipped() or name in harness_names()))
     ):
-        fields_of = own_fields(spec.data, spec.question, spec.options, spec.answer)
-        first = next(iter(read_records(fields_of.source)), None)
-        has_options = first is not None and bool(question_of(first, fields_of)[1])
+        questions = question_set(spec.data, spec.question, spec.options, spec.answer)
+        first = next(iter(read_records(questions.source)), None)
+        has_options = first is not None and bool(question_of(first, questions)[1])
         return Definition(_with_letter(FOLDER / ("_own_choice.yaml" if has_options else "_own_answer.yaml")))
-    if asked in shipped():
-        return Definition(_with_letter(FOLDER / f"{asked}.yaml"))
+    if source in shipped():
+        return Definition(_with_letter(FOLDER / f"{source}.yaml"))
     known = harness_names()
     if name in known:
         return Definition((known[name],), is_group="group" in fields(known[name]))
@@ -136,8 +136,8 @@ def _find(spec: TaskSpec) -> Definition:
     )
 
 
-def own_fields(data: str, question: str | None, options: Sequence[str], answer: str | None) -> PromptSet:
-    """Return the file of the user's questions and the names of its fields."""
+def question_set(data: str, question: str | None, options: Sequence[str], answer: str | None) -> PromptSet:
+    """Return a file of the user's questions, with the names of its fields, as a prompt set."""
     path = local_path(data, "task data").absolute()
     return PromptSet(source=str(path), text=question, options=tuple(options), gold=answer)
 
@@ -186,7 +186,7 @@ def fields(path: Path) -> dict[str, Any]:
     """
     merged: dict[str, Any] = {}
     for part in _definitions(path):
-        merged |= _own_fields(part)
+        merged |= _keys(part)
     return merged
 
 
@@ -229,7 +229,7 @@ def _parts(value: Any) -> Iterable[Any]:  # noqa: ANN401 (any YAML value)
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """Return modification time and size, the keys of the caches below."""
+    """Return modification time and size, by which the caches below notice a changed file."""
     local_path(str(path), "task file")
     try:
         status = path.stat()
@@ -238,8 +238,8 @@ def _stamp(path: Path) -> tuple[int, int]:
     return status.st_mtime_ns, status.st_size
 
 
-def _own_fields(path: Path) -> dict[str, Any]:
-    """Return the keys of the file itself, without its includes."""
+def _keys(path: Path) -> dict[str, Any]:
+    """Return the keys of one file, without those of its includes."""
     return _parsed(path, *_stamp(path))
 
 
@@ -273,7 +273,7 @@ def _definitions(path: Path, including: tuple[Path, ...] = ()) -> Iterator[Path]
     """
     if path.resolve() in including:
         raise InputError(f"task definition {path}: includes itself; take it out of `include`")
-    includes = _own_fields(path).get("include", [])
+    includes = _keys(path).get("include", [])
     names = [includes] if isinstance(includes, str) else includes
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"task definition {path}: `include` must be a file or a list of files")
@@ -325,7 +325,7 @@ def _unreadable(path: Path, error: OSError) -> InputError:
 
 
 def runs_code(spec: TaskSpec) -> bool:
-    """Return whether scoring the task means running the programs that a variant writes.
+    """Return whether scoring the task runs the programs that a variant writes.
 
     Raises:
         InputError: as `find`.
@@ -333,6 +333,6 @@ def runs_code(spec: TaskSpec) -> bool:
     return bool((fields(find(spec).files[0]).get("metadata") or {}).get("runs_code"))
 
 
-def described(spec: TaskSpec) -> str:
+def settings_json(spec: TaskSpec) -> str:
     """Return a task's settings as one line of JSON, for the provenance."""
     return json.dumps(spec.model_dump(exclude_none=True), sort_keys=True)

@@ -41,10 +41,11 @@ from prunescope.pipelines.models.token_cache import KeyValues
 PASS_TOKENS = 2048
 # Number of rows whose logits are in memory at the same time.
 BLOCK_ROWS = 256
-# Lengths of continuations scored in float64, which takes twice the time. Float32 rounding adds up, on SmolLM2-135M to
-# 1.2e-4 nats at 150 tokens. Shorter continuations lose too little; longer ones are windows of a text.
+# Lengths of continuations that are scored in float64, which takes twice the time. The rounding of float32 adds up to
+# 1.2e-4 nats over 150 tokens of SmolLM2-135M. In shorter continuations it does not matter; longer ones are windows of a
+# text.
 LONG = range(17, 257)
-# Log-likelihood of a continuation, and whether greedy decoding would write it.
+# The log-likelihood of a continuation, and whether greedy decoding would write it.
 Likelihood = tuple[float, bool]
 Request = tuple[Any, list[int], list[int]]
 # Request, row and position of a state, and the token whose likelihood the state gives.
@@ -53,10 +54,10 @@ Read = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class _Row:
-    """Tokens that the model reads, and the continuations scored in them.
+    """A sequence that the model reads, and the continuations that are scored in it.
 
     Attributes:
-        fed: the tokens.
+        fed: the tokens that the model reads.
         scored: per continuation, its request, the position of the state that predicts its first token, and its tokens.
     """
 
@@ -93,7 +94,7 @@ class _Group:
 
     @property
     def reads(self) -> int:
-        """Number of states whose logits are computed: in the prefix, one for equal tokens of several rows."""
+        """Number of states whose logits are computed; in the prefix, rows with equal tokens share one."""
         reads = [read for index, row in enumerate(self.rows) for read in _reads(row, index)]
         return len({(position, token, index * (position >= self.shared)) for _, index, position, token in reads})
 
@@ -130,7 +131,7 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
         with quiet():
             super().__init__(pretrained=decoder.model, tokenizer=copy.deepcopy(decoder.tokenizer), batch_size=2**31)
         self.decoder = decoder
-        # Probed on the dense model, so that results do not depend on which variant comes first.
+        # Probed on the dense model, because results must not depend on which variant comes first.
         self._can_share, self._reuses_prefix = _can_share(decoder), can_reuse_prefix(decoder)
         self._norms = float64_norms(decoder)
         self.is_noise = False
@@ -180,18 +181,18 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
             (shared, self._run_shared, not self.decoder.can_pad),
         ):
             for is_long in (False, True):
-                own = [group for group in work if group.is_long == is_long]
+                selected = [group for group in work if group.is_long == is_long]
                 precision = in_float64(self.decoder, norms) if is_long and norms is not None else nullcontext()
                 with precision, quick_linears(self.decoder.model):  # float64 products are unchanged
-                    for batch in _batches(own, max_tokens, same_length=same_length):
+                    for batch in _batches(selected, max_tokens, same_length=same_length):
                         for states, reads in run(batch):
                             values = self._likelihoods(states, [read[1:] for read in reads])
                             for (request, *_), value in zip(reads, values, strict=True):
                                 likelihoods[request].append(value)
                         self.progress.advance(sum(group.requests for group in batch))
         self.progress.done()
-        of_requests = [likelihoods[index] for index in range(len(requests))]
-        return [(sum(value for value, _ in own), all(is_greedy for _, is_greedy in own)) for own in of_requests]
+        by_request = [likelihoods[index] for index in range(len(requests))]
+        return [(sum(value for value, _ in parts), all(is_greedy for _, is_greedy in parts)) for parts in by_request]
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:  # noqa: ARG002
         """Return greedy answers up to the first stop string; `written` keeps the whole generations.
@@ -210,7 +211,7 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
             until = handle_stop_sequences(settings.get("until"), eos=eos)
             ids = tuple(int(token) for token in self.tok_batch_encode([context])[0][0])
             by_limit[int(settings["max_gen_toks"])].append((key, ids, until))
-        # All contexts, so that what is kept does not depend on which texts have starts.
+        # All contexts: what is kept must not depend on which texts have starts.
         if self.contexts is not None and self._reuses_prefix:
             add_contexts(self.decoder, self.contexts, [ids for group in by_limit.values() for _, ids, _ in group])
         if (given := self.starts) is not None:
@@ -267,16 +268,16 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
         by_length = sorted(unfinished, key=length, reverse=True)
         parts = list(batched(by_length, lambda part, end: 2 * length(end) >= length(part[0])))
         for part, ends in enumerate(parts, start=1):
-            own = cache if part == len(parts) else copy.deepcopy(cache)
+            part_cache = cache if part == len(parts) else copy.deepcopy(cache)
             sources = [index for index, _ in ends]
-            own.keep(sources)
+            part_cache.keep(sources)
             tokens = padded_right([row.fed[groups[index].shared :] for index, row in ends])
             # Padding on the right is never read, but it must not count as a position.
             lengths = torch.tensor([len(row.fed) - groups[index].shared for index, row in ends])
             is_real = torch.arange(tokens.shape[1]) < lengths[:, None]
             after = is_real if self.decoder.can_pad else torch.ones_like(tokens)
             yield (
-                self.decoder.hidden(tokens.to(device), own, torch.cat([mask[sources], after.to(mask)], dim=1)),
+                self.decoder.hidden(tokens.to(device), part_cache, torch.cat([mask[sources], after.to(mask)], dim=1)),
                 [
                     (request, number, position - groups[index].shared, token)
                     for number, (index, row) in enumerate(ends)
@@ -291,27 +292,25 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
         """Return the log-likelihood of tokens after states (row, position), and whether each token is the likeliest."""
         likelihoods, size = list[Likelihood](), self.decoder.at_once(BLOCK_ROWS)
         # Continuations with the same beginning read the same tokens.
-        different = dict.fromkeys(reads)
-        for start in range(0, len(different), size):
-            block: Int[Tensor, "reads three"] = torch.tensor([*different][start : start + size], device=states.device)
+        distinct = dict.fromkeys(reads)
+        for start in range(0, len(distinct), size):
+            block: Int[Tensor, "reads three"] = torch.tensor([*distinct][start : start + size], device=states.device)
             rows, positions, tokens = block.unbind(dim=1)
             head = self.decoder.head
-            own_states = states[rows, positions]
-            logits = (
-                head.exact_logits(own_states) if states.dtype == torch.float64 else head.logits_of_state(own_states)
-            )
-            own = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(dim=1)
-            values, is_likeliest = torch.stack([own, (logits.argmax(dim=1) == tokens).to(own)]).tolist()
+            read = states[rows, positions]
+            logits = head.exact_logits(read) if states.dtype == torch.float64 else head.logits_of_state(read)
+            of_tokens = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(dim=1)
+            values, is_likeliest = torch.stack([of_tokens, (logits.argmax(dim=1) == tokens).to(of_tokens)]).tolist()
             if not all(map(math.isfinite, values)):
                 raise ComputationError("NaN or infinite logits in a task; the variant's weights are damaged")
             likelihoods += zip(values, map(bool, is_likeliest), strict=True)
-        of_read = dict(zip(different, likelihoods, strict=True))
-        return [of_read[read] for read in reads]
+        by_read = dict(zip(distinct, likelihoods, strict=True))
+        return [by_read[read] for read in reads]
 
 
 @torch.inference_mode()
 def _can_share(decoder: Decoder) -> bool:
-    """Return whether several continuations of many tokens can share one cached context, by running two."""
+    """Run two continuations of many tokens from one cached context; return whether both are right."""
     tokens = probe_tokens(decoder, 24)
     split = tokens.shape[1] * 2 // 3
 
@@ -324,7 +323,7 @@ def _can_share(decoder: Decoder) -> bool:
     try:
         return KnownText(decoder, tokens).differing(passes()) is None
     except (InputError, RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError):
-        return False  # raised by architectures that do not support such a cache
+        return False  # the architecture does not support such a cache
 
 
 def sample_hash(requests: Sequence[Sequence[Any]], scoring: str = "greedy") -> str:
@@ -360,7 +359,7 @@ def token_rows(requests: Sequence[Request], max_length: int) -> list[_Row]:
             )
         fed = (*context, *continuation)[-(max_length + 1) : -1]
         scored[fed].append((index, len(fed) - len(continuation), tuple(continuation)))
-    return [_Row(fed, tuple(own)) for fed, own in scored.items()]
+    return [_Row(fed, tuple(continuations)) for fed, continuations in scored.items()]
 
 
 def grouped(rows: Sequence[_Row], max_tokens: int, *, can_share: bool) -> list[_Group]:

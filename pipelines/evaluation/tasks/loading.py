@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any, Literal, NoReturn, cast
 
 import datasets
@@ -34,7 +35,6 @@ _SCORINGS: dict[str, Scoring] = {
     "loglikelihood_rolling": "rolling",
     "generate_until": "greedy",
 }
-_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # Errors that lm-eval raises on a malformed definition or data set.
 _LOAD_ERRORS = (
     *(OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, AssertionError),
@@ -49,7 +49,6 @@ class LoadedTask:
     Attributes:
         spec: the study's entry.
         name: name in the tables; each task of a group has its own.
-        scoring: what is compared.
         task: lm-eval's object, with its samples.
     """
 
@@ -118,7 +117,7 @@ def quiet() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("lm_eval", "huggingface_hub", "datasets")]
     levels = [logger.level for logger in loggers]
     bars = lm_eval.api.task.tqdm
-    shows = datasets.are_progress_bars_disabled()
+    were_disabled = datasets.are_progress_bars_disabled()
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     lm_eval.api.task.tqdm = partial(tqdm, disable=True)
@@ -129,14 +128,14 @@ def quiet() -> Iterator[None]:
         lm_eval.api.task.tqdm = bars
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-        if not shows:
+        if not were_disabled:
             datasets.enable_progress_bars()
 
 
 def _confine() -> None:
     """Let lm-eval render templates in Jinja's sandbox, and stop regular expressions that take too long.
 
-    In its own environment templates reach Python objects.
+    In lm-eval's own Jinja environment, templates can reach Python objects.
     """
     for module in (lm_eval.filters.extraction, lm_eval.filters.transformation, lm_eval.api.metrics, lm_eval.utils):
         cast(Any, module).re = BoundedRe()
@@ -150,7 +149,7 @@ def _confine() -> None:
 def _no_foreign_metrics(spec: TaskSpec) -> Iterator[None]:
     """Temporarily refuse metrics that are not lm-eval's own: `evaluate` would download or import code for them.
 
-    Modules of lm-eval's own tasks also call `evaluate` when they are imported.
+    Some modules of lm-eval's tasks call `evaluate` when they are imported.
     """
     is_ours = find(spec).files[0].is_relative_to(FOLDER)  # such tasks use only lm-eval's own metrics
     if spec.allow_functions or is_ours:
@@ -159,17 +158,17 @@ def _no_foreign_metrics(spec: TaskSpec) -> Iterator[None]:
 
     def refused(name: str, **_: object) -> NoReturn:
         raise InputError(
-            f"metric {name!r} is code from outside of lm-eval; choose one of its own, or set "
+            f"metric {name!r} is code from outside lm-eval; choose one of its own, or set "
             "`allow_functions: true` in the study if you trust it"
         )
 
-    def own(name: str, hf_evaluate_metric: bool = False) -> Any:  # noqa: ANN401 - lm-eval's signature
+    def own_metric(name: str, hf_evaluate_metric: bool = False) -> Any:  # noqa: ANN401 - lm-eval's signature
         return refused(name) if hf_evaluate_metric or name not in metric_registry else metric_registry[name]
 
     import evaluate.loading  # imports all of transformers' pipelines
 
     originals = lm_eval.api.task.get_metric, evaluate.loading.evaluation_module_factory
-    lm_eval.api.task.get_metric, evaluate.loading.evaluation_module_factory = own, refused
+    lm_eval.api.task.get_metric, evaluate.loading.evaluation_module_factory = own_metric, refused
     try:
         yield
     finally:
@@ -181,7 +180,7 @@ def _load(spec: TaskSpec) -> list[LoadedTask]:
     if definition.is_group:
         if spec.data is not None:
             raise InputError(f"task {spec.name}: a group has no `data` of its own; name its tasks one by one")
-        # Only lm-eval's whole index knows the tasks of a group.
+        # Only the index of all of lm-eval's tasks knows those of a group.
         tasks = _built(spec, TaskManager(), spec.source.partition(":")[2] or spec.source)
         return [_configured(spec, name, task) for name, task in tasks.items()]
     loaded = []
@@ -241,11 +240,13 @@ def _configured(spec: TaskSpec, name: str, task: Any) -> LoadedTask:  # noqa: AN
         getattr(task, "sampler", None) is None
         or (task.config.fewshot_split is None and (task.config.metadata or {}).get("runs_code"))
     ):
-        raise InputError(f"task {name}: `shots` {spec.shots}, but it has no examples beside its problems; leave it out")
+        raise InputError(
+            f"task {name}: `shots` {spec.shots}, but it has no examples apart from its problems; leave it out"
+        )
     if spec.shots is not None or task.config.num_fewshot is None:
         task.set_config("num_fewshot", spec.shots or 0)
     if spec.shots:
-        # In its own split, a question can have all examples but itself.
+        # If the examples come from the questions' own split, a question cannot be its own example.
         examples = len(task.sampler.fewshot_docs()) - (task.config.fewshot_split == task.config.test_split)
         if examples < spec.shots:
             raise InputError(f"task {name}: `shots` {spec.shots}, but there are {examples} examples; lower it")
@@ -254,7 +255,7 @@ def _configured(spec: TaskSpec, name: str, task: Any) -> LoadedTask:  # noqa: AN
         raise InputError(f"task {name}: `samples` {spec.samples}, but there are {count}; lower it or give more `data`")
     if scoring == "full_text" and task.OUTPUT_TYPE == "multiple_choice":
         options = [str(option).strip() for option in task.doc_to_choice(task.eval_docs[0])]
-        scoring = "letter" if options == [*_LETTERS[: len(options)]] else scoring
+        scoring = "letter" if options == [*ascii_uppercase[: len(options)]] else scoring
     return LoadedTask(spec, name, scoring, task)
 
 

@@ -22,7 +22,7 @@ class RightAnswer:
         task: name of the task in the tables.
         sample_id: number of the sample, as in `task_samples`.
         tokens: context and answer without its last token, cut from the left to the model's context.
-        length: number of tokens of the answer; as many last positions predict it.
+        length: number of tokens of the answer, which the last `length` positions predict.
     """
 
     task: str
@@ -49,12 +49,12 @@ class _Reader(VariantLM):
 
 
 def right_answers(decoder: Decoder, spec: TaskSpec, count: int, progress: Progress = SILENT) -> list[RightAnswer]:
-    """Return samples of a task with their right answers, samples first that the study does not score.
+    """Return samples of a task with their right answers, preferably samples that the study does not score.
 
-    Samples after the first `samples` of the study are taken. If there are none, samples from the last half of the data
-    are taken, which the study scores, too; the progress then says so. The tasks of a group take turns. In a task with
-    options the right answer is the text of the right option, or its letter if the task compares nothing else. In a task
-    that generates text it is the dense model's own greedy answer.
+    These are the samples after the study's first `samples`. If there are none, the last half of the data is taken,
+    which the study scores too, and the progress says so. The tasks of a group take turns. In a task with options the
+    right answer is the text of the right option, or its letter if the task compares only letters. In a task that
+    generates text it is the dense model's own greedy answer.
 
     Args:
         decoder: the dense model.
@@ -72,26 +72,26 @@ def right_answers(decoder: Decoder, spec: TaskSpec, count: int, progress: Progre
     sizes = {name: len(task.task.eval_docs) for name, task in by_name.items()}
     firsts = {name: sizes[name] if spec.samples is None else spec.samples for name in by_name}
     is_scored = any(firsts[name] == sizes[name] for name in by_name)
-    of_task = [
+    by_task = [
         [
             (name, sample)
             for sample in range(firsts[name] if firsts[name] < sizes[name] else sizes[name] // 2, sizes[name])
         ]
         for name in by_name
     ]
-    in_turn = (pair for pair in chain.from_iterable(zip_longest(*of_task)) if pair is not None)
+    in_turn = (pair for pair in chain.from_iterable(zip_longest(*by_task)) if pair is not None)
     chosen = list(islice(in_turn, count))
     progress.start(f"answers of task {spec.name}" + (" (the study scores these samples too)" if is_scored else ""), 1)
     reader = _Reader(decoder)
-    found = [
+    answers = [
         answer
         for name, task in by_name.items()
-        for answer in _answers(reader, task, [sample for own, sample in chosen if own == name])
+        for answer in _answers(reader, task, [sample for other, sample in chosen if other == name])
     ]
     progress.done()
-    if not found:
+    if not answers:
         raise InputError(f"search: task {spec.name}: no sample has a right answer within the model's context")
-    return found
+    return answers
 
 
 def _answers(reader: _Reader, loaded: LoadedTask, samples: Sequence[int]) -> Iterator[RightAnswer]:

@@ -7,6 +7,7 @@ import re
 import zlib
 from collections.abc import Sequence
 from itertools import pairwise
+from string import ascii_uppercase
 from typing import Any
 
 from datasets import Dataset, DatasetDict
@@ -15,12 +16,11 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.regular_files import require_regular
 from prunescope.pipelines.corpora.records import read_records
 from prunescope.pipelines.corpora.text_sources import CORPORA, read_text
-from prunescope.pipelines.evaluation.tasks.definition import data_file, own_fields
+from prunescope.pipelines.evaluation.tasks.definition import data_file, question_set
 from prunescope.pipelines.studies.prompt_records import question_of
 
 # Titles of articles in WikiText have one = on either side; titles of sections have two or more.
 _TITLE = re.compile(r"^ = [^=].*[^=] = $", re.MULTILINE)
-_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
 # Maximum unpacked size: a file of a hundred kilobytes can unpack to gigabytes.
 MAX_BYTES = 256_000_000
@@ -68,7 +68,7 @@ def rows(file: str, keys: Sequence[str] = (), **_: Any) -> DatasetDict:  # noqa:
 
 
 def own(file: str, question: str | None, options: Sequence[str], answer: str | None, **_: Any) -> DatasetDict:  # noqa: ANN401
-    """Return a user's questions, with `query`, `choices` and `gold` if they have options, otherwise with `answer`.
+    """Return a user's questions as `query`, with `choices` and `gold` if they have options, otherwise with `answer`.
 
     Args:
         file: a file of the same form as a prompt set.
@@ -77,18 +77,18 @@ def own(file: str, question: str | None, options: Sequence[str], answer: str | N
         answer: field of the right answer.
 
     Raises:
-        InputError: the file cannot be read, or a record does not have a field; names file, line and field.
+        InputError: the file cannot be read, or a record lacks a field; names file, line and field.
     """
-    spec = own_fields(file, question, options, answer)
+    spec = question_set(file, question, options, answer)
     records: list[dict[str, Any]] = []
     for record in read_records(spec.source):
         text, choices, gold = question_of(record, spec)
         if gold is None:
             raise InputError(f"{record.place}: no right answer; name its field by `answer:` in the task")
         if records and (records[0].keys() >= {"choices"}) != bool(choices):
-            raise InputError(f"{record.place}: some questions have options and others none; make two files of them")
-        own_record = {"query": text, "choices": [*choices], "gold": _LETTERS.index(gold)} if choices else None
-        records.append(own_record or {"query": text, "answer": gold})
+            raise InputError(f"{record.place}: some questions have options and others have none; split the file in two")
+        answers = {"choices": [*choices], "gold": ascii_uppercase.index(gold)} if choices else {"answer": gold}
+        records.append({"query": text} | answers)
     if not records:
         raise InputError(f"task data {file}: the file contains no record")
     return DatasetDict({"test": Dataset.from_list(records)})

@@ -1,6 +1,6 @@
-"""Tests of a model-written program inside bubblewrap, run as a script by `sandbox_client.py`.
+"""Script that tests a model-written program; `sandbox_client.py` runs it inside bubblewrap.
 
-It imports the standard library only, nothing of this package.
+It imports only the standard library, nothing of this package.
 
 There are two processes. The first runs the tests and calls the program's function through a pipe. The program runs in
 the second, which has only that pipe. Because they share no process, the program cannot end the tests early, patch their
@@ -141,7 +141,7 @@ def _read_task() -> dict[str, Any]:
 def _is_exhausted(process: int, limits: dict[str, int]) -> bool:
     """Wait for a child; return whether it died of the limit on processor time."""
     _, ended, used = os.wait4(process, 0)
-    # The kernel counts clock ticks for the limit but reports exact times. The two differ by a few percent.
+    # The kernel counts clock ticks for the limit but reports exact times, which differ by a few percent.
     spent = used.ru_utime + used.ru_stime >= limits["cpu_seconds"] / 2
     return spent and os.waitstatus_to_exitcode(ended) in (-signal.SIGXCPU, -signal.SIGKILL)
 
@@ -150,7 +150,7 @@ class _PlainUnpickler(pickle._Unpickler):
     """Unpickler of plain values only, because the program's results are not trusted.
 
     The instruction BUILD sets attributes, so it could replace `__eq__` of a class that the tests share. No plain value
-    needs it, so it is removed, which only the unpickler written in Python allows.
+    needs it, so it is removed. Only the unpickler written in Python allows that.
     """
 
     dispatch: ClassVar = {code: read for code, read in pickle._Unpickler.dispatch.items() if code != pickle.BUILD[0]}
@@ -185,7 +185,7 @@ def judge(task: dict[str, Any], calls: int, answers: BufferedReader, program: in
         except MemoryError:
             raise
         except Exception as error:
-            raise Ending("failed", "the program sent something that is no result") from error
+            raise Ending("failed", "the program sent something that is not a result") from error
         if kind == "returned":
             return value
         raise Ending("memory" if kind == "memory" else "failed", str(value)[:_MAX_REASON_LENGTH])
@@ -213,8 +213,8 @@ def judge(task: dict[str, Any], calls: int, answers: BufferedReader, program: in
     except BaseException as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "tests"]
         line = tests[lines[-1] - 1].strip() if lines and lines[-1] else ""
-        said = traceback.format_exception_only(error)[-1].strip()
-        raise Ending("failed", f"{said}: {line}"[:_MAX_REASON_LENGTH]) from error
+        message = traceback.format_exception_only(error)[-1].strip()
+        raise Ending("failed", f"{message}: {line}"[:_MAX_REASON_LENGTH]) from error
     raise Ending("passed", "")
 
 
@@ -224,8 +224,8 @@ def run(task: dict[str, Any]) -> NoReturn:
     Raises:
         Ending: always.
     """
-    # Do not let the verdict depend on the caller's signal mask and handlers. A signal from inside a namespace reaches
-    # its first process only if that handles it, and Python handles SIGINT.
+    # The verdict must not depend on the caller's signal mask and handlers. A signal from inside a namespace reaches the
+    # first process only if that process handles it, and Python handles SIGINT.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
@@ -249,7 +249,7 @@ def run(task: dict[str, Any]) -> NoReturn:
             serve(task, os.fdopen(calls, "rb"), answer)
         finally:
             os._exit(1)
-    task |= _read_task()  # the tests, read after the fork so that the program's memory never holds them
+    task |= _read_task()  # the tests, read after the fork: the program's memory never holds them
     for standard in range(3):
         os.dup2(silence, standard)
     for other in (silence, calls, answer):

@@ -20,7 +20,7 @@ _FOLDER = "/box"
 _ENVIRONMENT = {"HOME": _FOLDER, "TMPDIR": _FOLDER, "PYTHONHASHSEED": "0", "PYTHONUTF8": "1"}
 # What the interpreter loads; visible inside, read-only.
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/nix/store", "/etc/ld.so.cache")
-# User inside that replaces root. Each process gets its own, because the limit on processes counts all of a user's.
+# User that replaces root inside. Each process gets another one, because the limit counts all processes of a user.
 _FIRST_USER = 1_000_000
 
 
@@ -32,7 +32,7 @@ class Limits:
         seconds: time until all its processes are killed, its tests included.
         cpu_seconds: processor time of one process.
         memory_bytes: address space of one process.
-        processes: maximum number at the same time, threads included.
+        processes: maximum number of processes and threads at the same time.
         file_bytes: size of one file, and of all files together.
         open_files: open files of one process.
         result_bytes: size of one result that the program returns to the tests.
@@ -49,7 +49,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class ExecutionVerdict:
-    """Outcome of a program's tests, with a short reason; `refused`: this machine has no sandbox, nothing ran."""
+    """Outcome of a program's tests, with a short reason; `refused` means that no sandbox works here and nothing ran."""
 
     outcome: Outcome
     reason: str = ""
@@ -63,7 +63,7 @@ def run_tests(
     bubblewrap gives the program its own namespaces without network, an empty folder, and Python's and the system's
     libraries, read-only. It sees no home, no other process and no environment. `sandbox.py` adds resource limits and a
     filter of system calls. The tests run in another process, which calls the program's function through a pipe and
-    reads plain values back. Thus a program that exits early, patches objects or prints a verdict does not pass. Its
+    reads plain values back. So a program that exits early, patches objects or prints a verdict does not pass. Its
     output is discarded.
 
     Args:

@@ -33,7 +33,7 @@ from prunescope.pipelines.studies.evaluation_specs import TaskSpec
 _SAMPLE_KEY = ["task", "sample_id", "scoring"]
 # Scorings whose answers are compared with the dense model's. Letters are compared if a task has no other scoring.
 _COMPARED = ("full_text", "greedy")
-# Columns of the dense model's text that continues a variant's first different token.
+# Columns of the fork, the dense model's text after a variant's first different token, and their names without suffix.
 _OF_FORK = {f"{name}_fork": name for name in ("text", "answer", "is_correct", "answer_lenient", "is_correct_lenient")}
 
 
@@ -57,7 +57,7 @@ class TaskSession:
         decoder: the dense model.
         model: name of the model in the tables.
         specs: the study's tasks.
-        allows_code: whether programs that a variant writes may run, so that they can be scored.
+        allows_code: whether programs that a variant writes may run; otherwise they are not scored.
 
     Raises:
         InputError: a task cannot be loaded.
@@ -73,7 +73,7 @@ class TaskSession:
     def score(
         self, recipe: str, variant: Variant, dense: pl.DataFrame | None = None, progress: Progress = SILENT
     ) -> TaskScores:
-        """Score a variant on all tasks, and the dense model's continuations of each first token that differs.
+        """Score a variant on all tasks, and the dense model's continuation of each text from its first different token.
 
         Args:
             recipe: the variant's name.
@@ -131,18 +131,18 @@ class TaskSession:
     def _with_forks(self, recipe: str, samples: pl.DataFrame, progress: Progress) -> pl.DataFrame:
         """Add the first step at which a text differs from the dense one, and the dense model's text from there.
 
-        All texts of a task are evaluated, so that the same worked examples are drawn as before. Only the forks are
-        written.
+        All samples of a task are evaluated, because the same worked examples must be drawn as before. Only the forks
+        are written.
         """
-        own, dense = _tokens(samples), _tokens(self.dense)
-        flips = {key: first_flip(dense.get(key, ()), tokens) for key, tokens in own.items()}
+        written, dense = _tokens(samples), _tokens(self.dense)
+        flips = {key: first_flip(dense.get(key, ()), tokens) for key, tokens in written.items()}
         steps = {key: step for key, step in flips.items() if step is not None}
-        starts = {key: own[key][: step + 1] for key, step in steps.items()}
+        starts = {key: written[key][: step + 1] for key, step in steps.items()}
         rows = [
             row | {fork: row[name] for fork, name in _OF_FORK.items()} | {"first_flip_step": steps[row["sample_hash"]]}
             for _, together in groupby(self._tasks, key=lambda loaded: loaded.spec)
             if steps and (writing := [loaded for loaded in together if loaded.scoring == "greedy"])
-            for loaded, output in self._evaluated(writing, f"{recipe} (forks)", progress, own, starts)
+            for loaded, output in self._evaluated(writing, f"{recipe} (forks)", progress, written, starts)
             for row in sample_rows(loaded, output)
             if row["sample_hash"] in steps
         ]
@@ -158,7 +158,7 @@ class TaskSession:
         others: Mapping[str, Sequence[int]],
         starts: Mapping[str, Sequence[int]] | None = None,
     ) -> Iterator[tuple[LoadedTask, TaskOutput]]:
-        """Run a task in all its scorings in one call of lm-eval's evaluator, so that they share their prefixes.
+        """Run a task in all its scorings in one call of lm-eval's evaluator, in which they share their prefixes.
 
         Few-shot examples are drawn anew from the study's seed. `others` are used as drafts.
         """
@@ -187,7 +187,7 @@ class TaskSession:
             yield loaded, TaskOutput(results, samples, dict(lm.written), tokens, self._verdicts(loaded, samples))
 
     def _verdicts(self, loaded: LoadedTask, samples: Sequence[Mapping[str, Any]]) -> dict[int, ExecutionVerdict]:
-        """Run every program written in this pass in the sandbox; if that is not allowed, none."""
+        """Run the programs written in this pass in the sandbox; return nothing if the study does not allow that."""
         if not (loaded.runs_code and self._allows_code):
             return {}
         return {
@@ -204,9 +204,9 @@ class TaskSession:
 
     def _compared(self, scores: pl.DataFrame, samples: pl.DataFrame, compared: pl.DataFrame) -> TaskScores:
         """Add to the frames of `_run` whether each answer equals the dense model's, and the share of equal answers."""
-        own = self.dense.select(*_SAMPLE_KEY, _answer().alias("dense_answer"))
+        dense = self.dense.select(*_SAMPLE_KEY, _answer().alias("dense_answer"))
         samples = (
-            samples.join(own, on=_SAMPLE_KEY, how="left", maintain_order="left")
+            samples.join(dense, on=_SAMPLE_KEY, how="left", maintain_order="left")
             .with_columns(
                 is_answer_same=pl.when(pl.col("dense_answer").is_not_null()).then(
                     _answer().eq_missing(pl.col("dense_answer"))
@@ -214,8 +214,8 @@ class TaskSession:
             )
             .select(SAMPLE_SCHEMA.names())
         )
-        of_letters = [loaded.name for loaded in self._tasks if self._is_compared(loaded.name, "letter")]
-        is_lettered = (pl.col("scoring") == "letter") & pl.col("task").is_in(of_letters)
+        by_letter = [loaded.name for loaded in self._tasks if self._is_compared(loaded.name, "letter")]
+        is_lettered = (pl.col("scoring") == "letter") & pl.col("task").is_in(by_letter)
         counted = samples.filter(pl.col("scoring").is_in(_COMPARED) | is_lettered)
         agreement = counted.group_by("task", maintain_order=True).agg(
             value=pl.col("is_answer_same").mean(),
@@ -231,7 +231,7 @@ class TaskSession:
 
 
 def flips(samples: pl.DataFrame, dense: pl.DataFrame) -> pl.DataFrame:
-    """Count, per task and scoring, the samples, both sides' right answers, and the answers that changed either way."""
+    """Count, per task and scoring, the samples, the right answers of both sides, and the changes in both directions."""
     pairs = samples.join(dense, on=_SAMPLE_KEY, suffix="_dense").filter(pl.col("is_correct").is_not_null())
     dense_right, right = pl.col("is_correct_dense"), pl.col("is_correct")
     return pairs.group_by("task", "scoring", maintain_order=True).agg(
@@ -248,7 +248,7 @@ def _tokens(samples: pl.DataFrame) -> dict[str, list[int]]:
 
 
 def _answer() -> pl.Expr:
-    """Return the expression of the compared answer; for a generated text, the lenient answer."""
+    """Return the expression of the answer that is compared: the lenient one for a generated text."""
     return pl.when(pl.col("scoring") == "greedy").then(pl.col("answer_lenient")).otherwise(pl.col("answer"))
 
 

@@ -58,7 +58,7 @@ _METRICS = {
     "rolling": {"word_perplexity": "word_perplexity", "byte_perplexity": "byte_perplexity"},
 }
 _OTHER = "lm_eval/"
-# Derived from byte_perplexity.
+# A function of byte_perplexity.
 _LEFT_OUT = {"bits_per_byte"}
 # Output of lm-eval's filters that do not find an answer.
 _NO_ANSWER = {"", "[invalid]"}
@@ -88,7 +88,7 @@ class TaskOutput:
 
 def common_columns(loaded: LoadedTask, output: TaskOutput) -> Row:
     """Return the columns of `task_scores` that do not depend on the metric."""
-    asked = [(sample_hash(sample["arguments"], loaded.scoring), str(sample["target"])) for sample in output.samples]
+    samples = [(sample_hash(sample["arguments"], loaded.scoring), str(sample["target"])) for sample in output.samples]
     return {
         "task": loaded.name,
         "task_group": loaded.group,
@@ -97,7 +97,7 @@ def common_columns(loaded: LoadedTask, output: TaskOutput) -> Row:
         "fewshot_seed": loaded.spec.seed if loaded.draws else None,
         "task_version": loaded.version,
         "harness": harness(),
-        "task_hash": hashed([loaded.scoring, sorted(output.results), asked]),
+        "task_hash": hashed([loaded.scoring, sorted(output.results), samples]),
     }
 
 
@@ -116,7 +116,7 @@ def score_rows(loaded: LoadedTask, output: TaskOutput) -> Iterator[Row]:
         if not by or metric.endswith("_stderr") or metric in _LEFT_OUT:
             continue
         if metric == "acc_norm" and (loaded.scoring == "letter" or f"acc_bytes,{by}" in output.results):
-            continue  # letters have equal lengths, and per byte is the same quantity
+            continue  # letters all have one length, and acc_bytes is the same quantity
         values = [sample[metric] for sample in output.samples if sample["filter"] == by]
         is_higher_better = bool(loaded.task.higher_is_better().get(metric, True))
         yield row(_metric_name(loaded, metric, by, filters), metric, values, float(value), is_higher_better)
@@ -168,7 +168,7 @@ def _standard_error(metric: str, samples: Sequence[Any], value: float) -> tuple[
 
 
 def sample_rows(loaded: LoadedTask, output: TaskOutput) -> Iterator[Row]:
-    """Yield one row per sample, also if several filters read its answer."""
+    """Yield one row per sample, even if several filters read its answer."""
     by_sample: dict[int, list[Mapping[str, Any]]] = {}
     for sample in output.samples:
         by_sample.setdefault(int(sample["doc_id"]), []).append(sample)

@@ -1,4 +1,4 @@
-"""Draft tokens for greedy decoding: guesses of a text's next tokens, so that one pass of the model checks several."""
+"""Draft tokens for greedy decoding: guesses of a text's next tokens, several of which the model checks in one pass."""
 
 from collections.abc import Sequence
 
@@ -13,9 +13,9 @@ _PASS_IN_ROWS = 15
 class DraftProposer:
     """Proposer of the next tokens of one text, from another model's text or from the text's own repetitions.
 
-    A draft is as long as the preceding run of right guesses, so that wrong guesses cost little. Pruned models keep much
-    of the dense model's text, and a collapsed model repeats itself. Checking a draft in one pass is speculative
-    decoding (arXiv 2211.17192) for greedy texts; drafts from the text itself are prompt lookup.
+    A draft is as long as the preceding run of right guesses, so wrong guesses cost little. Pruned models keep much of
+    the dense model's text, and a collapsed model repeats itself. Checking a draft in one pass is speculative decoding
+    (arXiv 2211.17192) of a greedy text; drafts from the text itself are known as prompt lookup.
 
     Args:
         context: the tokens that the text follows.
@@ -32,7 +32,7 @@ class DraftProposer:
         self._read([*other, *context])
 
     def propose(self, limit: int) -> list[int]:
-        """Return at most `limit` draft tokens, as many as the last guesses had right in a row."""
+        """Return at most `limit` draft tokens: as many as the latest guesses got right in a row."""
         trusted = min(self._right_in_a_row, MAX_DRAFT)
         self._guess = self._next(trusted + 1)
         return self._guess[: min(trusted, max(0, limit))]
@@ -65,9 +65,9 @@ class DraftProposer:
 
 
 def best_draft_length(drafts: Sequence[Sequence[int]]) -> int:
-    """Return how many tokens of each draft to check, for the most tokens per second if every draft is right.
+    """Return how many tokens of each draft to check, to write the most tokens per second if every draft is right.
 
-    All texts of a batch run with the same number, padding included.
+    The number is the same for all texts of a batch; shorter drafts are padded.
     """
 
     def speed(width: int) -> float:

@@ -14,7 +14,7 @@ from prunescope.pipelines.models.chat_template import (
 from prunescope.pipelines.studies import Prompt, Study
 from prunescope.pipelines.studies.prompts import number_text
 
-# Two texts that no template writes by itself.
+# Two prompts that no template contains by chance.
 _MARKS = ("\u2603\u2764", "\u2764\u2603")
 
 
@@ -32,8 +32,8 @@ def tokenize_prompts(study: Study, tokenizer: Any, context_length: int) -> list[
 
     Raises:
         InputError: a prompt with its new tokens exceeds the context, has ids beyond the vocabulary, or names a template
-            that fails or that the model does not have; an option does not begin with a whole character of the
-            vocabulary; or two options begin with the same token.
+            that fails or that the model does not have; the first token of an option is unknown or only part of a
+            character; or two options begin with the same token.
     """
     for template in dict.fromkeys(prompt.template or study.template for prompt in study.prompts):
         _check_template(template, study, tokenizer)
@@ -86,7 +86,7 @@ def _tokenized(prompt: Prompt, study: Study, tokenizer: Any, context_length: int
             f"{where} has {len(ids)} tokens; with {study.generation.new_tokens} new ones it is over the model's "
             f"context of {context_length}; shorten it"
         )
-    # A label follows the header of a template directly, but running text after a space.
+    # An option's label directly follows the header of a template. After running text, a space comes before it.
     is_header = is_header or text[-1:].isspace() or text.endswith(tuple(filter(None, tokenizer.all_special_tokens)))
     labels = [
         tokenizer(option, add_special_tokens=False).input_ids
@@ -97,10 +97,12 @@ def _tokenized(prompt: Prompt, study: Study, tokenizer: Any, context_length: int
     firsts: dict[int, str] = {}
     for option, label in zip(prompt.options, labels, strict=True):
         if label[:1] in ([], [tokenizer.unk_token_id]):
-            raise InputError(f"{where}: option {option!r} begins with no token of the model; use other characters")
+            raise InputError(
+                f"{where}: option {option!r} does not begin with a token of the model; use other characters"
+            )
         begin = tokenizer.decode(label[:1])
         if "\ufffd" in begin:
-            raise InputError(f"{where}: option {option!r} begins with a part of a character; use labels like A and B")
+            raise InputError(f"{where}: option {option!r} begins with part of a character; use labels like A and B")
         if (other := firsts.setdefault(label[0], option)) != option:
             fix = "use labels like A and B" if begin.strip() else "end the prompt's text with a line feed"
             raise InputError(f"{where}: options {other!r} and {option!r} begin with the same token, {begin!r}; {fix}")
@@ -116,7 +118,7 @@ def _continuation(
 ) -> list[int]:
     """Return the tokens by which a longer text continues the `ids` of a shorter one.
 
-    Some SentencePiece tokenizers put a space before every text, so that ` A` alone begins with the token of a space.
+    Some SentencePiece tokenizers put a space before every text; ` A` alone then begins with the token of a space.
     """
     whole: list[int] = tokenizer(text + more, add_special_tokens=adds_special_tokens, verbose=False).input_ids
     if tuple(whole[: len(ids)]) == ids:
@@ -131,8 +133,8 @@ def _has_template(tokenizer: Any) -> bool:  # noqa: ANN401
 def _in_template(prompt: Prompt, study: Study, tokenizer: Any) -> tuple[str, bool, bool]:  # noqa: ANN401
     """Return a prompt's text in its template, whether to add special tokens, and whether it ends with a header.
 
-    A chat template contains its special tokens. A text without a template gets the tokenizer's; so does the text of a
-    Jinja file that does not begin with the first of them.
+    A chat template contains its special tokens. The tokenizer adds its own to a text without a template, and to the
+    text of a Jinja file unless it already begins with the beginning-of-text token.
     """
     template = prompt.template or study.template or ("chat" if _has_template(tokenizer) else "plain")
     where = f"study {study.name}: {prompt.what}"

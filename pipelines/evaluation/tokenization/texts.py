@@ -12,8 +12,9 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.corpora.text_sources import read_text
 from prunescope.pipelines.studies import Study, TextSpec
 
-# Only the needed beginning of a text is tokenized: first this many characters per token, then twice as many, and so on.
-_CHARACTERS_A_TOKEN = 8
+# Only the needed beginning of a text is tokenized: at first this many characters per token, then twice as many, and
+# so on.
+_CHARACTERS_PER_TOKEN = 8
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class TokenizedText:
 
     @property
     def positions(self) -> Int[Tensor, "windows scored"]:
-        """Index of each scored token in the text's tokens; a beginning-of-text token has index 0."""
+        """Index of each scored token among the text's tokens; a beginning-of-text token has index 0."""
         first = self.text.context - self.text.scored + torch.arange(self.text.scored)
         return self.text.step * torch.arange(len(self.windows))[:, None] + first
 
@@ -54,7 +55,7 @@ def tokenize_texts(study: Study, tokenizer: Any, context_length: int) -> list[To
 def _tokenized(text: TextSpec, tokenizer: Any, context_length: int) -> TokenizedText:  # noqa: ANN401
     if text.context > context_length:
         raise InputError(
-            f"text {text.id!r}: `context` {text.context} is over the model's of {context_length} tokens; lower it"
+            f"text {text.id!r}: `context` {text.context} is over the model's {context_length} tokens; lower it"
         )
     max_windows = text.max_tokens // text.scored
     contents = read_text(text.source, text.what)
@@ -73,10 +74,10 @@ def _tokenized(text: TextSpec, tokenizer: Any, context_length: int) -> Tokenized
 def _first_tokens(text: str, count: int, tokenizer: Any) -> list[int]:  # noqa: ANN401
     """Return the first tokens of a text after the beginning-of-text token, or all tokens of a shorter text.
 
-    A cut may change the tokens next to it, so the tokenized part must have twice as many tokens as needed.
+    Cutting a text may change the tokens next to the cut, so the part must have twice as many tokens as needed.
     """
     start = _start_token(tokenizer)
-    length = count * _CHARACTERS_A_TOKEN
+    length = count * _CHARACTERS_PER_TOKEN
     while True:
         ids = tokenizer(text[:length], add_special_tokens=False, return_attention_mask=False, verbose=False).input_ids
         if len(ids) >= 2 * count or length >= len(text):

@@ -1,4 +1,4 @@
-"""Forward passes over known tokens that record what every sublayer read and added."""
+"""Forward passes over known tokens that record what every sublayer reads and adds."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -28,13 +28,13 @@ class Capture:
     Attributes:
         norms: result of `float64_norms` if the layers computed in float64, otherwise None.
         streams: residual stream entering each layer, at the measured positions, by layer, float32.
-        added: contribution of each sublayer to the stream at the measured positions, by label; float64 if the layers
-            computed in float64, so that a difference of two passes keeps its digits, otherwise float32.
+        added: contribution of each sublayer to the stream at the measured positions, by label; float32, or float64 if
+            the layers computed in float64, because a difference of two passes must keep its digits.
         calls: arguments of each sublayer, one entry per chunk, by label; empty unless requested.
-        whole: contribution of each sublayer at every position, by label; kept together with the calls. `added` is a
-            view of it. It takes positions × width × sublayers × 4 or 8 bytes.
-        layer_calls: arguments of each layer, by layer; kept with the calls of a pass over all tokens at once in the
-            model's own type. After a pass through a cache no layer could be called again, because the cache holds the
+        whole: contribution of each sublayer at every position, by label; kept if the calls are. `added` is a view of
+            it. It takes positions × width × sublayers × 4 or 8 bytes.
+        layer_calls: arguments of each layer, by layer; kept if the calls are, in a pass over all tokens at once in the
+            model's own type. After a pass through a cache a layer cannot be called again, because the cache holds the
             keys of later tokens.
     """
 
@@ -136,20 +136,20 @@ def replay(
 ) -> States:
     """Return the contribution of a sublayer with other weights in the dense context, at the positions from `first` on.
 
-    An attention that ran through a cache gets a new cache, filled with its own keys and values. With the dense cache,
+    An attention that ran through a cache gets a new cache, which its own keys and values fill. With the dense cache,
     every step after the first would be wrong.
 
-    `calls` and `norms` are those of the dense pass, `weights` as for `swap_weights`. With the noise of a `Variant` the
-    sublayer computes with that rounding, also after a float64 pass. The result, (positions, width), has the type of the
-    dense pass's contributions; float32 with noise.
+    `calls` and `norms` are those of the dense pass, `weights` as for `swap_weights`. With the `noise` of a `Variant`,
+    the sublayer computes with that rounding, even after a float64 pass. The result, (positions, width), has the type of
+    the dense pass's contributions, or float32 with noise.
     """
     if noise is not None:
         norms, dtype = None, torch.bfloat16 if noise == "bfloat16" else torch.float32
         calls = [replace(call, parts=cast_floats(call.parts, dtype)) for call in calls]
     dense = next((value for call in calls for value in call.values if isinstance(value, TokenCache)), None)
-    own = None if dense is None else dense.fresh()
+    cache = None if dense is None else dense.fresh()
     rounding = sublayer_noise(sublayer, noise) if norms is None else sublayer_in_float64(sublayer, norms)
     with swap_weights(sublayer, weights), rounding:
-        parts = [sublayer.recompute(call, own) for call in calls]
+        parts = [sublayer.recompute(call, cache) for call in calls]
     states = torch.cat(parts, dim=1)[0, first:]
     return states.float() if norms is None else states

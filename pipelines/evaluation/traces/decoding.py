@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from typing import Any
 
@@ -24,7 +24,7 @@ from prunescope.pipelines.models.module_calls import first_tensor, hooks, quick_
 from prunescope.pipelines.models.token_cache import KeyValues
 from prunescope.pipelines.studies import MeasureSpec
 
-# Types are explicit because a table may have no row, or a column only nulls.
+# Types are explicit because a table may have no rows, and a column only nulls.
 _OPTION_LISTS = [f"{name}_{side}" for name in ("logits", "p_full", "p_options") for side in ("dense", "pruned")]
 OPTION_SCHEMA = pl.Schema(
     dict[str, Any](
@@ -78,11 +78,11 @@ BATCH_TEXTS = 64
 
 @dataclass(frozen=True)
 class DecodingResult:
-    """Generated tokens and the residual stream that predicted each.
+    """Generated tokens, and the residual stream that predicted each.
 
     The stream is the float64 sum of the embedding and all contributions. Streams are much longer than the difference
-    between two of them, so subtracting float32 streams would cancel. A bfloat16 model rounds its sums by more than
-    that: there it is the stream that the head reads.
+    between two of them, so subtracting float32 streams would cancel. A bfloat16 model rounds its own sums by more than
+    that, so its stream is the one that the head reads.
     """
 
     tokens: tuple[int, ...]
@@ -106,17 +106,17 @@ def decode(
 ) -> list[DecodingResult]:
     """Decode texts in batches of `BATCH_TEXTS`; each batch has one key-value cache.
 
-    Batches are made by length. Per batch, each prompt runs once for all its texts, and a prefix that all prompts share
-    runs once. If the cache holds more than keys and values, shorter prompts are padded on the left instead. A finished
-    text leaves its batch.
+    Texts of similar length share a batch. In a batch, each prompt runs once for all its texts, and a prefix that all
+    prompts share runs once. If the cache holds more than keys and values, shorter prompts are padded on the left
+    instead. A finished text leaves its batch.
 
     Args:
         decoder: dense, or with a variant applied.
         prompts: token ids.
         steps: maximum number of tokens per text; one number, or one per prompt.
         choose: chooses the next tokens; texts are numbered prompt by prompt, and returned in that order.
-        least: minimum number of tokens per text; after it, an end-of-text token ends the text. None decodes `steps`
-            tokens of every text, so that the steps of two models pair up.
+        least: minimum number of tokens per text; after it, an end-of-text token ends the text. With None every text
+            gets `steps` tokens, so the steps of two models can be paired.
         copies: number of texts per prompt.
         known: keys and values of each prompt, at least of all tokens but the last; these tokens then do not run.
         keep: receives the number of each finished text and views of the keys and values of all its tokens but the last;
@@ -129,18 +129,18 @@ def decode(
         rows = [place[text // copies] for text in texts]
         most = [steps if isinstance(steps, int) else steps[text // copies] for text in texts]
         stops = None if least is None else [least[text] for text in texts]
-        own = [prompts[prompt] for prompt in used]
+        contexts = [prompts[prompt] for prompt in used]
         with quick_linears(decoder.model):
-            read = [list(known[prompt]) for prompt in used] if known else read_contexts(decoder, own)
-            decoded = _decode_batch(decoder, own, rows, texts, most, choose, stops, read, keep)
+            read = [list(known[prompt]) for prompt in used] if known else read_contexts(decoder, contexts)
+            decoded = _decode_batch(decoder, contexts, rows, texts, most, choose, stops, read, keep)
         results |= dict(zip(texts, decoded, strict=True))
     return [results[text] for text in range(len(results))]
 
 
 def _batches(decoder: Decoder, lengths: Sequence[int], copies: int) -> list[list[int]]:
-    """Return the texts of each batch; a text is alone if padding or the rows of a cache would change its states."""
+    """Return the texts of each batch; each is alone if padding or other rows of the cache would change its states."""
     size = decoder.at_once(BATCH_TEXTS) if decoder.can_pad else 1
-    if copies < size:  # all texts of a prompt share a batch: some must choose the same tokens
+    if copies < size:  # all texts of a prompt share a batch, because some must choose the same tokens
         size -= size % copies
     prompts = sorted(range(len(lengths)), key=lambda prompt: lengths[prompt])
     texts = [prompt * copies + copy for prompt in prompts for copy in range(copies)]
@@ -158,7 +158,10 @@ def _decode_batch(
     known: Sequence[KeyValues] | None,
     keep: Callable[[int, KeyValues | None], None] | None,
 ) -> list[DecodingResult]:
-    """Decode one batch; per text, `rows` is its prompt, `texts` its number, `most` its limit, `stops` its `least`."""
+    """Decode one batch of texts.
+
+    Per text, `rows` has the index of its prompt, `texts` its number, `most` its limit, and `stops` its minimum.
+    """
     cache = None if decoder.cache_refusal else decoder.new_cache()
     last: dict[str, Tensor] = {}  # embedding, contributions and final stream at the last position
     streams: list[list[Tensor]] = [[] for _ in texts]
@@ -176,7 +179,7 @@ def _decode_batch(
             logits = decoder.head.logits(stream.float())
             rebuilt = torch.stack(list(last.values())).sum(dim=0, dtype=torch.float64)
             states = stream.double() if decoder.is_rounded else rebuilt
-            if kept != list(range(len(tokens))):  # only after the prompts, each of which runs once for several texts
+            if kept != list(range(len(tokens))):  # after the prompts, each of which ran once for all its texts
                 states, logits = states[kept], logits[kept]
             chosen = choose(logits, [texts[index] for index in live], step)
             for index, state, token in zip(live, states, chosen.tolist(), strict=True):
@@ -186,7 +189,7 @@ def _decode_batch(
             for row, index in enumerate(live):
                 if is_over[row] and keep is not None and cache is not None:
                     keep(texts[index], cache.text(kept[row], int((mask[kept[row]] == 0).sum())))
-            going = [row for row, is_its_end in enumerate(is_over) if not is_its_end]
+            going = [row for row, has_ended in enumerate(is_over) if not has_ended]
             if not going:
                 break
             selected = [kept[row] for row in going]
@@ -200,22 +203,22 @@ def _decode_batch(
             mask = torch.nn.functional.pad(mask, (0, 1), value=1)
             # Without a cache, all tokens run again.
             tokens = chosen[:, None] if cache is not None else torch.cat([tokens, chosen[:, None]], dim=1)
-    return [DecodingResult(tuple(own), torch.stack(states)) for own, states in zip(generated, streams, strict=True)]
+    return [DecodingResult(tuple(text), torch.stack(states)) for text, states in zip(generated, streams, strict=True)]
 
 
 def _has_ended(
     decoder: Decoder, generated: Sequence[int], stops: Sequence[int] | None, most: Sequence[int], text: int
 ) -> bool:
-    """Return whether a text reached its limit, or has an end-of-text token and its minimum of tokens."""
+    """Return whether a text has reached its limit, or has its minimum of tokens and an end-of-text token."""
     can_end = stops is not None and len(generated) >= stops[text]
     return len(generated) == most[text] or (can_end and end_of(decoder, generated) is not None)
 
 
-def bytes_a_variant(measure: MeasureSpec, points: int, steps: int, width: int, weights: int) -> int:
-    """Return the bytes of a traced variant before it is written: `layer_transitions`, steps, kept states and masks.
+def bytes_per_variant(measure: MeasureSpec, points: int, steps: int, width: int, weights: int) -> int:
+    """Return the bytes of a traced variant in memory: rows of `layer_transitions` and of steps, kept states and masks.
 
-    `points` is the number of measured positions, summed over sublayers; `steps` that of decoded steps, summed over
-    prompts and trajectories; `width` that of the residual stream; `weights` the number of prunable weights.
+    `points` counts measured positions, summed over sublayers, and `steps` decoded steps, summed over prompts and
+    trajectories. `width` is that of the residual stream, and `weights` the number of prunable weights.
     """
     settings = len(measure.scopes) * len(measure.lenses) * len(measure.temperatures)
     states = points * len(measure.scopes) * 2 * width if measure.keep_states else 0
@@ -237,7 +240,7 @@ def up_to_end(decoder: Decoder, tokens: tuple[int, ...]) -> tuple[int, ...]:
 def _record_last_position(decoder: Decoder, last: dict[str, Tensor]) -> list[RemovableHandle]:
     """Register hooks for the embedding, every contribution and the final stream, each (batch, width).
 
-    The hooks copy: a view would keep the states of all prompt tokens in memory until the pass ends.
+    The hooks save copies, because a view would keep the states of all prompt tokens in memory until the pass ends.
     """
 
     def save_embedding(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
@@ -246,15 +249,12 @@ def _record_last_position(decoder: Decoder, last: dict[str, Tensor]) -> list[Rem
     def save_stream(module: nn.Module, args: tuple[Any, ...], output: object) -> None:  # noqa: ARG001
         last["stream"] = first_tensor(output)[:, -1].clone()
 
-    def save_added(label: str) -> Callable[[Tensor], None]:
-        def see(added: Tensor) -> None:
-            last[label] = added[:, -1].to(decoder.device, copy=True)
-
-        return see
+    def save_added(label: str, added: Tensor) -> None:
+        last[label] = added[:, -1].to(decoder.device, copy=True)
 
     return [
         decoder.layers[0].module.register_forward_pre_hook(save_embedding, with_kwargs=True),
-        *(handle for s in decoder.sublayers for handle in s.watch(save_added(s.label))),
+        *(handle for s in decoder.sublayers for handle in s.watch(partial(save_added, s.label))),
         decoder.layers[-1].module.register_forward_hook(save_stream),
     ]
 
@@ -330,16 +330,16 @@ def top_rows(decoder: Decoder, pairs: Sequence[DensePrunedPair], count: int) -> 
     for first in range(0, len(streams), STEPS_AT_ONCE):
         part = slice(first, first + STEPS_AT_ONCE)
         logits = dict(zip(("dense", "pruned"), logits_of(decoder, streams[part], shifts[part]), strict=True))
-        # One row at a time: a whole float64 matrix would double the memory.
+        # One row at a time, because a float64 matrix of all rows would double the memory.
         totals = {side: torch.stack([z.double().logsumexp(-1) for z in values]) for side, values in logits.items()}
         for side, values in logits.items():
             best = top_ids(values, count)
             steps, ranks = best.shape
             numbers = {}
-            for other, its_logits in logits.items():
-                own = its_logits.gather(1, best).double()
-                numbers[f"logit_{other}"] = own.flatten().cpu().numpy()
-                numbers[f"probability_{other}"] = (own - totals[other][:, None]).exp().flatten().cpu().numpy()
+            for other, of_other in logits.items():
+                at_best = of_other.gather(1, best).double()
+                numbers[f"logit_{other}"] = at_best.flatten().cpu().numpy()
+                numbers[f"probability_{other}"] = (at_best - totals[other][:, None]).exp().flatten().cpu().numpy()
             tokens = best.flatten().tolist()
             frames.append(
                 pl.DataFrame(
@@ -363,7 +363,7 @@ def first_tokens(pairs: Sequence[DensePrunedPair], tops: pl.DataFrame, side: str
 
 
 def _token_texts(decoder: Decoder) -> Callable[[int], str]:
-    """Return a function that decodes single tokens, cached."""
+    """Return a cached function that decodes single tokens."""
     return lru_cache(maxsize=None)(lambda token: decoder.tokenizer.decode([token]))
 
 

@@ -17,7 +17,7 @@ def final_streams(
     """Return the residual stream before the final norm at some positions, with the decoder's current weights.
 
     As in `DecodingResult`, it is the float64 sum of the embedding and all contributions, or the stream that the head
-    reads if the model computes in fewer bits than float32. The texts have one length.
+    reads if the model computes in fewer bits than float32. All texts have the same length.
     """
     total: list[Tensor] = []
 

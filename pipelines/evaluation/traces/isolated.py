@@ -21,29 +21,29 @@ Swap = tuple[str, str]
 class IsolatedEffect:
     """Runner of the dense layers above single swapped sublayers, many swaps per batch.
 
-    The shift of the final stream is the local shift plus, for every later sublayer, its contribution on the moved
-    stream minus its contribution on the dense stream, summed in float64. Final streams are never subtracted, because
+    The shift of the final stream is the local shift plus a difference for every later sublayer, summed in float64: its
+    contribution on the shifted stream minus that on the dense stream. Final streams are never subtracted, because
     they are much longer than their difference. Matrix products of different shapes may round differently (with MKL,
-    only those with fewer than 16 rows did). Therefore the dense stream is one entry of every batch, so that both
+    only those with fewer than 16 rows did). Therefore the dense stream is one entry of every batch, and both
     contributions come from one call. The remaining error is the rounding of the model's own type, about u(‖stream‖ +
     ‖contribution‖) per sublayer with u = 6e-8 in float32 and 4e-3 in bfloat16. On SmolLM2-135M in float32, local shifts
     of a tenth of the contribution arrive with a relative error between 5e-5 (median) and 6e-3 (first token, whose
     stream is 1e4 times as long as a contribution). A run of the whole pruned model has the same error.
 
     If every sublayer is changed, a prompt costs about half as many passes as there are sublayers. The shifts before, in
-    and after a layer take positions × width × swaps × 24 bytes; one layer's activations of `rows` tokens are added.
+    and after a layer take positions × width × swaps × 24 bytes, besides one layer's activations of `rows` tokens.
 
     Not thread-safe: the decoder's modules have hooks during a run.
 
     Args:
         decoder: the dense model.
         rows: tokens per call of a layer, dense entry included. Fewer need less memory; more are faster, up to the
-            machine's best matrix product. At least one swapped entry runs, even if the sequence is longer.
+            size at which matrix products are fastest. A longer sequence runs with one swapped entry at a time.
     """
 
     def __init__(self, decoder: Decoder, rows: int = 1024) -> None:
         self._decoder, self._rows = decoder, rows
-        # Per layer, whether a batch gives the same as its entries alone; tested at the first use.
+        # Per layer, whether a batch gives the same as its entries alone; tested when the layer first runs.
         self._can_batch: dict[int, bool] = {}
 
     @torch.inference_mode()
@@ -72,8 +72,8 @@ class IsolatedEffect:
                 stacked = [shifts] if order else []
                 before = torch.cat([*stacked, *(moved[swap].double()[None] for swap in inside)])
                 shifts = self._through(index, dense, before, len(order))
-            behind = [moved[swap].double()[None] for swap in swapped if swap not in inside]
-            shifts = torch.cat([*([shifts] if order or inside else []), *behind]) if behind else shifts
+            added = [moved[swap].double()[None] for swap in swapped if swap not in inside]
+            shifts = torch.cat([*([shifts] if order or inside else []), *added]) if added else shifts
             order += [*inside, *(swap for swap in swapped if swap not in inside)]
         final = dict(zip(order, shifts.float(), strict=True)) if order else {}
         return {swap: final.get(swap, torch.zeros_like(move)) for swap, move in moved.items()}
@@ -90,7 +90,7 @@ class IsolatedEffect:
         after = torch.empty_like(shifts)
         for start in range(0, len(shifts), size):
             chunk = shifts[start : start + size]
-            before = max(0, min(outside - start, len(chunk)))  # entries whose stream is moved before the layer
+            before = max(0, min(outside - start, len(chunk)))  # entries whose stream is shifted before the layer
             streams = torch.cat(
                 [
                     stream,
@@ -98,8 +98,8 @@ class IsolatedEffect:
                     stream.expand(len(chunk) - before, -1, -1),
                 ]
             )
-            own = {entry + 1: chunk[entry].to(stream.dtype) for entry in range(before, len(chunk))}
-            attn, mlp = self._added(index, call, streams, own)
+            swap = {entry + 1: chunk[entry].to(stream.dtype) for entry in range(before, len(chunk))}
+            attn, mlp = self._added(index, call, streams, swap)
             moves = chunk + (mlp[1:].double() - mlp[0].double())
             moves[:before] += attn[1 : before + 1].double() - attn[0].double()
             after[start : start + size] = moves
@@ -140,7 +140,7 @@ def _contributions(layer: Layer, call: Arguments, streams: Batch, swap: Mapping[
 
 
 def _can_batch(layer: Layer, call: Arguments, dense: Capture) -> bool:
-    """Return whether a batch with the arguments of one sequence gives the same as its entries alone, tested on two.
+    """Run two sequences with the arguments of one; return whether the batch gives the same as each sequence alone.
 
     Most arguments are broadcast over the batch; some (ALiBi biases by entry and head) are not.
     """
@@ -150,7 +150,7 @@ def _can_batch(layer: Layer, call: Arguments, dense: Capture) -> bool:
     with other_rounding(layer.module):
         rounding = max(map(distance, _contributions(layer, call, stream, {}), again))
     for sublayer, contribution in zip(layer.sublayers, again, strict=True):
-        # In the model's own type, which bounds the rounding: the pass kept it as float32.
+        # The pass kept it as float32; the model's own type bounds the rounding.
         truth = dense.whole[sublayer.label].to(contribution.dtype)
         if not is_same(contribution[0], truth, rounding):
             raise ComputationError(

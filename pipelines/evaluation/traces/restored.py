@@ -20,18 +20,18 @@ def restoring_shifts(
 ) -> dict[str, States]:
     """Return how much the final stream of a variant moves if one of its changed sublayers is dense again, by label.
 
-    It is scope `isolated` with the places of both models exchanged: the layers of the variant run on top of one dense
-    sublayer. The shifts are at all positions, before the final norm, float32, in the model's own type.
+    It is scope `isolated` with the two models exchanged: the variant's layers run on top of one dense sublayer. The
+    shifts are at all positions, before the final norm, float32, computed in the model's own type.
     """
     with apply_variant(decoder, variant, skips=False):
-        own = run_known(decoder, tokens, 0, by_token_from=None, keep_calls=True)
+        pruned = run_known(decoder, tokens, 0, by_token_from=None, keep_calls=True)
     moved = {}
     for sublayer in decoder.sublayers:
         if variant.moves(sublayer):
             # Noise may have run the variant in another type.
-            calls = [replace(call, parts=cast_floats(call.parts, decoder.dtype)) for call in own.calls[sublayer.label]]
-            whole = own.whole[sublayer.label]
+            recorded, whole = pruned.calls[sublayer.label], pruned.whole[sublayer.label]
+            calls = [replace(call, parts=cast_floats(call.parts, decoder.dtype)) for call in recorded]
             with sublayer.on_device():
                 moved[sublayer.label, "dense"] = (replay(sublayer, calls, {}, 0).to(whole.device) - whole).float()
     with apply_variant(decoder, variant, skips=False):
-        return {label: shift for (label, _), shift in isolation.shifts(own, moved).items()}
+        return {label: shift for (label, _), shift in isolation.shifts(pruned, moved).items()}

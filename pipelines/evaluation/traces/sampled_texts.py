@@ -70,7 +70,8 @@ class _Text:
 class _Piece:
     """Some steps of one text, as the dense model and the variant read it.
 
-    `text` is its number. Up to the first flip the rows are of both trajectories, because both texts are the same.
+    `text` is the number of the text. Rows up to the first flip belong to both trajectories, because both texts are the
+    same there.
     """
 
     text: int
@@ -85,16 +86,16 @@ class _Piece:
 
     def tokens(self, text: _Text, trajectory: str) -> list[int | None]:
         """Return the tokens of these steps; after the flip, None for the model that only reads the text."""
-        is_its_own = trajectory in self.trajectories
-        return [token if is_its_own else None for token in text.tokens[self.steps.start : self.steps.stop]]
+        is_written = trajectory in self.trajectories
+        return [token if is_written else None for token in text.tokens[self.steps.start : self.steps.stop]]
 
 
 class SamplingSession:
     """Sampled texts of the dense model, computed once and shared by the variants of a model.
 
-    The final streams of a text take four bytes per number. Noise depends on seed, prompt, sample, step and token.
-    Therefore a variant's texts do not depend on other variants, and depend on other prompts only by rounding. `study`
-    has the prompts and `decoding`, or its defaults.
+    The final streams of a text take four bytes per number. Noise depends only on seed, prompt, sample, step and token.
+    Therefore a variant's texts do not depend on other variants, and on other prompts only by rounding. `study` has the
+    prompts and the settings `decoding`; if it has none, the defaults apply.
 
     Raises:
         InputError: a prompt does not fit the model.
@@ -114,10 +115,10 @@ class SamplingSession:
         progress.done()
 
     def _texts(self, name: str, task: str, progress: Progress, known: Sequence[_Text] | None = None) -> list[_Text]:
-        """Return texts that the model in its present state writes or reads, prompt by prompt.
+        """Return texts that the model writes or reads with its current weights, prompt by prompt.
 
-        `name` is the model or variant, for errors; `task` names the progress. `known` texts are read in the batches in
-        which they were written, so that equal models have equal streams; None samples new texts.
+        `name` is the model or variant, for errors; `task` names the progress. `known` texts are read, in the batches in
+        which they were written, because equal models must have equal streams. None samples new texts.
         """
         spec = self._spec
 
@@ -127,8 +128,8 @@ class SamplingSession:
                 raise ComputationError(f"{name}: NaN or infinite logits")
             if known is not None:
                 return torch.tensor([known[text].tokens[step] for text in texts], device=logits.device)
-            found = nuclei(logits, spec.temperature, spec.top_p)
-            tokens = [draw(nucleus, self._keys[text], step) for nucleus, text in zip(found, texts, strict=True)]
+            choices = nuclei(logits, spec.temperature, spec.top_p)
+            tokens = [draw(nucleus, self._keys[text], step) for nucleus, text in zip(choices, texts, strict=True)]
             return torch.tensor(tokens, device=logits.device)
 
         prompts = [prompt.ids for prompt in self._prompts]
@@ -152,10 +153,10 @@ class SamplingSession:
             texts = self._texts(name, f"sample {recipe}", progress)
             if has_flips := [text.tokens for text in texts] != [text.tokens for text in self._dense]:
                 read = self._texts(name, f"{recipe} reads the dense texts", progress, self._dense)
-        # The variant is undone first: a head tied to changed weights must be the dense one.
+        # Only after the variant is undone: a head that is tied to changed weights must be the dense one.
         if has_flips:
             dense_read = self._texts(f"model {self.model}", f"dense model reads texts of {recipe}", progress, texts)
-        # As many pieces at a time as fit into one block.
+        # Pieces are measured together as long as they fit into one block.
         blocks = batched(
             self._pieces(texts, read, dense_read),
             lambda block, piece: sum(len(one.steps) for one in (*block, piece)) <= PIECE_ROWS,
@@ -182,8 +183,8 @@ class SamplingSession:
     def _pieces(self, texts: Sequence[_Text], read: Sequence[_Text], dense_read: Sequence[_Text]) -> Iterator[_Piece]:
         """Yield the steps of all texts: the shared ones up to the flip, then those of each text.
 
-        `texts` are the variant's, `read` the dense model's as the variant reads them, `dense_read` the variant's as the
-        dense model reads them.
+        `texts` are those of the variant. `read` are the dense model's texts as the variant reads them, and `dense_read`
+        the variant's texts as the dense model reads them.
         """
         for number, (dense, own) in enumerate(zip(self._dense, texts, strict=True)):
             flip = first_flip(dense.tokens, own.tokens)
@@ -200,10 +201,13 @@ class SamplingSession:
     def _steps(self, pieces: Sequence[_Piece]) -> pl.DataFrame:
         """Return the rows of `sampled_steps` of some steps, without model and recipe."""
         spec, head = self._spec, self.decoder.head
-        own = [piece.of(piece.dense) for piece in pieces]
-        streams = torch.cat([states.streams().float() for states in own])
+        dense_states = [piece.of(piece.dense) for piece in pieces]
+        streams = torch.cat([states.streams().float() for states in dense_states])
         shifts = torch.cat(
-            [states.shift_to(piece.of(piece.pruned).streams()) for states, piece in zip(own, pieces, strict=True)]
+            [
+                states.shift_to(piece.of(piece.pruned).streams())
+                for states, piece in zip(dense_states, pieces, strict=True)
+            ]
         )
         states, moves = head.lens(streams, shifts, "normed")
         is_moved = bool(moves.any())

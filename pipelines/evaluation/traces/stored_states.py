@@ -14,7 +14,7 @@ from prunescope.pipelines.core.errors import InputError
 # The row's largest entry lands in [2^14, 2^15), the highest binade from which rounding never reaches infinity.
 _MAX_EXPONENT = 15
 _MIN_FLOAT32_EXPONENT = -126
-# Scopes whose shift is that of the final stream; that of the others is measured behind the sublayer.
+# Scopes whose shift is measured on the final stream; in other scopes it is measured right after the sublayer.
 AT_OUTPUT = ("isolated", "restored")
 _KEY = ("model", "prompt_id", "position", "layer", "sublayer")
 STATE_SCHEMA = pl.Schema(
@@ -43,8 +43,8 @@ def state_rows(
     A value is scale × float16. The scale is a power of two, so scaling is exact and only float16 rounds. The error is
     at most 2^-11 of an entry that is at least 2^-28 of the row's largest, and 2^-39 of the largest for smaller entries.
 
-    `states` has, by scope, the stream for `dense` and its shift for the others; None gives no rows. `prompt_ids` and
-    `positions` are those of its rows.
+    `states` has, by scope, the stream for `dense` and the shift for other scopes; None gives no rows. `prompt_ids` and
+    `positions` are those of the rows of each tensor.
     """
     frames = [STATE_SCHEMA.to_frame()]
     for scope, values in states.items():
@@ -71,8 +71,8 @@ def state_rows(
 def read_states(frame: pl.DataFrame) -> tuple[pl.DataFrame, Float[Tensor, "rows width"], Float[Tensor, "rows width"]]:
     """Return the rows of all recipes but `dense`, the dense stream of each, and its shift, both in float32.
 
-    `frame` has rows of `hidden_states` of one model, including those of the recipe `dense`. The returned rows have no
-    vectors. A shift of scope `isolated` or `restored` is paired with the final stream.
+    `frame` has rows of `hidden_states` of one model, including those of the recipe `dense`. The returned rows come
+    without vectors. A shift of scope `isolated` or `restored` is paired with the final stream.
 
     Raises:
         InputError: a shift has no dense stream.

@@ -67,7 +67,7 @@ class DenseTextStates:
     """Final streams of the dense model in four bytes per number: integer multiples of one step per channel.
 
     The step is 2⁻³¹ of the channel's largest number, at least 128 times finer than float32 there. Both sides are
-    rounded to these multiples before they are subtracted, so that equal streams differ by exactly zero.
+    rounded to these multiples before they are subtracted, so equal streams differ by exactly zero.
     """
 
     counts: Int32[Tensor, "rows width"]
@@ -96,9 +96,9 @@ class DenseTextStates:
 class TextSession:
     """Dense side of a study's texts, computed once and shared by the variants of a model.
 
-    Only the final stream of each scored token is stored (width numbers). Logits are computed from it again per variant,
-    block by block. A variant then costs one pass, half the cost of running both models, and memory never holds tokens ×
-    vocabulary.
+    Only the final stream of each scored token is stored (width numbers). Logits are computed from it for each variant,
+    block by block. So a variant costs one pass, half the cost of running both models, and memory never holds tokens ×
+    vocabulary numbers.
 
     Raises:
         InputError: a text cannot be read or does not fit the model.
@@ -128,7 +128,7 @@ class TextSession:
             for text, batches in zip(self._texts, self._dense, strict=True):
                 streams = self._streams(text, f"{self.model}@{recipe}", progress)
                 shifts.append([dense.shift_to(pruned) for dense, pruned in zip(batches, streams, strict=True)])
-        # The variant is undone first: a head tied to changed weights must be the dense one.
+        # Only after the variant is undone: a head that is tied to changed weights must be the dense one.
         frames = [SCHEMA.to_frame()]
         for text, batches, moves in zip(self._texts, self._dense, shifts, strict=True):
             frames.append(self._frame(text, recipe, self._measured(text, batches, moves)))

@@ -15,7 +15,7 @@ from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.core.thread_map import in_parallel
 from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt, tokenize_prompts
 from prunescope.pipelines.evaluation.traces.activation_capture import Capture, replay, run_known, stream_after
-from prunescope.pipelines.evaluation.traces.decoding import DecodingResult, DensePrunedPair, bytes_a_variant
+from prunescope.pipelines.evaluation.traces.decoding import DecodingResult, DensePrunedPair, bytes_per_variant
 from prunescope.pipelines.evaluation.traces.greedy_texts import GreedyTexts, VariantTexts
 from prunescope.pipelines.evaluation.traces.isolated import IsolatedEffect
 from prunescope.pipelines.evaluation.traces.restored import restoring_shifts
@@ -40,8 +40,8 @@ Shifts = list[dict[str, Tensor]]
 class _DensePrompt:
     """Dense side of one prompt.
 
-    `decoded` is its greedy continuation. `forced` has the same tokens, decoded in batches of the shape in which a
-    variant reads them. `tokens` are prompt and continuation, (1, length).
+    `decoded` is its greedy continuation. `forced` has the same tokens, read in batches of the same shape as those in
+    which a variant reads them. `tokens` are prompt and continuation, (1, length).
     """
 
     prompt: TokenizedPrompt
@@ -102,7 +102,7 @@ class TraceSession:
         self._texts = GreedyTexts(decoder, study, prompts)
         decoded = self._texts.of_dense(progress)
         progress.start("dense model on every prompt", len(prompts), sum(len(prompt.ids) for prompt in prompts))
-        # Token by token, the float64 weights would have to be rebuilt for each token.
+        # If tokens pass one by one, weights would have to be converted to float64 for every token.
         self._norms = None if study.measure.cache else float64_norms(decoder)
         self._prompts = [self._dense(*pair, progress) for pair in zip(prompts, decoded, strict=True)]
         self._layered = [dense for dense in self._prompts if isinstance(dense, _LayeredPrompt)]
@@ -135,13 +135,13 @@ class TraceSession:
         return run_known(self.decoder, tokens, first, by_token_from=by_token_from, keep_calls=keep_calls, norms=norms)
 
     @property
-    def bytes_a_variant(self) -> int:
+    def bytes_per_variant(self) -> int:
         """Bytes that one variant needs until its tables are written."""
         measure = self.study.measure
         points = sum(len(dense.positions) for dense in self._layered) * 2 * len(self.decoder.layers)
         steps = sum(len(dense.decoded.tokens) for dense in self._prompts) * len(measure.trajectories)
         weights = sum(matrix.size for matrix in self.decoder.matrices.values())
-        return bytes_a_variant(measure, points, steps, self.decoder.head.weight.shape[1], weights)
+        return bytes_per_variant(measure, points, steps, self.decoder.head.weight.shape[1], weights)
 
     def trace(self, recipe: str, variant: Variant, progress: Progress = SILENT) -> dict[str, pl.DataFrame]:
         """Measure one variant, as `trace_all` does."""
@@ -172,10 +172,13 @@ class TraceSession:
                 layers[recipe] += transitions
                 states[recipe].append(hidden)
             progress.advance()
-        for recipe, own in tables.items():
-            own |= {"layer_transitions": pl.concat(layers.pop(recipe)), "hidden_states": pl.concat(states.pop(recipe))}
+        for recipe, of_recipe in tables.items():
+            of_recipe |= {
+                "layer_transitions": pl.concat(layers.pop(recipe)),
+                "hidden_states": pl.concat(states.pop(recipe)),
+            }
             names = {"model": pl.lit(self.model), "recipe": pl.lit(recipe)}
-            tables[recipe] = {name: frame.with_columns(**names) for name, frame in own.items()}
+            tables[recipe] = {name: frame.with_columns(**names) for name, frame in of_recipe.items()}
         progress.done()
         return tables
 
@@ -185,8 +188,8 @@ class TraceSession:
         """Run the whole variant on the dense tokens, decode its own continuations, and measure both at the output.
 
         The result has the shifts by scope and the tables of the output. `propagated` has the shifts of the stream after
-        each sublayer; `isolated` those of the final stream by each changed sublayer alone, and `restored` by all but
-        this one, both empty if they are not measured.
+        each sublayer. `isolated` has the shift of the final stream that each changed sublayer causes alone, `restored`
+        the shift that all other changed sublayers cause; both are empty if they are not measured.
 
         The recipe `dense` runs like any other: its exact zeros check the model and the machine.
         """
@@ -207,14 +210,14 @@ class TraceSession:
                     forced.append(shifts[-1][last][dense.predicting])
                     progress.advance()
                 else:
-                    own = texts[index].forced.streams[: len(dense.decoded.tokens)]
-                    forced.append((own - dense.forced.streams).float())
-        found = [*forced, *(shift for by_label in shifts for shift in by_label.values())]
-        found += [text.own.streams for text in texts if text.own]
-        if not _all_finite(found):
+                    streams = texts[index].forced.streams[: len(dense.decoded.tokens)]
+                    forced.append((streams - dense.forced.streams).float())
+        states = [*forced, *(shift for by_label in shifts for shift in by_label.values())]
+        states += [text.own.streams for text in texts if text.own]
+        if not _all_finite(states):
             raise ComputationError(f"{self.model}@{recipe}: NaN or infinite states")
         dense_texts = [dense.decoded for dense in self._prompts]
-        # The variant is undone here: the dense model reads the variant's texts and continues them.
+        # The variant is undone by now: the dense model reads the variant's texts and continues them.
         texts = self._texts.with_dense(recipe, dense_texts, texts, progress) if texts else texts
         pairs = [
             DensePrunedPair(dense.prompt, "teacher_forced", dense.streams, shift, dense.decoded.tokens)
@@ -225,10 +228,10 @@ class TraceSession:
         return moved, tables
 
     def _isolated(self, variant: Variant) -> Shifts:
-        """Return, per prompt, the shift of the final stream by each changed sublayer alone, by label."""
+        """Return, per prompt and label, the shift of the final stream by this changed sublayer alone."""
         if "isolated" not in self.study.measure.scopes:
             return []
-        # Noise is rounding: it is compared with the exact pass, as under scope `local`.
+        # Noise is rounding, so it is compared with the exact pass, as in scope `local`.
         passes = [(dense.capture if variant.noise else dense.full_pass, 0) for dense in self._layered]
         changed = [sublayer for sublayer in self.decoder.sublayers if variant.moves(sublayer)]
         local = {sublayer.label: _local_shifts(sublayer, variant, passes) for sublayer in changed}
@@ -240,7 +243,7 @@ class TraceSession:
         return isolated
 
     def _restored(self, variant: Variant, shifts: Shifts) -> Shifts:
-        """Return, per prompt, the shift of the final stream by the variant with one sublayer dense again, by label."""
+        """Return, per prompt and label, the shift of the final stream by the variant with this sublayer dense again."""
         if "restored" not in self.study.measure.scopes:
             return []
         last, restored = self.decoder.layers[-1].mlp.label, []
@@ -281,7 +284,7 @@ class TraceSession:
                 is_changed = variants[recipe].moves(sublayer)
                 for lens, columns in zip(measure.lenses, by_lens, strict=True):
                     frames[recipe].extend(self._frames(sublayer, lens, scope, is_changed, columns))
-        return {recipe: (own, self._states(sublayer, recipe, stream, moves)) for recipe, own in frames.items()}
+        return {recipe: (rows, self._states(sublayer, recipe, stream, moves)) for recipe, rows in frames.items()}
 
     def _states(
         self, sublayer: Sublayer, recipe: str, stream: Tensor, moves: Mapping[str, Mapping[str, Tensor | None]]
@@ -289,7 +292,7 @@ class TraceSession:
         """Return rows of `hidden_states`: the stream for the dense model, its shifts for a variant."""
         if not self.study.measure.keep_states:
             return STATE_SCHEMA.to_frame()
-        states = {"dense": stream} if recipe == "dense" else {scope: own[recipe] for scope, own in moves.items()}
+        states = {"dense": stream} if recipe == "dense" else {scope: shifts[recipe] for scope, shifts in moves.items()}
         ids = [dense.prompt.prompt.id for dense in self._layered for _ in dense.positions]
         positions = [position for dense in self._layered for position in dense.positions]
         return state_rows(ids, positions, sublayer.layer, sublayer.kind, states)
@@ -299,7 +302,7 @@ class TraceSession:
     ) -> dict[tuple[str, str], list[Columns]]:
         """Compute the columns of every shift, one set per lens.
 
-        Lenses share one matrix product if their rows fit into one block: a product with more rows is faster.
+        Lenses share one matrix product if their rows fit into one block, because a product with more rows is faster.
         """
         if not moves:
             return {}
@@ -309,14 +312,14 @@ class TraceSession:
         for together in [lenses] if is_one_block else [(lens,) for lens in lenses]:
             for key, columns in self._measured_together(together, stream, moves).items():
                 for start in range(0, len(together) * len(stream), len(stream)):
-                    own = slice(start, start + len(stream))
-                    measured[key].append({name: values[:, own] for name, values in columns.items()})
+                    of_lens = slice(start, start + len(stream))
+                    measured[key].append({name: values[:, of_lens] for name, values in columns.items()})
         return measured
 
     def _measured_together(
         self, lenses: Sequence[Lens], stream: Tensor, moves: Mapping[tuple[str, str], Tensor | None]
     ) -> dict[tuple[str, str], Columns]:
-        """Compute the columns of every shift; the lenses' rows are concatenated; all zero shifts share one set."""
+        """Compute the columns of every shift, lens after lens in the rows; all zero shifts share one set."""
         head = self.decoder.head
 
         def head_input(move: Tensor, side: int) -> Tensor:
@@ -369,8 +372,8 @@ class TraceSession:
 def _local_shifts(sublayer: Sublayer, variant: Variant, passes: Sequence[tuple[Capture, int]]) -> list[Tensor]:
     """Return, per pass, the pruned contribution of a sublayer in the dense context minus the dense contribution.
 
-    The variant changes the sublayer. Each pass comes with the first position to return. The shifts are float32,
-    subtracted in the type of the pass.
+    The variant changes the sublayer. Each pass comes with the first position to return. The shifts are subtracted in
+    the type of the pass and returned as float32.
     """
     wholes = [dense.whole[sublayer.label][first:] for dense, first in passes]
     substitute = variant.substitutes.get(sublayer.label)

@@ -34,13 +34,13 @@ def output_tables(
 ) -> dict[str, pl.DataFrame]:
     """Return `decoding_steps`, `top_tokens`, `option_subspace` and `generations` of one variant.
 
-    Per prompt, `forced` has both models on the dense text, `dense` that text, and `texts` the variant's texts; there
-    are none if it was measured only on the dense text, in one pass.
+    Per prompt, `forced` has both models on the dense text, `dense` that text, and `texts` the variant's texts. `texts`
+    is empty if the variant was measured only on the dense text, in one pass.
     """
-    written = [(pair, own, text) for pair, own, text in zip(forced, dense, texts, strict=False) if text.own]
+    written = [(pair, known, text) for pair, known, text in zip(forced, dense, texts, strict=False) if text.own]
     tops = [top_rows(decoder, forced, measure.top_k)]
     tokens = first_tokens(forced, tops[0], "pruned")
-    pairs = [[replace(pair, pruned_tokens=own) for pair, own in zip(forced, tokens, strict=True)]]
+    pairs = [[replace(pair, pruned_tokens=firsts) for pair, firsts in zip(forced, tokens, strict=True)]]
     if "own_text" in measure.trajectories and written:
         own_texts = [_own_text(decoder, pair, text) for pair, _, text in written]
         tops.append(top_rows(decoder, own_texts, measure.top_k))
@@ -48,22 +48,22 @@ def output_tables(
         # What the dense model would write: its own text up to the flip, then its most likely tokens.
         for place, ((forced_pair, _, text), firsts) in enumerate(zip(written, tokens, strict=True)):
             shared = len(firsts) if text.flip is None else text.flip + 1
-            own_tokens = (*forced_pair.dense_tokens[:shared], *firsts[shared:])
-            own_texts[place] = replace(own_texts[place], dense_tokens=own_tokens)
+            dense_tokens = (*forced_pair.dense_tokens[:shared], *firsts[shared:])
+            own_texts[place] = replace(own_texts[place], dense_tokens=dense_tokens)
         pairs.append(own_texts)
     if "fork" in measure.trajectories:
-        pairs.append([_step_by_step(decoder, "fork", *own) for own in written if own[2].fork])
+        pairs.append([_step_by_step(decoder, "fork", *each) for each in written if each[2].fork])
     if "free_running" in measure.trajectories:
-        pairs.append([_step_by_step(decoder, "free_running", *own) for own in written])
+        pairs.append([_step_by_step(decoder, "free_running", *each) for each in written])
     generations = [
-        generation_row(decoder, pair.prompt, text.own.tokens, own.tokens)
-        | fork_columns(decoder, pair.prompt, text.fork.tokens if text.fork else None, own.tokens)
-        for pair, own, text in written
+        generation_row(decoder, pair.prompt, text.own.tokens, known.tokens)
+        | fork_columns(decoder, pair.prompt, text.fork.tokens if text.fork else None, known.tokens)
+        for pair, known, text in written
         if text.own
     ]
     options = [row for pair in forced for row in option_rows(decoder, pair, measure.temperatures)]
     return {
-        "decoding_steps": pl.concat([step_rows(decoder, own, measure.temperatures) for own in pairs if own]),
+        "decoding_steps": pl.concat([step_rows(decoder, each, measure.temperatures) for each in pairs if each]),
         "top_tokens": pl.concat(tops),
         "option_subspace": pl.DataFrame(options, schema=OPTION_SCHEMA),
         "generations": pl.DataFrame(generations, schema=GENERATION_SCHEMA),
@@ -71,28 +71,28 @@ def output_tables(
 
 
 def _own_text(decoder: Decoder, forced: DensePrunedPair, text: VariantTexts) -> DensePrunedPair:
-    """Pair both models on the variant's text, up to its end; up to the flip the context is the dense text."""
+    """Pair both models on the variant's text, up to its end. Up to the flip it is the dense text."""
     own = cast(DecodingResult, text.own)
     tokens = up_to_end(decoder, own.tokens)
     shared = len(tokens) if text.read is None else cast(int, text.flip) + 1
     streams, shifts = forced.streams[:shared], forced.shifts[:shared]
     if text.read is not None:
-        behind = slice(shared, len(tokens))
-        streams = torch.cat([streams, text.read.streams[behind].float()])
-        shifts = torch.cat([shifts, (own.streams[behind] - text.read.streams[behind]).float()])
+        rest = slice(shared, len(tokens))
+        streams = torch.cat([streams, text.read.streams[rest].float()])
+        shifts = torch.cat([shifts, (own.streams[rest] - text.read.streams[rest]).float()])
     return DensePrunedPair(forced.prompt, "own_text", streams, shifts, (), tokens)
 
 
 def _step_by_step(
     decoder: Decoder, trajectory: str, forced: DensePrunedPair, dense: DecodingResult, text: VariantTexts
 ) -> DensePrunedPair:
-    """Pair the dense text with the fork, equal up to the flip, or with the variant's own text, which may be longer."""
-    own, known = cast(DecodingResult, text.fork if trajectory == "fork" else text.own), dense.tokens
-    tokens = own.tokens
+    """Pair the dense text with the fork, which equals it up to the flip, or with the variant's own text."""
+    other, known = cast(DecodingResult, text.fork if trajectory == "fork" else text.own), dense.tokens
+    tokens = other.tokens
     if trajectory == "fork":
         known, tokens = up_to_end(decoder, known), up_to_end(decoder, tokens)
     steps = min(len(known), len(tokens))
-    shifts = (own.streams[:steps] - dense.streams[:steps]).float()
+    shifts = (other.streams[:steps] - dense.streams[:steps]).float()
     return DensePrunedPair(
         forced.prompt, trajectory, dense.streams[:steps].float(), shifts, known[:steps], tokens[:steps]
     )

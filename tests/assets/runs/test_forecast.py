@@ -138,7 +138,7 @@ def test_the_dense_side_is_computed_once_for_all_variants_that_are_traced_togeth
 ) -> None:
     recipes = [parse_recipe(f"magnitude-{percent}") for percent in range(10, 30)]
     works = [PartitionWork("tiny-a", recipe, VARIANT_TABLES) for recipe in recipes]
-    size = load.bytes_a_variant
+    size = load.bytes_per_variant
     for most, groups in ((100 * size, 2), (5 * size, 4), (size // 2, 20)):
         monkeypatch.setattr("prunescope.assets.runs.forecast.MAX_RESULT_BYTES", most)
         [dense] = [one.work for one in step_works(load, works) if one.recipe is None and one.step == "traces"]

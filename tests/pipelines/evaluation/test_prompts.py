@@ -98,8 +98,8 @@ def test_an_options_label_follows_a_header_directly_and_words_after_a_space(
     [
         ("?", ["B", "A1", "A2"], "options 'A1' and 'A2' begin with the same token, 'A'; use labels like A and B"),
         # In this tokenizer, a space before a capital letter is a token of its own.
-        ("? ", ["A", "Ä"], "option 'Ä' begins with a part of a character; use labels like A and B"),
-        ("?", ["ሀ", "ቀ"], "option 'ሀ' begins with a part of a character; use labels like A and B"),
+        ("? ", ["A", "Ä"], "option 'Ä' begins with part of a character; use labels like A and B"),
+        ("?", ["ሀ", "ቀ"], "option 'ሀ' begins with part of a character; use labels like A and B"),
     ],
 )
 def test_options_whose_first_tokens_do_not_tell_them_apart_are_named(
@@ -158,7 +158,7 @@ def test_an_option_that_begins_with_no_token_of_the_vocabulary_is_refused_by_its
         with pytest.raises(InputError) as refusal:
             tokenized(tokenizer, text=text, options=["Rome", option])
         assert str(refusal.value) == (
-            f"study s: prompt 'a' (p.jsonl, line 7): option {option!r} begins with no token of the model; "
+            f"study s: prompt 'a' (p.jsonl, line 7): option {option!r} does not begin with a token of the model; "
             "use other characters"
         )
 

@@ -115,7 +115,7 @@ def test_texts_that_cannot_be_scored_are_refused(tmp_path: Path) -> None:
         windows_of(tmp_path, 7, context=8)
     with pytest.raises(InputError, match="0 tokens"):
         windows_of(tmp_path, 0, context=8)
-    with pytest.raises(InputError, match="text 't': `context` 129 is over the model's of 128 tokens; lower it"):
+    with pytest.raises(InputError, match="text 't': `context` 129 is over the model's 128 tokens; lower it"):
         windows_of(tmp_path, 500, context=129)
     missing = study_of(texts=[{"id": "t", "source": str(tmp_path / "none.txt"), "context": 8}])
     with pytest.raises(InputError, match="text 't', source .*none.txt: No such file"):

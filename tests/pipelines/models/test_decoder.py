@@ -65,7 +65,7 @@ def test_a_changed_tied_embedding_does_not_affect_the_head(tmp_path: Path) -> No
     [
         ("layers.1", noisy, r"model\.layers\.1: the stream plus constant multiples .* does not rebuild its output"),
         ("layers.1", lambda value, _: value * 2, r"model\.layers\.1: the stream plus constant multiples"),
-        ("layers.1.mlp", noisy, r"model\.layers\.1\.mlp: called again on the same stream it adds something else"),
+        ("layers.1.mlp", noisy, r"model\.layers\.1\.mlp: called again on the same stream, it adds something else"),
         ("layers.2.self_attn", noisy, r"model\.layers\.2\.self_attn: called again"),
         ("embed_tokens", noisy, r"LlamaForCausalLM: two runs on the same tokens differ"),
         ("norm", noisy, r"final norm LlamaRMSNorm is neither RMSNorm nor LayerNorm"),

@@ -58,7 +58,7 @@ def test_other_tokens_or_another_start_than_the_files_are_refused() -> None:
     with pytest.raises(InputError, match=r"^model\.gguf: transformers reads token 2 as 'a', the file says 'b'$"):
         _check_tokenizer(FILE, metadata(tokens=["<unk>", "<bos>", "b", *TOKENS[3:]]), tokenizer())
     for start, verb in ((True, "puts a start token before every text"), (False, "leaves out the start token")):
-        with pytest.raises(InputError, match=f"transformers {verb}, against the file's metadata"):
+        with pytest.raises(InputError, match=f"transformers {verb}, and the file's metadata says otherwise"):
             _check_tokenizer(FILE, metadata(add_bos_token=not start), tokenizer(start=start))
 
 

@@ -391,8 +391,8 @@ def test_buffered_rows_are_counted_as_in_the_session(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "tiny")
     outline = load_meta_model(folder)
     lengths = [len(prompt.ids) for prompt in tokenize_prompts(study(), outline.tokenizer, 512)]
-    planned = Workload(study(), shape_of(outline), lengths, [3], workers=1).bytes_a_variant
-    assert planned == TraceSession(load_decoder(folder), "tiny", study()).bytes_a_variant
+    planned = Workload(study(), shape_of(outline), lengths, [3], workers=1).bytes_per_variant
+    assert planned == TraceSession(load_decoder(folder), "tiny", study()).bytes_per_variant
 
 
 def test_dense_states_and_calls_take_the_memory_of_a_real_session(tmp_path: Path) -> None:

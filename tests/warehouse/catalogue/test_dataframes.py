@@ -119,5 +119,5 @@ def test_the_warehouse_is_found_as_on_the_command_line(root, tmp_path, monkeypat
 )
 def test_a_file_is_no_warehouse(way_in, tmp_path):
     (tmp_path / "passwd").write_text("x")
-    with pytest.raises(WarehouseError, match="passwd is a file and no warehouse; give the folder"):
+    with pytest.raises(WarehouseError, match="passwd is a file, not a warehouse; give the folder"):
         way_in(root=tmp_path / "passwd")

@@ -161,7 +161,7 @@ def test_an_export_that_fails_between_two_files_is_marked_incomplete_until_the_n
     export(tmp_path, {"a.csv": "1", "b.csv": "1", "c.csv": "1"})
     (tmp_path / "b.csv").unlink()
     (tmp_path / "b.csv").mkdir()  # a file cannot take its place
-    with pytest.raises(WarehouseError, match="a folder is in the place of the file"):
+    with pytest.raises(WarehouseError, match="a folder is where the file must be"):
         export(tmp_path, {"a.csv": "2", "b.csv": "2", "d.csv": "2"})
     manifest = json.loads((tmp_path / MANIFEST).read_text())
     assert not manifest["is_complete"]

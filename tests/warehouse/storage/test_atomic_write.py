@@ -62,7 +62,7 @@ def test_a_warehouse_below_a_regular_file_is_refused(tmp_path):
 
 def test_a_folder_in_the_place_of_the_file_is_refused(store):
     store.path(VARIANTS, "tiny", "wanda-50").mkdir(parents=True)
-    with pytest.raises(WarehouseError, match="a folder is in the place of the file"):
+    with pytest.raises(WarehouseError, match="a folder is where the file must be"):
         write(store)
     assert leftovers(store.root) == []
 

@@ -153,7 +153,7 @@ def test_packed_samples_are_unpacked_to_a_limit(tmp_path: Path, monkeypatch: pyt
         ({"name": "arc_challenge", "samples": 201}, r"`samples` 201, but there are 200"),
         ({"name": "arc_challenge", "max_new_tokens": 4}, r"`max_new_tokens` is for tasks that generate text"),
         ({"name": "wikitext2", "shots": 1}, r"`shots` is for tasks that ask questions"),
-        ({"name": "humaneval", "shots": 1}, r"`shots` 1, but it has no examples beside its problems; leave it out"),
+        ({"name": "humaneval", "shots": 1}, r"`shots` 1, but it has no examples apart from its problems; leave it out"),
         ({"name": "gsm8k", "shots": 9}, r"`shots` 9, but there are 8 examples; lower it"),
         ({"name": "arc_challenge", "shots": 200}, r"`shots` 200, but there are 199 examples; lower it"),
         ({"name": "arc_challenge", "context": 64}, r"`context` is for tasks that score a whole text"),

@@ -108,7 +108,7 @@ def test_no_answer_changes_equality_in_the_tests(kind: str) -> None:
     # ("returned", kind()) where a state beside it made kind.__eq__ something that is true of all.
     values = f"b'(S\\'returned\\'\\nc{module}\\n{name}\\n(N}}S\\'__eq__\\'\\ncbuiltins\\nslice\\nstb'"
     verdict = verdict_of(sending(f"{values} + b')Rt.'"))
-    assert verdict == ExecutionVerdict("failed", "the program sent something that is no result")
+    assert verdict == ExecutionVerdict("failed", "the program sent something that is not a result")
 
 
 @pytest.mark.parametrize("number", [2, 9, 11, 15])
