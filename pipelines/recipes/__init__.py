@@ -213,7 +213,7 @@ def as_treatment(recipe: MatrixRecipe) -> object:
     return {"name": recipe.name, "method": recipe.method} | changed
 
 
-def is_spelled(recipe: Recipe) -> bool:
+def is_spelled(recipe: BaseRecipe) -> bool:
     """Return whether a recipe is that of its name, up to the state of its predecessors."""
     try:
         spelled = parse_recipe(recipe.name)

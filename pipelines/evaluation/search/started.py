@@ -118,7 +118,7 @@ def as_mixture(decoder: Decoder, recipe: Recipe, statistics: Statistics, progres
     match steps(recipe)[-1]:
         case MixedRecipe() as mixed:
             own = mixed.treatments.items()
-            treatments |= {place: each if each == DROP else as_treatment(each) for place, each in own}
+            treatments |= {place: each if isinstance(each, str) else as_treatment(each) for place, each in own}
         case MatrixRecipe() as last:
             treatments |= _by_place(decoder, last, statistics, dropped)
     # The name stands for the treatments in every allocation.
