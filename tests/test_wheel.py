@@ -99,7 +99,7 @@ def test_the_command_works_from_an_empty_folder(installed: Path, tmp_path: Path)
 def test_the_wheel_runs_a_study_and_writes_its_report(installed: Path, tmp_path: Path) -> None:
     study = StudyFile(tmp_path / "tiny.yaml", save_tiny(tmp_path / "model"))
     ran(installed, tmp_path, "-m", "prunescope", "run", str(study.path))
-    report = Path(ran(installed, tmp_path, "-m", "prunescope", "report", str(study.path)).split()[-1])
+    report = Path(ran(installed, tmp_path, "-m", "prunescope", "report", study.name).split()[-1])
     page = (tmp_path / report).read_text(encoding="utf-8")
     assert "wanda-2of4" in page
     assert "<script" in page

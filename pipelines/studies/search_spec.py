@@ -139,7 +139,7 @@ def require_reachable(search: SearchSpec, tasks: Sequence[str]) -> None:
     task = search.objective.partition(":")[2]
     if task and task not in tasks:
         own = ", ".join(tasks) if tasks else "none"
-        raise ValueError(f"`search.objective` is of task {task!r}, but the study's `tasks` are {own}")
+        raise ValueError(f"`search.objective` names task {task!r}, but the study's `tasks` are {own}")
     if search.start is not None:
         return
     for name in (name for name in search.menu if name not in DROPS):

@@ -5,14 +5,13 @@ This module imports nothing heavy: the process starts before its parent has impo
 
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
@@ -123,7 +122,8 @@ class SqlProcess(AbstractContextManager["SqlProcess"]):
         query = {"sql": sql, "parameters": parameters, "rows": rows, "size": size}
         layout = {"to": to, "width": width, "lines": lines}
         with self._asking:
-            content, _ = self._process.communicate(pickle.dumps((self._setup, query, layout, seconds)))
+            request = json.dumps([self._setup and asdict(self._setup), query, layout, seconds], default=list)
+            content, _ = self._process.communicate(request.encode())
         status = self._process.returncode
         if status == -signal.SIGALRM:
             raise SqlTimeError(f"the SQL ran longer than {seconds:g} s; ask for less, or give it more (--seconds)")

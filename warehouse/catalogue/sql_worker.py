@@ -1,12 +1,11 @@
 """Process that runs one statement for `sql_process.SqlProcess`, within limits of the kernel and on a locked DuckDB.
 
-Its input is a pickle, because its parent is trusted; its output is the rows, and its last message is JSON.
+Its input is JSON, its output the rows, and its last message JSON.
 """
 
 import io
 import json
 import os
-import pickle
 import re
 import resource
 import signal
@@ -65,14 +64,15 @@ def main() -> None:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", DamagedFileWarning)
             views_file()  # it is built, if needed, while the parent still imports
-            setup, query, layout, seconds = pickle.load(sys.stdin.buffer)  # noqa: S301 - of the parent
+            if not (request := sys.stdin.buffer.read()):  # the parent is gone, or needs no answer
+                return
+            fields, query, layout, seconds = json.loads(request)
+            setup = Setup(**fields)
             connection = opened(setup)
             _limit_memory(connection, setup.gibibytes)
         signal.setitimer(signal.ITIMER_REAL, seconds)  # the kernel then ends this process
         ending: dict[str, Any] = {"rows": write(connection, sys.stdout.buffer, query, layout)}
         sys.stdout.flush()
-    except EOFError:  # the parent is gone, or needs no answer
-        return
     except Exception as error:
         ending = failure(error)
     sys.stderr.write("\n" + json.dumps(ending | {"warnings": [str(each.message) for each in caught]}))

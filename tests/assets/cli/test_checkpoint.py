@@ -270,7 +270,7 @@ WRONG: list[tuple[Case, str]] = [
         lambda w, m, t: [*wanda(m, t), "{length: 999}"],
         "`calibration.length` 999 is over the model's context of 128 tokens; give at most 128",
     ),
-    (lambda w, m, t: [*wanda(m, t), t / "x"], "calibration source"),
+    (lambda w, m, t: [*wanda(m, t), f"{{source: {t / 'x'}, length: 8}}"], "calibration source"),
     (lambda w, m, t: [*wanda(m, t), "hf:x"], "--calibration source: "),
     (lambda w, m, t: [*wanda(m, t), ""], "--calibration source: "),
     (lambda w, m, t: [*wanda(m, t), "{sequences: 200_000}"], "--calibration sequences: must be 100,000 or less"),

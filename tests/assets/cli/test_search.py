@@ -422,10 +422,10 @@ WRONG: list[tuple[list[str], str]] = [
     (["--settings", "{menu: [wanda-50-owl]}"], "`search.menu`: wanda-50-owl: `ratios` are shares per layer"),
     (
         ["--settings", "{menu: [magnitude-30]}", "--remove", "50%"],
-        "is 50.0%, but the menu removes at most 30.0% of the parameters",
+        "the menu removes at most 30.0% of the parameters, and 50.0% are asked for",
     ),
     (["--settings", "{menu: [attn-drop]}", "--remove", "90%"], "the menu removes at most"),
-    (["--settings", "{objective: 'task:none'}"], "`search.objective` is of task 'none', but the study's `tasks` are"),
+    (["--settings", "{objective: 'task:none'}"], "`search.objective` names task 'none', but the study's `tasks` are"),
     (["--settings", "{objective: loss}"], "`search.objective`"),
     (
         ["--settings", "{budget: milliseconds, menu: [magnitude-30]}"],

@@ -197,7 +197,7 @@ def test_dagster_shows_questions_figures_and_the_report(warehouse: Path) -> None
                     assert metadata["preview"].value.startswith("![")
                     assert "data:image/png;base64," in metadata["preview"].value
                 elif node.group_name == "questions":
-                    columns = {column.name for column in node.metadata["dagster/column_schema"].value.columns}
+                    columns = {column.name for column in node.metadata["dagster/column_schema"].columns}
                     assert set(metadata["dagster/column_lineage"].value.deps_by_column) == columns
 
 

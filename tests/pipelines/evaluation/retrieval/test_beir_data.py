@@ -63,8 +63,8 @@ def test_a_judgement_file_without_header_keeps_its_first_line(tmp_path: Path) ->
         ({"qrels": QRELS + "a\td9\t1\n"}, r"test.tsv, line 5: 'd9' is not in corpus.jsonl"),
         ({"qrels": QRELS + "z\td1\t1\n"}, r"test.tsv, line 5: 'z' is not in queries.jsonl"),
         ({"qrels": QRELS + "a\td1\t1\n"}, r"test.tsv, line 5: 'a' and 'd1' are judged twice"),
-        ({"qrels": QRELS + "a d1 1\n"}, r"test.tsv, line 5: not query id"),
-        ({"qrels": QRELS + "a\td2\t0.5\n"}, r"test.tsv, line 5: not query id"),
+        ({"qrels": QRELS + "a d1 1\n"}, r"test.tsv, line 5: not a query id"),
+        ({"qrels": QRELS + "a\td2\t0.5\n"}, r"test.tsv, line 5: not a query id"),
         ({"qrels": ""}, r"no judged queries in .*test.tsv"),
     ],
 )
