@@ -30,7 +30,7 @@ def memory_items(
     """Return the bytes of the largest users of memory while one variant is computed, by phase; `peak` is the most.
 
     Phases are `always`, the calibration (`calibrated`), the writing of texts (`decoded`), passes of the variant over
-    prompts and texts (`applied`), and the measurement of what was kept of these (`measured`).
+    prompts (`applied`) and over texts (`scored`), and the measurement of both (`measured`, `compared`).
 
     Args:
         load: the study on one model.
@@ -46,6 +46,10 @@ def memory_items(
     # A pass of single swaps is in the model's own type, of which neither float64 nor one by token is.
     swap_pass = _states_bytes(load, size) + layered * width * load.sublayers * size
     exact_size = 8 if load.is_exact else size
+    # Noise is the rounding of the model's own type, or of bfloat16.
+    noise = recipe.kind if isinstance(recipe, NoiseRecipe) else None
+    own_size = 2 if noise == "bfloat16" else size
+    variant_size = exact_size if noise is None else size
     is_repeated = "isolated" in measure.scopes and (load.is_exact or measure.cache)
     written = (1 + measure.writes) * len(load.prompts)
     steps_width = study.generation.new_tokens * width
@@ -78,11 +82,15 @@ def memory_items(
     batch = min(max(written, load.sampled_texts), BATCH_TEXTS)
     cached = [batch * (max(load.lengths, default=0) + ROOM)]
     cached += [spec.batch * (spec.length + spec.new_tokens + ROOM) for spec in timed]
-    prompts = [max(load.layered, default=0) * exact_size, *(spec.batch * spec.length * size for spec in timed)]
+    prompts = [
+        max(load.layered, default=0) * (exact_size if noise is None else own_size),
+        *(spec.batch * spec.length * size for spec in timed),
+    ]
     windows = zip(study.texts, load.windows, strict=True)
-    prompts += [text.context * min(count, PASS_TOKENS // text.context + 1) * size for text, count in windows]
+    passes = [text.context * min(count, max(1, PASS_TOKENS // text.context)) for text, count in windows]
     swapped = 4 * layered + 16 * max(load.lengths, default=0) + 4 * len(group) * load.positions
-    rows = [load.positions * len(measure.lenses), load.text_steps, min(load.scored_tokens, PIECE_ROWS)]
+    rows = max(block_sizes(count)[0] for count in (load.positions * len(measure.lenses), load.text_steps))
+    text_rows = block_sizes(min(load.scored_tokens, PIECE_ROWS))[0]
     return {
         "always": always,
         "calibrated": {
@@ -99,19 +107,37 @@ def memory_items(
         },
         "applied": {
             **applied,
-            "states of the variant": _states_bytes(load, exact_size) + swap_pass * ("restored" in measure.scopes),
+            "states of the variant": _states_bytes(load, variant_size) + swap_pass * ("restored" in measure.scopes),
             "activations of a pass": max(prompts) * activations,
             # Data sets are embedded one after the other.
-            "final streams of texts": max([text_states, *(count * _EMBEDDING_BYTES for count in embedded)]),
+            "embeddings of the variant": max(embedded, default=0) * _EMBEDDING_BYTES,
+        },
+        "scored": {
+            **applied,
+            # The inner states of an MLP, and the stream before and after it.
+            "activations of a pass over texts": max(passes, default=0)
+            * (3 * max(shape.largest_matrix) + 4 * width)
+            * own_size,
+            "final streams of texts": text_states,
         },
         "measured": {
             **masks,
             "shifts of the stream": len(group) * load.positions * width * load.sublayers * FLOAT_BYTES,
             # Their own contributions, two sides in float64 of one prompt after the other, and the results.
             "shifts of single swaps": load.single_swaps(recipe) * width * swapped,
-            "weights of single sublayers": load.workers * shape.largest_sublayer * size * changes_matrices(recipe),
-            "logits of a block": load.workers * max(block_sizes(count)[0] for count in rows) * _row_bytes(load),
+            "weights of single sublayers": load.workers
+            * shape.largest_sublayer
+            * own_size
+            * (changes_matrices(recipe) or noise is not None),
+            "logits of a block": load.workers * rows * _row_bytes(load),
             "rows of the variants": len(group) * load.bytes_per_variant * (load.device == "cpu"),
+        },
+        "compared": {
+            **masks,
+            "shifts of the texts": text_states,
+            "logits of a block of texts": load.workers
+            * text_rows
+            * _row_bytes(load, is_moved=recipe.method != "dense"),
         },
     }
 
@@ -125,7 +151,7 @@ def _states_bytes(load: Workload, size: int) -> int:
     return load.shape.width * (streams_bytes + added * load.sublayers * max(size, FLOAT_BYTES))
 
 
-def _row_bytes(load: Workload) -> int:
+def _row_bytes(load: Workload, *, is_moved: bool = True) -> int:
     """Return the bytes of the arrays that are measured, per row of logits.
 
     Torch's arrays were counted on a test device; the compiled kernels keep the logits of both sides, z − max z, and a
@@ -134,7 +160,7 @@ def _row_bytes(load: Workload) -> int:
     arrays, device = 4, torch.device(load.device)
     # A GPU that is only planned is taken as one that Triton runs on.
     if (torch.cuda.is_available() or device.type != "cuda") and kernels_for(device) == "torch":
-        arrays = 21 + len(load.study.measure.temperatures)
+        arrays = (21 if is_moved else 6) + len(load.study.measure.temperatures)
     return arrays * load.shape.vocabulary * FLOAT_BYTES
 
 

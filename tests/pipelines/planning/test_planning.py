@@ -372,7 +372,8 @@ def test_memory_of_weights_masks_and_head_by_hand() -> None:
     # 2 × 76 positions of layers are two blocks of 76, 2 × 74 steps two of 74, 144 scored tokens of texts one block.
     longer = study().model_copy(update={"generation": GenerationSpec(new_tokens=37)})
     held = memory_items(Workload(longer, SHAPE, (5, 7), [36], workers=2), *alone("dense"), 0)
-    assert held["measured"]["logits of a block"] == 2 * 4 * 144 * 50 * 4
+    assert held["measured"]["logits of a block"] == 2 * 4 * 76 * 50 * 4
+    assert held["compared"]["logits of a block of texts"] == 2 * 4 * 144 * 50 * 4
     noise = items(memory_items(load(), *alone("noise-bfloat16"), 0))
     assert noise["weights rounded to bfloat16"] == 2 * SHAPE.body
 
