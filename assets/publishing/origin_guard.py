@@ -5,7 +5,6 @@ is open in the same browser could start runs.
 """
 
 import re
-from collections.abc import Collection
 
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
@@ -22,9 +21,9 @@ _PORT = re.compile(r":\d+\Z")
 class OwnPagesOnly:
     """Middleware that refuses requests of other websites' pages, recognized by headers that only browsers set."""
 
-    def __init__(self, app: ASGIApp, hosts: Collection[str] = ()) -> None:
-        """Wrap an application; `hosts` are its host names in addition to those in the settings."""
-        self._app, self._hosts = app, _HOSTS | settings.hosts() | {*hosts}
+    def __init__(self, app: ASGIApp) -> None:
+        """Wrap an application."""
+        self._app, self._hosts = app, _HOSTS | settings.hosts()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer or refuse one request."""

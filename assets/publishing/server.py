@@ -7,7 +7,7 @@ import html
 import io
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from urllib.parse import quote
@@ -78,7 +78,6 @@ def application(
     *,
     seconds: float,
     gibibytes: float,
-    hosts: Collection[str] = (),
     log: Callable[[str], None] = lambda _: None,
 ) -> ASGIApp:
     """Return the web application.
@@ -87,7 +86,6 @@ def application(
         studies: the studies. Each has its page at `/study/NAME/`; `/` redirects to a single study, or lists several.
         seconds: time limit for a query of the SQL box.
         gibibytes: memory limit for such a query.
-        hosts: host names in addition to those of this machine.
         log: receives a line for each request that failed for a reason that the reader cannot fix.
     """
     server = _Server(studies, seconds, gibibytes, log)
@@ -98,7 +96,7 @@ def application(
             Route("/study/{study}/data/{document:path}.json", server.data),
             Route("/study/{study}/sql", server.sql, methods=["POST"]),
         ],
-        middleware=[Middleware(OwnPagesOnly, hosts=hosts), Middleware(GZipMiddleware, compresslevel=6)],
+        middleware=[Middleware(OwnPagesOnly), Middleware(GZipMiddleware, compresslevel=6)],
         exception_handlers=dict.fromkeys([HTTPException, *_EXPECTED, Exception], server.failure),
         lifespan=server.lifespan,
     )

@@ -103,6 +103,7 @@ def memory_items(
             **applied,
             # Sampled texts are read three times: two passes in 4 bytes, and the third as it is decoded.
             "final streams of the variant": max(8 * written, 20 * load.sampled_texts) * steps_width,
+            "logits of a batch of texts": 3 * batch * shape.vocabulary * FLOAT_BYTES,
             "key-value cache": max(cached) * load.token_bytes,
         },
         "applied": {

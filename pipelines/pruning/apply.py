@@ -112,21 +112,23 @@ def _apply_step(
     decoder: Decoder, recipe: SingleRecipe, statistics: Statistics, base: Variant, origin: Variant, progress: Progress
 ) -> Variant:
     match recipe:
-        case DenseRecipe() | NoiseRecipe():
-            return Variant(noise=recipe.kind if isinstance(recipe, NoiseRecipe) else None)
+        case DenseRecipe():
+            variant = base
+        case NoiseRecipe():
+            variant = Variant(noise=recipe.kind)
         case DepthRecipe():
             order = statistics.order if base.is_dense else ()
             influence = table_for(recipe, statistics, "block_influence") if base.is_dense else None
-            return drop(decoder, recipe, influence, statistics.tokens, base, progress, order, statistics.dtype)
+            variant = drop(decoder, recipe, influence, statistics.tokens, base, progress, order, statistics.dtype)
         case ExternalRecipe():
             if statistics.cache is None:
                 raise InputError(f"recipe {recipe.name} needs a cache folder for downloaded and converted files")
-            return external(decoder, recipe, statistics.cache, progress)
+            variant = external(decoder, recipe, statistics.cache, progress)
         case StructuredRecipe():
             known = known_moments(recipe, statistics) if base.is_dense else None
-            return prune_units(decoder, recipe, known, statistics.tokens, base, progress, statistics.dtype)
+            variant = prune_units(decoder, recipe, known, statistics.tokens, base, progress, statistics.dtype)
         case RepairRecipe():
-            return repair(decoder, recipe, statistics.tokens, base, progress, statistics.dtype)
+            variant = repair(decoder, recipe, statistics.tokens, base, progress, statistics.dtype)
         case MatrixRecipe() | MixedRecipe():
             is_changing = changes_matrices(recipe)
             # The matrices' inputs exclude the dropped sublayers, unless the predecessors are dense.
@@ -134,7 +136,8 @@ def _apply_step(
                 base = without_dropped(decoder, recipe, base)
             changing = [recipe] if is_changing else []
             results = {recipe.name: base} | _prune_matrices(decoder, changing, statistics, base, origin, progress)
-            return _require_variant(results[recipe.name])
+            variant = _require_variant(results[recipe.name])
+    return variant
 
 
 def _prune_matrices(

@@ -230,19 +230,6 @@ class TaskSession:
         return TaskScores(pl.concat([scores, rows.select(SCORE_SCHEMA.names())]), samples)
 
 
-def flips(samples: pl.DataFrame, dense: pl.DataFrame) -> pl.DataFrame:
-    """Count, per task and scoring, the samples, the right answers of both sides, and the changes in both directions."""
-    pairs = samples.join(dense, on=_SAMPLE_KEY, suffix="_dense").filter(pl.col("is_correct").is_not_null())
-    dense_right, right = pl.col("is_correct_dense"), pl.col("is_correct")
-    return pairs.group_by("task", "scoring", maintain_order=True).agg(
-        n=pl.len(),
-        right_dense=dense_right.sum(),
-        right=right.sum(),
-        right_to_wrong=(dense_right & ~right).sum(),
-        wrong_to_right=(~dense_right & right).sum(),
-    )
-
-
 def _tokens(samples: pl.DataFrame) -> dict[str, list[int]]:
     return dict(samples.filter(pl.col("token_ids").is_not_null()).select("sample_hash", "token_ids").iter_rows())
 

@@ -1,6 +1,6 @@
 """Menus, items and results of searches on tiny decoders."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,9 @@ from prunescope.pipelines.evaluation.search.search import Search
 from prunescope.pipelines.evaluation.search.whole import Means
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.pruning_inputs import Statistics
+
+# Runs a search until so many allocations were measured whole, as if it was killed then; returns their variants.
+Killed = Callable[[int, Callable[[], object]], list[object]]
 
 
 def menu_of(decoder: Decoder, *treatments: str) -> Menu:

@@ -25,7 +25,7 @@ from prunescope.pipelines.evaluation.search.whole import WholeMeasurement
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.pruning_inputs import Statistics
 from prunescope.pipelines.studies.search_spec import SearchSpec
-from tests.pipelines.evaluation.search.engine import gains, geometric, items_of, menu_of, results
+from tests.pipelines.evaluation.search.engine import Killed, gains, geometric, items_of, menu_of, results
 from tests.pipelines.evaluation.search.planted import cancelling_decoder
 
 TREATMENTS = ("magnitude-20", "magnitude-40", "magnitude-60", "drop")
@@ -241,20 +241,9 @@ def test_a_resumed_search_measures_nothing_again(
 
 
 def test_a_killed_search_goes_on_where_it_was(
-    build: Build, found: SearchResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    build: Build, found: SearchResult, tmp_path: Path, killed_after: Killed
 ) -> None:
-    measure, calls = WholeMeasurement.measure, list[object]()
-
-    def killed(self: WholeMeasurement, variant: object) -> object:
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        calls.append(variant)
-        return measure(self, variant)  # type: ignore[arg-type]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(WholeMeasurement, "measure", killed)
-        with pytest.raises(KeyboardInterrupt):
-            build(folder=tmp_path).run()
+    killed_after(3, build(folder=tmp_path).run)
     stored = len(list(tmp_path.iterdir()))
     assert stored >= 4
     result = build(folder=tmp_path).run()

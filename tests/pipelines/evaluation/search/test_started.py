@@ -25,7 +25,7 @@ from prunescope.pipelines.pruning.pruning_inputs import Statistics
 from prunescope.pipelines.recipes import MixedRecipe, parse_recipe
 from prunescope.pipelines.recipes.calibration import CalibrationSpec
 from prunescope.pipelines.studies.search_spec import SearchSpec
-from tests.pipelines.evaluation.search.engine import items_of, results
+from tests.pipelines.evaluation.search.engine import Killed, items_of, results
 from tests.pipelines.evaluation.search.planted import cancelling_decoder
 from tests.tiny_models import SHORT_TEXT
 
@@ -181,20 +181,10 @@ def test_a_budget_that_leaves_nothing_pruned_or_nothing_to_put_back_names_its_ke
 
 
 def test_a_search_from_a_start_that_was_killed_goes_on_where_it_was(
-    found: SearchResult, decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    found: SearchResult, decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after: Killed
 ) -> None:
-    measure, calls = WholeMeasurement.measure, list[object]()
-
-    def killed(self: WholeMeasurement, variant: object) -> object:
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        calls.append(variant)
-        return measure(self, variant)  # type: ignore[arg-type]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(WholeMeasurement, "measure", killed)
-        with pytest.raises(KeyboardInterrupt):
-            searched(decoder, tmp_path, "wanda-50", {"sublayers": 4})
+    measure = WholeMeasurement.measure
+    calls = killed_after(4, lambda: searched(decoder, tmp_path, "wanda-50", {"sublayers": 4}))
     assert len(list(tmp_path.iterdir())) > 4
     # What is known is not measured again.
     monkeypatch.setattr(WholeMeasurement, "measure", lambda *own: (calls.append(own), measure(*own))[1])

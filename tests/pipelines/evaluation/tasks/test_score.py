@@ -8,7 +8,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import polars as pl
 import pytest
 from lm_eval.tasks import TaskManager
 
@@ -17,7 +16,7 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation.tasks import lm_eval_model, score_rows
 from prunescope.pipelines.evaluation.tasks.batched_generation import generate_greedy
 from prunescope.pipelines.evaluation.tasks.sandbox_client import refusal
-from prunescope.pipelines.evaluation.tasks.score import TaskScores, TaskSession, flips
+from prunescope.pipelines.evaluation.tasks.score import TaskScores, TaskSession
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.variant import Variant
@@ -305,23 +304,3 @@ def test_programs_are_scored_only_if_allowed_to_run(decoder: Decoder, tmp_path: 
     assert judged.samples["is_correct"].to_list() == [True, False]
     assert values(judged, "humaneval")["pass_at_1"]["value"] == 0.5
     assert judged.samples["text"].to_list() == kept.samples["text"].to_list()
-
-
-def test_flips_are_counted_both_ways() -> None:
-    def frame(right: list[bool | None], task: str = "t") -> pl.DataFrame:
-        ids = [str(number) for number in range(len(right))]
-        return pl.DataFrame({"task": task, "scoring": "letter", "sample_id": ids, "is_correct": right})
-
-    now, was = [True, True, False, False, True, None], [True, False, True, True, True, None]
-    assert flips(frame(now), frame(was)).rows(named=True) == [
-        {
-            "task": "t",
-            "scoring": "letter",
-            "n": 5,
-            "right_dense": 4,
-            "right": 3,
-            "right_to_wrong": 2,
-            "wrong_to_right": 1,
-        }
-    ]
-    assert flips(frame(now), frame(was, "other")).is_empty()
