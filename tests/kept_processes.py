@@ -1,4 +1,4 @@
-"""SQL of tests in their own process: to start another one takes longer than all else that a command or a question does.
+"""SQL of tests in their own process: starting another one takes longer than the rest of a command or a question.
 
 `tests/warehouse/catalogue/test_sql_process.py` tests the other process and its limits.
 """

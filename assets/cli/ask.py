@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # Rows of an answer in format table: what a screen holds; the other formats have all.
 _LINES = 20
-# The study that gives recipes and prompts where no other one does.
+# The study that gives recipes and prompts if no other one does.
 _PROBES = "advise"
 
 
@@ -296,7 +296,7 @@ def advise(
     from prunescope.warehouse.catalogue.queries import advised_verdicts, predicted_losses
     from prunescope.warehouse.storage.partition_store import Store
 
-    # A name of the warehouse needs one; another model's probes are computed, into a new one if need be.
+    # A model's name needs an existing warehouse; any other model is probed, into a new one if necessary.
     location = options.existing(context) if _is_name(model) else options.root(context)
     request, reason = _probe_request(model, study, recipe, Store(location))
     home = settings.cache_folder() / "advise" if reason else location

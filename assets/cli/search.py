@@ -52,7 +52,7 @@ def search(
     command continues where the search stopped.
 
     With --start the search goes the other way: it makes sublayers of a pruned model dense again, each time the one that
-    lowers the KL most, and says on texts that chose nothing what the first 2, 4 and 8 and all of them bring back.
+    lowers the KL most. On held-out texts it says what the first 2, 4 and 8 and all of them bring back.
 
     The study's key `search` holds the same settings. `prunescope run STUDY --recipe FILE` runs a found recipe.
 

@@ -229,7 +229,7 @@ def export(
     """Write tables (LaTeX, Markdown, HTML, CSV, Parquet), figures (SVG, PDF, PNG, Vega-Lite), methods and BibTeX.
 
     Numbers are rounded by their uncertainty; best and second best are marked; the tables `paper_*` are made for print.
-    A manifest has the hash, the SQL and the provenance of every file, and names the tables without a row, which have no
+    A manifest has the hash, the SQL and the provenance of every file, and names the tables without rows, which have no
     file. The same warehouse gives the same bytes.
 
     For example:
@@ -267,7 +267,7 @@ def export(
     if result.removed:
         log(f"removed {len(result.removed)} files of the earlier export: {', '.join(result.removed)}", "yellow")
     if result.empty:
-        log(f"not written, because without a row: {', '.join(result.empty)}", "dim")
+        log(f"not written, because they have no rows: {', '.join(result.empty)}", "dim")
     if result.cut:
         log(f"only the first {MAX_ROWS:,} rows, --all-rows writes the others: {', '.join(result.cut)}", "yellow")
     put(str(directory.expanduser()))

@@ -39,7 +39,7 @@ class Staleness(CachingStaleStatusResolver):
                 yield StaleCause(key, StaleCauseCategory.DATA, "has a stale asset upstream", parent, causes)
 
     def _is_dep_updated(self, provenance: DataProvenance, dep_key: AssetKeyPartitionKey) -> bool:
-        # Dagster asks the database for each answer and partition, a minute for 90 variants, also if nothing is newer.
+        # Dagster asks the database for each answer and partition, a minute for 90 variants, even if nothing is newer.
         read = provenance.input_storage_ids[dep_key.asset_key]
         is_older = dep_key.partition_key is not None and read is not None and self._storage_id(dep_key) <= read
         return not is_older and super()._is_dep_updated(provenance, dep_key)

@@ -1,6 +1,6 @@
 """The run of a study: finds stale partitions, refuses models that do not fit, and tells its listener what is computed.
 
-Without Dagster and torch, so that a run with nothing to do ends fast; `dagster_job` computes and records.
+It imports neither Dagster nor torch, so a run with nothing to do ends fast; `dagster_job` computes and records.
 """
 
 from collections import defaultdict

@@ -83,7 +83,7 @@ def _worded(members: Sequence[Any], model: Any) -> str:  # noqa: ANN401 - pydant
             known = [key for key, each in fields.items() if not each.exclude]
             hint = did_you_mean(str(first["loc"][-1]), known, form="`{}`").strip()
             hint = hint or (f"there are {', '.join(known)}" if known else "")
-            return f"is no key here; {hint}" if hint else "is no key here"
+            return f"is not a key here; {hint}" if hint else "is not a key here"
         case "value_error" | "assertion_error":
             return str(first["msg"]).split(", ", maxsplit=1)[1]
         case "union_tag_not_found":

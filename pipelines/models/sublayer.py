@@ -28,7 +28,7 @@ from prunescope.pipelines.models.weight_offload import on_device
 Kind = Literal["attn", "mlp"]
 Added = Float[Tensor, "batch tokens width"]
 Observe = Callable[[Added], Added | None]
-# From what a dropped sublayer would read to what is added to the stream in its place.
+# A function of what a dropped sublayer would read; its result is added to the stream instead.
 Substitution = Callable[[Tensor], Tensor]
 
 

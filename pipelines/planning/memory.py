@@ -43,7 +43,7 @@ def memory_items(
     layered, width = sum(load.layered), shape.width
     # Numbers per token alive at once inside a layer, approximately: the inner states of its MLP and a few streams.
     activations = 3 * max(shape.largest_matrix) + 8 * width
-    # A pass of single swaps is in the model's own type, of which neither float64 nor one by token is.
+    # Single swaps need a pass in the model's own type over whole prompts; passes in float64 or by token do not serve.
     swap_pass = _states_bytes(load, size) + layered * width * load.sublayers * size
     exact_size = 8 if load.is_exact else size
     # Noise is the rounding of the model's own type, or of bfloat16.

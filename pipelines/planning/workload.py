@@ -40,7 +40,7 @@ class Machine(NamedTuple):
 
 @dataclass(frozen=True)
 class Work:
-    """Floating-point operations: below the LM head; and of the head, with what takes as long as so many of them."""
+    """Floating-point operations below the LM head and in it; other work counts as head operations of equal time."""
 
     layers: float = 0.0
     head: float = 0.0
@@ -81,7 +81,7 @@ class TaskSize:
 
     @property
     def answer_tokens(self) -> float:
-        """Tokens per answer that are expected."""
+        """Expected tokens per answer."""
         return TYPICAL_SHARE * self.new_tokens
 
 
@@ -99,24 +99,24 @@ class Workload:
             all stay.
         tasks: sizes of the tasks, one per way of scoring.
         retrieval: texts of each retrieval data set, and their tokens.
-        device: the study's, a GPU with its number.
+        device: the study's device; a GPU with its number.
         item_size: bytes of a number in the study's dtype.
         is_exact: whether passes over prompts compute in float64: on a CPU, with float32 weights, all tokens at once.
         head_size: weights of the LM head.
-        layers_bytes: those of the layers' weights, counting learned positions and norms outside the layers with them.
-        moved_bytes: those of the layers that rest elsewhere until their turn.
-        token_bytes: those of the keys and values of a token.
-        gram_numbers: numbers of the Gram matrices of a layer, if all of them are read.
+        layers_bytes: bytes of the layers' weights, including learned positions and norms outside the layers.
+        moved_bytes: bytes of the layers that rest elsewhere until they run.
+        token_bytes: bytes of the keys and values per token.
+        gram_numbers: numbers in the Gram matrices of a layer, if all of them are read.
         sublayers: attentions and MLPs of all layers.
         lengths: tokens of each prompt with its answer.
-        layered: those of the prompts that are measured layer by layer.
+        layered: tokens of each prompt that is measured layer by layer.
         positions: positions that are measured layer by layer.
         text_steps: steps of one text of every prompt.
         sampled_texts: sampled texts of each variant.
         scored_tokens: scored tokens of all texts.
-        kept_bytes: those of keys and values of the dense texts, from which the dense model goes on; 0 if not kept.
-        kept_context_bytes: those of the tasks' contexts, after which the dense model continues variants' texts.
-        bytes_per_variant: those that a traced variant keeps until it is written.
+        kept_bytes: bytes of the dense texts' keys and values, from which the dense model continues; 0 if not kept.
+        kept_context_bytes: bytes of the contexts' keys and values, after which it continues variants' texts in tasks.
+        bytes_per_variant: bytes that a traced variant keeps until it is written.
     """
 
     study: Study
@@ -138,7 +138,7 @@ class Workload:
         self.layers_bytes = (shape.body - self.head_size) * self.item_size
         self.moved_bytes = 0 if self.resident_bytes is None else max(0, self.layers_bytes - self.resident_bytes)
         self.token_bytes = shape.cache_width * shape.layers * self.item_size
-        # Two inputs of an attention and one of an MLP are as wide as the stream, its other one as the largest matrix.
+        # An attention's two inputs and an MLP's first are as wide as the stream, its second as the largest matrix.
         self.gram_numbers = 3 * shape.width**2 + max(shape.largest_matrix) ** 2
         self.sublayers = 2 * shape.layers
         self.lengths = [prompt + new_tokens for prompt in self.prompts]

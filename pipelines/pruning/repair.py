@@ -38,9 +38,9 @@ from prunescope.pipelines.pruning.variant_patching import (
 from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import RepairRecipe
 
-# So many tokens are held out, rounded up to whole sequences, but at most this share of the sequences.
+# This many tokens are held out, rounded up to whole sequences, but at most this share of the sequences.
 _HELD_OUT_TOKENS, _HELD_OUT_SHARE = 1024, 0.25
-# A sequence that has so many tokens in a row in common with a held-out one is not fitted: windows may overlap.
+# A sequence that shares this many consecutive tokens with a held-out one is not fitted: windows may overlap.
 _COMMON_RUN = 16
 
 Tokens = Int[Tensor, "sequences length"]
@@ -61,7 +61,7 @@ def repair(
     biases and substitutes, and the fact `repair`; the base itself if all contributions equal the dense ones.
 
     Raises:
-        InputError: there are no tokens, or a sublayer's output cannot be scaled through its parameters, as proved.
+        InputError: there are no tokens, or the probe shows that parameters cannot scale a sublayer's output.
         ComputationError: an activation is NaN or infinite.
     """
     if tokens is None or not tokens.numel():
@@ -101,7 +101,7 @@ def repair(
 def split(tokens: Tokens) -> tuple[Tokens, Tokens]:
     """Return the sequences to fit and those held out, which have no run of 16 tokens in common.
 
-    The last sequences are held out, 1,024 tokens or a quarter of all. Of too few sequences none are.
+    The last sequences are held out, 1,024 tokens or a quarter of all. None are held out if there are too few.
     """
     count, length = tokens.shape
     held_out = tokens[count - min(-(-_HELD_OUT_TOKENS // length), max(1, int(_HELD_OUT_SHARE * count))) :]
@@ -165,7 +165,7 @@ def _repair(
     recipe: RepairRecipe,
     variant: Variant,
 ) -> Variant:
-    """Return the variant with one more sublayer repaired; `dense` are the streams that should be after it."""
+    """Return the variant with one more sublayer repaired; `dense` has the streams that should follow it."""
     label = target.sublayer.label
     channels, maps = ChannelSums(), MapSums(recipe.rank)
     with apply_to_layer(layer, variant), _recorded(layer) as (added, read):
@@ -206,7 +206,7 @@ class _Target:
         """Return the variant in which the sublayer adds scale·y + bias in place of y.
 
         Raises:
-            InputError: it then adds something else on the probe.
+            InputError: the probe shows that it then adds something else.
         """
         changes: dict[str, WeightDelta] = {}
         vectors: dict[str, Tensor] = {}
@@ -268,7 +268,7 @@ def _bias_name(matrix: Matrix) -> str:
 
 
 def _checked(decoder: Decoder, before: Variant, after: Variant, held_out: Tokens) -> dict[str, Any]:
-    """Return the fact `repair`: the KL on held-out tokens without and with the repair, and a note if it is no lower."""
+    """Return the fact `repair`: the KL on held-out tokens without and with it, and a note if the KL does not fall."""
     if decoder.output is None or not len(held_out):
         reason = "the model has no LM head" if decoder.output is None else "raise calibration.sequences"
         return {"tokens_held_out": 0, "note": f"not checked on held-out text; {reason}"}

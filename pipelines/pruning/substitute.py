@@ -1,4 +1,4 @@
-"""What a repair adds to the stream in place of a dropped sublayer; how it is fitted is in `repair.py`."""
+"""The substitute that a repair adds to the stream for a dropped sublayer; how it is fitted is in `repair.py`."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -18,8 +18,8 @@ class Substitute:
 
     Attributes:
         bias: the constant, (width,).
-        reads: of the map writes · reads, (rank, inputs); None without a map.
-        writes: see `reads`; (width, rank).
+        reads: right factor of the map writes · reads, (rank, inputs); None without a map.
+        writes: its left factor, (width, rank).
     """
 
     bias: Float[Tensor, " width"]

@@ -15,7 +15,7 @@ class RepairRecipe(BaseRecipe):
     adds there, y, is fitted to the dense sublayer's contribution plus x − x̂, the error of the stream before it, so that
     the stream after it is right. The scales are multiplied into the rows of the output projection, whose zeros stay
     zero, and the bias is its bias (bias correction, Nagel et al., 1906.04721). A module that has no place for a bias,
-    such as a mixture of experts, is scaled only. A norm behind the projection is scaled in its place.
+    such as a mixture of experts, is only scaled. If a norm follows the projection, the norm is scaled instead.
 
     A dropped sublayer is replaced by a constant, the mean of what is missing, or by a constant and a linear map of what
     the sublayer would read (idea: ReplaceMe, 2505.02819; LinearPatch, 2505.24680). The map's rank is limited by
@@ -65,7 +65,7 @@ class RepairRecipe(BaseRecipe):
         return True
 
     def require_place(self, earlier: tuple[BaseRecipe, ...], *, is_last: bool) -> None:
-        """Raise a ValueError unless the recipe is the last of its composition and the earlier ones leave it work."""
+        """Raise a ValueError unless the recipe comes last in its composition and has something to repair."""
         if not earlier:
             raise ValueError(f"{self.name} repairs an earlier recipe; write it after one, as in wanda-50+affine")
         if not is_last:

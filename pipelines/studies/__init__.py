@@ -321,7 +321,7 @@ def study_of(fields: object, path: Path) -> Study:
         raise InputError(f"{path}: a study is a mapping of keys; for example `models: [embedded]`")
     fields = dict[str, object]({"name": path.stem} | fields)
     if "subset" in fields:
-        raise InputError(f"{key_place(path, ['subset'])}: is no key here; leave it out")
+        raise InputError(f"{key_place(path, ['subset'])}: is not a key here; leave it out")
     if "allow_code_execution" in fields:
         raise InputError(
             f"{key_place(path, ['allow_code_execution'])} is not a key of a study; pass --allow-code-execution to `run`"

@@ -152,7 +152,7 @@ def _id(reader: _FieldReader, default: str, uses_default: bool) -> str:
 
 
 def _turns(turns: object, record: Record) -> list[dict[str, Any]]:
-    """Return the turns of a record, without a final turn of the assistant, which the model shall write."""
+    """Return the turns of a record, without a final turn of the assistant, which the model must write."""
     if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
         raise InputError(f"{record.place}: turns must be a list of {{role, content}}")
     turns = [{key: turn[key] for key in ("role", "content") if key in turn} for turn in turns]

@@ -21,7 +21,7 @@ from prunescope.pipelines.recipes import (
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 DROPS = ("drop", "attn-drop", "mlp-drop")
-# Sparsities in steps of about a tenth. To miss the best one by half a step costs 0.3 % of the KL, which grows with the
+# Sparsities in steps of about a tenth. Missing the best one by half a step costs 0.3 % of the KL, which grows with the
 # third power of the sparsity.
 _PER_CENT = (4, 5, 6, 7, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 33, 36, 40, 44, 48, 53, 58, 64, 70)
 MENU = (*(f"{method}-{percent}" for method in ("wanda", "ria", "sparsegpt") for percent in _PER_CENT), "drop")
@@ -36,8 +36,8 @@ class SearchSpec(FrozenModel):
     Attributes:
         remove: shares of the layers' weights (or bytes, or time) to remove; each gets its own allocation.
         start: recipe whose sublayers may be made dense again: one of weights or bits, drops, a mixture, or drops and
-            then one of weights or bits; a name that the study's `recipes` have, or as there.
-        put_back: the most of it, by exactly one of `sublayers`, their number; `parameters`, the share of the layers'
+            then one of weights or bits; a name from the study's `recipes`, or written as there.
+        put_back: the most to put back, as exactly one of `sublayers`, a number; `parameters`, the share of the layers'
             weights that come back; `bytes`, the share of their bytes in 16 bits by which the stored model grows.
         menu: treatments of a sublayer, besides keeping it: names of recipes that change matrices, and `drop`, or
             `attn-drop` and `mlp-drop` for one kind only.
@@ -49,8 +49,8 @@ class SearchSpec(FrozenModel):
         source: text of the windows to measure on, like a calibration's. It is not the calibration text, because masks
             and weights that fit that text too closely do worse on others.
         texts: windows of the text to measure on. The first 16 windows and prompts, alternating, measure single
-            treatments; all measure whole allocations. With `start` the last half of them all chooses nothing, and
-            measures what the choice brings back.
+            treatments; all measure whole allocations. With `start` the last half of all is held out and measures
+            what the choice brings back.
         length: tokens per window.
         prompts: prompts of the shipped sets to measure on, drawn from those that the study does not use.
         new_tokens: tokens of the dense model's continuation of each prompt.
@@ -134,7 +134,7 @@ def require_reachable(search: SearchSpec, tasks: Sequence[str]) -> None:
 
     Raises:
         ValueError: the study lacks the objective's task, a recipe of the menu cannot be the treatment of one sublayer,
-            or nothing of the menu saves time.
+            or nothing on the menu saves time.
     """
     task = search.objective.partition(":")[2]
     if task and task not in tasks:

@@ -1,6 +1,6 @@
 -- Words and bounds of comparisons between variants.
 
--- How much less of the layers' weights or bytes a variant may remove than another and still have the same budget; a
+-- Tolerance of equal budgets: a variant may remove less of the layers' weights or bytes than another by at most this
 -- share.
 create or replace macro budget_slack() as 0.005;
 

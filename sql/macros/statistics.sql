@@ -74,7 +74,7 @@ create or replace macro geometric_mean_of(x) as case
 end;
 
 -- Geometric mean of a list of values from 0 up, each raised by a thousandth of the list's mean, because a value near 0
--- must not decide. Dividing by 1.001 keeps equal values what they are.
+-- must not decide. Dividing by 1.001 leaves equal values unchanged.
 create or replace macro typical_of(x) as exp(
     list_avg(list_transform(x, lambda one: ln(greatest((one + list_avg(x) / 1000) / 1.001, 1e-300))))
 );

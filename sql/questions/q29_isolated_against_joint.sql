@@ -7,7 +7,7 @@
 --   amplify each other, above 1 that they overlap or partly cancel. spearman_local_isolated is the rank correlation
 --   over sublayers of what Theorem 3 predicts locally and of their isolated effect: near 1, the cheap local probe finds
 --   the sublayers that matter (NULL below 10 sublayers). The worst sublayer is the one with the largest median isolated
---   KL; sublayer_kl_attribution has all of them. Needed are scopes isolated and propagated with lens normed; everything
+--   KL; sublayer_kl_attribution has all of them. This needs scopes isolated and propagated with lens normed; everything
 --   is at the reference temperature.
 -- reason: if effects add up, sublayers can be chosen one by one; if not, a variant must be measured whole.
 -- columns:

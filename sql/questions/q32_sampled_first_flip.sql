@@ -1,4 +1,4 @@
--- When do sampled texts part from the dense model's, is that when the distributions say, and does it cost answers?
+-- When do sampled texts part from the dense model's, do the distributions predict when, and does it cost answers?
 -- grain: one row per model × recipe.
 -- key: model, recipe
 -- inputs: sampling_summary

@@ -2,8 +2,8 @@
 -- grain: one row per mixed variant of the strategy searched × measure with a published variant at its budget.
 -- key: model, recipe, measure
 -- inputs: search_judgement
--- how to read: the published variants remove more of the layers' weights, or at most 0.5 percentage points less; of
---   their bytes if that is the budget. All are measured on the study's own data. difference is mixed minus published,
+-- how to read: the published variants remove more of the layers' weights, or at most 0.5 percentage points less, or of
+--   their bytes if the budget is bytes. All are measured on the study's own data. difference is mixed minus published,
 --   paired by window, prompt or question: below 0 the mixed variant does less damage, but for same_steps and
 --   same_options above 0. An interval that includes 0 shows no difference. The best published variant is the one that
 --   does best against the mixed one; it is chosen by the same data, in its own favour. n_better and n_worse count

@@ -124,7 +124,7 @@ SECTIONS = (
         "of a metric that both have.",
         """
         select format(
-            'Of {} published points beside ours, ours keep less in {}.', count(*),
+            'Among {} published points next to ours, ours keep less in {}.', count(*),
             count(*) filter (where kept_ours < kept_published)
         )
         from answer having count(*) > 0
@@ -165,8 +165,8 @@ SECTIONS = (
         "`q33_claims_by_model`; `paper_claims` has the numbers, intervals and nulls.",
         """
         select format(
-            'Of {} claims {} hold on every model, {} on none, {} differ between models; for the others there is too '
-            'little data.', count(*), count(*) filter (where verdict = 'holds on every model'),
+            'Among {} claims, {} hold on every model, {} on none, {} differ between models; for the others there is '
+            'too little data.', count(*), count(*) filter (where verdict = 'holds on every model'),
             count(*) filter (where verdict = 'holds on no model'), count(*) filter (where verdict = 'differs')
         )
         from answer having count(*) > 0

@@ -82,7 +82,7 @@ def said(name: str, answer: pl.DataFrame) -> str | None:
 
 def test_sentences_count_what_the_tables_hold():
     kept = pl.DataFrame({"kept_published": [0.5, 0.5, 0.5, 0.9], "kept_ours": [0.4, 0.5, 0.6, 0.1]})
-    assert said("published", kept) == "Of 4 published points beside ours, ours keep less in 2."
+    assert said("published", kept) == "Among 4 published points next to ours, ours keep less in 2."
     ends = pl.DataFrame(
         [(0.1, 0.3), (-0.1, 0.05), (-0.3, -0.1), (-0.2, -0.1), (-0.5, -0.4), (None, None)],
         schema=["difference_low", "difference_high"],
@@ -92,7 +92,7 @@ def test_sentences_count_what_the_tables_hold():
     verdicts = {"holds on every model": 1, "holds on no model": 2, "differs": 3, "too little data": 4}
     rows = pl.DataFrame({"verdict": [verdict for verdict, count in verdicts.items() for _ in range(count)]})
     assert str(said("claims", rows)).startswith(
-        "Of 10 claims 1 hold on every model, 2 on none, 3 differ between models;"
+        "Among 10 claims, 1 hold on every model, 2 on none, 3 differ between models;"
     )
     tasks = {"model": ["b", "b", "a"], "parameters": [5e8, 5e8, 1.35e8], "task": ["arc", "boolq", "arc"]}
     assert said("dense", pl.DataFrame({**tasks, "kind": ["non_generative"] * 3})) == (

@@ -77,7 +77,7 @@ def main() -> None:
         ending = failure(error)
     sys.stderr.write("\n" + json.dumps(ending | {"warnings": [str(each.message) for each in caught]}))
     sys.stderr.flush()
-    os._exit(0)  # to free all memory first takes time
+    os._exit(0)  # freeing all memory first takes time
 
 
 def opened(setup: Setup) -> duckdb.DuckDBPyConnection:
@@ -89,7 +89,7 @@ def opened(setup: Setup) -> duckdb.DuckDBPyConnection:
 
 
 def _limit_memory(connection: duckdb.DuckDBPyConnection, gibibytes: float) -> None:
-    """Let the kernel limit the memory that is still to come."""
+    """Let the kernel limit the memory that is allocated from now on."""
     # DuckDB's threads have their memory before the limit counts.
     connection.execute("SELECT count(*) FROM range(1000000) WHERE range % 7 = 3").fetchall()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

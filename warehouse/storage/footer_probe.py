@@ -1,6 +1,6 @@
 """Fast recognition of a current partition from the last bytes of its file.
 
-It takes microseconds. To parse a footer with all its comments takes a hundred times as long, and a warehouse has
+It takes microseconds. Parsing a footer with all its comments takes a hundred times as long, and a warehouse has
 thousands of files.
 """
 

@@ -1,4 +1,4 @@
-"""What each recipe changed in its model: how much it removed, where, and at what cost.
+"""Changes that each recipe made to its model: how much it removed, where, and at what cost.
 
 The masks are in one small file per variant, next to the tables.
 """

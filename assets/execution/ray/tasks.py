@@ -37,7 +37,7 @@ QUIET_SECONDS = 30
 def compute_on_ray(
     tasks: Sequence[ModelTask], cluster: RayClusterConfig, log: Callable[[str], None]
 ) -> Iterator[tuple[ModelTask, Event]]:
-    """Compute models on a cluster; yield each event with its model's task as soon as the part that it is of has ended.
+    """Compute models on a cluster; yield each event with its model's task as soon as its part has ended.
 
     Args:
         tasks: one for each model.
@@ -56,7 +56,7 @@ def compute_on_ray(
         # As arguments, because Ray logs the environments that it sets itself.
         given = versions(), marker, socket.gethostname(), settings.carried_environment()
         cpus, gpus, at_once = room(ray.nodes(), cluster)
-        # Each part has a process of its own, so that none keeps a model in memory where another needs the room.
+        # Each part has a process of its own, so none keeps a model in memory that another needs.
         remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, max_calls=1)(compute_part)
         # By Ray's reference to the answer: the part, and how often its process was lost.
         sent: dict[Any, tuple[ModelTask, int]] = {}

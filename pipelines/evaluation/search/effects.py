@@ -63,7 +63,7 @@ class Effects:
 
         Two of 16 texts make up a third of an arithmetic mean. Halves of the items rank the matrices of SmolLM2-135M
         with a correlation of 0.89 by arithmetic means and of 0.94 by geometric means. A text on which everything does
-        more harm moves all logarithms alike, so that effects need not be divided by the mean of their item. If a swap
+        more harm moves all logarithms alike, so effects need not be divided by the mean of their item. If a swap
         was measured on some items only, its ratio to its reference is taken from these.
         """
         logs = logarithms(values)

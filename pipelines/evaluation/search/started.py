@@ -35,7 +35,7 @@ class StartedSearch(Search):
     """Search that makes sublayers of `start` dense again, as far as `spec.put_back` allows.
 
     The first half of the items chooses. The other half is held out: it measures what the first 2, 4 and 8 sublayers of
-    the search and its result bring back, and what the controls do that put back as much.
+    the search and its result bring back, and what controls of the same size bring back.
     """
 
     _steps = Restoration
@@ -82,7 +82,7 @@ class StartedSearch(Search):
         return sum(trial.allocation.get(label, KEEP) == KEEP for label in self._treatments.start)
 
     def _measure_held_out(self, share: float, effects: Effects, controls: Sequence[str]) -> None:
-        """Measure the start, the first sublayers put back, the result, and as much by each control."""
+        """Measure the start, the first sublayers put back, the result, and sets of equal size by each control."""
         own = [trial for trial in self._trials if trial.move == "restore" and trial.is_accepted]
         reported = {count: trial for trial in own if (count := self._put_back(trial)) in _COUNTS}
         if (result := self._best("searched", share)) is not None:

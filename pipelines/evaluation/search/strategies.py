@@ -147,7 +147,7 @@ class Strategy:
 class Restoration(Strategy):
     """Steps of `searched` from a pruned model: `start` is its trial, and the menu has its treatments and keeping.
 
-    Each step is measured inside the model as it is by then, so that what sublayers do to one another counts.
+    Each step is measured inside the model as it is by then, so interactions between sublayers count.
     """
 
     def run(self) -> None:

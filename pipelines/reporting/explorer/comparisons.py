@@ -34,7 +34,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 # A row per text, set of prompts or task × statistic (`mcnemar_p` only if there are tasks); the prompts on which both
 # were measured with the same text; sentences on what could not be compared, and why.
 Compared: TypeAlias = tuple[pl.DataFrame, Sequence[str], Sequence[str]]
-# Of a model and pairs of its recipes.
+# The comparisons of pairs of recipes, given the model and the pairs.
 Compare: TypeAlias = Callable[[str, Sequence[tuple[str, str]]], Sequence[Compared]]
 
 

@@ -50,7 +50,7 @@ def document_name(kind: str, *ids: str) -> str:
 
 
 class Documents:
-    """Documents of one study: `index`, `sql`, and by ids figures, variants, prompts of a model, pairs and traces."""
+    """Documents of one study: `index`, `sql`, and by id figures, variants, prompts of a model, pairs and traces."""
 
     def __init__(
         self,
@@ -212,7 +212,7 @@ class Documents:
         return index(frames, self._study, self._title, self._facts, self._order, traces, without_data)
 
     def _by_break(self, frames: QueryCache) -> list[tuple[str, str]]:
-        """Return variant and prompt of every text by a pruned variant, as a file takes them.
+        """Return variant and prompt of every text by a pruned variant, in the order in which a file takes them.
 
         Each round has one text per variant and kind of prompt, the text that breaks first in the first round. The first
         round also has each variant's first text with layers, whose document is ten times as large.

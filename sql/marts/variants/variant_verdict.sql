@@ -4,13 +4,13 @@
 -- inputs: variant_summary, verdict_evidence
 -- how to read: fidelity is about the same tokens as the dense model. quality is about right answers, in writing and in
 --   choosing, or the dense model's own answers if no right one is known (evidence agreement, options). alive is about
---   no loop and no early end. Each holds if its loss beyond the null (verdict_evidence) is surely at most 0.1
---   (verdict_tolerance), and fails if it is surely more: with its whole 95 % interval, over at least 30 units
+--   texts that neither loop nor end early. Each holds if its loss beyond the null (verdict_evidence) is surely at most
+--   0.1 (verdict_tolerance), and fails if it is surely more: with its whole 95 % interval, over at least 30 units
 --   (verdict_min_units). The evidence is the first source with enough units in a fixed order (declared_evidence),
---   whatever it shows. The verdict is safe if quality and alive hold; chooses only if choosing holds, but writing or
---   alive fails; not safe if quality or alive fails otherwise; writes other text if alive holds, fidelity fails, and
---   quality is not known. Each verdict holds for one variant; the report's first sentences hold for all variants of a
---   model together.
+--   regardless of the result. The verdict is safe if quality and alive hold; chooses only if choosing holds, but
+--   writing or alive fails; not safe if quality or alive fails otherwise; writes other text if alive holds, fidelity
+--   fails, and quality is not known. Each verdict holds for one variant; the report's first sentences hold for all
+--   variants of a model together.
 -- reason: says which variants may be used, and which number decided it.
 -- columns:
 --   verdict: safe, writes other text, chooses only, not safe or too little evidence [label]

@@ -278,7 +278,7 @@ WRONG: list[tuple[Case, str]] = [
     (lambda w, m, t: [*wanda(m, t), f"{{seed: {-(2**63) - 1}}}"], "--calibration seed: must be 0 or more"),
     (lambda w, m, t: [*wanda(m, t), "{documents: some}"], "--calibration documents: 'some' is none of"),
     (lambda w, m, t: [*wanda(m, t), "{dtype: int8}"], "'int8' is none of 'model', 'float32' or 'bfloat16'"),
-    (lambda w, m, t: [*wanda(m, t), "{lenght: 8}"], "lenght: is no key here; did you mean `length`?"),
+    (lambda w, m, t: [*wanda(m, t), "{lenght: 8}"], "lenght: is not a key here; did you mean `length`?"),
     (
         lambda w, m, t: ["prune", m, "-r", "magnitude-50", "-o", t / "out", "--dtype", "int8"],
         "Invalid value for '--dtype'",

@@ -177,7 +177,7 @@ def test_a_search_from_a_start_says_what_is_brought_back_and_writes_the_recipe(
     recipe = request_of(str(study.path), [], [str(file)]).load().recipe(file.stem)
     assert isinstance(recipe, MixedRecipe)
     assert {*recipe.sublayers} == json.loads(results["searched"]["treatments_json"]).keys()
-    # Of five items, three choose and two are held out.
+    # Three of the five items choose, and two are held out.
     held_out = found.filter(move="held_out").rows(named=True)
     start, after = (row["measured_nats"] for row in held_out[:2])
     assert [row["n_items"] for row in held_out] == [2] * len(held_out)
@@ -416,7 +416,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["--remove", "nan"], "--remove 'nan': not a share"),
     (["--remove", "33.3%", "--remove", "0.333"], "`search.remove`: a value is listed twice"),
     (["--settings", "wanda-50"], "--settings wanda-50: not a mapping; write `{key: value}`"),
-    (["--settings", "{menus: [drop]}"], "`search.menus`: is no key here; did you mean `menu`?"),
+    (["--settings", "{menus: [drop]}"], "`search.menus`: is not a key here; did you mean `menu`?"),
     (["--settings", "{menu: []}"], "`search.menu`: must be a list of 1 or more"),
     (["--settings", "{menu: [lottery-50]}"], "lottery-50: 'lottery-50' is not a treatment"),
     (["--settings", "{menu: [wanda-50-owl]}"], "`search.menu`: wanda-50-owl: `ratios` are shares per layer"),

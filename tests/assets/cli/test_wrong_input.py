@@ -189,7 +189,7 @@ CASES: list[tuple[Case, str]] = [
     (unknown_recipe, "unknown recipe 'lottery-50'; `prunescope recipes` lists all forms"),
     (impossible_recipe, "magnitude-0"),
     (malformed_yaml, "tiny.yaml: line 1: not valid YAML"),
-    (unknown_key, "tiny.yaml: line 23: `promts`: is no key here; did you mean `prompts`?"),
+    (unknown_key, "tiny.yaml: line 23: `promts`: is not a key here; did you mean `prompts`?"),
     (
         unknown_study,
         "no study 'dmeo'; did you mean demo? shipped are advise, causes, demo, methods, paper-llama2-7b, "
@@ -202,7 +202,7 @@ CASES: list[tuple[Case, str]] = [
     (pickle_model, "pytorch_model.bin: a pickle can run code"),
     (code_in_model, "`auto_map` runs code"),
     (calibration_of_a_recipe_that_reads_nothing, "`recipes.m`: `calibration`: m reads no activations; leave it out"),
-    (unknown_key_of_a_calibration, "`recipes.w.calibration.sed`: is no key here"),
+    (unknown_key_of_a_calibration, "`recipes.w.calibration.sed`: is not a key here"),
     (empty_prompt, "the prompt is empty"),
     (model_name_with_a_slash, "models"),
     (warehouse_below_a_file, "another place with --warehouse"),

@@ -94,7 +94,7 @@ def test_seconds_under_other_settings_do_not_count(study: StudyFile, computed_on
         generation={"new_tokens": 5}, recipes=["dense", {"name": "wanda-2of4", "method": "wanda", "sparsity": 0.3}]
     )
     found = earlier_of(study, computed_once, cache)
-    # Longer texts make the traces others. A variant counts under its own parameters, not under its name.
+    # Longer texts change the traces. A variant counts under its own parameters, not under its name.
     assert {step for step, _ in found} == {"variants", "mask_samples", "texts", "tasks"}
     assert {method for _, method in found} == {"dense", "wanda", "magnitude", "attn-drop"}
 

@@ -497,7 +497,7 @@ def test_a_repair_costs_passes_of_both_models_and_of_its_changed_sublayers() -> 
         ("attn-drop-1+affine", 2 + 1 / 2, 0),  # one of two layers
         ("block-drop-1+linear-4", 2 + 2 / 2, 2),
     ):
-        # Of each dropped sublayer the Gram matrix of its inputs, and their products with what is missing.
+        # The Gram matrix of each dropped sublayer's inputs, and their products with what is missing.
         assert load().work("variants", parse_recipe(name)) == Work(passes * one, products * 2 * tokens * 8**2), name
     plain, repaired = (
         items(memory_items(load(), parse_recipe(name), [parse_recipe("dense")], 0))

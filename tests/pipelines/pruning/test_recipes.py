@@ -109,7 +109,10 @@ def test_parameters_that_contradict_each_other_are_refused(fields: str) -> None:
         ("wanda-50+", "a `[+]` must be between two recipes"),
         ("external", "written `{name: mine, method: external"),
         ("{sparsity: 0.5}", "`method` is missing; for example `method: wanda`"),
-        ("{name: x, method: wanda, sparsity: 0.5, modulez: [a]}", "`modulez` is no key here; did you mean `modules`"),
+        (
+            "{name: x, method: wanda, sparsity: 0.5, modulez: [a]}",
+            "`modulez` is not a key here; did you mean `modules`",
+        ),
         ("{name: x y, method: wanda, sparsity: 0.5}", "`name` 'x y' is not a valid name: letters"),
         ("{name: x, method: lottery}", "`method` 'lottery' is none of 'dense'"),
         ("{name: x, method: wanda, sparsity: 1.5}", "`sparsity` must be below 1"),
@@ -213,7 +216,10 @@ def test_a_mixture_needs_what_its_treatments_need() -> None:
         ("{attn.0: wanda-50-owl}", r"attn\.0: `ratios` are shares per layer"),
         ("{attn.0: admm}", r"attn\.0: admm has no earlier mask here"),
         ("{attn.0: {method: wanda, sparsity: 2}}", r"attn\.0: `sparsity` must be below 1"),
-        ("{attn.0: {method: wanda, sparsity: 0.5, modulez: [a]}}", r"attn\.0: `modulez` is no key here; did you mean"),
+        (
+            "{attn.0: {method: wanda, sparsity: 0.5, modulez: [a]}}",
+            r"attn\.0: `modulez` is not a key here; did you mean",
+        ),
         ("{attn.0: {method: wanda, sparsity: 0.5, modules: [mlp]}}", r"attn\.0: a treatment applies to the whole"),
         (
             "{attn.0: {method: wanda, sparsity: 0.5, calibration: {seed: 1}}}",

@@ -37,8 +37,8 @@ from tests.tiny_models import SHORT_TEXT
 
 SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=8, length=48)
 ABOUT = About("tiny", "org/tiny@main", "w" * 64, "mine", "composed", "{}")
-# Pre-norm, sandwich norms, parallel, transposed, with its own residual, experts as modules, stacks and beside a shared
-# one, several branches, multipliers of what is added.
+# Pre-norm, sandwich norms, parallel, transposed, with its own residual, experts as modules, as stacks and next to a
+# shared one, several branches, multipliers of what is added.
 STRUCTURES = ["llama", "gemma3_text", "gpt_neox", "gpt2", "bloom", "mixtral"]
 OTHERS = ["gpt_oss", "qwen2_moe", "falcon_h1", "granite", "opt", "olmo2", "cohere", "bamba", "qwen3_next"]
 EVERY_STRUCTURE = [*STRUCTURES, *(pytest.param(name, marks=pytest.mark.exhaustive) for name in OTHERS)]

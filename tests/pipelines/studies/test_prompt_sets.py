@@ -361,7 +361,7 @@ CHOICE = {"question": "q", "choices": ["a", "b"]}
         ("p.jsonl", [{"ids": [1, "2"]}], {}, "p.jsonl, line 1: `ids`: must be a whole number; found '2'"),
         ("p.jsonl", [ROW | {"id": "?"}], {}, "p.jsonl, line 1: `id`: '?' has no letter and no digit"),
         ("p.jsonl", [ROW] * 3, {"samples": 4}, "`samples` is 4, but "),
-        ("p.jsonl", [ROW], {"sample": 4}, "`prompts.0.sample`: is no key here; did you mean `samples`?"),
+        ("p.jsonl", [ROW], {"sample": 4}, "`prompts.0.sample`: is not a key here; did you mean `samples`?"),
         ("p.jsonl", [ROW], {"kind": "math"}, "`prompts.0.kind`: 'math' is none of 'maths', 'open' or 'choice'"),
         ("p.jsonl", [ROW], {"template": "/no/such.jinja"}, "`prompts.0.template`: /no/such.jinja: No such file"),
         ("p.jsonl", [ROW], {"source": "gsm8"}, "source 'gsm8': no such set or file; did you mean gsm8k? shipped are"),

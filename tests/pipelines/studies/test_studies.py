@@ -87,8 +87,11 @@ def test_recipes_are_names_or_mappings(tmp_path: Path) -> None:
         (("prompts:", "calibration: {seed: -1}\nprompts:"), "calibration.seed"),
         (("prompts:", f"calibration: {{seed: {2**63}}}\nprompts:"), "calibration.seed"),
         (("prompts: [", "prompts: [[["), "not valid YAML"),
-        (("recipes:", "recipies:"), "`recipies`: is no key here; did you mean `recipes`?"),
-        (("prompts:", "measure: {lense: [raw]}\nprompts:"), "`measure.lense`: is no key here; did you mean `lenses`?"),
+        (("recipes:", "recipies:"), "`recipies`: is not a key here; did you mean `recipes`?"),
+        (
+            ("prompts:", "measure: {lense: [raw]}\nprompts:"),
+            "`measure.lense`: is not a key here; did you mean `lenses`?",
+        ),
         (("name: mine", "- mine"), "not valid YAML"),
         ((GOOD, "just text"), "mapping"),
         ((GOOD, "!!python/object/apply:os.system ['true']"), "not valid YAML"),

@@ -38,7 +38,7 @@ from tests.warehouse.conftest import provenance_of, rows_of
 
 
 class World:
-    """A warehouse beside a folder of secrets and a server. What serves SQL works in the folder of secrets."""
+    """A warehouse next to a folder of secrets and a server. What serves SQL works in the folder of secrets."""
 
     def __init__(self, base):
         self.base, self.outside = base, base / "outside"

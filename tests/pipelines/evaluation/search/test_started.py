@@ -81,7 +81,7 @@ def test_the_sublayer_that_causes_the_damage_is_put_back_first(run: Run) -> None
 
 
 def test_sublayers_that_undo_each_other_stay_away_together(tmp_path: Path) -> None:
-    """Each of the first two MLPs does most harm if it alone is dropped, and none if both are."""
+    """Each of the first two MLPs does the most harm if it alone is dropped, and none if both are."""
     start = {"method": "mixed", "treatments": dict.fromkeys(("mlp.0", "mlp.1", "mlp.2"), "drop")}
     trials = searched(cancelling_decoder(tmp_path), tmp_path / "a", start, {"sublayers": 1}).trials
     assert trials["exchange"][1] == "mlp.2: drop → keep"
