@@ -4,6 +4,7 @@ import fcntl
 import io
 import json
 import logging
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from prunescope.assets.planning.freshness import report_file
 from prunescope.assets.watching import backlog
 from prunescope.pipelines.models.sources import identify
 from prunescope.warehouse.storage.partition_store import Store
+from prunescope.warehouse.tables import TABLES
 from tests.assets.tiny_study import RECIPES, StudyFile
 from tests.tiny_models import SHORT_TEXT
 
@@ -267,11 +269,19 @@ def test_answers_of_an_earlier_version_are_requested_again(watched: WatchedWareh
     assert len(set(keys)) == 3, "of a key the daemon starts one run"
 
 
+def test_what_is_deleted_is_requested_while_other_work_still_fails(watched: WatchedWarehouse, study: StudyFile) -> None:
+    study.write(recipes=[*RECIPES, "mlp-drop-1"])
+    assert [watched.requested() for _ in range(2)] == [["tiny"], []]
+    Store(watched.warehouse).path(TABLES["text_tokens"], "tiny-a", "magnitude-50").unlink()
+    assert [watched.requested() for _ in range(2)] == [["tiny"], []]
+
+
 def test_the_nightly_schedule_retries_what_failed(watched: WatchedWarehouse, study: StudyFile) -> None:
     study.write(recipes=[*RECIPES, "mlp-drop-1"])
     assert watched.tick(watch_sensor)
     assert watched.tick(watch_sensor) == []
     (request,) = nightly()
+    assert re.fullmatch(r"tiny \d{4}-\d\d-\d\d", request.run_key), "nights that are caught up on share one run"
     assert config_of(request) == {
         "study": str(study.path),
         "models": [],

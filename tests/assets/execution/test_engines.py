@@ -15,7 +15,7 @@ import pytest
 from prunescope.assets.defs.resources import WarehouseResource
 from prunescope.assets.defs.table_assets import EngineResource
 from prunescope.assets.execution import compute as compute_module
-from prunescope.assets.execution.error_transport import is_out_of_memory
+from prunescope.assets.execution.error_transport import is_out_of_memory, is_transient
 from prunescope.assets.execution.model_session import ModelSession
 from prunescope.assets.execution.task import Event, ModelTask, StepBegun, StepFailed, TableWritten
 from prunescope.assets.planning.work_plan import StudyRequest
@@ -23,6 +23,7 @@ from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.log_progress import LogProgress
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
+from prunescope.warehouse.core.errors import WarehouseError
 from tests.assets.runs.test_refused_models import PanicException
 from tests.assets.tiny_study import RECIPES, WARM, StudyFile, computed, rows
 from tests.cuda_device import cuda_devices
@@ -43,6 +44,46 @@ def test_a_failed_step_is_raised_with_its_class_and_the_traceback_of_its_process
 def events_of(study: StudyFile, root: Path, *steps: tuple[str | None, str]) -> list[Event]:
     task = ModelTask(StudyRequest(str(study.path)), str(root), "tiny-a", steps)
     return list(compute_module.compute(task, ModelSession()))
+
+
+# -- retries ----------------------------------------------------------------------------------------------------------
+
+
+def test_only_transient_errors_are_retried() -> None:
+    def raised_from(cause: Exception) -> Exception:
+        error = WarehouseError("s3://bucket cannot be read")
+        error.__cause__ = cause
+        return error
+
+    class HTTPClientError(Exception):
+        """The name of the base class of the S3 client's connection errors."""
+
+    class EndpointConnectionError(HTTPClientError): ...
+
+    assert is_transient(raised_from(EndpointConnectionError()))
+    assert is_transient(raised_from(TimeoutError()))
+    assert not is_transient(raised_from(PermissionError()))
+    assert not any(map(is_transient, (InputError(), ComputationError(), MemoryError(), OSError(28, "disk full"))))
+
+
+def test_what_storage_does_not_answer_is_tried_twice_more(
+    monkeypatch: pytest.MonkeyPatch, study: StudyFile, warehouse: Path
+) -> None:
+    tries, rows_of = [0], compute_module._rows
+
+    def fail_twice(*arguments: object) -> dict[str, pl.DataFrame]:
+        tries[0] += 1
+        if tries[0] != 3:
+            raise TimeoutError("s3")
+        return rows_of(*arguments)
+
+    monkeypatch.setattr(compute_module, "_rows", fail_twice)
+    monkeypatch.setattr(compute_module, "_RETRY_SECONDS", 0)
+    assert [table.table for table in computed(study, warehouse, "mask_samples", "dense")] == ["mask_samples"]
+    assert tries == [3]
+    with pytest.raises(RuntimeError, match="TimeoutError: s3"):
+        computed(study, warehouse, "mask_samples", "dense")
+    assert tries == [6]
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from prunescope.assets.execution.task import Event, ModelTask, StepFailed, Table
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.runs.outcome import RunResult
 from prunescope.assets.runs.start import run_study
-from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.warehouse.storage.partition_store import Store
 from tests.assets.tiny_study import Heard, StudyFile, materialized, pages, rows, without_answers
 from tests.object_store import SECRET, s3_server
@@ -104,6 +104,17 @@ class Answering:
     loses: Callable[[ModelTask], bool] = lambda _: False
     fails: Callable[[ModelTask], bool] = lambda _: False
     sent: list[ModelTask] = field(default_factory=list)
+    nodes: list[dict[str, object]] = field(default_factory=lambda: [node("a", 1), node("b", 1)])
+    told: list[str] = field(default_factory=list)
+    # Looks at the cluster before the first answer, in which it has no machine with room.
+    absent: int = 0
+
+    def wait(self, references: list[int], **_: object) -> tuple[list[int], list[int]]:
+        self.absent -= 1
+        if self.absent >= 0:
+            self.nodes = [node("head", 0)]
+            return [], references
+        return references[:1], references[1:]
 
     def compute(self, tasks: list[ModelTask], monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Event]]:
         ray = pytest.importorskip("ray", reason="needs Ray: pip install 'prunescope[ray]'")
@@ -121,12 +132,12 @@ class Answering:
             return len(self.sent) - 1
 
         monkeypatch.setattr(ray_tasks, "connected", lambda _: nullcontext())
-        monkeypatch.setattr(ray, "nodes", lambda: [node("a", 1), node("b", 1)])
+        monkeypatch.setattr(ray, "nodes", lambda: self.nodes)
         monkeypatch.setattr(ray, "remote", lambda **_: lambda _: SimpleNamespace(remote=start))
-        monkeypatch.setattr(ray, "wait", lambda references, **_: (references[:1], references[1:]))
+        monkeypatch.setattr(ray, "wait", self.wait)
         monkeypatch.setattr(ray, "get", get)
         monkeypatch.setattr(ray, "cancel", lambda *_, **__: None)
-        events = compute_on_ray(tasks, RayClusterConfig("auto"), lambda _: None)
+        events = compute_on_ray(tasks, RayClusterConfig("auto"), self.told.append)
         return [(task.model, event) for task, event in events]
 
 
@@ -163,6 +174,29 @@ def test_what_is_lost_three_times_fails_alone(tasks: list[ModelTask], monkeypatc
     assert failed.recipe == "r1"
     assert "3 processes were lost computing it" in failed.message
     assert {event.recipe for _, event in events if isinstance(event, TableWritten)} == {None, "r0", "r2", "r3"}
+
+
+def test_no_variant_of_a_large_group_fails_with_the_one_that_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Answering(loses=lambda part: "r1" in part.recipes, nodes=[node("a", 1)])
+    events = cluster.compute([replace(whole(8), root=str(tmp_path))], monkeypatch)
+    assert [event.recipe for _, event in events if isinstance(event, StepFailed)] == ["r1"]
+    tried = [(len(part.recipes), part.halves_batches) for part in cluster.sent if "r1" in part.recipes]
+    assert tried == [(8, False), (4, False), (2, True), (1, True)]
+
+
+def test_a_cluster_that_lost_its_machines_is_waited_for_and_then_given_up(
+    tasks: list[ModelTask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back = Answering(absent=250)
+    events = back.compute(tasks[:1], monkeypatch)
+    assert {(event.recipe, event.step) for _, event in events} == {*tasks[0].steps}
+    gone = Answering(absent=1000)
+    with pytest.raises(ComputationError, match="no machine with 1 CPUs and 0 GPUs for 300 s"):
+        gone.compute(tasks[:1], monkeypatch)
+    for cluster in (back, gone):
+        assert cluster.told == ["the Ray cluster has lost its machines with 1 CPUs and 0 GPUs; waiting for another one"]
 
 
 @pytest.mark.parametrize("scheme", ["", "ray://"])

@@ -165,8 +165,15 @@ def test_the_dense_side_is_computed_once_for_all_that_are_traced_together() -> N
         assert sizes[1] == 5 * sizes[0] > 0, item
 
 
+def test_noise_costs_the_passes_of_the_dense_model() -> None:
+    # A variant's pass and its sublayers in the dense context are in float64, which takes twice as long.
+    pruned = load().work("traces", parse_recipe("wanda-50"))
+    for name in ("noise-bfloat16", "noise-batch"):
+        assert pruned.layers - load().work("traces", parse_recipe(name)).layers == 2 * WHOLE
+
+
 def test_single_swaps_cost_the_layers_above_them() -> None:
-    for name, passes, sublayers in (("wanda-50", 4 / 2, 4), ("attn-drop-1", 1 / 2, 1), ("noise-batch", 4 / 2, 4)):
+    for name, passes, sublayers in (("wanda-50", 4 / 2, 4), ("attn-drop-1", 1, 1), ("noise-batch", 4 / 2, 4)):
         recipe, without = parse_recipe(name), load(scopes=("local", "propagated"))
         swapped = load(scopes=("local", "isolated", "propagated")).work("traces", recipe)
         assert swapped.layers - without.work("traces", recipe).layers == passes * WHOLE
@@ -243,8 +250,10 @@ def test_a_written_task_costs_texts_of_a_share_of_their_limit_and_forks_from_the
         answers = reads * (65 * work.forward(10) + 2 * work.forward(30)) + texts * 65 * tokens * 2 * 960
         assert found.layers == pytest.approx(answers + 2 * work.forward(8) + 2 * 5 * 960, rel=1e-12)
         assert found.head == pytest.approx((texts * 65 * tokens + 4) * ONCE + read, rel=1e-12)
-    # A model in bfloat16 computes nothing in float64.
+    # Noise, and a model in bfloat16, compute nothing in float64.
     short, bfloat16 = replace(work, tasks=(task, replace(chosen, long_tokens=0))), study("bfloat16")
+    noise = parse_recipe("noise-batch")
+    assert work.work("tasks", noise) == short.work("tasks", noise) != work.work("tasks", pruned)
     assert work.work("tasks", pruned) != short.work("tasks", pruned)
     assert replace(work, study=bfloat16).work("tasks", pruned) == replace(short, study=bfloat16).work("tasks", pruned)
 
