@@ -5,7 +5,7 @@ The sensor launches one run per state of a study and its models.
 """
 
 import datetime
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from dagster import (
     AssetMaterialization,
@@ -84,7 +84,9 @@ def watch_sensor(context: SensorEvaluationContext) -> SensorResult | SkipReason:
     requested, requests = cursor.requested, list[RunRequest]()
     # A run that holds the warehouse may be computing the same; what it leaves is requested afterwards.
     if not is_busy(store.local(settings.cache_folder())):
-        requested, requests = _requests(backlog, requested, store, "due", cursor.ticks)
+        requested, requests = _requests(
+            backlog, requested, store, "due", lambda needs: f"{fingerprint(needs)} {cursor.ticks}"
+        )
     return SensorResult(
         run_requests=requests,
         asset_events=list(_changed_recipes(backlog.watch.studies, context.instance)),
@@ -110,11 +112,11 @@ def nightly() -> list[RunRequest] | SkipReason:
         return SkipReason(str(error))
     # The key has one value per day: nights that Dagster catches up on share one run.
     day = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
-    return _requests(backlog, {}, store, "nightly", day)[1] or SkipReason("all watched studies are current")
+    return _requests(backlog, {}, store, "nightly", lambda _: day)[1] or SkipReason("all watched studies are current")
 
 
 def _requests(
-    backlog: Backlog, requested: Mapping[str, str], store: Store, origin: str, key: object
+    backlog: Backlog, requested: Mapping[str, str], store: Store, origin: str, key: Callable[[Mapping[str, str]], str]
 ) -> tuple[dict[str, str], list[RunRequest]]:
     """Return the needs of all studies, and one run for each study with a need that was not requested before."""
     present, requests = dict[str, str](), []
@@ -127,7 +129,7 @@ def _requests(
             models = ",".join(model.name for model in watched.study.models)
             requests.append(
                 RunRequest(
-                    run_key=f"{name} {fingerprint(needs)} {key}",
+                    run_key=f"{name} {key(needs)}",
                     run_config=run_config(watched.request, store),
                     tags={WATCH_TAG: origin, STUDY_TAG: name, MODELS_TAG: models},
                 )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from prunescope.assets.execution.error_transport import is_error, is_out_of_memory
+from prunescope.assets.execution.error_transport import is_error, is_out_of_memory, is_transient
 from prunescope.assets.execution.model_session import ModelSession
 from prunescope.assets.execution.partition_context import PartitionContext
 from prunescope.assets.execution.stored_statistics import statistics_of
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     Pruned = Variant | Exception
     Rows = dict[str, pl.DataFrame]
 
+# How often what failed outside of this process is tried again, and how long after.
+_RETRIES, _RETRY_SECONDS = 2, 2.0
 _LOG = logging.getLogger(__name__)
 
 Events = Iterator[Event]
@@ -134,19 +136,21 @@ class _Run:
     def _guarded(self, recipe: str | None, step: str, result: Any = None, seconds: float = 0.0) -> Events:  # noqa: ANN401
         """Compute a step, unless its result is given, and write it; if memory is too small, once more with half of it.
 
+        What another attempt may solve, as after an object store did not answer, is tried twice more.
+
         The error that ends it is yielded.
         """
         yield StepBegun(recipe, step)
         context = replace(self.context, recipe=None if recipe is None else self.context.study.recipe(recipe))
-        written = dict[str, TableWritten]()
-        for is_again in (False, True):
+        written, halves, retries = dict[str, TableWritten](), False, _RETRIES
+        while True:
             note = {}
             if self.task.halves_batches:
                 note = {"memory": "its process was lost at first; half the batch size was enough"}
-            elif is_again:
+            elif halves:
                 note = {"memory": "too small at first; half the batch size was enough"}
             try:
-                with self.session.halved() if is_again else nullcontext():
+                with self.session.halved() if halves else nullcontext():
                     tables = (
                         _computed(step, context, self.session)
                         if result is None
@@ -161,11 +165,17 @@ class _Run:
                 if not is_error(error):
                     raise
                 # Only its text is kept: its traceback would keep the memory in use.
-                failed, is_memory = StepFailed.of(recipe, step, error), is_out_of_memory(error)
+                failed = StepFailed.of(recipe, step, error)
+                is_memory, may_pass = is_out_of_memory(error), is_transient(error)
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
             else:
                 return
-            if not is_memory or self.task.halves_batches:
+            if is_memory and not (halves or self.task.halves_batches):
+                halves = True
+            elif may_pass and retries:
+                retries -= 1
+                time.sleep(_RETRY_SECONDS)
+            else:
                 break
         if is_memory:
             advice = f"with half of the batch as well; `prunescope plan` says how much is needed ({reason})"

@@ -1,4 +1,4 @@
-"""Error classes across processes, and what an error means: out of memory, a failure, or the end of this process."""
+"""Error classes across processes, and the meaning of an error: transient, out of memory, or the end of this process."""
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.warehouse.core.errors import WarehouseError
@@ -9,6 +9,18 @@ KINDS: dict[str, type[Exception]] = {kind.__name__: kind for kind in (InputError
 
 class RemoteError(Exception):
     """The traceback of an error in another process."""
+
+
+def is_transient(error: BaseException | None) -> bool:
+    """Return whether another attempt may succeed, as after an object store did not answer."""
+    if error is None:
+        return False
+    # The client libraries of object stores raise their own classes and are not imported for this check.
+    return (
+        isinstance(error, ConnectionError | TimeoutError)
+        or _is_named(error, "HTTPClientError")
+        or is_transient(error.__cause__)
+    )
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:

@@ -181,6 +181,9 @@ class _Server:
             try:
                 setup = await anyio.to_thread.run_sync(live.sql_setup, self._gibibytes)
                 process, self._ahead = self._ahead, SqlProcess()
+                if not process.is_running:  # it was killed while it waited
+                    process.close()
+                    process = SqlProcess()
                 with process.open(setup):
                     return await anyio.to_thread.run_sync(self._rows, process, sql, to, abandon_on_cancel=True)
             except _EXPECTED as error:

@@ -61,7 +61,12 @@ class Backlog:
 
         Each need has a text that changes when it has to be met again.
         """
-        needs = {study.name: self.inputs[study.name]} if any(name == study.name for name, _ in self.due) else {}
+        needs = {
+            f"{study.name}/{model}/{recipe or ''}": self.inputs[study.name]
+            for (name, model), due in self.due.items()
+            if name == study.name
+            for recipe in due
+        }
         if version := self.stale_reports.get(study.name):
             needs[f"{study.name}/report"] = version
         return needs

@@ -204,7 +204,7 @@ class Workload:
                 work = Work(sum(self.forward(text.context, count) for text, count in windows))
                 work += self._measure(0 if recipe is None else 2 * self.scored_tokens, temperatures=1)
             case "tasks" if recipe is not None:
-                work = sum((self._task(task, has_forks=recipe.method != "dense") for task in self.tasks), work)
+                work = sum((self._task(task, recipe) for task in self.tasks), work)
             case "retrieval" if recipe is None or recipe.method != "dense":
                 work = Work(sum(self.forward(tokens // texts, texts) for texts, tokens in self.retrieval))
             case "speed" if recipe is not None and recipe.method != "noise":
@@ -265,9 +265,13 @@ class Workload:
         """Return the trace work of one variant, counting dropped sublayers as if all layers ran."""
         measure, moved, is_dense = self.study.measure, self.moved_sublayers(recipe), recipe.method == "dense"
         # One pass of the variant, and one of its sublayers in the dense context.
-        work = self._pass(1 + (moved > 0 and "local" in measure.scopes))
-        # A swap runs the layers above it, half of all on average; then the variant, with its sublayers dense again.
-        swapped = self.single_swaps(recipe) / 2 + 2 * ("restored" in measure.scopes and not is_dense)
+        is_noise = recipe.method == "noise"
+        passes = 1 + ((changes_matrices(recipe) or is_noise) and "local" in measure.scopes)
+        work = self._pass(passes, is_exact=not is_noise)
+        # A swap runs the layers above it: half of all on average if every sublayer is swapped, else at most all. Then
+        # the variant, with its sublayers dense again.
+        swapped = self.single_swaps(recipe) * (0.5 if moved == self.sublayers else 1.0)
+        swapped += 2 * ("restored" in measure.scopes and not is_dense)
         work += self._pass(swapped, is_exact=False)
         # Teacher forced, and its own text if variants write; then the dense model after the variant, at most.
         if measure.writes or len(self.layered) < len(self.prompts):
@@ -279,16 +283,17 @@ class Workload:
         texts = len(measure.trajectories) + len({"teacher_forced", "own_text"} & set(measure.trajectories))
         return work + self._measure(len(measure.lenses) * self.positions * shifted + 2 * self.text_steps * texts)
 
-    def _task(self, task: TaskSize, *, has_forks: bool) -> Work:
+    def _task(self, task: TaskSize, recipe: Recipe) -> Work:
         """Return the work of a task for one variant: what it reads and writes, and a head product per state read.
 
         A written text has a fork, which begins anywhere in it, on average in the middle. Batches count as if all of
         their answers had the mean length: in those that end late few rows are left.
         """
+        has_forks, is_exact = recipe.method != "dense", self.is_exact and recipe.method != "noise"
         batches = -(-len(task.contexts) // BATCH_CONTEXTS)
         passes = 2 if has_forks and task.new_tokens and not self.kept_context_bytes else 1
         read = passes * (sum(map(self.forward, task.contexts)) + batches * self.forward(task.shared))
-        exact = 2.0 * task.long_tokens * self.shape.active * self.is_exact  # takes twice as long
+        exact = 2.0 * task.long_tokens * self.shape.active * is_exact  # takes twice as long
         tokens = (1.5 if has_forks else 1.0) * task.answer_tokens
         written = self._write(len(task.contexts) * tokens, batches * tokens)
         return Work(read + exact, 2.0 * task.reads * self.head_size) + written

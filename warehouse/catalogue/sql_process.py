@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
@@ -46,6 +46,12 @@ class Setup:
     models: frozenset[str] | None = None
     scope: tuple[frozenset[str], frozenset[str]] | None = None
 
+    def as_json(self) -> dict[str, object]:
+        """Return the fields as JSON has them, with lists in place of sets."""
+        models = None if self.models is None else sorted(self.models)
+        scope = None if self.scope is None else [sorted(names) for names in self.scope]
+        return vars(self) | {"models": models, "scope": scope}
+
 
 class SqlProcess(AbstractContextManager["SqlProcess"]):
     """A process that opens a warehouse, answers one statement and ends; use it as a context manager."""
@@ -53,7 +59,7 @@ class SqlProcess(AbstractContextManager["SqlProcess"]):
     def __init__(self, setup: Setup | None = None) -> None:
         """Start the process, which imports what it needs and waits; `setup` may be given later, to `open`."""
         self._setup = setup
-        self._asking = Lock()
+        self._asking, self._is_closed = Lock(), False
         # Removed by this process, because the other one may be killed.
         self._temporary = TemporaryDirectory(prefix="prunescope-", ignore_cleanup_errors=True)
         self._messages = Path(self._temporary.name) / "messages.txt"
@@ -73,6 +79,11 @@ class SqlProcess(AbstractContextManager["SqlProcess"]):
         """Set what the process reads."""
         self._setup = setup
         return self
+
+    @property
+    def is_running(self) -> bool:
+        """Return whether the process can still be asked."""
+        return self._process.poll() is None
 
     def __exit__(self, *_: object) -> None:
         """End the process."""
@@ -122,9 +133,14 @@ class SqlProcess(AbstractContextManager["SqlProcess"]):
         query = {"sql": sql, "parameters": parameters, "rows": rows, "size": size}
         layout = {"to": to, "width": width, "lines": lines}
         with self._asking:
-            request = json.dumps([self._setup and asdict(self._setup), query, layout, seconds], default=list)
+            try:
+                request = json.dumps([self._setup and self._setup.as_json(), query, layout, seconds])
+            except TypeError:
+                raise SqlError("a parameter is not a number, a text, a boolean, NULL, or a list of these") from None
             content, _ = self._process.communicate(request.encode())
         status = self._process.returncode
+        if self._is_closed:
+            raise SqlError("the SQL was stopped")
         if status == -signal.SIGALRM:
             raise SqlTimeError(f"the SQL ran longer than {seconds:g} s; ask for less, or give it more (--seconds)")
         if status < 0:
@@ -135,7 +151,8 @@ class SqlProcess(AbstractContextManager["SqlProcess"]):
         return content, number_of_rows(json.loads(message))
 
     def close(self) -> None:
-        """End the process; a thread that waits for its answer sees it end."""
+        """End the process; a thread that waits for its answer gets SqlError."""
+        self._is_closed = True
         self._process.kill()
         with self._asking, self._process:
             self._temporary.cleanup()

@@ -75,7 +75,8 @@ def main() -> None:
         sys.stdout.flush()
     except Exception as error:
         ending = failure(error)
-    sys.stderr.write("\n" + json.dumps(ending | {"warnings": [str(each.message) for each in caught]}))
+    damaged = [str(each.message) for each in caught if issubclass(each.category, DamagedFileWarning)]
+    sys.stderr.write("\n" + json.dumps(ending | {"warnings": damaged}))
     sys.stderr.flush()
     os._exit(0)  # freeing all memory first takes time
 

@@ -30,8 +30,8 @@ from prunescope.warehouse.storage.partition_store import Store
 RETRIES = 2
 # Variants of a part; eight share most of the dense model's work, which each part repeats.
 MAX_VARIANTS = 8
-# Seconds without an answer until a message, and between two looks at the cluster's machines.
-QUIET_SECONDS = 30
+# Seconds to wait for a machine with room for a part, after those that had it are gone.
+PATIENCE_SECONDS = 300
 
 
 def compute_on_ray(
@@ -42,10 +42,11 @@ def compute_on_ray(
     Args:
         tasks: one for each model.
         cluster: the cluster, and the share of it that a part takes.
-        log: receives a line when a process is lost or the cluster is silent.
+        log: receives a line when a process, or the last machine with room for one, is lost.
 
     Raises:
         InputError: the cluster cannot be reached, has no room, or its machines cannot use this warehouse.
+        ComputationError: the machines with room were lost, and none has come back.
     """
     if not tasks:
         return
@@ -63,10 +64,10 @@ def compute_on_ray(
 
         def send(parts: Sequence[ModelTask], losses: int = 0) -> None:
             for part in parts:
-                halved = replace(part, halves_batches=part.halves_batches or losses == RETRIES)
+                halved = replace(part, halves_batches=part.halves_batches or losses >= RETRIES)
                 sent[remote.remote(halved, *given)] = part, losses
 
-        by_model, later, quiet = {task.model: task for task in tasks}, dict[str, list[ModelTask]](), 0
+        by_model, later, waited = {task.model: task for task in tasks}, dict[str, list[ModelTask]](), 0
         for task in tasks:
             own = task.only(lambda recipe, step: recipe is None and step != "search")
             others = groups(task.only(lambda recipe, step: recipe is not None or step == "search"), at_once=at_once)
@@ -76,11 +77,15 @@ def compute_on_ray(
             while sent:
                 # One second, because Ray holds Ctrl-C back until the wait ends.
                 answered, _ = ray.wait(list(sent), timeout=1.0)
-                quiet = 0 if answered else quiet + 1
-                if quiet == QUIET_SECONDS:
-                    log("the Ray cluster is silent; `ray status` on one of its machines shows what uses it")
-                if quiet % QUIET_SECONDS == QUIET_SECONDS - 1:
-                    room(ray.nodes(), cluster)  # raises if no machine is left
+                waited = 0 if answered or parts_at_once(sizes_of(ray.nodes()), cpus, gpus) else waited + 1
+                needed = f"{cpus} CPUs and {gpus:g} GPUs"
+                if waited == 1:
+                    log(f"the Ray cluster has lost its machines with {needed}; waiting for another one")
+                if waited > PATIENCE_SECONDS:
+                    raise ComputationError(
+                        f"the Ray cluster has had no machine with {needed} for {PATIENCE_SECONDS} s; the same command "
+                        "continues on the machines that there are then"
+                    )
                 for reference in answered:
                     part, losses = sent.pop(reference)
                     try:
@@ -90,10 +95,12 @@ def compute_on_ray(
                     except RayError as error:
                         reason = str(error).strip().partition("\n")[0]
                         log(f"a process on the Ray cluster was lost computing {part.title} ({reason})")
-                        if losses < RETRIES:
-                            send(groups(part, most=math.ceil(len(part.recipes) / 2)), losses + 1)
+                        # Only a variant whose process was lost while it was alone is given up.
+                        if losses < RETRIES or len(part.recipes) > 1:
+                            most = math.ceil(len(part.recipes) / 2) if losses < RETRIES else 1
+                            send(groups(part, most=most), losses + 1)
                             continue
-                        lost = f"{1 + RETRIES} processes were lost computing it; the last one: {reason}"
+                        lost = f"{1 + losses} processes were lost computing it; the last one: {reason}"
                         events = part.failed(ComputationError(lost))
                     yield from ((by_model[part.model], event) for event in events)
                     # The first answer of a model is that of its own steps; a lost model ends what depends on it.
@@ -133,8 +140,7 @@ def room(nodes: Sequence[dict[str, Any]], cluster: RayClusterConfig) -> tuple[in
     Raises:
         InputError: no machine has that much.
     """
-    machines = [node["Resources"] for node in nodes if node["Alive"]]
-    sizes = [(int(has.get("CPU", 0)), has.get("GPU", 0)) for has in machines]
+    sizes = sizes_of(nodes)
     gpus = cluster.gpus_per_task
     if gpus is None:
         gpus = float(any(has >= 1 for _, has in sizes))
@@ -142,7 +148,7 @@ def room(nodes: Sequence[dict[str, Any]], cluster: RayClusterConfig) -> tuple[in
         [cores // int(has / gpus) for cores, has in sizes if has >= gpus] if gpus else [cores for cores, _ in sizes]
     )
     cpus = cluster.cpus_per_task or max(1, (min if gpus else max)(shares, default=1))
-    at_once = sum(min(cores // cpus, int(has / gpus)) if gpus else cores // cpus for cores, has in sizes)
+    at_once = parts_at_once(sizes, cpus, gpus)
     if not at_once:
         needed = f"{cpus} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
         available = "; ".join(f"{cores} CPUs, {has:g} GPUs" for cores, has in sizes)
@@ -151,6 +157,17 @@ def room(nodes: Sequence[dict[str, Any]], cluster: RayClusterConfig) -> tuple[in
             "lower --gpus-per-task or --cpus-per-task"
         )
     return cpus, gpus, at_once
+
+
+def sizes_of(nodes: Sequence[dict[str, Any]]) -> list[tuple[int, float]]:
+    """Return the CPUs and GPUs of each machine of `ray.nodes()` that is alive."""
+    machines = [node["Resources"] for node in nodes if node["Alive"]]
+    return [(int(has.get("CPU", 0)), has.get("GPU", 0)) for has in machines]
+
+
+def parts_at_once(sizes: Sequence[tuple[int, float]], cpus: int, gpus: float) -> int:
+    """Return how many parts of so many CPUs and GPUs machines of these sizes compute at the same time."""
+    return sum(min(cores // cpus, int(has / gpus)) if gpus else cores // cpus for cores, has in sizes)
 
 
 def compute_part(
