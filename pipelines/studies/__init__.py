@@ -246,6 +246,10 @@ class Study(FrozenModel):
     def searching(self, keys: Mapping[str, object]) -> "Study":
         """Return the study with some keys of `search` replaced, or added; InputError for a wrong value."""
         present = self.search.model_dump() if self.search else {}
+        if keys.get("start"):
+            # A search from a start refuses what only one by shares uses.
+            unused = {"menu", "budget", *(["controls"] if "hidden" in present.get("controls", ()) else [])}
+            present = {key: value for key, value in present.items() if key not in unused}
         return self._with({"search": present | dict(keys)})
 
     def extended(self, models: Sequence[str]) -> "Study":

@@ -31,7 +31,7 @@ class SearchSpec(FrozenModel):
     """A search for the allocation that removes a share at the lowest KL(dense ‖ pruned) at the output.
 
     With `start` it goes the other way: it makes sublayers of a pruned model dense again, as far as `put_back` allows.
-    `remove`, `menu` and `budget` are then not used.
+    `remove`, `menu` and `budget` are then refused.
 
     Attributes:
         remove: shares of the layers' weights (or bytes, or time) to remove; each gets its own allocation.
@@ -55,7 +55,7 @@ class SearchSpec(FrozenModel):
         prompts: prompts of the shipped sets to measure on, drawn from those that the study does not use.
         new_tokens: tokens of the dense model's continuation of each prompt.
         measurements: trials of the search per share, besides the uniform ones and the first, or besides the start and
-            every sublayer put back; the controls have as many.
+            every attempt to put a sublayer back; the controls have as many.
         controls: strategies to compare with: `hidden`, the same search by 1 − cos of the final hidden states, starting
             from the method that the KL chose (not with `start`); `random` allocations; `greedy` removal by the smallest
             effects alone, which with `start` puts back the sublayers with the largest.
@@ -110,6 +110,18 @@ class SearchSpec(FrozenModel):
             raise ValueError("needs either `remove`, such as [0.2], or `start` and `put_back`")
         if self.put_back is not None and len(self.put_back) != 1:
             raise ValueError("`put_back` needs exactly one of `sublayers`, `parameters` and `bytes`: {sublayers: 4}")
+        if self.put_back is not None and (number := self.put_back.get("sublayers", 0)) % 1:
+            raise ValueError(f"`put_back.sublayers` must be a whole number, such as 4; found {number:g}")
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_use_for_every_key(self) -> Self:
+        for key in ("menu", "budget", "controls"):
+            # A dump of a study has all keys, so one that has its default may not have been given.
+            is_given = getattr(self, key) != type(self).model_fields[key].default
+            what = f"`{key}`" if key != "controls" else "`hidden` in `controls`"
+            if self.start is not None and is_given and (key != "controls" or "hidden" in self.controls):
+                raise ValueError(f"{what} has no use with `start`; leave it out")
         return self
 
     @property

@@ -235,3 +235,18 @@ def greedy_choice(problem: Problem, costs: Numbers, target: float) -> Choice:
             break  # nothing is left to remove
         choice[problem.group[best]] = best
     return choice
+
+
+def put_back(problem: Problem, costs: Numbers, choice: Choice, target: float) -> Choice:
+    """Return a choice that also keeps whatever the target allows, the largest cost per unit first.
+
+    The first option of each sublayer keeps it.
+    """
+    kept = np.unique(problem.group, return_index=True)[1]
+    gain, freed = costs[choice] - costs[kept], problem.removed[choice] - problem.removed[kept]
+    rates = np.divide(gain, freed, out=np.full(len(freed), np.inf), where=freed > 0)
+    choice = choice.copy()
+    for group in np.argsort(-rates, kind="stable"):
+        if problem.total(choice) - freed[group] >= problem.least(target):
+            choice[group] = kept[group]
+    return choice

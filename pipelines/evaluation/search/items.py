@@ -8,6 +8,8 @@ task, with their right answers, are those that the study does not score, if it l
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.evaluation.tokenization.prompts import tokenize_prompts
@@ -41,7 +43,8 @@ def search_items(
 ) -> list[Item]:
     """Return the items of a search's objective: samples of a task, or texts and prompts in turn.
 
-    `unasked` is the study with the prompts of the search in place of its own.
+    `unasked` is the study with the prompts of the search in place of its own. A search from a
+    start holds the last half out, so that both halves have as many of each, and samples of a task are shuffled.
 
     Raises:
         InputError: fewer than two items; fewer than four from a start, which holds half of them out.
@@ -49,8 +52,12 @@ def search_items(
     kind, _, task = spec.objective.partition(":")
     if kind == "task":
         items = task_items(decoder, study, task, spec.texts + spec.prompts, progress)
+        if spec.start is not None:
+            # The samples of a task may be sorted, and those of a group are.
+            items = [items[index] for index in np.random.default_rng(spec.seed).permutation(len(items))]
     else:
-        items = interleaved(text_items(decoder, study, spec), prompt_items(decoder, unasked))
+        texts, prompts = text_items(decoder, study, spec), prompt_items(decoder, unasked)
+        items = interleaved(texts, prompts) if spec.start is None else halved(texts, prompts)
     if len(items) < (needed := 2 if spec.start is None else 4):
         raise InputError(
             f"search: {len(items)} texts to measure on, of {needed} that intervals need; raise `texts` or `prompts`, "
@@ -128,3 +135,10 @@ def interleaved(texts: Sequence[Item], prompts: Sequence[Item]) -> list[Item]:
     """Return texts and prompts alternately, so that the beginning of the list has both."""
     both = [item for pair in zip(texts, prompts, strict=False) for item in pair]
     return [*both, *texts[len(prompts) :], *prompts[len(texts) :]]
+
+
+def halved(texts: Sequence[Item], prompts: Sequence[Item]) -> list[Item]:
+    """Return half of the texts and prompts alternately, then the others; an odd one is in the first half."""
+    own = (len(texts) + 1) // 2
+    others = (len(texts) + len(prompts) + 1) // 2 - own
+    return [*interleaved(texts[:own], prompts[:others]), *interleaved(texts[own:], prompts[others:])]

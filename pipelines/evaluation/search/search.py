@@ -229,14 +229,16 @@ class Search:
         return found
 
     def _baseline(self, name: str, share: float, effects: Effects) -> None:
-        """Measure as many trials as `searched` had: random allocations, or the steps of a greedy removal."""
+        """Measure as many trials as `searched` had: random allocations, or the steps of a greedy choice."""
         target = share * self._total
         count = max(1, sum((trial.strategy, trial.remove) == ("searched", share) for trial in self._trials))
         menu = self._treatments.choosable(self._menu, share)
         costs, problem = effects.spread * self._treatments.predicted(menu, effects, "kl"), self._problem_of(menu)
+        # From a start, whatever removes less than the target exceeds what may be put back.
+        begin = problem.most if self._treatments.start else 0.0
         generator = np.random.default_rng([self._spec.seed, round(1e6 * share)])
         for step in range(1, count + 1):
-            goal = target if name == "random" else target * step / count
+            goal = target if name == "random" else target * step / count + begin * (count - step) / count
             choice = self._drawn(name, problem, costs, goal, generator)
             best = self._best(name, share)
             expected = None if name == "random" else float(costs[choice].sum())

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.core.validation_errors import first_problem
+from prunescope.pipelines.evaluation.search.allocation import Choice, Numbers, Problem, put_back
 from prunescope.pipelines.evaluation.search.effect_rows import SCHEMA as EFFECTS
 from prunescope.pipelines.evaluation.search.effect_rows import measured_rows
 from prunescope.pipelines.evaluation.search.effects import Effects
@@ -80,6 +81,12 @@ class StartedSearch(Search):
     def _put_back(self, trial: Trial) -> int:
         """Return how many sublayers of the start a trial keeps."""
         return sum(trial.allocation.get(label, KEEP) == KEEP for label in self._treatments.start)
+
+    def _drawn(
+        self, name: str, problem: Problem, costs: Numbers, goal: float, generator: np.random.Generator
+    ) -> Choice:
+        """Return the choice of a control, which puts back whatever still fits, as the search does."""
+        return put_back(problem, costs, super()._drawn(name, problem, costs, goal, generator), goal)
 
     def _measure_held_out(self, share: float, effects: Effects, controls: Sequence[str]) -> None:
         """Measure the start, the first sublayers put back, the result, and sets of equal size by each control."""

@@ -150,29 +150,36 @@ class Restoration(Strategy):
     Each step is measured inside the model as it is by then, so interactions between sublayers count.
     """
 
-    def run(self) -> None:
-        """Put back sublayers one by one as far as the target allows, then exchange some; Expired as in `Strategy`.
+    start: Trial
 
-        The next sublayer is the one that lowers the KL most per unit of the budget. It ends when none lowers it.
-        """
+    def run(self) -> None:
+        """Put back sublayers one by one as far as the target allows, then exchange some; Expired as in `Strategy`."""
         best = self.start
-        if best is None:
-            raise ValueError("a restoration needs the trial of its start")
-        while options := self._affordable(current := self.menu.choice(best.allocation)):
-            gains = self.in_context(best.allocation, options)
-            freed = self.problem.removed[current][self.problem.group[options]]
-            # A treatment that saves no byte costs nothing to undo.
-            option = options[int((gains[options] / np.maximum(freed, np.finfo(float).tiny)).argmin())]
-            if not gains[option] < 0:
-                break
-            choice = current.copy()
-            choice[self.problem.group[option]] = option
-            expected = max(0.0, float(best.objective.mean() + gains[option]))
-            trial = self._measure("restore", choice, expected, best)
-            if not trial.is_accepted:
-                break
-            best = trial
+        while (after := self._put_back(best)) is not None:
+            best = after
         self._improve(best, best)
+
+    def _put_back(self, before: Trial) -> Trial | None:
+        """Put back the sublayer that lowers the KL most per unit of the budget; return None if none lowers it.
+
+        If the whole measurement does not confirm the effect on a few items, the next sublayer is tried.
+        """
+        current = self.menu.choice(before.allocation)
+        if not (options := self._affordable(current)):
+            return None
+        gains = self.in_context(before.allocation, options)[options]
+        freed = self.problem.removed[current][self.problem.group[options]]
+        # A treatment that saves no byte costs nothing to undo.
+        is_paid = freed > 0
+        for place in np.lexsort((gains / np.where(is_paid, freed, 1), is_paid)):
+            if gains[place] < 0:
+                choice = current.copy()
+                choice[self.problem.group[options[place]]] = options[place]
+                expected = max(0.0, float(before.objective.mean() + gains[place]))
+                trial = self._measure("restore", choice, expected, before)
+                if trial.is_accepted:
+                    return trial
+        return None
 
     def _affordable(self, current: Choice) -> list[int]:
         """Return the options that keep one more sublayer and still remove enough."""

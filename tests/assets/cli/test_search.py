@@ -435,6 +435,10 @@ WRONG: list[tuple[list[str], str]] = [
     (["--start", "wanda-50"], "`start` and `put_back` belong together"),
     (["--put-back", "4"], "`start` and `put_back` belong together"),
     (["--start", "wanda-50", "--put-back", "4", "--remove", "20%"], "--remove and --start contradict each other"),
+    (
+        ["--start", "wanda-50", "--put-back", "4", "--settings", "{menu: [drop]}"],
+        "`search`: `menu` has no use with `start`; leave it out",
+    ),
     (["--start", "wanda-50", "--put-back", "half"], "`search.put_back.sublayers`: must be a number; found 'half'"),
     (["--start", "wanda-50", "--put-back", "bytes=none"], "--put-back 'none': not a share; give 20%, 20 or 0.2"),
     (

@@ -10,6 +10,7 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import Silent
 from prunescope.pipelines.evaluation.search.items import (
     Item,
+    halved,
     interleaved,
     prompt_items,
     search_items,
@@ -101,6 +102,20 @@ def test_both_kinds_alternate_and_the_rest_follows() -> None:
     assert [item.id for item in interleaved(prompts, texts)] == ["p0", "t0", "p1", "t1", "p2", "p3"]
 
 
+@pytest.mark.parametrize("texts", range(2, 7))
+@pytest.mark.parametrize("prompts", range(9))
+def test_both_halves_have_as_many_texts_and_prompts_give_or_take_one(texts: int, prompts: int) -> None:
+    every = [
+        [Item(f"{kind}{index}", (1,), 0) for index in range(count)] for kind, count in (("t", texts), ("p", prompts))
+    ]
+    found = halved(*every)
+    assert sorted(item.id for item in found) == sorted(item.id for own in every for item in own)
+    middle = (len(found) + 1) // 2
+    for kind in "tp":
+        first, last = ([item.id[0] for item in own].count(kind) for own in (found[:middle], found[middle:]))
+        assert abs(first - last) <= 1
+
+
 def test_texts_are_padded_to_the_longest() -> None:
     assert padded_right([(5, 6, 7), (8,)]).tolist() == [[5, 6, 7], [8, 0, 0]]
 
@@ -123,7 +138,27 @@ def test_a_search_from_a_start_needs_texts_to_hold_out(decoder: Decoder) -> None
     started: dict[str, object] = {"remove": [], "start": "magnitude-50", "put_back": {"sublayers": 1}}
     with pytest.raises(InputError, match="3 texts to measure on, of 4 that intervals need; raise `texts` or `prompts`"):
         search_items(decoder, without_prompts(), without_prompts(), search_of(**started))
-    assert len(search_items(decoder, without_prompts(), study_of(), search_of(**started))) == 6
+    both = search_items(decoder, without_prompts(), study_of(), search_of(**started))
+    assert [item.id for item in both] == ["text-0", "if", "text-1", "text-2", "while", "for"]
+
+
+def test_samples_of_a_task_are_shuffled_by_the_seed_before_half_of_them_is_held_out(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = [Item(f"easy-{index}", (1,), 0) for index in range(20)]
+    samples += [Item(f"hard-{index}", (1,), 0) for index in range(20)]
+    monkeypatch.setattr("prunescope.pipelines.evaluation.search.items.task_items", lambda *_: list(samples))
+    started: dict[str, object] = {"remove": [], "start": "magnitude-50", "put_back": {"sublayers": 1}}
+
+    def found(**keys: object) -> list[Item]:
+        return search_items(decoder, study_of(), study_of(), search_of(objective="task:any", **keys))
+
+    assert found() == samples
+    own = found(**started)
+    assert sorted(item.id for item in own) == sorted(item.id for item in samples)
+    assert 5 <= [item.id[:4] for item in own[:20]].count("easy") <= 15
+    assert own == found(**started)
+    assert own != found(**started, seed=1)
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,24 @@ def treated(row: dict[str, Any]) -> dict[str, str]:
     return dict(json.loads(row["treatments_json"]))
 
 
+def shares_of(decoder: Decoder, unit: str) -> dict[str, float]:
+    """Return the share of a budget that `wanda-50` removes from each sublayer."""
+    menu = Menu(decoder, ["wanda-50"], Statistics(tokens=TOKENS))
+    pruned = (option for option in menu.options if option.treatment == "wanda-50")
+    return {option.sublayer: getattr(option, unit) / menu.total(unit) for option in pruned}
+
+
+def put_back(row: dict[str, Any], shares: dict[str, float]) -> float:
+    """Return the share that a trial has put back."""
+    return sum(shares[label] for label in shares.keys() - treated(row).keys())
+
+
+def fitting(row: dict[str, Any], shares: dict[str, float], share: float) -> list[str]:
+    """Return the sublayers that a trial leaves pruned although they fit into the share that may be put back."""
+    left = share * (1 + 1e-9) - put_back(row, shares)
+    return [label for label in treated(row) if shares[label] <= left]
+
+
 def test_the_sublayer_that_causes_the_damage_is_put_back_first(run: Run) -> None:
     treatments = dict.fromkeys(LABELS, "magnitude-5") | {"mlp.1": "magnitude-95"}
     trials = run({"name": "mine", "method": "mixed", "treatments": treatments}, sublayers=2).trials
@@ -109,11 +127,17 @@ def test_every_step_changes_the_trial_before_by_the_sublayer_that_is_best_inside
         best = min(candidates, key=lambda label: candidates[label].mean())
         assert after["exchange"] == f"{best}: wanda-50 → keep"
         assert after["predicted_nats"] == pytest.approx(after["measured_nats"], rel=0.1)
+    assert fitting(steps[-1], shares_of(decoder, "sublayers"), 4 / 6) == []
 
 
+@pytest.mark.parametrize("unit", ["sublayers", "parameters"])
 def test_a_set_is_compared_on_held_out_items_with_the_start_and_with_as_much_of_each_control(
-    found: SearchResult, decoder: Decoder
+    found: SearchResult, run: Run, decoder: Decoder, unit: str
 ) -> None:
+    shares = shares_of(decoder, unit)
+    if unit == "parameters":
+        # After three sublayers the next one by its effect alone does not fit, but a smaller one does.
+        found = run("wanda-50", parameters=0.3)
     ids = [item.id for item in items_of(decoder, 8, 40)]
     held_out = found.trials.filter(move="held_out")
     assert {*map(tuple, found.trials.filter(pl.col("move") != "held_out")["item_ids"])} == {(*ids[:4],)}
@@ -138,8 +162,15 @@ def test_a_set_is_compared_on_held_out_items_with_the_start_and_with_as_much_of_
         rows = [row for row in sets if 6 - len(treated(row)) == count]
         assert [row["strategy"] for row in rows] == ["searched", *["random"] * 5, "greedy"]
         (greedy,) = (treated(row).keys() for row in rows if row["strategy"] == "greedy")
-        assert {*alone} - greedy == {*sorted(alone, key=alone.__getitem__)[-count:]}
+        (share,) = (put_back(row, shares) for row in rows if row["strategy"] == "searched")
+        largest, left = set[str](), share * (1 + 1e-9)
+        for label in sorted(alone, key=lambda label: -alone[label] / shares[label]):
+            if shares[label] <= left:
+                largest, left = {*largest, label}, left - shares[label]
+        assert {*alone} - greedy == largest
         for row in rows:
+            assert put_back(row, shares) <= share * (1 + 1e-9)
+            assert fitting(row, shares, share) == []
             assert row["parent"] == start["trial"]
             assert row["difference_nats"] == pytest.approx(row["measured_nats"] - start["measured_nats"], abs=1e-9)
     assert len({row["treatments_json"] for row in sets if row["strategy"] == "random"}) > 5
@@ -148,18 +179,15 @@ def test_a_set_is_compared_on_held_out_items_with_the_start_and_with_as_much_of_
 @pytest.mark.parametrize("unit", ["sublayers", "parameters", "bytes"])
 def test_a_budget_is_never_exceeded(run: Run, decoder: Decoder, unit: str) -> None:
     amount = {"sublayers": 3, "parameters": 0.2, "bytes": 0.2}[unit]
-    found = run("wanda-50", **{unit: amount})
-    menu = Menu(decoder, ["wanda-50"], Statistics(tokens=TOKENS))
-    saved = {option.sublayer: option for option in menu.options if option.treatment == "wanda-50"}
-    most = 0.0
-    # The first steps of the control `greedy` remove less, as in every search.
-    for row in found.trials.filter((pl.col("strategy") != "greedy") | pl.col("is_result")).rows(named=True):
-        back = saved.keys() - treated(row).keys()
-        used = sum(getattr(saved[label], unit) for label in back) / (1 if unit == "sublayers" else menu.total(unit))
-        assert used <= amount * (1 + 1e-9)
+    found, shares = run("wanda-50", **{unit: amount}), shares_of(decoder, unit)
+    share = amount / 6 if unit == "sublayers" else amount
+    for row in found.trials.rows(named=True):
+        assert put_back(row, shares) <= share * (1 + 1e-9)
         assert row["removed"] >= row["remove"] * (1 - 1e-9)
-        most = max(most, used)
-    assert most > amount / 2
+    # Every sublayer that is put back lowers the KL here.
+    *_, last = found.trials.filter("is_accepted", move="restore").rows(named=True)
+    for row in (last, *found.trials.filter("is_result", pl.col("strategy") != "searched").rows(named=True)):
+        assert fitting(row, shares, share) == []
 
 
 @pytest.mark.parametrize(
