@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.metrics.divergence import divergence
+from prunescope.pipelines.metrics.mean_interval import Numbers, interval
 from prunescope.pipelines.metrics.output_head import find_final_norm
 from prunescope.pipelines.metrics.rounding import allowed
 from prunescope.pipelines.models.decoder import Decoder, Layer, probe_tokens
@@ -40,6 +41,8 @@ from prunescope.pipelines.recipes import RepairRecipe
 
 # This many tokens are held out, rounded up to whole sequences, but at most this share of the sequences.
 _HELD_OUT_TOKENS, _HELD_OUT_SHARE = 1024, 0.25
+# Two sequences are the fewest that have an interval.
+_LEAST_HELD_OUT = 2
 # A sequence that shares this many consecutive tokens with a held-out one is not fitted: windows may overlap.
 _COMMON_RUN = 16
 
@@ -69,7 +72,7 @@ def repair(
     changed = [sublayer for sublayer in decoder.sublayers if base.changed(sublayer)]
     if not changed:
         return base
-    fitted, held_out = split(tokens)
+    fitted, held_out, unchecked = split(tokens)
     with swap_outer_parameters(decoder, base):
         own_streams = Streams(decoder, fitted, dtype)
     dense_streams = Streams(decoder, fitted, dtype) if base.parameters else own_streams
@@ -86,30 +89,38 @@ def repair(
                 variant = _repair(index, layer, target, sides, dense, recipe, variant)
                 if not target.takes_bias and sublayer.label not in base.dropped:
                     unbiased.append(sublayer.label)
-            with apply_to_layer(layer, variant):
+            with swap_outer_parameters(decoder, base), apply_to_layer(layer, variant):
                 own_streams.advance(index, sides.own)
         progress.advance()
     progress.done()
     if variant is base:
         return base
-    facts = _checked(decoder, base, variant, held_out)
+    unchecked = "the model has no LM head" if decoder.output is None else unchecked
+    facts: dict[str, Any] = {"tokens_fitted": fitted.numel()}
+    facts |= _checked(decoder, base, variant, held_out) if unchecked is None else _not_checked(unchecked)
     if recipe.bias and unbiased:
         facts["without_bias"] = unbiased
     return replace(variant, facts={**base.facts, "repair": facts})
 
 
-def split(tokens: Tokens) -> tuple[Tokens, Tokens]:
-    """Return the sequences to fit and those held out, which have no run of 16 tokens in common.
+def split(tokens: Tokens) -> tuple[Tokens, Tokens, str | None]:
+    """Return the sequences to fit, those held out, which have no run of 16 tokens in common, and why none are.
 
-    The last sequences are held out, 1,024 tokens or a quarter of all. None are held out if there are too few.
+    The last sequences are held out: 1,024 tokens and at least two sequences, but at most a quarter of all. None are if
+    there are too few, or if more than half of the others have a run in common with them.
     """
     count, length = tokens.shape
-    held_out = tokens[count - min(-(-_HELD_OUT_TOKENS // length), max(1, int(_HELD_OUT_SHARE * count))) :]
+    size = min(max(_LEAST_HELD_OUT, -(-_HELD_OUT_TOKENS // length)), int(_HELD_OUT_SHARE * count))
+    if size < _LEAST_HELD_OUT:
+        return tokens, tokens[:0], f"fewer than {int(_LEAST_HELD_OUT / _HELD_OUT_SHARE)} calibration sequences"
+    held_out = tokens[-size:]
     run = min(_COMMON_RUN, length)
     known = {each.numpy().tobytes() for row in held_out for each in row.unfold(0, run, 1)}
     is_apart = [known.isdisjoint(each.numpy().tobytes() for each in row.unfold(0, run, 1)) for row in tokens]
     fitted = tokens[torch.tensor(is_apart)]
-    return (fitted, held_out) if len(fitted) else (tokens, tokens[:0])
+    if 2 * len(fitted) < count - size:
+        return tokens, tokens[:0], "calibration sequences overlap"
+    return fitted, held_out, None
 
 
 @dataclass
@@ -168,7 +179,8 @@ def _repair(
     """Return the variant with one more sublayer repaired; `dense` has the streams that should follow it."""
     label = target.sublayer.label
     channels, maps = ChannelSums(), MapSums(recipe.rank)
-    with apply_to_layer(layer, variant), _recorded(layer) as (added, read):
+    outer = swap_outer_parameters(target.decoder, variant)
+    with outer, apply_to_layer(layer, variant), _recorded(layer) as (added, read):
         for right, before, _ in zip(dense, sides.own, sides.own_streams.outputs(index, sides.own), strict=True):
             error = (right[label].double() - _stream_after(label, layer, before, added).double()).flatten(0, 1)
             channels.update(added[label].to(error).reshape(error.shape), error)
@@ -267,22 +279,34 @@ def _bias_name(matrix: Matrix) -> str:
     return f"{stem}_bias" if expert else f"{stem}.bias"
 
 
+def _not_checked(reason: str) -> dict[str, Any]:
+    return {"tokens_held_out": 0, "note": f"not checked: {reason}"}
+
+
 def _checked(decoder: Decoder, before: Variant, after: Variant, held_out: Tokens) -> dict[str, Any]:
-    """Return the fact `repair`: the KL on held-out tokens without and with it, and a note if the KL does not fall."""
-    if decoder.output is None or not len(held_out):
-        reason = "the model has no LM head" if decoder.output is None else "raise calibration.sequences"
-        return {"tokens_held_out": 0, "note": f"not checked on held-out text; {reason}"}
-    unrepaired, repaired = mean_divergences(decoder, [before, after], held_out)
-    facts: dict[str, Any] = {"tokens_held_out": held_out.numel()}
-    facts |= {"kl_unrepaired_nats": unrepaired, "kl_repaired_nats": repaired}
-    if repaired >= unrepaired:
-        facts["note"] = f"on held-out text it does not lower the KL ({unrepaired:.3g} to {repaired:.3g} nats)"
-    return facts
+    """Return what the fact `repair` says of held-out tokens: the KL without and with it, and whether it is lower.
+
+    The difference is paired, and its interval is Student's over sequences.
+    """
+    unrepaired, repaired = sequence_divergences(decoder, [before, after], held_out)
+    low, difference, high = interval(repaired - unrepaired)
+    means = float(unrepaired.mean()), float(repaired.mean())
+    verb = "lowers" if high < 0 else "does not lower" if low >= 0 else "has too little evidence that it lowers"
+    return {
+        "tokens_held_out": held_out.numel(),
+        "kl_unrepaired_nats": means[0],
+        "kl_repaired_nats": means[1],
+        "kl_difference_nats": difference,
+        "kl_difference_low": low,
+        "kl_difference_high": high,
+        "note": f"on held-out text it {verb} the KL ({means[0]:.3g} to {means[1]:.3g} nats, {difference:+.2g} "
+        f"[{low:+.2g}, {high:+.2g}]); the recipes before it may have been fitted on this text",
+    }
 
 
 @torch.inference_mode()
-def mean_divergences(decoder: Decoder, variants: Sequence[Variant], tokens: Tokens) -> list[float]:
-    """Return each variant's mean KL(dense ‖ variant) over all positions of some sequences, in nats.
+def sequence_divergences(decoder: Decoder, variants: Sequence[Variant], tokens: Tokens) -> list[Numbers]:
+    """Return each variant's mean KL(dense ‖ variant) over all positions of each of some sequences, in nats.
 
     Raises:
         ComputationError: a variant's states are NaN or infinite.
@@ -296,5 +320,5 @@ def mean_divergences(decoder: Decoder, variants: Sequence[Variant], tokens: Toke
         if not bool(own.isfinite().all()):
             raise ComputationError("NaN or infinite states on the held-out calibration tokens")
         columns = divergence(dense, own - dense, decoder.head, (1.0,))
-        means.append(float(columns["kl_dense_pruned_nats"].mean(dtype="float64")))
+        means.append(columns["kl_dense_pruned_nats"].reshape(tokens.shape).mean(axis=1, dtype="float64"))
     return means

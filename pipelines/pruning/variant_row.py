@@ -31,7 +31,9 @@ def variant_row(
         key: value for key, value in variant.facts.items() if key not in {"drop_order", "drop_scores", "structure"}
     }
     dropped = sum(sublayer.size for sublayer in sublayers if sublayer.label in variant.dropped)
+    names = {name for name, _ in decoder.model.named_parameters(remove_duplicate=False)}
     added = sum(substitute.size for substitute in variant.substitutes.values())
+    added += sum(value.numel() for name, value in variant.parameters.items() if name not in names)
     gone = {name for sublayer in sublayers if sublayer.label in variant.dropped for name in sublayer.matrices}
     saved_bytes = sum(
         WEIGHT_BYTES * matrix.size if name in gone else variant.changes[name].saved_bytes

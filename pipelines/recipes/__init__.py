@@ -91,7 +91,7 @@ class ComposedRecipe(BaseRecipe):
         for index, part in enumerate(self.parts):
             earlier = self.parts[:index]
             if isinstance(part, RepairRecipe):
-                part.require_place(earlier, is_last=part is self.parts[-1])
+                part.require_place(earlier, is_last=index == len(self.parts) - 1)
             if isinstance(part, ExternalRecipe) and earlier:
                 raise ValueError(f"{part.name} is a whole checkpoint; it can only come first")
             quantized = next((recipe for recipe in earlier if isinstance(recipe, QuantizationRecipe)), None)

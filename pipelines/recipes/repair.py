@@ -21,8 +21,9 @@ class RepairRecipe(BaseRecipe):
     the sublayer would read (idea: ReplaceMe, 2505.02819; LinearPatch, 2505.24680). The map's rank is limited by
     reduced-rank ridge regression (Mukherjee and Zhu, 2011).
 
-    The last of the calibration sequences are held out. The KL on them, with and without the repair, is among the
-    variant's facts, with a note if the repair does not lower it.
+    The last of the calibration sequences are held out from the repair. The KL on them, with and without it, is among
+    the variant's facts, with the interval of the difference and a note that says whether the repair lowers the KL. The
+    earlier recipes may have been fitted on these sequences too, so both KLs may be smaller than on other text.
 
     Attributes:
         bias: whether to add biases, and constants in place of dropped sublayers.

@@ -31,9 +31,13 @@ TABLE = Table(
         c.share("sparsity", "Share of the prunable weights that are masked.", "weights_masked/weights_prunable"),
         c.int64(
             "parameters_removed",
-            "Masked weights and all parameters of dropped sublayers, less those that a repair adds in their place.",
+            "Masked weights and all parameters of dropped sublayers, less parameters that the dense model lacks, such as "
+            "biases of a repair; negative if those are more.",
+            minimum=None,
         ),
-        c.share("parameters_removed_share", "Removed parameters over all parameters of the model."),
+        c.metric(
+            "parameters_removed_share", "Removed parameters over all parameters of the model.", "share", maximum=1
+        ),
         c.int64(
             "bytes_removed",
             "Bytes that a 16-bit checkpoint with packed masks and codes saves in the layers' matrices; negative if "

@@ -10,7 +10,7 @@ import polars as pl
 from prunescope.pipelines.evaluation.search.effects import Effects
 from prunescope.pipelines.evaluation.search.menu import Menu
 from prunescope.pipelines.evaluation.search.treatments import Treatments
-from prunescope.pipelines.evaluation.search.trials import half_width
+from prunescope.pipelines.metrics.mean_interval import half_width
 
 SCHEMA = pl.Schema(
     dict[str, Any](

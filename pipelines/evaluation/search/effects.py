@@ -22,9 +22,10 @@ from prunescope.pipelines.evaluation.search.items import Item
 from prunescope.pipelines.evaluation.search.journal import Arrays, Journal
 from prunescope.pipelines.evaluation.search.menu import DROP, KEEP, Allocation, Menu
 from prunescope.pipelines.evaluation.search.output_kl import DenseOutput
-from prunescope.pipelines.evaluation.search.trials import half_width, logarithms, standard_error, treatments_json
+from prunescope.pipelines.evaluation.search.trials import logarithms, treatments_json
 from prunescope.pipelines.evaluation.traces.activation_capture import Capture, replay, run_known, stream_after
 from prunescope.pipelines.evaluation.traces.isolated import IsolatedEffect, Swap
+from prunescope.pipelines.metrics.mean_interval import half_width, standard_error
 from prunescope.pipelines.metrics.vector_metrics import space_metrics
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.variant import Variant

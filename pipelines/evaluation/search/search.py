@@ -27,9 +27,10 @@ from prunescope.pipelines.evaluation.search.menu import KEEP, Allocation, Menu
 from prunescope.pipelines.evaluation.search.strategies import Expired, Strategy
 from prunescope.pipelines.evaluation.search.treatments import Treatments
 from prunescope.pipelines.evaluation.search.trials import SCHEMA as TRIALS
-from prunescope.pipelines.evaluation.search.trials import Trial, interval, log_ratios, treatments_json
+from prunescope.pipelines.evaluation.search.trials import Trial, log_ratios, treatments_json
 from prunescope.pipelines.evaluation.search.whole import WholeMeasurement
 from prunescope.pipelines.evaluation.traces.isolated import Swap
+from prunescope.pipelines.metrics.mean_interval import interval
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.recipes import MixedRecipe
 from prunescope.pipelines.studies.search_spec import SearchSpec

@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
-from scipy import stats
 
 from prunescope.pipelines.evaluation.search.menu import KEEP, Allocation
+from prunescope.pipelines.metrics.mean_interval import Numbers, interval
 
-Numbers = NDArray[np.float64]
 SCHEMA = pl.Schema(
     dict[str, Any](
         {
@@ -98,22 +96,6 @@ class Trial:
             "item_nats": self.nats.tolist(),
             "recipe_treatments_json": None if self.recipe_treatments is None else json.dumps(self.recipe_treatments),
         }
-
-
-def interval(values: Numbers) -> tuple[float, float, float]:
-    """Return low end, mean and high end of the 95 % interval of a mean over items, by Student's t."""
-    mean, half = float(values.mean()), half_width(standard_error(values), len(values))
-    return mean - half, mean, mean + half
-
-
-def standard_error(values: Numbers) -> float:
-    """Return the standard error of the mean of at least two values."""
-    return float(values.std(ddof=1) / np.sqrt(len(values)))
-
-
-def half_width(error: float, items: int) -> float:
-    """Return half the width of the 95 % interval that belongs to a standard error over items, by Student's t."""
-    return float(stats.t.ppf(0.975, items - 1) * error)
 
 
 def logarithms(values: Numbers, scale: Numbers | None = None) -> Numbers:

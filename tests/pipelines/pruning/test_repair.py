@@ -1,6 +1,6 @@
 """Repairs against independent float64 solutions, on captured states of every structure of decoder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import stats
 from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
@@ -25,13 +26,16 @@ from prunescope.pipelines.pruning.calibration.statistics import calibrate, calib
 from prunescope.pipelines.pruning.checkpoints.export_checkpoint import export
 from prunescope.pipelines.pruning.checkpoints.model_card import About
 from prunescope.pipelines.pruning.methods.regression import ChannelSums, MapSums
-from prunescope.pipelines.pruning.repair import mean_divergences, repair, split
+from prunescope.pipelines.pruning.repair import repair, sequence_divergences, split
 from prunescope.pipelines.pruning.variant import Variant, load_variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.pruning.variant_row import variant_row
 from prunescope.pipelines.pruning.weight_delta import WeightDelta
-from prunescope.pipelines.recipes import changes_matrices, parse_recipe, steps
+from prunescope.pipelines.recipes import ComposedRecipe, changes_matrices, parse_recipe, steps
 from prunescope.pipelines.studies import CalibrationSpec
+from prunescope.warehouse.quality.checks import violations
+from prunescope.warehouse.storage.partition_store import to_arrow
+from prunescope.warehouse.tables import TABLES
 from tests.pipelines.tiny_study import study_of
 from tests.tiny_models import SHORT_TEXT
 
@@ -43,7 +47,6 @@ STRUCTURES = ["llama", "gemma3_text", "gpt_neox", "gpt2", "bloom", "mixtral"]
 OTHERS = ["gpt_oss", "qwen2_moe", "falcon_h1", "granite", "opt", "olmo2", "cohere", "bamba", "qwen3_next"]
 EVERY_STRUCTURE = [*STRUCTURES, *(pytest.param(name, marks=pytest.mark.exhaustive) for name in OTHERS)]
 DAMPING = 0.01
-EXPERTS = "unreached: dense"
 
 Array = NDArray[np.float64]
 
@@ -218,13 +221,20 @@ def test_every_sublayer_adds_what_least_squares_on_its_own_states_gives(
     decoder = tiny_decoder(architecture)
     base = changed_and_dropped(decoder)
     repaired = fitted_by(decoder, f"attn-drop-1+magnitude-50+{form}", base)
-    tokens, _ = split(tokens_of(decoder))
+    tokens, _, _ = split(tokens_of(decoder))
     unbiased = set(repaired.facts["repair"].get("without_bias", ()))
     assert unbiased == (
         {each.label for each in decoder.sublayers if each.label not in base.dropped and not biased(each)}
         if form != "rescale"
         else set()
     )
+    assert_fitted(decoder, base, repaired, form, tokens, unbiased)
+
+
+def assert_fitted(
+    decoder: Decoder, base: Variant, repaired: Variant, form: str, tokens: Tensor, unbiased: Collection[str]
+) -> None:
+    """Compare what every sublayer adds in a whole pass with a least-squares solution on its own states."""
     for sublayer in decoder.sublayers:
         label = sublayer.label
         dense_before, _, dense_added = captured(decoder, Variant(), sublayer, tokens)
@@ -243,6 +253,21 @@ def test_every_sublayer_adds_what_least_squares_on_its_own_states_gives(
             expected = y * scale + bias
         size = np.abs(expected).max() + np.abs(target).max()
         np.testing.assert_allclose(found, expected, rtol=0, atol=2e-4 * size, err_msg=label)
+
+
+@pytest.mark.parametrize("form", ["affine", "linear-5"])
+def test_changed_norms_outside_the_sublayers_are_those_of_the_fit(decoder: Decoder, form: str) -> None:
+    half = changed_and_dropped(decoder)
+    inside = {name for sublayer in decoder.sublayers for name in sublayer.modules}
+    gains = {
+        name: (gain * torch.linspace(0.5, 2, decoder.width)).detach()
+        for name, gain in decoder.model.named_parameters()
+        if name.endswith("layernorm.weight") and name.rpartition(".")[0] not in inside
+    }
+    assert len(gains) == 2 * len(decoder.layers)
+    base = replace(half, parameters=gains)
+    repaired = fitted_by(decoder, f"attn-drop-1+magnitude-50+{form}", base)
+    assert_fitted(decoder, base, repaired, form, split(tokens_of(decoder))[0], ())
 
 
 def biased(sublayer: Sublayer) -> bool:
@@ -327,36 +352,71 @@ def test_held_out_sequences_share_no_run_with_fitted_ones() -> None:
     tokens = torch.randint(0, 300, (12, 600), generator=generator)
     tokens[2, 100:140] = tokens[-1, 500:540]  # overlaps a held-out window
     tokens[3, :15] = tokens[-1, :15]  # too short to matter
-    fitted, held_out = split(tokens)
+    fitted, held_out, reason = split(tokens)
     assert torch.equal(held_out, tokens[-2:])  # 1,024 tokens, rounded up
     assert torch.equal(fitted, tokens[[0, 1, *range(3, 10)]])
-    short, rest = split(tokens[:8, :100])
+    assert reason is None
+    short, rest, _ = split(tokens[:8, :100])
     assert (len(short), len(rest)) == (6, 2)  # a quarter at most
-    alone, none = split(tokens[:1])
-    assert torch.equal(alone, tokens[:1])
-    assert not len(none)
+    long, rest, _ = split(tokens.reshape(-1, 1200).repeat(2, 1)[:8] + torch.arange(8)[:, None])
+    assert (len(long), len(rest)) == (6, 2)  # one sequence has no interval
+    for count in (1, 7):
+        alone, none, reason = split(tokens[:count])
+        assert torch.equal(alone, tokens[:count])
+        assert not len(none)
+        assert reason == "fewer than 8 calibration sequences"
+
+
+def test_sequences_that_overlap_are_fitted_and_not_checked(decoder: Decoder) -> None:
+    tokens = tokens_of(decoder)  # two of eight are held out
+    base, recipe = made(decoder, "attn-drop-1"), steps(parse_recipe("attn-drop-1+affine"))[-1]
+    apart = repair(decoder, recipe, tokens, base).facts["repair"]
+    assert (apart["tokens_fitted"], apart["tokens_held_out"]) == (6 * 48, 2 * 48)
+    for overlapping in (3, 4):
+        tokens[:overlapping, :16] = tokens[-1, :16]
+        found = repair(decoder, recipe, tokens, base).facts["repair"]
+        if overlapping == 3:  # half of the others remain
+            assert (found["tokens_fitted"], found["tokens_held_out"]) == (3 * 48, 2 * 48)
+    note = "not checked: calibration sequences overlap"
+    assert found == {"tokens_fitted": 8 * 48, "tokens_held_out": 0, "note": note}
 
 
 def test_the_facts_have_the_divergence_of_both_variants(decoder: Decoder) -> None:
     base, repaired = made(decoder, "attn-drop-1"), made(decoder, "attn-drop-1+affine")
-    _, held_out = split(tokens_of(decoder))
+    _, held_out, _ = split(tokens_of(decoder))
 
     def logs(variant: Variant) -> Tensor:
         with torch.inference_mode(), apply_variant(decoder, variant):
             return decoder.model(input_ids=held_out).logits.double().log_softmax(dim=-1)
 
     dense, *own = map(logs, (Variant(), base, repaired))
-    truth = [float((dense.exp() * (dense - log)).sum(dim=-1).mean()) for log in own]
+    by_sequence = [(dense.exp() * (dense - log)).sum(dim=-1).mean(dim=1).numpy() for log in own]
+    truth = [float(each.mean()) for each in by_sequence]
     found = repaired.facts["repair"]
     assert [found["kl_unrepaired_nats"], found["kl_repaired_nats"]] == pytest.approx(truth, rel=1e-4)
     assert found["tokens_held_out"] == held_out.numel()
-    assert ("note" in found) == (truth[1] >= truth[0])
+    assert found["kl_difference_nats"] == pytest.approx(truth[1] - truth[0], rel=1e-3)
+    paired = stats.ttest_rel(by_sequence[1], by_sequence[0]).confidence_interval(0.95)
+    assert (found["kl_difference_low"], found["kl_difference_high"]) == pytest.approx(tuple(paired), rel=1e-3)
 
 
-def test_a_repair_that_does_not_help_says_so(decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "mean_divergences", lambda decoder, variants, tokens: [0.5, 0.75])
+@pytest.mark.parametrize(
+    ("repaired_nats", "statement"),
+    [
+        ([0.3, 0.5], "lowers the KL (0.5 to 0.4 nats, -0.1 [-0.1, -0.1])"),
+        ([0.5, 0.7], "does not lower the KL (0.5 to 0.6 nats, +0.1 [+0.1, +0.1])"),
+        ([0.4, 0.6], "does not lower the KL (0.5 to 0.5 nats, +0 [+0, +0])"),
+        ([0.4, 0.8], "has too little evidence that it lowers the KL (0.5 to 0.6 nats, +0.1 [-1.2, +1.4])"),
+        ([0.2, 0.6], "has too little evidence that it lowers the KL (0.5 to 0.4 nats, -0.1 [-1.4, +1.2])"),
+    ],
+)
+def test_a_repair_says_whether_it_helps(
+    decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repaired_nats: list[float], statement: str
+) -> None:
+    found = [np.array([0.4, 0.6]), np.array(repaired_nats)]
+    monkeypatch.setattr(module, "sequence_divergences", lambda decoder, variants, tokens: found)
     repaired = made(decoder, "attn-drop-1+affine")
-    note = "on held-out text it does not lower the KL (0.5 to 0.75 nats)"
+    note = f"on held-out text it {statement}; the recipes before it may have been fitted on this text"
     assert repaired.facts["repair"]["note"] == note
     row = variant_row(decoder, "tiny", parse_recipe("attn-drop-1+affine"), repaired, None, 1, 1.0)
     assert note in row["facts_json"][0]
@@ -366,7 +426,8 @@ def test_a_repair_that_does_not_help_says_so(decoder: Decoder, tmp_path: Path, m
 def test_one_sequence_cannot_be_checked(decoder: Decoder) -> None:
     base, recipe = made(decoder, "attn-drop-1"), steps(parse_recipe("attn-drop-1+affine"))[-1]
     repaired = repair(decoder, recipe, tokens_of(decoder)[:1], base)
-    expected = {"tokens_held_out": 0, "note": "not checked on held-out text; raise calibration.sequences"}
+    note = "not checked: fewer than 8 calibration sequences"
+    expected = {"tokens_fitted": 48, "tokens_held_out": 0, "note": note}
     assert repaired.facts["repair"] == expected
     with pytest.raises(InputError, match="needs calibration tokens"):
         repair(decoder, recipe, None, base)
@@ -394,6 +455,12 @@ def test_repairs_out_of_place_are_refused(text: str, message: str) -> None:
         parse_recipe(text)
 
 
+def test_one_repair_twice_is_refused() -> None:
+    parts = steps(parse_recipe("wanda-50+affine"))
+    with pytest.raises(ValueError, match="put it last"):
+        ComposedRecipe(name="twice", parts=(*parts, parts[-1]))
+
+
 def test_repairs_are_written_as_names_and_as_mappings() -> None:
     name, mapping = (
         parse_recipe("attn-drop-2+linear-8"),
@@ -417,6 +484,26 @@ def test_what_stands_in_for_a_drop_is_counted(decoder: Decoder) -> None:
     added = decoder.width + 2 * 4 * decoder.width
     assert rows[0]["parameters_removed"][0] - rows[1]["parameters_removed"][0] == added
     assert rows[0]["bytes_removed"][0] - rows[1]["bytes_removed"][0] == 2 * added
+
+
+def test_biases_that_the_dense_modules_lack_are_counted(tiny_decoder: Callable[[str], Decoder]) -> None:
+    for architecture, biases in (("llama", 1), ("opt", 0)):  # the second has biases already
+        decoder = tiny_decoder(architecture)
+        base = prune(decoder, parse_recipe("magnitude-50"))
+        repaired = fitted_by(decoder, "magnitude-50+affine", base)
+        before, after = (
+            variant_row(decoder, "tiny", parse_recipe("magnitude-50"), each, None, 1, 1.0) for each in (base, repaired)
+        )
+        added = biases * 2 * len(decoder.layers) * decoder.width
+        assert before["parameters_removed"][0] - after["parameters_removed"][0] == added
+        assert before["bytes_removed"][0] - after["bytes_removed"][0] == 2 * added
+
+
+def test_a_repair_that_adds_more_than_was_removed_is_a_valid_row(decoder: Decoder) -> None:
+    recipe = parse_recipe("rtn-4bit+affine")
+    row = variant_row(decoder, "tiny", recipe, made(decoder, recipe.name), None, 1, 1.0)
+    assert row["parameters_removed"][0] == -2 * len(decoder.layers) * decoder.width
+    assert not violations(TABLES["variants"], to_arrow(TABLES["variants"], row))
 
 
 @pytest.mark.parametrize("architecture", ["llama", "bloom", "gemma3_text", "gpt_neox"])
@@ -491,7 +578,25 @@ def test_no_checkpoint_holds_a_linear_map(decoder: Decoder, tmp_path: Path) -> N
 
 
 def test_a_model_in_half_precision_is_repaired(tiny_folder: Path) -> None:
-    decoder = load_decoder(tiny_folder, "bfloat16")
-    repaired = made(decoder, "attn-drop-1+wanda-50+linear-4")
-    assert {each.bias.dtype for each in repaired.substitutes.values()} == {torch.bfloat16}
-    assert mean_divergences(decoder, [Variant()], tokens_of(decoder)) == [0]
+    found = {}
+    for dtype in ("bfloat16", "float32"):
+        decoder = load_decoder(tiny_folder, dtype)
+        base, repaired = (made(decoder, f"attn-drop-1+wanda-50{form}") for form in ("", "+linear-4"))
+        assert {each.bias.dtype for each in repaired.substitutes.values()} == {decoder.dtype}
+        variants = [Variant(), base, repaired]
+        found[dtype] = [float(nats.mean()) for nats in sequence_divergences(decoder, variants, tokens_of(decoder))]
+    zero, unrepaired, own = found["bfloat16"]
+    assert zero == 0
+    assert own < unrepaired
+    assert own == pytest.approx(found["float32"][2], rel=0.05)
+
+
+def test_activations_in_double_precision_give_the_same_repair(decoder: Decoder) -> None:
+    base, recipe = changed_and_dropped(decoder), steps(parse_recipe("attn-drop-1+linear-4"))[-1]
+    single, double = (repair(decoder, recipe, tokens_of(decoder), base, dtype=each) for each in (None, torch.float64))
+    assert double.hash != single.hash
+    for name, value in single.parameters.items():
+        torch.testing.assert_close(double.parameters[name], value, rtol=1e-3, atol=1e-4 * float(value.abs().max()))
+    for name, change in single.changes.items():
+        dense = decoder.matrices[name].weight
+        torch.testing.assert_close(double.changes[name].weight(dense), change.weight(dense), rtol=1e-3, atol=1e-4)

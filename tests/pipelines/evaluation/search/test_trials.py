@@ -5,7 +5,8 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from prunescope.pipelines.evaluation.search.trials import SCHEMA, Trial, exchange, interval, treatments_json
+from prunescope.pipelines.evaluation.search.trials import SCHEMA, Trial, exchange, treatments_json
+from prunescope.pipelines.metrics.mean_interval import interval
 
 
 @pytest.mark.parametrize("count", [2, 3, 24])
