@@ -22,7 +22,7 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation.tasks.definition import find
 from prunescope.pipelines.models.meta_model import load_meta_model
 from prunescope.pipelines.planning.machine_speed import measure_machine
-from prunescope.pipelines.planning.memory import memory_items, peak
+from prunescope.pipelines.planning.memory import memory_items, peak, peak_items
 from prunescope.pipelines.planning.power import verdict_power
 from prunescope.pipelines.planning.preflight import check_outline, unmatched
 from prunescope.pipelines.planning.workload import TYPICAL_SHARE, Machine, Work, Workload
@@ -184,9 +184,8 @@ def _memory_in_words(memory: Mapping[str, Mapping[str, Mapping[str, int]]], free
     """Return how much memory the largest variant needs, and whether it fits or may fit."""
     peaks = {recipe: peak(items) for recipe, items in memory.items()}
     recipe = max(peaks, key=peaks.__getitem__)
-    # An item of several phases once.
-    sizes = {(size, item) for items in memory[recipe].values() for item, size in items.items()}
-    largest = ", ".join(f"{item} {_gib(size)}" for size, item in sorted(sizes, reverse=True)[:3])
+    sizes = sorted(peak_items(memory[recipe]).items(), key=lambda item: -item[1])
+    largest = ", ".join(f"{item} {_gib(size)}" for item, size in sizes[:3])
     most = f"at most {_gib(peaks[recipe])} of memory ({recipe}; {largest})"
     if free is None:
         return f"{most}; this system does not tell how much is free", True

@@ -18,10 +18,15 @@ from prunescope.pipelines.recipes import LayerwiseRecipe, NoiseRecipe, Recipe, R
 _EMBEDDING_BYTES = 4 + 8 + 2
 
 
+def peak_items(memory: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """Return the items of phase `always` and of the largest other phase, with their bytes."""
+    others = (items for phase, items in memory.items() if phase != "always")
+    return {**memory["always"], **max(others, key=lambda items: sum(items.values()), default={})}
+
+
 def peak(memory: Mapping[str, Mapping[str, int]]) -> int:
-    """Return the bytes of phase `always` and of the largest other phase."""
-    totals = {phase: sum(items.values()) for phase, items in memory.items()}
-    return totals.pop("always") + max(totals.values(), default=0)
+    """Return the bytes of the items that are in memory together at most."""
+    return sum(peak_items(memory).values())
 
 
 def memory_items(
