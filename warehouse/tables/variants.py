@@ -31,8 +31,8 @@ TABLE = Table(
         c.share("sparsity", "Share of the prunable weights that are masked.", "weights_masked/weights_prunable"),
         c.int64(
             "parameters_removed",
-            "Masked weights and all parameters of dropped sublayers, less parameters that the dense model lacks, such as "
-            "biases of a repair; negative if those are more.",
+            "Masked weights and all parameters of dropped sublayers, less parameters that the dense model lacks, such "
+            "as a repair's biases; negative if those are more.",
             minimum=None,
         ),
         c.metric(

@@ -158,8 +158,8 @@ def test_a_set_is_compared_on_held_out_items_with_the_start_and_with_as_much_of_
             strict=True,
         )
     )
-    for count in (2, 4):
-        rows = [row for row in sets if 6 - len(treated(row)) == count]
+    # A control may put back more or fewer sublayers of as many parameters.
+    for rows in (sets[:7], sets[7:]):
         assert [row["strategy"] for row in rows] == ["searched", *["random"] * 5, "greedy"]
         (greedy,) = (treated(row).keys() for row in rows if row["strategy"] == "greedy")
         (share,) = (put_back(row, shares) for row in rows if row["strategy"] == "searched")
