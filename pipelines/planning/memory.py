@@ -20,9 +20,9 @@ _EMBEDDING_BYTES = 4 + 8 + 2
 
 def peak_items(memory: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
     """Return the items of phase `always` and of the largest other phase, with their bytes."""
-    others = [phase for phase in memory if phase != "always"]
-    largest = max(others, key=lambda phase: sum(memory[phase].values()))
-    return {**memory["always"], **memory[largest]}
+    always = memory["always"]
+    others = (items for phase, items in memory.items() if phase != "always")
+    return {**always, **max(others, key=lambda items: sum(items.values()), default=always)}
 
 
 def peak(memory: Mapping[str, Mapping[str, int]]) -> int:
