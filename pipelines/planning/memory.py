@@ -22,7 +22,8 @@ def peak_items(memory: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
     """Return the items of phase `always` and of the largest other phase, with their bytes."""
     always = memory["always"]
     others = (items for phase, items in memory.items() if phase != "always")
-    return {**always, **max(others, key=lambda items: sum(items.values()), default=always)}
+    largest = max(others, key=lambda items: sum(items.values()), default=always)
+    return {**always, **largest}
 
 
 def peak(memory: Mapping[str, Mapping[str, int]]) -> int:
