@@ -4,7 +4,7 @@
 -- inputs: stg_generations, dense_ends
 -- how to read: teacher_forced ends with the dense text, free_running with the shorter of both texts. own_text and fork
 --   are stored only up to their ends and have no row here. Noise variants are included.
--- reason: steps after an end count in no mean, and this view alone says which they are.
+-- reason: steps after an end count in no mean.
 -- columns:
 --   on_trajectory: `teacher_forced` or `free_running`
 --   end_step: Last step that counts, that of an end-of-text token [step]

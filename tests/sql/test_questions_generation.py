@@ -103,17 +103,18 @@ def test_q13_corrects_its_verdicts_for_the_number_of_variants_and_says_nothing_o
 
 def test_q13_reads_the_steps_that_all_texts_of_a_prompt_have_if_they_are_two_or_more(ask: Ask) -> None:
     warehouse = Handmade().model().variant("dense").variant(RECIPE)
-    # The text of "letter" ends behind its first token, where KL is large.
-    for prompt, end in (("p", 2), ("letter", 1)):
+    # The text of "letter" ends after its first token, where KL is large. A fork has its own end and has no later rows.
+    for prompt, end, fork in (("p", 2, 3), ("letter", 1, 3), ("fork", 3, 2), ("short fork", 3, 1), ("no fork", 3, 0)):
         warehouse.generation("dense", prompt, end_step=end).generation(RECIPE, prompt, flip=0, end_step=3)
-        for number, trajectory in enumerate(("teacher_forced", "own_text", "free_running", "fork")):
-            for step in range(5 if trajectory in {"teacher_forced", "free_running"} else 4):
-                kl = step + number if prompt == "p" else 50.0
+        for trajectory, last in {"teacher_forced": 4, "own_text": 3, "free_running": 4, "fork": fork}.items():
+            for step in range(last + 1):
+                number = ("teacher_forced", "own_text", "free_running", "fork").index(trajectory)
+                kl = step + number if prompt in {"p", "fork"} and step <= 2 else 50.0
                 warehouse.step(RECIPE, prompt, step, float(kl), trajectory=trajectory)
     (row,) = ask(warehouse, "q13_own_text_against_forced")
     found = {name: row[f"kl_{name}_median_nats"] for name in ("teacher_forced", "own_text", "free_running", "fork")}
     assert found == {"teacher_forced": 1.5, "own_text": 2.5, "free_running": 3.5, "fork": 4.5}
-    assert (row["n_prompts"], row["own_minus_forced_nats"]) == (1, 1.0)
+    assert (row["n_prompts"], row["own_minus_forced_nats"], row["free_minus_fork_nats"]) == (2, 1.0, -1.0)
 
 
 def answered(kept: dict[str, int], kls: dict[str, dict[str, float]], *, graded: bool = True) -> Handmade:
