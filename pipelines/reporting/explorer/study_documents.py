@@ -3,7 +3,6 @@
 import base64
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import accumulate
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -36,9 +35,6 @@ _NOTES_BYTES, _ELEMENT_BYTES = 2_000, 100
 _PAIRS_SHARE = 0.25
 # Width in pixels of a figure's picture, and its maximum ratio of height to width.
 _PICTURE_WIDTH, _PICTURE_TALLEST = 440, 0.6
-# Lists of the index, which are embedded as text; each is cut at _LIST_BYTES.
-_LISTS = ("variants", "prompts", "answers", "claims", "findings", "searches", "facts")
-_LIST_BYTES = 1_500_000
 # Number of token views that share one query each for their tokens and layers.
 TRACE_BATCH_SIZE = 96
 _RELATION = re.compile(r"\b(?:from|join)\s+([a-z_][a-z0-9_]*)")
@@ -123,27 +119,21 @@ class Documents:
     def within(self, size: int = DOCUMENT_BYTES) -> dict[str, Document]:
         """Build the documents of a file: all that fit, and an index that says what is left out.
 
-        The index comes first, with its lists cut if they are too long. Then come variants, figures, prompts in the
-        order in which they break, paired comparisons by increasing distance, and traces in the order of `_by_break`. A
-        kind ends at its first document that does not fit, so that the choice does not depend on the sizes of later
-        ones.
+        The index is always whole. Then come variants, figures, prompts in the order in which they break, paired
+        comparisons by increasing distance, and traces in the order of `_by_break`. A kind ends at its first document
+        that does not fit, so that the choice does not depend on the sizes of later ones.
 
         Args:
             size: maximum number of bytes, with the index as text and the other documents packed in base64.
         """
         frames = self._frames()
-        documents: dict[str, Document] = {"index": {}, "sql": self._sql()}
+        documents: dict[str, Document] = {"sql": self._sql()}
         figures = self._drawn or FigureCache(frames.answer)
         without_data = [name for name, figure in FIGURES.items() if figures.answer(figure.query).is_empty()]
         traces = self._by_break(frames)
-        whole = self._index(frames, traces, without_data)
-        cut = _cut(whole)
-        left_out = [
-            f"{len(whole[kind]) - len(cut[kind])} of {len(whole[kind])} {kind}"
-            for kind in _LISTS
-            if len(cut[kind]) < len(whole[kind])
-        ]
-        remaining = size - len(embedded(cut)) - _NOTES_BYTES - _size(documents["sql"])
+        documents["index"] = whole = self._index(frames, traces, without_data)
+        left_out: list[str] = []
+        remaining = size - len(embedded(whole)) - _NOTES_BYTES - _size(documents["sql"])
 
         def add(kind: str, names: Sequence[str], build: Callable[[str], Document], share: float = 1.0) -> None:
             nonlocal remaining
@@ -156,29 +146,18 @@ class Documents:
                 remaining -= document_size
                 documents[name] = document
 
-        # The index cuts variants and prompts separately. A page of one kind leaves out what was cut from the other.
-        variants = {entry["id"]: entry for entry in cut["variants"]}
-        prompts = {(entry["model"], entry["prompt_id"]) for entry in cut["prompts"]}
-        pages = {document_name("variant", id_): entry for id_, entry in variants.items()}
-
-        def page(name: str) -> Document:
-            own, model = self.build(name), pages[name]["model"]
-            return {**own, "prompts": [text for text in own["prompts"] if (model, text["prompt_id"]) in prompts]}
-
-        def prompt_page(name: str) -> Document:
-            return {"texts": [text for text in self.build(name)["texts"] if text["variant"] in variants]}
-
-        add("pages of variants", list(pages), page)
+        variants = {entry["id"]: entry for entry in whole["variants"]}
+        add("pages of variants", [document_name("variant", id_) for id_ in variants], self.build)
         add("pictures of figures", [f"pictures/{name}" for name in FIGURES], self.build)
         add("figures", [f"figures/{name}" for name in FIGURES], self.build)
-        asked = sorted(cut["prompts"], key=lambda entry: entry["place_in_order"])
+        asked = sorted(whole["prompts"], key=lambda entry: entry["place_in_order"])
         names = [document_name("prompt", entry["model"], entry["prompt_id"]) for entry in asked]
-        add("pages of prompts", names, prompt_page)
+        add("pages of prompts", names, self.build)
         if self._compare is not None:
             kl = "kl_teacher_forced_median_nats"
             kls = [
                 (entry["where"]["model"], None if entry["is_dense"] else entry["numbers"].get(kl))
-                for entry in cut["variants"]
+                for entry in variants.values()
             ]
             pairs = nearest(kls, MAX_PAIRS)
             compared = _compared(self._compare, variant_names(frames, self._order), pairs)
@@ -187,23 +166,18 @@ class Documents:
             add("paired comparisons", names, lambda _: next(compared), share=_PAIRS_SHARE)
             if len(pairs) == MAX_PAIRS:
                 left_out.append("paired comparisons of variants far from each other by median KL")
-        # Only the index links to traces, so variants and prompts that were cut from it have none.
-        reachable = [
-            (id_, prompt) for id_, prompt in traces if id_ in variants and (variants[id_]["model"], prompt) in prompts
-        ]
-        built = self._built(frames, reachable)
-        names = [document_name("trace", *ids) for ids in reachable]
+        built = self._built(frames, traces)
+        names = [document_name("trace", *ids) for ids in traces]
         add("token views", names, lambda _: next(built))
         for id_, entry in variants.items():
             entry["traces"] = [each for each in entry["traces"] if document_name("trace", id_, each) in documents]
         if not documents.keys() >= set(names):
             left_out[-1] += " (those of each variant and kind of prompt that break last)"
         if left_out:
-            cut["notes"] = [
+            whole["notes"] = [
                 f"Not in this file, which has at most {FILE_BYTES // 1_000_000} MB: {'; '.join(left_out)}. "
                 "`prunescope serve` shows all."
             ]
-        documents["index"] = cut
         return documents
 
     def _index(
@@ -304,15 +278,3 @@ def _compared(
 def _size(document: Document) -> int:
     """Return the bytes of a document in the file, with its HTML element."""
     return len(packed(document)) + _ELEMENT_BYTES
-
-
-def _cut(whole: Document) -> Document:
-    """Return the index with each list cut after the first entries that fit into `_LIST_BYTES`."""
-    cut = whole.copy()
-    for name in _LISTS:
-        entries = whole[name]
-        ends = accumulate(len(embedded(entry)) + 1 for entry in entries)
-        cut[name] = [entry for entry, end in zip(entries, ends, strict=True) if end <= _LIST_BYTES]
-    shown = {entry["id"] for entry in cut["variants"]}
-    cut["curves"] = [curve for curve in whole["curves"] if curve["id"] in shown]
-    return cut

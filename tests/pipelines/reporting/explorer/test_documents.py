@@ -451,28 +451,9 @@ def test_documents_beyond_the_size_limit_are_listed_as_omitted(ask, monkeypatch)
     assert len(render(found, live=False)) <= room + OWN_BYTES
     nothing = documents.within(0)
     assert set(nothing) == {"index", "sql"}
+    without_links = [entry | {"traces": []} for entry in whole["index"]["variants"]]
+    assert nothing["index"]["variants"] == without_links, "the index is whole whatever its size"
     assert "7 of 7 pages of variants; 3 of 3 pages of prompts; 18 of 18 token views" in nothing["index"]["notes"][0]
-
-
-def test_an_oversized_index_is_cut_with_its_unreachable_documents(ask, monkeypatch) -> None:
-    monkeypatch.setattr(module, "FIGURES", {})
-    documents = Documents(ask, "demo")
-    whole = documents.within()
-    two = sum(len(embedded(entry)) + 1 for entry in whole["index"]["variants"][:2])
-    monkeypatch.setattr(module, "_LIST_BYTES", two)
-    cut = documents.within()
-    assert cut["index"]["variants"] == whole["index"]["variants"][:2]
-    assert "5 of 7 variants" in cut["index"]["notes"][0]
-    left = {name for name in cut if name.startswith(("variant/", "trace/"))}
-    dense, other = (entry["id"] for entry in cut["index"]["variants"])
-    pages = {document_name("variant", id_) for id_ in (dense, other)}
-    assert pages <= left
-    assert all(name in pages or name.startswith(document_name("trace", other)) for name in left)
-    # No page reads what the index does not have.
-    prompts = {prompt["prompt_id"] for prompt in cut["index"]["prompts"]}
-    texts = [text for name in cut if name.startswith("prompt/") for text in cut[name]["texts"]]
-    assert {text["variant"] for text in texts} <= {dense, other}
-    assert {one["prompt_id"] for name in pages for one in cut[name]["prompts"]} <= prompts
 
 
 def test_a_file_holds_pairs_of_neighbouring_variants() -> None:
