@@ -38,9 +38,9 @@ class StudyResource(ConfigurableResource):
 
     study: str = Field(
         default="",
-        description="Name of a shipped study, or path of a YAML file. Empty: the watched study that names the run's "
-        "partition; else that of the last run with it, with that run's request, but programs run only if this run "
-        "allows it; else demo.",
+        description="Name of a shipped study, or path of a YAML file. If empty: a watched study that names the run's "
+        "partition, preferably the one that computed it; else the study that computed it, as its last run asked; "
+        "else demo. Programs run only if this run allows it.",
     )
     models: list[str] = Field(
         default=[], description="Models that replace the study's: a folder, a .gguf file, a hub id, or NAME=SOURCE."
@@ -71,6 +71,7 @@ class StudyResource(ConfigurableResource):
         instance: DagsterInstance | None = None,
         model: str | None = None,
         recipe: str | None = None,
+        table: str | None = None,
     ) -> StudyRequest:
         """Return the run's request.
 
@@ -79,15 +80,18 @@ class StudyResource(ConfigurableResource):
             instance: knows the configuration of earlier runs, one of which is taken if the watch list names no study.
             model: model of the run's partition, if it has one.
             recipe: recipe of the run's partition, if it has one.
+            table: a table that the run computes, if it has a partition.
 
         Raises:
-            InputError: no study is named and none can be found, or the watch list is not valid.
+            InputError: no study is named, and the one that computed the partition has no file; or the watch list is not
+                valid.
         """
 
         def last_request(study: str | None) -> StudyRequest | None:
             tags = {} if study is None else {STUDY_TAG: study}
             for run in instance.get_runs(RunsFilter(tags=tags), limit=_MAX_RUNS) if instance else ():
-                # Runs by a click, such as this one, name no study. One that is gone is an error: older ones may differ.
+                # Runs that were started in the UI name no study. If the file of a study is gone, that is an error: an
+                # older run may have used other settings.
                 if (request := StudyResource.of_run(run.run_config)) is not None:
                     asked = request.load()
                     has_recipe = recipe in {None, *(own.name for own in asked.recipes)}
@@ -95,7 +99,7 @@ class StudyResource(ConfigurableResource):
                         return request
             return None
 
-        base = StudyRequest(self.study) if self.study else request_for(store, model, recipe, last_request)
+        base = StudyRequest(self.study) if self.study else request_for(store, model, recipe, last_request, table)
         return replace(
             base,
             models=tuple(self.models) or base.models,
@@ -112,7 +116,7 @@ class OneStudy:
 
     Attributes:
         ask: runs a query on it.
-        figures: the study's figures, if they were drawn before.
+        figures: cache of the study's figures; None if there is none.
     """
 
     connection: duckdb.DuckDBPyConnection

@@ -18,7 +18,7 @@ from dagster import (
 from pydantic import Field, PrivateAttr
 
 from prunescope.assets import settings
-from prunescope.assets.defs.metadata import check_specs, materialization, materialized, table_metadata, upstream
+from prunescope.assets.defs.metadata import check_specs, materialized, recorded, table_metadata, upstream
 from prunescope.assets.defs.recipe_asset import MODELS, VARIANTS, publish
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.assets.execution.compute import compute
@@ -119,7 +119,7 @@ class EngineResource(ConfigurableResource):
         # Parsed from text: a run that was launched with only the tag of the whole key has no MultiPartitionKey.
         model, _, name = context.partition_key.partition("|")
         store, recipe = self.warehouse.store(), name or None
-        request = study.request(store, context.instance, model, recipe)
+        request = study.request(store, context.instance, model, recipe, STEPS[step].tables[0])
         loaded = request.load()
         if not STEPS[step].is_requested_by(loaded):
             context.log.warning(f"study {loaded.name} does not request {step}; the tables stay as they are")
@@ -140,7 +140,8 @@ class EngineResource(ConfigurableResource):
                 if AssetKey(event.table) in context.selected_asset_keys:
                     yield materialized(TABLES[event.table], event)
                 else:
-                    context.log_event(materialization(context.instance, event, model))
+                    for logged in recorded(context.instance, event, model):
+                        context.log_event(logged)
 
 
 def table_assets() -> list[AssetsDefinition]:

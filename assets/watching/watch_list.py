@@ -158,14 +158,19 @@ def request_for(
     model: str | None = None,
     recipe: str | None = None,
     last_request: Callable[[str | None], StudyRequest | None] = lambda _: None,
+    table: str | None = None,
 ) -> StudyRequest:
-    """Return the request for a run that names no study: a watched study's, else that of the partition's last run.
+    """Return the request for a run that names no study.
+
+    It is that of a watched study that names the partition, preferably of the one that computed it; else that of the
+    last run of the study that computed the partition; else, if none did, that of `demo`.
 
     Args:
         store: the warehouse.
         model: model of the run's partition, if it has one.
         recipe: recipe of the run's partition, if it has one.
         last_request: returns the request of the last run, of a study given by name or of any, with the partition.
+        table: table that the run computes. Its study counts if it is stored, else that of the variant or model.
 
     Raises:
         InputError: the study that computed the partition is known by its name only.
@@ -178,10 +183,11 @@ def request_for(
     ]
     if model is None:
         return naming[0].request if naming else last_request(None) or StudyRequest(DEFAULT)
-    provenance = None
-    with suppress(DamagedFileError):
-        provenance = store.provenance(TABLES["models" if recipe is None else "variants"], model, recipe)
-    computed_by = provenance.study if provenance else None
+    computed_by = None
+    for name in filter(None, (table, "models" if recipe is None else "variants")):
+        with suppress(DamagedFileError):
+            provenance = store.provenance(TABLES[name], model, recipe)
+            computed_by = computed_by or (provenance.study if provenance else None)
     if naming:
         # The study that computed it may compute it again.
         return next((watched for watched in naming if watched.study.name == computed_by), naming[0]).request

@@ -6,8 +6,10 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
 import pytest
 import yaml
 
@@ -26,6 +28,7 @@ from prunescope.assets.watching.watch_list import (
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.models.file_validation import TOKENIZER_FILES
 from prunescope.warehouse.storage.partition_store import Store
+from prunescope.warehouse.tables import TABLES
 from tests.assets.tiny_study import StudyFile, without_answers
 
 # The first test that asks for a computed study waits for it.
@@ -314,6 +317,20 @@ def test_of_two_watched_studies_the_one_that_computed_a_partition_computes_it_ag
     assert prunescope(Store(warehouse), "watch", other.path, study.path) == 0
     assert request_for(Store(warehouse), "tiny-a", "dense") == StudyRequest(str(study.path))
     assert request_for(Store(warehouse), "tiny-a", "wanda-50") == StudyRequest("demo")
+
+
+def test_a_table_of_another_study_than_the_variant_is_computed_again_with_its_own_study(
+    study: StudyFile, warehouse: Path, tmp_path: Path, tiny_folder: Path
+) -> None:
+    other, store, table = StudyFile(tmp_path / "other.yaml", tiny_folder, name="other"), Store(warehouse), "generations"
+    assert prunescope(store, "watch", other.path, study.path) == 0
+    provenance = store.provenance(TABLES[table], "tiny-a", "dense")
+    assert provenance is not None
+    rows = store.read(TABLES[table], "tiny-a", "dense")
+    store.write(TABLES[table], pl.DataFrame(rows), replace(provenance, study="other"), "tiny-a", "dense")
+    assert request_for(store, "tiny-a", "dense") == StudyRequest(str(study.path))
+    assert request_for(store, "tiny-a", "dense", table=table) == StudyRequest(str(other.path))
+    assert request_for(store, "tiny-a", "dense", table="task_scores") == StudyRequest(str(study.path))
 
 
 def test_run_without_a_study_does_all_that_is_watched(store: Store, study: StudyFile, warehouse: Path, capsys) -> None:
