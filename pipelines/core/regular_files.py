@@ -61,18 +61,6 @@ def require_regular(path: Path, limit: int | None = None, what: str = "this kind
     return status.st_size
 
 
-def require_regular_model(model: Path) -> None:
-    """Refuse a model file, or a folder with something directly in it, that is neither a regular file nor a folder.
-
-    Raises:
-        InputError: names it.
-        OSError: it cannot be read, such as a link to a missing file.
-    """
-    for path in sorted(model.iterdir()) if model.is_dir() else [model]:
-        if not path.is_dir():
-            require_regular(path)
-
-
 def open_regular(path: Path, limit: int | None = None, what: str = "this kind of file") -> BufferedReader:
     """Open a regular file for reading; arguments and errors as in `require_regular`."""
     require_regular(path, limit, what)
