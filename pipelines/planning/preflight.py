@@ -60,10 +60,8 @@ def check_outline(study: Study, outline: MetaModel, tasks: Sequence[TaskSpec] = 
         _check_lengths(study, outline)
         retrieval = [_retrieval_size(data_set, tokenizer) for data_set in study.retrieval]
         sizes = _task_sizes(study, tasks, outline) if tasks else sizes
-    device = resolve_device(study.device)
-    workers = 1 if device.startswith("cuda") else torch.get_num_threads()
-    resident = None if study.memory is None else study.memory.get(device, 0)
-    return Workload(study, shape_of(outline), prompts, windows, workers, resident, sizes, retrieval)
+    workers = 1 if resolve_device(study.device).startswith("cuda") else torch.get_num_threads()
+    return Workload(study, shape_of(outline), prompts, windows, workers, sizes, retrieval)
 
 
 def _check_head(study: Study, outline: MetaModel) -> None:
