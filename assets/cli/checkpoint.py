@@ -228,9 +228,7 @@ def _calibration(text: str) -> "CalibrationSpec":
     try:
         return CalibrationSpec.model_validate(keys)
     except ValidationError as error:
-        location, message = first_problem(error, CalibrationSpec, keys)
-        key = f" {'.'.join(map(str, location))}" if location else ""
-        raise InputError(f"--calibration{key}: {message}") from error
+        raise InputError(f"--calibration: {first_problem(error, CalibrationSpec, keys)}") from error
 
 
 def _scores(location: "Place", model: str, recipe: str) -> list[tuple[str, str]]:

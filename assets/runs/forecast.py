@@ -83,7 +83,7 @@ def model_costs(
     load = check_outline(study if gpu is None else study.model_copy(update={"device": "auto"}), outline, local)
     if gpu is not None:  # it need not be here
         there = study.model_copy(update={"device": "cuda:0", "memory": None})
-        load = dataclasses.replace(load, study=there, workers=1, resident_bytes=None)
+        load = dataclasses.replace(load, study=there, workers=1)
     steps, memory = step_works(load, works), _memory(load, works, gpu)
     prediction = forecast(store, dense, load, works) if gpu is None else None
     costs = list[dict[str, int | None]]()

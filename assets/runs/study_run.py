@@ -74,7 +74,8 @@ class StudyRun:
         plan = self.plan()
         if not plan.works:
             return plan
-        from prunescope.pipelines.planning.preflight import check_study
+        from prunescope.pipelines.models.meta_model import load_meta_model
+        from prunescope.pipelines.planning.preflight import check_outline
 
         # Tasks and retrieval are neither fetched nor checked if their tables were not requested.
         requested = set(self.tables or VARIANT_TABLES)
@@ -89,7 +90,7 @@ class StudyRun:
 
         def check(name: str) -> None:
             if name in due:
-                check_study(checked, self._model(name).folder)
+                check_outline(checked, load_meta_model(self._model(name).folder), checked.tasks)
 
         self._refuse(check)
         return self.plan()

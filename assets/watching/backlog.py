@@ -21,7 +21,6 @@ from prunescope.assets.planning.steps import CODE_VERSIONS, partition_tables
 from prunescope.assets.planning.work_plan import PartitionWork, model_work
 from prunescope.assets.watching.watch_list import WatchedStudy, WatchState, load_watch_state
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.regular_files import require_regular_model
 from prunescope.pipelines.models.cached_identity import known_folder, known_identity, stamp
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.core.errors import DamagedFileError, WarehouseError
@@ -142,7 +141,6 @@ def _known(study: Study, name: str) -> tuple[DenseModel | None, str]:
     spec, cache_folder = study.model(name), settings.cache_folder()
     folder, path = known_folder(spec.source, cache_folder), Path(spec.source).expanduser()
     if folder is not None:
-        require_regular_model(folder)
         identity = known_identity(folder, cache_folder)
         return DenseModel(spec, folder, identity) if identity else None, stamp(folder)
     if not path.exists() and (path.is_absolute() or spec.source.startswith((".", "~"))):

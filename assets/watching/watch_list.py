@@ -21,7 +21,6 @@ from prunescope.assets.instance.file_lock import locked
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.frozen_model import NAME, SOURCE, FrozenModel, name_from
-from prunescope.pipelines.core.regular_files import require_regular_model
 from prunescope.pipelines.core.safe_yaml import MAX_BYTES, parse_yaml
 from prunescope.pipelines.core.validation_errors import first_problem
 from prunescope.pipelines.models.cached_identity import require_whole
@@ -108,9 +107,7 @@ def read_list(store: Store) -> WatchList:
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text; correct it, or delete it and watch again") from error
     except ValidationError as error:
-        where, message = first_problem(error, WatchList)
-        key = ".".join(str(part) for part in where)
-        raise InputError(f"{path}: {f'`{key}`: ' if key else ''}{message}") from error
+        raise InputError(f"{path}: {first_problem(error, WatchList)}") from error
 
 
 @contextmanager
@@ -211,7 +208,6 @@ def _dropped(folder: Path, taken: set[str], refused: dict[str, str]) -> tuple[di
             if _is_changing(entry):
                 copying.append(entry.name)
                 continue
-            require_regular_model(entry)
             model = _model_in(entry)
             name = _unique(entry.name, {*taken, *found})
             if model is not None:
@@ -238,7 +234,7 @@ def _model_in(entry: Path) -> Path | None:
     Raises:
         InputError: it is a folder without a model, or with several.
     """
-    if entry.is_file():
+    if not entry.is_dir():
         return entry if entry.suffix == ".gguf" else None
     if (entry / "config.json").exists():
         return entry

@@ -3,7 +3,6 @@
 A FIFO blocks the process that opens it, and a device such as /dev/zero never ends.
 """
 
-import errno
 import os
 import stat
 from io import BufferedReader
@@ -48,33 +47,18 @@ def require_regular(path: Path, limit: int | None = None, what: str = "this kind
 
     Raises:
         InputError: it is a device, FIFO or socket, or larger than the limit.
-        OSError: it does not exist, is a folder, or its path is not valid.
+        OSError: it does not exist, or its path is not valid.
     """
     status = path.stat()
-    if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if not stat.S_ISREG(status.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no regular file")
+    if (kind := _KINDS.get(stat.S_IFMT(status.st_mode))) is not None:
         raise InputError(f"{path}: is {kind} or a link to one; only regular files are read")
     if limit is not None and status.st_size > limit:
         raise InputError(f"{path}: {status.st_size:,} bytes, over the {limit:,} that {what} may have")
     return status.st_size
 
 
-def require_regular_model(model: Path) -> None:
-    """Refuse a model file, or a folder with something directly in it, that is neither a regular file nor a folder.
-
-    Raises:
-        InputError: names it.
-        OSError: it cannot be read, such as a link to a missing file.
-    """
-    for path in sorted(model.iterdir()) if model.is_dir() else [model]:
-        if not path.is_dir():
-            require_regular(path)
-
-
 def open_regular(path: Path, limit: int | None = None, what: str = "this kind of file") -> BufferedReader:
-    """Open a regular file for reading; arguments and errors as in `require_regular`."""
+    """Open a regular file for reading; arguments and errors as in `require_regular`, and OSError for a folder."""
     require_regular(path, limit, what)
     return path.open("rb")
 

@@ -1,26 +1,31 @@
 """Scratch folders that last as long as their process, and the removal of those whose process was killed."""
 
 import fcntl
+import glob
 import os
 import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-_PREFIX = "prunescope-layers-"
+_LAYERS = "prunescope-layers-"
 
 
 class Scratch:
-    """A new folder among the temporary files (`TMPDIR`), locked until `discard` or the end of the process.
+    """A new folder that is locked until `discard` or the end of the process.
+
+    Args:
+        prefix: beginning of its name; folders of this name whose process was killed are removed.
+        parent: the folder that holds it; None is that of temporary files (`TMPDIR`).
 
     Attributes:
         folder: its path.
     """
 
-    def __init__(self) -> None:
-        clean()
+    def __init__(self, prefix: str = _LAYERS, parent: Path | None = None) -> None:
+        clean(prefix, parent)
         while True:
-            self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+            self.folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
             with suppress(FileNotFoundError):  # another process may remove the folder before it is locked
                 self._descriptor = os.open(self.folder, os.O_RDONLY)
                 if lock(self._descriptor) is not False and self.folder.exists():
@@ -33,28 +38,18 @@ class Scratch:
         os.close(self._descriptor)
 
 
-def clean(*, keep: bool = False) -> list[Path]:
-    """Return the folders of killed processes, and remove them unless `keep` is set."""
-    folders = sorted(Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"))
-    return [folder for folder in folders if remove_dead(folder, keep=keep)]
+def clean(prefix: str = _LAYERS, parent: Path | None = None) -> None:
+    """Remove the folders of killed processes; arguments as in `Scratch`.
 
-
-def remove_dead(folder: Path, *, keep: bool = False) -> bool:
-    """Remove a folder that a process had locked which has ended; with `keep` only say whether it is such a folder.
-
-    A link and another user's folder cannot be opened and are no such folders.
+    A link and another user's folder cannot be opened and stay.
     """
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    try:
-        is_dead = lock(descriptor) is True
-        if is_dead and not keep:
-            shutil.rmtree(folder, ignore_errors=True)
-        return is_dead
-    finally:
-        os.close(descriptor)
+    ending = "[a-z0-9_]" * 8  # tempfile's; so the pattern never matches a folder with a longer prefix
+    for folder in Path(parent or tempfile.gettempdir()).glob(glob.escape(prefix) + ending):
+        with suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            if lock(descriptor):
+                shutil.rmtree(folder, ignore_errors=True)
+            os.close(descriptor)
 
 
 def lock(descriptor: int) -> bool | None:

@@ -41,9 +41,10 @@ _KINDS = {
 _LONGEST = 60
 
 
-def first_problem(error: ValidationError, *about: Any) -> tuple[Location, str]:  # noqa: ANN401 - any annotation
-    """Return the first of `problems_of`."""
-    return problems_of(error, *about)[0]
+def first_problem(error: ValidationError, *about: Any) -> str:  # noqa: ANN401 - any annotation
+    """Return the message of the first of `problems_of`, after its key if it has one."""
+    location, message = problems_of(error, *about)[0]
+    return f"`{'.'.join(map(str, location))}` {message}" if location else message
 
 
 def problems_of(

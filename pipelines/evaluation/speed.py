@@ -3,11 +3,14 @@
 Masked and quantized weights are multiplied as dense matrices and take the same time. Only dropped sublayers save time.
 """
 
+import ctypes
+import gc
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from itertools import groupby
+from pathlib import Path
 from statistics import median
 from sys import maxsize
 from typing import Any, Literal, NamedTuple, cast
@@ -17,9 +20,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from prunescope.pipelines.core.device import growth_bytes
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.hardware import hardware
+from prunescope.pipelines.core.hardware import hardware, proc_value
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.variant import Variant
@@ -196,6 +198,39 @@ def _memory(
     }
     tensors = {*decoder.model.parameters(), *decoder.model.buffers()} - unused
     return growth + sum(tensor.nbytes for tensor in tensors)
+
+
+def growth_bytes(work: Callable[[], object], device: torch.device) -> int | None:
+    """Call `work` and return its peak memory, less what was in use before.
+
+    On a GPU this counts torch's allocations without its cache. On Linux it counts resident memory of this process:
+    freed memory is first returned to the system, because reusing it would not show, and the high-water mark is reset.
+    Call `work` once before: one-time allocations of libraries then do not count.
+
+    Returns:
+        None if the system does not report it.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - before
+    with suppress(OSError, AttributeError):  # a C library without malloc_trim
+        ctypes.CDLL(None).malloc_trim(0)
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        before = _kilobytes("VmRSS")
+    except (OSError, IndexError):  # another system, or a sandbox that forbids it
+        work()
+        return None
+    work()
+    return max(0, _kilobytes("VmHWM") - before) * 1024
+
+
+def _kilobytes(key: str) -> int:
+    return int(proc_value(Path("/proc/self/status"), key).split()[0])
 
 
 def _measured(spec: SpeedSpec, runs: Sequence[Run], memory: int | None, suffix: str) -> dict[str, float | None]:

@@ -55,7 +55,7 @@ def known_identity(folder: Path, cache: Path) -> ModelIdentity | None:
 
 def require_whole(model: Path) -> None:
     """Raise an InputError if a folder or GGUF file is incomplete; only file headers are read."""
-    if model.is_file():
+    if not model.is_dir():
         with open_regular(model) as stream:
             if stream.read(4) != b"GGUF":
                 raise InputError(f"{model}: not a GGUF file, or damaged; fetch it again")

@@ -38,6 +38,12 @@ class MetaModel:
         head: object = getattr(self.module, "get_output_embeddings", lambda: None)()
         return head if isinstance(head, nn.Module) else None
 
+    @property
+    def matrices(self) -> dict[str, tuple[int, int]]:
+        """Return outputs and inputs of every matrix, the head's included, by its name."""
+        embedding: torch.Tensor = self.module.get_input_embeddings().weight  # type: ignore[operator]
+        return dict(_matrices(self.module, embedding.shape[1]))
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -121,7 +127,7 @@ def shape_of(model: MetaModel) -> Shape:
             f"{type(model.module).__name__}: no list of {config.num_hidden_layers} decoder layers was found; is "
             "it a decoder?"
         )
-    matrices = [*_matrices(stack, weight.shape[1])]
+    matrices = [shape for _, shape in _matrices(stack, weight.shape[1])]
     mixers = [child for layer in stack for child in layer.children()]
     heads = int(config.num_attention_heads)
     size = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
@@ -142,19 +148,22 @@ def shape_of(model: MetaModel) -> Shape:
     )
 
 
-def _matrices(stack: nn.Module, width: int) -> Iterator[tuple[int, int]]:
-    """Yield outputs and inputs of every matrix; for stacked experts, whose layout only a run shows, names decide."""
-    for module in stack.modules():
+def _matrices(parent: nn.Module, width: int) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Yield the name of every matrix with its outputs and inputs.
+
+    For stacked experts, whose layout only a run shows, names decide.
+    """
+    for name, module in parent.named_modules():
         if isinstance(module, (nn.Linear, Conv1D)):
             outputs, inputs = module.weight.shape
-            yield (inputs, outputs) if isinstance(module, Conv1D) else (outputs, inputs)
+            yield name, (inputs, outputs) if isinstance(module, Conv1D) else (outputs, inputs)
         elif not isinstance(module, CONVOLUTIONS):
-            for name, stacked in module.named_parameters(recurse=False):
+            for key, stacked in module.named_parameters(recurse=False):
                 if stacked.dim() == 3 and min(stacked.shape) > 1:
                     _, one, other = stacked.shape
                     inner = other if one == width else one
-                    shape = (width, inner) if "down" in name else (inner, width)
-                    yield from [shape] * len(stacked)
+                    shape = (width, inner) if "down" in key else (inner, width)
+                    yield from ((f"{name}.{key}[{index}]", shape) for index in range(len(stacked)))
 
 
 def layer_stack(model: nn.Module, layers: int) -> nn.ModuleList | None:

@@ -75,7 +75,7 @@ def memory_items(
         "keys and values of the dense texts": load.kept_bytes,
         "keys and values of the tasks' contexts": load.kept_context_bytes,
     }
-    is_alone = load.device != "cpu" and load.resident_bytes is None
+    is_alone = load.device != "cpu" and study.memory is None
     free = (free_bytes or available_bytes(load.device) or 0) - sum(always.values()) if is_alone else None
     masks = {"masks, a bit per weight": -(-shape.prunable // 8) * sum(map(changes_matrices, group))}
     applied = masks | _applied_weights(load, recipe, changed_limit(load.device, free))

@@ -5,12 +5,9 @@ No weights are read, and nothing is predicted: the result is the study on the mo
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from prunescope.pipelines.core.device import resolve_device
 from prunescope.pipelines.core.errors import InputError
@@ -20,7 +17,7 @@ from prunescope.pipelines.evaluation.speed import check_speed
 from prunescope.pipelines.evaluation.tokenization.prompts import tokenize_prompts
 from prunescope.pipelines.evaluation.tokenization.texts import tokenize_texts
 from prunescope.pipelines.models.load import check_device
-from prunescope.pipelines.models.meta_model import MetaModel, load_meta_model, shape_of
+from prunescope.pipelines.models.meta_model import MetaModel, shape_of
 from prunescope.pipelines.planning.workload import TaskSize, Workload
 from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens, require_context
 from prunescope.pipelines.recipes import DepthRecipe, MaskingRecipe, MatrixRecipe, MixedRecipe, steps
@@ -30,15 +27,6 @@ from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec, TaskSpe
 
 # Texts of a data set that are tokenized to estimate the tokens of all.
 _SAMPLE = 500
-
-
-def check_study(study: Study, folder: Path) -> Workload:
-    """Refuse a study that a model cannot run, and return the study on this model, in sizes.
-
-    Raises:
-        InputError: names the prompt, text, key or recipe, and the fix.
-    """
-    return check_outline(study, load_meta_model(folder), study.tasks)
 
 
 def check_outline(study: Study, outline: MetaModel, tasks: Sequence[TaskSpec] = ()) -> Workload:
@@ -72,10 +60,8 @@ def check_outline(study: Study, outline: MetaModel, tasks: Sequence[TaskSpec] = 
         _check_lengths(study, outline)
         retrieval = [_retrieval_size(data_set, tokenizer) for data_set in study.retrieval]
         sizes = _task_sizes(study, tasks, outline) if tasks else sizes
-    device = resolve_device(study.device)
-    workers = 1 if device.startswith("cuda") else torch.get_num_threads()
-    resident = None if study.memory is None else study.memory.get(device, 0)
-    return Workload(study, shape_of(outline), prompts, windows, workers, resident, sizes, retrieval)
+    workers = 1 if resolve_device(study.device).startswith("cuda") else torch.get_num_threads()
+    return Workload(study, shape_of(outline), prompts, windows, workers, sizes, retrieval)
 
 
 def _check_head(study: Study, outline: MetaModel) -> None:
@@ -127,11 +113,7 @@ def unmatched(study: Study, outline: MetaModel) -> list[str]:
 
     A run refuses such a recipe when it comes to it.
     """
-    module = outline.module
-    names = [name for name, part in module.named_modules() if isinstance(part, (nn.Linear, Conv1D))]
-    # One parameter may hold all experts.
-    stacked = [(name, len(parameter)) for name, parameter in module.named_parameters() if parameter.dim() == 3]
-    names += [f"{name}[{index}]" for name, count in stacked for index in range(count)]
+    names = outline.matrices
     ends, messages = {part_of(name) for name in names}, list[str]()
     for recipe in (step for whole in study.recipes for step in steps(whole)):
         if isinstance(recipe, MatrixRecipe):
@@ -151,11 +133,7 @@ def unmatched(study: Study, outline: MetaModel) -> list[str]:
 
 def _check_recipes(study: Study, outline: MetaModel) -> None:
     layers = int(outline.config.num_hidden_layers)
-    inputs = {
-        module.in_features if isinstance(module, nn.Linear) else module.weight.shape[0]
-        for module in outline.module.modules()
-        if isinstance(module, (nn.Linear, Conv1D)) and module is not outline.head
-    }
+    inputs = {inputs for _, inputs in outline.matrices.values()}
     for recipe in (step for whole in study.recipes for step in steps(whole)):
         if isinstance(recipe, DepthRecipe):
             recipe.units(layers)

@@ -95,8 +95,6 @@ class Workload:
         prompts: tokens of each prompt, answer not included.
         windows: number of windows of each text of the study.
         workers: sublayers measured in parallel.
-        resident_bytes: layer weights that stay on the device while the others are loaded for their turn; None if
-            all stay.
         tasks: sizes of the tasks, one per way of scoring.
         retrieval: texts of each retrieval data set, and their tokens.
         device: the study's device; a GPU with its number.
@@ -124,7 +122,6 @@ class Workload:
     prompts: Sequence[int]
     windows: Sequence[int]
     workers: int
-    resident_bytes: int | None = None
     tasks: Sequence[TaskSize] = ()
     retrieval: Sequence[tuple[int, int]] = ()
 
@@ -136,7 +133,8 @@ class Workload:
         self.is_exact = self.device == "cpu" and study.dtype == "float32" and not measure.cache
         self.head_size = shape.vocabulary * shape.width
         self.layers_bytes = (shape.body - self.head_size) * self.item_size
-        self.moved_bytes = 0 if self.resident_bytes is None else max(0, self.layers_bytes - self.resident_bytes)
+        stays = self.layers_bytes if study.memory is None else study.memory.get(self.device, 0)
+        self.moved_bytes = max(0, self.layers_bytes - stays)
         self.token_bytes = shape.cache_width * shape.layers * self.item_size
         # An attention's two inputs and an MLP's first are as wide as the stream, its second as the largest matrix.
         self.gram_numbers = 3 * shape.width**2 + max(shape.largest_matrix) ** 2

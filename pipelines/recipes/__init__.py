@@ -247,6 +247,4 @@ def _validated(text: str, fields: dict[str, object]) -> Recipe:
     try:
         return _ADAPTER.validate_python(fields)
     except ValidationError as error:
-        location, message = first_problem(error, Recipe, fields)
-        key = ".".join(map(str, location))
-        raise InputError(f"recipe {text!r}: {f'`{key}` ' if key else ''}{message}") from error
+        raise InputError(f"recipe {text!r}: {first_problem(error, Recipe, fields)}") from error

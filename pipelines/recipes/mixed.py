@@ -151,9 +151,7 @@ def _parsed(label: str, given: object, predecessors: str) -> object:
     try:
         recipe = _ADAPTER.validate_python(fields | {"predecessors": predecessors})
     except ValidationError as error:
-        location, message = first_problem(error, _Matrices, fields)
-        key = ".".join(map(str, location))
-        raise ValueError(f"{label}: {f'`{key}` ' if key else ''}{message}") from error
+        raise ValueError(f"{label}: {first_problem(error, _Matrices, fields)}") from error
     return _require_alone(label, recipe)
 
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.validation_errors import first_problem
+from prunescope.pipelines.core.validation_errors import problems_of
 from prunescope.pipelines.corpora.records import Record
 from prunescope.pipelines.studies.prompts import KINDS, Kind, Prompt, PromptSet, number_text
 
@@ -76,7 +76,7 @@ def prompt_of(record: Record, spec: PromptSet, name: str) -> Prompt:
     try:
         return Prompt.model_validate(fields)
     except ValidationError as error:
-        location, message = first_problem(error, Prompt)
+        location, message = problems_of(error, Prompt)[0]
         raise reader.error(str(location[0]) if location else "text", message) from error
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from prunescope.pipelines.core.frozen_model import MAX_NEW_TOKENS, MAX_TOKENS, FrozenModel
-from prunescope.pipelines.core.validation_errors import first_problem
+from prunescope.pipelines.core.validation_errors import problems_of
 from prunescope.pipelines.corpora.hub_datasets import TEXT_SOURCE
 from prunescope.pipelines.recipes import (
     DepthRecipe,
@@ -158,7 +158,7 @@ def require_reachable(search: SearchSpec, tasks: Sequence[str]) -> None:
         try:
             MixedRecipe.model_validate({"name": "menu", "treatments": {"mlp.0": name}})
         except ValidationError as error:
-            reason = first_problem(error)[1].removeprefix("mlp.0: ")
+            reason = problems_of(error)[0][1].removeprefix("mlp.0: ")
             raise ValueError(f"`search.menu`: {name}: {reason}") from None
     if search.budget == "milliseconds" and not set(DROPS) & set(search.menu):
         raise ValueError("`search.budget` is milliseconds, which only drops save; add drop to `search.menu`")

@@ -20,7 +20,7 @@ import polars as pl
 import polars.selectors as cs
 import torch
 
-from prunescope.pipelines.core.device import growth_bytes
+from prunescope.pipelines.evaluation.speed import growth_bytes
 from prunescope.pipelines.metrics import logit_blocks
 from prunescope.pipelines.metrics.divergence import Columns, divergence
 from prunescope.pipelines.metrics.output_head import OutputHead

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from prunescope.pipelines.core.device import growth_bytes
+from prunescope.pipelines.evaluation.speed import growth_bytes
 from prunescope.pipelines.models.decoder import Decoder, probe_tokens
 from prunescope.pipelines.models.forward_probe import distance
 from prunescope.pipelines.pruning.apply import prune

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
-from prunescope.pipelines.core.validation_errors import first_problem
+from prunescope.pipelines.core.validation_errors import problems_of
 from prunescope.pipelines.evaluation.search.allocation import Choice, Numbers, Problem, put_back
 from prunescope.pipelines.evaluation.search.effect_rows import SCHEMA as EFFECTS
 from prunescope.pipelines.evaluation.search.effect_rows import measured_rows
@@ -133,7 +133,7 @@ def as_mixture(decoder: Decoder, recipe: Recipe, statistics: Statistics, progres
     try:
         return MixedRecipe.model_validate({"name": name, "predecessors": "dense", "treatments": treatments})
     except ValidationError as error:
-        raise InputError(f"`search.start`: {first_problem(error)[1]}") from None
+        raise InputError(f"`search.start`: {problems_of(error)[0][1]}") from None
 
 
 def _by_place(

@@ -2,9 +2,7 @@
 
 import errno
 import os
-import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +11,7 @@ from safetensors import SafetensorError
 
 from prunescope.pipelines.core.atomic_write import sync
 from prunescope.pipelines.core.errors import ComputationError, InputError
-from prunescope.pipelines.core.scratch_directory import lock, remove_dead
-
-_WRITING = ".writing-"
+from prunescope.pipelines.core.scratch_directory import Scratch, lock
 
 
 def require_free(folder: Path) -> None:
@@ -32,16 +28,10 @@ def atomic_directory(folder: Path) -> Iterator[Path]:
     """Yield a hidden folder that is renamed to `folder` at the end, or removed after an error."""
     target = folder.absolute()
     with explained_write_errors(folder):
-        # Remove what killed processes left of this target, but not folders that another process is writing. The suffix
-        # is tempfile's, so the pattern never matches the prefix of another target.
-        leftover = re.compile(re.escape(f".{target.name}{_WRITING}") + "[a-z0-9_]{8}")
-        for path in target.parent.iterdir():
-            if leftover.fullmatch(path.name):
-                remove_dead(path)
-        scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}{_WRITING}"))
-        descriptor = os.open(scratch, os.O_RDONLY)
+        # Removes what killed processes left of this target, but not folders that another process is writing.
+        own = Scratch(f".{target.name}.writing-", target.parent)
+        scratch = own.folder
         try:
-            lock(descriptor)
             yield scratch
             mask = os.umask(0)
             os.umask(mask)
@@ -51,8 +41,7 @@ def atomic_directory(folder: Path) -> Iterator[Path]:
             scratch.rename(target)  # replaces an empty folder
             sync(target.parent)
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-            os.close(descriptor)
+            own.discard()
 
 
 @contextmanager

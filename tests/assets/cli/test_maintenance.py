@@ -119,7 +119,7 @@ def test_gc_keeps_what_a_given_study_names(ask, warehouse, study):
 
 
 def test_gc_removes_the_layers_of_a_killed_process_and_none_of_a_living_one(ask, study, temporary):
-    living, dead = Scratch(), temporary / "prunescope-layers-dead"
+    living, dead = Scratch(), temporary / "prunescope-layers-deaddead"
     (dead / "layer").mkdir(parents=True)
     (dead / "layer" / "weights").write_bytes(b"x" * 10)
     assert ask("gc", "--study", study.path)[0] == 0

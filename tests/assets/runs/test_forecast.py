@@ -11,10 +11,11 @@ from prunescope.assets.planning.steps import MODEL_TABLES, STEPS
 from prunescope.assets.planning.work_plan import PartitionWork
 from prunescope.assets.runs.forecast import Forecast, StepWork, forecast, step_works
 from prunescope.pipelines.core.progress import SILENT
-from prunescope.pipelines.planning.preflight import check_study
+from prunescope.pipelines.models.meta_model import load_meta_model
+from prunescope.pipelines.planning.preflight import check_outline
 from prunescope.pipelines.planning.workload import Machine, Work, Workload
 from prunescope.pipelines.recipes import parse_recipe
-from prunescope.pipelines.studies import load_study
+from prunescope.pipelines.studies import Study, load_study
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import read_footer
 from prunescope.warehouse.tables import TABLES
@@ -54,9 +55,13 @@ def test_variants_of_other_methods_give_their_pace_and_other_steps_nothing() -> 
     assert found.seconds(StepWork("tasks", Work(50.0), WANDA)) == 50
 
 
+def sizes_of(study: Study, folder: Path) -> Workload:
+    return check_outline(study, load_meta_model(folder), study.tasks)
+
+
 @pytest.fixture
 def load(study: StudyFile) -> Workload:
-    return check_study(load_study(str(study.path)), study.model)
+    return sizes_of(load_study(str(study.path)), study.model)
 
 
 def seconds_in(root: Path, recipe: str, step: str) -> float:
@@ -69,7 +74,7 @@ def earlier_of(study: StudyFile, root: Path, cache: Path) -> dict[tuple[str, str
     spec, works = load_study(str(study.path)), [PartitionWork("tiny-a", None, MODEL_TABLES)]
     dense = find_model(spec, "tiny-a", cache, SILENT)
     works += [PartitionWork("tiny-a", recipe, VARIANT_TABLES) for recipe in spec.recipes]
-    found = forecast(Store(root), dense, check_study(spec, dense.folder), works).earlier
+    found = forecast(Store(root), dense, sizes_of(spec, dense.folder), works).earlier
     by_key = {(one.step, one.recipe.method): (one.work, seconds) for one, seconds in found if one.recipe}
     assert len(by_key) == len(found)
     return by_key

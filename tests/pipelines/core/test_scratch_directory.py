@@ -26,11 +26,10 @@ def test_the_next_process_removes_the_folder_of_a_killed_one(temporary: Path) ->
             assert theirs.parent == temporary
             (theirs / "layer").touch()
             own = scratch_directory.Scratch()
+            scratch_directory.clean()
             assert (theirs / "layer").exists(), "its process is at work"
-            assert not scratch_directory.clean(keep=True)
         finally:
             keeper.kill()
-    assert scratch_directory.clean(keep=True) == [theirs]
     scratch_directory.clean()
     assert not theirs.exists()
     assert own.folder.exists()
@@ -42,19 +41,20 @@ def test_a_link_of_that_name_is_not_followed_and_other_folders_stay(temporary: P
     precious = tmp_path / "precious" / "file"
     precious.parent.mkdir()
     precious.touch()
-    (temporary / "prunescope-layers-link").symlink_to(precious.parent)
-    (temporary / "prunescope-layers").mkdir()
-    assert not scratch_directory.clean(keep=True)
+    (temporary / "prunescope-layers-linklink").symlink_to(precious.parent)
+    others = [temporary / name for name in ("prunescope-layers", "prunescope-layers-of-models")]
+    for other in others:
+        other.mkdir()
     scratch_directory.clean()
     assert precious.exists()
-    assert (temporary / "prunescope-layers").exists()
+    assert all(other.exists() for other in others)
 
 
 def test_a_folder_removed_by_another_process_is_made_again(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, make = [], scratch_directory.tempfile.mkdtemp
 
-    def mkdtemp(prefix: str) -> str:
-        made.append(make(prefix=prefix))
+    def mkdtemp(**named: str | None) -> str:
+        made.append(make(**named))
         if len(made) == 1:
             Path(made[0]).rmdir()
         return made[-1]

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from prunescope.pipelines.core.device import growth_bytes
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation import speed
-from prunescope.pipelines.evaluation.speed import SCHEMA, check_speed, speed_rows, turns
+from prunescope.pipelines.evaluation.speed import SCHEMA, check_speed, growth_bytes, speed_rows, turns
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.module_calls import hooks
 from prunescope.pipelines.pruning.variant import Variant

@@ -389,11 +389,15 @@ def test_memory_of_weights_masks_and_head_by_hand() -> None:
 
 def test_only_one_layer_from_disk_is_in_memory() -> None:
     layers = 4 * (2 * (64 + 2 * 32 + 64 + 3 * 96 + 16) + 8)
-    streamed = replace(load(), resident_bytes=1000)
+
+    def limited(size: int) -> Workload:
+        return replace(load(), study=study().model_copy(update={"memory": {"cpu": size}}))
+
+    streamed = limited(1000)
     held = memory_items(streamed, *alone("wanda-50"), 0)["always"]
     assert (held["weights in float32 outside the layers"], held["layers that stay"]) == (4 * 2 * 400, 1000)
     assert held["layers on their turn"] == max(layers // 2, 2 * 4 * 3 * 96)
-    whole = memory_items(replace(load(), resident_bytes=layers), *alone("wanda-50"), 0)
+    whole = memory_items(limited(layers), *alone("wanda-50"), 0)
     assert whole == memory_items(load(), *alone("wanda-50"), 0)
 
 
