@@ -66,7 +66,7 @@ def main() -> None:
             views_file()  # it is built, if needed, while the parent still imports
             if not (request := sys.stdin.buffer.read()):  # the parent is gone, or needs no answer
                 return
-            fields, query, layout, seconds = json.loads(request)
+            fields, (query, layout, seconds) = map(json.loads, request.splitlines())
             setup = Setup(**fields)
             connection = opened(setup)
             _limit_memory(connection, setup.gibibytes)

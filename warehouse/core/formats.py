@@ -8,10 +8,10 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from itertools import chain
-from typing import BinaryIO, Literal, get_args
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.csv
@@ -27,8 +27,7 @@ from prunescope.warehouse.core import latex
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.core.limits import TEXT_ROWS
 
-Format = Literal["table", "csv", "json", "markdown", "latex", "parquet"]
-FORMATS: tuple[str, ...] = get_args(Format)
+FORMATS = ("table", "csv", "json", "markdown", "latex", "parquet")
 NULL = "–"
 _OUTER_BREAKS = re.compile(r"\A\n+|\n+\Z")
 
@@ -70,22 +69,19 @@ def write(rows: pa.Table, to: str, sink: BinaryIO, *, width: int = 120, lines: i
         case "csv":
             _write_csv(rows, sink)
         case "json":
-            _write_list("[", (f"\n{_dumps(dict(zip(names, row, strict=True)))}" for row in _rows(rows)), "\n]\n", sink)
+            objects = (_dumps(dict(zip(names, row, strict=True))) for row in _rows(rows))
+            sink.write(b"[")
+            sink.writelines(f"{',' * bool(number)}\n{row}".encode() for number, row in enumerate(objects))
+            sink.write(b"\n]\n")
         case "plain":
-            columns = _dumps([{"name": field.name, "type": str(field.type)} for field in rows.schema])
-            _write_list(f'{{"columns": {columns}, "rows": [', map(_dumps, _rows(rows)), "]}", sink)
+            columns = [{"name": field.name, "type": str(field.type)} for field in rows.schema]
+            sink.write(_dumps({"columns": columns, "rows": list(_rows(rows))}).encode())
         case "table":
             sink.write(to_text(rows.slice(0, lines), width, count=rows.num_rows).encode())
         case "markdown" | "latex":
             sink.write(_typeset(rows, to).encode())
         case _:
             raise WarehouseError(f"there is no format {to!r}; choose one of {', '.join(FORMATS)}")
-
-
-def _write_list(start: str, items: Iterable[str], end: str, sink: BinaryIO) -> None:
-    sink.write(start.encode())
-    sink.writelines(f"{',' * bool(number)}{item}".encode() for number, item in enumerate(items))
-    sink.write(end.encode())
 
 
 def to_text(rows: pa.Table, width: int, *, count: int | None = None) -> str:
@@ -160,7 +156,7 @@ def _flat(column: pa.Array) -> pa.Array:
         return column.cast(of.value_type)
     if not (pa.types.is_nested(of) or pa.types.is_binary(of) or pa.types.is_temporal(of)):
         return column
-    texts = (value if value is None else _plain(value) for value in _values(column))
+    texts = map(_plain, _values(column))
     return pa.array([each if each is None or isinstance(each, str) else _dumps(each) for each in texts], pa.string())
 
 
