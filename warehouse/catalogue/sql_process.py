@@ -42,7 +42,7 @@ class Setup:
 
     root: str
     gibibytes: float = GIBIBYTES
-    models: frozenset[str] | None = None
+    models: Collection[str] | None = None
     scope: tuple[frozenset[str], frozenset[str]] | None = None
 
 
@@ -160,8 +160,7 @@ def run_safe(
     models: Collection[str] | None = None,
 ) -> "pa.Table":
     """Return the rows of one statement, computed in a process of its own; as `Setup` and `SqlProcess.ask` say."""
-    setup = Setup(str(root), gibibytes, None if models is None else frozenset(models))
-    with SqlProcess(setup) as process:
+    with SqlProcess(Setup(str(root), gibibytes, models)) as process:
         return process.ask(sql, parameters, seconds=seconds)
 
 

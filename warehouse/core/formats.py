@@ -204,10 +204,8 @@ def shown_cell(value: object, digits: int = 4) -> str:
         case str():
             # No format shows a line break at an end, which is all of some tokens.
             text = _OUTER_BREAKS.sub(lambda breaks: r"\n" * len(breaks[0]), value)
-        case Decimal():
+        case Decimal() | bytes():
             text = shown_cell(_plain(value), digits)
-        case bytes():
-            text = value.hex()
         case _:
             text = str(value)
     return text

@@ -174,14 +174,10 @@ class Store:
                 f"the partition is {model}@{recipe}"
             )
         arrow = to_arrow(table, rows)
-        for name, expected in (("model", model), ("recipe", recipe)):
-            # A table with one file per model may name recipes in its rows.
-            is_partition = name == "model" or table.partitioning == "variant"
-            if (
-                is_partition
-                and name in arrow.column_names
-                and (others := set(arrow[name].unique().to_pylist()) - {expected})
-            ):
+        # A table with one file per model may name recipes in its rows.
+        names = {"model": model} if recipe is None else {"model": model, "recipe": recipe}
+        for name, expected in names.items():
+            if name in arrow.column_names and (others := set(arrow[name].unique().to_pylist()) - {expected}):
                 raise WarehouseError(f"table {table.name}: column {name} holds {min(others)!r}, not only {expected!r}")
         violations = tuple(checks.violations(table, arrow))
         footer = footer_json(provenance, tuple(str(violation) for violation in violations), rows_hash(arrow))
