@@ -319,15 +319,10 @@ def to_arrow(table: Table, rows: "pl.DataFrame") -> pa.Table:
         WarehouseError: columns are missing or unexpected, a value does not fit its type, or a NULL is not allowed.
     """
     schema = table.arrow()
-    missing = [name for name in schema.names if name not in rows.columns]
-    unexpected = [name for name in rows.columns if name not in schema.names]
-    if missing or unexpected:
-        problems = [
-            f"{word} {', '.join(names)}"
-            for word, names in (("lacks", missing), ("has unexpected", unexpected))
-            if names
-        ]
-        raise WarehouseError(f"table {table.name}: the frame {' and '.join(problems)}")
+    expected, found = set(schema.names), set(rows.columns)
+    if expected != found:
+        lacks, has = sorted(expected - found), sorted(found - expected)
+        raise WarehouseError(f"table {table.name}: the frame lacks {lacks} and has unexpected {has}")
     # With one chunk per column the pages do not depend on how the frame was built.
     whole = rows.rechunk()
     columns = []
