@@ -107,7 +107,7 @@ def _opened(
     gibibytes: float = GIBIBYTES,
     is_thorough: bool = False,
 ) -> tuple[duckdb.DuckDBPyConnection, Snapshot]:
-    snapshot, connection = Snapshot(Store(root), models, is_thorough=is_thorough), duckdb.connect()
+    connection, snapshot = duckdb.connect(), Snapshot(Store(root), models, is_thorough=is_thorough)
     try:
         give(snapshot, connection)
         _set_up(connection)
