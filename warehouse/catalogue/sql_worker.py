@@ -117,7 +117,7 @@ def write(
     if content.tell() > query["size"]:
         raise SqlSizeError(too_large_result(query["size"]))
     sink.write(content.getbuffer())
-    return rows.num_rows
+    return int(rows.num_rows)
 
 
 def failure(error: Exception) -> dict[str, Any]:
