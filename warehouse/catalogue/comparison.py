@@ -17,33 +17,11 @@ from prunescope.warehouse.catalogue.queries import find_variant
 from prunescope.warehouse.core.errors import NothingSharedError, WarehouseError
 from prunescope.warehouse.storage.location import Place
 
-# Parameters of both files are the model, the pairs and their recipes.
-TOKENS, TASKS = (SQL / "comparisons" / f"compare_{of}.sql" for of in ("variants", "tasks"))
-# What each recipe was measured on, with what must be equal on both sides: dense weights and their dtype; settings of a
-# text; text of a prompt.
-_MEASURED = """
-SELECT
-    'dense' AS kind, recipe,
-    coalesce(json_extract_string(inputs_json, '$.weight_hash'), 'None') || ' ' || dtype AS unit, NULL AS settings
-FROM provenance
-WHERE model = $1 AND list_contains($2, recipe) AND table_name IN ('text_tokens', 'decoding_steps', 'task_samples')
-UNION
-SELECT 'text', recipe, text_id, [text_hash, CAST(context AS VARCHAR), CAST(stride AS VARCHAR)]
-FROM (
-    SELECT DISTINCT recipe, text_id, text_hash, context, stride FROM text_tokens
-    WHERE model = $1 AND list_contains($2, recipe)
+# Parameters of the first file are the model and the recipes; of the others, the model, the pairs and their recipes.
+MEASURED, TOKENS, TASKS = (
+    SQL / "comparisons" / f"{name}.sql" for name in ("measured_units", "compare_variants", "compare_tasks")
 )
-UNION
-SELECT DISTINCT 'task', recipe, task, NULL FROM task_samples WHERE model = $1 AND list_contains($2, recipe)
-UNION
-SELECT 'prompt', recipe, prompt_id, [prompt_text]
-FROM generations SEMI JOIN (
-    FROM decoding_steps WHERE model = $1 AND list_contains($2, recipe) AND trajectory = 'teacher_forced'
-) USING (model, recipe, prompt_id)
-WHERE model = $1 AND list_contains($2, recipe)
-ORDER BY ALL
-"""
-# By kind and recipe, the settings of each unit.
+# By kind and recipe, the conditions of each unit.
 _Measured: TypeAlias = Mapping[tuple[str, str], Mapping[str, Sequence[str | None]]]
 # Names that a message lists.
 _MAX_LISTED = 5
@@ -82,7 +60,14 @@ def compare(root: Place | str, variant_a: str, variant_b: str) -> Comparison:
             a task; the message says which.
     """
     with connected(root) as connection:
-        model, recipe_a, recipe_b = _resolved(connection, variant_a, variant_b)
+        known = connection.execute("SELECT model, recipe FROM variants ORDER BY ALL").fetchall()
+        (model, recipe_a), (model_b, recipe_b) = (find_variant(name, known) for name in (variant_a, variant_b))
+        if model != model_b:
+            raise WarehouseError(
+                f"{variant_a} is of model {model} and {variant_b} of {model_b}; compare two variants of one model"
+            )
+        if recipe_a == recipe_b:
+            raise WarehouseError(f"{variant_a} and {variant_b} are the same variant; name two")
         [result] = compare_pairs(connection, model, [(recipe_a, recipe_b)])
     if not result.rows.num_rows:
         raise NothingSharedError(f"{variant_a} and {variant_b} share nothing to compare: {'; '.join(result.missing)}")
@@ -101,8 +86,9 @@ def compare_pairs(
     """
     recipes = sorted({recipe for pair in pairs for recipe in pair})
     measured: dict[tuple[str, str], dict[str, Sequence[str | None]]] = defaultdict(dict)
-    for kind, recipe, unit, settings in connection.execute(_MEASURED, [model, recipes]).fetchall():
-        measured[kind, recipe][unit] = settings
+    query = MEASURED.read_text(encoding="utf-8")
+    for kind, recipe, unit, conditions in connection.execute(query, [model, recipes]).fetchall():
+        measured[kind, recipe][unit] = conditions
     refused = {pair: reason for pair in pairs if (reason := _other_dense_side(measured, *pair))}
     prompts = {pair: _same_prompts(measured, *pair) for pair in pairs if pair not in refused}
     parameter = [{"a": a, "b": b, "prompts": same} for (a, b), (same, _) in prompts.items()]
@@ -113,7 +99,8 @@ def compare_pairs(
     comparisons = []
     for a, b in pairs:
         same, reasons = prompts.get((a, b), ([], []))
-        rows, of_tasks = (_of_pair(table, a, b) for table in (tokens, tasks))
+        is_of_pair = (pc.field("recipe_a") == a) & (pc.field("recipe_b") == b)
+        rows, of_tasks = (table.filter(is_of_pair).drop_columns(["recipe_a", "recipe_b"]) for table in (tokens, tasks))
         if of_tasks.num_rows:
             rows = pa.concat_tables([rows, of_tasks], promote_options="default")
         paired = set(rows["measured_on"].to_pylist())
@@ -125,23 +112,6 @@ def compare_pairs(
                 missing.append(f"{_listed(same)}: other dense tokens, or no temperature in common")
         comparisons.append(Comparison(model, a, b, tuple(same), rows, tuple(missing)))
     return comparisons
-
-
-def _of_pair(rows: pa.Table, recipe_a: str, recipe_b: str) -> pa.Table:
-    is_of_pair = (pc.field("recipe_a") == recipe_a) & (pc.field("recipe_b") == recipe_b)
-    return rows.filter(is_of_pair).drop_columns(["recipe_a", "recipe_b"])
-
-
-def _resolved(connection: duckdb.DuckDBPyConnection, variant_a: str, variant_b: str) -> tuple[str, str, str]:
-    known = connection.execute("SELECT model, recipe FROM variants ORDER BY ALL").fetchall()
-    (model_a, recipe_a), (model_b, recipe_b) = (find_variant(name, known) for name in (variant_a, variant_b))
-    if model_a != model_b:
-        raise WarehouseError(
-            f"{variant_a} is of model {model_a} and {variant_b} of {model_b}; compare two variants of one model"
-        )
-    if recipe_a == recipe_b:
-        raise WarehouseError(f"{variant_a} and {variant_b} are the same variant; name two")
-    return model_a, recipe_a, recipe_b
 
 
 def _other_dense_side(measured: _Measured, recipe_a: str, recipe_b: str) -> str | None:

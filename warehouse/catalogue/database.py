@@ -11,13 +11,11 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache, lru_cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import TypeAlias
 
 import duckdb
@@ -109,19 +107,11 @@ def _opened(
     gibibytes: float = GIBIBYTES,
     is_thorough: bool = False,
 ) -> tuple[duckdb.DuckDBPyConnection, Snapshot]:
-    with ThreadPoolExecutor(1) as pool:
-        # DuckDB binds the views while Python lists the files.
-        template = pool.submit(views_file)
-        snapshot = Snapshot(Store(root), models, is_thorough=is_thorough)
+    connection, snapshot = duckdb.connect(), Snapshot(Store(root), models, is_thorough=is_thorough)
     try:
-        connection = duckdb.connect()
         give(snapshot, connection)
-    except BaseException:
-        snapshot.close()
-        raise
-    try:
         _set_up(connection)
-        _copy(template.result(), connection)
+        _copy(views_file(), connection)
         files = snapshot.files
         if safe and isinstance(snapshot.root, Path):
             files = [replace(file, source=LISTED + file.source) for file in files]
@@ -194,8 +184,7 @@ def view_sql(folder: Path | None = None) -> dict[str, View]:
     """Return the views of `sql/`, or of another folder with one subfolder per layer, each after those that it reads.
 
     Raises:
-        CatalogueError: a file is not a single SELECT, reads an unknown table, depends on itself, or has a name that is
-            taken.
+        CatalogueError: a file is not a single SELECT, depends on itself, or has a name that is taken.
     """
     return dict(_views(_sources(folder or SQL)))
 
@@ -219,10 +208,6 @@ def _views(sources: tuple[_Source, ...]) -> dict[str, View]:
         if path.stem in views or path.stem in TABLES or path.stem == PROVENANCE:
             raise CatalogueError(f"{path}: another table or view is named {path.stem}; rename the file")
         views[path.stem] = _view(layer, path, text)
-    known = {*views, *TABLES, PROVENANCE}
-    for view in views.values():
-        if unknown := [name for name in view.depends_on if name not in known]:
-            raise CatalogueError(f"{view.path} reads {', '.join(unknown)}, which is neither a table nor a view")
     try:
         order = TopologicalSorter({view.name: view.depends_on for view in views.values()}).static_order()
         return {name: views[name] for name in order if name in views}
@@ -241,7 +226,7 @@ def sql_type(of: pa.DataType) -> str:
 @lru_cache(maxsize=2)
 def _own_template(sources: tuple[_Source, ...]) -> Path:
     """Build the template in a temporary folder that is removed when the process ends."""
-    folder = mkdtemp(prefix="prunescope-")
+    folder = tempfile.mkdtemp(prefix="prunescope-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     file = Path(folder) / "views.duckdb"
     _build_template(file, sources)

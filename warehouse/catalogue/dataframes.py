@@ -53,11 +53,7 @@ def _files(name: str, root: Place | str) -> list[str] | None:
     """Return the files of a table that can be read directly; None if DuckDB has to assemble the rows.
 
     DuckDB is needed for views, for a warehouse on an object store, and if a file has another version of its table.
-
-    Raises:
-        WarehouseError: there is no such table or view.
     """
-    _require(name)
     store = Store(root)
     if name not in TABLES or not isinstance(store.root, Path):
         return None
@@ -68,12 +64,8 @@ def _files(name: str, root: Place | str) -> list[str] | None:
     return [str(file.partition.path) for file in files] if is_current else None
 
 
-def _require(name: str) -> None:
+def _rows(name: str, root: Place | str) -> pa.Table:
     if name not in {*TABLES, *view_sql(), PROVENANCE}:
         raise WarehouseError(f"there is no table or view {name!r}; `prunescope tables` lists them")
-
-
-def _rows(name: str, root: Place | str) -> pa.Table:
-    _require(name)
     with connected(root) as connection:
         return connection.sql(f"SELECT * FROM {quoted(name)}").to_arrow_table()  # noqa: S608 - a known name

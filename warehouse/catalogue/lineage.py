@@ -89,14 +89,9 @@ def origins() -> Mapping[str, Origins]:
 
 def _read(node: Node) -> Iterator[tuple[str, str]]:
     """Yield table or view and column of everything that one column of a query is computed from."""
-    seen, pending = set[int](), [node]
-    while pending:
-        part = pending.pop()
-        if id(part) not in seen:  # `Node.walk` would visit a shared part once per path to it
-            seen.add(id(part))
-            pending.extend(part.downstream)
-            if isinstance(part.source, exp.Table):
-                yield part.source.name, part.name.rpartition(".")[2]
+    for part in node.walk():
+        if isinstance(part.source, exp.Table):
+            yield part.source.name, part.name.rpartition(".")[2]
 
 
 @cache

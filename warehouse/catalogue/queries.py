@@ -34,23 +34,6 @@ _SEARCH = """
     FROM search_front WHERE model = ? AND search = ? AND coalesce(list_contains(CAST(? AS DOUBLE[]), remove), true)
     ORDER BY remove, strategy <> 'searched', strategy
 """
-_HELD_OUT = """
-    SELECT
-        start.n_treated - sets.n_treated_of_search AS put_back, sets.strategy,
-        avg(-sets.difference_nats / start.measured_nats) AS kl_brought_back,
-        avg(-sets.difference_high / start.measured_nats) AS low,
-        avg(-sets.difference_low / start.measured_nats) AS high,
-        count(*) AS sets, any_value(sets.n_items) AS texts
-    FROM (
-        -- The sets of the controls follow that of the search that they are compared with.
-        SELECT *, last_value(if(strategy = 'searched', n_treated, NULL) IGNORE NULLS) OVER (ORDER BY trial)
-            AS n_treated_of_search
-        FROM stg_search_trials WHERE model = ? AND search = ? AND move = 'held_out'
-    ) AS sets
-    INNER JOIN stg_search_trials AS start
-        ON sets.model = start.model AND sets.search = start.search AND sets.parent = start.trial
-    GROUP BY put_back, sets.strategy ORDER BY put_back, sets.strategy <> 'searched', sets.strategy
-"""
 _BETTER = """
     SELECT * FROM search_judgement
     WHERE model = ? AND recipe = ? AND list_contains(?, other_recipe) AND measure IN ('kl_texts', 'kl_prompts')
@@ -133,11 +116,9 @@ def search_results(root: Place, model: str, search: str, shares: Sequence[float]
 
 
 def brought_back(root: Place, model: str, search: str) -> pa.Table:
-    """Return the share of the start's KL that sets of sublayers bring back on held-out items, with the interval of one.
-
-    Random sets of a size are one row, their mean.
-    """
-    return _rows(root, _HELD_OUT, model, search)
+    """Return the rows of `sql/comparisons/brought_back.sql`: the share of the start's KL that sets bring back."""
+    query = (SQL / "comparisons" / "brought_back.sql").read_text("utf-8")
+    return _rows(root, query, model, search)
 
 
 def removed_weights(root: Place, model: str, search: str) -> int:

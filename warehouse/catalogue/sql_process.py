@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
@@ -43,14 +42,8 @@ class Setup:
 
     root: str
     gibibytes: float = GIBIBYTES
-    models: frozenset[str] | None = None
+    models: Collection[str] | None = None
     scope: tuple[frozenset[str], frozenset[str]] | None = None
-
-    def as_json(self) -> dict[str, object]:
-        """Return the fields as JSON has them, with lists in place of sets."""
-        models = None if self.models is None else sorted(self.models)
-        scope = None if self.scope is None else [sorted(names) for names in self.scope]
-        return vars(self) | {"models": models, "scope": scope}
 
 
 class SqlProcess(AbstractContextManager["SqlProcess"]):
@@ -62,18 +55,16 @@ class SqlProcess(AbstractContextManager["SqlProcess"]):
         self._asking, self._is_closed = Lock(), False
         # Removed by this process, because the other one may be killed.
         self._temporary = TemporaryDirectory(prefix="prunescope-", ignore_cleanup_errors=True)
-        self._messages = Path(self._temporary.name) / "messages.txt"
         own = {"TMPDIR": self._temporary.name, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(PACKAGE.parent)}
-        with self._messages.open("wb") as messages:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", _MODULE],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=messages,
-                env=os.environ | own,
-                # Ctrl-C is for this process, which ends the other one.
-                start_new_session=True,
-            )
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", _MODULE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ | own,
+            # Ctrl-C is for this process, which ends the other one.
+            start_new_session=True,
+        )
 
     def open(self, setup: Setup) -> Self:
         """Set what the process reads."""
@@ -132,12 +123,13 @@ class SqlProcess(AbstractContextManager["SqlProcess"]):
         """
         query = {"sql": sql, "parameters": parameters, "rows": rows, "size": size}
         layout = {"to": to, "width": width, "lines": lines}
+        setup = json.dumps(self._setup and vars(self._setup), default=sorted)  # sets as lists
         with self._asking:
             try:
-                request = json.dumps([self._setup and self._setup.as_json(), query, layout, seconds])
+                request = f"{setup}\n{json.dumps([query, layout, seconds])}"
             except TypeError:
                 raise SqlError("a parameter is not a number, a text, a boolean, NULL, or a list of these") from None
-            content, _ = self._process.communicate(request.encode())
+            content, messages = self._process.communicate(request.encode())
         status = self._process.returncode
         if self._is_closed:
             raise SqlError("the SQL was stopped")
@@ -145,7 +137,7 @@ class SqlProcess(AbstractContextManager["SqlProcess"]):
             raise SqlTimeError(f"the SQL ran longer than {seconds:g} s; ask for less, or give it more (--seconds)")
         if status < 0:
             raise SqlSizeError(f"{TOO_LARGE} (its process ended: {signal.Signals(-status).name})")
-        message = "".join(self._messages.read_text(errors="replace").splitlines()[-1:])
+        message = "".join(messages.decode(errors="replace").splitlines()[-1:])
         if status > 0:
             raise SqlError(f"the process for SQL failed: {message or f'status {status}'}")
         return content, number_of_rows(json.loads(message))
@@ -168,8 +160,7 @@ def run_safe(
     models: Collection[str] | None = None,
 ) -> "pa.Table":
     """Return the rows of one statement, computed in a process of its own; as `Setup` and `SqlProcess.ask` say."""
-    setup = Setup(str(root), gibibytes, None if models is None else frozenset(models))
-    with SqlProcess(setup) as process:
+    with SqlProcess(Setup(str(root), gibibytes, models)) as process:
         return process.ask(sql, parameters, seconds=seconds)
 
 

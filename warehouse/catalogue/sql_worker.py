@@ -11,10 +11,10 @@ import resource
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias, cast
+from typing import Any, BinaryIO, TypeAlias
 
 import duckdb
 import pyarrow as pa
@@ -66,7 +66,7 @@ def main() -> None:
             views_file()  # it is built, if needed, while the parent still imports
             if not (request := sys.stdin.buffer.read()):  # the parent is gone, or needs no answer
                 return
-            fields, query, layout, seconds = json.loads(request)
+            fields, (query, layout, seconds) = map(json.loads, request.splitlines())
             setup = Setup(**fields)
             connection = opened(setup)
             _limit_memory(connection, setup.gibibytes)
@@ -112,9 +112,12 @@ def write(
         query: arguments of `answer`.
         layout: arguments of `formats.write`.
     """
-    limited = cast("BinaryIO", _Limited(sink, query["size"]))
-    with answer(connection, **query, keeps_times=layout["to"] in {"arrow", "parquet"}) as (schema, batches):
-        return formats.write(schema, batches, sink=limited, **layout)
+    rows, content = answer(connection, **query, keeps_times=layout["to"] in {"arrow", "parquet"}), io.BytesIO()
+    formats.write(rows, sink=content, **layout)
+    if content.tell() > query["size"]:
+        raise SqlSizeError(too_large_result(query["size"]))
+    sink.write(content.getbuffer())
+    return int(rows.num_rows)
 
 
 def failure(error: Exception) -> dict[str, Any]:
@@ -143,7 +146,6 @@ def _short(message: str) -> str:
     return f"{message} (line {excerpt.partition(':')[0]})" if excerpt and not excerpt.startswith("1:") else message
 
 
-@contextmanager
 def answer(
     connection: duckdb.DuckDBPyConnection,
     sql: str,
@@ -152,8 +154,8 @@ def answer(
     rows: int | None = None,
     size: int = RESULT_BYTES,
     keeps_times: bool = False,
-) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
-    """Give the rows of one statement that reads, on a connection from `database.connect(..., safe=True)`.
+) -> pa.Table:
+    """Return the rows of one statement that reads, on a connection from `database.connect(..., safe=True)`.
 
     Columns of which Arrow, Parquet or Python cannot hold every value (see `_needs_text`) have DuckDB's texts; dates and
     times, too, unless `keeps_times` is set and they are not nested.
@@ -165,21 +167,18 @@ def answer(
         duckdb.Error: the statement fails.
     """
     statement = _single(connection, sql)
+    batches, used = list[pa.RecordBatch](), 0
     # EXPLAIN ANALYZE executes also what writes; it must change nothing for the next statement.
     with damage_explained(connection), connection.cursor() as cursor:
         cursor.execute("BEGIN TRANSACTION READ ONLY")
         relation = _with_texts(cursor.sql(statement, params=parameters), keeps_times)
         with (relation if rows is None else relation.limit(rows)).to_arrow_reader(_BATCH) as reader:
-            yield reader.schema, _up_to(reader, size)
-
-
-def _up_to(reader: pa.RecordBatchReader, size: int) -> Iterator[pa.RecordBatch]:
-    used = 0
-    for batch in reader:
-        used += batch.nbytes
-        if used > size:
-            raise SqlSizeError(too_large_result(size))
-        yield batch
+            for batch in reader:
+                batches.append(batch)
+                used += batch.nbytes
+                if used > size:
+                    raise SqlSizeError(too_large_result(size))
+            return pa.Table.from_batches(batches, reader.schema)
 
 
 def _single(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
@@ -219,25 +218,6 @@ def _needs_text(of: duckdb.sqltypes.DuckDBPyType, keeps_times: bool, depth: int 
     # The other child of an array is its size.
     types = (child for _, child in children if isinstance(child, duckdb.sqltypes.DuckDBPyType))
     return any(_needs_text(child, keeps_times, depth + 1) for child in types)
-
-
-class _Limited(io.RawIOBase):
-    """Binary file that takes bytes up to a size."""
-
-    def __init__(self, sink: BinaryIO, size: int) -> None:
-        self._sink, self._size, self._written = sink, size, 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: bytes) -> int:  # type: ignore[override]  # Arrow and Python give bytes
-        self._written += len(data)
-        if self._written > self._size:
-            raise SqlSizeError(too_large_result(self._size))
-        return self._sink.write(data)
-
-    def tell(self) -> int:
-        return self._written
 
 
 if __name__ == "__main__":

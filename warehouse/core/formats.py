@@ -8,9 +8,10 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from typing import BinaryIO, Literal, get_args
+from itertools import chain
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.csv
@@ -26,8 +27,7 @@ from prunescope.warehouse.core import latex
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.core.limits import TEXT_ROWS
 
-Format = Literal["table", "csv", "json", "markdown", "latex", "parquet"]
-FORMATS: tuple[str, ...] = get_args(Format)
+FORMATS = ("table", "csv", "json", "markdown", "latex", "parquet")
 NULL = "–"
 _OUTER_BREAKS = re.compile(r"\A\n+|\n+\Z")
 
@@ -38,84 +38,50 @@ def render(rows: pa.Table, to: str, *, width: int = 120) -> str | bytes:
     Args and errors as in `write`.
     """
     sink = io.BytesIO()
-    write(rows.schema, rows.to_batches(), to, sink, width=width)
+    write(rows, to, sink, width=width)
     return sink.getvalue() if to == "parquet" else sink.getvalue().decode()
 
 
-def write(
-    schema: pa.Schema,
-    batches: Iterable[pa.RecordBatch],
-    to: str,
-    sink: BinaryIO,
-    *,
-    width: int = 120,
-    lines: int = TEXT_ROWS,
-) -> int:
-    """Write rows in one of `FORMATS`, one batch after the other except in markdown and latex.
+def write(rows: pa.Table, to: str, sink: BinaryIO, *, width: int = 120, lines: int = TEXT_ROWS) -> None:
+    """Write rows in one of `FORMATS`.
 
     Args:
-        schema: of the rows.
-        batches: the rows.
+        rows: the rows.
         to: the format; `plain` has the columns' names and types, and rows as lists in JSON, for other programs, and
             `arrow` is Arrow's stream.
         sink: receives the bytes.
         width: characters of a line in format table.
         lines: rows of format table; the other formats have every row.
 
-    Returns:
-        The number of rows.
-
     Raises:
         WarehouseError: there is no such format, or it cannot hold two columns of one name.
     """
-    names, counts = schema.names, [0]
+    names = rows.column_names
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None and to in {"json", "parquet"}:
         raise WarehouseError(f"two columns are named {repeated!r}, which {to} cannot hold; give one an alias (as)")
-
-    def tables() -> Iterator[pa.Table]:
-        for batch in batches:
-            counts.append(batch.num_rows)
-            yield pa.Table.from_batches([batch], schema)
-
-    empty = pa.Table.from_batches([], schema)  # `schema.empty_table` imports pandas
     match to:
         case "parquet":
-            with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
-                for table in tables():
-                    writer.write_table(table)
+            pq.write_table(rows, sink, compression="zstd")
         case "arrow":
-            with pa.ipc.new_stream(sink, schema) as writer:
-                for table in tables():
-                    writer.write_table(table)
+            with pa.ipc.new_stream(sink, rows.schema) as writer:
+                writer.write_table(rows)
         case "csv":
-            _write_csv(names, tables(), sink)
+            _write_csv(rows, sink)
         case "json":
-            objects = (
-                [f"\n{_dumps(dict(zip(names, row, strict=True)))}" for row in _rows(table)] for table in tables()
-            )
-            _write_list("[", objects, "\n]\n", sink)
+            objects = (_dumps(dict(zip(names, row, strict=True))) for row in _rows(rows))
+            sink.write(b"[")
+            sink.writelines(f"{',' * bool(number)}\n{row}".encode() for number, row in enumerate(objects))
+            sink.write(b"\n]\n")
         case "plain":
-            columns = _dumps([{"name": field.name, "type": str(field.type)} for field in schema])
-            lists = (list(map(_dumps, _rows(table))) for table in tables())
-            _write_list(f'{{"columns": {columns}, "rows": [', lists, "]}", sink)
+            columns = [{"name": field.name, "type": str(field.type)} for field in rows.schema]
+            sink.write(_dumps({"columns": columns, "rows": list(_rows(rows))}).encode())
         case "table":
-            shown = empty
-            for table in tables():
-                shown = pa.concat_tables([shown, table.slice(0, lines - shown.num_rows)])
-            sink.write(to_text(shown, width, count=sum(counts)).encode())
+            sink.write(to_text(rows.slice(0, lines), width, count=rows.num_rows).encode())
         case "markdown" | "latex":
-            sink.write(_typeset(pa.concat_tables([empty, *tables()]), to).encode())
+            sink.write(_typeset(rows, to).encode())
         case _:
             raise WarehouseError(f"there is no format {to!r}; choose one of {', '.join(FORMATS)}")
-    return sum(counts)
-
-
-def _write_list(start: str, parts: Iterable[list[str]], end: str, sink: BinaryIO) -> None:
-    for texts in filter(None, parts):
-        sink.write((start + ",".join(texts)).encode())
-        start = ","
-    sink.write((end if start == "," else start + end).encode())
 
 
 def to_text(rows: pa.Table, width: int, *, count: int | None = None) -> str:
@@ -172,36 +138,35 @@ def _terminal_table(names: list[str], cells: list[list[str]], numeric: list[bool
     return capture.get()
 
 
-def _write_csv(names: list[str], tables: Iterable[pa.Table], sink: BinaryIO) -> None:
+def _write_csv(rows: pa.Table, sink: BinaryIO) -> None:
     """Write NULL as an empty field, empty text in quotes and a list as JSON."""
     # Arrow quotes every name in the header, and some readers keep the quotes.
     header = io.StringIO()
-    csv.writer(header, lineterminator="\n").writerow(names)
+    csv.writer(header, lineterminator="\n").writerow(rows.column_names)
     sink.write(header.getvalue().encode())
-    for rows in tables:
-        body = io.BytesIO()
-        flat = pa.Table.from_arrays([_flat(column) for column in rows.columns], names=names)
-        pyarrow.csv.write_csv(flat, body, pyarrow.csv.WriteOptions(include_header=False))
-        sink.write(body.getvalue())
+    for batch in rows.to_batches():
+        flat = pa.RecordBatch.from_arrays(list(map(_flat, batch.columns)), names=rows.column_names)
+        pyarrow.csv.write_csv(flat, sink, pyarrow.csv.WriteOptions(include_header=False))
 
 
-def _flat(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+def _flat(column: pa.Array) -> pa.Array:
     """Return a column of a type that Arrow writes as CSV."""
     of = column.type
     if pa.types.is_dictionary(of):
         return column.cast(of.value_type)
     if not (pa.types.is_nested(of) or pa.types.is_binary(of) or pa.types.is_temporal(of)):
         return column
-    texts = (value if value is None else _plain(value) for value in _values(column))
+    texts = map(_plain, _values(column))
     return pa.array([each if each is None or isinstance(each, str) else _dumps(each) for each in texts], pa.string())
 
 
-def _rows(table: pa.Table) -> Iterator[tuple[object, ...]]:
-    return zip(*map(_values, table.columns), strict=True)
+def _rows(rows: pa.Table) -> Iterator[tuple[object, ...]]:
+    """Return the rows as Python values, of one batch at a time."""
+    return chain.from_iterable(zip(*map(_values, batch.columns), strict=True) for batch in rows.to_batches())
 
 
 def _typeset(rows: pa.Table, to: str) -> str:
-    escaped = markdown_escaped if to == "markdown" else _latex_escaped
+    escaped = markdown_escaped if to == "markdown" else latex.latex_escaped
     names = list(map(escaped, rows.column_names))
     body = list(zip(*(map(escaped, column) for column in _cells(rows)), strict=True))
     numeric = [is_number(field.type) for field in rows.schema]
@@ -215,10 +180,6 @@ def markdown_table(headings: Sequence[str], body: Sequence[Sequence[str]], is_nu
     """Return a pipe table from headings and cells in Markdown; numbers are aligned right."""
     sides = ["right" if is_right else "left" for is_right in is_number] if body else None
     return tabulate(body, headings, tablefmt="pipe", disable_numparse=True, colalign=sides) + "\n"
-
-
-def _latex_escaped(text: str) -> str:
-    return latex.latex_escaped(escape_control(text, keep="\n\t"))
 
 
 def _cells(rows: pa.Table) -> list[list[str]]:
@@ -243,16 +204,14 @@ def shown_cell(value: object, digits: int = 4) -> str:
         case str():
             # No format shows a line break at an end, which is all of some tokens.
             text = _OUTER_BREAKS.sub(lambda breaks: r"\n" * len(breaks[0]), value)
-        case Decimal():
+        case Decimal() | bytes():
             text = shown_cell(_plain(value), digits)
-        case bytes():
-            text = value.hex()
         case _:
             text = str(value)
     return text
 
 
-def _values(column: pa.ChunkedArray) -> list[object]:
+def _values(column: pa.ChunkedArray | pa.Array) -> list[object]:
     """Return Python values; a float32 as the shortest decimal that is read back as the same float32."""
     of = column.type
     if pa.types.is_float32(of):

@@ -4,6 +4,8 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+from prunescope.pipelines.core.escapes import escape_control
+
 _SPECIAL = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -51,9 +53,11 @@ _MATH = _GREEK | {
 def latex_escaped(text: str) -> str:
     """Return the text as LaTeX that pdflatex typesets without further packages.
 
-    White space becomes one space; a character that the standard fonts lack becomes its number, such as `[U+65E5]`.
+    White space becomes one space, and a control character its escape; a character that the standard fonts lack becomes
+    its number, such as `[U+65E5]`.
     """
-    escaped = "".join(map(_latex, " ".join(unicodedata.normalize("NFC", text).split())))
+    visible = escape_control(unicodedata.normalize("NFC", text), keep="\n\t")
+    escaped = "".join(map(_latex, " ".join(visible.split())))
     # TeX joins two of these to a dash or a quotation mark.
     return re.sub("([-,])(?=\\1)", r"\1{}", escaped)
 

@@ -152,17 +152,12 @@ def import_results(store: Store, evaluated: Iterable[tuple[HarnessResults, tuple
         rows += [{"model": pair[0], "recipe": pair[1]} | row for row in results.rows]
         changed.add(pair)
         added.append(len(results.rows))
-    for pair in sorted(changed):
-        _write(store, pair, present[pair])
-    return added
-
-
-def _write(store: Store, pair: tuple[str, str], rows: Sequence[Row]) -> None:
-    model, recipe = pair
-    inputs = {f"results {row['source_hash'][:12]}": row["source_hash"] for row in rows}
-    provenance = Provenance.of_read_rows("imported", model, recipe, inputs, str(TABLE.version))
     schema = pl.DataFrame(TABLE.arrow().empty_table()).schema
-    store.write(TABLE, pl.DataFrame(rows, schema=schema), provenance, model, recipe)
+    for pair in sorted(changed):
+        inputs = {f"results {row['source_hash'][:12]}": row["source_hash"] for row in present[pair]}
+        provenance = Provenance.of_read_rows("imported", *pair, inputs, str(TABLE.version))
+        store.write(TABLE, pl.DataFrame(present[pair], schema=schema), provenance, *pair)
+    return added
 
 
 def _task_rows(file: str, whole: Any, task: str) -> Iterable[Row]:  # noqa: ANN401 - any JSON

@@ -175,7 +175,4 @@ class Table:
 
     def column(self, name: str) -> Column:
         """Return the column of that name; raise KeyError if there is none."""
-        for column in self.columns:
-            if column.name == name:
-                return column
-        raise KeyError(f"table {self.name} has no column {name}")
+        return {column.name: column for column in self.columns}[name]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Place = Path | UPath
 else:
     Place = Path
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+|.*::.*):(/+)(.*)", re.DOTALL)
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+|.*::.*):/+(.*)", re.DOTALL)
 _TRIES = 10
 Read = TypeVar("Read")
 # Stores on which an upload replaces the object when it is complete, and otherwise changes nothing. On other remote file
@@ -40,7 +40,7 @@ def place_of(root: "Path | UPath | str") -> Place:
     url = _URL.fullmatch(str(root))
     if url is None:
         return Path(root).absolute()
-    scheme, slashes, path = url[1].lower(), url[2], url[3]
+    scheme, path = url[1].lower(), url[2]
     if scheme == "file":
         return Path(f"/{path}").absolute()
     user, at, _ = path.partition("/")[0].rpartition("@")
@@ -50,8 +50,6 @@ def place_of(root: "Path | UPath | str") -> Place:
             f"the warehouse {scheme}://… has credentials in its address; leave them out and set AWS_ACCESS_KEY_ID "
             "and AWS_SECRET_ACCESS_KEY, or what the store's library reads from the environment"
         )
-    if len(slashes) < 2:
-        raise WarehouseError(f"the warehouse {root} is a URL with one slash; write {scheme}://{path}")
     if scheme not in _ATOMIC:
         raise WarehouseError(
             f"the warehouse {scheme}://… cannot be kept safely: files appear there in parts or cannot be written; "

@@ -44,10 +44,6 @@ class PinnedObjects(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
         except KeyError:
             raise FileNotFoundError(path) from None
 
-    def exists(self, path: str, **_: object) -> bool:
-        """Return whether the object was listed."""
-        return self._name(path) in self._objects
-
     def glob(self, path: str, **_: object) -> list[str]:
         """Return the object itself: views name whole files, and a bucket's prefix may contain wildcard characters."""
         return [self._name(path)] if self.exists(path) else []

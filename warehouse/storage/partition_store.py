@@ -174,14 +174,10 @@ class Store:
                 f"the partition is {model}@{recipe}"
             )
         arrow = to_arrow(table, rows)
-        for name, expected in (("model", model), ("recipe", recipe)):
-            # A table with one file per model may name recipes in its rows.
-            is_partition = name == "model" or table.partitioning == "variant"
-            if (
-                is_partition
-                and name in arrow.column_names
-                and (others := set(arrow[name].unique().to_pylist()) - {expected})
-            ):
+        # A table with one file per model may name recipes in its rows.
+        names = {"model": model} if recipe is None else {"model": model, "recipe": recipe}
+        for name, expected in names.items():
+            if name in arrow.column_names and (others := set(arrow[name].unique().to_pylist()) - {expected}):
                 raise WarehouseError(f"table {table.name}: column {name} holds {min(others)!r}, not only {expected!r}")
         violations = tuple(checks.violations(table, arrow))
         footer = footer_json(provenance, tuple(str(violation) for violation in violations), rows_hash(arrow))
@@ -323,15 +319,10 @@ def to_arrow(table: Table, rows: "pl.DataFrame") -> pa.Table:
         WarehouseError: columns are missing or unexpected, a value does not fit its type, or a NULL is not allowed.
     """
     schema = table.arrow()
-    missing = [name for name in schema.names if name not in rows.columns]
-    unexpected = [name for name in rows.columns if name not in schema.names]
-    if missing or unexpected:
-        problems = [
-            f"{word} {', '.join(names)}"
-            for word, names in (("lacks", missing), ("has unexpected", unexpected))
-            if names
-        ]
-        raise WarehouseError(f"table {table.name}: the frame {' and '.join(problems)}")
+    expected, found = set(schema.names), set(rows.columns)
+    if expected != found:
+        lacks, has = sorted(expected - found), sorted(found - expected)
+        raise WarehouseError(f"table {table.name}: the frame lacks {lacks} and has unexpected {has}")
     # With one chunk per column the pages do not depend on how the frame was built.
     whole = rows.rechunk()
     columns = []

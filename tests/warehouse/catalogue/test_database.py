@@ -195,7 +195,6 @@ def test_dependencies_are_found_below_ctes_subqueries_and_unions(tmp_path):
             r"marts/[ab]\.sql reads itself: \w -> \w -> \w",
         ),
         ({"marts__a": "select * from a"}, r"marts/a\.sql reads itself"),
-        ({"marts__a": "select * from nothing"}, r"marts/a\.sql reads nothing, which is neither"),
         ({"marts__a": "select from where"}, r"marts/a\.sql: "),
         ({"marts__a": "select 1; select 2"}, r"marts/a\.sql must hold one SELECT"),
         ({"marts__a": "drop table models"}, r"marts/a\.sql must hold one SELECT"),
@@ -209,8 +208,9 @@ def test_an_invalid_view_file_is_named(tmp_path, files, message):
         view_sql(folder_of(tmp_path, **files))
 
 
-def test_a_view_that_duckdb_refuses_names_its_file(tmp_path, monkeypatch):
-    folder = folder_of(tmp_path, marts__a="select nope from models")
+@pytest.mark.parametrize("sql", ["select nope from models", "select * from nope"])
+def test_a_view_that_duckdb_refuses_names_its_file(tmp_path, monkeypatch, sql):
+    folder = folder_of(tmp_path, marts__a=sql)
     monkeypatch.setattr("prunescope.warehouse.catalogue.database.SQL", folder)
     with pytest.raises(CatalogueError, match=r"marts/a\.sql: .*nope"):
         connect(tmp_path / "warehouse")

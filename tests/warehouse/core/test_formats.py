@@ -290,10 +290,8 @@ def test_a_value_of_any_type_passes_through_every_format(expressions, has_null):
     nothing = " UNION ALL SELECT " + ", ".join("NULL" for _ in expressions) if has_null else ""
     with duckdb.connect() as connection:
         connection.execute("SET GLOBAL TimeZone = 'UTC'")
-        with answer(connection, f"SELECT {select}{nothing}") as (schema, batches):
-            rows = pa.Table.from_batches(batches, schema)
-        with answer(connection, f"SELECT {select}{nothing}", keeps_times=True) as (schema, batches):
-            typed = pa.Table.from_batches(batches, schema)
+        rows = answer(connection, f"SELECT {select}{nothing}")
+        typed = answer(connection, f"SELECT {select}{nothing}", keeps_times=True)
     for to in FORMATS:
         assert render(rows, to)
     records = json.loads(render(rows, "json"))
@@ -329,8 +327,7 @@ def test_a_value_of_any_type_passes_through_every_format(expressions, has_null):
 def test_what_python_or_arrow_cannot_hold_is_text(expression, text):
     with duckdb.connect() as connection:
         connection.execute("SET GLOBAL TimeZone = 'UTC'")
-        with answer(connection, f"SELECT {expression} AS x") as (schema, batches):
-            rows = pa.Table.from_batches(batches, schema)
+        rows = answer(connection, f"SELECT {expression} AS x")
     assert json.loads(render(rows, "json")) == [{"x": text}]
     assert list(csv.DictReader(io.StringIO(render(rows, "csv")))) == [{"x": text}]
     assert text in render(rows, "table")

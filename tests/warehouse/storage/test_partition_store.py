@@ -71,7 +71,7 @@ def test_floats_are_split_and_labels_have_a_dictionary(store):
 
 def test_missing_and_unexpected_columns_are_named(store):
     rows = rows_of(TRANSITIONS).drop("norm_h").with_columns(surplus=pl.lit(1))
-    with pytest.raises(WarehouseError, match="lacks norm_h and has unexpected surplus"):
+    with pytest.raises(WarehouseError, match=r"lacks \['norm_h'\] and has unexpected \['surplus'\]"):
         write(store, rows)
     assert not store.root.exists()
 
@@ -158,7 +158,6 @@ def test_any_name_is_written_below_the_root_and_found_again(tmp_path, model, rec
         ("sftp://host/a", "files appear there in parts"),
         ("simplecache::s3://bucket/x", "files appear there in parts"),
         ("nosuch://bucket/x", "files appear there in parts"),
-        ("s3:/bucket/x", "a URL with one slash; write s3://bucket/x"),
         ("s3://", "names no bucket"),
         ("s3://KEYCANARY:SECRETCANARY@bucket/x", "has credentials in its address; leave them out"),
         ("s3:/KEYCANARY:SECRETCANARY@bucket/x", "has credentials in its address; leave them out"),
@@ -170,6 +169,10 @@ def test_a_url_that_can_hold_no_warehouse_is_refused_with_the_reason(url, reason
     with pytest.raises(WarehouseError, match=reason) as error:
         Store(url)
     assert "CANARY" not in str(error.value)
+
+
+def test_a_url_with_one_slash_is_the_same_place():
+    assert str(Store("s3:/bucket/x").root) == str(Store("s3://bucket/x").root) == "s3://bucket/x"
 
 
 def test_a_file_url_is_a_local_folder(tmp_path):
