@@ -34,17 +34,10 @@ class RightAnswer:
 class _Reader(VariantLM):
     """Model that records the token ids of likelihood requests instead of running them."""
 
-    def __init__(self, decoder: Decoder) -> None:
-        super().__init__(decoder)
-        self.read: list[Request] = []
+    read: Sequence[Request] = ()
 
-    def _loglikelihood_tokens(
-        self,
-        requests: Sequence[Request],
-        disable_tqdm: bool = True,  # noqa: ARG002 (lm-eval's signature)
-        override_bs: int | None = None,  # noqa: ARG002
-    ) -> list[Likelihood]:
-        self.read = list(requests)
+    def _loglikelihood_tokens(self, requests: Sequence[Request], **_: object) -> list[Likelihood]:
+        self.read = requests
         return [(0.0, False)] * len(requests)
 
 
@@ -122,6 +115,7 @@ def _right(reader: _Reader, loaded: LoadedTask, requests: Sequence[Any]) -> tupl
     right = options_of(loaded, requests[0].doc)[1]
     if right is None:
         return None
-    reader.loglikelihood([requests[right]])
+    with quiet():
+        reader.loglikelihood([requests[right]])
     _, context, answer = reader.read[0]
     return context, answer
