@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import lm_eval.utils
 import pytest
 from lm_eval.filters.extraction import RegexFilter
+from tqdm import tqdm
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation.tasks.definition import (
@@ -19,7 +21,7 @@ from prunescope.pipelines.evaluation.tasks.definition import (
     runs_code,
     shipped,
 )
-from prunescope.pipelines.evaluation.tasks.loading import load_tasks
+from prunescope.pipelines.evaluation.tasks.loading import load_tasks, quiet
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
 from tests.assets.tiny_study import ROOT
 from tests.pipelines.evaluation.tasks import harness
@@ -154,6 +156,15 @@ def test_samples_in_another_form_are_refused_by_line(tmp_path: Path, lines: str 
 def test_keys_that_do_not_fit_the_task_are_refused(keys: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_tasks([TaskSpec.model_validate(keys)])
+
+
+def test_bars_of_lm_eval_and_of_datasets_are_silent_as_long_as_they_would_break_ours(capsys) -> None:
+    with quiet():
+        for bar in (tqdm, datasets.utils.tqdm):
+            assert [*bar([1], disable=False)] == [1]
+    assert capsys.readouterr().err == ""
+    assert [*tqdm([1], disable=False)] == [1]
+    assert "1/1" in capsys.readouterr().err
 
 
 def test_two_tasks_of_one_name_are_refused() -> None:
