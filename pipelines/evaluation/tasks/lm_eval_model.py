@@ -148,7 +148,7 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
         self._max_length = context
 
     @torch.inference_mode()
-    def _loglikelihood_tokens(self, requests: Sequence[Request], **_: object) -> list[Likelihood]:
+    def _loglikelihood_tokens(self, requests: Sequence[Request], **_unused: object) -> list[Likelihood]:
         """Return the log-likelihoods of continuations after their contexts, in the order of the requests.
 
         Raises:

@@ -36,7 +36,7 @@ class _Reader(VariantLM):
 
     read: Sequence[Request] = ()
 
-    def _loglikelihood_tokens(self, requests: Sequence[Request], **_: object) -> list[Likelihood]:
+    def _loglikelihood_tokens(self, requests: Sequence[Request], **_unused: object) -> list[Likelihood]:
         self.read = requests
         return [(0.0, False)] * len(requests)
 
