@@ -75,9 +75,7 @@ def sql(
     """
     text = sys.stdin.read() if query == "-" else query
     with options.sql_process(context, Setup(str(options.existing(context)), memory)) as process:
-        content, _ = process.render(
-            text, to=sink.format, width=sink.width, seconds=seconds, size=options.answer_bytes(memory)
-        )
+        content, _ = process.render(text, to=sink.format, width=sink.width, seconds=seconds)
     emit_bytes(content, sink.path)
 
 
@@ -197,8 +195,7 @@ def question(
             count = rows.num_rows
         else:
             layout = {"to": sink.format, "width": sink.width, "lines": _LINES if output is None else TEXT_ROWS}
-            limits = {"seconds": seconds, "size": options.answer_bytes(memory)}
-            content, count = process.render(query.sql, query.parameters, **layout, **limits)
+            content, count = process.render(query.sql, query.parameters, **layout, seconds=seconds)
     asks = asked.parts["asks"]
     log(asked.header if explain else f"{asks}\n{_reading(count, asked)} (--explain shows more)", "dim")
     if not chart:

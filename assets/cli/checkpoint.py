@@ -1,7 +1,6 @@
 """`prunescope checkpoint` and `prunescope prune`: pruned models as Hugging Face folders."""
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -37,16 +36,6 @@ _FOLDER = "Output directory; must be new or empty."
 Shrink = Annotated[
     bool, typer.Option("--shrink", help="Shrink matrices if whole neurons or heads are zero in every layer.")
 ]
-
-
-def _limits(memory: Sequence[str]) -> dict[str, int] | None:
-    """Return the memory of each device in bytes; None without any."""
-    from prunescope.pipelines.studies.memory_limits import parse_limits
-
-    try:
-        return parse_limits(list(memory))
-    except ValueError as error:
-        raise InputError(f"--memory: {error}") from error
 
 
 Memory = Annotated[
@@ -85,12 +74,13 @@ def checkpoint(
     """
     from prunescope.pipelines.models.sources import identify, locate
     from prunescope.pipelines.pruning.checkpoints.output_directory import require_free
+    from prunescope.pipelines.studies.memory_limits import parse_limits
     from prunescope.warehouse.storage.partition_store import Store
     from prunescope.warehouse.storage.path_names import path_safe
     from prunescope.warehouse.tables import TABLES
 
     require_free(folder)
-    limits = _limits(memory)
+    limits = parse_limits(memory)
     store = Store(options.existing(context))
     [(model, name)] = options.variants_of(store.root, [variant])
     row = store.read(TABLES["variants"], model, name).to_pylist()[0]
@@ -163,7 +153,7 @@ def prune(
         unfinished_directory,
     )
     from prunescope.pipelines.recipes import RepairRecipe, parse_recipe, steps
-    from prunescope.pipelines.studies.memory_limits import DEVICE
+    from prunescope.pipelines.studies.memory_limits import DEVICE, parse_limits
 
     require_free(output)
     parsed = parse_recipe(options.inline_recipe(recipe))
@@ -175,7 +165,7 @@ def prune(
     spec = _calibration(calibration).model_copy(update=own)
     if not re.match(DEVICE, device):
         raise InputError(f"--device {device!r}: choose auto, cpu, cuda or cuda:N")
-    limits = _limits(memory)
+    limits = parse_limits(memory)
     with unfinished_directory(output) as scratch, RichProgress() as bars:
         cache = settings.cache_folder()
         model_folder = locate(model, cache, bars)

@@ -84,8 +84,7 @@ def verify(context: typer.Context, sink: Sink) -> None:
         counts[result.state] += 1
         if result.state in {"changed", "unreadable"}:
             failed.append(asdict(result) | {"path": str(result.path)})
-    if failed or sink.is_chosen:
-        emit_list(failed, sink, path=str, state=str, reason=str, bytes=int)
+    emit_list(failed, sink, path=str, state=str, reason=str, bytes=int)
     log(f"{counts['intact']} files are unchanged, {counts['changed']} have changed")
     if counts["unverifiable"]:
         log(f"{counts['unverifiable']} files are older than the hashes; the next run that computes them adds one")
@@ -173,9 +172,8 @@ def gc(
             for study in (*loaded, *(watched.study for watched in watch.studies))
         ]
         orphans = waste(store, scopes, local)
-        if orphans or sink.is_chosen:
-            rows = [vars(orphan) | _described(orphan) for orphan in orphans]
-            emit_list(rows, sink, kind=str, study=str, removed_by=str, bytes=int, path=str)
+        rows = [vars(orphan) | _described(orphan) for orphan in orphans]
+        emit_list(rows, sink, kind=str, study=str, removed_by=str, bytes=int, path=str)
         removed = removable(orphans, computed_by) if yes else []
         freed = remove(store, removed)
         if yes:
@@ -221,8 +219,7 @@ def doctor(
     location = options.existing(context)
     log(f"warehouse: {location}\ncache: {settings.cache_folder()}")
     diagnoses = diagnose(location)
-    if diagnoses or sink.is_chosen:
-        emit_list(list(map(asdict, diagnoses)), sink, **{field.name: str for field in fields(Diagnosis)})
+    emit_list(list(map(asdict, diagnoses)), sink, **{field.name: str for field in fields(Diagnosis)})
     if not diagnoses:
         log("no problem found in the warehouse")
     if any(diagnosis.level == "error" for diagnosis in diagnoses):

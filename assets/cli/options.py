@@ -21,7 +21,6 @@ from prunescope.assets.cli import completion, output
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.regular_files import local_path
 from prunescope.warehouse.catalogue.sql_process import Setup, SqlProcess
-from prunescope.warehouse.core.limits import RESULT_BYTES
 
 if TYPE_CHECKING:
     from prunescope.warehouse.storage.location import Place
@@ -38,11 +37,6 @@ class Globals:
     warehouse: str | None = None
     debug: bool = False
     sql_process: SqlProcess | None = None
-
-
-def answer_bytes(gibibytes: float) -> int:
-    """Return the limit of an answer's bytes, which this process holds before it writes them."""
-    return min(RESULT_BYTES, int(gibibytes * (1 << 30)))
 
 
 def sql_process(context: typer.Context, setup: Setup) -> SqlProcess:

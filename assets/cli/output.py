@@ -52,7 +52,7 @@ class Sink:
     """The format of a command's rows, and the file that they go to, or None for standard output.
 
     Attributes:
-        is_chosen: whether the user chose either of them; then an answer without a row is written, too.
+        is_chosen: whether the user chose either of them; then a list without a row is written, too.
     """
 
     format: str = "table"
@@ -87,7 +87,9 @@ def emit(rows: "pa.Table", sink: Sink = Sink()) -> None:
 
 
 def emit_list(rows: Sequence[Mapping[str, object]], sink: Sink, /, **columns: type) -> None:
-    """Write rows with these columns of `str` or `int` to a sink."""
+    """Write rows with these columns of `str` or `int` to a sink; without a row, only to a sink that the user chose."""
+    if not rows and not sink.is_chosen:
+        return
     import pyarrow as pa
 
     types = {name: pa.string() if of is str else pa.int64() for name, of in columns.items()}

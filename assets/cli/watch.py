@@ -51,8 +51,8 @@ def watch(
         _change_list(store, [options.absolute_study(name) for name in studies], stop)
         make_models_folder(store)
     backlog = FreshnessScanner().scan(store)
-    if (rows := _rows(backlog)) or sink.is_chosen:
-        emit_list(rows, sink, study=str, model=str, source=str, missing=int, outdated=int, of_another_study=int)
+    rows = _rows(backlog)
+    emit_list(rows, sink, study=str, model=str, source=str, missing=int, outdated=int, of_another_study=int)
     _log_watched(backlog.watch, store)
     if backlog.stale_reports:
         log(f"questions, figures and report are older than their tables: {', '.join(backlog.stale_reports)}")

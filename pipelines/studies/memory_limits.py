@@ -1,9 +1,12 @@
 """The device of a study and the memory limits of its layers, as users write them. No torch here."""
 
 import re
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field
+
+from prunescope.pipelines.core.errors import InputError
 
 DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
 _LAYER_DEVICE = re.compile(r"cpu|cuda:\d+")
@@ -33,12 +36,15 @@ Size = Annotated[int, Field(ge=0), BeforeValidator(parse_size)]
 LayerDevice = Annotated[str, AfterValidator(_layer_device)]
 
 
-def parse_limits(arguments: list[str]) -> dict[str, int] | None:
-    """Return the limits in arguments such as `cpu=8GiB`, or None without arguments; ValueError for other forms."""
+def parse_limits(arguments: Sequence[str]) -> dict[str, int] | None:
+    """Return the limits in arguments of `--memory` such as `cpu=8GiB`, or None without any; InputError for others."""
     limits: dict[str, int] = {}
     for argument in arguments:
         device, separator, size = argument.partition("=")
         if not separator:
-            raise ValueError(f"{argument!r}: write a device and a size, such as cpu=8GiB or cuda:0=20GiB")
-        limits[_layer_device(device)] = int(str(parse_size(size)))
+            raise InputError(f"--memory: {argument!r}: write a device and a size, such as cpu=8GiB or cuda:0=20GiB")
+        try:
+            limits[_layer_device(device)] = int(str(parse_size(size)))
+        except ValueError as error:
+            raise InputError(f"--memory: {error}") from error
     return limits or None

@@ -114,14 +114,15 @@ class SqlProcess(AbstractContextManager["SqlProcess"]):
             lines: rows of format table; the number of the others stands below it.
             seconds: time limit, after which the kernel ends the process.
             rows: number of rows to fetch; all if None.
-            size: limit of the answer's bytes, in Arrow's format and in this one.
+            size: limit of the answer's bytes, in Arrow's format and in this one, at most the statement's memory.
 
         Raises:
             SqlError: the statement is wrong, does not only read the warehouse, or takes too much time or memory.
             DamagedFileError: a file that it reads is damaged; the message names the file.
             WarehouseError: the warehouse cannot be opened, or the format cannot hold the rows.
         """
-        query = {"sql": sql, "parameters": parameters, "rows": rows, "size": size}
+        memory = int((self._setup or Setup("")).gibibytes * 2**30)
+        query = {"sql": sql, "parameters": parameters, "rows": rows, "size": min(size, memory)}
         layout = {"to": to, "width": width, "lines": lines}
         setup = json.dumps(self._setup and vars(self._setup), default=sorted)  # sets as lists
         with self._asking:

@@ -8,27 +8,18 @@ from typing import Any
 
 from prunescope.pipelines.studies.prompts import number_text
 
-# Patterns that lm-eval's gsm8k removes from answers before it compares them, in this order: thousands separators, the
-# dollar sign, the final full stop.
-_IGNORED = (",", r"\$", r"\.$")
-
 
 def without_marks(responses: Iterable[Sequence[str]], docs: Sequence[dict[str, Any]]) -> list[list[str]]:  # noqa: ARG001
     """Return the answers without the marks that the task's comparison ignores: 1,000. and $1000 become equal.
 
-    This changes no score. But if the dense model and a variant answer with the same number, their texts become equal.
+    Lm-eval's gsm8k removes thousands separators and dollar signs, then the final full stop. This changes no score. But
+    if the dense model and a variant answer with the same number, their texts become equal.
 
     Args:
         responses: the answers extracted from each sample's texts.
         docs: the samples.
     """
-    return [[_without_marks(answer) for answer in answers] for answers in responses]
-
-
-def _without_marks(answer: str) -> str:
-    for pattern in _IGNORED:
-        answer = re.sub(pattern, "", answer)
-    return answer
+    return [[re.sub(r"\.$", "", re.sub("[,$]", "", answer)) for answer in answers] for answers in responses]
 
 
 def same_answer(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:

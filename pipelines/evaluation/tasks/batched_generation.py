@@ -243,7 +243,7 @@ def _step(decoder: Decoder, batch: _Batch, *, reuses_prefix: bool) -> None:
     best, is_finite = _best(decoder, decoder.hidden(tokens, cache, mask)[:, -1 - width :])
     if width and cache is not None and not is_finite:
         # A wrong draft may cause the NaN, in other rows too: repeat the pass without drafts.
-        _crop(cache, width + 1)
+        cache.crop(-1 - width)
         batch.uses_drafts = False
         _step(decoder, batch, reuses_prefix=reuses_prefix)
         return
@@ -253,7 +253,8 @@ def _step(decoder: Decoder, batch: _Batch, *, reuses_prefix: bool) -> None:
     if width and cache is not None:
         # A row's wrong draft tokens stay in the cache if another row's were right; the mask hides them.
         longest = max(right)
-        _crop(cache, width - longest)
+        if longest < width:  # `crop(0)` would remove all
+            cache.crop(longest - width)
         accepted = torch.arange(longest) < torch.tensor(right)[:, None]
         mask = torch.cat([mask[:, :-width], accepted.to(mask)], dim=1)
     batch.cache, batch.mask = cache, mask
@@ -281,12 +282,6 @@ def _accept(decoder: Decoder, row: _Row, draft: Sequence[int], tokens: Sequence[
         if row.ended:
             break
     return right
-
-
-def _crop(cache: TokenCache, tokens: int) -> None:
-    """Remove the last tokens; `crop(0)` would remove all."""
-    if tokens:
-        cache.crop(-tokens)
 
 
 def _prefill(

@@ -4,7 +4,7 @@ import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.metadata import version
@@ -35,7 +35,6 @@ _HASHED_NAMES = {
 }
 # Bytes per file of samples, which is read whole.
 MAX_SAMPLES = 2_000_000_000
-_MAX_INCLUDES = 20
 
 
 @dataclass(frozen=True)
@@ -222,12 +221,6 @@ class _Loader(PlainLoader):
 _Loader.add_constructor("!function", lambda _, node: _Function(node.value))
 
 
-def _parts(value: Any) -> Iterable[Any]:  # noqa: ANN401 (any YAML value)
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
-
-
 def _stamp(path: Path) -> tuple[int, int]:
     """Return modification time and size, by which the caches below notice a changed file."""
     local_path(str(path), "task file")
@@ -277,8 +270,6 @@ def _definitions(path: Path, including: tuple[Path, ...] = ()) -> Iterator[Path]
     names = [includes] if isinstance(includes, str) else includes
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"task definition {path}: `include` must be a file or a list of files")
-    if len(including) >= _MAX_INCLUDES:
-        raise InputError(f"task definition {path}: included over {_MAX_INCLUDES} files deep; no task needs that")
     for name in names:
         yield from _definitions(path.parent / name, (*including, path.resolve()))
     yield path
@@ -308,8 +299,9 @@ def strings(value: Any) -> Iterator[str]:  # noqa: ANN401 (any YAML value)
     """Yield the strings in a value, at any depth."""
     if isinstance(value, str):
         yield value
-    for part in _parts(value):
-        yield from strings(part)
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from strings(part)
 
 
 def _read(path: Path) -> bytes:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -146,23 +147,8 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
         """Set the number of tokens per window of a text; None is the model's context."""
         self._max_length = context
 
-    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[Likelihood]:  # noqa: ARG002
-        """Return the log-likelihood of each request's continuation, without lm-eval's progress bars."""
-        likelihoods: list[Likelihood] = super().loglikelihood(requests, disable_tqdm=True)
-        return likelihoods
-
-    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:  # noqa: ARG002
-        """Return the log-likelihood of each request's whole text, window by window."""
-        likelihoods: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=True)
-        return likelihoods
-
     @torch.inference_mode()
-    def _loglikelihood_tokens(
-        self,
-        requests: Sequence[Request],
-        disable_tqdm: bool = True,  # noqa: ARG002 (lm-eval's signature)
-        override_bs: int | None = None,  # noqa: ARG002
-    ) -> list[Likelihood]:
+    def _loglikelihood_tokens(self, requests: Sequence[Request], **_unused: object) -> list[Likelihood]:
         """Return the log-likelihoods of continuations after their contexts, in the order of the requests.
 
         Raises:
@@ -171,25 +157,21 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
         """
         max_tokens = self.decoder.at_once(PASS_TOKENS)
         groups = grouped(token_rows(requests, self.max_length), max_tokens, can_share=self._can_share)
-        alone = [group for group in groups if len(group.rows) == 1]
-        shared = [group for group in groups if len(group.rows) > 1]
         likelihoods: dict[int, list[Likelihood]] = defaultdict(list)
         self.progress.start(self.task, len(requests), sum(len(row.fed) for group in groups for row in group.rows))
         norms = None if self.is_noise or self.decoder.is_rounded else self._norms
-        for work, run, same_length in (
-            (alone, self._run_whole, False),
-            (shared, self._run_shared, not self.decoder.can_pad),
-        ):
-            for is_long in (False, True):
-                selected = [group for group in work if group.is_long == is_long]
-                precision = in_float64(self.decoder, norms) if is_long and norms is not None else nullcontext()
-                with precision, quick_linears(self.decoder.model):  # float64 products are unchanged
-                    for batch in _batches(selected, max_tokens, same_length=same_length):
-                        for states, reads in run(batch):
-                            values = self._likelihoods(states, [read[1:] for read in reads])
-                            for (request, *_), value in zip(reads, values, strict=True):
-                                likelihoods[request].append(value)
-                        self.progress.advance(sum(group.requests for group in batch))
+        for is_shared, is_long in product((False, True), repeat=2):
+            selected = [group for group in groups if (len(group.rows) > 1, group.is_long) == (is_shared, is_long)]
+            run = self._run_shared if is_shared else self._run_whole
+            same_length = is_shared and not self.decoder.can_pad
+            precision = in_float64(self.decoder, norms) if is_long and norms is not None else nullcontext()
+            with precision, quick_linears(self.decoder.model):  # float64 products are unchanged
+                for batch in _batches(selected, max_tokens, same_length=same_length):
+                    for states, reads in run(batch):
+                        values = self._likelihoods(states, [read[1:] for read in reads])
+                        for (request, *_), value in zip(reads, values, strict=True):
+                            likelihoods[request].append(value)
+                    self.progress.advance(sum(group.requests for group in batch))
         self.progress.done()
         by_request = [likelihoods[index] for index in range(len(requests))]
         return [(sum(value for value, _ in parts), all(is_greedy for _, is_greedy in parts)) for parts in by_request]

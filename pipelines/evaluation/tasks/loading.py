@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any, Literal, NoReturn, cast
@@ -116,20 +115,17 @@ def quiet() -> Iterator[None]:
     """Silence the logs and progress bars of lm-eval and the hub, which would break ours; errors still raise."""
     loggers = [logging.getLogger(name) for name in ("lm_eval", "huggingface_hub", "datasets")]
     levels = [logger.level for logger in loggers]
-    bars = lm_eval.api.task.tqdm
-    were_disabled = datasets.are_progress_bars_disabled()
+    begin = tqdm.__init__
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
-    lm_eval.api.task.tqdm = partial(tqdm, disable=True)
-    datasets.disable_progress_bars()
+    # Also the bars of classes that derive from it. Lm-eval passes its own `disable` to some.
+    tqdm.__init__ = lambda bar, *arguments, **keys: begin(bar, *arguments, **keys | {"disable": True})
     try:
         yield
     finally:
-        lm_eval.api.task.tqdm = bars
+        tqdm.__init__ = begin
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-        if not were_disabled:
-            datasets.enable_progress_bars()
 
 
 def _confine() -> None:
@@ -181,35 +177,30 @@ def _load(spec: TaskSpec) -> list[LoadedTask]:
         if spec.data is not None:
             raise InputError(f"task {spec.name}: a group has no `data` of its own; name its tasks one by one")
         # Only the index of all of lm-eval's tasks knows those of a group.
-        tasks = _built(spec, TaskManager(), spec.source.partition(":")[2] or spec.source)
+        with _named(spec):
+            tasks = TaskManager().load([spec.source.partition(":")[2] or spec.source])["tasks"]
         return [_configured(spec, name, task) for name, task in tasks.items()]
     loaded = []
     for file in definition.files:
-        config = _config(spec, file)
+        with _named(spec, file):
+            config: dict[str, Any] = load_yaml(file)
         if spec.data is not None:
             config["dataset_kwargs"] = config["dataset_kwargs"] | {"file": spec.data}
             if "question" in config["dataset_kwargs"]:
                 named = {"question": spec.question, "options": [*spec.options], "answer": spec.answer}
                 config["dataset_kwargs"] |= named
         config["task"] = spec.name + (LETTER if file.stem.endswith(LETTER) else "")
-        (task,) = _built(spec, TaskManager(include_defaults=False), config).values()
+        with _named(spec):
+            (task,) = TaskManager(include_defaults=False).load([config])["tasks"].values()
         loaded.append(_configured(spec, spec.name, task))
     return loaded
 
 
-def _config(spec: TaskSpec, file: Path) -> dict[str, Any]:
+@contextmanager
+def _named(spec: TaskSpec, what: Path | str = "it") -> Iterator[None]:
+    """Name the task in errors of its definition and samples, and what lm-eval cannot load."""
     try:
-        config: dict[str, Any] = load_yaml(file)
-    except InputError as error:
-        raise InputError(f"task {spec.name}: {error}") from error
-    except _LOAD_ERRORS as error:
-        raise InputError(f"task {spec.name}: {file}: {_reason(error)}") from error
-    return config
-
-
-def _built(spec: TaskSpec, manager: Any, name_or_config: Any) -> dict[str, Any]:  # noqa: ANN401
-    try:
-        tasks: dict[str, Any] = manager.load([name_or_config])["tasks"]
+        yield
     except InputError as error:
         raise InputError(f"task {spec.name}: {error}") from error
     except ConnectionError as error:
@@ -218,8 +209,7 @@ def _built(spec: TaskSpec, manager: Any, name_or_config: Any) -> dict[str, Any]:
             f"({_reason(error)}); connect, leave it out, or give a YAML over local files as its `definition`"
         ) from error
     except (*_LOAD_ERRORS, datasets.exceptions.DatasetsError) as error:
-        raise InputError(f"task {spec.name}: {harness()} cannot load it ({_reason(error)})") from error
-    return tasks
+        raise InputError(f"task {spec.name}: {harness()} cannot load {what} ({_reason(error)})") from error
 
 
 def _configured(spec: TaskSpec, name: str, task: Any) -> LoadedTask:  # noqa: ANN401

@@ -34,17 +34,10 @@ class RightAnswer:
 class _Reader(VariantLM):
     """Model that records the token ids of likelihood requests instead of running them."""
 
-    def __init__(self, decoder: Decoder) -> None:
-        super().__init__(decoder)
-        self.read: list[Request] = []
+    read: Sequence[Request] = ()
 
-    def _loglikelihood_tokens(
-        self,
-        requests: Sequence[Request],
-        disable_tqdm: bool = True,  # noqa: ARG002 (lm-eval's signature)
-        override_bs: int | None = None,  # noqa: ARG002
-    ) -> list[Likelihood]:
-        self.read = list(requests)
+    def _loglikelihood_tokens(self, requests: Sequence[Request], **_unused: object) -> list[Likelihood]:
+        self.read = requests
         return [(0.0, False)] * len(requests)
 
 
@@ -69,16 +62,12 @@ def right_answers(decoder: Decoder, spec: TaskSpec, count: int, progress: Progre
     by_name = {task.name: task for task in loaded} | {task.name: task for task in loaded if task.scoring != "letter"}
     if rolling := next((task.name for task in loaded if task.scoring == "rolling"), None):
         raise InputError(f"search: task {rolling} asks no questions; objective `kl` measures texts")
-    sizes = {name: len(task.task.eval_docs) for name, task in by_name.items()}
-    firsts = {name: sizes[name] if spec.samples is None else spec.samples for name in by_name}
-    is_scored = any(firsts[name] == sizes[name] for name in by_name)
-    by_task = [
-        [
-            (name, sample)
-            for sample in range(firsts[name] if firsts[name] < sizes[name] else sizes[name] // 2, sizes[name])
-        ]
-        for name in by_name
-    ]
+    by_task, is_scored = list[list[tuple[str, int]]](), False
+    for name, task in by_name.items():
+        size = len(task.task.eval_docs)
+        first = size if spec.samples is None else spec.samples
+        is_scored |= first == size
+        by_task.append([(name, sample) for sample in range(first if first < size else size // 2, size)])
     in_turn = (pair for pair in chain.from_iterable(zip_longest(*by_task)) if pair is not None)
     chosen = list(islice(in_turn, count))
     progress.start(f"answers of task {spec.name}" + (" (the study scores these samples too)" if is_scored else ""), 1)
@@ -122,6 +111,7 @@ def _right(reader: _Reader, loaded: LoadedTask, requests: Sequence[Any]) -> tupl
     right = options_of(loaded, requests[0].doc)[1]
     if right is None:
         return None
-    reader.loglikelihood([requests[right]])
+    with quiet():
+        reader.loglikelihood([requests[right]])
     _, context, answer = reader.read[0]
     return context, answer

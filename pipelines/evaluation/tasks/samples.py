@@ -1,11 +1,7 @@
 """Readers of samples from files as `datasets` objects; our task definitions name them."""
 
-import gzip
-import json
-import lzma
 import re
-import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from string import ascii_uppercase
 from typing import Any
@@ -13,7 +9,6 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.regular_files import require_regular
 from prunescope.pipelines.corpora.records import read_records
 from prunescope.pipelines.corpora.text_sources import CORPORA, read_text
 from prunescope.pipelines.evaluation.tasks.definition import data_file, question_set
@@ -21,49 +16,24 @@ from prunescope.pipelines.studies.prompt_records import question_of
 
 # Titles of articles in WikiText have one = on either side; titles of sections have two or more.
 _TITLE = re.compile(r"^ = [^=].*[^=] = $", re.MULTILINE)
-_OPENERS: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
-# Maximum unpacked size: a file of a hundred kilobytes can unpack to gigabytes.
-MAX_BYTES = 256_000_000
 
 
 def rows(file: str, keys: Sequence[str] = (), **_: Any) -> DatasetDict:  # noqa: ANN401 (a definition's metadata)
-    """Return the records of a JSONL file.
+    """Return the records of a file.
 
     Args:
-        file: name of one of the package's files, or a path; .gz and .xz are unpacked.
+        file: name of one of the package's files, or the path of a file as `read_records` reads it, such as JSONL.
         keys: required keys of a record. If `choices` and `gold` are among them, `choices` must be two or more texts and
             `gold` the index of one of them.
 
     Raises:
-        InputError: the file cannot be read, or a line is not such a record; names file and line.
+        InputError: the file cannot be read, or a record is not of that form; names file and line.
     """
-    path = data_file(file)
-    opener = _OPENERS.get(path.suffix, open)
-    try:
-        require_regular(path)
-        with opener(path, "rb") as stream:
-            content = stream.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise InputError(f"task data {path}: more than {MAX_BYTES:,} bytes, unpacked; split it")
-        lines = content.decode("utf-8-sig").split("\n")  # a JSON string may hold other line separators
-    except (OSError, EOFError, lzma.LZMAError, zlib.error, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file in UTF-8, or cut short"
-        raise InputError(f"task data {path}: {reason}; give a readable JSONL file") from error
     records: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(
-                f"task data {path}, line {number}: not valid JSON; each line must be one record"
-            ) from error
-        if problem := _problem(record, keys):
-            raise InputError(f"task data {path}, line {number}: {problem}")
-        records.append({key: record[key] for key in keys} if keys else record)
-    if not records:
-        raise InputError(f"task data {path}: the file contains no record")
+    for record in read_records(str(data_file(file))):
+        if problem := _problem(record.fields, keys):
+            raise InputError(f"{record.place}: {problem}")
+        records.append({key: record.fields[key] for key in keys} if keys else record.fields)
     return DatasetDict({"test": Dataset.from_list(records)})
 
 
@@ -89,8 +59,6 @@ def own(file: str, question: str | None, options: Sequence[str], answer: str | N
             raise InputError(f"{record.place}: some questions have options and others have none; split the file in two")
         answers = {"choices": [*choices], "gold": ascii_uppercase.index(gold)} if choices else {"answer": gold}
         records.append({"query": text} | answers)
-    if not records:
-        raise InputError(f"task data {file}: the file contains no record")
     return DatasetDict({"test": Dataset.from_list(records)})
 
 
@@ -134,9 +102,7 @@ def _entry_point(doc: dict[str, Any]) -> str:
     return str(next((name for name in called if name in defined), called[0]))
 
 
-def _problem(record: object, keys: Sequence[str]) -> str | None:
-    if not isinstance(record, dict):
-        return "not an object"
+def _problem(record: Mapping[str, Any], keys: Sequence[str]) -> str | None:
     if missing := [key for key in keys if key not in record]:
         return f"has no `{missing[0]}`; every record needs {', '.join(keys)}"
     if "choices" in keys and "gold" in keys:

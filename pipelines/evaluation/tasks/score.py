@@ -19,7 +19,6 @@ from prunescope.pipelines.evaluation.tasks.score_rows import (
     SAMPLE_SCHEMA,
     SCORE_SCHEMA,
     TaskOutput,
-    common_columns,
     sample_rows,
     score_rows,
 )
@@ -86,12 +85,12 @@ class TaskSession:
             ComputationError: the variant's logits are NaN or infinite.
         """
         if recipe == "dense":
-            scores, self._dense, compared = self._run(recipe, variant, progress)
-            return self._compared(scores, self._dense, compared)
+            scores, self._dense = self._run(recipe, variant, progress)
+            return self._compared(scores, self._dense)
         if self._dense is None:
             self._dense = self._run("dense", Variant(), progress)[1] if dense is None else dense
-        scores, samples, compared = self._run(recipe, variant, progress, self._dense)
-        return self._compared(scores, self._with_forks(recipe, samples, progress), compared)
+        scores, samples = self._run(recipe, variant, progress, self._dense)
+        return self._compared(scores, self._with_forks(recipe, samples, progress))
 
     @property
     def dense(self) -> pl.DataFrame:
@@ -106,26 +105,21 @@ class TaskSession:
 
     def _run(
         self, recipe: str, variant: Variant, progress: Progress, dense: pl.DataFrame | None = None
-    ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-        """Return the rows of `task_scores` and `task_samples` before the comparison with the dense model.
-
-        The third frame has, per task whose answers are compared, one row of `task_scores` without a metric.
-        """
-        scores, samples, compared = [], [], []
+    ) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Return the rows of `task_scores` and `task_samples` before the comparison with the dense model."""
+        scores, samples = [], []
         others = {} if dense is None else _tokens(dense)
         names = {"model": pl.lit(self.model), "recipe": pl.lit(recipe)}
         self._lm.is_noise = variant.noise is not None
         with apply_variant(self.decoder, variant):
             for _, together in groupby(self._tasks, key=lambda loaded: loaded.spec):
                 for loaded, output in self._evaluated(list(together), recipe, progress, others):
-                    if self._is_compared(loaded.name, loaded.scoring):
-                        compared.append(common_columns(loaded, output))
-                    scores.append(pl.DataFrame(list(score_rows(loaded, output)), schema_overrides=SCORE_SCHEMA))
+                    rows = list(score_rows(loaded, output, is_compared=self._is_compared(loaded.name, loaded.scoring)))
+                    scores.append(pl.DataFrame(rows, schema_overrides=SCORE_SCHEMA))
                     samples.append(pl.DataFrame(list(sample_rows(loaded, output)), schema_overrides=SAMPLE_SCHEMA))
         return (
             _joined(scores, SCORE_SCHEMA).with_columns(**names),
             _joined(samples, SAMPLE_SCHEMA).with_columns(**names),
-            _joined([pl.DataFrame(compared, schema_overrides=SCORE_SCHEMA)], SCORE_SCHEMA).with_columns(**names),
         )
 
     def _with_forks(self, recipe: str, samples: pl.DataFrame, progress: Progress) -> pl.DataFrame:
@@ -202,7 +196,7 @@ class TaskSession:
         others = {loaded.scoring for loaded in self._tasks if loaded.name == task}
         return scoring in _COMPARED or (scoring == "letter" and others == {"letter"})
 
-    def _compared(self, scores: pl.DataFrame, samples: pl.DataFrame, compared: pl.DataFrame) -> TaskScores:
+    def _compared(self, scores: pl.DataFrame, samples: pl.DataFrame) -> TaskScores:
         """Add to the frames of `_run` whether each answer equals the dense model's, and the share of equal answers."""
         dense = self.dense.select(*_SAMPLE_KEY, _answer().alias("dense_answer"))
         samples = (
@@ -222,12 +216,12 @@ class TaskSession:
             standard_error=pl.col("is_answer_same").cast(pl.Float64).std() / pl.col("is_answer_same").count().sqrt(),
             n=pl.col("is_answer_same").count().cast(pl.Int64),
         )
-        tasks = compared.unique("task", keep="first", maintain_order=True)
+        is_agreement = pl.col("metric") == "agreement"
+        tasks = scores.filter(is_agreement).unique("task", keep="first", maintain_order=True)
         rows = tasks.drop("value", "standard_error", "n").join(
             agreement.filter(pl.col("n") > 0), on="task", how="inner", maintain_order="left"
         )
-        rows = rows.with_columns(metric=pl.lit("agreement"), is_higher_better=pl.lit(True))
-        return TaskScores(pl.concat([scores, rows.select(SCORE_SCHEMA.names())]), samples)
+        return TaskScores(pl.concat([scores.filter(~is_agreement), rows.select(SCORE_SCHEMA.names())]), samples)
 
 
 def _tokens(samples: pl.DataFrame) -> dict[str, list[int]]:

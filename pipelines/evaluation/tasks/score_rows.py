@@ -86,10 +86,13 @@ class TaskOutput:
     verdicts: Mapping[int, ExecutionVerdict]
 
 
-def common_columns(loaded: LoadedTask, output: TaskOutput) -> Row:
-    """Return the columns of `task_scores` that do not depend on the metric."""
+def score_rows(loaded: LoadedTask, output: TaskOutput, *, is_compared: bool) -> Iterator[Row]:
+    """Yield one row per metric that lm-eval aggregated, and rows for pass@1 and token perplexity.
+
+    If the answers are compared with the dense model's, yield a row for that agreement, still without its value.
+    """
     samples = [(sample_hash(sample["arguments"], loaded.scoring), str(sample["target"])) for sample in output.samples]
-    return {
+    columns = {
         "task": loaded.name,
         "task_group": loaded.group,
         "kind": _KINDS[loaded.scoring],
@@ -99,11 +102,8 @@ def common_columns(loaded: LoadedTask, output: TaskOutput) -> Row:
         "harness": harness(),
         "task_hash": hashed([loaded.scoring, sorted(output.results), samples]),
     }
-
-
-def score_rows(loaded: LoadedTask, output: TaskOutput) -> Iterator[Row]:
-    """Yield one row per metric that lm-eval aggregated, and rows for pass@1 and token perplexity."""
-    columns = common_columns(loaded, output)
+    if is_compared:
+        yield columns | {"metric": "agreement", "is_higher_better": True}
 
     def row(name: str, metric: str, values: Sequence[Any], value: float, is_higher_better: bool) -> Row:
         error, n = _standard_error(metric, values, value)

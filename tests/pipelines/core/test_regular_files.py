@@ -71,9 +71,9 @@ READERS: dict[str, Callable[[Path], Any]] = {
 def test_every_reader_refuses_an_endless_device_and_a_fifo(read: Callable[[Path], Any], tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for target, kind in ((Path("/dev/zero"), "device"), (tmp_path / "fifo", "FIFO")):
-        link = tmp_path / "link"
+        link = tmp_path / "link.jsonl"
         link.symlink_to(target)
-        with pytest.raises(InputError, match=f"link: is a {kind} or a link to one"):
+        with pytest.raises(InputError, match=f"link.jsonl: is a {kind} or a link to one"):
             read(link)
         link.unlink()
 
