@@ -91,7 +91,7 @@ def _(amplification, mo, pl):
     _medians = {lens: f"{rows['z_to_p_median'].median() or float('nan'):.2g}" for lens, rows in _factors.items()}
     mo.md(
         f"""
-        **Answer.** Behind one changed sublayer, *p* moves {_medians["raw"]} times as far as *z* if the head reads the
+        **Answer.** After one changed sublayer, *p* moves {_medians["raw"]} times as far as *z* if the head reads the
         residual stream as it is (lens raw, as in the paper), and {_medians["normed"]} times as far after the final norm
         (medians over sublayers). Whether the softmax amplifies depends on the lens; the rows of noise show rounding
         alone.
@@ -112,7 +112,7 @@ def _(fit, mo, pl):
     _local = fit.filter((pl.col("scope") == "local") & (pl.col("direction") == "dense_pruned"))
     mo.md(
         f"""
-        **Answer.** Var_p(Δz) / 2T² estimates the KL divergence behind one sublayer with a median ratio of
+        **Answer.** Var_p(Δz) / 2T² estimates the KL divergence after one sublayer with a median ratio of
         {_local["ratio_median"].median() or float("nan"):.2f} (1 is exact). The logarithms of estimate and truth
         correlate by at least {_local["pearson_log10"].min() or float("nan"):.2f}.
         """

@@ -231,7 +231,7 @@ class _Target:
                     change = variant.changes.get(matrix.name, WeightDelta(matrix.shape))
                     changes[matrix.name] = change.scaled(scale, matrix.weight)
                 biases = {_bias_name(matrix) for matrix in matrices}
-            else:  # a norm behind the projection undoes the scale of its rows, so its gain is scaled
+            else:  # a norm after the projection undoes the scale of its rows, so its gain is scaled
                 name, biases = f"{names[last]}.weight", {f"{names[last]}.bias"}
                 if (gain := self._vector(variant, name)) is not None:
                     offset = float(find_final_norm(last, self.decoder.width).kind.endswith("plus_one"))

@@ -14,7 +14,7 @@ from prunescope.pipelines.models.sublayer import SublayerCall
 
 @dataclass(frozen=True)
 class Substitute:
-    """A constant, or a constant and a linear map of what the sublayer would read (behind the norm, if one is there).
+    """A constant, or a constant and a linear map of what the sublayer would read (after the norm, if one is there).
 
     Attributes:
         bias: the constant, (width,).

@@ -1,4 +1,4 @@
--- Shift of h, z and p behind every sublayer, over prompts and positions.
+-- Shift of h, z and p after every sublayer, over prompts and positions.
 -- grain: one row per pruned variant × scope × layer × sublayer.
 -- inputs: layer_summary, reference_temperature, reference_lens
 select

@@ -1,4 +1,4 @@
--- Shift of h, z and p behind every sublayer, step by step up to the end of the dense text.
+-- Shift of h, z and p after every sublayer, step by step up to the end of the dense text.
 -- grain: one row per pruned variant × prompt × scope × layer × sublayer × step.
 -- inputs: transitions_at_reference, reference_lens
 select

@@ -1,4 +1,4 @@
--- Median factors from h to z and from z to p behind each changed sublayer, in the dense context.
+-- Median factors from h to z and from z to p after each changed sublayer, in the dense context.
 -- grain: one row per model × lens × recipe × sublayer × layer.
 -- inputs: q07_amplification, reference_temperature
 select

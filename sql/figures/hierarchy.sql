@@ -1,4 +1,4 @@
--- Cosine between dense and pruned in h, z and p behind each changed sublayer, in the dense context.
+-- Cosine between dense and pruned in h, z and p after each changed sublayer, in the dense context.
 -- grain: one row per model × lens × recipe × sublayer × layer.
 -- inputs: layer_summary, reference_temperature
 select

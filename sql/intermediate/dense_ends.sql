@@ -4,7 +4,7 @@
 -- inputs: stg_generations
 -- how to read: end_step is that of the dense row; the end-of-text token itself is a step of the text. A prompt whose
 --   text reaches the study's length has no row, and a study without free-running texts has none at all.
--- reason: tokens after the end of a text count in no mean, and this view alone says where the end is.
+-- reason: tokens after the end of a text count in no mean.
 -- columns:
 --   end_position: Position that predicts the end-of-text token; later ones read it [token]
 select

@@ -1,4 +1,4 @@
--- How much the steps from h to z and from z to p amplify the shift behind one changed sublayer, for each lens.
+-- How much the steps from h to z and from z to p amplify the shift after one changed sublayer, for each lens.
 -- grain: one row per model × lens × is_noise.
 -- key: model, lens, is_noise
 -- inputs: local_transitions

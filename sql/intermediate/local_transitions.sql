@@ -1,4 +1,4 @@
--- The records behind one changed sublayer in the dense context, for the variants of the claims and for their null.
+-- The records after one changed sublayer in the dense context, for the variants of the claims and for their null.
 -- grain: one row per variant of claim_variants × prompt × position × layer × sublayer × lens.
 -- key: model, recipe, prompt_id, position, layer, sublayer, lens
 -- inputs: stg_layer_transitions, variant_temperatures, claim_variants, dense_ends

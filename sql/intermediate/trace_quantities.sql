@@ -3,7 +3,7 @@
 -- key: model, recipe, published_as, measured_on, metric, layer
 -- inputs: stg_variants, transitions_at_reference, decoding_at_reference, option_shift, options_at_reference,
 --   reference_temperature
--- how to read: layerwise is the mean cosine behind one dropped sublayer in the dense context, lens raw, of the smallest
+-- how to read: layerwise is the mean cosine after one dropped sublayer in the dense context, lens raw, of the smallest
 --   drop that has the sublayer. generation compares the same step of both models' own texts: the mean over prompts, and
 --   the median over all steps. options is over questions with four options, in the order of the dense probability, as
 --   in the published question. estimates are of scope local and lens raw: ratios over positions with 1 − cos of p above

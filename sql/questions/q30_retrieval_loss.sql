@@ -2,13 +2,13 @@
 -- grain: one row per model × recipe × data set.
 -- key: model, recipe, data_set
 -- inputs: stg_retrieval_scores, stg_retrieval_queries, noise_variants
--- how to read: ndcg_loss is the dense nDCG@10 minus the variant's, ndcg_loss_share is that as a part of the dense one;
---   below 0 the variant finds more. Its interval is paired by query: Student's t to first order or, if no query
---   deviates from the mean, the share of queries that may still change (Wilson's). spearman relates 1 −
---   embedding_cosine and ndcg_loss_share over all rows of the model with both (the same in each of its rows): 1 says
---   that the embeddings rank the losses. It is NULL below 10 rows or if one side does not vary. Its interval is
---   Student's t with data sets as the independent units, to first order, with ranks taken as given; NULL below two data
---   sets and for a perfect ranking. The dense recipe and noise variants are excluded.
+-- how to read: ndcg_loss is the dense nDCG@10 minus the variant's; below 0 the variant finds more. ndcg_loss_share is
+--   ndcg_loss divided by the dense nDCG@10. The interval is paired by query: delta method with Student's t. If all
+--   queries have the same influence, half its width is the Wilson upper limit for 0 of n queries. spearman relates 1 −
+--   embedding_cosine and ndcg_loss_share over all rows of the model with both (the same in each of its rows): 1 means
+--   that the loss increases strictly with 1 − cosine. It is NULL below 10 rows or if one side does not vary. Its
+--   interval is Student's t with data sets as the independent units, to first order, with ranks taken as given; NULL
+--   below two data sets and for a perfect ranking. The dense recipe and noise variants are excluded.
 -- reason: retrieval reads h and not the softmax, so the paper expects it to survive as long as h does.
 -- columns:
 --   embedding_cosine: Mean cosine between the dense and the pruned embedding of a text; NULL if not measured [-1 to 1]

@@ -1,4 +1,4 @@
--- Behind the last layer's MLP, through the final norm, the propagated shift is the shift of the output.
+-- After the last layer's MLP, through the final norm, the propagated shift is the shift of the output.
 -- grain: one row per model × recipe × prompt × step × temperature that disagrees.
 -- inputs: stg_layer_transitions, stg_decoding_steps, stg_models
 -- reason: two code paths measure the same quantity; if they differ, one of them is wrong.

@@ -1,6 +1,7 @@
 """Views of an open catalogue as tables, each computed when a query first reads it.
 
-DuckDB plans a query over views of views as a whole: for thirty questions planning takes ten times the computation.
+DuckDB plans a query over views of views as a whole. For thirty questions, planning takes ten times as long
+as execution.
 """
 
 import duckdb
@@ -15,9 +16,9 @@ _MEASURED = {"position", "step", "sample_id"}
 
 
 class Materialized:
-    """The aggregating views of a catalogue as tables of one connection.
+    """Views of a catalogue as tables of one connection: all but staging views and those with a row per measurement.
 
-    They show the state of the files that the connection shows in any case.
+    They read the same files as the connection.
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:

@@ -22,8 +22,9 @@ TABLE = Table(
         c.int64("weights", "Weights of the matrix.", "weights", minimum=1),
         c.int32(
             "sampled",
-            "Sampled positions, the same for every variant of the model: all weights of a small matrix, otherwise one "
-            "in each of 16384 intervals of equal length, drawn by a generator seeded with the matrix's name and shape.",
+            "Number of sampled positions, which are the same for every variant of the model: all weights of a small "
+            "matrix, otherwise one in each of 16384 intervals of equal length, drawn by a generator seeded with the "
+            "matrix's name and shape.",
             "weights",
             "min(weights, 16384)",
             minimum=1,

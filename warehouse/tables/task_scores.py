@@ -32,8 +32,8 @@ TABLE = Table(
         c.TASK_METRIC,
         c.label(
             "kind",
-            "Form of the answers: `non_generative` by the likelihood of given options, `generative` by generated text, "
-            "`perplexity` by reading text.",
+            "How the task is scored: `non_generative` by the likelihood of given options, `generative` by generated "
+            "text, `perplexity` by the perplexity of a given text.",
             source="2603.24652 §5",
             values=("non_generative", "generative", "perplexity"),
         ),

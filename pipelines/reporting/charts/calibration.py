@@ -12,8 +12,8 @@ CAPTION = (
     "Each row is a pair of variants whose recipes differ only in the calibration tokens or the seed. Left: the mean "
     "teacher-forced KL of the second minus that of the first, paired by prompt and step. The 95 % interval is over "
     "prompts, if there are at least two. Right: the number of weights that both remove, divided by the number that at "
-    "least one of them removes, and the expected value for two independent masks. The bar is the widest 95 % interval "
-    "that sampling the masks can cause (Wilson). It is mostly narrower than the point."
+    "least one of them removes, and the expected value for two independent masks. The bar is a conservative 95 % "
+    "interval (Wilson) for the error of sampling the masks. It is mostly hidden by the point."
 )
 NEEDS = "no recipe was calibrated twice, on other tokens or with another seed"
 

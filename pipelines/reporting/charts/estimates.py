@@ -9,12 +9,13 @@ from prunescope.pipelines.reporting.charts import hierarchy, method_encoding, th
 
 TITLE = "Second-order estimates against the truth"
 CAPTION = (
-    "Above: each point is one layer at one position. On the diagonal the estimate is exact; above it, the estimate is "
-    "too large. A fixed sample shows at most 500 points per theorem (the smallest MD5 values of the row's key). "
+    "Above: each point is one sublayer at one position. On the diagonal the estimate is exact; above it, the estimate "
+    "is too large. A fixed sample shows at most 500 points per panel (the smallest MD5 values of the row's key). "
     "Rows whose estimate or truth is exactly 0 are left out, because logarithmic axes cannot show them. Points below "
     "1e-9 are drawn on the edge. Below: the bias by decile of the truth, over all points instead of the sample. It is "
     "the median of estimate over truth at the middle of the decile, with bars from the 10th to the 90th percentile. A "
-    "model with a million points or more uses every second position, from 1.5 million on every third, and so on. "
+    "model with a million rows of stg_layer_transitions or more uses every second position, from 1.5 million on every "
+    "third, and so on. "
     "Ratios beyond a factor of 30 are drawn on the edge."
 )
 NEEDS = "no layer moved, so there is nothing to estimate"
@@ -58,7 +59,7 @@ def _bias(deciles: pl.DataFrame, x: alt.X, ends: tuple[float, float]) -> theme.A
 
 
 def _panel(part: pl.DataFrame, panel: str, quantity: str) -> theme.AnyChart:
-    """Draw one theorem: the cloud above, the bias below, with the same axis for the truth."""
+    """Draw one estimate: the cloud above, the bias below, with the same axis for the truth."""
     points, deciles = part.filter(pl.col("decile").is_null()), part.filter(pl.col("decile").is_not_null())
     low, high = theme.extent(part["truth"], points["estimate"])
     ends = max(low, FLOOR), max(high, 10 * FLOOR)
@@ -83,7 +84,7 @@ def _panel(part: pl.DataFrame, panel: str, quantity: str) -> theme.AnyChart:
 
 
 def draw(frame: pl.DataFrame) -> theme.Drawn:
-    """Draw points of `estimate_points` and deciles of `q05_bias_by_deviation` of one lens, one panel per theorem."""
+    """Draw points of `estimate_points` and deciles of `q05_bias_by_deviation` of one lens, in up to four panels."""
     positive = frame.filter(
         theme.has_logarithm("truth"), theme.has_logarithm("estimate") | theme.has_logarithm("ratio_median")
     )

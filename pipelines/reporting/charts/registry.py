@@ -32,7 +32,7 @@ MAX_BYTES = 2_000_000
 _DRAWING = Lock()
 # Names of the parts of a figure in headings, by column of `per`. Other parts are named by their value alone.
 _PARTS = {"lens": "lens {}", "prompt_id": "prompt {}", "search": "search {}"}
-# Names of the panels of a page in captions, by `page_by`; the others have an s behind their column.
+# Names of the panels of a page in captions, by `page_by`; the others have an s after their column.
 _PAGED = {"recipe": "variants", "kind": "kinds of task", "remove": "targets"}
 
 

@@ -1,4 +1,4 @@
--- Shift of h, z and p behind one changed sublayer, the factor of each step, and the same for noise.
+-- Shift of h, z and p after one changed sublayer, the factor of each step, and the same for noise.
 -- grain: one row per model × lens.
 -- inputs: local_amplification, paper_claims
 select

@@ -1,4 +1,4 @@
--- Estimates against measurements behind one changed sublayer, and their correlation.
+-- Estimates against measurements after one changed sublayer, and their correlation.
 -- grain: one row per model × theorem.
 -- inputs: estimate_points, reference_temperature, reference_lens
 with points as (

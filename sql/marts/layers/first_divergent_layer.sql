@@ -4,11 +4,11 @@
 -- key: model, recipe, prompt_id
 -- inputs: decoding_at_reference, stg_layer_transitions
 -- how to read: step is the first at which the pruned model emits another token; until then both models have read the
---   same tokens. layer and sublayer are the first behind which the most likely token differs at that step, read through
+--   same tokens. layer and sublayer are the first after which the most likely token differs at that step, read through
 --   the final norm and the head (scope propagated, lens normed). In early layers the most likely token is not settled,
 --   so the two models may differ and agree again. from_layer and from_sublayer are where they start to differ all the
 --   way up to the output. margin_dense is the margin of the dense model's output at the step, lens_margin_dense the
---   margin behind the sublayer. is_margin_low says that less than a quarter of the prompt's steps have a smaller
+--   margin after the sublayer. is_margin_low says that less than a quarter of the prompt's steps have a smaller
 --   margin; it is NULL below four steps. All columns are NULL if the prompt never flips. The columns about layers are
 --   also NULL if the step was not measured in scope propagated with lens normed. The dense recipe and noise variants
 --   are excluded.
@@ -16,10 +16,10 @@
 --   long because steps and layers must be joined before either is aggregated.
 -- columns:
 --   step: First step whose token differs from the dense model's; NULL if none does [step]
---   layer: First layer behind whose sublayer the most likely token differs at that step
+--   layer: First layer after whose sublayer the most likely token differs at that step
 --   sublayer: The sublayer of that layer
---   lens_kl_nats: KL(dense‖pruned) behind that sublayer, through lens normed [nats]
---   lens_margin_dense: Dense logit of the first token minus that of the second behind that sublayer, through lens
+--   lens_kl_nats: KL(dense‖pruned) after that sublayer, through lens normed [nats]
+--   lens_margin_dense: Dense logit of the first token minus that of the second after that sublayer, through lens
 --     normed [logit]
 --   from_layer: Layer of the sublayer from which on the most likely token differs up to the output
 --   from_sublayer: The sublayer of that layer

@@ -1,9 +1,9 @@
--- How much of a variant's KL each changed sublayer causes, and behind which sublayer its texts first differ.
+-- How much of a variant's KL each changed sublayer causes, and after which sublayer its texts first differ.
 -- grain: one row per model × recipe × changed sublayer.
 -- key: model, recipe, layer, sublayer
 -- inputs: layer_summary, reference_temperature, first_divergent_layer
 -- how to read: kl_alone_nats is the mean KL that this sublayer alone causes at the reference temperature, lens normed:
---   at the model's output if scope isolated was measured for all changed sublayers, else directly behind the sublayer
+--   at the model's output if scope isolated was measured for all changed sublayers, else directly after the sublayer
 --   (scope local). share_of_kl is its part of the sum over the variant's changed sublayers; place_in_order 1 is the
 --   largest. Effects of sublayers do not add up to the joint effect, so a share says where the damage arises, not how
 --   much sparing the sublayer would save. prompts_parted counts prompts at the first flip of the whole pruned model:
@@ -29,7 +29,7 @@ with alone as (
     group by all
 ),
 
--- KLs behind a sublayer and KLs at the output cannot be added, so each variant uses one scope.
+-- KLs after a sublayer and KLs at the output cannot be added, so each variant uses one scope.
 measured as (
     select
         *,

@@ -4,7 +4,7 @@
 -- inputs: transitions_at_reference, stg_models
 -- how to read: medians over prompts and positions at the reference temperature, lens normed. t3_local_nats is what
 --   Theorem 3 predicts from the local shift. kl_isolated_nats is the KL at the output when only this sublayer is pruned
---   and the dense rest runs on top. kl_joint_nats is the KL at the output when all are pruned (scope propagated behind
+--   and the dense rest runs on top. kl_joint_nats is the KL at the output when all are pruned (scope propagated, after
 --   the last MLP, the same for every sublayer of a variant). isolated_over_local above 1 means that the layers above
 --   amplify the shift. isolated_share is kl_isolated_nats over kl_joint_nats. NULL if a scope was not measured. Noise
 --   variants change no sublayer and are excluded.
@@ -12,7 +12,7 @@
 -- columns:
 --   positions: Positions in scope isolated, all prompts together [positions]
 --   t3_local_nats: Median prediction of Theorem 3 from the local shift [nats] = median Var_p(Δz)/(2T²)
---   kl_local_nats: Median KL(dense‖pruned) behind this sublayer, scope local [nats]
+--   kl_local_nats: Median KL(dense‖pruned) after this sublayer, scope local [nats]
 --   kl_isolated_nats: Median KL(dense‖pruned) at the output with this sublayer alone pruned [nats]
 --   kl_joint_nats: Median KL(dense‖pruned) at the output with all of them pruned [nats]
 --   isolated_over_local: Effect of the layers above; above 1 they amplify the shift [ratio] =

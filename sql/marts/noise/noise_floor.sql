@@ -1,4 +1,4 @@
--- How far rounding alone moves the stream behind each sublayer: smaller shifts are not evidence about pruning.
+-- How far rounding alone moves the stream after each sublayer: smaller shifts are not evidence about pruning.
 -- grain: one row per model × layer × sublayer × scope × lens × temperature.
 -- key: model, layer, sublayer, scope, lens, temperature
 -- inputs: stg_layer_transitions, noise_variants, dense_ends

@@ -32,7 +32,7 @@
 --   over answers, which is taken as the same for all variants. n is the smaller number of answers of the two kinds of
 --   task. second_order_fits is the correlation of estimate and truth within a method (paper_fits), averaged over
 --   methods, with its error over prompts (Student's t, after Fisher's transformation): on the plain scale, as in the
---   paper, and for logarithms. softmax_amplifies is the share of positions behind one changed sublayer whose 1 − cos is
+--   paper, and for logarithms. softmax_amplifies is the share of positions after one changed sublayer whose 1 − cos is
 --   larger in p than in z, clustered by prompt; local_amplification has the median factors. own_text_is_further and
 --   free_running_exceeds_fork compare means after the first flip, paired by prompt and averaged over variants, with
 --   Student's interval; q13 has them by variant. The other claims are shares of questions for which the claim holds in
