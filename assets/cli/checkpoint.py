@@ -129,7 +129,7 @@ def prune(
 ) -> None:
     """Prune a model and write it as a Hugging Face folder, without measurements and without a warehouse.
 
-    After an interruption, the same command continues behind the layers that are finished; they are stored next to DIR.
+    After an interruption, the same command continues after the layers that are finished; they are stored next to DIR.
 
     For example:
 

@@ -47,7 +47,7 @@ def sql_process(context: typer.Context, setup: Setup) -> SqlProcess:
 
 
 def _stored(context: typer.Context, option: typer.CallbackParam, value: str | bool | None) -> str | bool | None:
-    """Store `--warehouse` or `--debug`, which may precede the command and stand behind it."""
+    """Store `--warehouse` or `--debug`, which may precede the command and follow it."""
     if value not in {None, False}:
         setattr(context.ensure_object(Globals), str(option.name), value)
     return value

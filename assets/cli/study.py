@@ -51,7 +51,8 @@ def run(
             from outside, or `local` to start one here. All machines must see the warehouse, the models and the study's
             files.
         gpus_per_task: With --ray: GPUs per task (default: one, if there is any).
-        cpus_per_task: With --ray: CPUs per task (default: all of the largest machine).
+        cpus_per_task: With --ray: CPUs per task (default: those that belong to its GPUs, or all of the largest
+            machine).
     """
     from prunescope.assets.runs.outcome import Failure
     from prunescope.warehouse.storage.partition_store import Store

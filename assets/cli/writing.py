@@ -6,7 +6,7 @@ from prunescope.assets.cli import options
 from prunescope.assets.cli.output import emit_bytes, log, write_file
 from prunescope.pipelines.core.errors import InputError
 
-# Keys with a value are those of a first study of a small model; those behind a # show what else there is.
+# Keys with a value are those of a first study of a small model; those after a # show what else there is.
 _TEMPLATE = """\
 {header}
 # `prunescope plan {file}` says what this study would compute and cost, `prunescope run {file}` computes it.

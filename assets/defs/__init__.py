@@ -1,1 +1,1 @@
-"""Dagster definitions: assets, partitions, resources, automation conditions and metadata."""
+"""Dagster definitions: assets, partitions, resources and metadata."""

@@ -1,1 +1,1 @@
-"""Computation of one task: partition context, model session, steps, and the engines that call them."""
+"""Computation of one task: partition context, model session and steps; and the engine on a Ray cluster."""

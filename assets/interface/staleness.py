@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from dagster import DataProvenance
 
-# Dagster has no public hook for staleness, and its own comparison stops at the first asset behind a change.
+# Dagster has no public hook for staleness, and its own comparison stops at the first asset after a change.
 # test_staleness shows both, so it fails if Dagster changes.
 from dagster._core.definitions import data_version
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleCause, StaleCauseCategory

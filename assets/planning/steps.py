@@ -15,7 +15,7 @@ SPEED_TABLE = "speed"
 
 @dataclass(frozen=True)
 class Step:
-    """One computation for one model or one variant; if one of its tables is missing, all are computed again.
+    """One computation for one model or one variant; if one of its tables is missing or stale, all are computed.
 
     Attributes:
         name: name in tasks, assets and messages.
@@ -75,7 +75,7 @@ _ALL = (
 # In the order of the data flow.
 STEPS = {step.name: step for step in _ALL}
 
-# The tables of a model that every study fills; a search is computed after the variants.
+# The tables of a model that every study fills; a search is computed after the variants, on Ray beside them.
 MODEL_TABLES = tuple(table for step in _ALL if step.is_of_model and not step.study_fields for table in step.tables)
 SEARCH_TABLES = STEPS["search"].tables
 VARIANT_TABLES = tuple(table for step in _ALL if not step.is_of_model for table in step.tables)

@@ -24,7 +24,7 @@ class Listener(Progress, Protocol):
         """Receive the number of partitions to compute."""
 
     def begins(self, name: str, step: str) -> None:
-        """Receive that a step of a partition begins; a cluster's workers do not tell."""
+        """Receive that a step of a partition begins; on a cluster, only when its task has ended."""
 
     def computed(self, name: str, seconds: float) -> None:
         """Receive a finished partition; its seconds leave out what the dense model takes, which all variants share."""

@@ -1,4 +1,4 @@
-"""Units of work as tasks of a Ray cluster: a model's own steps, then its variants in groups, then its search.
+"""Units of work as tasks of a Ray cluster: a model's own steps, then its variants in groups and its search.
 
 Ray places the tasks and runs each in a process of its own; a lost one is sent again from here, in smaller parts.
 """
