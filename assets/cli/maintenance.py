@@ -32,11 +32,11 @@ _MAX_RESULTS_BYTES = 100_000_000
 
 
 def import_lm_eval(context: typer.Context, results: list[Path], variant: options.VariantOption = None) -> None:
-    """Read scores that lm-evaluation-harness measured into the warehouse, next to ours and the KL of the variant.
+    """Import scores that lm-evaluation-harness measured.
 
-    They become rows of `imported_scores`, and the view `imported_comparisons` joins them with ours. A file that names a
-    dense model of the warehouse, by source or path, or a folder that `prunescope checkpoint` wrote, on this machine,
-    needs no --variant. A file that was imported before changes nothing; if any file is wrong, none is imported.
+    They become rows of `imported_scores`, and the view `imported_comparisons` joins them with ours. --variant is not
+    needed if the file names a dense model of this warehouse, or a folder written on this machine by `prunescope
+    checkpoint`. A file that was imported before changes nothing; if any file is wrong, none is imported.
 
     For example:
 
@@ -129,11 +129,11 @@ def gc(
     """List files that no study names: partitions, variant files, reports, unfinished layers, leftovers of killed runs.
 
     A file is kept if a shipped study, a watched study or a --study names it. The column `study` names the study that
-    computed a result, `removed_by` the options that remove it. Plain --yes removes only leftovers, unfinished layers
-    and variant files without a row, and what killed runs left in the folder for temporary files (TMPDIR).
-    Results need --computed-by with the name of their study, because they may belong to another person, or come from
-    `run STUDY --model X` or `--recipe Y`. While a watched study or model cannot be read or is still being copied,
-    nothing is removed.
+    computed a result, `removed_by` the options that remove it. Plain --yes removes only leftovers, variant files
+    without a row or with another fingerprint than their row, unfinished layers of variants without a row, and what
+    killed runs left in the folder for temporary files (TMPDIR). Everything else needs --computed-by with the name of
+    its study, because it may belong to another person, or come from `run STUDY --model X` or `--recipe Y`. While a
+    watched study or model cannot be read or is still being copied, nothing is removed.
 
     For example:
 

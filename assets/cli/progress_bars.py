@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from prunescope.assets.runs.outcome import Failure
 
-# In a pipe or a log: the silence before the first line about the current task, and at most.
+# If output is not a terminal: seconds without output before the first status line, and at most between two.
 SILENT_SECONDS, _MAX_SILENT_SECONDS = 15.0, 240.0
 # A step that took less has no line.
 _MIN_STEP_SECONDS = 1.0
@@ -20,7 +20,8 @@ _MIN_STEP_SECONDS = 1.0
 class RichProgress:
     """A bar for all partitions, and one for the current task, which moves to and fro if the task has a single step.
 
-    In a pipe or a log, a line per finished step and partition, and one about the current task after each long silence.
+    In a pipe or a log, a line per finished partition and per step of a second or more, and one about the current task
+    after each long silence.
     """
 
     def __init__(self) -> None:
@@ -89,7 +90,7 @@ class RichProgress:
         self._partitions = self._bars.add_task("partitions", total=partitions, tokens=0)
 
     def begins(self, name: str, step: str) -> None:
-        """Show the step of a partition, and log the one before."""
+        """Show the step of a partition; in a pipe or a log, log the one before if it took a second or more."""
         self._end_step()
         self._step, self._step_began = f"{name}: {step}", self._bars.get_time()
         if self._partitions is not None:

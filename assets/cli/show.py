@@ -47,7 +47,7 @@ def report(
         terminal: Show it in the terminal, without a browser.
         variant: With --prompt: show a text of this variant in the terminal, coloured token by token.
         prompt (ID): With --variant: the prompt that the text answers.
-        forced: With both: the models read the dense model's text, not the variant's.
+        forced: With --variant and --prompt: show the KL on the dense model's text.
     """
     from prunescope.warehouse.storage.partition_store import Store
 
@@ -291,7 +291,8 @@ def log_runs(
     - `prunescope log --uri sqlite:///mlflow.db --variant mine@wanda-50 --figure generation`
 
     Options:
-        variant: Only this variant, MODEL@RECIPE, or RECIPE if only one model has it (default: all but noise).
+        variant: Only this variant, MODEL@RECIPE, or RECIPE if only one model has it (default: all variants
+            except noise).
         figure (NAME): Add this figure to each run.
         experiment (NAME): The experiment.
         uri (URI): Tracking server, or a database such as `sqlite:///mlflow.db` (default: MLFLOW_TRACKING_URI).

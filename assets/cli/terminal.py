@@ -1,6 +1,6 @@
 """The report in a terminal: the overview from the documents of the page, or one text, coloured token by token.
 
-Colour only repeats a number or sign next to it.
+Colour only repeats a number, a word or a sign next to it; in a text, the bar after the token.
 """
 
 from bisect import bisect_right
@@ -45,7 +45,7 @@ _OVERVIEW_LEGEND = (
     "--variant NAME --prompt ID."
 )
 _TEXT_LEGEND = (
-    "The bar behind a token, and its colour: KL(dense ‖ pruned) in nats; darker is larger. ≠: the most probable tokens "
+    "The bar after a token, and its colour: KL(dense ‖ pruned) in nats; darker is larger. ≠: the most probable tokens "
     f"differ. ↵ is a line break. {_BOUNDS}."
 )
 

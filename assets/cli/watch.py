@@ -31,7 +31,8 @@ def watch(
 
     Every model folder or .gguf file that is copied into _models inside the warehouse is added to every watched study,
     or to `demo` if none is watched. Without arguments, lists the watched studies with the number of missing and
-    outdated variants. What is stopped keeps its results; runs of a stopped model end.
+    outdated variants; the model's own tables count as one more. What is stopped keeps its results; runs of a stopped
+    model end.
 
     For example:
 
@@ -94,7 +95,7 @@ def add_model(context: typer.Context, model: str) -> None:
             )
         _check_model(added.source, studies)
         versions.append(listed.model_copy(update={"models": {**listed.models, added.name: added.source}}))
-    log(f"{added.name} is now measured by {', '.join(study.name for study in studies)}")
+    log(f"added {added.name} to {', '.join(study.name for study in studies)}")
     log(_NEXT_STEP)
 
 

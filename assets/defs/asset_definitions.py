@@ -1,4 +1,7 @@
-"""The assets with their resources, and the job of the answers; the job of a whole study is in `runs`."""
+"""The assets with their resources, and the job that refreshes questions, figures and report.
+
+The job of a whole study is in `runs`.
+"""
 
 from dagster import AssetSelection, Definitions, define_asset_job, in_process_executor
 
@@ -20,6 +23,6 @@ definitions = Definitions(
     assets=[recipe, *table_assets(), paper_reference, *question_assets(), *figure_assets(), report],
     jobs=[ANSWERS_JOB],
     resources={"study": StudyResource(), "warehouse": _WAREHOUSE, "engine": EngineResource(warehouse=_WAREHOUSE)},
-    # A run does little itself: an engine computes.
+    # All steps share the run's process: the engine computes in it, unless Ray is used.
     executor=in_process_executor,
 )

@@ -1,6 +1,7 @@
 """The resources of the assets: the study as run configuration, and the warehouse.
 
-The UI shows run configuration and executes it again, so everything that a run depends on is part of it.
+The UI shows run configuration and executes it again. What it leaves empty is looked up when a run starts: the study in
+the watch list and earlier runs, the warehouse in an environment variable.
 """
 
 import multiprocessing
@@ -181,8 +182,8 @@ class WarehouseResource(ConfigurableResource):
     def only(self, study: Study) -> Iterator[OneStudy]:
         """Open a catalogue that shows one study.
 
-        It is the run's own catalogue, with its results and figures, if the warehouse holds nothing but the study and no
-        partition was written since; from then on the run sees that study only.
+        Reuse the run's catalogue and its caches if the warehouse contains only this study and no partition has changed
+        since the catalogue was opened; from then on it shows this study only. Otherwise open a new one.
         """
         models, recipes = [model.name for model in study.models], [recipe.name for recipe in study.recipes]
         whole = self._connection

@@ -1,9 +1,9 @@
-"""Error classes across processes, and the meaning of an error: transient, out of memory, or the end of this process."""
+"""Which errors keep their class between processes, and which are transient, out of memory or an exit."""
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.warehouse.core.errors import WarehouseError
 
-# Errors that a user can fix; they keep their class on the way between processes.
+# Errors whose message is meant for the user; they keep their class on the way between processes.
 KINDS: dict[str, type[Exception]] = {kind.__name__: kind for kind in (InputError, ComputationError, WarehouseError)}
 
 
@@ -37,7 +37,7 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 def is_error(raised: BaseException) -> bool:
-    """Return whether something failed, rather than that this process is to end."""
+    """Return True for a failure, False if this process is told to end, as by Ctrl-C."""
     # A panic in a library written in Rust, such as tokenizers, does not derive from Exception.
     return isinstance(raised, Exception) or _is_named(raised, "PanicException")
 

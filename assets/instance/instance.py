@@ -17,7 +17,7 @@ from typing import Any
 
 from dagster import DagsterInstance, DagsterInvalidConfigError, DagsterRunStatus, RunsFilter
 
-# Dagster has no public names for these. InstanceRef: an instance whose configuration differs from its dagster.yaml.
+# Dagster has no public names for these. InstanceRef: lets us override values of dagster.yaml.
 # sqlite_*: `databases_kept_open` replaces their engines; test_databases fails if Dagster opens SQLite in another way.
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.storage.event_log.sqlite import sqlite_event_log
@@ -44,8 +44,8 @@ _STORAGES = (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage)
 # On every run, since one DAGSTER_HOME can serve several warehouses.
 WAREHOUSE_TAG = "prunescope/warehouse"
 STUDY_TAG = "prunescope/study"
-# Dagster's own: who started a run, the code server of a launched one, and how often a lost process was replaced. It has
-# no public names for them; test_interrupted and test_study_run compare these.
+# Tag names that Dagster uses but does not export: who started a run, the code server of a launched one, and how often a
+# lost process was replaced. Tests compare them with Dagster's.
 USER_TAG = "user"
 LAUNCHER_TAGS = (USER_TAG, "dagster/sensor_name", "dagster/schedule_name")
 CODE_SERVER_TAG = ".dagster/grpc_info"
@@ -124,9 +124,10 @@ def open_instance(root: Path) -> Iterator[DagsterInstance]:
 
 
 def plain_path(home: Path) -> Path:
-    """Return a path of DAGSTER_HOME that Dagster can write into SQLite's URLs: a link to it if `?` or `%` is in it.
+    """Return a path of DAGSTER_HOME that Dagster can write into SQLite's URLs: DAGSTER_HOME or a link to it.
 
-    Dagster does not quote the path: what follows a `?` would be lost, and `%41` would be read as `A`.
+    A link is needed for a `?`, a `%` or bytes that are not UTF-8, because Dagster does not quote the path: what follows
+    a `?` would be lost, and `%41` would be read as `A`.
 
     Raises:
         WarehouseError: the link cannot be written.
@@ -193,13 +194,13 @@ def _set_up(connection: sqlite3.Connection, _: object) -> None:
 
 @contextmanager
 def databases_kept_open() -> Iterator[None]:
-    """Keep one engine and one connection per SQLite file; Dagster would connect at every event.
+    """Keep one engine per SQLite file and one of its connections open; Dagster would connect at every event.
 
-    Without it, a run of 90 assets takes 3.4 s of processor time and not 0.4, and 100 materializations with 400 checks
-    4.2 s and not 0.6 (measured on two cores): statements are compiled again for every event, SQLite reads the schema
-    again, and whenever the last connection to a file closes, it copies its write-ahead log into the file. Commits do
-    not wait for the disk either: after a power failure the last events may be missing, but the files stay intact, and
-    freshness is read from the Parquet files. These blocks may be nested, but not overlap.
+    Without it, a run of 90 assets takes 3.4 s of processor time instead of 0.4 s, and 100 materializations with 400
+    checks 4.2 s instead of 0.6 s (measured on two cores): statements are compiled again for every event, SQLite reads
+    the schema again, and whenever the last connection to a file closes, it copies its write-ahead log into the file.
+    Commits do not wait for the disk either: after a power failure the last events may be missing, but the files stay
+    intact, and freshness is read from the Parquet files. These blocks may be nested, but not overlap.
     """
     engines, changing = dict[str, Engine](), Lock()  # Dagster connects from several threads
 
@@ -252,7 +253,8 @@ def writer_lock(root: Path, waiting: Callable[[str], None], url: str | None = No
 
     Args:
         root: as in `prepare_home`.
-        waiting: called once if another process holds the lock; gets that process and the lock, in words.
+        waiting: called if another process holds the file's lock, and if another machine holds the database's; gets that
+            holder and the lock, in words.
         url: the warehouse's URL, the same on all machines; None for a folder.
 
     Raises:
@@ -301,7 +303,10 @@ def has_lost_two_processes(tags: Mapping[str, str]) -> bool:
 
 
 def allow_retries(instance: DagsterInstance, run: str) -> None:
-    """Reset the retries of a command's run that has ended: a run that a user starts from it gets its tags."""
+    """Set the retry limit of a finished command-line run back to the instance's default.
+
+    Dagster copies the tags to a run that is re-executed from it.
+    """
     instance.add_run_tags(run, {MAX_RETRIES_TAG: str(instance.run_retries_max_retries)})
 
 
@@ -321,9 +326,9 @@ def recover(instance: DagsterInstance, warehouse: str, root: Path) -> None:
     """End the unfinished runs that are dead.
 
     A run of the command line holds the writer lock of its warehouse until it ends: if this process holds it, every
-    other is dead. In a history inside the warehouse that includes runs at its earlier paths. A launched run is dead if
-    its code server is gone, as after a crash of the machine. If several machines share one history, launched runs are
-    left alone, because code servers of other machines cannot be reached from here.
+    other is dead. If the run history is stored in the warehouse, this also covers runs recorded before the warehouse
+    was moved. A launched run is dead if its code server is gone, as after a crash of the machine. If several machines
+    share one history, launched runs are left alone, because code servers of other machines cannot be reached from here.
 
     Args:
         instance: the instance of the warehouse.

@@ -38,7 +38,7 @@ def is_current(store: Store, table: str, study: Study, dense: DenseModel, recipe
 
 
 def programs_ran(store: Store, study: Study, dense: DenseModel, recipe: Recipe) -> bool:
-    """Return whether programs ran for the current task scores of a variant, which the study does not allow now."""
+    """Return whether the stored task scores came from executing generated code, which the study does not allow now."""
     own, *others = accepted("task_scores", study, dense.identity, recipe)
     return any(
         other != own and store.is_current(TABLES["task_scores"], dense.spec.name, recipe.name, other)
@@ -144,7 +144,7 @@ def write_report(path: Path, page: str, version: str) -> None:
 
 
 def warehouse_version(store: Store) -> str:
-    """Return a hash of the partitions and of what changes when one of their files does."""
+    """Return a hash of the partitions' paths and their files' stamps."""
     paths = {str(partition.path): partition.path for table in TABLES.values() for partition in store.partitions(table)}
     found = {name: stamp for name, (_, stamp) in stamps(store.root, paths).items()}
     return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()[:16]

@@ -34,7 +34,7 @@ def studies(root: Place, named: str | None = None) -> dict[str, "LiveStudy"]:
         named: name of a shipped study, path of a YAML file, or name of a study in the warehouse; None for all.
 
     Returns:
-        The studies by name. If the file of one is unknown, it has the computed variants alone.
+        The studies by name. A study whose file is unknown contains only the variants already computed.
 
     Raises:
         InputError: the warehouse has no variant, or none of that study; or the file is not a valid study.
@@ -56,7 +56,7 @@ def studies(root: Place, named: str | None = None) -> dict[str, "LiveStudy"]:
     found = {name: known.get(name) or (load_study(name) if name in shipped else None) for name in names}
     found = {name: study for name, study in found.items() if _scope(computed, name, study) is not None}
     if not found:
-        none = "none has run: `prunescope run demo` is one"
+        none = "no study has run yet; start one with `prunescope run demo`"
         if is_searched:
             none = "only searches have run: `prunescope search` without --no-judge measures what they found"
         present = f"{did_you_mean(named or '', computed)}there are {', '.join(computed)}" if computed else none

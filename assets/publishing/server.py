@@ -1,6 +1,7 @@
 """The explorer over the live warehouse as a web application: pages, their documents, and read-only SQL.
 
-It is made for its user's own programs. More readers come through a proxy, whose file `Caddyfile` has their limits.
+Intended for one local user. For several readers, put a proxy in front; `assets/instance/deploy/Caddyfile` is an example
+with limits.
 """
 
 import html
@@ -130,7 +131,7 @@ class _Server:
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        """Keep a process ahead of the next query, until shutdown."""
+        """Start a process before the next query needs it; close it at shutdown."""
         self._places, self._ahead = anyio.CapacityLimiter(_MAX_QUERIES), SqlProcess()
         try:
             yield
@@ -160,7 +161,7 @@ class _Server:
         return Response(document, media_type="application/json")
 
     async def sql(self, request: Request) -> Response:
-        """Return the rows of one SELECT over the study, or the reason for none as `error`."""
+        """Return the rows of one SELECT over the study, or the error message in `error`."""
         live, (sql, to) = await self._live(request), await _statement(request)
 
         async def cancel_when_the_client_leaves() -> None:

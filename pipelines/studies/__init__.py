@@ -59,8 +59,9 @@ class Study(FrozenModel):
         device: auto, cpu, cuda or cuda:N.
         memory: bytes of layers per device, such as `{cpu: 8GiB}`; other layers are read from disk when they run. It
             changes no result.
-        subset: hash of the models or recipes that replaced the study's; it keeps their report apart from the study's.
-        allow_code_execution: whether programs written by variants for its tasks may run; set only by the command line.
+        subset: hash of the names of all models and recipes, if some replaced the study's; it keeps their report apart.
+        allow_code_execution: whether programs written by variants for its tasks may run; set by the command line or a
+            run's configuration, not in a file.
     """
 
     name: NAME = Field(examples=["my-study"])
@@ -171,7 +172,7 @@ class Study(FrozenModel):
 
     @property
     def hash(self) -> str:
-        """Return the SHA-256 of all fields except the places of prompts in files."""
+        """Return the SHA-256 of all fields but `subset`, `allow_code_execution` and the places of prompts in files."""
         dump = self.model_dump_json(exclude={"prompts": {"__all__": {"origin"}}})
         return hashlib.sha256(dump.encode()).hexdigest()
 
@@ -247,7 +248,7 @@ class Study(FrozenModel):
         """Return the study with some keys of `search` replaced, or added; InputError for a wrong value."""
         present = self.search.model_dump() if self.search else {}
         if keys.get("start"):
-            # A search from a start refuses what only one by shares uses.
+            # `start` cannot be combined with keys that only a search over shares uses.
             unused = {"menu", "budget", *(["controls"] if "hidden" in present.get("controls", ()) else [])}
             present = {key: value for key, value in present.items() if key not in unused}
         return self._with({"search": present | dict(keys)})
@@ -352,7 +353,7 @@ def _validated(fields: dict[str, object], where: Path | str, refused: Sequence[s
         study = Study.model_validate(fields)
     except ValidationError as error:
         for location, message in problems_of(error, Study, fields):
-            # A check of several keys names the wrong one in its message.
+            # Checks over several keys put the invalid key in backticks in the message.
             key = _NAMED_KEY.search(message)
             keys = [*location, *(key[1].split(".") if key else [])]
             if location or not refused:  # a check of the whole study may miss a key that was left out

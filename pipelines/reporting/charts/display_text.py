@@ -26,7 +26,7 @@ def _show(character: str, hidden: Collection[str] = _INVISIBLE) -> str:
 
 
 def visible(token: str, limit: int) -> str:
-    """Format a token or name on one line: white space as symbols, other invisible characters as their number.
+    """Format a token or name on one line: space, newline and tab as symbols, other invisible ones as numbers.
 
     Args:
         token: any text, of any length.
@@ -66,7 +66,10 @@ def prose(text: str, limit: int = 4000) -> str:
 
 
 def number(value: float) -> str:
-    """Format a number with three significant digits, without an exponent between 0.001 and 100,000."""
+    """Format a number with three significant digits and all digits before the point, as 0.123 and 12,346.
+
+    Below 0.001 and from 100,000 on, with two significant digits and an exponent, as 1.2e-4.
+    """
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     if not 0.001 <= abs(value) < 100_000:

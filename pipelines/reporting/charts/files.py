@@ -1,4 +1,4 @@
-"""A chart as files for a paper: Vega-Lite JSON, SVG, PDF and PNG, the same bytes every time."""
+"""A chart as files for papers and screens, the same bytes every time: Vega-Lite JSON, SVG, PDF, PNG, small JPEG."""
 
 import re
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ def picture(svg: str, width: int, tallest: float) -> bytes:
     Args:
         svg: the drawing.
         width: width of the picture in pixels.
-        tallest: ratio of height to width at which it is cut.
+        tallest: largest ratio of height to width; the rest is cut off.
     """
     across, down = map(float, _SIZE.search(svg).groups())  # type: ignore[union-attr]
     down = min(down, tallest * across)
@@ -50,7 +50,10 @@ def picture(svg: str, width: int, tallest: float) -> bytes:
 
 
 def preview(svg: str, max_bytes: int) -> bytes:
-    """Return a drawing as a small PNG, scaled down by at most a half if it takes more than `max_bytes`."""
+    """Return a drawing as a small PNG, scaled down to no less than half if it takes more than `max_bytes`.
+
+    The result may still exceed `max_bytes`.
+    """
     small = vl_convert.svg_to_png(svg)
     # A scale of 0.75 saves less than a third of the bytes.
     for scale in (0.75, 0.5) if len(small) <= 1.5 * max_bytes else (0.5,):

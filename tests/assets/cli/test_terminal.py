@@ -62,7 +62,7 @@ def test_the_overview_has_every_variant_and_a_text_every_token(terminal: Termina
         side = "pruned" if is_own_text else "dense"
         tokens = [label(row[f"token_text_{side}"]) for row in rows]
         signs = ["≠" * (not row["is_top1_same"]) for row in rows]
-        body = "".join(text.split("text\n\n", 1)[1].split("The bar behind", 1)[0].split())
+        body = "".join(text.split("text\n\n", 1)[1].split("The bar after", 1)[0].split())
         written = [spark([row["kl_dense_pruned_nats"]], 1) for row in rows]
         parts = (f"{token}{bar}{sign}" for bar, sign, token in zip(written, signs, tokens, strict=True))
         assert body == "".join("".join(parts).split())
@@ -92,4 +92,4 @@ def test_a_missing_item_is_refused_with_those_that_exist(
 def test_a_warehouse_without_variants_says_how_to_run_a_study(terminal: Terminal, tmp_path: Path) -> None:
     terminal.warehouse = Store(tmp_path).root
     (tmp_path / "models" / "model=none").mkdir(parents=True)
-    assert "none has run: `prunescope run demo` is one" in terminal(code=2)
+    assert "no study has run yet; start one with `prunescope run demo`" in terminal(code=2)
