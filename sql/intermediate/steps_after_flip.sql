@@ -37,6 +37,6 @@ shared as (
         count(*) over (partition by steps.model, steps.recipe, steps.prompt_id, steps.step) = steps.n_trajectories
 )
 
-select *
+select model, recipe, prompt_id, trajectory, step, kl_nats
 from shared
 qualify count(distinct step) over (partition by model, recipe, prompt_id) >= 2
