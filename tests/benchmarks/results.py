@@ -160,6 +160,44 @@ SECTIONS = (
         ("quantization",),
     ),
     Section(
+        "repairs",
+        "Does a repair in closed form bring back what a variant writes?",
+        "Variants with a repair after the last `+`, beside the same variant without it: the mean KL on the dense "
+        "model's text, and the part of the dense score above a guess that is lost (`task_losses`), each with its own "
+        "95 % interval.",
+        """
+        select string_agg(format(
+            '- {}: of {} repaired variants, {} have a lower KL, and {} lose less of what they write; intervals of the '
+            'loss with and without the repair overlap in {}.', model, n, n_nearer, n_better, n_overlap
+        ), chr(10) order by model)
+        from (
+            select
+                model, count(*) as n, count_if(kl_nats < kl_unrepaired_nats) as n_nearer,
+                count_if(loss < loss_unrepaired) as n_better,
+                count_if(loss_low < loss_unrepaired_high and loss_unrepaired_low < loss_high) as n_overlap
+            from answer where kind = 'generative' group by model
+        )
+        """,
+        """
+        select
+            repaired.model, repaired.recipe, repaired.kind,
+            unrepaired_summary.kl_teacher_forced_mean_nats as kl_unrepaired_nats,
+            summary.kl_teacher_forced_mean_nats as kl_nats,
+            unrepaired.loss as loss_unrepaired, unrepaired.loss_low as loss_unrepaired_low,
+            unrepaired.loss_high as loss_unrepaired_high, repaired.loss, repaired.loss_low, repaired.loss_high
+        from task_losses as repaired
+        inner join task_losses as unrepaired
+            on unrepaired.recipe = regexp_extract(repaired.recipe, '^(.*)[+](rescale|affine|linear-[0-9]+)$', 1)
+            and (unrepaired.model, unrepaired.measure, unrepaired.kind)
+            = (repaired.model, repaired.measure, repaired.kind)
+        left join variant_summary as summary
+            on (summary.model, summary.recipe) = (repaired.model, repaired.recipe)
+        left join variant_summary as unrepaired_summary
+            on (unrepaired_summary.model, unrepaired_summary.recipe) = (unrepaired.model, unrepaired.recipe)
+        where repaired.measure = 'score' order by all
+        """,
+    ),
+    Section(
         "claims",
         "Which claims of the paper hold on which model?",
         "`q33_claims_by_model`; `paper_claims` has the numbers, intervals and nulls.",

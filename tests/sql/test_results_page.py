@@ -52,7 +52,10 @@ def test_a_page_of_models_from_two_warehouses_equals_that_of_one_warehouse_with_
 
 @pytest.fixture(scope="module")
 def crowded_page(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    return written(crowded_warehouse(), tmp_path_factory.mktemp("crowded"))
+    warehouse = crowded_warehouse()
+    for rows in warehouse.rows.values():
+        rows += [row | {"recipe": "attn-drop-1+affine"} for row in rows if row.get("recipe") == "attn-drop-1"]
+    return written(warehouse, tmp_path_factory.mktemp("crowded"))
 
 
 def test_every_section_of_a_whole_warehouse_has_a_sentence_a_table_and_its_figures(crowded_page: tuple[str, Path]):
@@ -99,7 +102,32 @@ def test_sentences_count_what_the_tables_hold():
         "a has 135 million parameters, b has 500 million parameters. Answered by choosing: arc, boolq. "
         "Answered by writing: nothing."
     )
+    losses = {
+        "kl_unrepaired_nats": [0.2, 0.2, 0.2, 0.2],
+        "kl_nats": [0.1, 0.3, 0.1, 0.1],
+        "loss_unrepaired": [0.5, 0.5, 0.5, 0.9],
+        "loss_unrepaired_low": [0.4, 0.4, 0.4, 0.8],
+        "loss_unrepaired_high": [0.6, 0.6, 0.6, 1.0],
+        "loss": [0.3, 0.7, 0.55, 0.1],
+        "loss_low": [0.2, 0.61, 0.5, 0.0],
+        "loss_high": [0.39, 0.8, 0.6, 0.2],
+    }
+    kinds = ["generative"] * 3 + ["non_generative"]
+    assert said("repairs", pl.DataFrame({"model": ["m"] * 4, "kind": kinds, **losses})) == (
+        "- m: of 3 repaired variants, 2 have a lower KL, and 1 lose less of what they write; intervals of the loss "
+        "with and without the repair overlap in 1."
+    )
     assert {said(name, frame.clear()) for name, frame in (("published", kept), ("quantization", ends))} == {None}
+
+
+def test_a_repaired_variant_stands_beside_the_same_one_without_the_repair(crowded_page: tuple[str, Path]):
+    rows = pl.read_csv(crowded_page[1] / "repairs.csv")
+    assert rows.select("recipe", "kind").unique().height == rows.height / rows["model"].n_unique() == 2
+    assert set(rows["recipe"]) == {"attn-drop-1+affine"}
+    # Its rows are copies of those of the other.
+    for before, after in (("kl_unrepaired_nats", "kl_nats"), ("loss_unrepaired", "loss")):
+        assert rows[before].to_list() == rows[after].to_list()
+        assert None not in rows[after].to_list()
 
 
 def test_the_sentence_about_layers_names_the_best_and_compares_the_models(crowded_page: tuple[str, Path]):
