@@ -144,26 +144,20 @@ class _Run:
         context = replace(self.context, recipe=None if recipe is None else self.context.study.recipe(recipe))
         written, halves, retries = dict[str, TableWritten](), False, _RETRIES
         while True:
-            note = {}
-            if self.task.halves_batches:
-                note = {"memory": "its process was lost at first; half the batch size was enough"}
-            elif halves:
-                note = {"memory": "too small at first; half the batch size was enough"}
             try:
                 with self.session.halved() if halves else nullcontext():
-                    tables = (
-                        _computed(step, context, self.session)
-                        if result is None
-                        else _written(step, context, self.session, result, seconds)
-                    )
-                    for table in tables:
+                    if result is None:
+                        result, seconds = _computed(step, context, self.session)
+                    for table in _written(step, context, self.session, result, seconds):
                         if table.table not in written:
-                            yield replace(table, details=table.details | note)
+                            yield replace(table, details=table.details | self._note(halves=halves))
                         written[table.table] = table
                 _require_whole(written.values())
             except BaseException as error:
                 if not is_error(error):
                     raise
+                if isinstance(result, Exception):
+                    result = None  # another attempt computes it again; one after a failed write does not
                 # Only its text is kept: its traceback would keep the memory in use.
                 failed = StepFailed.of(recipe, step, error)
                 is_memory, may_pass = is_out_of_memory(error), is_transient(error)
@@ -183,6 +177,12 @@ class _Run:
         self.failed.add(recipe)
         yield failed
 
+    def _note(self, *, halves: bool) -> dict[str, str]:
+        """Return what a table's materialization says about the memory."""
+        if self.task.halves_batches:
+            return {"memory": "its process was lost at first; half the batch size was enough"}
+        return {"memory": "too small at first; half the batch size was enough"} if halves else {}
+
 
 def _require_whole(tables: Iterable[TableWritten]) -> None:
     """Raise ComputationError with the rules that rows of written tables break."""
@@ -194,15 +194,17 @@ def _require_whole(tables: Iterable[TableWritten]) -> None:
         raise ComputationError(f"checks failed: {'; '.join(broken)}; run the study again, then report it")
 
 
-def _computed(step: str, context: PartitionContext, session: ModelSession) -> Tables:
-    """Compute and write a step's tables; the seconds leave out what all variants share, which is loaded before."""
+def _computed(step: str, context: PartitionContext, session: ModelSession) -> tuple[Any, float]:
+    """Compute a step of one partition, in seconds that leave out what all variants share, which is loaded before.
+
+    The result of a search is None: it is written while it is computed.
+    """
     if step == "search":
-        yield from _search(context, session)
-        return
+        return None, 0.0
     session.results(step, context.dense, context.study)
     started, name = time.perf_counter(), context.recipe.name if context.recipe else ""
     result = _results(step, context, session, [name])[name]
-    yield from _written(step, context, session, result, time.perf_counter() - started)
+    return result, time.perf_counter() - started
 
 
 def _results(step: str, context: PartitionContext, session: ModelSession, recipes: Sequence[str]) -> dict[str, Any]:
@@ -216,7 +218,10 @@ def _results(step: str, context: PartitionContext, session: ModelSession, recipe
 
 
 def _written(step: str, context: PartitionContext, session: ModelSession, result: Any, seconds: float) -> Tables:  # noqa: ANN401
-    """Write a step's result: an error, a variant, or rows by table."""
+    """Write a step's result: an error, a variant, or rows by table; a search is computed, too."""
+    if step == "search":
+        yield from _search(context, session)
+        return
     if isinstance(result, Exception):
         raise result
     if step == "variants":

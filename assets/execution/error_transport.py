@@ -12,8 +12,8 @@ class RemoteError(Exception):
 
 
 def is_transient(error: BaseException | None) -> bool:
-    """Return whether another attempt may succeed, as after an object store did not answer."""
-    if error is None:
+    """Return whether another attempt may succeed, as after an object store did not answer; not after wrong input."""
+    if error is None or isinstance(error, InputError):
         return False
     # The client libraries of object stores raise their own classes and are not imported for this check.
     return (

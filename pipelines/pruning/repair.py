@@ -104,7 +104,7 @@ def repair(
 
 
 def split(tokens: Tokens) -> tuple[Tokens, Tokens, str | None]:
-    """Return the sequences to fit, those held out, which have no run of 16 tokens in common, and why none are.
+    """Return the sequences to fit, those held out, which share no run of 16 tokens with any other, and why none are.
 
     The last sequences are held out: 1,024 tokens and at least two sequences, but at most a quarter of all. None are if
     there are too few, or if more than half of the others have a run in common with them.
@@ -112,15 +112,22 @@ def split(tokens: Tokens) -> tuple[Tokens, Tokens, str | None]:
     count, length = tokens.shape
     size = min(max(_LEAST_HELD_OUT, -(-_HELD_OUT_TOKENS // length)), int(_HELD_OUT_SHARE * count))
     if size < _LEAST_HELD_OUT:
-        return tokens, tokens[:0], f"fewer than {int(_LEAST_HELD_OUT / _HELD_OUT_SHARE)} calibration sequences"
-    held_out = tokens[-size:]
+        least = int(_LEAST_HELD_OUT / _HELD_OUT_SHARE)
+        return tokens, tokens[:0], f"fewer than {least} calibration sequences; raise `calibration.sequences`"
     run = min(_COMMON_RUN, length)
-    known = {each.numpy().tobytes() for row in held_out for each in row.unfold(0, run, 1)}
-    is_apart = [known.isdisjoint(each.numpy().tobytes() for each in row.unfold(0, run, 1)) for row in tokens]
-    fitted = tokens[torch.tensor(is_apart)]
-    if 2 * len(fitted) < count - size:
-        return tokens, tokens[:0], "calibration sequences overlap"
-    return fitted, held_out, None
+
+    def runs(row: int) -> Iterator[bytes]:
+        return (each.numpy().tobytes() for each in tokens[row].unfold(0, run, 1))
+
+    held_out, known = list[int](), set[bytes]()
+    for row in reversed(range(count)):
+        if len(held_out) < size and known.isdisjoint(runs(row)):
+            held_out.insert(0, row)
+            known.update(runs(row))
+    fitted = [row for row in range(count) if known.isdisjoint(runs(row))]
+    if len(held_out) < _LEAST_HELD_OUT or 2 * len(fitted) < count - size:
+        return tokens, tokens[:0], "calibration sequences overlap; a longer `calibration.source` has more text"
+    return tokens[fitted], tokens[held_out], None
 
 
 @dataclass

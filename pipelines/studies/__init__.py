@@ -249,8 +249,9 @@ class Study(FrozenModel):
         present = self.search.model_dump() if self.search else {}
         if keys.get("start"):
             # `start` cannot be combined with keys that only a search over shares uses.
-            unused = {"menu", "budget", *(["controls"] if "hidden" in present.get("controls", ()) else [])}
-            present = {key: value for key, value in present.items() if key not in unused}
+            present = {key: value for key, value in present.items() if key not in {"menu", "budget"}}
+            if "controls" in present:
+                present["controls"] = [control for control in present["controls"] if control != "hidden"]
         return self._with({"search": present | dict(keys)})
 
     def extended(self, models: Sequence[str]) -> "Study":

@@ -1,21 +1,23 @@
 -- The variants that the claims are about, and the noise variant that is their null.
 -- grain: one row per model × recipe.
 -- key: model, recipe
--- inputs: variant_summary, noise_at_output, noise_variants
+-- inputs: variant_summary, stg_variants, noise_at_output, noise_variants
 -- how to read: a pruned variant is left out if its output moves no further than rounding moves it (is_below_noise of
 --   variant_summary), because a claim about a shift needs a shift. If no variant remains, all stay and have
---   is_rounding, and no claim holds. Without noise all stay. The null is the noise variant with the largest 95th
---   percentile of KL.
+--   is_rounding, and no claim holds. Without noise all stay. Repaired variants are left out: the claims are about
+--   pruning, and the same variant without its repair would count twice. The null is the noise variant with the largest
+--   95th percentile of KL.
 -- reason: a model that differs only in rounding must not confirm a claim about pruning.
 -- columns:
 --   is_noise: Whether it is the null
 --   is_rounding: Whether no pruned variant of the model moves further than rounding moves it
 with pruned as (
     select
-        model, recipe,
-        coalesce(is_below_noise, false) as is_below
-    from variant_summary
-    where recipe <> 'dense'
+        summary.model, summary.recipe,
+        coalesce(summary.is_below_noise, false) as is_below
+    from variant_summary as summary
+    inner join stg_variants as variants using (model, recipe)
+    where summary.recipe <> 'dense' and not coalesce(json_exists(variants.facts_json, '$.repair'), false)
 ),
 
 nulls as (

@@ -167,14 +167,13 @@ SECTIONS = (
         "95 % interval.",
         """
         select string_agg(format(
-            '- {}: of {} repaired variants, {} have a lower KL, and {} lose less of what they write; intervals of the '
-            'loss with and without the repair overlap in {}.', model, n, n_nearer, n_better, n_overlap
+            '- {}: by the estimates, {} of {} repaired variants have a lower KL, and {} of {} lose less of what they '
+            'write; `prunescope compare` pairs their answers.', model, n_nearer, n_kl, n_better, n
         ), chr(10) order by model)
         from (
             select
-                model, count(*) as n, count_if(kl_nats < kl_unrepaired_nats) as n_nearer,
-                count_if(loss < loss_unrepaired) as n_better,
-                count_if(loss_low < loss_unrepaired_high and loss_unrepaired_low < loss_high) as n_overlap
+                model, count(*) as n, count(kl_nats - kl_unrepaired_nats) as n_kl,
+                count_if(kl_nats < kl_unrepaired_nats) as n_nearer, count_if(loss < loss_unrepaired) as n_better
             from answer where kind = 'generative' group by model
         )
         """,

@@ -51,6 +51,19 @@ def beyond(loss: tuple[float, Interval], noise: tuple[float, Interval]) -> tuple
     return loss[0] - noise[0], reference_intervals.of_difference(*loss, *noise)
 
 
+def test_a_repaired_variant_does_not_count_beside_the_same_one_without_its_repair(ask: Ask) -> None:
+    choosing, writing = [0.61, 0.57, 0.53], [0.0, 0.2, 0.25]
+    with_repair = scored([*choosing, 0.65], [*writing, 0.8])
+    with_repair.where("variants", recipe="r3")[0]["facts_json"] = '{"repair": {"tokens_fitted": 9}}'
+    for measure in ("score", "agreement"):
+        for claim in ("choosing_survives", "writing_loses_more"):
+            without, found = (
+                claims(ask, each).get((claim, measure)) for each in (scored(choosing, writing), with_repair)
+            )
+            assert found == without
+    assert claims(ask, with_repair)["writing_loses_more", "score"]["rests_on"].endswith("variants: 3")
+
+
 def test_losses_beyond_the_noise_count_over_variants_whose_writing_loses_half(ask: Ask) -> None:
     choosing, writing = [0.61, 0.57, 0.53, 0.65, 0.2], [0.0, 0.2, 0.25, 0.1, 0.35]
     rows = claims(ask, scored(choosing, writing, noise=(0.63, 0.75)))

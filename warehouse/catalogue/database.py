@@ -107,7 +107,8 @@ def _opened(
     gibibytes: float = GIBIBYTES,
     is_thorough: bool = False,
 ) -> tuple[duckdb.DuckDBPyConnection, Snapshot]:
-    connection, snapshot = duckdb.connect(), Snapshot(Store(root), models, is_thorough=is_thorough)
+    snapshot = Snapshot(Store(root), models, is_thorough=is_thorough)
+    connection = duckdb.connect()
     try:
         give(snapshot, connection)
         _set_up(connection)

@@ -133,8 +133,10 @@ def require(root: Place | str, models: Collection[str], row_filter: RowFilter) -
     """Raise WarehouseError for names that the warehouse lacks, which would otherwise give an empty answer."""
     if models or row_filter.recipes:
         partitions = [partition for table in TABLES.values() for partition in Store(root).partitions(table)]
+        variants = {(partition.model, partition.recipe) for partition in partitions if partition.recipe}
         _require_known("model", models, {partition.model for partition in partitions})
-        _require_known("recipe", row_filter.recipes, {each.recipe for each in partitions if each.recipe})
+        _require_known("recipe", row_filter.recipes, {recipe for _, recipe in variants})
+        _require_known("variant", list(map("@".join, row_filter.variants)), set(map("@".join, variants)))
     prompts: set[str] = set()
     for table in _OF_PROMPTS:
         if not set(row_filter.prompts) <= prompts:

@@ -40,8 +40,8 @@ TABLE = Table(
         ),
         c.int64(
             "bytes_removed",
-            "Bytes that a 16-bit checkpoint with packed masks and codes saves in the layers' matrices; negative if "
-            "codes take more.",
+            "Bytes that a 16-bit checkpoint with packed masks and codes saves in the layers' matrices, less those of "
+            "parameters that the dense model lacks; negative if these and codes take more.",
             "bytes",
             since=4,
             minimum=None,

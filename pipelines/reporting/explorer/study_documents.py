@@ -124,7 +124,7 @@ class Documents:
         that does not fit, so that the choice does not depend on the sizes of later ones.
 
         Args:
-            size: maximum number of bytes, with the index as text and the other documents packed in base64.
+            size: number of bytes that only the index may exceed; it is text, the other documents are packed in base64.
         """
         frames = self._frames()
         documents: dict[str, Document] = {"sql": self._sql()}
@@ -175,7 +175,7 @@ class Documents:
             left_out[-1] += " (those of each variant and kind of prompt that break last)"
         if left_out:
             whole["notes"] = [
-                f"Not in this file, which has at most {FILE_BYTES // 1_000_000} MB: {'; '.join(left_out)}. "
+                f"Not in this file, for which {FILE_BYTES // 1_000_000} MB are meant: {'; '.join(left_out)}. "
                 "`prunescope serve` shows all."
             ]
         return documents

@@ -17,6 +17,7 @@ from prunescope.assets.defs.table_assets import EngineResource
 from prunescope.assets.execution import compute as compute_module
 from prunescope.assets.execution.error_transport import is_out_of_memory, is_transient
 from prunescope.assets.execution.model_session import ModelSession
+from prunescope.assets.execution.partition_context import PartitionContext
 from prunescope.assets.execution.task import Event, ModelTask, StepBegun, StepFailed, TableWritten
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.core.errors import ComputationError, InputError
@@ -63,6 +64,9 @@ def test_only_transient_errors_are_retried() -> None:
     assert is_transient(raised_from(EndpointConnectionError()))
     assert is_transient(raised_from(TimeoutError()))
     assert not is_transient(raised_from(PermissionError()))
+    refused = InputError("connect")
+    refused.__cause__ = ConnectionError()
+    assert not is_transient(refused)
     assert not any(map(is_transient, (InputError(), ComputationError(), MemoryError(), OSError(28, "disk full"))))
 
 
@@ -84,6 +88,28 @@ def test_what_storage_does_not_answer_is_tried_twice_more(
     with pytest.raises(RuntimeError, match="TimeoutError: s3"):
         computed(study, warehouse, "mask_samples", "dense")
     assert tries == [6]
+
+
+def test_what_storage_does_not_take_is_written_again_without_another_computation(
+    monkeypatch: pytest.MonkeyPatch, study: StudyFile, warehouse: Path
+) -> None:
+    calls, rows_of, write = {"computed": 0, "written": 0}, compute_module._rows, PartitionContext.write
+
+    def count(*arguments: object) -> dict[str, pl.DataFrame]:
+        calls["computed"] += 1
+        return rows_of(*arguments)
+
+    def fail_once(self: PartitionContext, *arguments: object) -> TableWritten:
+        calls["written"] += 1
+        if calls["written"] == 1:
+            raise WarehouseError("s3") from TimeoutError()
+        return write(self, *arguments)
+
+    monkeypatch.setattr(compute_module, "_rows", count)
+    monkeypatch.setattr(PartitionContext, "write", fail_once)
+    monkeypatch.setattr(compute_module, "_RETRY_SECONDS", 0)
+    assert [table.table for table in computed(study, warehouse, "mask_samples", "dense")] == ["mask_samples"]
+    assert calls == {"computed": 1, "written": 2}
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------
