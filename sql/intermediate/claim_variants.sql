@@ -13,11 +13,11 @@
 --   is_rounding: Whether no pruned variant of the model moves further than rounding moves it
 with pruned as (
     select
-        summary.model, summary.recipe,
-        coalesce(summary.is_below_noise, false) as is_below
-    from variant_summary as summary
+        measured.model, measured.recipe,
+        coalesce(measured.is_below_noise, false) as is_below
+    from variant_summary as measured
     inner join stg_variants as variants using (model, recipe)
-    where summary.recipe <> 'dense' and not coalesce(json_exists(variants.facts_json, '$.repair'), false)
+    where measured.recipe <> 'dense' and not coalesce(json_exists(variants.facts_json, '$.repair'), false)
 ),
 
 nulls as (
