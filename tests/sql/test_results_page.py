@@ -60,8 +60,8 @@ def crowded_page(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
         for row in [row for row in rows if row.get("recipe") == "attn-drop-1"]:
             new = {key: value for key, value in repaired.items() if key in row}
             new |= {key: row[key] / 3 for key in kl}
-            if name == "task_samples" and row["task"] == "maths":
-                new["is_correct"] = True
+            if name in {"task_samples", "task_scores"} and row["task"] == "maths":
+                new |= {"is_correct": True} if name == "task_samples" else {"value": 1.0}
             rows.append(row | new)
     return written(warehouse, tmp_path_factory.mktemp("crowded"))
 

@@ -364,7 +364,7 @@ def test_held_out_sequences_share_no_run_with_fitted_ones() -> None:
         alone, none, reason = split(tokens[:count])
         assert torch.equal(alone, tokens[:count])
         assert not len(none)
-        assert reason == "fewer than 8 calibration sequences"
+        assert reason == "fewer than 8 calibration sequences; raise `calibration.sequences`"
 
 
 def test_sequences_that_overlap_are_fitted_and_not_checked(decoder: Decoder) -> None:
@@ -377,7 +377,7 @@ def test_sequences_that_overlap_are_fitted_and_not_checked(decoder: Decoder) -> 
         found = repair(decoder, recipe, tokens, base).facts["repair"]
         if overlapping == 3:  # half of the others remain
             assert (found["tokens_fitted"], found["tokens_held_out"]) == (3 * 48, 2 * 48)
-    note = "not checked: calibration sequences overlap"
+    note = "not checked: calibration sequences overlap; a longer `calibration.source` has more text"
     assert found == {"tokens_fitted": 8 * 48, "tokens_held_out": 0, "note": note}
 
 
@@ -426,7 +426,7 @@ def test_a_repair_says_whether_it_helps(
 def test_one_sequence_cannot_be_checked(decoder: Decoder) -> None:
     base, recipe = made(decoder, "attn-drop-1"), steps(parse_recipe("attn-drop-1+affine"))[-1]
     repaired = repair(decoder, recipe, tokens_of(decoder)[:1], base)
-    note = "not checked: fewer than 8 calibration sequences"
+    note = "not checked: fewer than 8 calibration sequences; raise `calibration.sequences`"
     expected = {"tokens_fitted": 48, "tokens_held_out": 0, "note": note}
     assert repaired.facts["repair"] == expected
     with pytest.raises(InputError, match="needs calibration tokens"):

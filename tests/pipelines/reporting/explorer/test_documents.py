@@ -447,7 +447,10 @@ def test_documents_beyond_the_size_limit_are_listed_as_omitted(ask, monkeypatch)
     assert {name for name in found if name.startswith("trace/")} == kept
     assert {tuple(entry["traces"]) for entry in found["index"]["variants"][1:]} == {(first,)}
     [note] = found["index"]["notes"]
-    assert "at most 15 MB: 12 of 18 token views (those of each variant and kind of prompt that break last)." in note
+    assert (
+        "for which 15 MB are meant: 12 of 18 token views (those of each variant and kind of prompt that break last)."
+        in note
+    )
     assert len(render(found, live=False)) <= room + OWN_BYTES
     nothing = documents.within(0)
     assert set(nothing) == {"index", "sql"}
