@@ -218,8 +218,8 @@ def _results(step: str, context: PartitionContext, session: ModelSession, recipe
 
 
 def _written(step: str, context: PartitionContext, session: ModelSession, result: Any, seconds: float) -> Tables:  # noqa: ANN401
-    """Write a step's result: an error, a variant, or rows by table; a search is computed, too."""
-    if step == "search":
+    """Write a step's result: an error, a variant, or rows by table; without one, compute and write a search."""
+    if result is None:
         yield from _search(context, session)
         return
     if isinstance(result, Exception):
