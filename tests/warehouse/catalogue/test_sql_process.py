@@ -353,6 +353,7 @@ STATEMENTS = st.recursive(
 
 
 @pytest.mark.exhaustive
+@pytest.mark.timeout(900)  # 400 processes
 @given(STATEMENTS)
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 def test_a_random_statement_is_answered_or_refused_in_one_line(world, sql):
