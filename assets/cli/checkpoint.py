@@ -38,6 +38,16 @@ Shrink = Annotated[
 ]
 
 
+def _limits(memory: list[str]) -> dict[str, int] | None:
+    """Return the memory of each device in bytes; None without any."""
+    from prunescope.pipelines.studies.memory_limits import parse_limits
+
+    try:
+        return parse_limits(memory)
+    except ValueError as error:
+        raise InputError(f"--memory: {error}") from error
+
+
 Memory = Annotated[
     list[str],
     typer.Option(
@@ -74,13 +84,12 @@ def checkpoint(
     """
     from prunescope.pipelines.models.sources import identify, locate
     from prunescope.pipelines.pruning.checkpoints.output_directory import require_free
-    from prunescope.pipelines.studies.memory_limits import parse_limits
     from prunescope.warehouse.storage.partition_store import Store
     from prunescope.warehouse.storage.path_names import path_safe
     from prunescope.warehouse.tables import TABLES
 
     require_free(folder)
-    limits = parse_limits(memory)
+    limits = _limits(memory)
     store = Store(options.existing(context))
     [(model, name)] = options.variants_of(store.root, [variant])
     row = store.read(TABLES["variants"], model, name).to_pylist()[0]
@@ -153,7 +162,7 @@ def prune(
         unfinished_directory,
     )
     from prunescope.pipelines.recipes import RepairRecipe, parse_recipe, steps
-    from prunescope.pipelines.studies.memory_limits import DEVICE, parse_limits
+    from prunescope.pipelines.studies.memory_limits import DEVICE
 
     require_free(output)
     parsed = parse_recipe(options.inline_recipe(recipe))
@@ -165,7 +174,7 @@ def prune(
     spec = _calibration(calibration).model_copy(update=own)
     if not re.match(DEVICE, device):
         raise InputError(f"--device {device!r}: choose auto, cpu, cuda or cuda:N")
-    limits = parse_limits(memory)
+    limits = _limits(memory)
     with unfinished_directory(output) as scratch, RichProgress() as bars:
         cache = settings.cache_folder()
         model_folder = locate(model, cache, bars)

@@ -130,7 +130,7 @@ def gc(
 
     A file is kept if a shipped study, a watched study or a --study names it. The column `study` names the study that
     computed a result, `removed_by` the options that remove it. Plain --yes removes only leftovers, variant files
-    without a row or with another fingerprint than their row, unfinished layers of variants without a row, and what
+    whose row is missing or has a different fingerprint, unfinished layers of variants without a row, and what
     killed runs left in the folder for temporary files (TMPDIR). Everything else needs --computed-by with the name of
     its study, because it may belong to another person, or come from `run STUDY --model X` or `--recipe Y`. While a
     watched study or model cannot be read or is still being copied, nothing is removed.

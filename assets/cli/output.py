@@ -87,7 +87,7 @@ def emit(rows: "pa.Table", sink: Sink = Sink()) -> None:
 
 
 def emit_list(rows: Sequence[Mapping[str, object]], sink: Sink, /, **columns: type) -> None:
-    """Write rows with these columns of `str` or `int` to a sink; without a row, only to a sink that the user chose."""
+    """Write rows with these columns of `str` or `int`; an empty list only if the user chose a format or file."""
     if not rows and not sink.is_chosen:
         return
     import pyarrow as pa

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from prunescope.assets.runs.outcome import Failure
 
-# If output is not a terminal: seconds without output before the first status line, and at most between two.
+# If output is not a terminal: seconds of silence before the first status line, and the longest silence after it.
 SILENT_SECONDS, _MAX_SILENT_SECONDS = 15.0, 240.0
 # A step that took less has no line.
 _MIN_STEP_SECONDS = 1.0

@@ -87,13 +87,11 @@ def search(
     keys = {} if settings_ is None else options.mapping(settings_, "--settings")
     if remove:
         keys |= {"remove": [_share(text, "--remove") for text in remove], "start": None, "put_back": None}
-    elif start or put_back:
-        keys["remove"] = []
     keys |= {} if start is None else {"start": options.inline_recipe(start)}
     keys |= {} if put_back is None else {"put_back": _amount(put_back)}
     keys |= {} if minutes is None else {"minutes": minutes}
     request = with_fields(request_of(study, model, [], allow_code_execution), search=json.dumps(keys))
-    if "remove" not in keys and request_of(study, [], []).load().search is None:
+    if not keys.keys() & {"remove", "start", "put_back"} and request_of(study, [], []).load().search is None:
         raise InputError("--remove is missing, and the study has no `search`; give a share, such as --remove 20%")
     location, tables = options.root(context), (*MODEL_TABLES, *SEARCH_TABLES)
     with RichProgress() as bars:

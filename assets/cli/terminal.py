@@ -1,6 +1,6 @@
 """The report in a terminal: the overview from the documents of the page, or one text, coloured token by token.
 
-Colour only repeats a number, a word or a sign next to it; in a text, the bar after the token.
+Colour only repeats a number, word or sign next to it, or the bar after a token.
 """
 
 from bisect import bisect_right

@@ -40,8 +40,8 @@ class StudyResource(ConfigurableResource):
     study: str = Field(
         default="",
         description="Name of a shipped study, or path of a YAML file. If empty: a watched study that names the run's "
-        "partition, preferably the one that computed it; else the study that computed it, as its last run asked; "
-        "else demo. Programs run only if this run allows it.",
+        "partition, preferably the one that computed it; else the study that computed it, with the settings of its "
+        "last run; else demo. Programs run only if this run allows it.",
     )
     models: list[str] = Field(
         default=[], description="Models that replace the study's: a folder, a .gguf file, a hub id, or NAME=SOURCE."

@@ -146,9 +146,13 @@ class _Run:
         while True:
             try:
                 with self.session.halved() if halves else nullcontext():
-                    if result is None:
+                    if result is None and step != "search":
                         result, seconds = _computed(step, context, self.session)
-                    for table in _written(step, context, self.session, result, seconds):
+                    for table in (
+                        _search(context, self.session)
+                        if step == "search"
+                        else _written(step, context, self.session, result, seconds)
+                    ):
                         if table.table not in written:
                             yield replace(table, details=table.details | self._note(halves=halves))
                         written[table.table] = table
@@ -157,7 +161,7 @@ class _Run:
                 if not is_error(error):
                     raise
                 if isinstance(result, Exception):
-                    result = None  # another attempt computes it again; one after a failed write does not
+                    result = None  # computed again after a failed computation, but not after a failed write
                 # Only its text is kept: its traceback would keep the memory in use.
                 failed = StepFailed.of(recipe, step, error)
                 is_memory, may_pass = is_out_of_memory(error), is_transient(error)
@@ -178,7 +182,7 @@ class _Run:
         yield failed
 
     def _note(self, *, halves: bool) -> dict[str, str]:
-        """Return what a table's materialization says about the memory."""
+        """Return the note on memory for a table's materialization."""
         if self.task.halves_batches:
             return {"memory": "its process was lost at first; half the batch size was enough"}
         return {"memory": "too small at first; half the batch size was enough"} if halves else {}
@@ -195,12 +199,7 @@ def _require_whole(tables: Iterable[TableWritten]) -> None:
 
 
 def _computed(step: str, context: PartitionContext, session: ModelSession) -> tuple[Any, float]:
-    """Compute a step of one partition, in seconds that leave out what all variants share, which is loaded before.
-
-    The result of a search is None: it is written while it is computed.
-    """
-    if step == "search":
-        return None, 0.0
+    """Compute a step of one partition; return its result and seconds, without those of the shared work done before."""
     session.results(step, context.dense, context.study)
     started, name = time.perf_counter(), context.recipe.name if context.recipe else ""
     result = _results(step, context, session, [name])[name]
@@ -218,10 +217,7 @@ def _results(step: str, context: PartitionContext, session: ModelSession, recipe
 
 
 def _written(step: str, context: PartitionContext, session: ModelSession, result: Any, seconds: float) -> Tables:  # noqa: ANN401
-    """Write a step's result: an error, a variant, or rows by table; without one, compute and write a search."""
-    if result is None:
-        yield from _search(context, session)
-        return
+    """Write a step's result: an error, a variant, or rows by table."""
     if isinstance(result, Exception):
         raise result
     if step == "variants":

@@ -1,4 +1,4 @@
-"""Which errors keep their class between processes, and which are transient, out of memory or an exit."""
+"""Classes of errors: those kept between processes, and tests for transient, out-of-memory and exit errors."""
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.warehouse.core.errors import WarehouseError
@@ -12,7 +12,7 @@ class RemoteError(Exception):
 
 
 def is_transient(error: BaseException | None) -> bool:
-    """Return whether another attempt may succeed, as after an object store did not answer; not after wrong input."""
+    """Return whether another attempt may succeed, for example if a store did not answer; never for wrong input."""
     if error is None or isinstance(error, InputError):
         return False
     # The client libraries of object stores raise their own classes and are not imported for this check.
@@ -37,7 +37,7 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 def is_error(raised: BaseException) -> bool:
-    """Return True for a failure, False if this process is told to end, as by Ctrl-C."""
+    """Return whether this is a failure; a request to end the process, such as Ctrl-C, is not one."""
     # A panic in a library written in Rust, such as tokenizers, does not derive from Exception.
     return isinstance(raised, Exception) or _is_named(raised, "PanicException")
 

@@ -159,15 +159,15 @@ def request_for(
 ) -> StudyRequest:
     """Return the request for a run that names no study.
 
-    It is that of a watched study that names the partition, preferably of the one that computed it; else that of the
-    last run of the study that computed the partition; else, if none did, that of `demo`.
+    Candidates in order: a watched study that names the partition, first the one that computed it; the last run of the
+    study that computed it; `demo`.
 
     Args:
         store: the warehouse.
         model: model of the run's partition, if it has one.
         recipe: recipe of the run's partition, if it has one.
         last_request: returns the request of the last run, of a study given by name or of any, with the partition.
-        table: table that the run computes. Its study counts if it is stored, else that of the variant or model.
+        table: table that the run computes. If it is stored, its study is used, else that of the variant or model.
 
     Raises:
         InputError: the study that computed the partition is known by its name only.
@@ -181,10 +181,11 @@ def request_for(
     if model is None:
         return naming[0].request if naming else last_request(None) or StudyRequest(DEFAULT)
     computed_by = None
-    for name in filter(None, (table, "models" if recipe is None else "variants")):
+    for name in dict.fromkeys(filter(None, (table, "models" if recipe is None else "variants"))):
         with suppress(DamagedFileError):
-            provenance = store.provenance(TABLES[name], model, recipe)
-            computed_by = computed_by or (provenance.study if provenance else None)
+            if (provenance := store.provenance(TABLES[name], model, recipe)) is not None:
+                computed_by = provenance.study
+                break
     if naming:
         # The study that computed it may compute it again.
         return next((watched for watched in naming if watched.study.name == computed_by), naming[0]).request

@@ -50,7 +50,8 @@ def require_regular(path: Path, limit: int | None = None, what: str = "this kind
         OSError: it does not exist, or its path is not valid.
     """
     status = path.stat()
-    if (kind := _KINDS.get(stat.S_IFMT(status.st_mode))) is not None:
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "a special file")
         raise InputError(f"{path}: is {kind} or a link to one; only regular files are read")
     if limit is not None and status.st_size > limit:
         raise InputError(f"{path}: {status.st_size:,} bytes, over the {limit:,} that {what} may have")

@@ -44,7 +44,7 @@ _LONGEST = 60
 def first_problem(error: ValidationError, *about: Any) -> str:  # noqa: ANN401 - any annotation
     """Return the message of the first of `problems_of`, after its key if it has one."""
     location, message = problems_of(error, *about)[0]
-    return f"`{'.'.join(map(str, location))}` {message}" if location else message
+    return f"`{'.'.join(map(str, location))}`: {message}" if location else message
 
 
 def problems_of(

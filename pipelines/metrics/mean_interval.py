@@ -18,7 +18,7 @@ def interval(values: Numbers) -> tuple[float, float, float]:
 
 def standard_error(values: Numbers) -> float:
     """Return the standard error of the mean of at least two values."""
-    return float(values.std(ddof=1) / np.sqrt(len(values)))
+    return float(stats.sem(values))
 
 
 def half_width(error: float, items: int) -> float:

@@ -40,9 +40,11 @@ class MetaModel:
 
     @property
     def matrices(self) -> dict[str, tuple[int, int]]:
-        """Return outputs and inputs of every matrix, the head's included, by its name."""
+        """Return outputs and inputs of every matrix but the head's, by its name."""
         embedding: torch.Tensor = self.module.get_input_embeddings().weight  # type: ignore[operator]
-        return dict(_matrices(self.module, embedding.shape[1]))
+        heads = {name for name, module in self.module.named_modules() if module is self.head}
+        found = dict(_matrices(self.module, embedding.shape[1]))
+        return {name: shape for name, shape in found.items() if name not in heads}
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,9 @@ def repair(
 
 
 def split(tokens: Tokens) -> tuple[Tokens, Tokens, str | None]:
-    """Return the sequences to fit, those held out, which share no run of 16 tokens with any other, and why none are.
+    """Return the sequences to fit, the held-out ones, and the reason if there are none of these.
+
+    A held-out sequence shares no run of 16 tokens with any other.
 
     The last sequences are held out: 1,024 tokens and at least two sequences, but at most a quarter of all. None are if
     there are too few, or if more than half of the others have a run in common with them.
@@ -125,8 +127,9 @@ def split(tokens: Tokens) -> tuple[Tokens, Tokens, str | None]:
             held_out.insert(0, row)
             known.update(runs(row))
     fitted = [row for row in range(count) if known.isdisjoint(runs(row))]
-    if len(held_out) < _LEAST_HELD_OUT or 2 * len(fitted) < count - size:
-        return tokens, tokens[:0], "calibration sequences overlap; a longer `calibration.source` has more text"
+    # With a single one held out, all others overlap it.
+    if 2 * len(fitted) < count - size:
+        return tokens, tokens[:0], "the calibration sequences overlap; choose a longer `calibration.source`"
     return tokens[fitted], tokens[held_out], None
 
 
@@ -313,7 +316,7 @@ def _checked(decoder: Decoder, before: Variant, after: Variant, held_out: Tokens
 
 @torch.inference_mode()
 def sequence_divergences(decoder: Decoder, variants: Sequence[Variant], tokens: Tokens) -> list[Numbers]:
-    """Return each variant's mean KL(dense ‖ variant) over all positions of each of some sequences, in nats.
+    """Return each variant's KL(dense ‖ variant) per sequence, averaged over its positions, in nats.
 
     Raises:
         ComputationError: a variant's states are NaN or infinite.

@@ -249,7 +249,7 @@ class Study(FrozenModel):
         present = self.search.model_dump() if self.search else {}
         if keys.get("start"):
             # `start` cannot be combined with keys that only a search over shares uses.
-            present = {key: value for key, value in present.items() if key not in {"menu", "budget"}}
+            present = {key: value for key, value in present.items() if key not in {"remove", "menu", "budget"}}
             if "controls" in present:
                 present["controls"] = [control for control in present["controls"] if control != "hidden"]
         return self._with({"search": present | dict(keys)})

@@ -6,8 +6,6 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from prunescope.pipelines.core.errors import InputError
-
 DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
 _LAYER_DEVICE = re.compile(r"cpu|cuda:\d+")
 _SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,18})?) ?([KMGT]i?)?B?", re.IGNORECASE)
@@ -37,14 +35,11 @@ LayerDevice = Annotated[str, AfterValidator(_layer_device)]
 
 
 def parse_limits(arguments: Sequence[str]) -> dict[str, int] | None:
-    """Return the limits in arguments of `--memory` such as `cpu=8GiB`, or None without any; InputError for others."""
+    """Return limits written as `cpu=8GiB`, or None without any; raise ValueError for others."""
     limits: dict[str, int] = {}
     for argument in arguments:
         device, separator, size = argument.partition("=")
         if not separator:
-            raise InputError(f"--memory: {argument!r}: write a device and a size, such as cpu=8GiB or cuda:0=20GiB")
-        try:
-            limits[_layer_device(device)] = int(str(parse_size(size)))
-        except ValueError as error:
-            raise InputError(f"--memory: {error}") from error
+            raise ValueError(f"{argument!r}: write a device and a size, such as cpu=8GiB or cuda:0=20GiB")
+        limits[_layer_device(device)] = int(str(parse_size(size)))
     return limits or None

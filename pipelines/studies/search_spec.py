@@ -116,12 +116,14 @@ class SearchSpec(FrozenModel):
 
     @model_validator(mode="after")
     def _has_a_use_for_every_key(self) -> Self:
-        for key in ("menu", "budget", "controls"):
-            # A dump of a study has all keys, so one that has its default may not have been given.
-            is_given = getattr(self, key) != type(self).model_fields[key].default
-            what = f"`{key}`" if key != "controls" else "`hidden` in `controls`"
-            if self.start is not None and is_given and (key != "controls" or "hidden" in self.controls):
-                raise ValueError(f"{what} has no use with `start`; leave it out")
+        if self.start is None:
+            return self
+        # A dumped study contains every key, so only values other than the default count as given.
+        given = {key for key, field in type(self).model_fields.items() if getattr(self, key) != field.default}
+        unused = [f"`{key}`" for key in ("menu", "budget") if key in given]
+        unused += ["`hidden` in `controls`"] * ("controls" in given and "hidden" in self.controls)
+        if unused:
+            raise ValueError(f"{unused[0]} has no use with `start`; leave it out")
         return self
 
     @property

@@ -3,8 +3,9 @@
 -- key: put_back, strategy
 -- inputs: stg_search_trials
 -- parameters: $1 the model; $2 the search
--- how to read: a set of dense sublayers is measured on items that chose nothing; its parent is the start on the same
---   items. low and high are the interval of one set. Random sets of a size are one row, their mean.
+-- how to read: a set of dense sublayers is measured on items that the search did not use; its parent is the start,
+--   measured on the same items. low and high are the interval of one set. Random sets of a size are one row, their
+--   mean.
 -- reason: sublayers that were chosen on some items may bring back less on others.
 with held_out as (
     -- The sets of the controls follow that of the search that they are compared with.

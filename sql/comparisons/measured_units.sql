@@ -1,4 +1,4 @@
--- On what was each recipe measured, and what must be the same on both sides to compare two recipes?
+-- What was each recipe measured on, and what must match to compare two recipes?
 -- grain: one row per kind × recipe × unit.
 -- key: kind, recipe, unit
 -- inputs: provenance, text_tokens, task_samples, generations, decoding_steps
@@ -15,7 +15,7 @@ with forced as (
 select
     'dense' as kind,
     recipe,
-    coalesce(json_extract_string(inputs_json, '$.weight_hash'), 'None') || ' ' || dtype as unit,
+    coalesce(json_extract_string(inputs_json, '$.weight_hash'), '') || ' ' || dtype as unit,
     null as conditions
 from provenance
 where
@@ -24,7 +24,7 @@ where
 
 union
 
-select distinct
+select
     'text' as kind,
     recipe,
     text_id as unit,
@@ -34,7 +34,7 @@ where model = $1 and list_contains($2, recipe)
 
 union
 
-select distinct
+select
     'task' as kind,
     recipe,
     task as unit,

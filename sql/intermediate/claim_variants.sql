@@ -17,7 +17,7 @@ with pruned as (
         coalesce(measured.is_below_noise, false) as is_below
     from variant_summary as measured
     inner join stg_variants as variants using (model, recipe)
-    where measured.recipe <> 'dense' and not coalesce(json_exists(variants.facts_json, '$.repair'), false)
+    where measured.recipe <> 'dense' and not variants.is_repaired
 ),
 
 nulls as (

@@ -1,4 +1,4 @@
--- KL at each step after the first flip of a text that all trajectories of the prompt have.
+-- KL at each step after a text's first flip, over the steps that all trajectories of the prompt have.
 -- grain: one row per variant × prompt whose text flips × trajectory × step, noise variants included.
 -- key: model, recipe, prompt_id, trajectory, step
 -- inputs: stg_decoding_steps, trajectory_ends, variant_temperatures, stg_generations

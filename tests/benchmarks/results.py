@@ -94,7 +94,7 @@ SECTIONS = (
         "The part of what the dense model scores above a guess that is lost, in tasks answered by choosing and by "
         "writing (`task_losses`). Tasks in which the dense model is not above a guess are left out. Intervals are at "
         "95 %, paired by answer and not corrected for the number of variants; the sentence above rests on one mean per "
-        "model (`paper_claims`).",
+        "model (`paper_claims`). The last two columns are what rounding alone loses.",
         """
         select string_agg(format(
             '- {}: the loss of writing minus that of choosing, above a guess and beyond rounding, is {:.2f} [{}] in '
@@ -108,7 +108,8 @@ SECTIONS = (
             choosing.model, choosing.recipe, round(summary.parameters_removed_share, 3) as removed,
             choosing.n_answers as n_choosing, choosing.loss as choosing, choosing.loss_low as choosing_low,
             choosing.loss_high as choosing_high, writing.n_answers as n_writing, writing.loss as writing,
-            writing.loss_low as writing_low, writing.loss_high as writing_high
+            writing.loss_low as writing_low, writing.loss_high as writing_high,
+            choosing.noise_loss as choosing_by_rounding, writing.noise_loss as writing_by_rounding
         from task_losses as choosing
         inner join task_losses as writing using (model, recipe, measure)
         left join variant_summary as summary using (model, recipe)
@@ -167,8 +168,8 @@ SECTIONS = (
         "95 % interval.",
         """
         select string_agg(format(
-            '- {}: by the estimates, {} of {} repaired variants have a lower KL, and {} of {} lose less of what they '
-            'write; `prunescope compare` pairs their answers.', model, n_nearer, n_kl, n_better, n
+            '- {}: by point estimates, a repair lowers the KL of {} of {} variants, and the loss in writing of {} of '
+            '{}; `prunescope compare` pairs their answers.', model, n_nearer, n_kl, n_better, n
         ), chr(10) order by model)
         from (
             select
@@ -185,8 +186,10 @@ SECTIONS = (
             unrepaired.loss as loss_unrepaired, unrepaired.loss_low as loss_unrepaired_low,
             unrepaired.loss_high as loss_unrepaired_high, repaired.loss, repaired.loss_low, repaired.loss_high
         from task_losses as repaired
+        inner join stg_variants as variants
+            on (variants.model, variants.recipe) = (repaired.model, repaired.recipe) and variants.is_repaired
         inner join task_losses as unrepaired
-            on unrepaired.recipe = regexp_extract(repaired.recipe, '^(.*)[+](rescale|affine|linear-[0-9]+)$', 1)
+            on unrepaired.recipe = regexp_extract(repaired.recipe, '^(.*)[+]', 1)
             and (unrepaired.model, unrepaired.measure, unrepaired.kind)
             = (repaired.model, repaired.measure, repaired.kind)
         left join variant_summary as summary

@@ -118,7 +118,7 @@ def test_sentences_count_what_the_tables_hold():
     }
     kinds = ["generative"] * 3 + ["non_generative"]
     assert said("repairs", pl.DataFrame({"model": ["m"] * 4, "kind": kinds, **losses})) == (
-        "- m: by the estimates, 1 of 2 repaired variants have a lower KL, and 1 of 3 lose less of what they write; "
+        "- m: by point estimates, a repair lowers the KL of 1 of 2 variants, and the loss in writing of 1 of 3; "
         "`prunescope compare` pairs their answers."
     )
     assert {said(name, frame.clear()) for name, frame in (("published", kept), ("quantization", ends))} == {None}
@@ -131,9 +131,8 @@ def test_a_repaired_variant_stands_beside_the_same_one_without_the_repair(crowde
     assert rows["kl_nats"].to_list() == pytest.approx((rows["kl_unrepaired_nats"] / 3).to_list())
     better = dict(rows.group_by("kind").agg((pl.col("loss") < pl.col("loss_unrepaired")).all()).iter_rows())
     assert better == {"generative": True, "non_generative": False}
-    assert "by the estimates, 1 of 1 repaired variants have a lower KL, and 1 of 1 lose less" in section(
-        crowded_page[0], "repairs"
-    )
+    told = "a repair lowers the KL of 1 of 1 variants, and the loss in writing of 1 of 1;"
+    assert told in section(crowded_page[0], "repairs")
 
 
 def test_the_sentence_about_layers_names_the_best_and_compares_the_models(crowded_page: tuple[str, Path]):

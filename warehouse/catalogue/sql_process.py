@@ -121,10 +121,12 @@ class SqlProcess(AbstractContextManager["SqlProcess"]):
             DamagedFileError: a file that it reads is damaged; the message names the file.
             WarehouseError: the warehouse cannot be opened, or the format cannot hold the rows.
         """
-        memory = int((self._setup or Setup("")).gibibytes * 2**30)
+        if self._setup is None:
+            raise ValueError("`open` names the warehouse first")
+        memory = int(self._setup.gibibytes * 2**30)
         query = {"sql": sql, "parameters": parameters, "rows": rows, "size": min(size, memory)}
         layout = {"to": to, "width": width, "lines": lines}
-        setup = json.dumps(self._setup and vars(self._setup), default=sorted)  # sets as lists
+        setup = json.dumps(vars(self._setup), default=sorted)  # sets as lists
         with self._asking:
             try:
                 request = f"{setup}\n{json.dumps([query, layout, seconds])}"

@@ -112,10 +112,9 @@ def write(
         query: arguments of `answer`.
         layout: arguments of `formats.write`.
     """
-    rows, content = answer(connection, **query, keeps_times=layout["to"] in {"arrow", "parquet"}), io.BytesIO()
+    rows = answer(connection, **query, keeps_times=layout["to"] in {"arrow", "parquet"})
+    content = _Limited(query["size"])
     formats.write(rows, sink=content, **layout)
-    if content.tell() > query["size"]:
-        raise SqlSizeError(too_large_result(query["size"]))
     sink.write(content.getbuffer())
     return int(rows.num_rows)
 
@@ -218,6 +217,19 @@ def _needs_text(of: duckdb.sqltypes.DuckDBPyType, keeps_times: bool, depth: int 
     # The other child of an array is its size.
     types = (child for _, child in children if isinstance(child, duckdb.sqltypes.DuckDBPyType))
     return any(_needs_text(child, keeps_times, depth + 1) for child in types)
+
+
+class _Limited(io.BytesIO):
+    """Bytes in memory up to a size; text in JSON or CSV may be several times as large as its rows."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self._size = size
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]  # Arrow and Python give bytes
+        if self.tell() + len(data) > self._size:
+            raise SqlSizeError(too_large_result(self._size))
+        return super().write(data)
 
 
 if __name__ == "__main__":

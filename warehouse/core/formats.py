@@ -71,7 +71,8 @@ def write(rows: pa.Table, to: str, sink: BinaryIO, *, width: int = 120, lines: i
         case "json":
             objects = (_dumps(dict(zip(names, row, strict=True))) for row in _rows(rows))
             sink.write(b"[")
-            sink.writelines(f"{',' * bool(number)}\n{row}".encode() for number, row in enumerate(objects))
+            for number, row in enumerate(objects):
+                sink.write(f"{',' * bool(number)}\n{row}".encode())
             sink.write(b"\n]\n")
         case "plain":
             columns = [{"name": field.name, "type": str(field.type)} for field in rows.schema]

@@ -175,4 +175,7 @@ class Table:
 
     def column(self, name: str) -> Column:
         """Return the column of that name; raise KeyError if there is none."""
-        return {column.name: column for column in self.columns}[name]
+        found = next((column for column in self.columns if column.name == name), None)
+        if found is None:
+            raise KeyError(f"table {self.name} has no column {name}")
+        return found

@@ -321,8 +321,9 @@ def to_arrow(table: Table, rows: "pl.DataFrame") -> pa.Table:
     schema = table.arrow()
     expected, found = set(schema.names), set(rows.columns)
     if expected != found:
-        lacks, has = sorted(expected - found), sorted(found - expected)
-        raise WarehouseError(f"table {table.name}: the frame lacks {lacks} and has unexpected {has}")
+        parts = {"lacks": sorted(expected - found), "has unexpected": sorted(found - expected)}
+        told = " and ".join(f"{verb} {', '.join(names)}" for verb, names in parts.items() if names)
+        raise WarehouseError(f"table {table.name}: the frame {told}")
     # With one chunk per column the pages do not depend on how the frame was built.
     whole = rows.rechunk()
     columns = []

@@ -32,7 +32,7 @@ TABLE = Table(
         c.int64(
             "parameters_removed",
             "Masked weights and all parameters of dropped sublayers, less parameters that the dense model lacks, such "
-            "as a repair's biases; negative if those are more.",
+            "as a repair's biases; negative if more is added than removed.",
             minimum=None,
         ),
         c.metric(
@@ -41,7 +41,7 @@ TABLE = Table(
         c.int64(
             "bytes_removed",
             "Bytes that a 16-bit checkpoint with packed masks and codes saves in the layers' matrices, less those of "
-            "parameters that the dense model lacks; negative if these and codes take more.",
+            "parameters that the dense model lacks; negative if more is added than saved.",
             "bytes",
             since=4,
             minimum=None,

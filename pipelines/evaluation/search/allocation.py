@@ -237,10 +237,10 @@ def greedy_choice(problem: Problem, costs: Numbers, target: float) -> Choice:
     return choice
 
 
-def put_back(problem: Problem, costs: Numbers, choice: Choice, target: float) -> Choice:
-    """Return a choice that also keeps whatever the target allows, the largest cost per unit first.
+def filled_up(problem: Problem, costs: Numbers, choice: Choice, target: float) -> Choice:
+    """Return the choice with more sublayers kept, as many as the target allows, in descending order of cost per unit.
 
-    The first option of each sublayer keeps it.
+    The first option of a sublayer is to keep it.
     """
     kept = np.unique(problem.group, return_index=True)[1]
     gain, freed = costs[choice] - costs[kept], problem.removed[choice] - problem.removed[kept]

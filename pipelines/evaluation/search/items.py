@@ -53,7 +53,7 @@ def search_items(
     if kind == "task":
         items = task_items(decoder, study, task, spec.texts + spec.prompts, progress)
         if spec.start is not None:
-            # The samples of a task may be sorted, and those of a group are.
+            # A task's samples may be sorted; those of a group of tasks always are.
             items = [items[index] for index in np.random.default_rng(spec.seed).permutation(len(items))]
     else:
         texts, prompts = text_items(decoder, study, spec), prompt_items(decoder, unasked)
@@ -137,8 +137,13 @@ def interleaved(texts: Sequence[Item], prompts: Sequence[Item]) -> list[Item]:
     return [*both, *texts[len(prompts) :], *prompts[len(texts) :]]
 
 
+def middle(items: int) -> int:
+    """Return how many of some items are in the first half, an odd one included; the second half is held out."""
+    return (items + 1) // 2
+
+
 def halved(texts: Sequence[Item], prompts: Sequence[Item]) -> list[Item]:
-    """Return half of the texts and prompts alternately, then the others; an odd one is in the first half."""
-    own = (len(texts) + 1) // 2
-    others = (len(texts) + len(prompts) + 1) // 2 - own
+    """Interleave half of the texts and prompts, then the other half."""
+    own = middle(len(texts))
+    others = middle(len(texts) + len(prompts)) - own
     return [*interleaved(texts[:own], prompts[:others]), *interleaved(texts[own:], prompts[others:])]

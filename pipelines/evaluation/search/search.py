@@ -21,7 +21,7 @@ from prunescope.pipelines.evaluation.search.allocation import (
 from prunescope.pipelines.evaluation.search.effect_rows import SCHEMA as EFFECTS
 from prunescope.pipelines.evaluation.search.effect_rows import computed_rows, measured_rows
 from prunescope.pipelines.evaluation.search.effects import EffectEngine, Effects
-from prunescope.pipelines.evaluation.search.items import Item
+from prunescope.pipelines.evaluation.search.items import Item, middle
 from prunescope.pipelines.evaluation.search.journal import Journal
 from prunescope.pipelines.evaluation.search.menu import KEEP, Allocation, Menu
 from prunescope.pipelines.evaluation.search.strategies import Expired, Strategy
@@ -71,7 +71,7 @@ class Search:
         progress: Progress = SILENT,
         start: MixedRecipe | None = None,
     ) -> None:
-        half = len(items) if start is None else (len(items) + 1) // 2
+        half = len(items) if start is None else middle(len(items))
         self._items, self._held_out = list(items[:half]), list(items[half:])
         self._decoder, self._spec, self._menus = decoder, spec, menus
         self._journal, self._progress = journal, progress
@@ -235,8 +235,7 @@ class Search:
         count = max(1, sum((trial.strategy, trial.remove) == ("searched", share) for trial in self._trials))
         menu = self._treatments.choosable(self._menu, share)
         costs, problem = effects.spread * self._treatments.predicted(menu, effects, "kl"), self._problem_of(menu)
-        # From a start, whatever removes less than the target exceeds what may be put back.
-        begin = problem.most if self._treatments.start else 0.0
+        begin = self._first_goal(problem)
         generator = np.random.default_rng([self._spec.seed, round(1e6 * share)])
         for step in range(1, count + 1):
             goal = target if name == "random" else target * step / count + begin * (count - step) / count
@@ -244,6 +243,10 @@ class Search:
             best = self._best(name, share)
             expected = None if name == "random" else float(costs[choice].sum())
             self._measure(name, share, name, menu.allocation(choice), expected, best)
+
+    def _first_goal(self, problem: Problem) -> float:  # noqa: ARG002 (a search from a start needs it)
+        """Return how much the steps of a greedy choice remove before the first one."""
+        return 0.0
 
     def _drawn(
         self, name: str, problem: Problem, costs: Numbers, goal: float, generator: np.random.Generator

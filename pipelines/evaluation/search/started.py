@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.core.validation_errors import problems_of
-from prunescope.pipelines.evaluation.search.allocation import Choice, Numbers, Problem, put_back
+from prunescope.pipelines.evaluation.search.allocation import Choice, Numbers, Problem, filled_up
 from prunescope.pipelines.evaluation.search.effect_rows import SCHEMA as EFFECTS
 from prunescope.pipelines.evaluation.search.effect_rows import measured_rows
 from prunescope.pipelines.evaluation.search.effects import Effects
@@ -76,24 +76,29 @@ class StartedSearch(Search):
         return target
 
     def _goal(self, trial: Trial) -> str:
-        return f"back-{self._put_back(trial)}"
+        return f"back-{self._n_put_back(trial)}"
 
-    def _put_back(self, trial: Trial) -> int:
+    def _n_put_back(self, trial: Trial) -> int:
         """Return how many sublayers of the start a trial keeps."""
         return sum(trial.allocation.get(label, KEEP) == KEEP for label in self._treatments.start)
 
     def _drawn(
         self, name: str, problem: Problem, costs: Numbers, goal: float, generator: np.random.Generator
     ) -> Choice:
-        """Return the choice of a control, which puts back whatever still fits, as the search does."""
-        return put_back(problem, costs, super()._drawn(name, problem, costs, goal, generator), goal)
+        """Return a control's choice; the greedy one puts back further sublayers while they fit, as the search does."""
+        choice = super()._drawn(name, problem, costs, goal, generator)
+        return filled_up(problem, costs, choice, goal) if name == "greedy" else choice
+
+    def _first_goal(self, problem: Problem) -> float:
+        """Return the most: an allocation that removes less than the target puts back too much."""
+        return problem.most
 
     def _measure_held_out(self, share: float, effects: Effects, controls: Sequence[str]) -> None:
         """Measure the start, the first sublayers put back, the result, and sets of equal size by each control."""
         own = [trial for trial in self._trials if trial.move == "restore" and trial.is_accepted]
-        reported = {count: trial for trial in own if (count := self._put_back(trial)) in _COUNTS}
+        reported = {count: trial for trial in own if (count := self._n_put_back(trial)) in _COUNTS}
         if (result := self._best("searched", share)) is not None:
-            reported[self._put_back(result)] = result
+            reported[self._n_put_back(result)] = result
         self._items, self._whole, self._measured_on = self._held_out, None, "held out"
         start = self._measure("searched", share, "held_out", self._treatments.start, None, None)
         costs = self._treatments.predicted(self._menu, effects, "kl")

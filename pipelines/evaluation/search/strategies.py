@@ -155,11 +155,11 @@ class Restoration(Strategy):
     def run(self) -> None:
         """Put back sublayers one by one as far as the target allows, then exchange some; Expired as in `Strategy`."""
         best = self.start
-        while (after := self._put_back(best)) is not None:
+        while (after := self._next(best)) is not None:
             best = after
         self._improve(best, best)
 
-    def _put_back(self, before: Trial) -> Trial | None:
+    def _next(self, before: Trial) -> Trial | None:
         """Put back the sublayer that lowers the KL most per unit of the budget; return None if none lowers it.
 
         If the whole measurement does not confirm the effect on a few items, the next sublayer is tried.

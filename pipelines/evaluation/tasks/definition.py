@@ -172,9 +172,17 @@ def contents_hash(spec: TaskSpec) -> str:
 
 
 def data_file(name: str) -> Path:
-    """Return the path of a definition's `file`, a path or the name of one of the package's data sets."""
+    """Return the path of a definition's `file`, a path or the name of one of the package's data sets.
+
+    Raises:
+        InputError: there is no such file.
+    """
     path = CORPORA.get(name, DATA / f"{name}.jsonl")
-    return path if path.is_file() else local_path(name, "task data").absolute()
+    if not path.is_file():
+        path = local_path(name, "task data").absolute()
+    if not path.exists():
+        raise InputError(f"task data {path}: no such file; give the path of a file with one record per line")
+    return path
 
 
 def fields(path: Path) -> dict[str, Any]:

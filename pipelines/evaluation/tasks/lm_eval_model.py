@@ -147,6 +147,16 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
         """Set the number of tokens per window of a text; None is the model's context."""
         self._max_length = context
 
+    def loglikelihood(self, requests: list[Any], **_unused: object) -> list[Likelihood]:
+        """Return the log-likelihood of each request's continuation, without lm-eval's progress bars."""
+        likelihoods: list[Likelihood] = super().loglikelihood(requests, disable_tqdm=True)
+        return likelihoods
+
+    def loglikelihood_rolling(self, requests: list[Any], **_unused: object) -> list[float]:
+        """Return the log-likelihood of each request's whole text, window by window."""
+        likelihoods: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=True)
+        return likelihoods
+
     @torch.inference_mode()
     def _loglikelihood_tokens(self, requests: Sequence[Request], **_unused: object) -> list[Likelihood]:
         """Return the log-likelihoods of continuations after their contexts, in the order of the requests.

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any, Literal, NoReturn, cast
@@ -115,17 +116,20 @@ def quiet() -> Iterator[None]:
     """Silence the logs and progress bars of lm-eval and the hub, which would break ours; errors still raise."""
     loggers = [logging.getLogger(name) for name in ("lm_eval", "huggingface_hub", "datasets")]
     levels = [logger.level for logger in loggers]
-    begin = tqdm.__init__
+    bars = lm_eval.api.task.tqdm
+    were_disabled = datasets.are_progress_bars_disabled()
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
-    # Also the bars of classes that derive from it. Lm-eval passes its own `disable` to some.
-    tqdm.__init__ = lambda bar, *arguments, **keys: begin(bar, *arguments, **keys | {"disable": True})
+    lm_eval.api.task.tqdm = partial(tqdm, disable=True)
+    datasets.disable_progress_bars()
     try:
         yield
     finally:
-        tqdm.__init__ = begin
+        lm_eval.api.task.tqdm = bars
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+        if not were_disabled:
+            datasets.enable_progress_bars()
 
 
 def _confine() -> None:
@@ -197,8 +201,8 @@ def _load(spec: TaskSpec) -> list[LoadedTask]:
 
 
 @contextmanager
-def _named(spec: TaskSpec, what: Path | str = "it") -> Iterator[None]:
-    """Name the task in errors of its definition and samples, and what lm-eval cannot load."""
+def _named(spec: TaskSpec, file: Path | None = None) -> Iterator[None]:
+    """Name the task in errors of its definition, of which we read a file, or of its samples, which lm-eval loads."""
     try:
         yield
     except InputError as error:
@@ -209,7 +213,8 @@ def _named(spec: TaskSpec, what: Path | str = "it") -> Iterator[None]:
             f"({_reason(error)}); connect, leave it out, or give a YAML over local files as its `definition`"
         ) from error
     except (*_LOAD_ERRORS, datasets.exceptions.DatasetsError) as error:
-        raise InputError(f"task {spec.name}: {harness()} cannot load {what} ({_reason(error)})") from error
+        reason = f"{harness()} cannot load it ({_reason(error)})" if file is None else f"{file}: {_reason(error)}"
+        raise InputError(f"task {spec.name}: {reason}") from error
 
 
 def _configured(spec: TaskSpec, name: str, task: Any) -> LoadedTask:  # noqa: ANN401

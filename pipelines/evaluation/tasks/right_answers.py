@@ -111,7 +111,6 @@ def _right(reader: _Reader, loaded: LoadedTask, requests: Sequence[Any]) -> tupl
     right = options_of(loaded, requests[0].doc)[1]
     if right is None:
         return None
-    with quiet():
-        reader.loglikelihood([requests[right]])
+    reader.loglikelihood([requests[right]])
     _, context, answer = reader.read[0]
     return context, answer

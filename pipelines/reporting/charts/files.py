@@ -50,7 +50,7 @@ def picture(svg: str, width: int, tallest: float) -> bytes:
 
 
 def preview(svg: str, max_bytes: int) -> bytes:
-    """Return a drawing as a small PNG, scaled down to no less than half if it takes more than `max_bytes`.
+    """Return a drawing as a small PNG, scaled down, at most by half, if it exceeds `max_bytes`.
 
     The result may still exceed `max_bytes`.
     """

@@ -124,7 +124,8 @@ class Documents:
         that does not fit, so that the choice does not depend on the sizes of later ones.
 
         Args:
-            size: number of bytes that only the index may exceed; it is text, the other documents are packed in base64.
+            size: limit in bytes; the index is kept even if it alone is larger. It counts as text, the other documents
+                as packed in base64.
         """
         frames = self._frames()
         documents: dict[str, Document] = {"sql": self._sql()}
@@ -175,7 +176,7 @@ class Documents:
             left_out[-1] += " (those of each variant and kind of prompt that break last)"
         if left_out:
             whole["notes"] = [
-                f"Not in this file, for which {FILE_BYTES // 1_000_000} MB are meant: {'; '.join(left_out)}. "
+                f"Left out to keep this file below {FILE_BYTES // 1_000_000} MB: {'; '.join(left_out)}. "
                 "`prunescope serve` shows all."
             ]
         return documents

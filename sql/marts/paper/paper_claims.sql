@@ -67,7 +67,7 @@ with claims as (
             'Of the variants whose measured writing loses at least half, choosing among options loses less than half.',
             'Writing loses more than choosing.',
             'The second-order estimate follows the truth: it correlates above 0.99.',
-            'Probabilities move further than logits at most positions behind a changed sublayer.',
+            'Probabilities move further than logits at most positions after a changed sublayer.',
             'Most questions keep the choice among their options.',
             'The options move less than the rest of the vocabulary for most questions.',
             'The options of most questions have less than 1 % of the dense probability.',

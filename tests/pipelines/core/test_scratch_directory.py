@@ -1,5 +1,6 @@
 """Tests that scratch folders of running processes are kept and those of killed processes are removed."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -48,6 +49,19 @@ def test_a_link_of_that_name_is_not_followed_and_other_folders_stay(temporary: P
     scratch_directory.clean()
     assert precious.exists()
     assert all(other.exists() for other in others)
+
+
+def test_without_locks_nobody_knows_who_is_at_work_and_all_folders_stay(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(scratch_directory.fcntl, "flock", refuse)
+    folder = temporary / "prunescope-layers-abcdefgh"
+    folder.mkdir()
+    scratch_directory.clean()
+    assert folder.exists()
 
 
 def test_a_folder_removed_by_another_process_is_made_again(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.models.meta_model import Shape, load_meta_model, shape_of
 from prunescope.pipelines.models.token_cache import ROOM
 from prunescope.pipelines.planning.machine_speed import measure_machine
-from prunescope.pipelines.planning.memory import memory_items, peak
+from prunescope.pipelines.planning.memory import memory_items, peak, peak_items
 from prunescope.pipelines.planning.task_workload import task_sizes
 from prunescope.pipelines.planning.workload import Machine, TaskSize, Work, Workload
 from prunescope.pipelines.pruning.variant_patching import apply_variant
@@ -360,7 +360,9 @@ def test_layers_and_head_have_speeds_of_their_own() -> None:
 
 
 def test_peak_memory_is_the_constant_part_plus_the_largest_phase() -> None:
-    assert peak({"always": {"a": 5}, "applied": {"b": 7}, "measured": {"c": 4, "d": 4}}) == 13
+    memory = {"always": {"a": 5}, "applied": {"b": 7}, "measured": {"c": 4, "d": 4}}
+    assert peak_items(memory) == {"a": 5, "c": 4, "d": 4}
+    assert peak(memory) == 13
     assert peak({"always": {"a": 5}}) == 5
 
 

@@ -356,6 +356,8 @@ def test_held_out_sequences_share_no_run_with_fitted_ones() -> None:
     assert torch.equal(held_out, tokens[-2:])  # 1,024 tokens, rounded up
     assert torch.equal(fitted, tokens[[0, 1, *range(3, 10)]])
     assert reason is None
+    tokens[-2, :16] = tokens[-1, -16:]  # the last two are no two independent texts
+    assert torch.equal(split(tokens)[1], tokens[[-3, -1]])
     short, rest, _ = split(tokens[:8, :100])
     assert (len(short), len(rest)) == (6, 2)  # a quarter at most
     long, rest, _ = split(tokens.reshape(-1, 1200).repeat(2, 1)[:8] + torch.arange(8)[:, None])
@@ -377,7 +379,7 @@ def test_sequences_that_overlap_are_fitted_and_not_checked(decoder: Decoder) -> 
         found = repair(decoder, recipe, tokens, base).facts["repair"]
         if overlapping == 3:  # half of the others remain
             assert (found["tokens_fitted"], found["tokens_held_out"]) == (3 * 48, 2 * 48)
-    note = "not checked: calibration sequences overlap; a longer `calibration.source` has more text"
+    note = "not checked: the calibration sequences overlap; choose a longer `calibration.source`"
     assert found == {"tokens_fitted": 8 * 48, "tokens_held_out": 0, "note": note}
 
 

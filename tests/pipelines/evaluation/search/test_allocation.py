@@ -11,8 +11,8 @@ from prunescope.pipelines.evaluation.search.allocation import (
     Numbers,
     Problem,
     cheapest,
+    filled_up,
     greedy_choice,
-    put_back,
     random_choice,
     uniform_choice,
 )
@@ -167,12 +167,12 @@ def test_pairs_are_all_better_choices_with_one_or_two_changes_the_cheapest_first
     assert gains == pytest.approx(sorted(gains))
 
 
-def test_whatever_still_fits_is_put_back_the_largest_cost_per_unit_first() -> None:
+def test_whatever_still_fits_is_filled_up_the_largest_cost_per_unit_first() -> None:
     # The first option of each of four sublayers keeps it; the second removes 6, 3, 3 or nothing.
     problem = Problem(np.repeat(np.arange(4), 2), np.array([0, 6.0, 0, 3, 0, 3, 0, 0]))
     costs = np.array([0, 1.0, 0, 5, 0, 6, 0, 1])
     whole = np.array([1, 3, 5, 7])
-    assert [put_back(problem, costs, whole, target).tolist() for target in (12, 11, 9, 6, 3, 0)] == [
+    assert [filled_up(problem, costs, whole, target).tolist() for target in (12, 11, 9, 6, 3, 0)] == [
         [1, 3, 5, 6],
         [1, 3, 5, 6],
         [1, 3, 4, 6],
@@ -182,4 +182,4 @@ def test_whatever_still_fits_is_put_back_the_largest_cost_per_unit_first() -> No
     ]
     # The cheapest first removal alone would have been enough with the second.
     assert greedy_choice(problem, np.array([0, 5.0, 0, 1, 0, 6, 0, 1]), 6).tolist() == [1, 3, 4, 6]
-    assert put_back(problem, np.array([0, 5.0, 0, 1, 0, 6, 0, 1]), np.array([1, 3, 4, 6]), 6).tolist() == [1, 2, 4, 6]
+    assert filled_up(problem, np.array([0, 5.0, 0, 1, 0, 6, 0, 1]), np.array([1, 3, 4, 6]), 6).tolist() == [1, 2, 4, 6]

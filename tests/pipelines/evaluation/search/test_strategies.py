@@ -43,8 +43,8 @@ LABELS = ["attn.0", "mlp.0", "attn.1", "mlp.1", "attn.2", "mlp.2"]
 def put_back(decoder: Decoder, predicted: Sequence[float], measured: Sequence[float], freed: Sequence[float]) -> str:
     """Return the sublayers in the order in which they are tried, `!` after those that are not accepted.
 
-    `predicted` and `measured` are what putting each sublayer back changes, whatever else is; `freed` is what it takes.
-    Half of the whole may be put back.
+    `predicted` and `measured` give the change of the KL when a sublayer is put back, independent of the others, and
+    `freed` gives its share of the budget. Half of the total may be put back.
     """
     menu = menu_of(decoder, "magnitude-50")
     places = np.array([menu.places[label, "keep"] for label in LABELS])

@@ -149,7 +149,7 @@ def test_samples_in_another_form_are_refused_by_line(tmp_path: Path, lines: str 
         ({"name": "gsm8k", "shots": 9}, r"`shots` 9, but there are 8 examples; lower it"),
         ({"name": "arc_challenge", "shots": 200}, r"`shots` 200, but there are 199 examples; lower it"),
         ({"name": "arc_challenge", "context": 64}, r"`context` is for tasks that score a whole text"),
-        ({"name": "arc_challenge", "data": "/no/such.jsonl"}, r"source '/no/such.jsonl': no such set or file"),
+        ({"name": "arc_challenge", "data": "/no/such.jsonl"}, r"task data /no/such.jsonl: no such file"),
         ({"name": "x", "definition": "/no/such.yaml"}, r"task file /no/such.yaml: No such file"),
     ],
 )

@@ -447,15 +447,12 @@ def test_documents_beyond_the_size_limit_are_listed_as_omitted(ask, monkeypatch)
     assert {name for name in found if name.startswith("trace/")} == kept
     assert {tuple(entry["traces"]) for entry in found["index"]["variants"][1:]} == {(first,)}
     [note] = found["index"]["notes"]
-    assert (
-        "for which 15 MB are meant: 12 of 18 token views (those of each variant and kind of prompt that break last)."
-        in note
-    )
+    assert "below 15 MB: 12 of 18 token views (those of each variant and kind of prompt that break last)." in note
     assert len(render(found, live=False)) <= room + OWN_BYTES
     nothing = documents.within(0)
     assert set(nothing) == {"index", "sql"}
     without_links = [entry | {"traces": []} for entry in whole["index"]["variants"]]
-    assert nothing["index"]["variants"] == without_links, "the index is whole whatever its size"
+    assert nothing["index"]["variants"] == without_links, "the index must be complete even if it exceeds the limit"
     assert "7 of 7 pages of variants; 3 of 3 pages of prompts; 18 of 18 token views" in nothing["index"]["notes"][0]
 
 
