@@ -6,6 +6,6 @@
 select
     cast(len(sublayers_dropped) as integer) as sublayers_dropped_count,
     cast(len(sublayers_dropped) / if(method = 'block-drop', 2, 1) as integer) as units_dropped,
-    coalesce(json_exists(facts_json, '$.repair'), false) as is_repaired,
+    coalesce(json_exists(try_cast(facts_json as json), '$.repair'), false) as is_repaired,
     method = 'noise' as is_noise
 from variants

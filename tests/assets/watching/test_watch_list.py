@@ -250,7 +250,7 @@ def test_a_stopped_model_is_taken_out_and_others_are_refused_with_what_to_do(
     ("text", "reason"),
     [
         ("studies: [", "not valid YAML"),
-        ("study: [demo]", "`study` is not a key here; did you mean `studies`?"),
+        ("study: [demo]", "`study`: is not a key here; did you mean `studies`?"),
         ("models: {a: b, a: c}", "`a` is set on line 1 already"),
         ("models: {a/b: c}", "is not a valid name"),
         ("!!python/object/apply:os.system [true]", "not valid YAML"),

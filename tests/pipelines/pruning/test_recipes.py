@@ -111,14 +111,14 @@ def test_parameters_that_contradict_each_other_are_refused(fields: str) -> None:
         ("{sparsity: 0.5}", "`method` is missing; for example `method: wanda`"),
         (
             "{name: x, method: wanda, sparsity: 0.5, modulez: [a]}",
-            "`modulez` is not a key here; did you mean `modules`",
+            "`modulez`: is not a key here; did you mean `modules`",
         ),
-        ("{name: x y, method: wanda, sparsity: 0.5}", "`name` 'x y' is not a valid name: letters"),
+        ("{name: x y, method: wanda, sparsity: 0.5}", "`name`: 'x y' is not a valid name: letters"),
         ("{name: x, method: lottery}", "`method` 'lottery' is none of 'dense'"),
-        ("{name: x, method: wanda, sparsity: 1.5}", "`sparsity` must be below 1"),
+        ("{name: x, method: wanda, sparsity: 1.5}", "`sparsity`: must be below 1"),
         ("wanda-3of2", "'wanda-3of2': `keep` must be below `block`"),
         ("{method: attn-drop, layers: 3}", "`layers`"),
-        ("{method: wanda, 1: 2}", "`1` must be another value"),
+        ("{method: wanda, 1: 2}", "`1`: must be another value"),
         ("{method: wanda, keep: 2, block: 4, group: threshold}", "leave `group` out"),
         ("{method: wanda, ratios: [0.5, 0.5], block: 4}", "leave `sparsity`, `keep` and `block` out"),
         ("{name: x, method: external}", "source"),
@@ -194,8 +194,8 @@ def test_a_mixture_needs_what_its_treatments_need() -> None:
 @pytest.mark.parametrize(
     ("treatments", "message"),
     [
-        ("{}", "`treatments` must give sublayers their treatments"),
-        ("[attn.0]", "`treatments` must give sublayers their treatments"),
+        ("{}", "`treatments`: must give sublayers their treatments"),
+        ("[attn.0]", "`treatments`: must give sublayers their treatments"),
         ("{block.0: drop}", r"'block\.0' is not a sublayer; write attn\.N or mlp\.N"),
         ("{attn.01: drop}", r"'attn\.01' is not a sublayer"),
         ("{attn.0.: drop}", r"'attn\.0\.' is not a sublayer; .* or attn\.N\.MATRIX for one of its matrices"),
@@ -215,10 +215,10 @@ def test_a_mixture_needs_what_its_treatments_need() -> None:
         ("{attn.0: }", r"attn\.0: None is not a treatment"),
         ("{attn.0: wanda-50-owl}", r"attn\.0: `ratios` are shares per layer"),
         ("{attn.0: admm}", r"attn\.0: admm has no earlier mask here"),
-        ("{attn.0: {method: wanda, sparsity: 2}}", r"attn\.0: `sparsity` must be below 1"),
+        ("{attn.0: {method: wanda, sparsity: 2}}", r"attn\.0: `sparsity`: must be below 1"),
         (
             "{attn.0: {method: wanda, sparsity: 0.5, modulez: [a]}}",
-            r"attn\.0: `modulez` is not a key here; did you mean",
+            r"attn\.0: `modulez`: is not a key here; did you mean",
         ),
         ("{attn.0: {method: wanda, sparsity: 0.5, modules: [mlp]}}", r"attn\.0: a treatment applies to the whole"),
         (

@@ -27,10 +27,10 @@ def test_invalid_sizes_are_refused(written: str) -> None:
 def test_command_line_limits_keep_their_order() -> None:
     assert list((parse_limits(["cuda:1=1GiB", "cpu=0"]) or {}).items()) == [("cuda:1", 2**30), ("cpu", 0)]
     assert parse_limits([]) is None
-    with pytest.raises(InputError, match="--memory: 'cpu': write a device and a size, such as cpu=8GiB"):
+    with pytest.raises(ValueError, match="^'cpu': write a device and a size, such as cpu=8GiB"):
         parse_limits(["cpu"])
     for wrong in ("gpu=1", "cpu:0=1", "=1"):
-        with pytest.raises(InputError, match="--memory: .* cannot hold layers"):
+        with pytest.raises(ValueError, match="cannot hold layers"):
             parse_limits([wrong])
 
 
