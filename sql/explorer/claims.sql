@@ -4,4 +4,6 @@
 select model, claim, measure, says, amount, amount_low, amount_high, null_amount, n, units, verdict
 from paper_claims
 order by
-    model, list_position(['holds', 'does not hold', 'as under rounding', 'too little data'], verdict), claim, measure
+    model,
+    list_position(['holds', 'does not hold', 'as under rounding', 'null not measured', 'too little data'], verdict),
+    claim, measure

@@ -14,7 +14,7 @@
 --   n_models: Models with a verdict on any claim [models]
 --   models_hold: Names of the models on which it holds [labels]
 --   models_fail: Names of the models on which it does not hold [labels]
---   models_open: Names of the models with too little data, none, or no more than rounding [labels]
+--   models_open: Names of the models with too little data, none, no null, or no more than rounding [labels]
 --   verdict: holds on every model; holds on no model; differs if it holds on one and does not on another; else too
 --     little data [label]
 with claims as (

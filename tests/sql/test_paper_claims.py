@@ -190,7 +190,7 @@ def questions(options_kl: float, noise_kl: float | None) -> Handmade:
 @pytest.mark.parametrize(
     ("options_kl", "noise_kl", "verdict"),
     [
-        (0.9, None, "too little data"),
+        (0.9, None, "null not measured"),
         (0.9, 1.1, "holds"),
         (0.9, 0.8, "as under rounding"),
         (1.1, 1.1, "does not hold"),
@@ -328,7 +328,7 @@ def test_feedback_is_the_mean_over_prompts_of_the_gap_between_trajectories(ask: 
 
 
 @pytest.mark.parametrize(
-    ("prompts", "rounded_prompts", "verdict"), [(5, 6, "too little data"), (6, 6, "holds"), (6, 0, "too little data")]
+    ("prompts", "rounded_prompts", "verdict"), [(5, 6, "too little data"), (6, 6, "holds"), (6, 0, "null not measured")]
 )
 def test_an_effect_holds_on_six_prompts_that_agree_and_beside_its_null(
     ask: Ask, prompts: int, rounded_prompts: int, verdict: str

@@ -584,8 +584,9 @@ def test_claims_are_in_a_table_and_not_among_the_findings(by_hand) -> None:
     assert index["claims"]
     assert all(claim["says"] and claim["n"] > 0 for claim in index["claims"])
     assert not [finding for finding in index["findings"] if finding["sql"] == "findings/claims"]
+    verdicts = ["holds", "does not hold", "as under rounding", "null not measured", "too little data"]
     order = [claim["verdict"] for claim in index["claims"]]
-    assert order == sorted(order, key=["holds", "does not hold", "as under rounding", "too little data"].index)
+    assert order == sorted(order, key=verdicts.index)
 
 
 def test_an_empty_warehouse_still_has_an_index_and_its_figures(tmp_path) -> None:
