@@ -112,6 +112,34 @@ def test_what_storage_does_not_take_is_written_again_without_another_computation
     assert calls == {"computed": 1, "written": 2}
 
 
+def test_the_traces_of_a_shared_pass_are_kept_while_their_write_is_repeated(
+    monkeypatch: pytest.MonkeyPatch, study: StudyFile, warehouse: Path
+) -> None:
+    traced, whole, write = list[list[str]](), TraceSession.trace_all, PartitionContext.write
+    refused = {RECIPES[1]}
+
+    def record(session: TraceSession, variants: dict[str, object], progress: object) -> object:
+        traced.append(list(variants))
+        return whole(session, variants, progress)
+
+    def fail_once(self: PartitionContext, *arguments: object) -> TableWritten:
+        if self.variant_recipe.name in refused:
+            refused.clear()
+            raise WarehouseError("s3") from TimeoutError()
+        return write(self, *arguments)
+
+    before = rows(warehouse)
+    monkeypatch.setattr(TraceSession, "trace_all", record)
+    monkeypatch.setattr(PartitionContext, "write", fail_once)
+    monkeypatch.setattr(compute_module, "_RETRY_SECONDS", 0)
+    results = computed(study, warehouse, "traces", *RECIPES)
+    assert [result.recipe for result in results if result.table == "generations"] == RECIPES
+    assert traced == [RECIPES]
+    assert not refused
+    after = rows(warehouse)
+    assert all(after[name].equals(before[name]) for name in before)
+
+
 # -- memory -----------------------------------------------------------------------------------------------------------
 
 
