@@ -127,6 +127,20 @@ def test_an_assertion_finds_broken_rows(name: str, broken: Break, good: Memory, 
         good.fill_table(table, right.rows[broken.table], checked=False)
 
 
+@pytest.mark.parametrize(("dtype", "trajectory"), [("float32", "teacher_forced"), ("bfloat16", "own_text")])
+def test_the_dense_text_is_what_its_own_pass_prefers_unless_the_pass_rounds(dtype: str, trajectory: str) -> None:
+    def disagreeing(dtype: str, trajectory: str) -> set[str]:
+        warehouse = Handmade().model().variant("dense").step("dense", "p", 0, 0.0, trajectory=trajectory)
+        warehouse.rows["models"][0]["dtype"] = dtype
+        warehouse.rows["decoding_steps"][0]["token_id_pruned"] += 1
+        memory = Memory()
+        memory.fill(warehouse)
+        return {name for name in failures(memory) if "dense_against" in name}
+
+    assert disagreeing(dtype, trajectory) == {"assert_dense_against_itself_is_zero"}
+    assert disagreeing("bfloat16", "teacher_forced") == set()
+
+
 def test_a_tie_turned_by_rounding_raises_no_alarm() -> None:
     warehouse = Handmade().model().variant("dense").variant("wanda-50").generation("wanda-50", "p", flip=0)
     for trajectory, flips in (("teacher_forced", False), ("free_running", True)):
