@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.evaluation.tasks.speculative_decoding import DraftProposer, best_draft_length
-from prunescope.pipelines.metrics.text_metrics import common_prefix_length, distinct_n, repeat_rates
+from prunescope.pipelines.metrics.text_metrics import common_prefix_length
 from prunescope.pipelines.models.decoder import Decoder, padded_left, padded_right, probe_tokens
 from prunescope.pipelines.models.known_text import WHOLE, KnownText, Pass
 from prunescope.pipelines.models.module_calls import quick_linears
@@ -50,17 +50,6 @@ class Generation:
     tokens: tuple[int, ...]
     ended: bool
     kept: int
-
-    @property
-    def distinct_2(self) -> float:
-        """Share of distinct 2-grams among the text's tokens; 1 if there are none."""
-        return distinct_n(self.tokens[: self.kept], 2)
-
-    @property
-    def repeat_rate(self) -> float:
-        """Share of repeated 3-grams among the text's tokens; 0 if there are none."""
-        rates = repeat_rates(self.tokens[: self.kept])
-        return float(rates[-1]) if len(rates) else 0.0
 
 
 @dataclass
