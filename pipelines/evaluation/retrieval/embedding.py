@@ -1,15 +1,16 @@
 """Embedding of texts: tokenization, batches, and vectors pooled from the decoder's last states."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from prunescope.pipelines.core.batching import batched
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
+from prunescope.pipelines.evaluation.retrieval.pooling import Pooling, pooled
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec
 
@@ -17,7 +18,6 @@ from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec
 BATCH_TEXTS, BATCH_TOKENS = 64, 4096
 # Number of texts per call of the tokenizer.
 _TOKENIZER_TEXTS = 1000
-Pooling = Literal["last", "mean"]
 
 
 def require_fits(spec: RetrievalSpec, context_length: int) -> None:
@@ -93,18 +93,3 @@ def embed(
     if not bool(torch.isfinite(embeddings).all()):
         raise ComputationError("an embedding is NaN or infinite")
     return embeddings
-
-
-def pooled(
-    states: Float[Tensor, "texts tokens width"], lengths: Int[Tensor, " texts"], pooling: Pooling
-) -> Float[Tensor, "texts width"]:
-    """Return one vector per text in float64: its last state, or the mean of its states.
-
-    The texts are padded on the right; states of the padding do not count.
-    """
-    if pooling == "last":
-        return states[torch.arange(len(states), device=states.device), lengths - 1].double()
-    real = torch.arange(states.shape[1], device=states.device) < lengths[:, None]
-    # `where`, not a product with zero, because states of the padding may be infinite.
-    whole = torch.where(real[..., None], states.double(), 0.0)
-    return whole.sum(dim=1) / lengths[:, None]

@@ -16,7 +16,8 @@ from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.evaluation.retrieval.beir_data import Collection, contents_hash, read_collection, texts_of
 from prunescope.pipelines.evaluation.retrieval.document_ranking import rank_documents, score_rankings
-from prunescope.pipelines.evaluation.retrieval.embedding import Pooling, embed, require_fits, tokens_of
+from prunescope.pipelines.evaluation.retrieval.embedding import embed, require_fits, tokens_of
+from prunescope.pipelines.evaluation.retrieval.pooling import Pooling
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant

@@ -7,7 +7,8 @@ import torch
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.evaluation.retrieval import embedding
-from prunescope.pipelines.evaluation.retrieval.embedding import Pooling, batches, embed, pooled, require_fits, tokens_of
+from prunescope.pipelines.evaluation.retrieval.embedding import batches, embed, require_fits, tokens_of
+from prunescope.pipelines.evaluation.retrieval.pooling import Pooling, pooled
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec
 
