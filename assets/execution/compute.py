@@ -280,8 +280,7 @@ def _rows(step: str, context: PartitionContext, session: ModelSession) -> "Rows"
         case "texts":
             rows = {TEXT_TABLE: dense.trace(recipe, variant, progress)}
         case "tasks":
-            scored = dense.score(recipe, variant, context.of_dense("task_samples"), progress)
-            rows = {"task_scores": scored.scores, "task_samples": scored.samples}
+            rows = dense.score(recipe, variant, context.of_dense("task_samples"), progress)
         case "retrieval":
             rows = dense.measure(recipe, variant, progress)
         case "speed":
@@ -293,19 +292,22 @@ def _rows(step: str, context: PartitionContext, session: ModelSession) -> "Rows"
 
 
 def _search(context: PartitionContext, session: ModelSession) -> Tables:
-    from prunescope.pipelines.evaluation.search.run import SearchKey, end_search, run_search
+    from prunescope.pipelines.evaluation.search.run import end_search, run_search
     from prunescope.pipelines.pruning.calibration.statistics import calibration_dtype
-    from prunescope.pipelines.pruning.pruning_inputs import Statistics
+    from prunescope.pipelines.pruning.pruning_inputs import Statistics, Unfinished
 
     started, identity = time.perf_counter(), context.dense.identity
-    key = SearchKey(context.model, search_id(context.study, identity), identity.weight_hash)
+    search = search_id(context.study, identity)
+    folder = unfinished_folder(context.store, context.model) / f"search-{search}"
     decoder, tokens = session.decoder(context.dense, context.study), session.tokens(context.dense, context.study)
     dtype = calibration_dtype(context.study.calibration)
     stored = context.read("activation_stats"), context.read("block_influence")
-    statistics = Statistics(*stored, tokens=tokens, dtype=dtype)
+    unfinished = Unfinished(folder / "menu", identity.weight_hash)
+    statistics = Statistics(*stored, tokens=tokens, dtype=dtype, unfinished=unfinished)
     earlier = {table: context.written(table) for table in STEPS["search"].tables}
-    folder = unfinished_folder(context.store, context.model) / f"search-{key.search}"
     with translate_os_errors(folder):
-        tables, left = run_search(decoder, context.study, key, statistics, folder, earlier, session.progress)
+        tables, left = run_search(
+            decoder, context.study, context.model, search, statistics, folder, earlier, session.progress
+        )
     yield from _written("search", context, session, tables, time.perf_counter() - started)
     end_search(folder, left)

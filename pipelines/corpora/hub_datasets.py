@@ -27,20 +27,23 @@ def split_source(source: str) -> tuple[str, str | None, str, str]:
     The default column is `text`. A source with a column but no config has two colons before the split.
 
     Raises:
-        ValueError: the source has another form.
+        InputError: the source has another form.
     """
     parts = source.removeprefix(PREFIX).split(":")
     if len(parts) == 2:
         parts.insert(1, "")
     if not source.startswith(PREFIX) or len(parts) not in {3, 4} or not parts[0] or not all(parts[2:]):
-        raise ValueError(f"{source!r} does not have the form {FORM}")
+        raise InputError(f"{source!r} does not have the form {FORM}")
     name, config, split, column = [*parts, "text"][:4]
     return name, config or None, split, column
 
 
 def _checked(source: str) -> str:
     if source.startswith(PREFIX):
-        split_source(source)
+        try:
+            split_source(source)
+        except InputError as error:  # pydantic adds the key to a ValueError
+            raise ValueError(str(error)) from error
     return source
 
 
@@ -57,20 +60,17 @@ def data_set_documents(source: str, what: str) -> tuple[str, ...]:
     Raises:
         InputError: the set, config, split or column does not exist.
     """
-    return _documents(source, what, _file_states(source))
+    return _documents(source, what, data_set_state(source))
 
 
 def data_set_hash(source: str, what: str) -> str:
     """Return the SHA-256 of the documents, cached until a folder changes; see `data_set_documents`."""
-    return _hash(source, what, _file_states(source))
+    return _hash(source, what, data_set_state(source))
 
 
 def data_set_rows(source: str, what: str) -> Iterator[dict[str, Any]]:
     """Yield the first rows of a split; arguments and errors as in `data_set_documents`."""
-    try:
-        name, config, split, _ = split_source(source)
-    except ValueError as error:
-        raise InputError(f"{what} {error}") from error
+    name, config, split, _ = split_source(source)
     import datasets
 
     try:
@@ -81,15 +81,7 @@ def data_set_rows(source: str, what: str) -> Iterator[dict[str, Any]]:
 
 
 def data_set_state(source: str) -> FileStates:
-    """Return a value that changes when a folder's files do; InputError if the source has another form."""
-    try:
-        return _file_states(source)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-
-
-def _file_states(source: str) -> FileStates:
-    """Return paths, times and sizes of a folder's files; empty for a data set on the hub."""
+    """Return paths, times and sizes of a folder's files, none for a set on the hub; InputError for another form."""
     files = sorted(local_path(split_source(source)[0], "data set").rglob("*"))
     for file in files:
         if not file.is_dir():

@@ -94,19 +94,8 @@ def speed_rows(
 ) -> pl.DataFrame:
     """Time a variant alternately with the dense model.
 
-    Before it is timed, each side runs once to warm up and once to measure its memory.
-
-    Args:
-        decoder: the dense model.
-        model: name of the model in the table.
-        recipe: the variant's name.
-        variant: the changes to the model; a noise variant has no rows.
-        specs: the runs.
-        progress: advances once per run.
-        clock: monotonic seconds.
-
-    Returns:
-        Rows of `speed`; those of the dense model against itself show how far two equal sides differ.
+    Before it is timed, each side runs once to warm up and once to measure its memory. A noise variant has no rows. Rows
+    of the dense model against itself show how far two equal sides differ. The progress advances once per run.
 
     Raises:
         InputError: the model cannot generate tokens through a cache.

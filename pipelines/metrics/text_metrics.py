@@ -20,6 +20,11 @@ def repeat_rates(tokens: Sequence[int]) -> NDArray[np.float32]:
     return rates
 
 
+def repeat_rate(tokens: Sequence[int]) -> float:
+    """Return the share of repeated 3-grams in a whole text; 0 if there are none."""
+    return float(repeat_rates(tokens)[-1]) if tokens else 0.0
+
+
 def distinct_n(tokens: Sequence[int], n: int) -> float:
     """Return the share of distinct n-grams among all n-grams; 1 if there are none."""
     grams = [tuple(tokens[start : start + n]) for start in range(len(tokens) - n + 1)]

@@ -8,8 +8,6 @@ from pydantic import Field, model_validator
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.recipes.base import BaseRecipe, Statistic
 
-Choice = Literal["influence", "iterative", "greedy", "consecutive", "random", "given"]
-
 
 class DepthRecipe(BaseRecipe):
     """Removal of `count` sublayers or blocks.
@@ -45,7 +43,7 @@ class DepthRecipe(BaseRecipe):
 
     method: Literal["attn-drop", "mlp-drop", "attn+mlp-drop", "block-drop"]
     count: int = Field(ge=1, le=10_000, examples=[4])
-    by: Choice = "influence"
+    by: Literal["influence", "iterative", "greedy", "consecutive", "random", "given"] = "influence"
     seed: int = Field(default=0, ge=0, lt=2**63)
     layers: tuple[int, ...] = ()
     sublayers: tuple[str, ...] = ()

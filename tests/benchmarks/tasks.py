@@ -53,7 +53,7 @@ class Clock:
 
 def by_us(session: TaskSession, name: str, variant: Variant) -> Said:
     """Return our results, from rows that hold log-likelihoods in float32."""
-    rows = session.score(name, variant).samples.select(COLUMNS).iter_rows()
+    rows = session.score(name, variant)["task_samples"].select(COLUMNS).iter_rows()
     return {Key(*key): text if values is None else values for *key, values, text in rows}
 
 

@@ -181,12 +181,12 @@ def test_tasks_samples_retrieval_and_searches_have_the_numbers_of_the_cpu(
     tables = []
     for decoder in on_both(tiny_folder):
         variant = prune(decoder, parse_recipe("magnitude-50"), Statistics())
-        scores = TaskSession(decoder, "tiny", tasks, allows_code=False).score("magnitude-50", variant, None)
+        scored = TaskSession(decoder, "tiny", tasks, allows_code=False).score("magnitude-50", variant, None)
         journal = Journal(tmp_path / str(decoder.device.type), "a")
         menu = menu_of(decoder, *(spec.menu or ()))
         found = Search(decoder, spec, lambda *_, menu=menu: menu, items_of(decoder, 3, 20), journal).run()
         tables.append(
-            {"task_samples": scores.samples, "task_scores": scores.scores}
+            scored
             | SamplingSession(decoder, "tiny", study).trace("magnitude-50", variant)
             | RetrievalSession(decoder, "tiny", [collection]).measure("magnitude-50", variant)
             | {

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -23,19 +24,15 @@ from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec
 
 COSINE = "embedding_cosine"
-_LABELS = dict.fromkeys(("model", "recipe", "data_set", "metric"), pl.String)
-SCORES = pl.Schema(
-    {**_LABELS, "value": pl.Float64, "standard_error": pl.Float64, "n": pl.Int64, "data_hash": pl.String}
-)
-QUERIES = pl.Schema({**_LABELS, "query_id": pl.String, "value": pl.Float64, "data_hash": pl.String})
-EMBEDDINGS = pl.Schema(
-    [
-        *((name, pl.String()) for name in ("model", "recipe", "data_set", "side", "text_id")),
-        ("tokens", pl.Int32()),
-        ("norm", pl.Float32()),
-        ("embedding", pl.List(pl.Float16)),
-    ]
-)
+_LABELS: dict[str, Any] = dict.fromkeys(("model", "recipe", "data_set", "data_hash", "metric"), pl.String)
+SCORES = _LABELS | {"value": pl.Float64, "standard_error": pl.Float64, "n": pl.Int64}
+QUERIES = _LABELS | {"query_id": pl.String, "value": pl.Float64}
+EMBEDDINGS: dict[str, Any] = {
+    **dict.fromkeys(("model", "recipe", "data_set", "side", "text_id"), pl.String),
+    "tokens": pl.Int32,
+    "norm": pl.Float32,
+    "embedding": pl.List(pl.Float16),
+}
 Tables = dict[str, pl.DataFrame]
 
 
@@ -77,7 +74,7 @@ class RetrievalSession:
         measured = [self._measure(data, recipe, variant, progress) for data in self._data]
         schemas = {"retrieval_scores": SCORES, "retrieval_queries": QUERIES, "retrieval_embeddings": EMBEDDINGS}
         return {
-            table: pl.concat([schema.to_frame(), *(tables[table] for tables in measured)])
+            table: pl.concat([pl.DataFrame(schema=schema), *(tables[table] for tables in measured)])
             for table, schema in schemas.items()
         }
 
@@ -128,10 +125,17 @@ class RetrievalSession:
             for name, numbers in (values | {COSINE: cosines[: len(queries)]}).items()
             for query, value in zip(queries, numbers, strict=True)
         ]
-        names = [("query", name) for name in queries] + [("document", name) for name in documents]
-        embeddings = EMBEDDINGS.to_frame()
+        embeddings = pl.DataFrame(schema=EMBEDDINGS)
         if data.spec.keep_embeddings:
-            embeddings = _embedding_rows(labels, names, data.ids, pruned)
+            norms = pruned.norm(dim=1)
+            columns = labels | {
+                "side": ["query"] * len(queries) + ["document"] * len(documents),
+                "text_id": [*queries, *documents],
+                "tokens": [len(tokens) for tokens in data.ids],
+                "norm": norms.numpy(),
+                "embedding": pl.Series((pruned / norms[:, None]).half().numpy()).arr.to_list(),
+            }
+            embeddings = pl.DataFrame(columns, EMBEDDINGS)
         return {
             "retrieval_scores": pl.DataFrame(scores, schema=SCORES),
             "retrieval_queries": pl.DataFrame(by_query, schema=QUERIES),
@@ -153,23 +157,3 @@ def _cosines(dense: Float[Tensor, "texts width"], pruned: Float[Tensor, "texts w
     """Return the cosine of each text's two embeddings as 1 − ‖u − v‖²/2 of unit vectors, which is at most 1."""
     one, other = (torch.nn.functional.normalize(vectors.double()) for vectors in (dense, pruned))
     return np.asarray((1 - (one - other).square().sum(dim=1) / 2).clamp(min=-1))
-
-
-def _embedding_rows(
-    labels: dict[str, str],
-    names: Sequence[tuple[str, str]],
-    ids: Sequence[tuple[int, ...]],
-    vectors: Float[Tensor, "texts width"],
-) -> pl.DataFrame:
-    norms = vectors.norm(dim=1)
-    frame = pl.DataFrame(
-        {
-            "side": [side for side, _ in names],
-            "text_id": [name for _, name in names],
-            "tokens": [len(tokens) for tokens in ids],
-            "norm": norms.numpy(),
-            "embedding": pl.Series((vectors / norms[:, None]).half().numpy()),
-        }
-    )
-    constants = {name: pl.lit(value) for name, value in labels.items()}
-    return frame.with_columns(**constants).select(pl.col(name).cast(dtype) for name, dtype in EMBEDDINGS.items())

@@ -12,20 +12,15 @@ from prunescope.pipelines.evaluation.search.menu import Menu
 from prunescope.pipelines.evaluation.search.treatments import Treatments
 from prunescope.pipelines.metrics.mean_interval import half_width
 
-SCHEMA = pl.Schema(
-    dict[str, Any](
-        {
-            "layer": pl.Int16,
-            **dict.fromkeys(("sublayer", "matrix", "treatment"), pl.String),
-            **dict.fromkeys(("parameters_removed", "bytes_removed"), pl.Int64),
-            "milliseconds_removed": pl.Float64,
-            **dict.fromkeys(("kl_dense_pruned_nats", "kl_low", "kl_high", "one_minus_cos_h"), pl.Float64),
-            "n_items": pl.Int32,
-            "item_kl": pl.List(pl.Float32),
-            "seconds": pl.Float64,
-        }
-    )
-)
+SCHEMA: dict[str, Any] = {
+    "layer": pl.Int16,
+    **dict.fromkeys(("sublayer", "matrix", "treatment"), pl.String),
+    **dict.fromkeys(("parameters_removed", "bytes_removed"), pl.Int64),
+    **dict.fromkeys(("milliseconds_removed", "seconds"), pl.Float64),
+    **dict.fromkeys(("kl_dense_pruned_nats", "kl_low", "kl_high", "one_minus_cos_h"), pl.Float64),
+    "n_items": pl.Int32,
+    "item_kl": pl.List(pl.Float32),
+}
 Row = Mapping[str, object]
 
 
@@ -61,13 +56,12 @@ def computed_rows(menu: Menu, effects: Effects, treatments: Treatments) -> Itera
         bounded = (min(value, limit) for value, limit in zip(values, limits, strict=True))
         return _about(menu, label, treatment) | dict(zip(names, bounded, strict=True)) | unmeasured
 
-    for option, factors in treatments.computed(menu):
+    for option, reference in treatments.computed(menu):
         index = menu.places[option.sublayer, option.treatment]
         yield row(option.sublayer, option.treatment, [float(values[index]) for values in predicted])
-        probe = treatments.probe(option.treatment)
-        for group, factor in factors.items():
-            if option.treatment != probe:  # the probe was measured
-                values = [factor * own[group.swap(probe)] for own in alone]
+        for group, factor in reference.terms(option.sublayer).items():
+            if option.treatment != reference.probe:  # the probe was measured
+                values = [factor * own[group.swap(reference.probe)] for own in alone]
                 yield row(*group.swap(option.treatment), values)
 
 

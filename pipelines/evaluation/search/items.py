@@ -125,10 +125,7 @@ def task_items(decoder: Decoder, study: Study, name: str, count: int, progress: 
     # lm-eval is imported here because other objectives do not need it.
     from prunescope.pipelines.evaluation.tasks.right_answers import right_answers
 
-    return [
-        Item(f"{each.task}-{each.sample_id}", each.tokens, len(each.tokens) - each.length)
-        for each in right_answers(decoder, spec, count, progress)
-    ]
+    return [Item(*answer) for answer in right_answers(decoder, spec, count, progress)]
 
 
 def interleaved(texts: Sequence[Item], prompts: Sequence[Item]) -> list[Item]:

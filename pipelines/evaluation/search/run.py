@@ -4,7 +4,6 @@ import json
 import random
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -23,7 +22,7 @@ from prunescope.pipelines.evaluation.search.step_time import step_milliseconds
 from prunescope.pipelines.evaluation.tokenization.prompts import tokenize_prompts
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.layer_checkpoints import discard
-from prunescope.pipelines.pruning.pruning_inputs import Statistics, Unfinished
+from prunescope.pipelines.pruning.pruning_inputs import Statistics
 from prunescope.pipelines.recipes import MixedRecipe
 from prunescope.pipelines.studies import GenerationSpec, Study
 from prunescope.pipelines.studies.prompt_sets import resolve_prompts
@@ -34,19 +33,11 @@ from prunescope.pipelines.studies.search_spec import SearchSpec
 _TARGETS = "targets.json"
 
 
-@dataclass(frozen=True)
-class SearchKey:
-    """Names of a search: the model's in the tables, the hash of all that measurements depend on, and of the weights."""
-
-    model: str
-    search: str
-    weight_hash: str
-
-
 def run_search(
     decoder: Decoder,
     study: Study,
-    key: SearchKey,
+    model: str,
+    search: str,
     statistics: Statistics,
     folder: Path,
     earlier: Mapping[str, pl.DataFrame],
@@ -54,10 +45,10 @@ def run_search(
 ) -> tuple[dict[str, pl.DataFrame], set[float]]:
     """Search for the study's targets.
 
-    `folder` stores finished measurements and layers; the same call after an interruption continues from there.
-    `earlier` has the rows of the model's earlier searches, by table; without columns if there are none. Rows of other
-    searches stay, and so do rows of this search at other targets. Targets that already have rows are not searched
-    again.
+    `search` is the hash of all that measurements depend on. `folder` stores finished measurements and layers; the same
+    call after an interruption continues from there. `earlier` has the rows of the model's earlier searches, by table;
+    without columns if there are none. Rows of other searches stay, and so do rows of this search at other targets.
+    Targets that already have rows are not searched again.
 
     Returns:
         All rows of both tables, and the targets, of this and of earlier calls, at which the time was over before every
@@ -74,8 +65,8 @@ def run_search(
         raise ValueError(f"study {study.name} has no `search`")
     known = earlier["search_trials"]
     effects = earlier["search_effects"]
-    own = {"search": key.search, "strategy": "searched", "is_result": True}
-    is_known = not (known.is_empty() or effects.is_empty()) and key.search in effects["search"]
+    own = {"search": search, "strategy": "searched", "is_result": True}
+    is_known = not (known.is_empty() or effects.is_empty()) and search in effects["search"]
     # An interrupted search continues with its targets, also with those that have a result.
     begun = unfinished_targets(folder)
     found = _found(spec, known.filter(**own)) - begun if is_known else set()
@@ -85,11 +76,10 @@ def run_search(
     _write_targets(folder, {*missing, *waiting})
     if spec.start is None:
         spec = spec.model_copy(update={"remove": missing})
-    inside = replace(statistics, unfinished=Unfinished(folder / "menu", key.weight_hash))
-    journal = Journal(folder / "journal", key.search)
+    journal = Journal(folder / "journal", search)
 
     def menu_of(treatments: Sequence[str], splits: Sequence[MixedRecipe]) -> Menu:
-        return Menu(decoder, treatments, inside, splits, times, progress)
+        return Menu(decoder, treatments, statistics, splits, times, progress)
 
     try:
         items = search_items(decoder, study, unasked(decoder, study, spec), spec, progress)
@@ -99,7 +89,7 @@ def run_search(
                 ["milliseconds"], lambda: {label: np.array(own) for label, own in step_milliseconds(decoder).items()}
             )
             times = {label: float(own) for label, own in measured.items()}
-        start = None if spec.start is None else as_mixture(decoder, spec.start, inside, progress)
+        start = None if spec.start is None else as_mixture(decoder, spec.start, statistics, progress)
         kind = Search if start is None else StartedSearch
         result = kind(decoder, spec, menu_of, items, journal, progress, start).run()
     except InputError:
@@ -113,11 +103,11 @@ def run_search(
             f"search: {spec.minutes:g} minutes were over before {what} was measured; "
             "give more `minutes` (--minutes) and run it again: what was measured is kept"
         )
+    names = {"model": pl.lit(model), "search": pl.lit(search)}
+    trials = result.trials.with_columns(**names, objective=pl.lit(spec.objective), budget=pl.lit(spec.unit))
     tables = {
-        "search_effects": _appended(effects, result.effects, key),
-        "search_trials": _appended(
-            known, result.trials.with_columns(objective=pl.lit(spec.objective), budget=pl.lit(spec.unit)), key
-        ),
+        "search_effects": _appended(effects, result.effects.with_columns(**names), search),
+        "search_trials": _appended(known, trials, search),
     }
     return tables, waiting if result.is_complete else {*missing, *waiting}
 
@@ -165,12 +155,11 @@ def _found(spec: SearchSpec, results: pl.DataFrame) -> set[float]:
     return {*spec.targets} if results.height else set()
 
 
-def _appended(earlier: pl.DataFrame, rows: pl.DataFrame, key: SearchKey) -> pl.DataFrame:
+def _appended(earlier: pl.DataFrame, rows: pl.DataFrame, search: str) -> pl.DataFrame:
     """Return earlier rows that are not replaced, then the new rows; new trials continue the numbering."""
-    rows = rows.with_columns(model=pl.lit(key.model), search=pl.lit(key.search))
     if earlier.is_empty():
         return rows
-    earlier, is_same = earlier.with_columns(pl.col(pl.Categorical).cast(pl.String)), pl.col("search") == key.search
+    earlier, is_same = earlier.with_columns(pl.col(pl.Categorical).cast(pl.String)), pl.col("search") == search
     if "trial" not in rows.columns:  # targets do not change an effect, but select which effects are measured
         keys = ["search", "layer", "sublayer", "matrix", "treatment"]
         # A measurement for other targets is not replaced by a computed value for these.

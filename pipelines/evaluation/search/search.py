@@ -14,6 +14,7 @@ from prunescope.pipelines.evaluation.search.allocation import (
     Choice,
     Numbers,
     Problem,
+    filled_up,
     greedy_choice,
     random_choice,
     uniform_choice,
@@ -117,11 +118,7 @@ class Search:
         """Choose, per target, the method that does best with the same sparsity in every sublayer.
 
         Which method makes the better masks depends on the model and the calibration texts, and matters more than the
-        allocation. If no method reaches a target alone, all are allowed.
-
-        Raises:
-            InputError: the menu cannot reach the largest target.
-            Expired: the time of the search is over.
+        allocation. If no method reaches a target alone, all are allowed. Errors are those of `run`, and Expired.
         """
         own, shares = self._treatments, sorted(self._spec.remove)
         winners = dict.fromkeys(shares, "")
@@ -235,7 +232,8 @@ class Search:
         count = max(1, sum((trial.strategy, trial.remove) == ("searched", share) for trial in self._trials))
         menu = self._treatments.choosable(self._menu, share)
         costs, problem = effects.spread * self._treatments.predicted(menu, effects, "kl"), self._problem_of(menu)
-        begin = self._first_goal(problem)
+        # From a start, an allocation that removes less than the target puts back too much.
+        begin = problem.most if self._treatments.start else 0.0
         generator = np.random.default_rng([self._spec.seed, round(1e6 * share)])
         for step in range(1, count + 1):
             goal = target if name == "random" else target * step / count + begin * (count - step) / count
@@ -244,15 +242,14 @@ class Search:
             expected = None if name == "random" else float(costs[choice].sum())
             self._measure(name, share, name, menu.allocation(choice), expected, best)
 
-    def _first_goal(self, problem: Problem) -> float:  # noqa: ARG002 (a search from a start needs it)
-        """Return how much the steps of a greedy choice remove before the first one."""
-        return 0.0
-
     def _drawn(
         self, name: str, problem: Problem, costs: Numbers, goal: float, generator: np.random.Generator
     ) -> Choice:
-        """Return the choice of a control."""
-        return random_choice(problem, goal, generator) if name == "random" else greedy_choice(problem, costs, goal)
+        """Return the choice of a control; from a start, the greedy one puts back sublayers while they fit."""
+        if name == "random":
+            return random_choice(problem, goal, generator)
+        choice = greedy_choice(problem, costs, goal)
+        return filled_up(problem, costs, choice, goal) if self._treatments.start else choice
 
     def _best(self, name: str, share: float, move: str = "", least: float = 0) -> Trial | None:
         """Return the last accepted trial of a strategy at a target, of a move if it is given, that removes enough."""

@@ -10,7 +10,6 @@ from pydantic import ValidationError
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.core.validation_errors import problems_of
-from prunescope.pipelines.evaluation.search.allocation import Choice, Numbers, Problem, filled_up
 from prunescope.pipelines.evaluation.search.effect_rows import SCHEMA as EFFECTS
 from prunescope.pipelines.evaluation.search.effect_rows import measured_rows
 from prunescope.pipelines.evaluation.search.effects import Effects
@@ -81,17 +80,6 @@ class StartedSearch(Search):
     def _n_put_back(self, trial: Trial) -> int:
         """Return how many sublayers of the start a trial keeps."""
         return sum(trial.allocation.get(label, KEEP) == KEEP for label in self._treatments.start)
-
-    def _drawn(
-        self, name: str, problem: Problem, costs: Numbers, goal: float, generator: np.random.Generator
-    ) -> Choice:
-        """Return a control's choice; the greedy one puts back further sublayers while they fit, as the search does."""
-        choice = super()._drawn(name, problem, costs, goal, generator)
-        return filled_up(problem, costs, choice, goal) if name == "greedy" else choice
-
-    def _first_goal(self, problem: Problem) -> float:
-        """Return the most: an allocation that removes less than the target puts back too much."""
-        return problem.most
 
     def _measure_held_out(self, share: float, effects: Effects, controls: Sequence[str]) -> None:
         """Measure the start, the first sublayers put back, the result, and sets of equal size by each control."""

@@ -10,7 +10,6 @@ from prunescope.pipelines.evaluation.search.effects import Effects
 from prunescope.pipelines.evaluation.search.menu import DROP, KEEP, Allocation, Menu, Option
 from prunescope.pipelines.evaluation.search.published import sparsity_for
 from prunescope.pipelines.evaluation.search.splits import (
-    MatrixGroup,
     Reference,
     Split,
     around,
@@ -148,15 +147,11 @@ class Treatments:
         """Return a menu of the treatments whose effects are measured or computed."""
         return menu.only([*self._references, *self.others])
 
-    def computed(self, menu: Menu) -> Iterator[tuple[Option, Mapping[MatrixGroup, float]]]:
-        """Yield the options whose effects are computed, with the factor of each matrix's measured effect."""
+    def computed(self, menu: Menu) -> Iterator[tuple[Option, Reference]]:
+        """Yield the options whose effects are computed, with what they are computed from."""
         for option in menu.options:
             if option.treatment in self._references:
-                yield option, self._references[option.treatment].terms(option.sublayer)
-
-    def probe(self, treatment: str) -> str:
-        """Return the treatment from which a computed treatment's effects follow."""
-        return self._references[treatment].probe
+                yield option, self._references[option.treatment]
 
     def alone(self, menu: Menu, effects: Effects, by: str) -> dict[Swap, float]:
         """Return the effect of each measured swap; effects of matrices are shrunk towards what they have in common.

@@ -11,24 +11,17 @@ import polars as pl
 from prunescope.pipelines.evaluation.search.menu import KEEP, Allocation
 from prunescope.pipelines.metrics.mean_interval import Numbers, interval
 
-SCHEMA = pl.Schema(
-    dict[str, Any](
-        {
-            **dict.fromkeys(("trial", "parent"), pl.Int32),
-            **dict.fromkeys(("strategy", "move"), pl.String),
-            **dict.fromkeys(("remove", "removed"), pl.Float64),
-            **dict.fromkeys(("treatments_json", "exchange"), pl.String),
-            **dict.fromkeys(("predicted_nats", "measured_nats", "measured_low", "measured_high"), pl.Float64),
-            **dict.fromkeys(("difference_nats", "difference_low", "difference_high"), pl.Float64),
-            "n_items": pl.Int32,
-            "item_ids": pl.List(pl.String),
-            "item_nats": pl.List(pl.Float32),
-            **dict.fromkeys(("is_accepted", "is_result"), pl.Boolean),
-            **dict.fromkeys(("recipe", "recipe_treatments_json"), pl.String),
-            "seconds": pl.Float64,
-        }
-    )
-)
+SCHEMA: dict[str, Any] = {
+    **dict.fromkeys(("trial", "parent", "n_items"), pl.Int32),
+    **dict.fromkeys(("strategy", "move", "treatments_json", "exchange"), pl.String),
+    **dict.fromkeys(("recipe", "recipe_treatments_json"), pl.String),
+    **dict.fromkeys(("remove", "removed", "seconds"), pl.Float64),
+    **dict.fromkeys(("predicted_nats", "measured_nats", "measured_low", "measured_high"), pl.Float64),
+    **dict.fromkeys(("difference_nats", "difference_low", "difference_high"), pl.Float64),
+    "item_ids": pl.List(pl.String),
+    "item_nats": pl.List(pl.Float32),
+    **dict.fromkeys(("is_accepted", "is_result"), pl.Boolean),
+}
 # Fields of a trial that are columns of the same name.
 _COPIED = ("strategy", "move", "remove", "removed", "is_accepted", "is_result", "recipe", "seconds")
 

@@ -13,11 +13,8 @@ def without_marks(responses: Iterable[Sequence[str]], docs: Sequence[dict[str, A
     """Return the answers without the marks that the task's comparison ignores: 1,000. and $1000 become equal.
 
     Lm-eval's gsm8k removes thousands separators and dollar signs, then the final full stop. This changes no score. But
-    if the dense model and a variant answer with the same number, their texts become equal.
-
-    Args:
-        responses: the answers extracted from each sample's texts.
-        docs: the samples.
+    if the dense model and a variant answer with the same number, their texts become equal. `responses` are the answers
+    extracted from each sample's texts.
     """
     return [[re.sub(r"\.$", "", re.sub("[,$]", "", answer)) for answer in answers] for answers in responses]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.evaluation.tasks.speculative_decoding import DraftProposer, best_draft_length
-from prunescope.pipelines.metrics.text_metrics import common_prefix_length, distinct_n, repeat_rates
+from prunescope.pipelines.metrics.text_metrics import common_prefix_length
 from prunescope.pipelines.models.decoder import Decoder, padded_left, padded_right, probe_tokens
 from prunescope.pipelines.models.known_text import WHOLE, KnownText, Pass
 from prunescope.pipelines.models.module_calls import quick_linears
@@ -50,17 +50,6 @@ class Generation:
     tokens: tuple[int, ...]
     ended: bool
     kept: int
-
-    @property
-    def distinct_2(self) -> float:
-        """Share of distinct 2-grams among the text's tokens; 1 if there are none."""
-        return distinct_n(self.tokens[: self.kept], 2)
-
-    @property
-    def repeat_rate(self) -> float:
-        """Share of repeated 3-grams among the text's tokens; 0 if there are none."""
-        rates = repeat_rates(self.tokens[: self.kept])
-        return float(rates[-1]) if len(rates) else 0.0
 
 
 @dataclass
@@ -138,16 +127,11 @@ def generate_greedy(
     checks its draft (`speculative_decoding`). New contexts take the places of finished rows. The text is the same as
     token by token, unless two logits are so close that the rounding of a pass with more rows reverses them.
 
-    Args:
-        decoder: dense, or with a variant applied.
-        contexts: token ids.
-        until: stop strings per context; empty ones do not count.
-        max_new_tokens: the limit.
-        batch: maximum rows per batch; MAX_TOKENS may lower it.
-        others: another model's tokens after each context, used as drafts; they decide no token.
-        starts: tokens that each answer must begin with; they count towards the limit.
-        reuses_prefix: the result of `can_reuse_prefix`, if it is known.
-        known: keys and values by context, from `read_contexts`; these contexts are not read again.
+    `until` has the stop strings of each context; empty ones do not count. `batch` is the maximum of rows per batch;
+    MAX_TOKENS may lower it. `others` has another model's tokens after each context; they serve as drafts and decide no
+    token. `starts` has the tokens that each answer must begin with; they count towards the limit. `reuses_prefix` is
+    the result of `can_reuse_prefix`, if it is known. `known` has keys and values by context, from `read_contexts`;
+    these contexts are not read again.
 
     Raises:
         InputError: the limit leaves no room for a context; or a context is empty and no token begins a text.

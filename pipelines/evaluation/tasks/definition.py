@@ -189,7 +189,7 @@ def fields(path: Path) -> dict[str, Any]:
     """Return the keys of a definition and of its includes, with functions as names.
 
     Raises:
-        InputError: a file cannot be read, or is not a mapping.
+        InputError: a file cannot be read, is not a mapping, or includes itself.
     """
     merged: dict[str, Any] = {}
     for part in _definitions(path):
@@ -267,11 +267,7 @@ def _with_letter(path: Path) -> tuple[Path, ...]:
 
 
 def _definitions(path: Path, including: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """Yield the included definitions, at any depth, then the definition itself: later ones override earlier ones.
-
-    Raises:
-        InputError: a definition includes itself, or one of them cannot be read.
-    """
+    """Yield the included definitions, at any depth, then the definition itself: later ones override earlier ones."""
     if path.resolve() in including:
         raise InputError(f"task definition {path}: includes itself; take it out of `include`")
     includes = _keys(path).get("include", [])

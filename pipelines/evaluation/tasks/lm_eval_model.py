@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, partialmethod
 from itertools import product
 from typing import Any
 
@@ -99,11 +99,6 @@ class _Group:
         reads = [read for index, row in enumerate(self.rows) for read in _reads(row, index)]
         return len({(position, token, index * (position >= self.shared)) for _, index, position, token in reads})
 
-    @property
-    def requests(self) -> int:
-        """Number of requests that the group answers."""
-        return sum(len(row.scored) for row in self.rows)
-
 
 class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
     """Model for lm-eval's requests that runs one loaded decoder, dense or with a variant applied.
@@ -112,8 +107,7 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
     key-value cache, all of a batch together. Logits are computed only at scored tokens. Log-likelihoods equal those of
     lm-eval's `hf` model in float32 up to the order of sums.
 
-    Args:
-        decoder: the dense model, without a variant applied.
+    It is made with the dense model, without a variant applied.
 
     Attributes:
         progress: advances once per request, or per window of a text.
@@ -147,15 +141,9 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
         """Set the number of tokens per window of a text; None is the model's context."""
         self._max_length = context
 
-    def loglikelihood(self, requests: list[Any], **_unused: object) -> list[Likelihood]:
-        """Return the log-likelihood of each request's continuation, without lm-eval's progress bars."""
-        likelihoods: list[Likelihood] = super().loglikelihood(requests, disable_tqdm=True)
-        return likelihoods
-
-    def loglikelihood_rolling(self, requests: list[Any], **_unused: object) -> list[float]:
-        """Return the log-likelihood of each request's whole text, window by window."""
-        likelihoods: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=True)
-        return likelihoods
+    # Without lm-eval's progress bars.
+    loglikelihood = partialmethod(HFLM.loglikelihood, disable_tqdm=True)
+    loglikelihood_rolling = partialmethod(HFLM.loglikelihood_rolling, disable_tqdm=True)
 
     @torch.inference_mode()
     def _loglikelihood_tokens(self, requests: Sequence[Request], **_unused: object) -> list[Likelihood]:
@@ -181,7 +169,7 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
                         values = self._likelihoods(states, [read[1:] for read in reads])
                         for (request, *_), value in zip(reads, values, strict=True):
                             likelihoods[request].append(value)
-                    self.progress.advance(sum(group.requests for group in batch))
+                    self.progress.advance(sum(len(row.scored) for group in batch for row in group.rows))
         self.progress.done()
         by_request = [likelihoods[index] for index in range(len(requests))]
         return [(sum(value for value, _ in parts), all(is_greedy for _, is_greedy in parts)) for parts in by_request]

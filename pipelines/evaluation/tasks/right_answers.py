@@ -1,9 +1,8 @@
 """Token ids of a task's contexts with their right answers, as lm-eval's model reads them. Nothing is scored here."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain, islice, zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
@@ -14,21 +13,16 @@ from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
 
 
-@dataclass(frozen=True)
-class RightAnswer:
-    """One sample of a task.
+class RightAnswer(NamedTuple):
+    """One sample of a task, `TASK-SAMPLE` with the `sample_id` of `task_samples`.
 
-    Attributes:
-        task: name of the task in the tables.
-        sample_id: number of the sample, as in `task_samples`.
-        tokens: context and answer without its last token, cut from the left to the model's context.
-        length: number of tokens of the answer, which the last `length` positions predict.
+    `tokens` are context and answer without its last token, cut from the left to the model's context. The positions from
+    `first` on predict the answer.
     """
 
-    task: str
-    sample_id: str
+    id: str
     tokens: tuple[int, ...]
-    length: int
+    first: int
 
 
 class _Reader(VariantLM):
@@ -47,13 +41,7 @@ def right_answers(decoder: Decoder, spec: TaskSpec, count: int, progress: Progre
     These are the samples after the study's first `samples`. If there are none, the last half of the data is taken,
     which the study scores too, and the progress says so. The tasks of a group take turns. In a task with options the
     right answer is the text of the right option, or its letter if the task compares only letters. In a task that
-    generates text it is the dense model's own greedy answer.
-
-    Args:
-        decoder: the dense model.
-        spec: the study's entry.
-        count: maximum number of samples.
-        progress: advances once.
+    generates text it is the dense model's own greedy answer. There are at most `count` samples.
 
     Raises:
         InputError: the task cannot be loaded, scores whole texts, or has no right answers.
@@ -98,7 +86,7 @@ def _answers(reader: _Reader, loaded: LoadedTask, samples: Sequence[int]) -> Ite
         context, answer = pair
         tokens = (*context, *answer)[-(reader.max_length + 1) : -1]
         if 0 < len(answer) <= len(tokens):
-            yield RightAnswer(loaded.name, str(sample), tokens, len(answer))
+            yield RightAnswer(f"{loaded.name}-{sample}", tokens, len(tokens) - len(answer))
 
 
 def _generated(reader: _Reader, request: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:  # noqa: ANN401 (lm-eval's)

@@ -19,12 +19,10 @@ _TITLE = re.compile(r"^ = [^=].*[^=] = $", re.MULTILINE)
 
 
 def rows(file: str, keys: Sequence[str] = (), **_: Any) -> DatasetDict:  # noqa: ANN401 (a definition's metadata)
-    """Return the records of a file.
+    """Return the records of one of the package's files, by its name, or of a path that `read_records` reads.
 
-    Args:
-        file: name of one of the package's files, or the path of a file as `read_records` reads it, such as JSONL.
-        keys: required keys of a record. If `choices` and `gold` are among them, `choices` must be two or more texts and
-            `gold` the index of one of them.
+    A record must have the `keys`. If `choices` and `gold` are among them, `choices` must be two or more texts and
+    `gold` the index of one of them.
 
     Raises:
         InputError: the file cannot be read, or a record is not of that form; names file and line.
@@ -40,11 +38,8 @@ def rows(file: str, keys: Sequence[str] = (), **_: Any) -> DatasetDict:  # noqa:
 def own(file: str, question: str | None, options: Sequence[str], answer: str | None, **_: Any) -> DatasetDict:  # noqa: ANN401
     """Return a user's questions as `query`, with `choices` and `gold` if they have options, otherwise with `answer`.
 
-    Args:
-        file: a file of the same form as a prompt set.
-        question: field of the question; None finds it and the other fields by their usual names.
-        options: field with the list of options, or one field per option.
-        answer: field of the right answer.
+    The file has the form of a prompt set. The other arguments name its fields; `options` has one field with the list of
+    options, or one per option. None finds a field by its usual names.
 
     Raises:
         InputError: the file cannot be read, or a record lacks a field; names file, line and field.

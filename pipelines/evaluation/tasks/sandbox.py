@@ -52,11 +52,9 @@ class Ending(BaseException):  # a test could catch an Exception
 
 
 def confine(limits: dict[str, int], user: int) -> None:
-    """Drop root's rights for good, and set the resource limits and the filter of system calls.
+    """Drop root's rights for good, and set the limits of `sandbox_client.Limits` and the filter of system calls.
 
-    Args:
-        limits: fields of `sandbox_client.Limits`.
-        user: user that replaces root, because the limit on processes does not bind root.
+    `user` replaces root, because the limit on processes does not bind root.
     """
     if os.getuid() == 0:
         os.setgroups([])

@@ -66,12 +66,9 @@ def run_tests(
     reads plain values back. So a program that exits early, patches objects or prints a verdict does not pass. Its
     output is discarded.
 
-    Args:
-        problem: code that runs as it is, such as a function with only a docstring; the tests may use its definitions.
-        completion: the model's continuation of the problem.
-        tests: code that calls the function by name and raises if a result is wrong.
-        entry_point: the function's name.
-        limits: resource limits; None takes the defaults.
+    The program is a `problem`, code that runs as it is, such as a function with only a docstring, and the model's
+    `completion` of it. The tests may use the problem's definitions. They call the function `entry_point` by name, and
+    raise if a result is wrong.
 
     Raises:
         ComputationError: the sandbox failed for a reason other than `refused`.

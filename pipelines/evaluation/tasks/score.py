@@ -1,7 +1,6 @@
 """Scoring of variants on tasks with lm-eval, as rows of `task_scores` and `task_samples`."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -36,27 +35,10 @@ _COMPARED = ("full_text", "greedy")
 _OF_FORK = {f"{name}_fork": name for name in ("text", "answer", "is_correct", "answer_lenient", "is_correct_lenient")}
 
 
-@dataclass(frozen=True)
-class TaskScores:
-    """Rows of one variant.
-
-    Attributes:
-        scores: rows of `task_scores`.
-        samples: rows of `task_samples`.
-    """
-
-    scores: pl.DataFrame
-    samples: pl.DataFrame
-
-
 class TaskSession:
     """Tasks of a study on one model: loaded once, run with every variant.
 
-    Args:
-        decoder: the dense model.
-        model: name of the model in the tables.
-        specs: the study's tasks.
-        allows_code: whether programs that a variant writes may run; otherwise they are not scored.
+    `decoder` is the dense model. Programs that a variant writes run, and are scored, only if `allows_code`.
 
     Raises:
         InputError: a task cannot be loaded.
@@ -71,14 +53,12 @@ class TaskSession:
 
     def score(
         self, recipe: str, variant: Variant, dense: pl.DataFrame | None = None, progress: Progress = SILENT
-    ) -> TaskScores:
-        """Score a variant on all tasks, and the dense model's continuation of each text from its first different token.
+    ) -> dict[str, pl.DataFrame]:
+        """Return the rows of `task_scores` and `task_samples` of a variant.
 
-        Args:
-            recipe: the variant's name.
-            variant: the changes to the model.
-            dense: the dense model's rows of `task_samples`, if they are known; otherwise the first call computes them.
-            progress: advances once per request.
+        They include the dense model's continuation of each text from its first different token. `dense` are the dense
+        model's rows of `task_samples`, if they are known; otherwise the first call computes them. The progress advances
+        once per request.
 
         Raises:
             InputError: a question does not fit the model.
@@ -86,22 +66,11 @@ class TaskSession:
         """
         if recipe == "dense":
             scores, self._dense = self._run(recipe, variant, progress)
-            return self._compared(scores, self._dense)
+            return self._compared(scores, self._dense, self._dense)
         if self._dense is None:
             self._dense = self._run("dense", Variant(), progress)[1] if dense is None else dense
         scores, samples = self._run(recipe, variant, progress, self._dense)
-        return self._compared(scores, self._with_forks(recipe, samples, progress))
-
-    @property
-    def dense(self) -> pl.DataFrame:
-        """Rows of `task_samples` of the dense model, known after the first call of `score`.
-
-        Raises:
-            ValueError: no variant was scored yet.
-        """
-        if self._dense is None:
-            raise ValueError("no variant was scored yet")
-        return self._dense
+        return self._compared(scores, self._with_forks(recipe, samples, self._dense, progress), self._dense)
 
     def _run(
         self, recipe: str, variant: Variant, progress: Progress, dense: pl.DataFrame | None = None
@@ -122,14 +91,14 @@ class TaskSession:
             _joined(samples, SAMPLE_SCHEMA).with_columns(**names),
         )
 
-    def _with_forks(self, recipe: str, samples: pl.DataFrame, progress: Progress) -> pl.DataFrame:
+    def _with_forks(self, recipe: str, samples: pl.DataFrame, dense: pl.DataFrame, progress: Progress) -> pl.DataFrame:
         """Add the first step at which a text differs from the dense one, and the dense model's text from there.
 
         All samples of a task are evaluated, because the same worked examples must be drawn as before. Only the forks
         are written.
         """
-        written, dense = _tokens(samples), _tokens(self.dense)
-        flips = {key: first_flip(dense.get(key, ()), tokens) for key, tokens in written.items()}
+        written, of_dense = _tokens(samples), _tokens(dense)
+        flips = {key: first_flip(of_dense.get(key, ()), tokens) for key, tokens in written.items()}
         steps = {key: step for key, step in flips.items() if step is not None}
         starts = {key: written[key][: step + 1] for key, step in steps.items()}
         rows = [
@@ -196,17 +165,17 @@ class TaskSession:
         others = {loaded.scoring for loaded in self._tasks if loaded.name == task}
         return scoring in _COMPARED or (scoring == "letter" and others == {"letter"})
 
-    def _compared(self, scores: pl.DataFrame, samples: pl.DataFrame) -> TaskScores:
+    def _compared(self, scores: pl.DataFrame, samples: pl.DataFrame, dense: pl.DataFrame) -> dict[str, pl.DataFrame]:
         """Add to the frames of `_run` whether each answer equals the dense model's, and the share of equal answers."""
-        dense = self.dense.select(*_SAMPLE_KEY, _answer().alias("dense_answer"))
+        answers = dense.select(*_SAMPLE_KEY, _answer().alias("dense_answer"))
         samples = (
-            samples.join(dense, on=_SAMPLE_KEY, how="left", maintain_order="left")
+            samples.join(answers, on=_SAMPLE_KEY, how="left", maintain_order="left")
             .with_columns(
                 is_answer_same=pl.when(pl.col("dense_answer").is_not_null()).then(
                     _answer().eq_missing(pl.col("dense_answer"))
                 )
             )
-            .select(SAMPLE_SCHEMA.names())
+            .select(*SAMPLE_SCHEMA)
         )
         by_letter = [loaded.name for loaded in self._tasks if self._is_compared(loaded.name, "letter")]
         is_lettered = (pl.col("scoring") == "letter") & pl.col("task").is_in(by_letter)
@@ -221,7 +190,8 @@ class TaskSession:
         rows = tasks.drop("value", "standard_error", "n").join(
             agreement.filter(pl.col("n") > 0), on="task", how="inner", maintain_order="left"
         )
-        return TaskScores(pl.concat([scores.filter(~is_agreement), rows.select(SCORE_SCHEMA.names())]), samples)
+        scores = pl.concat([scores.filter(~is_agreement), rows.select(*SCORE_SCHEMA)])
+        return {"task_scores": scores, "task_samples": samples}
 
 
 def _tokens(samples: pl.DataFrame) -> dict[str, list[int]]:
@@ -233,5 +203,5 @@ def _answer() -> pl.Expr:
     return pl.when(pl.col("scoring") == "greedy").then(pl.col("answer_lenient")).otherwise(pl.col("answer"))
 
 
-def _joined(frames: Sequence[pl.DataFrame], schema: pl.Schema) -> pl.DataFrame:
-    return pl.concat([schema.to_frame(), *frames], how="diagonal").select(schema.names())
+def _joined(frames: Sequence[pl.DataFrame], schema: Mapping[str, Any]) -> pl.DataFrame:
+    return pl.concat([pl.DataFrame(schema=schema), *frames], how="diagonal").select(*schema)

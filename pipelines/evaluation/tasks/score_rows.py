@@ -13,10 +13,9 @@ from prunescope.pipelines.evaluation.tasks.definition import harness
 from prunescope.pipelines.evaluation.tasks.lm_eval_model import hashed, sample_hash
 from prunescope.pipelines.evaluation.tasks.loading import LoadedTask
 from prunescope.pipelines.evaluation.tasks.sandbox_client import ExecutionVerdict
-from prunescope.pipelines.metrics.text_metrics import collapse_step
+from prunescope.pipelines.metrics.text_metrics import collapse_step, distinct_n, repeat_rate
 
-_Types = dict[str, pl.DataType | type[pl.DataType]]
-_SCORE_TYPES: _Types = {
+SCORE_SCHEMA: dict[str, Any] = {
     **dict.fromkeys(("model", "recipe", "task", "task_group", "metric", "kind"), pl.String),
     **dict.fromkeys(("value", "standard_error"), pl.Float64),
     "n": pl.Int64,
@@ -25,7 +24,7 @@ _SCORE_TYPES: _Types = {
     "fewshot_seed": pl.Int64,
     **dict.fromkeys(("task_version", "harness", "task_hash"), pl.String),
 }
-_SAMPLE_TYPES: _Types = {
+SAMPLE_SCHEMA: dict[str, Any] = {
     **dict.fromkeys(("model", "recipe", "task", "sample_id", "sample_hash", "scoring", "question"), pl.String),
     "options": pl.List(pl.String),
     **dict.fromkeys(("target", "answer"), pl.String),
@@ -47,7 +46,6 @@ _SAMPLE_TYPES: _Types = {
     "answer_lenient_fork": pl.String,
     "is_correct_lenient_fork": pl.Boolean,
 }
-SCORE_SCHEMA, SAMPLE_SCHEMA = pl.Schema(_SCORE_TYPES), pl.Schema(_SAMPLE_TYPES)
 _KINDS = {"letter": "non_generative", "full_text": "non_generative", "greedy": "generative", "rolling": "perplexity"}
 # Our names of lm-eval's metrics, by scoring. All other metrics keep their name after a prefix.
 _METRICS = {
@@ -235,7 +233,7 @@ def _generation_row(loaded: LoadedTask, entries: Sequence[Mapping[str, Any]], ou
     by_filter = {str(sample["filter"]): sample for sample in entries}
     strict, lenient = (by_filter[name] for name in _strict_and_lenient(list(by_filter)))
     written = output.written[sample_hash(strict["arguments"])]
-    target = strict["target"]
+    target, text_tokens = strict["target"], written.tokens[: written.kept]
     if loaded.runs_code:
         answers = _program_columns(written.text, output.verdicts.get(int(strict["doc_id"])))
     else:
@@ -251,9 +249,9 @@ def _generation_row(loaded: LoadedTask, entries: Sequence[Mapping[str, Any]], ou
         "text": written.text,
         "tokens_generated": len(written.tokens),
         "ended": written.ended,
-        "collapse_step": collapse_step(written.tokens[: written.kept]),
-        "distinct_2": written.distinct_2,
-        "repeat_rate": written.repeat_rate,
+        "collapse_step": collapse_step(text_tokens),
+        "distinct_2": distinct_n(text_tokens, 2),
+        "repeat_rate": repeat_rate(text_tokens),
         "token_ids": list(written.tokens),
     }
 

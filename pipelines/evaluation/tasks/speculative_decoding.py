@@ -17,9 +17,7 @@ class DraftProposer:
     the dense model's text, and a collapsed model repeats itself. Checking a draft in one pass is speculative decoding
     (arXiv 2211.17192) of a greedy text; drafts from the text itself are known as prompt lookup.
 
-    Args:
-        context: the tokens that the text follows.
-        other: another model's text after the same context; empty if none is known.
+    The text follows `context`. `other` is another model's text after the same context; empty if none is known.
     """
 
     def __init__(self, context: Sequence[int], other: Sequence[int] = ()) -> None:

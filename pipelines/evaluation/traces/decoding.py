@@ -18,7 +18,7 @@ from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt
 from prunescope.pipelines.metrics.divergence import COLUMN_NAMES, divergence
 from prunescope.pipelines.metrics.option_metrics import option_row
 from prunescope.pipelines.metrics.ranking import top_ids
-from prunescope.pipelines.metrics.text_metrics import collapse_step, distinct_n, first_flip, repeat_rates
+from prunescope.pipelines.metrics.text_metrics import collapse_step, distinct_n, first_flip, repeat_rate, repeat_rates
 from prunescope.pipelines.models.decoder import Decoder, padded_left
 from prunescope.pipelines.models.module_calls import first_tensor, hooks, quick_linears, stream_of
 from prunescope.pipelines.models.token_cache import KeyValues
@@ -26,46 +26,37 @@ from prunescope.pipelines.studies import MeasureSpec
 
 # Types are explicit because a table may have no rows, and a column only nulls.
 _OPTION_LISTS = [f"{name}_{side}" for name in ("logits", "p_full", "p_options") for side in ("dense", "pruned")]
-OPTION_SCHEMA = pl.Schema(
-    dict[str, Any](
-        {
-            "prompt_id": pl.String,
-            "temperature": pl.Float64,
-            "options": pl.List(pl.String),
-            "option_token_ids": pl.List(pl.Int32),
-            **dict.fromkeys(("gold", "argmax_dense", "argmax_pruned"), pl.String),
-            "is_argmax_same": pl.Boolean,
-            "kendall_tau": pl.Float64,
-            **dict.fromkeys(_OPTION_LISTS, pl.List(pl.Float64)),
-            **dict.fromkeys(("rank_dense", "rank_pruned"), pl.List(pl.Int32)),
-            **dict.fromkeys(("mass_dense", "mass_pruned"), pl.Float64),
-            **dict.fromkeys(("one_minus_cos_z_options", "one_minus_cos_p_options"), pl.Float64),
-            "kl_options_dense_pruned_nats": pl.Float64,
-            **dict.fromkeys(
-                ("one_minus_cos_h", "one_minus_cos_z", "one_minus_cos_p", "kl_dense_pruned_nats"), pl.Float64
-            ),
-        }
-    )
-)
-GENERATION_SCHEMA = pl.Schema(
-    dict[str, Any](
-        {
-            **dict.fromkeys(("prompt_id", "kind", "prompt_text"), pl.String),
-            "prompt_tokens": pl.Int32,
-            "text": pl.String,
-            "token_ids": pl.List(pl.Int32),
-            **dict.fromkeys(("first_flip_step", "collapse_step", "end_step", "answer_end_step"), pl.Int32),
-            **dict.fromkeys(("repeat_rate", "distinct_1", "distinct_2"), pl.Float64),
-            **dict.fromkeys(("answer", "gold"), pl.String),
-            "is_correct": pl.Boolean,
-            "text_fork": pl.String,
-            "token_ids_fork": pl.List(pl.Int32),
-            **dict.fromkeys(("collapse_step_fork", "end_step_fork"), pl.Int32),
-            "answer_fork": pl.String,
-            "is_correct_fork": pl.Boolean,
-        }
-    )
-)
+OPTION_SCHEMA: dict[str, Any] = {
+    "prompt_id": pl.String,
+    "temperature": pl.Float64,
+    "options": pl.List(pl.String),
+    "option_token_ids": pl.List(pl.Int32),
+    **dict.fromkeys(("gold", "argmax_dense", "argmax_pruned"), pl.String),
+    "is_argmax_same": pl.Boolean,
+    "kendall_tau": pl.Float64,
+    **dict.fromkeys(_OPTION_LISTS, pl.List(pl.Float64)),
+    **dict.fromkeys(("rank_dense", "rank_pruned"), pl.List(pl.Int32)),
+    **dict.fromkeys(("mass_dense", "mass_pruned"), pl.Float64),
+    **dict.fromkeys(("one_minus_cos_z_options", "one_minus_cos_p_options"), pl.Float64),
+    "kl_options_dense_pruned_nats": pl.Float64,
+    **dict.fromkeys(("one_minus_cos_h", "one_minus_cos_z", "one_minus_cos_p", "kl_dense_pruned_nats"), pl.Float64),
+}
+# Columns of `text_columns`, and those of them that the dense model's text after a flip has, too.
+TEXT_SCHEMA: dict[str, Any] = {
+    **dict.fromkeys(("prompt_id", "text"), pl.String),
+    "token_ids": pl.List(pl.Int32),
+    **dict.fromkeys(("first_flip_step", "collapse_step", "end_step"), pl.Int32),
+    **dict.fromkeys(("repeat_rate", "distinct_1", "distinct_2"), pl.Float64),
+    **dict.fromkeys(("answer", "gold"), pl.String),
+    "is_correct": pl.Boolean,
+}
+_OF_FORK = ("text", "token_ids", "collapse_step", "end_step", "answer", "is_correct")
+GENERATION_SCHEMA: dict[str, Any] = {
+    **dict.fromkeys(("kind", "prompt_text"), pl.String),
+    **dict.fromkeys(("prompt_tokens", "answer_end_step"), pl.Int32),
+    **TEXT_SCHEMA,
+    **{f"{name}_fork": TEXT_SCHEMA[name] for name in _OF_FORK},
+}
 # Number of steps whose logits are in memory at the same time.
 STEPS_AT_ONCE = 64
 # Bytes per row of `top_tokens`: short strings and float64 numbers.
@@ -110,17 +101,12 @@ def decode(
     prompts share runs once. If the cache holds more than keys and values, shorter prompts are padded on the left
     instead. A finished text leaves its batch.
 
-    Args:
-        decoder: dense, or with a variant applied.
-        prompts: token ids.
-        steps: maximum number of tokens per text; one number, or one per prompt.
-        choose: chooses the next tokens; texts are numbered prompt by prompt, and returned in that order.
-        least: minimum number of tokens per text; after it, an end-of-text token ends the text. With None every text
-            gets `steps` tokens, so the steps of two models can be paired.
-        copies: number of texts per prompt.
-        known: keys and values of each prompt, at least of all tokens but the last; these tokens then do not run.
-        keep: receives the number of each finished text and views of the keys and values of all its tokens but the last;
-            None if the cache has other states.
+    Each prompt has `copies` texts. They are numbered prompt by prompt, for `choose` too, and returned in that order.
+    `steps` is the maximum number of tokens per text, `least` the minimum, after which an end-of-text token ends the
+    text. With None every text gets `steps` tokens, so the steps of two models can be paired. `known` has keys and
+    values of each prompt, at least of all tokens but the last; these tokens then do not run. `keep` receives the number
+    of each finished text and views of the keys and values of all its tokens but the last; None if the cache has other
+    states.
     """
     results: dict[int, DecodingResult] = {}
     for texts in _batches(decoder, [len(prompt) for prompt in prompts], copies):
@@ -271,14 +257,6 @@ class DensePrunedPair:
     pruned_tokens: tuple[int, ...] = ()
 
 
-@torch.inference_mode()
-def logits_of(decoder: Decoder, streams: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the dense and the pruned logits at temperature 1, each (steps, vocabulary); pruned is dense + shift."""
-    states, moves = decoder.head.lens(streams, shifts, "normed")
-    dense = decoder.head.logits_of_state(states)
-    return dense, dense + decoder.head.shift(states, moves)
-
-
 def step_rows(decoder: Decoder, pairs: Sequence[DensePrunedPair], temperatures: tuple[float, ...]) -> pl.DataFrame:
     """Return the rows of `decoding_steps`; all pairs share one product with the head, which is faster."""
     streams, shifts = (torch.cat([getattr(pair, name) for pair in pairs]) for name in ("streams", "shifts"))
@@ -314,6 +292,7 @@ def step_rows(decoder: Decoder, pairs: Sequence[DensePrunedPair], temperatures: 
     )
 
 
+@torch.inference_mode()
 def top_rows(decoder: Decoder, pairs: Sequence[DensePrunedPair], count: int) -> pl.DataFrame:
     """Return the rows of `top_tokens`: the most likely tokens of each side, with the values of both sides.
 
@@ -329,7 +308,9 @@ def top_rows(decoder: Decoder, pairs: Sequence[DensePrunedPair], count: int) -> 
     text_of, frames = _token_texts(decoder), []
     for first in range(0, len(streams), STEPS_AT_ONCE):
         part = slice(first, first + STEPS_AT_ONCE)
-        logits = dict(zip(("dense", "pruned"), logits_of(decoder, streams[part], shifts[part]), strict=True))
+        states, moves = decoder.head.lens(streams[part], shifts[part], "normed")
+        dense = decoder.head.logits_of_state(states)
+        logits = {"dense": dense, "pruned": dense + decoder.head.shift(states, moves)}
         # One row at a time, because a float64 matrix of all rows would double the memory.
         totals = {side: torch.stack([z.double().logsumexp(-1) for z in values]) for side, values in logits.items()}
         for side, values in logits.items():
@@ -379,11 +360,8 @@ def option_rows(decoder: Decoder, pair: DensePrunedPair, temperatures: tuple[flo
         "option_token_ids": list(prompt.option_ids),
         "gold": prompt.prompt.gold,
     }
-    rows = []
-    for temperature in temperatures:
-        row = option_row(states[0], moves[0], decoder.head, prompt.option_ids, prompt.prompt.options, temperature)
-        rows.append({**about, "temperature": temperature, **row})
-    return rows
+    measure = partial(option_row, states[0], moves[0], decoder.head, prompt.option_ids, prompt.prompt.options)
+    return [about | {"temperature": temperature} | measure(temperature) for temperature in temperatures]
 
 
 def generation_row(
@@ -411,9 +389,8 @@ def fork_columns(
     decoder: Decoder, prompt: TokenizedPrompt, fork: tuple[int, ...] | None, dense: tuple[int, ...]
 ) -> dict[str, object]:
     """Return the columns of `generations` about the fork; all are None if there is no fork."""
-    names = ("text", "token_ids", "collapse_step", "end_step", "answer", "is_correct")
     judged = {} if fork is None else text_columns(decoder, prompt, fork, dense)
-    return {f"{name}_fork": judged.get(name) for name in names}
+    return {f"{name}_fork": judged.get(name) for name in _OF_FORK}
 
 
 def text_columns(
@@ -432,7 +409,7 @@ def text_columns(
         "first_flip_step": first_flip(up_to_end(decoder, dense), tokens),
         "collapse_step": collapse_step(written),
         "end_step": end,
-        "repeat_rate": float(repeat_rates(written)[-1]) if written else 0.0,
+        "repeat_rate": repeat_rate(written),
         "distinct_1": distinct_n(written, 1),
         "distinct_2": distinct_n(written, 2),
         "answer": answer,

@@ -1,17 +1,21 @@
-"""Shift of the final stream when a single sublayer is swapped and the dense layers run on top."""
+"""Shift of the final stream when one sublayer is swapped and dense layers run on top, or the other way around."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError
-from prunescope.pipelines.evaluation.traces.activation_capture import Capture, States
+from prunescope.pipelines.evaluation.traces.activation_capture import Capture, States, replay, run_known
 from prunescope.pipelines.metrics.rounding import distance, is_close, is_same, other_rounding
 from prunescope.pipelines.models.decoder import Decoder, Layer
+from prunescope.pipelines.models.float64_pass import cast_floats
 from prunescope.pipelines.models.module_calls import Arguments, call_with_state, hooks, stream_of
+from prunescope.pipelines.pruning.variant import Variant
+from prunescope.pipelines.pruning.variant_patching import apply_variant
 
 Batch = Float[Tensor, "entries positions width"]
 # Label of a sublayer, and name of its replacement; several swaps of one sublayer are separate entries.
@@ -35,10 +39,8 @@ class IsolatedEffect:
 
     Not thread-safe: the decoder's modules have hooks during a run.
 
-    Args:
-        decoder: the dense model.
-        rows: tokens per call of a layer, dense entry included. Fewer need less memory; more are faster, up to the
-            size at which matrix products are fastest. A longer sequence runs with one swapped entry at a time.
+    `rows` are the tokens per call of a layer, dense entry included. Fewer need less memory; more are faster, up to the
+    size at which matrix products are fastest. A longer sequence runs with one swapped entry at a time.
     """
 
     def __init__(self, decoder: Decoder, rows: int = 1024) -> None:
@@ -165,3 +167,26 @@ def _can_batch(layer: Layer, call: Arguments, dense: Capture) -> bool:
         return False
     alone = map(torch.cat, zip(again, _contributions(layer, call, other, {}), strict=True))
     return all(is_close(*pair, rounding) for pair in zip(together, alone, strict=True))
+
+
+@torch.inference_mode()
+def restoring_shifts(
+    decoder: Decoder, isolation: IsolatedEffect, variant: Variant, tokens: Int[Tensor, "1 tokens"]
+) -> dict[str, States]:
+    """Return how much the final stream of a variant moves if one of its changed sublayers is dense again, by label.
+
+    It is scope `isolated` with the two models exchanged: the variant's layers run on top of one dense sublayer. The
+    shifts are at all positions, before the final norm, float32, computed in the model's own type.
+    """
+    with apply_variant(decoder, variant, skips=False):
+        pruned = run_known(decoder, tokens, 0, by_token_from=None, keep_calls=True)
+    moved = {}
+    for sublayer in decoder.sublayers:
+        if variant.moves(sublayer):
+            # Noise may have run the variant in another type.
+            recorded, whole = pruned.calls[sublayer.label], pruned.whole[sublayer.label]
+            calls = [replace(call, parts=cast_floats(call.parts, decoder.dtype)) for call in recorded]
+            with sublayer.on_device():
+                moved[sublayer.label, "dense"] = (replay(sublayer, calls, {}, 0).to(whole.device) - whole).float()
+    with apply_variant(decoder, variant, skips=False):
+        return {label: shift for (label, _), shift in isolation.shifts(pruned, moved).items()}

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -15,7 +14,7 @@ from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.core.thread_map import in_parallel
 from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt, tokenize_prompts
-from prunescope.pipelines.evaluation.traces.decoding import decode, text_columns
+from prunescope.pipelines.evaluation.traces.decoding import TEXT_SCHEMA, decode, text_columns
 from prunescope.pipelines.evaluation.traces.text_traces import DenseTextStates
 from prunescope.pipelines.metrics.divergence import divergence
 from prunescope.pipelines.metrics.sampling import draw, flip_probability, noise_key, nuclei, on_union, total_variation
@@ -27,33 +26,13 @@ from prunescope.pipelines.studies import DecodingSpec, Study
 
 # Columns of `divergence` that `sampled_steps` has.
 MEASURES = ("kl_dense_pruned_nats", "kl_pruned_dense_nats", "entropy_dense_nats", "entropy_pruned_nats")
-GENERATION_SCHEMA = pl.Schema(
-    dict[str, Any](
-        {
-            **dict.fromkeys(("model", "recipe", "prompt_id"), pl.String),
-            "sample": pl.Int32,
-            **dict.fromkeys(("temperature", "top_p"), pl.Float64),
-            "text": pl.String,
-            "token_ids": pl.List(pl.Int32),
-            **dict.fromkeys(("first_flip_step", "collapse_step", "end_step"), pl.Int32),
-            **dict.fromkeys(("repeat_rate", "distinct_1", "distinct_2"), pl.Float64),
-            **dict.fromkeys(("answer", "gold"), pl.String),
-            "is_correct": pl.Boolean,
-        }
-    )
-)
-STEP_SCHEMA = pl.Schema(
-    dict[str, Any](
-        {
-            **dict.fromkeys(("model", "recipe", "prompt_id", "trajectory"), pl.String),
-            **dict.fromkeys(("sample", "step"), pl.Int32),
-            "temperature": pl.Float64,
-            **dict.fromkeys(("token_id_dense", "token_id_pruned"), pl.Int32),
-            **dict.fromkeys(("total_variation", "flip_probability"), pl.Float64),
-            **dict.fromkeys(MEASURES, pl.Float32),
-        }
-    )
-)
+GENERATION_SCHEMA = TEXT_SCHEMA | {"sample": pl.Int32, "temperature": pl.Float64, "top_p": pl.Float64}
+STEP_SCHEMA = {
+    **dict.fromkeys(("prompt_id", "trajectory"), pl.String),
+    **dict.fromkeys(("sample", "step", "token_id_dense", "token_id_pruned"), pl.Int32),
+    **dict.fromkeys(("temperature", "total_variation", "flip_probability"), pl.Float64),
+    **dict.fromkeys(MEASURES, pl.Float32),
+}
 # Number of steps whose logits are in memory at the same time, per thread.
 PIECE_ROWS = 64
 
@@ -161,21 +140,16 @@ class SamplingSession:
             self._pieces(texts, read, dense_read),
             lambda block, piece: sum(len(one.steps) for one in (*block, piece)) <= PIECE_ROWS,
         )
-        steps = [STEP_SCHEMA.to_frame(), *in_parallel(self._steps, blocks, self.decoder.device)]
+        steps = [pl.DataFrame(schema=STEP_SCHEMA), *in_parallel(self._steps, blocks, self.decoder.device)]
         names = {"model": pl.lit(self.model), "recipe": pl.lit(recipe)}
         rows = [
             text_columns(self.decoder, self._prompt(number), text.tokens, dense.tokens)
             | {"sample": number % self._spec.samples, "temperature": self._spec.temperature, "top_p": self._spec.top_p}
             for number, (text, dense) in enumerate(zip(texts, self._dense, strict=True))
         ]
-        schema = pl.Schema({name: type_ for name, type_ in GENERATION_SCHEMA.items() if name not in names})
         progress.done()
-        return {
-            "sampled_generations": pl.DataFrame(rows, schema=schema)
-            .with_columns(**names)
-            .select(GENERATION_SCHEMA.names()),
-            "sampled_steps": pl.concat(steps).with_columns(**names),
-        }
+        frames = {"sampled_generations": pl.DataFrame(rows, GENERATION_SCHEMA), "sampled_steps": pl.concat(steps)}
+        return {table: frame.with_columns(**names) for table, frame in frames.items()}
 
     def _prompt(self, text: int) -> TokenizedPrompt:
         return self._prompts[text // self._spec.samples]
@@ -219,8 +193,6 @@ class SamplingSession:
         about = [(piece, step) for piece in pieces for step in piece.steps]
         return pl.DataFrame(
             {
-                "model": [""] * len(about),
-                "recipe": [""] * len(about),
                 "prompt_id": [self._prompt(piece.text).prompt.id for piece, _ in about],
                 "trajectory": [piece.trajectories for piece, _ in about],
                 "sample": [piece.text % spec.samples for piece, _ in about],

@@ -17,18 +17,14 @@ _MIN_FLOAT32_EXPONENT = -126
 # Scopes whose shift is measured on the final stream; in other scopes it is measured right after the sublayer.
 AT_OUTPUT = ("isolated", "restored")
 _KEY = ("model", "prompt_id", "position", "layer", "sublayer")
-STATE_SCHEMA = pl.Schema(
-    dict[str, Any](
-        {
-            "prompt_id": pl.String,
-            "position": pl.Int32,
-            "layer": pl.Int16,
-            **dict.fromkeys(("sublayer", "scope"), pl.String),
-            "scale": pl.Float32,
-            "state": pl.List(pl.Float16),
-        }
-    )
-)
+STATE_SCHEMA: dict[str, Any] = {
+    "prompt_id": pl.String,
+    "position": pl.Int32,
+    "layer": pl.Int16,
+    **dict.fromkeys(("sublayer", "scope"), pl.String),
+    "scale": pl.Float32,
+    "state": pl.List(pl.Float16),
+}
 
 
 def state_rows(
@@ -46,7 +42,7 @@ def state_rows(
     `states` has, by scope, the stream for `dense` and the shift for other scopes; None gives no rows. `prompt_ids` and
     `positions` are those of the rows of each tensor.
     """
-    frames = [STATE_SCHEMA.to_frame()]
+    frames = [pl.DataFrame(schema=STATE_SCHEMA)]
     for scope, values in states.items():
         if values is not None:
             # float16 in units of the row's scale
@@ -54,17 +50,16 @@ def state_rows(
             exponent = (exponent - _MAX_EXPONENT).clamp(min=_MIN_FLOAT32_EXPONENT)
             scale = torch.ldexp(torch.ones_like(exponent, dtype=torch.float32), exponent)
             state = (values.float() / scale).half().cpu().numpy()
-            frames.append(
-                pl.DataFrame(
-                    {"prompt_id": prompt_ids, "position": positions}, schema_overrides={"position": pl.Int32}
-                ).with_columns(
-                    layer=pl.lit(layer, pl.Int16),
-                    sublayer=pl.lit(sublayer),
-                    scope=pl.lit(scope),
-                    scale=pl.Series(scale[:, 0].cpu().numpy()),
-                    state=pl.Series(state).arr.to_list(),
-                )
-            )
+            columns = {
+                "prompt_id": prompt_ids,
+                "position": positions,
+                "layer": layer,
+                "sublayer": sublayer,
+                "scope": scope,
+                "scale": scale[:, 0].cpu().numpy(),
+                "state": pl.Series(state).arr.to_list(),
+            }
+            frames.append(pl.DataFrame(columns, STATE_SCHEMA))
     return pl.concat(frames)
 
 

@@ -47,17 +47,13 @@ MEASURES = (
     "margin_dense",
     "margin_pruned",
 )
-_TYPES = {"is_top1_same": pl.Boolean, "rank_of_dense_top1": pl.Int32}
 SCHEMA = pl.Schema(
     {
-        "model": pl.String,
-        "recipe": pl.String,
-        "text_id": pl.String,
-        "text_hash": pl.String,
-        **dict.fromkeys(("context", "stride"), pl.Int32),
-        **dict.fromkeys(("window_id", "position", "token_id"), pl.Int32),
-        **dict.fromkeys(TARGET_NAMES, pl.Float32),
-        **{name: _TYPES.get(name, pl.Float32) for name in MEASURES},
+        **dict.fromkeys(("model", "recipe", "text_id", "text_hash"), pl.String),
+        **dict.fromkeys(("context", "stride", "window_id", "position", "token_id"), pl.Int32),
+        **dict.fromkeys((*TARGET_NAMES, *MEASURES), pl.Float32),
+        "is_top1_same": pl.Boolean,
+        "rank_of_dense_top1": pl.Int32,
     }
 )
 
@@ -165,19 +161,15 @@ class TextSession:
         return {name: np.concatenate([piece[name][0] for piece in columns]) for name in (*TARGET_NAMES, *MEASURES)}
 
     def _frame(self, text: TokenizedText, recipe: str, columns: Columns) -> pl.DataFrame:
-        names = {
+        about = {
             "model": self.model,
             "recipe": recipe,
             "text_id": text.text.id,
             "text_hash": text.hash,
             "context": text.text.context,
             "stride": text.text.step,
-        }
-        about = {
             "window_id": np.repeat(np.arange(len(text.windows)), text.text.scored),
             "position": text.positions.reshape(-1).numpy(),
             "token_id": text.targets.numpy(),
         }
-        frame = pl.DataFrame(about | columns, schema_overrides=SCHEMA)
-        constants = {name: pl.lit(value, dtype=SCHEMA[name]) for name, value in names.items()}
-        return frame.with_columns(**constants).select(SCHEMA.names())
+        return pl.DataFrame(about | columns, SCHEMA)

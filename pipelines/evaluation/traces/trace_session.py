@@ -17,8 +17,7 @@ from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt
 from prunescope.pipelines.evaluation.traces.activation_capture import Capture, replay, run_known, stream_after
 from prunescope.pipelines.evaluation.traces.decoding import DecodingResult, DensePrunedPair, bytes_per_variant
 from prunescope.pipelines.evaluation.traces.greedy_texts import GreedyTexts, VariantTexts
-from prunescope.pipelines.evaluation.traces.isolated import IsolatedEffect
-from prunescope.pipelines.evaluation.traces.restored import restoring_shifts
+from prunescope.pipelines.evaluation.traces.isolated import IsolatedEffect, restoring_shifts
 from prunescope.pipelines.evaluation.traces.stored_states import AT_OUTPUT, STATE_SCHEMA, state_rows
 from prunescope.pipelines.evaluation.traces.trajectories import output_tables
 from prunescope.pipelines.metrics.divergence import divergences
@@ -291,7 +290,7 @@ class TraceSession:
     ) -> pl.DataFrame:
         """Return rows of `hidden_states`: the stream for the dense model, its shifts for a variant."""
         if not self.study.measure.keep_states:
-            return STATE_SCHEMA.to_frame()
+            return pl.DataFrame(schema=STATE_SCHEMA)
         states = {"dense": stream} if recipe == "dense" else {scope: shifts[recipe] for scope, shifts in moves.items()}
         ids = [dense.prompt.prompt.id for dense in self._layered for _ in dense.positions]
         positions = [position for dense in self._layered for position in dense.positions]

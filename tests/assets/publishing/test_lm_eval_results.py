@@ -54,7 +54,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, specs: l
         provenance = provenance_of("tiny", recipe)
         for name, rows in (
             ("variants", rows_of(TABLES["variants"], "tiny", recipe)),
-            ("task_scores", session.score(recipe, variant).scores),
+            ("task_scores", session.score(recipe, variant)["task_scores"]),
         ):
             store.write(TABLES[name], rows, provenance, "tiny", recipe)
     return store.root

@@ -17,7 +17,7 @@ from prunescope.pipelines.evaluation.search.effects import EffectEngine, Effects
 from prunescope.pipelines.evaluation.search.items import Item
 from prunescope.pipelines.evaluation.search.journal import Journal
 from prunescope.pipelines.evaluation.search.menu import Menu
-from prunescope.pipelines.evaluation.search.run import SearchKey, _appended
+from prunescope.pipelines.evaluation.search.run import _appended
 from prunescope.pipelines.evaluation.search.search import Search, SearchResult
 from prunescope.pipelines.evaluation.search.treatments import Treatments
 from prunescope.pipelines.evaluation.search.trials import Trial
@@ -311,7 +311,7 @@ def test_other_targets_replace_computed_effects_and_no_measured_ones() -> None:
 
     earlier = pl.concat([rows("a", w20=(16, 1.0), w30=(0, 3.0)), rows("b", w20=(0, 9.0))])
     later = rows("a", w20=(0, 2.0), w30=(0, 4.0), w14=(16, 0.5))
-    found = _appended(earlier, later, SearchKey("tiny", "a", "hash"))
+    found = _appended(earlier, later, "a")
     assert {(row["search"], row["treatment"]): row["kl"] for row in found.iter_rows(named=True)} == {
         ("a", "w20"): 1.0,
         ("a", "w30"): 4.0,

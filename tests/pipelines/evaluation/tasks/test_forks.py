@@ -81,8 +81,9 @@ def rows(frame: pl.DataFrame) -> list[dict[str, Any]]:
 def scored(decoder: Decoder, spec: TaskSpec, variant: Variant) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the samples of the dense model and of a variant."""
     session = TaskSession(decoder, "tiny", [spec])
-    found = session.score("variant", variant).samples
-    return rows(session.dense), rows(found)
+    return rows(session.score("dense", Variant())["task_samples"]), rows(
+        session.score("variant", variant)["task_samples"]
+    )
 
 
 def test_a_fork_is_what_the_dense_model_writes_after_the_forced_token(
@@ -210,7 +211,7 @@ def test_only_programs_of_forks_run_again(decoder: Decoder, tmp_path: Path, monk
     found = []
     for allows_code in (True, False):
         session = TaskSession(decoder, "tiny", [spec], allows_code=allows_code)
-        found.append(rows(session.score("variant", prune(decoder, parse_recipe("magnitude-50"))).samples))
+        found.append(rows(session.score("variant", prune(decoder, parse_recipe("magnitude-50")))["task_samples"]))
     forked = [row for row in found[0] if row["text_fork"] is not None]
 
     assert ran[16:] == [row["text_fork"] for row in forked]

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import polars as pl
 import pytest
 from lm_eval.tasks import TaskManager
 
@@ -16,7 +17,7 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation.tasks import lm_eval_model, score_rows
 from prunescope.pipelines.evaluation.tasks.batched_generation import generate_greedy
 from prunescope.pipelines.evaluation.tasks.sandbox_client import refusal
-from prunescope.pipelines.evaluation.tasks.score import TaskScores, TaskSession
+from prunescope.pipelines.evaluation.tasks.score import TaskSession
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.variant import Variant
@@ -26,6 +27,7 @@ from prunescope.warehouse.tables import TABLES
 from tests.pipelines.evaluation.tasks import harness
 
 RECIPE = "magnitude-50"
+Tables = dict[str, pl.DataFrame]
 
 
 @pytest.fixture(scope="module")
@@ -50,29 +52,29 @@ def pruned(decoder: Decoder) -> Variant:
 
 
 @pytest.fixture(scope="module")
-def dense(session: TaskSession) -> TaskScores:
+def dense(session: TaskSession) -> Tables:
     return session.score("dense", Variant())
 
 
 @pytest.fixture(scope="module")
-def scored(session: TaskSession, pruned: Variant, dense: TaskScores) -> TaskScores:
+def scored(session: TaskSession, pruned: Variant, dense: Tables) -> Tables:
     return session.score(RECIPE, pruned)
 
 
-def values(found: TaskScores, task: str) -> dict[str, Any]:
-    return {row["metric"]: row for row in found.scores.filter(task=task).iter_rows(named=True)}
+def values(found: Tables, task: str) -> dict[str, Any]:
+    return {row["metric"]: row for row in found["task_scores"].filter(task=task).iter_rows(named=True)}
 
 
-def samples(found: TaskScores, task: str, scoring: str) -> list[dict[str, Any]]:
-    return list(found.samples.filter(task=task, scoring=scoring).iter_rows(named=True))
+def samples(found: Tables, task: str, scoring: str) -> list[dict[str, Any]]:
+    return list(found["task_samples"].filter(task=task, scoring=scoring).iter_rows(named=True))
 
 
-def test_rows_have_the_columns_of_their_tables(scored: TaskScores) -> None:
-    assert scored.scores.columns == [column.name for column in TABLES["task_scores"].columns]
-    assert scored.samples.columns == [column.name for column in TABLES["task_samples"].columns]
+def test_rows_have_the_columns_of_their_tables(scored: Tables) -> None:
+    assert scored["task_scores"].columns == [column.name for column in TABLES["task_scores"].columns]
+    assert scored["task_samples"].columns == [column.name for column in TABLES["task_samples"].columns]
 
 
-def test_accuracies_are_the_shares_of_right_options(scored: TaskScores) -> None:
+def test_accuracies_are_the_shares_of_right_options(scored: Tables) -> None:
     for task in ("arc_challenge", "examples"):
         full, letter = samples(scored, task, "full_text"), samples(scored, task, "letter")
         rows = values(scored, task)
@@ -89,7 +91,7 @@ def test_accuracies_are_the_shares_of_right_options(scored: TaskScores) -> None:
         assert all(rows[metric]["kind"] == "non_generative" for metric in ways)
 
 
-def test_letters_and_texts_use_the_same_samples(scored: TaskScores) -> None:
+def test_letters_and_texts_use_the_same_samples(scored: Tables) -> None:
     full, letter = samples(scored, "arc_challenge", "full_text"), samples(scored, "arc_challenge", "letter")
     for one, other in zip(full, letter, strict=True):
         assert one["sample_id"] == other["sample_id"]
@@ -128,7 +130,7 @@ def test_options_are_measured_in_bytes_and_not_in_characters(decoder: Decoder, t
     assert right == float(totals[0] / 6 > totals[1] / 3)
 
 
-def test_perplexities_follow_from_the_log_likelihoods_of_the_texts(scored: TaskScores) -> None:
+def test_perplexities_follow_from_the_log_likelihoods_of_the_texts(scored: Tables) -> None:
     read, rows = samples(scored, "wikitext2", "rolling"), values(scored, "wikitext2")
     totals = [row["option_log_likelihoods"][0] for row in read]
     pages = [part for part in harness.ARTICLES.split("\n = Second") if part]
@@ -157,7 +159,7 @@ def test_the_error_of_a_perplexity_is_that_of_its_exponent_where_texts_have_one_
     assert score_rows._standard_error("byte_perplexity", [(-30.0, 10)], 20.0) == (None, 10)
 
 
-def test_generated_answers_are_found_strictly_and_leniently(scored: TaskScores) -> None:
+def test_generated_answers_are_found_strictly_and_leniently(scored: Tables) -> None:
     written, rows = samples(scored, "mine", "greedy"), values(scored, "mine")
     for row in written:
         strict = row["text"].removeprefix(" ").split() if row["text"][:1].strip() or row["text"][:1] == " " else []
@@ -172,14 +174,14 @@ def test_generated_answers_are_found_strictly_and_leniently(scored: TaskScores) 
     assert rows["exact_match"]["task_version"] == "3"
 
 
-def test_agreement_is_the_share_of_the_dense_models_own_answers(scored: TaskScores, dense: TaskScores) -> None:
-    assert dense.scores.filter(metric="agreement")["value"].to_list() == [1.0] * 3
+def test_agreement_is_the_share_of_the_dense_models_own_answers(scored: Tables, dense: Tables) -> None:
+    assert dense["task_scores"].filter(metric="agreement")["value"].to_list() == [1.0] * 3
     for task, scoring, answer in (("arc_challenge", "full_text", "answer"), ("mine", "greedy", "answer_lenient")):
         pairs = zip(samples(scored, task, scoring), samples(dense, task, scoring), strict=True)
         same = [one[answer] == other[answer] for one, other in pairs if other[answer] is not None]
         assert values(scored, task)["agreement"]["value"] == statistics.mean(same)
         assert values(scored, task)["agreement"]["n"] == len(same)
-    assert scored.scores.filter(task="wikitext2", metric="agreement").is_empty()
+    assert scored["task_scores"].filter(task="wikitext2", metric="agreement").is_empty()
 
 
 def test_a_task_of_letters_alone_has_agreement(
@@ -203,7 +205,7 @@ def test_accuracy_over_lengths_has_one_name() -> None:
 
 
 def test_the_dense_models_texts_draft_those_of_a_variant(
-    session: TaskSession, pruned: Variant, dense: TaskScores, scored: TaskScores, monkeypatch: pytest.MonkeyPatch
+    session: TaskSession, pruned: Variant, dense: Tables, scored: Tables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known: list[list[list[int]]] = []
 
@@ -213,38 +215,40 @@ def test_the_dense_models_texts_draft_those_of_a_variant(
 
     monkeypatch.setattr(lm_eval_model, "generate_greedy", spy)
     of_dense, own = ([row["token_ids"] for row in samples(found, "mine", "greedy")] for found in (dense, scored))
-    assert session.score(RECIPE, pruned, dense.samples).samples.equals(scored.samples)
+    assert session.score(RECIPE, pruned, dense["task_samples"])["task_samples"].equals(scored["task_samples"])
     flipped = [tokens for tokens, others in zip(own, of_dense, strict=True) if tokens != others]
     assert known == [of_dense, flipped]
     assert all(of_dense)
     assert flipped
-    assert session.score("dense", Variant()).samples.equals(dense.samples)
+    assert session.score("dense", Variant())["task_samples"].equals(dense["task_samples"])
     assert known[2:] == [[[]] * len(of_dense)]
 
 
 def test_known_dense_rows_are_not_computed_again(
-    decoder: Decoder, specs: list[TaskSpec], pruned: Variant, dense: TaskScores, scored: TaskScores
+    decoder: Decoder, specs: list[TaskSpec], pruned: Variant, dense: Tables, scored: Tables
 ) -> None:
     asked = TaskSession(decoder, "tiny", specs[:1])
-    again = asked.score(RECIPE, pruned, dense.samples)
-    assert again.samples.equals(scored.samples.filter(task="arc_challenge"))
-    assert asked.dense is dense.samples
+    again = asked.score(RECIPE, pruned, dense["task_samples"])
+    assert again["task_samples"].equals(scored["task_samples"].filter(task="arc_challenge"))
+    others = dense["task_samples"].with_columns(answer=pl.lit("another"))
+    compared = TaskSession(decoder, "tiny", specs[:1]).score(RECIPE, pruned, others)["task_samples"]
+    assert not compared.filter(scoring="full_text")["is_answer_same"].any()
     alone = TaskSession(decoder, "tiny", specs[:1]).score(RECIPE, pruned)
-    assert alone.samples.equals(again.samples)
+    assert alone["task_samples"].equals(again["task_samples"])
 
 
 def test_every_variant_has_the_same_samples_and_another_seed_has_others(
-    decoder: Decoder, specs: list[TaskSpec], scored: TaskScores, dense: TaskScores
+    decoder: Decoder, specs: list[TaskSpec], scored: Tables, dense: Tables
 ) -> None:
-    assert scored.samples["sample_hash"].to_list() == dense.samples["sample_hash"].to_list()
-    assert scored.samples["sample_hash"].n_unique() == len(scored.samples)
-    assert scored.scores["task_hash"].to_list() == dense.scores["task_hash"].to_list()
-    seeds = dict(scored.scores.select("task", "fewshot_seed").iter_rows())
+    assert scored["task_samples"]["sample_hash"].to_list() == dense["task_samples"]["sample_hash"].to_list()
+    assert scored["task_samples"]["sample_hash"].n_unique() == len(scored["task_samples"])
+    assert scored["task_scores"]["task_hash"].to_list() == dense["task_scores"]["task_hash"].to_list()
+    seeds = dict(scored["task_scores"].select("task", "fewshot_seed").iter_rows())
     assert (seeds["arc_challenge"], seeds["examples"]) == (None, 1234)
     other = TaskSession(decoder, "tiny", [specs[1].model_copy(update={"seed": 7})]).score("dense", Variant())
-    mine = dense.samples.filter(task="examples")
-    assert not set(other.samples["sample_hash"]) & set(mine["sample_hash"])
-    assert other.samples["question"].to_list() == mine["question"].to_list()
+    mine = dense["task_samples"].filter(task="examples")
+    assert not set(other["task_samples"]["sample_hash"]) & set(mine["sample_hash"])
+    assert other["task_samples"]["question"].to_list() == mine["question"].to_list()
 
 
 def test_a_group_of_lm_eval_adds_its_tasks_under_its_name(
@@ -264,17 +268,17 @@ def test_a_group_of_lm_eval_adds_its_tasks_under_its_name(
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "data sets")
     specs = [TaskSpec(name="both"), TaskSpec(name="alone", definition="both_two", samples=1)]
     found = TaskSession(decoder, "tiny", specs).score("dense", Variant())
-    rows = {row["task"]: row for row in found.scores.filter(metric="accuracy").iter_rows(named=True)}
+    rows = {row["task"]: row for row in found["task_scores"].filter(metric="accuracy").iter_rows(named=True)}
     assert {task: (row["task_group"], row["n"]) for task, row in rows.items()} == {
         "both_one": ("both", 1),
         "both_two": ("both", 2),
         "alone": (None, 1),
     }
-    agreements = found.scores.filter(metric="agreement")
+    agreements = found["task_scores"].filter(metric="agreement")
     assert dict(agreements.select("task", "task_group").iter_rows()) == {
         t: row["task_group"] for t, row in rows.items()
     }
-    assert sorted(found.samples["task"]) == ["alone", "both_one", "both_two", "both_two"]
+    assert sorted(found["task_samples"]["task"]) == ["alone", "both_one", "both_two", "both_two"]
 
 
 def test_programs_are_scored_only_if_allowed_to_run(decoder: Decoder, tmp_path: Path) -> None:
@@ -291,16 +295,16 @@ def test_programs_are_scored_only_if_allowed_to_run(decoder: Decoder, tmp_path: 
     data.write_text("\n".join(map(json.dumps, programs)))
     spec = TaskSpec(name="humaneval", data=str(data), max_new_tokens=1)
     kept = TaskSession(decoder, "tiny", [spec]).score("dense", Variant())
-    assert kept.scores["metric"].to_list() == ["agreement"]
+    assert kept["task_scores"]["metric"].to_list() == ["agreement"]
     assert values(kept, "humaneval")["agreement"]["n"] == 2
     assert values(kept, "humaneval")["agreement"]["kind"] == "generative"
-    assert kept.samples["verdict"].to_list() == ["not_run"] * 2
-    assert kept.samples["ended"].to_list() == [False] * 2, "one token is the limit"
-    assert kept.samples["is_correct"].to_list() == [None, None]
+    assert kept["task_samples"]["verdict"].to_list() == ["not_run"] * 2
+    assert kept["task_samples"]["ended"].to_list() == [False] * 2, "one token is the limit"
+    assert kept["task_samples"]["is_correct"].to_list() == [None, None]
     judged = TaskSession(decoder, "tiny", [spec], allows_code=True).score("dense", Variant())
     if reason := refusal():
         pytest.skip(reason)
-    assert judged.samples["verdict"].to_list() == ["passed", "failed"]
-    assert judged.samples["is_correct"].to_list() == [True, False]
+    assert judged["task_samples"]["verdict"].to_list() == ["passed", "failed"]
+    assert judged["task_samples"]["is_correct"].to_list() == [True, False]
     assert values(judged, "humaneval")["pass_at_1"]["value"] == 0.5
-    assert judged.samples["text"].to_list() == kept.samples["text"].to_list()
+    assert judged["task_samples"]["text"].to_list() == kept["task_samples"]["text"].to_list()

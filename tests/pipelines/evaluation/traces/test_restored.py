@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from prunescope.pipelines.evaluation.traces.isolated import IsolatedEffect
-from prunescope.pipelines.evaluation.traces.restored import restoring_shifts
+from prunescope.pipelines.evaluation.traces.isolated import IsolatedEffect, restoring_shifts
 from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.variant import Variant
