@@ -75,10 +75,8 @@ def prepare_home(root: Path) -> Path:
 
     With our dagster.yaml Dagster's databases lie in a folder of this machine, so the run history of a warehouse on an
     object store is that of this machine; freshness is read from the partitions alone. With PostgreSQL in the user's
-    dagster.yaml (`deploy/dagster.yaml`) all machines share one history.
-
-    Args:
-        root: the warehouse's folder on this machine, see `Store.local`.
+    dagster.yaml (`deploy/dagster.yaml`) all machines share one history. `root` is the warehouse's folder on this
+    machine, see `Store.local`.
 
     Raises:
         WarehouseError: the folder cannot be written.
@@ -330,10 +328,7 @@ def recover(instance: DagsterInstance, warehouse: str, root: Path) -> None:
     was moved. A launched run is dead if its code server is gone, as after a crash of the machine. If several machines
     share one history, launched runs are left alone, because code servers of other machines cannot be reached from here.
 
-    Args:
-        instance: the instance of the warehouse.
-        warehouse: the warehouse, as in the runs' tags.
-        root: as in `prepare_home`.
+    `warehouse` is written as in the runs' tags; `root` as in `prepare_home`.
     """
     is_shared = _is_shared(instance.run_storage)
     is_own = not is_shared and Path(instance.root_directory).resolve() == (root / "_dagster").resolve()
