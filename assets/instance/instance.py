@@ -249,11 +249,9 @@ def writer_lock(root: Path, waiting: Callable[[str], None], url: str | None = No
     them. Otherwise only processes of one machine wait, and if two machines write the same partition, the last one
     replaces the whole file.
 
-    Args:
-        root: as in `prepare_home`.
-        waiting: called if another process holds the file's lock, and if another machine holds the database's; gets that
-            holder and the lock, in words.
-        url: the warehouse's URL, the same on all machines; None for a folder.
+    `root` is as in `prepare_home`, `url` that of the warehouse, the same on all machines; None for a folder. `waiting`
+    is called if another process holds the file's lock, and if another machine holds the database's; it gets that holder
+    and the lock, in words.
 
     Raises:
         WarehouseError: the folder cannot be written, or the database cannot be reached.

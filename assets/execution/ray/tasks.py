@@ -165,12 +165,8 @@ def compute_part(
 ) -> list[Event]:
     """Compute a part in a process on a machine of the cluster; its errors name the machine, unless it is the driver's.
 
-    Args:
-        part: a model with some of its steps.
-        required: result of `versions` on the driver.
-        marker: a file that the driver keeps in the warehouse; empty for an object store.
-        driver: name of the driver's machine.
-        environment: the driver's variables for storage and the hub; variables of this machine take precedence.
+    `required` are the driver's `versions`, and `environment` its variables for storage and the hub; variables of this
+    machine take precedence. `marker` is a file that the driver keeps in the warehouse, empty for an object store.
 
     Raises:
         InputError: the machine has other versions, or sees another folder than the driver.
