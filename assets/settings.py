@@ -6,7 +6,6 @@ Environment variables of the product are read here only, except those that `ware
 import os
 import re
 import sys
-from pathlib import Path
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.cache import cache_folder  # noqa: F401 - re-exported with the other settings
@@ -67,11 +66,6 @@ def carried_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if _CARRIED.fullmatch(name)}
 
 
-def package_parent() -> Path:
-    """Return the folder that this process imports `prunescope` from; a checkout need not be installed."""
-    return PACKAGE.parent
-
-
 def python_path() -> str:
-    """Return the PYTHONPATH with which another process imports the same `prunescope`."""
-    return os.pathsep.join(filter(None, [str(package_parent()), os.environ.get("PYTHONPATH")]))
+    """Return the PYTHONPATH with which another process imports the same `prunescope`, installed or not."""
+    return os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))

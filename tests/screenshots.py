@@ -18,7 +18,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from prunescope.assets.defs.recipe_asset import published_recipes
+from prunescope.assets.defs.recipe_asset import RECIPE, latest_versions
 from prunescope.assets.instance.instance import open_instance
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
@@ -62,10 +62,10 @@ def take(
 def change(study: Path, warehouse: Path) -> int:
     """Change a parameter, wait until it is published, and lock the warehouse, so that nothing is recomputed yet."""
     with open_instance(warehouse) as instance:
-        before = published_recipes(instance, [CHANGED])
+        before = latest_versions(instance, RECIPE).get(CHANGED)
         text = study.read_text()
         study.write_text(text.replace(f"{CHANGED}, ", f"{{name: {CHANGED}, method: wanda, sparsity: 0.6}}, "))
-        while published_recipes(instance, [CHANGED]) == before:
+        while latest_versions(instance, RECIPE).get(CHANGED) == before:
             time.sleep(0.2)
     held = os.open(warehouse / "_lock", os.O_RDWR)
     fcntl.flock(held, fcntl.LOCK_EX)

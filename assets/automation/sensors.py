@@ -25,7 +25,7 @@ from dagster import (
 from pydantic import BaseModel
 
 from prunescope.assets import settings
-from prunescope.assets.defs.recipe_asset import published, published_recipes, register_study
+from prunescope.assets.defs.recipe_asset import RECIPE, latest_versions, published, register_study
 from prunescope.assets.instance.instance import STUDY_TAG, UNFINISHED, is_busy
 from prunescope.assets.runs.dagster_job import STUDY_JOB, run_config
 from prunescope.assets.watching.backlog import Backlog, FreshnessScanner
@@ -154,6 +154,6 @@ def _changed_recipes(studies: Iterable[WatchedStudy], instance: DagsterInstance)
     for watched in studies:
         for recipe in watched.study.recipes:
             versions.setdefault(recipe.name, {})[recipe.hash] = recipe
-    for name, version in published_recipes(instance, sorted(versions)).items():
-        if version not in versions[name]:
+    for name, version in sorted(latest_versions(instance, RECIPE).items()):
+        if name in versions and version not in versions[name]:
             yield published(versions[name][min(versions[name])])

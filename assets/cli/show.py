@@ -16,6 +16,7 @@ from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.warehouse.core.limits import GIBIBYTES, MAX_ROWS, SECONDS
+from prunescope.warehouse.core.program import PACKAGE
 
 if TYPE_CHECKING:
     from prunescope.pipelines.reporting.charts.publication_size import Specification
@@ -205,7 +206,7 @@ def ui(context: typer.Context, port: Annotated[int, typer.Option("--port", "-p",
         recover(instance, str(store.root), local)
     log(f"http://{_LOCALHOST}:{port}/asset-groups shows the lineage of {store.root}; Ctrl-C stops it")
     command = [sys.executable, "-W", "ignore", "-m", "prunescope.assets.interface.subprocesses", "dev"]
-    command += ["--module-name", "prunescope.assets.definitions", "--working-directory", str(settings.package_parent())]
+    command += ["--module-name", "prunescope.assets.definitions", "--working-directory", str(PACKAGE.parent)]
     level = "info" if context.ensure_object(options.Globals).debug else "warning"
     command += ["--host", _LOCALHOST, "--port", str(port), "--log-level", level]
     # The current folder changes below.

@@ -51,14 +51,9 @@ _TEXT_LEGEND = (
 
 
 def show_report(root: "Place", study: str | None, variant: str | None, prompt: str | None, *, forced: bool) -> None:
-    """Print a study's overview, or one answer of a variant token by token.
+    """Print the overview of a study (None: the only one with results), or a variant's text token by token.
 
-    Args:
-        root: the warehouse.
-        study: its name or file; None for the only one with results.
-        variant: `model@recipe`, or a recipe; None for the overview.
-        prompt: the id of the prompt that the text answers.
-        forced: whether to show the dense model's text, which both models read, instead of the variant's.
+    The text answers `prompt`. With `forced` it is the dense model's, which both models read, not the variant's.
     """
     from prunescope.assets.publishing.live_study import studies
     from prunescope.warehouse.catalogue.queries import find_variant, stored_variants, token_rows

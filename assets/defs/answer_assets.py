@@ -18,12 +18,14 @@ from dagster import (
     DataVersion,
     MaterializeResult,
     MetadataValue,
+    TableColumn,
     TableColumnDep,
     TableColumnLineage,
+    TableSchema,
     asset,
 )
 
-from prunescope.assets.defs.metadata import check_specs, materialized, table_metadata, view_schema
+from prunescope.assets.defs.metadata import check_specs, materialized, table_metadata
 from prunescope.assets.defs.resources import Ask, StudyResource, WarehouseResource
 from prunescope.assets.execution import partition_context
 from prunescope.assets.execution.task import TableWritten
@@ -104,6 +106,7 @@ def question_assets() -> list[AssetsDefinition]:
 
 def _question(view: View, docs: Mapping[str, ColumnDoc]) -> AssetsDefinition:
     query, parts = reading(view.sql), view.parts
+    columns = [TableColumn(name, "", description=doc.comment()) for name, doc in docs.items()]
 
     @asset(
         name=view.name,
@@ -114,7 +117,7 @@ def _question(view: View, docs: Mapping[str, ColumnDoc]) -> AssetsDefinition:
         deps=[AssetKey(table) for table in query.tables],
         code_version=query.sql_hash,
         metadata={
-            "dagster/column_schema": view_schema(docs),
+            "dagster/column_schema": TableSchema(columns),
             "ask": f"prunescope question {view.name.partition('_')[0]}",
             "SQL": MetadataValue.md(f"```sql\n{view.sql}\n```"),
         },

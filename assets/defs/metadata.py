@@ -5,7 +5,7 @@ is stale. A study's run writes partitions of many assets, so its events carry th
 """
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from typing import Any
 
@@ -39,7 +39,7 @@ from prunescope.warehouse.catalogue.database import sql_type
 from prunescope.warehouse.quality.checks import check_names
 from prunescope.warehouse.quality.foreign_keys import check_name
 from prunescope.warehouse.quality.plausibility_checks import PLAUSIBILITY_CHECKS
-from prunescope.warehouse.schema.table import Column, ColumnDoc, Table
+from prunescope.warehouse.schema.table import Column, Table
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import read_footer
 from prunescope.warehouse.tables import TABLES
@@ -76,11 +76,6 @@ def _column(column: Column, table: Table) -> TableColumn:
     return TableColumn(column.name, sql_type(column.type), description=column.comment(), constraints=constraints)
 
 
-def view_schema(docs: Mapping[str, ColumnDoc]) -> TableSchema:
-    """Return the columns of a view with their documentation; `dagster/column_lineage` has their origins."""
-    return TableSchema([TableColumn(name, "", description=doc.comment()) for name, doc in docs.items()])
-
-
 def table_metadata(table: Table) -> dict[str, Any]:
     """Return the metadata of the asset's definition."""
     return {"dagster/column_schema": table_schema(table), "grain": table.grain}
@@ -89,9 +84,7 @@ def table_metadata(table: Table) -> dict[str, Any]:
 def check_specs(tables: Iterable[Table], partitions: PartitionsDefinition | None = None) -> list[AssetCheckSpec]:
     """Return the checks of tables: rules and foreign keys, which block downstream assets, and drifts, which warn.
 
-    Args:
-        tables: the tables.
-        partitions: their partitions, each of which has its own check result.
+    Each of the tables' `partitions` has its own check results.
     """
     with warnings.catch_warnings():
         # Partitioned checks are in preview; the version of Dagster is pinned, and a test covers them.

@@ -68,7 +68,7 @@ def published(recipe: Recipe) -> AssetMaterialization:
 
 def unpublished(instance: DagsterInstance, recipes: Sequence[Recipe]) -> Iterator[AssetMaterialization]:
     """Yield the events of recipes whose parameters Dagster does not know yet."""
-    versions = published_recipes(instance, [recipe.name for recipe in recipes])
+    versions = latest_versions(instance, RECIPE)
     yield from (published(recipe) for recipe in recipes if versions.get(recipe.name) != recipe.hash)
 
 
@@ -81,12 +81,6 @@ def publish(context: AssetExecutionContext, recipe: Recipe) -> None:
         context.log_event(event)
         # Dagster read the input's version at the start of the step, before this event.
         context.get_step_execution_context().wipe_input_asset_version_info(RECIPE)
-
-
-def published_recipes(instance: DagsterInstance, names: list[str]) -> dict[str, str]:
-    """Return the versions of recipes in Dagster's event log; recipes that were never published are left out."""
-    versions = latest_versions(instance, RECIPE)
-    return {name: versions[name] for name in names if name in versions}
 
 
 def latest_versions(instance: DagsterInstance, asset: AssetKey) -> dict[str, str]:

@@ -74,14 +74,9 @@ class StudyResource(ConfigurableResource):
         recipe: str | None = None,
         table: str | None = None,
     ) -> StudyRequest:
-        """Return the run's request.
+        """Return the request of a run, for its partition and a table that it computes there, if it has a partition.
 
-        Args:
-            store: the warehouse, whose watch list names the study if this resource does not.
-            instance: knows the configuration of earlier runs, one of which is taken if the watch list names no study.
-            model: model of the run's partition, if it has one.
-            recipe: recipe of the run's partition, if it has one.
-            table: a table that the run computes, if it has a partition.
+        If this resource names no study, the watch list of the store does, else an earlier run of the instance.
 
         Raises:
             InputError: no study is named, and the one that computed the partition has no file; or the watch list is not

@@ -78,14 +78,10 @@ class EngineResource(ConfigurableResource):
     def events(
         self, tasks: Sequence[ModelTask], progress: Progress, log: Callable[[str], None]
     ) -> Iterator[tuple[ModelTask, Event]]:
-        """Compute models; yield each event with its model's task.
+        """Compute models, one per task; yield each event with its model's task.
 
-        The cluster computes all but `speed`, which is measured on this machine.
-
-        Args:
-            tasks: one for each model.
-            progress: receives the progress of this process.
-            log: receives what the user should know of the cluster.
+        The cluster computes all but `speed`, which is measured on this machine. `log` receives what the user should
+        know of the cluster.
 
         Raises:
             InputError: the cluster does not fit.

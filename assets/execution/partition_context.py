@@ -124,14 +124,7 @@ class PartitionContext:
     def write(
         self, table: str, rows: pl.DataFrame, seconds: float, device: str, details: dict[str, float | str] | None = None
     ) -> TableWritten:
-        """Write the partition with its provenance.
-
-        Args:
-            table: name of the table.
-            rows: all rows of the partition.
-            seconds: duration of the computation.
-            device: device of the computation.
-            details: additions to the result's `details`.
+        """Write the partition with its provenance; `details` are added to those of the result.
 
         Raises:
             WarehouseError: the rows do not fit the table, or the disk refused.

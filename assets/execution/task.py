@@ -19,7 +19,6 @@ class ModelTask:
     """A model with the steps that are wanted of its partitions; `compute` computes them in as few passes as it can.
 
     Attributes:
-        root: the warehouse.
         steps: recipe and name of each step, in the order of the data flow; recipe None: the model's own partition.
         halves_batches: whether every batch is half as large, because a process was lost, probably for lack of memory.
     """

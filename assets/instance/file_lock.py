@@ -14,9 +14,8 @@ from prunescope.warehouse.storage.atomic_write import translate_os_errors
 def locked(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock of a file, which is made if it does not exist; the lock ends with the process at the latest.
 
-    Args:
-        path: the file, into which the holder writes its process.
-        waiting: called once if another process holds the lock; gets that process and the file, in words.
+    `waiting` is called once if another process holds the lock. It gets that process, which the file names, and the
+    file, in words.
 
     Raises:
         WarehouseError: the file cannot be written.

@@ -75,10 +75,8 @@ def prepare_home(root: Path) -> Path:
 
     With our dagster.yaml Dagster's databases lie in a folder of this machine, so the run history of a warehouse on an
     object store is that of this machine; freshness is read from the partitions alone. With PostgreSQL in the user's
-    dagster.yaml (`deploy/dagster.yaml`) all machines share one history.
-
-    Args:
-        root: the warehouse's folder on this machine, see `Store.local`.
+    dagster.yaml (`deploy/dagster.yaml`) all machines share one history. `root` is the warehouse's folder on this
+    machine, see `Store.local`.
 
     Raises:
         WarehouseError: the folder cannot be written.
@@ -251,11 +249,9 @@ def writer_lock(root: Path, waiting: Callable[[str], None], url: str | None = No
     them. Otherwise only processes of one machine wait, and if two machines write the same partition, the last one
     replaces the whole file.
 
-    Args:
-        root: as in `prepare_home`.
-        waiting: called if another process holds the file's lock, and if another machine holds the database's; gets that
-            holder and the lock, in words.
-        url: the warehouse's URL, the same on all machines; None for a folder.
+    `root` is as in `prepare_home`, `url` that of the warehouse, the same on all machines; None for a folder. `waiting`
+    is called if another process holds the file's lock, and if another machine holds the database's; it gets that holder
+    and the lock, in words.
 
     Raises:
         WarehouseError: the folder cannot be written, or the database cannot be reached.
@@ -330,10 +326,7 @@ def recover(instance: DagsterInstance, warehouse: str, root: Path) -> None:
     was moved. A launched run is dead if its code server is gone, as after a crash of the machine. If several machines
     share one history, launched runs are left alone, because code servers of other machines cannot be reached from here.
 
-    Args:
-        instance: the instance of the warehouse.
-        warehouse: the warehouse, as in the runs' tags.
-        root: as in `prepare_home`.
+    `warehouse` is written as in the runs' tags; `root` as in `prepare_home`.
     """
     is_shared = _is_shared(instance.run_storage)
     is_own = not is_shared and Path(instance.root_directory).resolve() == (root / "_dagster").resolve()

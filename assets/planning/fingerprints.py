@@ -75,11 +75,7 @@ def find_model(study: Study, name: str, cache: Path, progress: Progress) -> Dens
 def inputs(table: str, study: Study, identity: ModelIdentity, recipe: Recipe | None) -> dict[str, str]:
     """Return all inputs of a partition's rows, by name.
 
-    Args:
-        table: one of MODEL_TABLES or SEARCH_TABLES (without recipe) or VARIANT_TABLES (with one).
-        study: prompts, texts, tasks, retrieval, speed, calibration and measurement settings.
-        identity: the dense model.
-        recipe: the recipe of a variant.
+    `recipe` is None for MODEL_TABLES and SEARCH_TABLES, and the variant's for VARIANT_TABLES.
     """
     found = {"weight_hash": identity.weight_hash, "dtype": study.dtype, "code": CODE_VERSIONS[table]}
     tokenizer = {"tokenizer_hash": identity.tokenizer_hash}
@@ -114,9 +110,7 @@ def inputs(table: str, study: Study, identity: ModelIdentity, recipe: Recipe | N
 def differences(found: Mapping[str, str], wanted: Mapping[str, str]) -> str:
     """Return in words which inputs of a partition differ, each with both values, hashes by their first digits.
 
-    Args:
-        found: the inputs that it was computed from, as its provenance has them.
-        wanted: those that the study has now, from `inputs`.
+    `found` are the inputs in its provenance, `wanted` those that the study has now, from `inputs`.
     """
     names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
     shown = {name: _INPUT_NAMES.get(name, name.removesuffix("_hash").replace("_", " ")) for name in names}

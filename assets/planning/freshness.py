@@ -52,14 +52,9 @@ def answer_version(store: Store, reading: "Reading") -> str:
 
 
 def table_partitions(store: Store, tables: Iterable[str], study: Study | None = None) -> dict[str, str]:
-    """Return the fingerprint of every partition of some tables, by its path in the warehouse.
+    """Return the fingerprint of every partition of some tables, by its path; with a study, of its models and recipes.
 
     That of a damaged one is empty, because answers leave it out.
-
-    Args:
-        store: the warehouse.
-        tables: names of the tables.
-        study: only partitions of its models and recipes; None for all.
     """
     models = {model.name for model in study.models} if study else set()
     recipes = {None, *(recipe.name for recipe in study.recipes)} if study else set()
@@ -101,10 +96,7 @@ def explorer_version() -> str:
 def report_version(store: Store, study: Study, partitions: Mapping[str, str] | None = None) -> str:
     """Return the version that a study's report has if it is written now.
 
-    Args:
-        store: the warehouse.
-        study: the study.
-        partitions: the result of `table_partitions` for all tables and the study, if the caller has it already.
+    `partitions` is the result of `table_partitions` for all tables and the study, if the caller has it already.
     """
     if partitions is None:
         partitions = table_partitions(store, TABLES, study)

@@ -27,11 +27,7 @@ _MAX_ANSWERS = 64
 
 
 def studies(root: Place, named: str | None = None) -> dict[str, "LiveStudy"]:
-    """Find the studies with variants in the warehouse, or one of them.
-
-    Args:
-        root: the warehouse.
-        named: name of a shipped study, path of a YAML file, or name of a study in the warehouse; None for all.
+    """Find the studies with variants in the warehouse, or the one of this name or YAML file.
 
     Returns:
         The studies by name. A study whose file is unknown contains only the variants already computed.

@@ -81,13 +81,10 @@ def application(
     gibibytes: float,
     log: Callable[[str], None] = lambda _: None,
 ) -> ASGIApp:
-    """Return the web application.
+    """Return the web application, in which each study has its page; `/` redirects to a single one, or lists several.
 
-    Args:
-        studies: the studies. Each has its page at `/study/NAME/`; `/` redirects to a single study, or lists several.
-        seconds: time limit for a query of the SQL box.
-        gibibytes: memory limit for such a query.
-        log: receives a line for each request that failed for a reason that the reader cannot fix.
+    `seconds` and `gibibytes` limit the time and memory of a query of the SQL box. `log` receives a line for each
+    request that failed for a reason that the reader cannot fix.
     """
     server = _Server(studies, seconds, gibibytes, log)
     app = Starlette(

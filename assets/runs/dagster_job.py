@@ -221,10 +221,7 @@ def run_tags(study: str, store: Store) -> dict[str, str]:
 def run_config(request: StudyRequest, store: Store, engine: dict[str, object] | None = None) -> dict[str, object]:
     """Return a run's configuration, which the UI shows and can execute again.
 
-    Args:
-        request: the study.
-        store: the warehouse.
-        engine: where to compute, fields of `EngineResource`; None for the default.
+    `engine` has the fields of `EngineResource`; None for the default.
     """
     given = {"study": StudyResource.config_of(request), "warehouse": {"root": str(store.root)}}
     given |= {} if engine is None else {"engine": engine}

@@ -70,13 +70,8 @@ def model_costs(
 ) -> tuple[list[dict[str, int | None]], list[str], list[str]]:
     """Return the cost of each partition, as cells of its row, then warnings, then the other sentences of the summary.
 
-    Args:
-        study: the study.
-        store: the warehouse.
-        dense: the model; None if its weights are missing, because no partition can be known to be its own then.
-        folder: its config, tokenizer and header.
-        works: the partitions to compute.
-        gpu: bytes of a planned GPU, as in `estimate_model`.
+    `dense` is None if the weights of the model are missing, because no partition can be known to be its own then. The
+    folder has its config, tokenizer and header. `gpu` is as in `estimate_model`.
     """
     outline = load_meta_model(folder)
     local = [task for task in study.tasks if find(task).is_local and outline.tokenizer is not None]

@@ -23,16 +23,9 @@ def run_study(
 ) -> RunResult:
     """Bring the warehouse up to date with a study, in this process or on a cluster.
 
-    If some models cannot be found or read or do not fit the study, they are failures and the others go on.
-
-    Args:
-        request: the study.
-        root: the warehouse.
-        cache: folder for fetched and converted models.
-        listener: receives the progress.
-        replace: recompute partitions that another study computed from other inputs, instead of refusing.
-        tables: update these tables only, without questions and report; None for the whole study.
-        cluster: the Ray cluster that computes instead, if any.
+    If some models cannot be found or read or do not fit the study, they are failures and the others go on. The cache
+    holds fetched and converted models. With `replace`, partitions that another study computed from other inputs are
+    recomputed instead of refused. `tables` updates these tables only, without questions and report.
 
     Raises:
         InputError: the study or all of its models are wrong, another study's partition is in the way, or the cluster

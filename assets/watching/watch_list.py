@@ -157,17 +157,12 @@ def request_for(
     last_request: Callable[[str | None], StudyRequest | None] = lambda _: None,
     table: str | None = None,
 ) -> StudyRequest:
-    """Return the request for a run that names no study.
+    """Return the request for a run that names no study; `model` and `recipe` are those of its partition, if it has one.
 
     Candidates in order: a watched study that names the partition, first the one that computed it; the last run of the
-    study that computed it; `demo`.
-
-    Args:
-        store: the warehouse.
-        model: model of the run's partition, if it has one.
-        recipe: recipe of the run's partition, if it has one.
-        last_request: returns the request of the last run, of a study given by name or of any, with the partition.
-        table: table that the run computes. If it is stored, its study is used, else that of the variant or model.
+    study that computed it; `demo`. `last_request` returns the request of the last run, of a study given by name or of
+    any, with the partition. If `table`, which the run computes, is stored, its study counts, else the variant's or
+    model's.
 
     Raises:
         InputError: the study that computed the partition is known by its name only.

@@ -10,8 +10,8 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from prunescope.pipelines.core.atomic_write import PREFIX
 from prunescope.warehouse.schema.table import Column, Table
-from prunescope.warehouse.storage.atomic_write import is_temporary
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import Provenance
 from prunescope.warehouse.tables import TABLES
@@ -119,7 +119,7 @@ def noisy_rows(table: Table, rows: int, seed: int) -> pl.DataFrame:
 
 def leftovers(root: Path) -> list[str]:
     """Return the names of the temporary files below a folder."""
-    return [path.name for path in root.rglob("*") if is_temporary(path)]
+    return [path.name for path in root.rglob("*") if path.name.startswith(PREFIX)]
 
 
 @pytest.fixture

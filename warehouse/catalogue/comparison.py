@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from prunescope.warehouse.catalogue.database import SQL, connected
 from prunescope.warehouse.catalogue.queries import find_variant
-from prunescope.warehouse.core.errors import NothingSharedError, WarehouseError
+from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.storage.location import Place
 
 # Parameters of the first file are the model and the recipes; of the others, the model, the pairs and their recipes.
@@ -33,8 +33,6 @@ class Comparison:
 
     Attributes:
         model: the dense model of both variants.
-        recipe_a: recipe of A.
-        recipe_b: recipe of B.
         prompts: prompts on which both were measured, with the same text.
         rows: one row per text or set of prompts × temperature × statistic, then one per task × statistic, see the
             SQL files; with columns of tasks if there is a task. Empty if nothing could be compared.
@@ -55,9 +53,8 @@ def compare(root: Place | str, variant_a: str, variant_b: str) -> Comparison:
     A variant is `MODEL@RECIPE`, or a recipe that the warehouse has of one model only.
 
     Raises:
-        WarehouseError: there is no such variant, or they are of two models.
-        NothingSharedError: they were measured against different dense weights, or share no text, prompt or sample of
-            a task; the message says which.
+        WarehouseError: there is no such variant, they are of two models, were measured against different dense weights,
+            or share no text, prompt or sample of a task; the message says which.
     """
     with connected(root) as connection:
         known = connection.execute("SELECT model, recipe FROM variants ORDER BY ALL").fetchall()
@@ -70,7 +67,7 @@ def compare(root: Place | str, variant_a: str, variant_b: str) -> Comparison:
             raise WarehouseError(f"{variant_a} and {variant_b} are the same variant; name two")
         [result] = compare_pairs(connection, model, [(recipe_a, recipe_b)])
     if not result.rows.num_rows:
-        raise NothingSharedError(f"{variant_a} and {variant_b} share nothing to compare: {'; '.join(result.missing)}")
+        raise WarehouseError(f"{variant_a} and {variant_b} share nothing to compare: {'; '.join(result.missing)}")
     return result
 
 

@@ -94,6 +94,4 @@ def _read(node: Node) -> Iterator[tuple[str, str]]:
             yield part.source.name, part.name.rpartition(".")[2]
 
 
-@cache
-def _views() -> dict[str, View]:
-    return view_sql()
+_views = cache(view_sql)

@@ -39,7 +39,6 @@ class Statement(NamedTuple):
     """A question as SQL.
 
     Attributes:
-        sql: the SELECT.
         parameters: its values; None without a filter.
         models: the models whose files it opens; None for all.
     """

@@ -34,7 +34,6 @@ class Setup:
     """Parts of a warehouse that a process may read.
 
     Attributes:
-        root: the warehouse.
         gibibytes: memory limit of a statement, in GiB.
         models: models whose partitions are opened; all if None.
         scope: the only models and recipes that the tables show; all if None.

@@ -104,13 +104,9 @@ def _limit_memory(connection: duckdb.DuckDBPyConnection, gibibytes: float) -> No
 def write(
     connection: duckdb.DuckDBPyConnection, sink: BinaryIO, query: Mapping[str, Any], layout: Mapping[str, Any]
 ) -> int:
-    """Write the rows of a statement and return their number; errors are those of `answer` and of `formats.write`.
+    """Write the rows of a statement and return their number.
 
-    Args:
-        connection: as `answer` needs it.
-        sink: receives the bytes.
-        query: arguments of `answer`.
-        layout: arguments of `formats.write`.
+    `query` has arguments of `answer`, `layout` those of `formats.write`; errors are theirs, too.
     """
     rows = answer(connection, **query, keeps_times=layout["to"] in {"arrow", "parquet"})
     content = _Limited(query["size"])

@@ -19,10 +19,6 @@ class CatalogueError(WarehouseError):
     """A view file in `sql/` cannot become a view; the message names the file."""
 
 
-class NothingSharedError(WarehouseError):
-    """Two variants share no measurement that could be compared; the message says what differs."""
-
-
 class SqlError(WarehouseError):
     """The user's SQL is wrong: syntax, an unknown name, a computation that fails or takes too long."""
 

@@ -35,7 +35,7 @@ _OUTER_BREAKS = re.compile(r"\A\n+|\n+\Z")
 def render(rows: pa.Table, to: str, *, width: int = 120) -> str | bytes:
     """Return the rows in one of `FORMATS`: Parquet as bytes, the others as text that ends in a newline.
 
-    Args and errors as in `write`.
+    Arguments and errors as in `write`.
     """
     sink = io.BytesIO()
     write(rows, to, sink, width=width)
@@ -43,15 +43,10 @@ def render(rows: pa.Table, to: str, *, width: int = 120) -> str | bytes:
 
 
 def write(rows: pa.Table, to: str, sink: BinaryIO, *, width: int = 120, lines: int = TEXT_ROWS) -> None:
-    """Write rows in one of `FORMATS`.
+    """Write rows in one of `FORMATS`, or for other programs as `plain` or `arrow`.
 
-    Args:
-        rows: the rows.
-        to: the format; `plain` has the columns' names and types, and rows as lists in JSON, for other programs, and
-            `arrow` is Arrow's stream.
-        sink: receives the bytes.
-        width: characters of a line in format table.
-        lines: rows of format table; the other formats have every row.
+    A table has at most `lines` rows, of `width` characters; the other formats have every row. `plain` is JSON with the
+    columns' names and types, and rows as lists. `arrow` is Arrow's stream.
 
     Raises:
         WarehouseError: there is no such format, or it cannot hold two columns of one name.

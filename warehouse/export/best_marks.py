@@ -41,8 +41,6 @@ def marks(values: Sequence[float | None], errors: Sequence[float | None], *, sma
     if len(remaining) < 2:
         return assigned
     for mark in (BestMark.BEST, BestMark.SECOND):
-        if not remaining:
-            break
         first = min(remaining, key=lambda index: (remaining[index], index))
         shared = [
             index

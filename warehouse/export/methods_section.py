@@ -40,15 +40,11 @@ def methods(
     calibrations: Mapping[str, Mapping[str, Any]],
     corpora: Mapping[str, str],
 ) -> Methods:
-    """Write the section.
+    """Write the section from an open catalogue; `version` is that of this package.
 
-    Args:
-        connection: an open catalogue.
-        used: model and recipe of every exported row.
-        tables: tables that the exported views read.
-        version: version of this package.
-        calibrations: settings by `calibration_hash` of the inputs, as far as the caller could verify the hashes.
-        corpora: names of texts by `text_hash`, likewise.
+    `used` has model and recipe of every exported row, `tables` what the exported views read. `calibrations` has
+    settings by the inputs' `calibration_hash`, `corpora` names of texts by `text_hash`, as far as the caller could
+    verify the hashes.
     """
     pairs = sorted(set(used))
     connection.execute("CREATE OR REPLACE TEMP TABLE exported_variants (model VARCHAR, recipe VARCHAR)")

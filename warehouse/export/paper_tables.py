@@ -91,13 +91,8 @@ PAPER_TABLES: dict[str, TableSpec] = {
         (
             *(_MODEL, ColumnFormat("claim"), ColumnFormat("measure"), ColumnFormat("says", "in words")),
             ColumnFormat("amount", "figure"),
-            *(
-                ColumnFormat("null_amount", "under rounding"),
-                ColumnFormat("threshold"),
-                ColumnFormat("n"),
-                ColumnFormat("units", "of"),
-                ColumnFormat("verdict"),
-            ),
+            ColumnFormat("null_amount", "under rounding"),
+            *(ColumnFormat("threshold"), ColumnFormat("n"), ColumnFormat("units", "of"), ColumnFormat("verdict")),
         ),
         "Figure [95 % interval]. A claim holds, or does not, if the whole interval is on one side of the threshold. An "
         "effect must also exceed that of rounding alone.",

@@ -41,7 +41,6 @@ class TableSpec:
     """One printed table.
 
     Attributes:
-        caption: its caption.
         columns: from left to right.
         note: how to read it, below the table.
         within: columns whose values define a group; best and second best are marked within each group.

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from prunescope.pipelines.core.atomic_write import PREFIX
 from prunescope.warehouse.catalogue.database import connect
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.quality.foreign_keys import orphans
 from prunescope.warehouse.schema.migrations import lacks, version_of
 from prunescope.warehouse.schema.table import Table
-from prunescope.warehouse.storage.atomic_write import is_temporary, temporaries
+from prunescope.warehouse.storage.atomic_write import temporaries
 from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import REPAIR, read_footer
@@ -32,34 +33,29 @@ class Diagnosis:
 
 
 def diagnose(root: Place | str) -> list[Diagnosis]:
-    """Return all problems of the warehouse; read every file whole."""
+    """Return all problems of a warehouse that exists; read every file whole."""
     store = Store(root)
-    findings = list(_location(store.root))
-    if store.root.is_dir():
-        for table in TABLES.values():
-            findings += _table(store, table)
-        findings += _unknown_files(store.root)
-        findings += [
-            Diagnosis("warning", str(path), "left behind by a run that was killed", "delete it")
-            for path in temporaries(store.root)
-        ]
+    findings = list(_folder(store.root))
+    for table in TABLES.values():
+        findings += _table(store, table)
+    findings += _unknown_files(store.root)
+    findings += [
+        Diagnosis("warning", str(path), "left behind by a run that was killed", "delete it")
+        for path in temporaries(store.root)
+    ]
     if not any(finding.level == "error" for finding in findings):
         findings += _views(store.root)
     return findings
 
 
-def _location(root: Place) -> Iterator[Diagnosis]:
+def _folder(root: Place) -> Iterator[Diagnosis]:
     if not isinstance(root, Path):  # a store reports neither space nor permissions
         return
-    existing = next(folder for folder in (root, *root.parents) if folder.exists())
-    if not existing.is_dir():
-        yield Diagnosis("error", str(existing), "is a file, not a folder", "choose another place with --warehouse")
-        return
-    if not os.access(existing, os.W_OK | os.X_OK):
-        yield Diagnosis("error", str(existing), "cannot be written", "make it writable, or use --warehouse")
-    free = shutil.disk_usage(existing).free
+    if not os.access(root, os.W_OK | os.X_OK):
+        yield Diagnosis("error", str(root), "cannot be written", "make it writable, or use --warehouse")
+    free = shutil.disk_usage(root).free
     if free < LOW_SPACE:
-        yield Diagnosis("warning", str(existing), f"has {free >> 20} MiB left", "free some space, or use --warehouse")
+        yield Diagnosis("warning", str(root), f"has {free >> 20} MiB left", "free some space, or use --warehouse")
 
 
 def _table(store: Store, table: Table) -> Iterator[Diagnosis]:
@@ -67,7 +63,7 @@ def _table(store: Store, table: Table) -> Iterator[Diagnosis]:
     for path in places:
         yield from _partition(store, table, path)
     for path in store.files(table.name):
-        if path not in places and not is_temporary(path):
+        if path not in places and not path.name.startswith(PREFIX):
             yield Diagnosis("warning", str(path), "is no partition and is not read", "move it out of the warehouse")
 
 

@@ -30,10 +30,6 @@ class StudyScope:
     models: frozenset[str]
     recipes: frozenset[str]
 
-    def has(self, model: str, recipe: str | None) -> bool:
-        """Return whether a partition belongs to the study; partitions per model have no recipe."""
-        return model in self.models and (recipe is None or recipe in self.recipes)
-
 
 @dataclass(frozen=True)
 class OrphanFile:
@@ -138,7 +134,8 @@ def _reports(store: Store, studies: Sequence[StudyScope], orphaned: Container[st
 
 
 def _is_named(studies: Sequence[StudyScope], model: str | None, recipe: str | None) -> bool:
-    return model is not None and any(study.has(model, recipe) for study in studies)
+    """Return whether a study names a partition; partitions per model have no recipe."""
+    return any(model in study.models and (recipe is None or recipe in study.recipes) for study in studies)
 
 
 def _study(path: Place) -> str:

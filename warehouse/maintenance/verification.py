@@ -22,11 +22,9 @@ class VerificationResult:
     """State of one file.
 
     Attributes:
-        path: the file.
         state: unverifiable if the file was written before hashes existed and all its pages can be read, unreadable if
             the system or the store denies access.
         reason: the problem in words; empty without one.
-        bytes: its size.
     """
 
     path: Place

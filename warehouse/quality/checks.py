@@ -21,7 +21,6 @@ class Violation:
 
     Attributes:
         check: one of `check_names`.
-        rows_failing: number of rows.
         example: description of one such row, always the same one.
     """
 

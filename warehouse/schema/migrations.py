@@ -56,10 +56,8 @@ def upgraded(table: Table, rows: pa.Table) -> pa.Table:
 def relation(table: Table, typed: Mapping[str, str], sources: Mapping[int | None, str]) -> str:
     """Return the SELECT over files of several versions that gives the rows of `upgraded`.
 
-    Args:
-        table: the table.
-        typed: its present columns, quoted, with their SQL types.
-        sources: per version (None: no version) the SQL after FROM that reads the files with all their columns.
+    `typed` has the table's present columns, quoted, with their SQL types, and `sources` per version (None: no version)
+    the SQL after FROM that reads the files with all their columns.
     """
     empty = f"SELECT {', '.join(f'NULL::{of} AS {name}' for name, of in typed.items())} WHERE false"
     names = ", ".join(typed)

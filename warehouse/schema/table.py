@@ -35,7 +35,6 @@ class Column:
     """One column.
 
     Attributes:
-        type: Arrow type.
         name: quantity and unit or form, the same in every table.
         doc: meaning in one or a few sentences.
         unit: physical or logical unit; empty for names and counts.
@@ -172,10 +171,3 @@ class Table:
             return {}
         replaced = [column for step in self.migrations if step.to > version for column in step.replaced]
         return {column.name: column.type for column in (*self.columns, *replaced) if column.since <= version}
-
-    def column(self, name: str) -> Column:
-        """Return the column of that name; raise KeyError if there is none."""
-        found = next((column for column in self.columns if column.name == name), None)
-        if found is None:
-            raise KeyError(f"table {self.name} has no column {name}")
-        return found

@@ -65,11 +65,6 @@ def temporaries(root: Place) -> Iterator[Path]:
             yield path
 
 
-def is_temporary(path: Place) -> bool:
-    """Return whether a file is one of this package's temporary files, in use or left over."""
-    return path.name.startswith(PREFIX)
-
-
 @contextmanager
 def translate_os_errors(path: Place) -> Iterator[None]:
     """Turn an error of the system or the store about `path` into a WarehouseError with the fix."""

@@ -237,7 +237,7 @@ class Store:
         except (FileNotFoundError, DamagedFileError):
             return False
         is_same = footer.provenance.fingerprint == fingerprint
-        return is_same and not footer.violations and fits(table, footer.schema)
+        return is_same and not footer.violations and version_of(table, footer.schema) == table.version
 
     def partitions(self, table: Table) -> list[Partition]:
         """Return everything at the paths of partitions, in the order of the paths, even damaged files and folders.
@@ -305,11 +305,6 @@ class Store:
                 path.unlink(missing_ok=True)
             removed.append(path)
         return removed
-
-
-def fits(table: Table, schema: pa.Schema) -> bool:
-    """Return whether a file has the table's present columns with their types."""
-    return version_of(table, schema) == table.version
 
 
 def to_arrow(table: Table, rows: "pl.DataFrame") -> pa.Table:

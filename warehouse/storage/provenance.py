@@ -33,7 +33,6 @@ class Provenance:
         inputs: hashes by name (weight_hash, recipe_hash, calibration_hash, prompts_hash, settings_hash).
         libraries: version by library.
         dtype: data type of the model's weights.
-        seconds: duration of the computation.
         created_at: UTC, ISO 8601.
     """
 
@@ -80,7 +79,6 @@ class Footer:
 
     Attributes:
         violations: sentences about rows that violate their table's checks.
-        rows: number of rows.
         content_hash: `row_hash.rows_hash` of the rows; None in files that are older than this hash.
     """
 

@@ -17,8 +17,8 @@ TABLE = Table(
         c.cosine_defect(
             "influence",
             "Mean cosine defect between the streams before and after the unit.",
-            "E[1 − cos(x, x+f(x))]",
-            "ShortGPT, 2403.03853 §3",
+            formula="E[1 − cos(x, x+f(x))]",
+            source="ShortGPT, 2403.03853 §3",
         ),
         c.rank("drop_order", "Rank among units of its kind; 1 has the least influence and is dropped first."),
         c.amount(

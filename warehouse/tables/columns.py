@@ -19,28 +19,12 @@ float64 = partial(Column, pa.float64())
 metric = partial(Column, pa.float32())
 floats = partial(Column, pa.list_(pa.float32()))
 integers = partial(Column, pa.list_(pa.int32()))
-
-
-def amount(
-    name: str, doc: str, unit: str, formula: str = "", source: str = "", *, maximum: float | None = None, since: int = 1
-) -> Column:
-    """Return a column of non-negative float32 numbers."""
-    return metric(name, doc, unit, formula, source, minimum=0, maximum=maximum, since=since)
-
-
-def share(name: str, doc: str, formula: str = "", *, nullable: bool = False) -> Column:
-    """Return a column of shares."""
-    return metric(name, doc, "share", formula, nullable=nullable, minimum=0, maximum=1)
-
-
-def probability(name: str, doc: str, source: str = "") -> Column:
-    """Return a column of probabilities; the excess over 1 is float32 rounding."""
-    return amount(name, doc, "probability", source=source, maximum=1.000001)
-
-
-def cosine_defect(name: str, doc: str, formula: str = "", source: str = "", *, since: int = 1) -> Column:
-    """Return a column of 1 − cosine; the excess over 2 is float32 rounding."""
-    return amount(name, doc, "1 - cosine", formula, source, maximum=2.000001, since=since)
+amount = partial(metric, minimum=0)
+share = partial(metric, unit="share", minimum=0, maximum=1)
+rank = partial(int32, unit="rank", minimum=1)
+# The excess over the largest value is float32 rounding.
+probability = partial(amount, unit="probability", maximum=1.000001)
+cosine_defect = partial(amount, unit="1 - cosine", maximum=2.000001)
 
 
 def interval(name: str, mean: str) -> tuple[Column, Column]:
@@ -54,11 +38,6 @@ def interval(name: str, mean: str) -> tuple[Column, Column]:
         )
         for end, side in (("low", "Lower"), ("high", "Upper"))
     )  # type: ignore[return-value]
-
-
-def rank(name: str, doc: str) -> Column:
-    """Return a column of ranks from 1."""
-    return int32(name, doc, "rank", minimum=1)
 
 
 MODEL = label("model", "Name of the dense model.")
@@ -151,8 +130,8 @@ def _vector_space(space: str, what: str) -> tuple[Column, ...]:
         cosine_defect(
             f"one_minus_cos_{space}",
             f"Cosine defect between dense and pruned {what}, computed without cancellation.",
-            f"1 − cos({v}, {v}+{dv})",
-            T1,
+            formula=f"1 − cos({v}, {v}+{dv})",
+            source=T1,
         ),
         metric(
             f"par_rel_{space}",

@@ -32,7 +32,7 @@ TABLE = Table(
             c.share(
                 f"repeat_rate_{side}",
                 f"Share of repeated 3-grams in the {side} tokens up to this step; 0 before the third token.",
-                "1 − distinct/all 3-grams",
+                formula="1 − distinct/all 3-grams",
             )
             for side in ("dense", "pruned")
         ),

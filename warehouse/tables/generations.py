@@ -5,16 +5,13 @@ pairs. With `generation: {until: length}` it continues to the study's length. Th
 writes after it was made to take the variant's first different token. It shows what that one token costs.
 """
 
-from prunescope.warehouse.schema.table import Column, Table
+from functools import partial
+
+from prunescope.warehouse.schema.table import Table
 from prunescope.warehouse.tables import columns as c
 
-
-def _step(name: str, doc: str, source: str = "", since: int = 1) -> Column:
-    return c.int32(name, doc, "step", source=source, nullable=True, since=since)
-
-
+_step = partial(c.int32, unit="step", nullable=True)
 _NO_FORK = "NULL if the text never flips, or if forks were not requested"
-
 
 TABLE = Table(
     name="generations",
@@ -32,7 +29,7 @@ TABLE = Table(
         _step(
             "first_flip_step",
             "First step whose token differs from the dense model's, up to the dense text's end; NULL if none differs.",
-            "first divergent token, 2311.01544",
+            source="first divergent token, 2311.01544",
         ),
         _step(
             "collapse_step",
@@ -45,9 +42,11 @@ TABLE = Table(
             "Step at which the answer is complete, by the study's answer pattern or at the end of the text; NULL if it "
             "is never complete.",
         ),
-        c.share("repeat_rate", "Share of repeated 3-grams in the text, up to its end.", "1 − distinct/all 3-grams"),
-        c.share("distinct_1", "Share of distinct tokens in the text, up to its end.", "distinct/all 1-grams"),
-        c.share("distinct_2", "Share of distinct 2-grams in the text, up to its end.", "distinct/all 2-grams"),
+        c.share(
+            "repeat_rate", "Share of repeated 3-grams in the text, up to its end.", formula="1 − distinct/all 3-grams"
+        ),
+        c.share("distinct_1", "Share of distinct tokens in the text, up to its end.", formula="distinct/all 1-grams"),
+        c.share("distinct_2", "Share of distinct 2-grams in the text, up to its end.", formula="distinct/all 2-grams"),
         c.text("answer", "Answer that the study's pattern finds; NULL if it finds none.", nullable=True),
         c.text("gold", "Correct answer; NULL if the study names none.", nullable=True),
         c.flag(

@@ -44,8 +44,8 @@ TABLE = Table(
         ),
         c.integers("rank_dense", "Dense rank of each option in the whole vocabulary; 1 is first.", "rank"),
         c.integers("rank_pruned", "Pruned rank of each option in the whole vocabulary; 1 is first.", "rank"),
-        c.probability("mass_dense", "Dense probability of all options together.", SOURCE),
-        c.probability("mass_pruned", "Pruned probability of all options together.", SOURCE),
+        c.probability("mass_dense", "Dense probability of all options together.", source=SOURCE),
+        c.probability("mass_pruned", "Pruned probability of all options together.", source=SOURCE),
         c.cosine_defect("one_minus_cos_z_options", "Cosine defect of the option logits."),
         c.cosine_defect(
             "one_minus_cos_p_options", "Cosine defect of the renormalised option probabilities.", source=SOURCE

@@ -57,7 +57,7 @@ TABLE = Table(
         c.cosine_defect(
             "one_minus_cos_h",
             "Cosine defect of the head's input (after the final norm) with this treatment alone, computed like the KL.",
-            "1 − cos(h, h+Δh)",
+            formula="1 − cos(h, h+Δh)",
         ),
         c.int32(
             "n_items",

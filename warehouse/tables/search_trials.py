@@ -4,17 +4,13 @@ The objective is measured on the search's own items. `search_judgement` compares
 study's own data.
 """
 
-from prunescope.warehouse.schema.table import Column, Invariant, Migration, Table
+from functools import partial
+
+from prunescope.warehouse.schema.table import Invariant, Migration, Table
 from prunescope.warehouse.tables import columns as c
 
-
-def _nats(name: str, doc: str, formula: str = "", *, nullable: bool = False) -> Column:
-    return c.metric(name, doc, "nats", formula, nullable=nullable)
-
-
-def _share(name: str, doc: str) -> Column:
-    return c.float64(name, doc, "share", minimum=0, maximum=1)
-
+_nats = partial(c.metric, unit="nats")
+_share = partial(c.float64, unit="share", minimum=0, maximum=1)
 
 TABLE = Table(
     name="search_trials",
@@ -80,7 +76,7 @@ TABLE = Table(
         _nats(
             "difference_nats",
             "Measured objective minus that of the parent, paired over their common items; NULL without a parent.",
-            "measured − measured of the parent",
+            formula="measured − measured of the parent",
             nullable=True,
         ),
         *c.interval("difference", "difference_nats"),

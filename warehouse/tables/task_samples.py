@@ -3,23 +3,16 @@
 Lists have the order of the options in the task.
 """
 
+from functools import partial
+
 import pyarrow as pa
 
 from prunescope.warehouse.schema.table import Column, Invariant, Table
 from prunescope.warehouse.tables import columns as c
 
-
-def _optional(name: str, of: pa.DataType, doc: str, unit: str = "", formula: str = "") -> Column:
-    return Column(of, name, doc, unit, formula, nullable=True)
-
-
-def _since_2(name: str, of: pa.DataType, doc: str, unit: str = "") -> Column:
-    return Column(of, name, doc, unit, nullable=True, since=2)
-
-
-def _count(name: str, doc: str, unit: str = "") -> Column:
-    return c.int32(name, doc, unit, nullable=True)
-
+_optional = partial(Column, nullable=True)
+_since_2 = partial(Column, nullable=True, since=2)
+_count = partial(c.int32, nullable=True)
 
 TABLE = Table(
     name="task_samples",
@@ -46,43 +39,43 @@ TABLE = Table(
             "The sample as the variant reads it, without worked examples; under rolling, the beginning of the text.",
         ),
         _optional(
-            "options", pa.list_(pa.string()), "Compared texts, in the task's order; NULL under greedy and rolling."
+            pa.list_(pa.string()), "options", "Compared texts, in the task's order; NULL under greedy and rolling."
         ),
-        _optional("target", pa.string(), "Correct answer; NULL if the task names none."),
+        _optional(pa.string(), "target", "Correct answer; NULL if the task names none."),
         _optional(
-            "answer",
             pa.string(),
+            "answer",
             "The variant's answer. With options: the one with the largest summed log-likelihood, the first one on "
             "ties. Otherwise: the answer extracted strictly from its text, or the program. NULL if none was found.",
         ),
         _optional(
-            "is_correct",
             pa.bool_(),
+            "is_correct",
             "Whether the answer is correct; false if none was found; NULL without a target, or if no program ran.",
         ),
         _optional(
-            "answer_lenient",
             pa.string(),
+            "answer_lenient",
             "Answer extracted leniently from the text; NULL if none was found, and in every scoring but greedy.",
         ),
-        _optional("is_correct_lenient", pa.bool_(), "`is_correct` of the lenient answer; NULL except under greedy."),
+        _optional(pa.bool_(), "is_correct_lenient", "`is_correct` of the lenient answer; NULL except under greedy."),
         _optional(
-            "is_answer_same",
             pa.bool_(),
+            "is_answer_same",
             "Whether the answer (under greedy the lenient one) equals the dense model's; NULL if the dense model has "
             "none.",
         ),
         _optional(
-            "option_log_likelihoods",
             pa.list_(pa.float32()),
+            "option_log_likelihoods",
             "Log-likelihood of each option after the question, summed over its tokens; under rolling, of the text; "
             "NULL under greedy.",
             "nats",
             "Σ ln p(token)",
         ),
         _optional(
-            "option_log_likelihoods_per_byte",
             pa.list_(pa.float32()),
+            "option_log_likelihoods_per_byte",
             "The same divided by the option's bytes in UTF-8, which gives long options a chance; NULL under greedy.",
             "nats per byte",
             "Σ ln p(token)/bytes",
@@ -91,12 +84,12 @@ TABLE = Table(
             "target_index",
             "Index of the correct option, from 0; under rolling, of the text. NULL under greedy or without a target.",
         ),
-        _optional("text", pa.string(), "The generated text, up to the first stop string; NULL if none was generated."),
+        _optional(pa.string(), "text", "The generated text, up to the first stop string; NULL if none was generated."),
         _count(
             "tokens_generated", "Length of the generated text, its end included; NULL if none was generated.", "tokens"
         ),
         _optional(
-            "ended", pa.bool_(), "Whether the text ended by itself before the limit; NULL if none was generated."
+            pa.bool_(), "ended", "Whether the text ended by itself before the limit; NULL if none was generated."
         ),
         _count(
             "collapse_step",
@@ -107,13 +100,13 @@ TABLE = Table(
         c.share(
             "distinct_2",
             "Share of distinct 2-grams in the text, up to its end; NULL if none was generated.",
-            "distinct/all 2-grams",
+            formula="distinct/all 2-grams",
             nullable=True,
         ),
         c.share(
             "repeat_rate",
             "Share of repeated 3-grams in the text, up to its end; NULL if none was generated.",
-            "1 − distinct/all 3-grams",
+            formula="1 − distinct/all 3-grams",
             nullable=True,
         ),
         c.label(
@@ -122,23 +115,23 @@ TABLE = Table(
             nullable=True,
             values=("passed", "failed", "timed_out", "memory", "refused", "not_run"),
         ),
-        _since_2("token_ids", pa.list_(pa.int32()), "Tokens of the generated text, its end included; NULL if none."),
+        _since_2(pa.list_(pa.int32()), "token_ids", "Tokens of the generated text, its end included; NULL if none."),
         _since_2(
-            "first_flip_step",
             pa.int32(),
+            "first_flip_step",
             "First step whose token differs from the dense model's; NULL if no token differs.",
             "step",
         ),
         _since_2(
-            "text_fork",
             pa.string(),
+            "text_fork",
             "Text that the dense model writes after it was made to take the variant's token at the first flip, with "
             "the tokens before the flip; NULL if no token differs.",
         ),
-        _since_2("answer_fork", pa.string(), "`answer` of the fork."),
-        _since_2("is_correct_fork", pa.bool_(), "`is_correct` of the fork."),
-        _since_2("answer_lenient_fork", pa.string(), "`answer_lenient` of the fork."),
-        _since_2("is_correct_lenient_fork", pa.bool_(), "`is_correct_lenient` of the fork."),
+        _since_2(pa.string(), "answer_fork", "`answer` of the fork."),
+        _since_2(pa.bool_(), "is_correct_fork", "`is_correct` of the fork."),
+        _since_2(pa.string(), "answer_lenient_fork", "`answer_lenient` of the fork."),
+        _since_2(pa.bool_(), "is_correct_lenient_fork", "`is_correct_lenient` of the fork."),
     ),
     version=2,
     preview_columns=("target", "answer", "is_correct"),

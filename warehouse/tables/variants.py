@@ -28,7 +28,9 @@ TABLE = Table(
             "Weights of kept sublayers whose value differs from the dense one: updated by the method, or dequantized.",
             since=3,
         ),
-        c.share("sparsity", "Share of the prunable weights that are masked.", "weights_masked/weights_prunable"),
+        c.share(
+            "sparsity", "Share of the prunable weights that are masked.", formula="weights_masked/weights_prunable"
+        ),
         c.int64(
             "parameters_removed",
             "Masked weights and all parameters of dropped sublayers, less parameters that the dense model lacks, such "

@@ -37,12 +37,9 @@ PATIENCE_SECONDS = 300
 def compute_on_ray(
     tasks: Sequence[ModelTask], cluster: RayClusterConfig, log: Callable[[str], None]
 ) -> Iterator[tuple[ModelTask, Event]]:
-    """Compute models on a cluster; yield each event with its model's task as soon as its part has ended.
+    """Compute models, one per task, on a cluster; yield each event with its model's task as soon as its part has ended.
 
-    Args:
-        tasks: one for each model.
-        cluster: the cluster, and the share of it that a part takes.
-        log: receives a line when a process, or the last machine with room for one, is lost.
+    `log` receives a line when a process, or the last machine with room for one, is lost.
 
     Raises:
         InputError: the cluster cannot be reached, has no room, or its machines cannot use this warehouse.
@@ -113,12 +110,9 @@ def compute_on_ray(
 
 
 def groups(task: ModelTask, *, at_once: int = 1, most: int = MAX_VARIANTS) -> list[ModelTask]:
-    """Divide a model's variants into parts of equal size, and the steps of the model itself from them.
+    """Divide a model's variants into parts of equal size, at most `most`, and the steps of the model itself from them.
 
-    Args:
-        task: the model.
-        at_once: parts that are computed at the same time; each of them has its share of the variants.
-        most: variants of a part, at most.
+    Each of the `at_once` parts that are computed at the same time has its share of the variants.
     """
     recipes = task.recipes
     rounds = math.ceil(len(recipes) / (at_once * max(1, most)))
@@ -129,13 +123,9 @@ def groups(task: ModelTask, *, at_once: int = 1, most: int = MAX_VARIANTS) -> li
 
 
 def room(nodes: Sequence[dict[str, Any]], cluster: RayClusterConfig) -> tuple[int, float, int]:
-    """Return the CPUs and GPUs of a part, and how many parts the cluster computes at once.
+    """Return the CPUs and GPUs of a part, and how many parts fit at once on the machines of `ray.nodes()`.
 
     Without a number of CPUs, a part takes those that belong to its GPUs, or a whole machine: the largest one.
-
-    Args:
-        nodes: the result of `ray.nodes()`.
-        cluster: CPUs and GPUs of a part.
 
     Raises:
         InputError: no machine has that much.
@@ -175,12 +165,8 @@ def compute_part(
 ) -> list[Event]:
     """Compute a part in a process on a machine of the cluster; its errors name the machine, unless it is the driver's.
 
-    Args:
-        part: a model with some of its steps.
-        required: result of `versions` on the driver.
-        marker: a file that the driver keeps in the warehouse; empty for an object store.
-        driver: name of the driver's machine.
-        environment: the driver's variables for storage and the hub; variables of this machine take precedence.
+    `required` are the driver's `versions`, and `environment` its variables for storage and the hub; variables of this
+    machine take precedence. `marker` is a file that the driver keeps in the warehouse, empty for an object store.
 
     Raises:
         InputError: the machine has other versions, or sees another folder than the driver.

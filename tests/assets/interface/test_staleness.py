@@ -14,7 +14,7 @@ from dagster._time import get_current_datetime
 
 from prunescope.assets.definitions import defs
 from prunescope.assets.defs.answer_assets import figure_assets, paper_reference, question_assets, report
-from prunescope.assets.defs.recipe_asset import published_recipes, recipe
+from prunescope.assets.defs.recipe_asset import RECIPE, latest_versions, recipe
 from prunescope.assets.defs.table_assets import table_assets
 from prunescope.assets.instance.instance import open_instance
 from prunescope.assets.interface.staleness import install
@@ -86,15 +86,15 @@ def test_a_changed_parameter_makes_everything_behind_it_stale_until_it_is_recomp
 def test_a_variant_computed_by_hand_publishes_its_parameters_and_is_current(
     instance: DagsterInstance, study: StudyFile
 ) -> None:
-    before = published_recipes(instance, NAMES)
+    before = latest_versions(instance, RECIPE)
     study.write(recipes=[*OTHERS, LESS])
     run(instance, study, "tiny-a|magnitude-50", "variants")
-    published = published_recipes(instance, NAMES)
+    published = latest_versions(instance, RECIPE)
     assert {name for name in NAMES if published[name] != before[name]} == {"magnitude-50"}
     assert stale(instance) == of("magnitude-50", FILLED[1:]) | ANSWERS
     assert stale(instance, compare=DAGSTERS) < stale(instance), "Dagster itself stops at the first asset"
     run(instance, study, "magnitude-50", "recipe")
-    assert published_recipes(instance, NAMES) == published
+    assert latest_versions(instance, RECIPE) == published
     assert stale(instance) == of("magnitude-50", FILLED[1:]) | ANSWERS, "a run that publishes the same changes nothing"
 
 

@@ -15,6 +15,7 @@ from prunescope.pipelines.studies import Study, load_study
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import fingerprint
 from prunescope.warehouse.tables import TABLES
+from prunescope.warehouse.tables.columns import RETRIEVAL_METRICS
 
 NUMBERS = published()
 PATTERNS = ("50", "4of8", "2of4")
@@ -77,7 +78,7 @@ def stored_by(study: Study) -> Iterator[tuple[str, str]]:
                 yield from (
                     (spec.name, score_rows._metric_name(loaded, metric["metric"], by, filters)) for by in filters
                 )
-    for metric in TABLES["retrieval_scores"].column("metric").values:
+    for metric in RETRIEVAL_METRICS:
         yield from ((spec.name, metric) for spec in study.retrieval)
     yield from ((text.id, "token_perplexity") for text in study.texts)
 

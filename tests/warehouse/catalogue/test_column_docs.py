@@ -48,14 +48,17 @@ def test_a_note_has_a_sentence_and_may_have_a_unit_a_formula_and_a_second_line(t
 def test_a_column_without_a_note_has_the_note_of_its_source(tmp_path: Path) -> None:
     folder = views_of(tmp_path, a=NOTED, b="select model, n, is_deep from a")
     explained = explain(view_sql(folder).values())
-    model = TABLES["block_influence"].column("model")
+    model = TABLES["block_influence"].columns[0]
     assert explained["a"]["model"] == explained["b"]["model"] == ColumnDoc(model.doc)
     assert explained["b"]["n"] == explained["a"]["n"]
-    assert explained["layer_transitions"]["t1_h"].source == TABLES["layer_transitions"].column("t1_h").source
+    assert explained["layer_transitions"]["t1_h"].source == "2603.24652 Theorem 1"
 
 
 def test_a_column_that_two_sources_explain_differently_needs_a_note(tmp_path: Path) -> None:
-    a, b = TABLES["layer_transitions"].column("step").doc, TABLES["decoding_steps"].column("step").doc
+    a, b = (
+        next(column.doc for column in TABLES[name].columns if column.name == "step")
+        for name in ("layer_transitions", "decoding_steps")
+    )
     assert a != b
     query = "select t.step, t.model from layer_transitions as t join decoding_steps as d using (model)"
     noted = f"-- columns:\n--   step: Either\n{query}"

@@ -143,7 +143,7 @@ def test_column_comments_can_be_read(locked):
         "SELECT comment FROM duckdb_columns() WHERE table_name = 'models' AND column_name = 'model'",
         "SELECT comment FROM DUCKDB_COLUMNS() WHERE table_name = 'models' AND column_name = 'model'",
     ):
-        assert rows(locked, sql).to_pylist() == [{"comment": TABLES["models"].column("model").comment()}]
+        assert rows(locked, sql).to_pylist() == [{"comment": TABLES["models"].columns[0].comment()}]
 
 
 def test_an_open_connection_returns_the_first_rows_and_stays_usable(locked):

@@ -37,12 +37,10 @@ def only(findings):
     return finding.level, finding.subject, finding.message
 
 
-def test_a_sound_or_missing_warehouse_has_no_findings(filled, tmp_path):
+def test_a_sound_warehouse_has_no_findings(filled):
     filled.write_bytes("_reports/report.html", lambda path: path.touch())
     temporary_name(filled)
     assert diagnose(filled.root) == []
-    assert diagnose(tmp_path / "none" / "yet") == []
-    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("keep", [0, 50, -1])
@@ -114,12 +112,6 @@ def test_a_full_disk_and_a_folder_without_permission_are_found(filled, monkeypat
     monkeypatch.setattr(os, "access", lambda *_: False)
     messages = [(item.level, item.message) for item in diagnose(filled.root)]
     assert messages == [("error", "cannot be written"), ("warning", "has 5 MiB left")]
-
-
-def test_a_file_in_the_place_of_the_warehouse_is_found(tmp_path):
-    (tmp_path / "file").touch()
-    for root in (tmp_path / "file", tmp_path / "file" / "below"):
-        assert only(diagnose(root)) == ("error", str(tmp_path / "file"), "is a file, not a folder")
 
 
 def test_a_broken_view_is_found(filled, monkeypatch, tmp_path):
