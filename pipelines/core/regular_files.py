@@ -12,7 +12,6 @@ from prunescope.pipelines.core.errors import InputError
 
 # Limits of Linux, the widest among common systems.
 _MAX_PATH, _MAX_NAME = 4095, 255
-_KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
 
 
 def path_problem(name: str) -> str | None:
@@ -51,8 +50,7 @@ def require_regular(path: Path, limit: int | None = None, what: str = "this kind
     """
     status = path.stat()
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "a special file")
-        raise InputError(f"{path}: is {kind} or a link to one; only regular files are read")
+        raise InputError(f"{path}: is a device, FIFO or socket, or a link to one; only regular files are read")
     if limit is not None and status.st_size > limit:
         raise InputError(f"{path}: {status.st_size:,} bytes, over the {limit:,} that {what} may have")
     return status.st_size

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.regular_files import local_path, read_regular
+from prunescope.pipelines.core.regular_files import read_regular
 
 # A study is a page of text.
 MAX_BYTES = 1_000_000
@@ -42,7 +42,6 @@ def read_yaml(path: Path, what: str = "", loader: type[PlainLoader] = PlainLoade
         InputError: it cannot be read, or as in `parse_yaml`; names file, line and fix.
     """
     where = f"{what} {path}".strip()
-    local_path(str(path), what or "file")
     try:
         text = read_regular(path, MAX_BYTES, "a YAML file")
     except OSError as error:
@@ -122,18 +121,16 @@ def key_place(path: Path | str, keys: Sequence[str | int], shown: Sequence[str |
     line = None
     with suppress(OSError, UnicodeDecodeError, yaml.YAMLError, InputError):
         node = _composed(read_regular(Path(path), MAX_BYTES), PlainLoader)
-        for key in keys:
+        for key in map(str, keys):
+            children: dict[str, tuple[yaml.Node, yaml.Node]] = {}
             if isinstance(node, yaml.MappingNode):
-                pairs = {name.value: (name, value) for name, value in node.value if isinstance(name, yaml.ScalarNode)}
-                if str(key) not in pairs:
-                    break
-                name, node = pairs[str(key)]
-                line = name.start_mark.line + 1
-            elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
-                node = node.value[key]
-                line = node.start_mark.line + 1
-            else:
+                children = {str(name.value): (name, value) for name, value in node.value}
+            elif isinstance(node, yaml.SequenceNode):
+                children = {str(place): (value, value) for place, value in enumerate(node.value)}
+            if key not in children:
                 break
+            name, node = children[key]
+            line = name.start_mark.line + 1
     where = f"{path}: line {line}" if line is not None else str(path)
     dotted = ".".join(map(str, keys if shown is None else shown))
     return f"{where}: `{dotted}`" if dotted else where

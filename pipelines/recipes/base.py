@@ -146,6 +146,10 @@ class MaskingRecipe(MatrixRecipe):
 
     @model_validator(mode="after")
     def _one_pattern(self) -> Self:
+        return self.require_pattern()
+
+    def require_pattern(self) -> Self:
+        """Return the recipe itself; ValueError if its pattern has none of the three forms."""
         if isinstance(self.ratios, tuple):
             if any(given is not None for given in (self.keep, self.block, self.sparsity)):
                 raise ValueError("`ratios` gives one sparsity per layer; leave `sparsity`, `keep` and `block` out")

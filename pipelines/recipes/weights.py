@@ -168,7 +168,7 @@ class ADMM(MaskingRecipe):
             raise ValueError("`mask_iterations` must be at most `iterations`: the sparsity would not be reached")
         if self.sparsity is None and self.keep is None and self.block is None and self.ratios == "uniform":
             return self  # it uses the mask of the earlier recipes
-        return super()._one_pattern()
+        return self.require_pattern()
 
 
 # Recipes that can be a matrix's only one, and all; a new recipe joins one of them.

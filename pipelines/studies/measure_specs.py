@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from prunescope.pipelines.core.frozen_model import (
     MAX_NEW_TOKENS,
@@ -16,7 +16,7 @@ from prunescope.pipelines.core.frozen_model import (
 from prunescope.pipelines.corpora.hub_datasets import TEXT_SOURCE
 
 # Beyond these bounds a softmax in float32 is useless: one token has all of the probability, or all have the same.
-TEMPERATURES = (0.01, 100.0)
+Temperature = Annotated[float, Field(ge=0.01, le=100)]
 
 
 class ModelSpec(FrozenModel):
@@ -115,17 +115,10 @@ class DecodingSpec(FrozenModel):
         seed: seed of the noise.
     """
 
-    temperature: float = Field(default=0.7, ge=TEMPERATURES[0], le=TEMPERATURES[1])
+    temperature: Temperature = 0.7
     top_p: float = Field(default=1.0, gt=0, le=1)
     samples: int = Field(default=8, ge=2, le=1024)
     seed: int = Field(default=0, ge=0, lt=2**63)
-
-    @field_validator("samples", mode="before")
-    @classmethod
-    def _at_least_two(cls, samples: object) -> object:
-        if samples == 1:
-            raise ValueError("one text does not show how much a prompt's texts differ; write `samples: 2` or more")
-        return samples
 
 
 Trajectory = Literal["teacher_forced", "own_text", "fork", "free_running"]
@@ -146,7 +139,7 @@ class MeasureSpec(FrozenModel):
     """
 
     positions: Literal["generated", "every"] = "generated"
-    temperatures: tuple[float, ...] = (1.0,)
+    temperatures: tuple[Temperature, ...] = (1.0,)
     lenses: tuple[Literal["raw", "normed"], ...] = ("raw", "normed")
     scopes: tuple[Literal["local", "isolated", "propagated", "restored"], ...] = ("local", "propagated")
     trajectories: tuple[Trajectory, ...] = get_args(Trajectory)
@@ -154,23 +147,6 @@ class MeasureSpec(FrozenModel):
     cache: bool = False
     keep_states: bool = False
     layer_prompts: Annotated[int, Field(ge=1)] | Literal["all"] = 4
-
-    @field_validator("temperatures")
-    @classmethod
-    def _has_a_softmax(cls, temperatures: tuple[float, ...]) -> tuple[float, ...]:
-        coldest, hottest = TEMPERATURES
-        if any(not coldest <= t <= hottest for t in temperatures):
-            raise ValueError(
-                f"a temperature must be {coldest:g} to {hottest:g}: at 0 decoding is greedy and there is no softmax"
-            )
-        return temperatures
-
-    @field_validator("layer_prompts", mode="before")
-    @classmethod
-    def _number_or_all(cls, limit: object) -> object:
-        if limit != "all" and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
-            raise ValueError(f"{limit!r} is neither a number of prompts of each kind, 1 or more, nor `all`")
-        return limit
 
     @model_validator(mode="after")
     def _values_are_unique(self) -> Self:

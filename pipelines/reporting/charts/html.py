@@ -55,12 +55,7 @@ def page_policy(scripts: Sequence[str], style: str) -> str:
 
 
 def chart_page(specification: Specification, title: str) -> bytes:
-    """Return a chart as a page that loads nothing from elsewhere and runs no code from the chart's texts.
-
-    Args:
-        specification: a chart with its config.
-        title: title of the page.
-    """
+    """Return a chart, with its config, as a page that loads nothing from elsewhere and runs no code from its texts."""
     style = _STYLE % specification["config"]["background"]
     policy = page_policy([vega_script(), _DRAW], style)
     parts = [

@@ -91,12 +91,7 @@ def stacked(
 ) -> pl.DataFrame:
     """Return one row per row and quantity, from columns `<quantity>_<part>`.
 
-    Args:
-        frame: the rows.
-        keep: columns to keep as they are.
-        name: new column with the quantity's title.
-        titles: title by quantity.
-        parts: new columns with the quantity's values.
+    The columns `keep` stay. The column `name` has the quantity's title, the columns `parts` its values.
     """
     return pl.concat(
         frame.select(

@@ -100,16 +100,10 @@ def index(
     traces: Sequence[tuple[str, str]],
     without_data: Collection[str] = (),
 ) -> Document:
-    """Build the document.
+    """Build the document from the results of the statements.
 
-    Args:
-        frames: results of the statements.
-        study: name of the study.
-        title: title of the study.
-        facts: what a reader needs to repeat the study, as `name` and `text`.
-        order: display order of variants and prompts.
-        traces: ids of variant and prompt of each trace.
-        without_data: names of figures without data.
+    `facts` are what a reader needs to repeat the study, as `name` and `text`. `traces` has the ids of variant and
+    prompt of each trace, `without_data` the names of figures without data.
     """
     variants = sorted(
         frames.all("variants").iter_rows(named=True), key=lambda row: order.of_variant(row["model"], row["recipe"])

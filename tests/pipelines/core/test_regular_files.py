@@ -44,7 +44,9 @@ def special(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 
 def test_what_is_no_regular_file_is_neither_opened_nor_waited_for(special: Path) -> None:
     for use in (require_regular, open_regular, lambda path: read_regular(path, 10)):
-        with pytest.raises(InputError, match=r"link: is a \w+ or a link to one; only regular files are read"):
+        with pytest.raises(
+            InputError, match=r"link: is a device, FIFO or socket, or a link to one; only regular files are read"
+        ):
             use(special)
 
 
@@ -70,10 +72,10 @@ READERS: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.parametrize("read", READERS.values(), ids=READERS)
 def test_every_reader_refuses_an_endless_device_and_a_fifo(read: Callable[[Path], Any], tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
-    for target, kind in ((Path("/dev/zero"), "device"), (tmp_path / "fifo", "FIFO")):
+    for target in (Path("/dev/zero"), tmp_path / "fifo"):
         link = tmp_path / "link.jsonl"
         link.symlink_to(target)
-        with pytest.raises(InputError, match=f"link.jsonl: is a {kind} or a link to one"):
+        with pytest.raises(InputError, match="link.jsonl: is a device, FIFO or socket, or a link to one"):
             read(link)
         link.unlink()
 

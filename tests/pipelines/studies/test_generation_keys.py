@@ -45,8 +45,8 @@ def test_texts_end_and_are_not_sampled_unless_asked(tmp_path: Path) -> None:
         ({"decoding": {"seed": -1}}, "decoding.seed"),
         ({"decoding": {"top_k": 5}}, "decoding.top_k"),
         ({"generation": {"until": "stop"}}, "generation.until"),
-        ({"measure": {"layer_prompts": 0}}, "`measure.layer_prompts`: .* is neither a number"),
-        ({"measure": {"layer_prompts": "some"}}, "`measure.layer_prompts`: .* is neither a number"),
+        ({"measure": {"layer_prompts": 0}}, "`measure.layer_prompts`: must be 1 or more or 'all'"),
+        ({"measure": {"layer_prompts": "some"}}, "`measure.layer_prompts`: must be a whole number or 'all'"),
         ({"prompts": [], "texts": [{"id": "t"}], "decoding": {}}, "`decoding` samples texts of `prompts`"),
     ],
 )

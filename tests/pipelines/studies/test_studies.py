@@ -52,7 +52,7 @@ def test_recipes_are_names_or_mappings(tmp_path: Path) -> None:
         (("kind: open", "kind: choice"), "options"),
         (("'Why?'", "'Why?', answer_pattern: '('"), "regular expression"),
         (("'Why?'", "'Why?', answer_pattern: 'a'"), "one group"),
-        (("prompts:", "measure: {temperatures: [0]}\nprompts:"), "0.01 to 100"),
+        (("prompts:", "measure: {temperatures: [0]}\nprompts:"), "must be 0.01 or more"),
         (("prompts:", "measure: {temperatures: [.nan]}\nprompts:"), "temperatures"),
         (("prompts:", "measure: {lenses: []}\nprompts:"), "lenses"),
         (("prompts:", "unknown: 1\nprompts:"), "unknown"),

@@ -61,7 +61,7 @@ def test_every_wrong_key_is_named_with_its_line(tmp_path: Path, monkeypatch: pyt
         (8, "recipes.w.sparsity"),
         (11, "prompts.0.txt"),
         (12, "dtype"),
-        (13, "measure.temperatures"),
+        (13, "measure.temperatures.0"),
         (13, "measure.lense"),
         (14, "seed"),
     }
