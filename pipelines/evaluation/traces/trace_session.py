@@ -291,7 +291,7 @@ class TraceSession:
         """Return rows of `hidden_states`: the stream for the dense model, its shifts for a variant."""
         if not self.study.measure.keep_states:
             return pl.DataFrame(schema=STATE_SCHEMA)
-        states = {"dense": stream} if recipe == "dense" else {scope: shifts[recipe] for scope, shifts in moves.items()}
+        states = {"dense": stream} if recipe == "dense" else {scope: move.get(recipe) for scope, move in moves.items()}
         ids = [dense.prompt.prompt.id for dense in self._layered for _ in dense.positions]
         positions = [position for dense in self._layered for position in dense.positions]
         return state_rows(ids, positions, sublayer.layer, sublayer.kind, states)

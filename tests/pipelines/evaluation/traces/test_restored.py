@@ -43,11 +43,13 @@ def test_a_restored_sublayer_equals_a_copy_of_the_variant_with_that_sublayer_den
 def test_restored_rows_equal_the_propagated_rows_of_the_variant_without_that_change(
     decoder: Decoder, name: str, measure: dict[str, object]
 ) -> None:
-    session = TraceSession(decoder, "tiny", study(scopes=("propagated", "restored"), **measure))
+    session = TraceSession(decoder, "tiny", study(scopes=("propagated", "restored"), keep_states=True, **measure))
     variant = variant_of(decoder, name)
-    rows = session.trace(name, variant)["layer_transitions"].filter(scope="restored")
+    tables = session.trace(name, variant)
+    rows = tables["layer_transitions"].filter(scope="restored")
     changed = [sublayer for sublayer in decoder.sublayers if variant.changed(sublayer)]
-    assert set(rows.select("layer", "sublayer").unique().iter_rows()) == {(s.layer, s.kind) for s in changed}
+    for restored in (rows, tables["hidden_states"].filter(scope="restored")):
+        assert set(restored.select("layer", "sublayer").unique().iter_rows()) == {(s.layer, s.kind) for s in changed}
     for sublayer in changed:
         other = Variant(
             {key: change for key, change in variant.changes.items() if key not in sublayer.matrices},
