@@ -105,9 +105,7 @@ class VariantLM(HFLM):  # type: ignore[misc] # lm-eval has no types
 
     A prefix that several requests share, such as a question before its options, runs once. Their ends continue from its
     key-value cache, all of a batch together. Logits are computed only at scored tokens. Log-likelihoods equal those of
-    lm-eval's `hf` model in float32 up to the order of sums.
-
-    It is made with the dense model, without a variant applied.
+    lm-eval's `hf` model in float32 up to the order of sums. It is made with the dense model, without a variant applied.
 
     Attributes:
         progress: advances once per request, or per window of a text.

@@ -15,9 +15,8 @@ class DraftProposer:
 
     A draft is as long as the preceding run of right guesses, so wrong guesses cost little. Pruned models keep much of
     the dense model's text, and a collapsed model repeats itself. Checking a draft in one pass is speculative decoding
-    (arXiv 2211.17192) of a greedy text; drafts from the text itself are known as prompt lookup.
-
-    The text follows `context`. `other` is another model's text after the same context; empty if none is known.
+    (arXiv 2211.17192) of a greedy text; drafts from the text itself are known as prompt lookup. The text follows
+    `context`. `other` is another model's text after the same context; empty if none is known.
     """
 
     def __init__(self, context: Sequence[int], other: Sequence[int] = ()) -> None:
