@@ -74,7 +74,9 @@ class StudyResource(ConfigurableResource):
         recipe: str | None = None,
         table: str | None = None,
     ) -> StudyRequest:
-        """Return the request of a run, for its partition and a table that it computes there, if it has a partition.
+        """Return the run's request.
+
+        `model` and `recipe` are those of its partition, `table` is one that it computes; None without a partition.
 
         If this resource names no study, the watch list of the store does, else an earlier run of the instance.
 

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.regular_files import read_regular
+from prunescope.pipelines.core.regular_files import local_path, read_regular
 
 # A study is a page of text.
 MAX_BYTES = 1_000_000
@@ -42,6 +42,7 @@ def read_yaml(path: Path, what: str = "", loader: type[PlainLoader] = PlainLoade
         InputError: it cannot be read, or as in `parse_yaml`; names file, line and fix.
     """
     where = f"{what} {path}".strip()
+    local_path(str(path), what or "file")
     try:
         text = read_regular(path, MAX_BYTES, "a YAML file")
     except OSError as error:

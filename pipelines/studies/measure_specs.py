@@ -146,7 +146,7 @@ class MeasureSpec(FrozenModel):
     top_k: int = Field(default=10, ge=1, le=100)
     cache: bool = False
     keep_states: bool = False
-    layer_prompts: Annotated[int, Field(ge=1)] | Literal["all"] = 4
+    layer_prompts: Annotated[int, Field(ge=1, strict=True)] | Literal["all"] = 4
 
     @model_validator(mode="after")
     def _values_are_unique(self) -> Self:

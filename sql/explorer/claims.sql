@@ -5,5 +5,5 @@ select model, claim, measure, says, amount, amount_low, amount_high, null_amount
 from paper_claims
 order by
     model,
-    list_position(['holds', 'does not hold', 'as under rounding', 'null not measured', 'too little data'], verdict),
+    list_position(['holds', 'does not hold', 'as under rounding', 'no null', 'too little data'], verdict),
     claim, measure

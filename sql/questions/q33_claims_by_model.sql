@@ -14,9 +14,9 @@
 --   n_models: Models with a verdict on any claim [models]
 --   models_hold: Names of the models on which it holds [labels]
 --   models_fail: Names of the models on which it does not hold [labels]
---   models_open: Names of the models with too little data, none, no null, or no more than rounding [labels]
---   verdict: holds on every model; holds on no model; differs if it holds on one and does not on another; else too
---     little data [label]
+--   models_open: Names of the models with no or too little data, without a null, or with no more than rounding [labels]
+--   verdict: holds on every model; holds on no model; differs if it holds on one and does not on another; else
+--     open [label]
 with claims as (
     select distinct claim, measure, says
     from paper_claims
@@ -60,7 +60,7 @@ select
         when n_hold = n_models then 'holds on every model'
         when n_fail = n_models then 'holds on no model'
         when n_hold > 0 and n_fail > 0 then 'differs'
-        else 'too little data'
+        else 'open'
     end as verdict
 from counted
 order by claim, measure

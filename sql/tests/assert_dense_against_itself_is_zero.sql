@@ -1,13 +1,13 @@
 -- The dense model compared with itself differs by exactly 0, and so does an untouched sublayer swapped on its own.
 -- grain: one row per measured row that differs.
 -- inputs: stg_layer_transitions, stg_decoding_steps, stg_option_subspace, stg_generations, stg_text_tokens, stg_models
--- how to read: a text is decoded token by token and read again in one pass. In bfloat16 or float16 the two round
---   differently, so the pass may prefer another token than the text has.
+-- how to read: a text is decoded token by token and read again in one pass. The two round differently, so the pass may
+--   prefer the other token of a tie.
 -- reason: every measure must give exactly 0 here for any model; a column that the rows' version lacked is NULL.
-with rounded as (
-    select model
-    from stg_models
-    where dtype in ('bfloat16', 'float16')
+with steps as (
+    select measured.*, models.dtype
+    from stg_decoding_steps as measured
+    left join stg_models as models using (model)
 ),
 
 layers as (
@@ -33,7 +33,7 @@ outputs as (
         'decoding_steps' as table_name,
         model, recipe, prompt_id,
         step as place
-    from stg_decoding_steps
+    from steps
     where
         recipe = 'dense'
         and not (
@@ -43,7 +43,7 @@ outputs as (
             and coalesce(var_rq_dz, 0) = 0
             and kl_dense_pruned_nats = 0 and kl_pruned_dense_nats = 0 and js_nats = 0 and total_variation = 0
             and is_top1_same
-            and (is_same_token or (trajectory = 'teacher_forced' and model in (from rounded)))
+            and (is_same_token or (trajectory = 'teacher_forced' and margin_dense <= tie_margin(dtype, recipe)))
         )
 ),
 

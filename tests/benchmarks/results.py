@@ -205,8 +205,8 @@ SECTIONS = (
         "`q33_claims_by_model`; `paper_claims` has the numbers, intervals and nulls.",
         """
         select format(
-            'Among {} claims, {} hold on every model, {} on none, {} differ between models; for the others there is '
-            'too little data.', count(*), count(*) filter (where verdict = 'holds on every model'),
+            'Among {} claims, {} hold on every model, {} on none, {} differ between models; the '
+            'others are open.', count(*), count(*) filter (where verdict = 'holds on every model'),
             count(*) filter (where verdict = 'holds on no model'), count(*) filter (where verdict = 'differs')
         )
         from answer having count(*) > 0

@@ -127,18 +127,27 @@ def test_an_assertion_finds_broken_rows(name: str, broken: Break, good: Memory, 
         good.fill_table(table, right.rows[broken.table], checked=False)
 
 
-@pytest.mark.parametrize(("dtype", "trajectory"), [("float32", "teacher_forced"), ("bfloat16", "own_text")])
-def test_the_dense_text_is_what_its_own_pass_prefers_unless_the_pass_rounds(dtype: str, trajectory: str) -> None:
-    def disagreeing(dtype: str, trajectory: str) -> set[str]:
-        warehouse = Handmade().model().variant("dense").step("dense", "p", 0, 0.0, trajectory=trajectory)
-        warehouse.rows["models"][0]["dtype"] = dtype
-        warehouse.rows["decoding_steps"][0]["token_id_pruned"] += 1
-        memory = Memory()
-        memory.fill(warehouse)
-        return {name for name in failures(memory) if "dense_against" in name}
+@pytest.mark.parametrize(
+    ("dtype", "trajectory", "margin", "is_tie"),
+    [
+        ("bfloat16", "teacher_forced", 0.1, True),
+        ("bfloat16", "teacher_forced", 0.3, False),
+        ("bfloat16", "own_text", 0.1, False),
+        ("float32", "teacher_forced", 0.1, False),
+        ("float32", "teacher_forced", 1e-4, True),
+    ],
+)
+def test_a_pass_over_the_dense_text_prefers_its_tokens_except_at_ties(
+    dtype: str, trajectory: str, margin: float, is_tie: bool
+) -> None:
+    warehouse = Handmade().model().variant("dense").step("dense", "p", 0, 0.0, trajectory=trajectory)
+    warehouse.rows["models"][0]["dtype"] = dtype
+    (step,) = warehouse.rows["decoding_steps"]
+    step |= {"token_id_pruned": step["token_id_pruned"] + 1, "margin_dense": margin, "margin_pruned": margin}
+    memory = Memory()
+    memory.fill(warehouse)
 
-    assert disagreeing(dtype, trajectory) == {"assert_dense_against_itself_is_zero"}
-    assert disagreeing("bfloat16", "teacher_forced") == set()
+    assert ("assert_dense_against_itself_is_zero" not in failures(memory)) is is_tie
 
 
 def test_a_tie_turned_by_rounding_raises_no_alarm() -> None:

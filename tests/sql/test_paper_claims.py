@@ -190,7 +190,7 @@ def questions(options_kl: float, noise_kl: float | None) -> Handmade:
 @pytest.mark.parametrize(
     ("options_kl", "noise_kl", "verdict"),
     [
-        (0.9, None, "null not measured"),
+        (0.9, None, "no null"),
         (0.9, 1.1, "holds"),
         (0.9, 0.8, "as under rounding"),
         (1.1, 1.1, "does not hold"),
@@ -328,7 +328,8 @@ def test_feedback_is_the_mean_over_prompts_of_the_gap_between_trajectories(ask: 
 
 
 @pytest.mark.parametrize(
-    ("prompts", "rounded_prompts", "verdict"), [(5, 6, "too little data"), (6, 6, "holds"), (6, 0, "null not measured")]
+    ("prompts", "rounded_prompts", "verdict"),
+    [(5, 6, "too little data"), (6, 6, "holds"), (6, 3, "no null"), (6, 0, "no null")],
 )
 def test_an_effect_holds_on_six_prompts_that_agree_and_beside_its_null(
     ask: Ask, prompts: int, rounded_prompts: int, verdict: str
@@ -443,7 +444,7 @@ def test_each_claim_lists_the_models_on_which_it_holds_fails_or_is_open(ask: Ask
 
     assert said("own_text_is_further") == ("a", "b", "c", "differs")
     # Without data a claim is open.
-    assert said("choice_is_kept") == ("a", "", "b, c", "too little data")
+    assert said("choice_is_kept") == ("a", "", "b, c", "open")
 
 
 def test_a_claim_is_of_every_model_only_where_none_is_open(ask: Ask) -> None:

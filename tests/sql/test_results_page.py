@@ -100,7 +100,7 @@ def test_sentences_count_what_the_tables_hold():
         orient="row",
     )
     assert str(said("quantization", ends)).startswith("1 of 5 intervals are above 0 and 3 below;")
-    verdicts = {"holds on every model": 1, "holds on no model": 2, "differs": 3, "too little data": 4}
+    verdicts = {"holds on every model": 1, "holds on no model": 2, "differs": 3, "open": 4}
     rows = pl.DataFrame({"verdict": [verdict for verdict, count in verdicts.items() for _ in range(count)]})
     assert str(said("claims", rows)).startswith(
         "Among 10 claims, 1 hold on every model, 2 on none, 3 differ between models;"

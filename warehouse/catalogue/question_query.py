@@ -39,7 +39,7 @@ class Statement(NamedTuple):
     """A question as SQL.
 
     Attributes:
-        parameters: its values; None without a filter.
+        parameters: values of the SQL's parameters; None without a filter.
         models: the models whose files it opens; None for all.
     """
 

@@ -110,7 +110,9 @@ def compute_on_ray(
 
 
 def groups(task: ModelTask, *, at_once: int = 1, most: int = MAX_VARIANTS) -> list[ModelTask]:
-    """Divide a model's variants into parts of equal size, at most `most`, and the steps of the model itself from them.
+    """Divide a model's variants into parts of equal size, of at most `most` variants.
+
+    The model's own steps are one more part.
 
     Each of the `at_once` parts that are computed at the same time has its share of the variants.
     """

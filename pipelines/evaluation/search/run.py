@@ -45,10 +45,11 @@ def run_search(
 ) -> tuple[dict[str, pl.DataFrame], set[float]]:
     """Search for the study's targets.
 
-    `search` is the hash of all that measurements depend on. `folder` stores finished measurements and layers; the same
-    call after an interruption continues from there. `earlier` has the rows of the model's earlier searches, by table;
-    without columns if there are none. Rows of other searches stay, and so do rows of this search at other targets.
-    Targets that already have rows are not searched again.
+    `search` is the hash of all that measurements depend on. `folder` stores finished measurements; the same call after
+    an interruption continues from there. Finished layers are kept in `statistics.unfinished`, which should lie in it.
+    `earlier` has the rows of the model's earlier searches, by table; without columns if there are none. Rows of other
+    searches stay, and so do rows of this search at other targets. Targets that already have rows are not searched
+    again.
 
     Returns:
         All rows of both tables, and the targets, of this and of earlier calls, at which the time was over before every

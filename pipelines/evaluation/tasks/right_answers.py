@@ -14,10 +14,10 @@ from prunescope.pipelines.studies.evaluation_specs import TaskSpec
 
 
 class RightAnswer(NamedTuple):
-    """One sample of a task, `TASK-SAMPLE` with the `sample_id` of `task_samples`.
+    """One sample of a task.
 
-    `tokens` are context and answer without its last token, cut from the left to the model's context. The positions from
-    `first` on predict the answer.
+    `id` is TASK-SAMPLE with the `sample_id` of `task_samples`. `tokens` are context and answer without its last token,
+    cut from the left to the model's context. The positions from `first` on predict the answer.
     """
 
     id: str

@@ -103,7 +103,7 @@ def decode(
 
     Each prompt has `copies` texts. They are numbered prompt by prompt, for `choose` too, and returned in that order.
     `steps` is the maximum number of tokens per text, `least` the minimum, after which an end-of-text token ends the
-    text. With None every text gets `steps` tokens, so the steps of two models can be paired. `known` has keys and
+    text. Without `least` every text gets `steps` tokens, so the steps of two models can be paired. `known` has keys and
     values of each prompt, at least of all tokens but the last; these tokens then do not run. `keep` receives the number
     of each finished text and views of the keys and values of all its tokens but the last; None if the cache has other
     states.

@@ -113,13 +113,8 @@ class Figure:
     ) -> list[FittedChart]:
         """Return a drawing as pictures for one or two columns of a paper, each no larger than a page.
 
-        The values of `print_by` are spread evenly over as few pages as keep the type readable.
-
-        Args:
-            drawing: a result of `draw_all`.
-            columns: 1 or 2.
-            is_dark: whether to use the dark look.
-            has_title: whether to keep title and subtitle, which a caption can replace.
+        The values of `print_by` are spread evenly over as few pages as keep the type readable. Without `has_title`,
+        title and subtitle are left to a caption.
         """
 
         def picture(specification: Specification) -> FittedChart:

@@ -22,8 +22,8 @@
 --   threshold: what the amount is compared with [as amount]
 --   verdict: holds, or does not hold, if the whole interval lies on that side of the threshold, with at least
 --     verdict_min_units answers to tasks, or 6 prompts or questions; as under rounding, if the interval of an effect is
---     not above that of its null, or no variant moves further than rounding; null not measured, if an effect lies on
---     that side and rounding alone was not measured; else too little data
+--     not above that of its null, or no variant moves further than rounding; no null, if an effect is above the
+--     threshold and null_amount is NULL; else too little data
 -- how to read: each number is one mean over all pruned variants that move the output further than rounding does
 --   (claim_variants). No variant is chosen by its outcome, so nothing has to be corrected for their number. The
 --   exception is choosing_survives: it is about the variants whose measured writing loses at least half, and rests_on
@@ -64,7 +64,7 @@ with claims as (
             'free_running_exceeds_fork'
         ]) as claim,
         unnest([
-            'Variants whose measured writing loses at least half lose less than half of choosing among options.',
+            'Variants that lose at least half of measured writing lose less than half of choosing among options.',
             'Writing loses more than choosing.',
             'The second-order estimate follows the truth: it correlates above 0.99.',
             'Probabilities move further than logits at most positions after a changed sublayer.',
@@ -102,7 +102,7 @@ select
         when n < 6 then 'too little data'
         when is_rounding or (is_above and is_as_null) then 'as under rounding'
         when is_above and not is_as_null then 'holds'
-        when is_above then 'null not measured'
+        when is_above then 'no null'
         when is_below then 'does not hold'
         else 'too little data'
     end as verdict

@@ -265,7 +265,7 @@ def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: 
                 "model": label(model),
                 "says": f"Claim {n}",
                 "measure": "all",
-                "verdict": ["holds", "does not hold", "as under rounding", "too little data"][n % 4],
+                "verdict": ["holds", "does not hold", "as under rounding", "no null", "too little data"][n % 5],
                 "amount": n / 7,
                 "amount_low": None if n else 0.0,
                 "amount_high": None if n else 1.0,

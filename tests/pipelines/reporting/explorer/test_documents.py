@@ -584,7 +584,7 @@ def test_claims_are_in_a_table_and_not_among_the_findings(by_hand) -> None:
     assert index["claims"]
     assert all(claim["says"] and claim["n"] > 0 for claim in index["claims"])
     assert not [finding for finding in index["findings"] if finding["sql"] == "findings/claims"]
-    verdicts = ["holds", "does not hold", "as under rounding", "null not measured", "too little data"]
+    verdicts = ["holds", "does not hold", "as under rounding", "no null", "too little data"]
     order = [claim["verdict"] for claim in index["claims"]]
     assert order == sorted(order, key=verdicts.index)
 

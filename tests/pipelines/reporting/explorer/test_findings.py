@@ -135,7 +135,7 @@ def test_amplification_is_told_by_the_share_of_positions_with_rounding_beside_it
     noise = "Under rounding alone, the share is 85.0 % and the factor 12.0."
     assert f"The median factor is 15.0. {noise} The softmax amplifies most shifts." in normed
     # The claim's verdict decides, not the interval alone: without a null it stays open.
-    raw, _ = told("null not measured", "holds")
+    raw, _ = told("no null", "holds")
     assert raw.endswith("Rounding alone was not measured, so this may not be an effect of pruning.")
     raw, normed = told("too little data", "as under rounding")
     assert raw.endswith("These prompts do not show whether the softmax amplifies most shifts.")
