@@ -12,7 +12,7 @@ _NAMES = (
     *("task_scores", "task_samples", "retrieval_scores", "retrieval_queries", "retrieval_embeddings"),
     *("speed", "paper_reference", "imported_scores"),
 )
-_MODULES = {name: import_module(f"{__name__}.{name}") for name in _NAMES}
-TABLES: dict[str, Table] = {name: module.TABLE for name, module in _MODULES.items()}
+_MODULES = [import_module(f"{__name__}.{name}") for name in _NAMES]
+TABLES: dict[str, Table] = {module.TABLE.name: module.TABLE for module in _MODULES}
 # Purpose of each table: the docstring of its module.
-ABOUT: dict[str, str] = {name: cleandoc(module.__doc__ or "") for name, module in _MODULES.items()}
+ABOUT: dict[str, str] = {module.TABLE.name: cleandoc(module.__doc__ or "") for module in _MODULES}
