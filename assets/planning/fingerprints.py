@@ -28,7 +28,7 @@ from prunescope.pipelines.evaluation.retrieval.beir_data import files_of, requir
 from prunescope.pipelines.evaluation.tasks.definition import contents_hash as task_hash
 from prunescope.pipelines.evaluation.tasks.definition import harness, runs_code, settings_json
 from prunescope.pipelines.models.sources import ModelIdentity, file_hash, identify, locate, source_hash
-from prunescope.pipelines.recipes import ExternalRecipe, Recipe, RepairRecipe, steps
+from prunescope.pipelines.recipes import ExternalRecipe, Recipe, Repair, steps
 from prunescope.pipelines.studies import CalibrationSpec, ModelSpec, Study, TextSpec
 from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec
 from prunescope.warehouse.storage.path_names import path_safe
@@ -96,7 +96,7 @@ def inputs(table: str, study: Study, identity: ModelIdentity, recipe: Recipe | N
         ]
         if external:
             needed |= {"external_hash": external[0], "external_code": code_versions.EXTERNAL}
-        if any(isinstance(step, RepairRecipe) for step in steps(recipe)):
+        if any(isinstance(step, Repair) for step in steps(recipe)):
             needed |= {"repair_code": code_versions.REPAIR}
         return found | {"recipe_hash": recipe.hash} | needed
     found |= {"variant": fingerprint(inputs("variants", study, identity, recipe))}

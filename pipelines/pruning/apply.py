@@ -12,6 +12,7 @@ from torch import Tensor
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.models.decoder import Decoder, probe_tokens
+from prunescope.pipelines.pruning.distill import distill
 from prunescope.pipelines.pruning.layerwise import Failure, PruningJob, prune_layers
 from prunescope.pipelines.pruning.methods.depth import drop
 from prunescope.pipelines.pruning.methods.external import external
@@ -26,6 +27,7 @@ from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import (
     DenseRecipe,
     DepthRecipe,
+    DistillRecipe,
     ExternalRecipe,
     LayerwiseRecipe,
     MaskingRecipe,
@@ -129,6 +131,8 @@ def _apply_step(
             variant = prune_units(decoder, recipe, known, statistics.tokens, base, progress, statistics.dtype)
         case RepairRecipe():
             variant = repair(decoder, recipe, statistics.tokens, base, progress, statistics.dtype)
+        case DistillRecipe():
+            variant = distill(decoder, recipe, statistics, base, progress)
         case MatrixRecipe() | MixedRecipe():
             is_changing = changes_matrices(recipe)
             # The matrices' inputs exclude the dropped sublayers, unless the predecessors are dense.

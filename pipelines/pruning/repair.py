@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float64, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -18,25 +18,18 @@ from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.metrics.divergence import divergence
 from prunescope.pipelines.metrics.mean_interval import Numbers, interval
-from prunescope.pipelines.metrics.output_head import find_final_norm
-from prunescope.pipelines.metrics.rounding import allowed
 from prunescope.pipelines.models.decoder import Decoder, Layer, probe_tokens
 from prunescope.pipelines.models.module_calls import hooks, stream_of
-from prunescope.pipelines.models.sublayer import Sublayer, SublayerCall, has_matrix
-from prunescope.pipelines.models.weight_matrices import Matrix
 from prunescope.pipelines.models.weight_offload import on_device
 from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH, States, Streams
-from prunescope.pipelines.pruning.layer_checkpoints import overlay
 from prunescope.pipelines.pruning.methods.regression import ChannelSums, MapSums
-from prunescope.pipelines.pruning.output_projection import PROBE_TOKENS, biased_matrix, output_projections
+from prunescope.pipelines.pruning.output_projection import PROBE_TOKENS
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import (
     apply_to_layer,
     apply_variant,
     swap_outer_parameters,
-    swap_weights,
 )
-from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import RepairRecipe
 
 # This many tokens are held out, rounded up to whole sequences, but at most this share of the sequences.
@@ -85,7 +78,7 @@ def repair(
             own = [sublayer for sublayer in layer.sublayers if sublayer.label in calls]
             dense = _advance_dense(index, layer, sides, [sublayer.label for sublayer in own])
             for sublayer in own:
-                target = _Target(decoder, sublayer, calls[sublayer.label])
+                target = RepairTarget(decoder, sublayer, calls[sublayer.label])
                 variant = _repair(index, layer, target, sides, dense, recipe, variant)
                 if not target.takes_bias and sublayer.label not in base.dropped:
                     unbiased.append(sublayer.label)
@@ -95,9 +88,7 @@ def repair(
     progress.done()
     if variant is base:
         return base
-    unchecked = "the model has no LM head" if decoder.output is None else unchecked
-    facts: dict[str, Any] = {"tokens_fitted": fitted.numel()}
-    facts |= _checked(decoder, base, variant, held_out) if unchecked is None else _not_checked(unchecked)
+    facts = {"tokens_fitted": fitted.numel()} | checked(decoder, base, variant, held_out, unchecked)
     if recipe.bias and unbiased:
         facts["without_bias"] = unbiased
     return replace(variant, facts={**base.facts, "repair": facts})
@@ -180,7 +171,7 @@ def _recorded(layer: Layer) -> Iterator[tuple[dict[str, Tensor], dict[str, Tenso
 def _repair(
     index: int,
     layer: Layer,
-    target: "_Target",
+    target: "RepairTarget",
     sides: _Sides,
     dense: Sequence[Mapping[str, Tensor]],
     recipe: RepairRecipe,
@@ -207,97 +198,17 @@ def _repair(
     return replace(variant, substitutes={**variant.substitutes, label: substitute})
 
 
-class _Target:
-    """A sublayer to repair, with the parameters that scale and shift what it adds.
+def checked(
+    decoder: Decoder, before: Variant, after: Variant, held_out: Tokens, unchecked: str | None
+) -> dict[str, Any]:
+    """Return what a repair's facts say of held-out tokens: the KL without and with it, and whether it is lower.
 
-    `call` is a call of the dense sublayer, on which each repair is proved.
+    The difference is paired, and its interval is Student's over sequences. `unchecked` is the reason if no tokens are
+    held out.
     """
-
-    def __init__(self, decoder: Decoder, sublayer: Sublayer, call: SublayerCall) -> None:
-        self.decoder, self.sublayer, self._call = decoder, sublayer, call
-        self._projections = output_projections(sublayer, call, decoder.width)
-
-    @property
-    def takes_bias(self) -> bool:
-        """Return whether a vector can be added to what the sublayer adds through a parameter."""
-        last = self.sublayer.parts[0].chain[-1]
-        has_bias = not has_matrix(last) and getattr(last, "bias", None) is not None
-        return has_bias or biased_matrix(self.sublayer, self._projections) is not None
-
-    def repaired(self, variant: Variant, scale: Float64[Tensor, " width"], bias: Float64[Tensor, " width"]) -> Variant:
-        """Return the variant in which the sublayer adds scale·y + bias in place of y.
-
-        Raises:
-            InputError: the probe shows that it then adds something else.
-        """
-        changes: dict[str, WeightDelta] = {}
-        vectors: dict[str, Tensor] = {}
-        names = {module: name for name, module in self.sublayer.modules.items()}
-        for number, (branch, matrices) in enumerate(zip(self.sublayer.parts, self._projections, strict=True)):
-            shift = bias / branch.multiplier if number == 0 and bool(bias.any()) else None
-            last = branch.chain[-1]
-            if has_matrix(last):
-                for matrix in matrices:
-                    change = variant.changes.get(matrix.name, WeightDelta(matrix.shape))
-                    changes[matrix.name] = change.scaled(scale, matrix.weight)
-                biases = {_bias_name(matrix) for matrix in matrices}
-            else:  # a norm after the projection undoes the scale of its rows, so its gain is scaled
-                name, biases = f"{names[last]}.weight", {f"{names[last]}.bias"}
-                if (gain := self._vector(variant, name)) is not None:
-                    offset = float(find_final_norm(last, self.decoder.width).kind.endswith("plus_one"))
-                    vectors[name] = (gain + offset) * scale - offset
-            for name in biases:
-                before = self._vector(variant, name)
-                scaled = shift if before is None else before * scale if shift is None else before * scale + shift
-                if scaled is not None:
-                    vectors[name] = scaled
-        dtype = self.decoder.dtype
-        parameters = {**variant.parameters, **{name: value.to("cpu", dtype) for name, value in vectors.items()}}
-        repaired = replace(variant, changes=overlay(changes, variant.changes), parameters=parameters)
-        self._prove(variant, repaired, scale, bias)
-        return repaired
-
-    def _vector(self, variant: Variant, name: str) -> Tensor | None:
-        """Return a gain or bias as earlier recipes left it, or None if the module has none."""
-        module, _, key = name.rpartition(".")
-        value = variant.parameters.get(name, getattr(self.sublayer.modules[module], key, None))
-        return None if value is None else value.to(self.decoder.device, torch.float64)
-
-    def _prove(
-        self,
-        before: Variant,
-        after: Variant,
-        scale: Float64[Tensor, " width"],
-        bias: Float64[Tensor, " width"],
-    ) -> None:
-        added = []
-        for variant in (before, after):
-            with swap_weights(self.sublayer, variant.weights(self.sublayer)):
-                added.append(self.sublayer.recompute(self._call).double().to(scale.device))
-        scaled = added[0] * scale
-        expected = scaled + bias
-        size = max(scaled.norm(), expected.norm())
-        if not (added[1] - expected).norm() <= allowed(self.decoder.rounding, self.decoder.dtype) * size:
-            raise InputError(
-                f"{self.sublayer.name}: scaling its output projection does not scale what it adds; leave the repair out"
-            )
-
-
-def _bias_name(matrix: Matrix) -> str:
-    """Return the name that the bias of a matrix has, if there is one; all experts of a stack share a parameter."""
-    stem, _, expert = matrix.name.partition("[")
-    return f"{stem}_bias" if expert else f"{stem}.bias"
-
-
-def _not_checked(reason: str) -> dict[str, Any]:
-    return {"tokens_held_out": 0, "note": f"not checked: {reason}"}
-
-
-def _checked(decoder: Decoder, before: Variant, after: Variant, held_out: Tokens) -> dict[str, Any]:
-    """Return what the fact `repair` says of held-out tokens: the KL without and with it, and whether it is lower.
-
-    The difference is paired, and its interval is Student's over sequences.
-    """
+    unchecked = "the model has no LM head" if decoder.output is None else unchecked
+    if unchecked is not None:
+        return {"tokens_held_out": 0, "note": f"not checked: {unchecked}"}
     unrepaired, repaired = sequence_divergences(decoder, [before, after], held_out)
     low, difference, high = interval(repaired - unrepaired)
     means = float(unrepaired.mean()), float(repaired.mean())

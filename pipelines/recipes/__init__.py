@@ -29,13 +29,13 @@ from prunescope.pipelines.recipes.depth import DepthRecipe
 from prunescope.pipelines.recipes.external import ExternalRecipe
 from prunescope.pipelines.recipes.mixed import MixedRecipe
 from prunescope.pipelines.recipes.quantization import AWQ, GPTQ, RTN, AnyQuantization, QuantizationRecipe
-from prunescope.pipelines.recipes.repair import RepairRecipe
+from prunescope.pipelines.recipes.repair import DistillRecipe, Repair, RepairRecipe
 from prunescope.pipelines.recipes.structure import AnyStructure, Flap, Heads, Neurons, StructuredRecipe
 from prunescope.pipelines.recipes.weights import ADMM, RIA, DSnoT, Magnitude, SparseGPT, Wanda, WeightRecipe
 
 __all__ = [
-    "ADMM", "AWQ", "GPTQ", "NAME", "RIA", "RTN", "DSnoT", "DenseRecipe", "DepthRecipe", "ExternalRecipe", "Flap",
-    "Heads", "Magnitude", "MaskingRecipe", "MatrixRecipe", "MixedRecipe", "Neurons", "NoiseKind", "NoiseRecipe",
+    "ADMM", "AWQ", "GPTQ", "NAME", "RIA", "RTN", "DSnoT", "DenseRecipe", "DepthRecipe", "DistillRecipe", "ExternalRecipe",
+    "Flap", "Heads", "Magnitude", "MaskingRecipe", "MatrixRecipe", "MixedRecipe", "Neurons", "NoiseKind", "NoiseRecipe", "Repair",
     "RepairRecipe", "SparseGPT", "StructuredRecipe", "Wanda",
 ]  # fmt: skip
 
@@ -49,6 +49,7 @@ SingleRecipe = (
     | ExternalRecipe
     | NoiseRecipe
     | RepairRecipe
+    | DistillRecipe
 )
 KINDS: tuple[type[SingleRecipe], ...] = get_args(SingleRecipe)
 # Recipes that change matrices layer by layer.
@@ -90,8 +91,8 @@ class ComposedRecipe(BaseRecipe):
                 raise ValueError(f"{part.name} has its own `calibration`; set one next to `parts`, for all of them")
         for index, part in enumerate(self.parts):
             earlier = self.parts[:index]
-            if isinstance(part, RepairRecipe):
-                part.require_place(earlier, is_last=index == len(self.parts) - 1)
+            if isinstance(part, Repair):
+                part.require_place(earlier, self.parts[index + 1 :])
             if isinstance(part, ExternalRecipe) and earlier:
                 raise ValueError(f"{part.name} is a whole checkpoint; it can only come first")
             quantized = next((recipe for recipe in earlier if isinstance(recipe, QuantizationRecipe)), None)
@@ -123,8 +124,8 @@ class ComposedRecipe(BaseRecipe):
 def _stands_alone(recipe: SingleRecipe | ComposedRecipe) -> SingleRecipe | ComposedRecipe:
     if isinstance(recipe, DSnoT):
         raise ValueError(f"{recipe.name} {_NEEDS_A_MASK}")  # noqa: TRY004 (pydantic reads ValueError)
-    if isinstance(recipe, RepairRecipe):
-        recipe.require_place((), is_last=True)
+    if isinstance(recipe, Repair):
+        recipe.require_place((), ())
     return recipe
 
 
@@ -178,7 +179,7 @@ def changes_matrices(recipe: Recipe) -> bool:
     if isinstance(recipe, MixedRecipe):
         return bool(recipe.matrix_recipes)
     # The changes of an external checkpoint are unknown until it is loaded.
-    others = DenseRecipe | NoiseRecipe | DepthRecipe | RepairRecipe
+    others = DenseRecipe | NoiseRecipe | DepthRecipe | Repair
     return any(not isinstance(step, others) for step in steps(recipe))
 
 

@@ -1,4 +1,4 @@
-"""The recipe that repairs what earlier recipes of a composition did, in closed form. No torch here."""
+"""Recipes that repair what earlier recipes of a composition did, in closed form or by training. No torch here."""
 
 import re
 from typing import ClassVar, Literal
@@ -8,7 +8,25 @@ from pydantic import Field, model_validator
 from prunescope.pipelines.recipes.base import BaseRecipe
 
 
-class RepairRecipe(BaseRecipe):
+class Repair(BaseRecipe):
+    """A recipe that moves what earlier recipes of a composition changed towards the dense model."""
+
+    bias: bool = True
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Return True: every repair is fitted on the calibration tokens."""
+        return True
+
+    def require_place(self, earlier: tuple[BaseRecipe, ...], later: tuple[BaseRecipe, ...]) -> None:
+        """Raise a ValueError unless earlier recipes are there to repair, and no later one needs a repair of its own."""
+        if not earlier:
+            raise ValueError(f"{self.name} repairs an earlier recipe; write it after one, as in wanda-50+affine")
+        if later:
+            raise ValueError(f"{self.name} repairs all that is before it; put it last")
+
+
+class RepairRecipe(Repair):
     """A scale per channel and a bias for every changed sublayer, fitted to the dense model by ridge regression.
 
     The layers are repaired in order, each on the stream x̂ of the pruned model with all earlier repairs. What a sublayer
@@ -43,7 +61,6 @@ class RepairRecipe(BaseRecipe):
     )
 
     method: Literal["repair"] = "repair"
-    bias: bool = True
     rank: int = Field(default=0, ge=0, le=2**24)
     damping: float = Field(default=0.01, gt=0)
     map_damping: float = Field(default=1.0, gt=0)
@@ -60,19 +77,39 @@ class RepairRecipe(BaseRecipe):
             raise ValueError("`rank` needs `bias: true`: a linear map comes with its constant")
         return self
 
-    @property
-    def is_calibrated(self) -> bool:
-        """Return True: every repair is fitted on the calibration tokens."""
-        return True
-
-    def require_place(self, earlier: tuple[BaseRecipe, ...], *, is_last: bool) -> None:
-        """Raise a ValueError unless the recipe comes last in its composition and has something to repair."""
-        if not earlier:
-            raise ValueError(f"{self.name} repairs an earlier recipe; write it after one, as in wanda-50+affine")
-        if not is_last:
-            raise ValueError(f"{self.name} repairs all that is before it; put it last")
+    def require_place(self, earlier: tuple[BaseRecipe, ...], later: tuple[BaseRecipe, ...]) -> None:
+        """Raise a ValueError unless there is something to repair, and at most a training follows."""
+        super().require_place(earlier, () if isinstance(later[0] if later else None, DistillRecipe) else later)
         drops = {each.method.endswith("-drop") for each in earlier}
         if not self.bias and drops == {True}:
             raise ValueError(f"{self.name} has nothing to scale after drops alone; write affine")
         if self.rank and drops == {False} and not any(each.method == "external" for each in earlier):
             raise ValueError(f"{self.name} stands in for dropped sublayers, and none is dropped; write affine")
+
+
+class DistillRecipe(Repair):
+    """Gains, biases and scales trained by backpropagation, so that the variant's probabilities are the dense model's.
+
+    Trained are the gains of all norms in the layers, their biases, a scale per channel and a bias of every changed
+    sublayer, and a constant in place of each dropped one (or the map that a repair before it has put there), by
+    KL(dense ‖ variant) on the calibration tokens (distillation: Hinton et al., 1503.02531) with Adam. It is the control
+    for the closed forms of `RepairRecipe`, with the same held-out sequences, and may follow one.
+
+    Attributes:
+        bias: whether to train biases, and constants in place of dropped sublayers.
+        weights: whether to train the changed matrices too; their zeros stay zero.
+        steps: number of updates.
+        batch: sequences per update.
+        learning_rate: largest change of a value per update, as a share of its vector's root mean square.
+        seed: of the order of the sequences.
+    """
+
+    SPELLING = re.compile(r"distill")
+    EXAMPLES: ClassVar = (("wanda-50+distill", "wanda-50, then gains, biases and scales trained to the dense model"),)
+
+    method: Literal["distill"] = "distill"
+    weights: bool = False
+    steps: int = Field(default=100, ge=1)
+    batch: int = Field(default=4, ge=1)
+    learning_rate: float = Field(default=0.01, gt=0)
+    seed: int = Field(default=0, ge=0)
