@@ -11,8 +11,17 @@ from prunescope.pipelines.metrics.logit_blocks import block_sizes, kernels_for
 from prunescope.pipelines.models.token_cache import ROOM
 from prunescope.pipelines.planning.workload import FLOAT_BYTES, Workload
 from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH
+from prunescope.pipelines.pruning.distill import TRAINING_TOKENS
 from prunescope.pipelines.pruning.variant_patching import MAX_CHANGED_BYTES, changed_limit
-from prunescope.pipelines.recipes import LayerwiseRecipe, NoiseRecipe, Recipe, RepairRecipe, changes_matrices, steps
+from prunescope.pipelines.recipes import (
+    DistillRecipe,
+    LayerwiseRecipe,
+    NoiseRecipe,
+    Recipe,
+    RepairRecipe,
+    changes_matrices,
+    steps,
+)
 
 # A variant's embedding: as computed, as a unit vector in float64, and rounded.
 _EMBEDDING_BYTES = 4 + 8 + 2
@@ -81,6 +90,10 @@ def memory_items(
     applied = masks | _applied_weights(load, recipe, changed_limit(load.device, free))
     calibration = recipe.calibration or study.calibration
     repairs = [step for step in steps(recipe) if isinstance(step, RepairRecipe)]
+    training = next((step for step in steps(recipe) if isinstance(step, DistillRecipe)), None)
+    trained_tokens = max(TRAINING_TOKENS, calibration.length) if training else 0
+    # The start, the change, its gradient and two moments of Adam.
+    trained_weights = 5 * FLOAT_BYTES * shape.prunable if training and training.weights else 0
     reads_gram = any(isinstance(step, LayerwiseRecipe) and step.reads == "gram" for step in steps(recipe))
     reads_gram |= any(step.rank for step in repairs)
     # A repair keeps the embeddings, both models' streams, and in float32 the dense ones after a layer's sublayers.
@@ -105,6 +118,8 @@ def memory_items(
             "streams of the calibration tokens": calibration.sequences * calibration.length * width * stream_size,
             # Totals in float64, and those of one batch in float32.
             "Gram matrices of a layer": 12 * load.gram_numbers * reads_gram,
+            "states of all layers for a gradient": trained_tokens * activations * shape.layers * FLOAT_BYTES,
+            "trained weights": trained_weights,
         },
         "decoded": {
             **applied,

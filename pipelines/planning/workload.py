@@ -12,6 +12,7 @@ from prunescope.pipelines.evaluation.traces.stored_states import AT_OUTPUT
 from prunescope.pipelines.models.meta_model import Shape
 from prunescope.pipelines.recipes import (
     DepthRecipe,
+    DistillRecipe,
     LayerwiseRecipe,
     MixedRecipe,
     Recipe,
@@ -243,11 +244,11 @@ class Workload:
         """Return a recipe's work on the calibration tokens, without scores, masks and weight updates."""
         spec = recipe.calibration or self.study.calibration
         # The model's tables hold statistics of the study's calibration; a recipe with its own measures what it needs.
-        passes, gram = float(bool(recipe.calibration and recipe.needs)), 0.0
+        passes, others = float(bool(recipe.calibration and recipe.needs)), 0.0
         for step in steps(recipe):
             if isinstance(step, LayerwiseRecipe) and step.reads != "nothing":
                 passes += 2 if step.predecessors == "pruned" else 0 if step.reads == "moments" else 1
-                gram += spec.sequences * spec.length * self.shape.layers * self.gram_numbers * (step.reads == "gram")
+                others += spec.sequences * spec.length * self.shape.layers * self.gram_numbers * (step.reads == "gram")
             elif isinstance(step, DepthRecipe) and step.by in {"iterative", "greedy"}:
                 # One pass per removal. The greedy choice runs the layers above each candidate: half of all on average.
                 units = self.shape.layers * (2 if step.unit == "attn+mlp" else 1)
@@ -256,8 +257,12 @@ class Workload:
                 # The dense model, the repaired one, and a pass of its own for either sublayer of each layer.
                 passes += 2 + min(2, self.moved_sublayers(recipe) / self.shape.layers)
                 squares = self.moved_sublayers(recipe) * self.shape.width**2 * (step.rank > 0)
-                gram += 2 * spec.sequences * spec.length * squares
-        return self._calibration(spec, passes) + Work(head=gram)  # float32, whatever the dtype of the passes
+                others += 2 * spec.sequences * spec.length * squares
+            elif isinstance(step, DistillRecipe):
+                # Forward and backward, and the gradient of the weights; two products with the head, and their gradient.
+                passes += (2 + step.weights) * step.steps * step.batch / spec.sequences
+                others += 6 * step.steps * step.batch * spec.length * self.head_size
+        return self._calibration(spec, passes) + Work(head=others)  # float32, whatever the dtype of the passes
 
     def _traces(self, recipe: Recipe) -> Work:
         """Return the trace work of one variant, counting dropped sublayers as if all layers ran."""

@@ -40,7 +40,7 @@ from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import DistillRecipe
 
 # Tokens per backward pass: one sequence of the usual calibration, so that few activations are kept.
-PASS_TOKENS = 512
+TRAINING_TOKENS = 512
 # Weights move by this share of what vectors move: they are many, and each token moves all of them.
 _WEIGHT_RATE = 0.1
 # Updates between two checkpoints of the training.
@@ -68,16 +68,18 @@ def distill(
     if decoder.output is None or decoder.is_streamed:
         why = "has no LM head" if decoder.output is None else "does not fit in memory; leave `memory` out"
         raise InputError(f"recipe {recipe.name}: the model {why}")
+    if recipe.weights and any(change.codes is not None for change in base.changes.values()):
+        raise InputError(f"recipe {recipe.name}: codes of quantized weights cannot be trained; leave `weights` out")
     fitted, held_out, unchecked = split(tokens)
-    student = _Student(decoder, recipe, base, fitted)
-    state = statistics.unfinished and _State(decoder, recipe, statistics, base)
+    student = Student(decoder, recipe, base, fitted)
+    state = None if statistics.unfinished is None else _State(decoder, recipe, statistics, base)
     _train(student, recipe, fitted, statistics.dtype, state, progress)
     variant = student.variant()
     facts = {"tokens_fitted": fitted.numel()} | checked(decoder, base, variant, held_out, unchecked)
     return replace(variant, facts={**base.facts, "repair": facts})
 
 
-class _Student:
+class Student:
     """The variant in training: what is trained, and the forward pass with it.
 
     Everything is trained as a relative change: a value is start + size · change. The size is the root mean square of
@@ -163,7 +165,7 @@ class _Student:
             dense = dict(trunk.named_parameters())
             own = {name: value.to(dense[name].dtype) for name, value in own.items()}
             arguments = {"input_ids": tokens, **without_cache(trunk)}
-            return functional_call(trunk, own, (), arguments).last_hidden_state
+            return cast(Tensor, functional_call(trunk, own, (), arguments).last_hidden_state)
 
         handles = [
             handle
@@ -223,17 +225,18 @@ def _dense_states(decoder: Decoder, tokens: Tokens, sublayers: list[Sublayer]) -
         sums[label] += added.float().square().sum(dim=(0, 1))
 
     with hooks(*(handle for each in sublayers for handle in each.watch(partial(observe, each.label)))):
-        states = [decoder.hidden(part.to(decoder.device)).float() for part in _parts(tokens)]
+        states = [decoder.hidden(part.to(decoder.device)).float() for part in tokens.split(_rows(tokens))]
     # A copy is no inference tensor.
     return torch.cat(states).clone(), {label: total.clone() / tokens.numel() for label, total in sums.items()}
 
 
-def _parts(tokens: Tensor) -> tuple[Tensor, ...]:
-    return tokens.split(max(1, PASS_TOKENS // tokens.shape[1]))
+def _rows(tokens: Tensor) -> int:
+    """Return the number of sequences per pass."""
+    return max(1, TRAINING_TOKENS // tokens.shape[1])
 
 
 def _train(
-    student: _Student,
+    student: Student,
     recipe: DistillRecipe,
     tokens: Tokens,
     dtype: torch.dtype | None,
@@ -257,10 +260,10 @@ def _train(
         for step in range(done, steps):
             chosen = order[step * batch : (step + 1) * batch]
             optimizer.zero_grad()
-            for rows in chosen.split(max(1, PASS_TOKENS // tokens.shape[1])):
+            for rows in chosen.split(_rows(tokens)):
                 with precision():
                     own = forward(tokens[rows].to(decoder.device))
-                gradient = _gradient(decoder.head, student.dense[rows].flatten(0, 1), own.detach().flatten(0, 1))
+                gradient = state_gradient(decoder.head, student.dense[rows].flatten(0, 1), own.detach().flatten(0, 1))
                 own.backward((gradient / (batch * tokens.shape[1])).reshape(own.shape).to(own.dtype))
             if not all(bool(each.grad.isfinite().all()) for each in student.changes.values() if each.grad is not None):
                 raise ComputationError(f"recipe {recipe.name}: a gradient is NaN or infinite; lower `learning_rate`")
@@ -317,7 +320,7 @@ class _State:
 
 
 @torch.inference_mode()
-def _gradient(head: OutputHead, dense: Float[Tensor, "n d"], own: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+def state_gradient(head: OutputHead, dense: Float[Tensor, "n d"], own: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     """Return the gradient of Σ KL(dense ‖ own) with respect to the own last states, float32.
 
     With respect to the logits it is softmax(own) − softmax(dense); the cap's slope is 1 − (z/cap)².

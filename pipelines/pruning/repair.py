@@ -24,6 +24,7 @@ from prunescope.pipelines.models.weight_offload import on_device
 from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH, States, Streams
 from prunescope.pipelines.pruning.methods.regression import ChannelSums, MapSums
 from prunescope.pipelines.pruning.output_projection import PROBE_TOKENS
+from prunescope.pipelines.pruning.repair_target import RepairTarget
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import (
     apply_to_layer,

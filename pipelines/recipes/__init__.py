@@ -34,9 +34,9 @@ from prunescope.pipelines.recipes.structure import AnyStructure, Flap, Heads, Ne
 from prunescope.pipelines.recipes.weights import ADMM, RIA, DSnoT, Magnitude, SparseGPT, Wanda, WeightRecipe
 
 __all__ = [
-    "ADMM", "AWQ", "GPTQ", "NAME", "RIA", "RTN", "DSnoT", "DenseRecipe", "DepthRecipe", "DistillRecipe", "ExternalRecipe",
-    "Flap", "Heads", "Magnitude", "MaskingRecipe", "MatrixRecipe", "MixedRecipe", "Neurons", "NoiseKind", "NoiseRecipe", "Repair",
-    "RepairRecipe", "SparseGPT", "StructuredRecipe", "Wanda",
+    "ADMM", "AWQ", "GPTQ", "NAME", "RIA", "RTN", "DSnoT", "DenseRecipe", "DepthRecipe", "DistillRecipe",
+    "ExternalRecipe", "Flap", "Heads", "Magnitude", "MaskingRecipe", "MatrixRecipe", "MixedRecipe", "Neurons",
+    "NoiseKind", "NoiseRecipe", "Repair", "RepairRecipe", "SparseGPT", "StructuredRecipe", "Wanda",
 ]  # fmt: skip
 
 SingleRecipe = (

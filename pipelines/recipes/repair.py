@@ -104,7 +104,7 @@ class DistillRecipe(Repair):
         seed: of the order of the sequences.
     """
 
-    SPELLING = re.compile(r"distill")
+    SPELLING = re.compile(r"(?P<method>distill)")
     EXAMPLES: ClassVar = (("wanda-50+distill", "wanda-50, then gains, biases and scales trained to the dense model"),)
 
     method: Literal["distill"] = "distill"

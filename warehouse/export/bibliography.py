@@ -27,6 +27,7 @@ _METHODS = {
     "gptq": "frantar2023gptq",
     "awq": "lin2024awq",
     "repair": "shopkhoev2025replaceme",
+    "distill": "hinton2015distilling",
 }
 # Values of parameters that a paper introduced.
 _IDEAS = {

@@ -219,7 +219,7 @@ def _with_biases(decoder: Decoder, variant: Variant, configs: _Configs, form: Fo
     raise InputError(
         f"{sorted(missing)[0]}: {type(decoder.model).__name__} has no such parameter and no key of its config gives "
         "it one; stock transformers cannot hold this variant. Leave biases out: repair with `+rescale` in place of "
-        "`+affine`, remove units with `compensate: false`"
+        "`+affine`, with `bias: false` in a mapping of `distill`, remove units with `compensate: false`"
     )
 
 

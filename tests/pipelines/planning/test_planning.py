@@ -504,6 +504,23 @@ def test_pruning_costs_the_calibration_passes_of_its_recipes() -> None:
     assert held["Gram matrices of a layer"] == 12 * (3 * 8**2 + 12**2)
 
 
+def test_a_training_costs_forward_and_backward_passes() -> None:
+    one, spec = load().work("calibration", None).layers, load().study.calibration
+    updates = 100 * 4
+    for weights, passes in ((False, 2), (True, 3)):
+        recipe = parse_recipe(
+            f"{{name: m, method: composed, parts: [magnitude-50, {{method: distill, weights: {weights}}}]}}"
+        )
+        found = load().work("variants", recipe)
+        assert found.layers == pytest.approx(passes * updates / spec.sequences * one)
+        assert found.head == 6 * updates * spec.length * load().head_size
+        held = items(memory_items(load(), recipe, [parse_recipe("dense")], 0))
+        assert held["states of all layers for a gradient"] == 512 * (3 * 12 + 8 * 8) * 2 * 4
+        assert held["trained weights"] == 20 * load().shape.prunable * weights
+    plain = items(memory_items(load(), parse_recipe("magnitude-50+affine"), [parse_recipe("dense")], 0))
+    assert plain["states of all layers for a gradient"] == plain["trained weights"] == 0
+
+
 def test_a_repair_costs_passes_of_both_models_and_of_its_changed_sublayers() -> None:
     one = load().work("calibration", None).layers
     tokens = load().study.calibration.sequences * load().study.calibration.length
