@@ -109,7 +109,7 @@ class DistillRecipe(Repair):
 
     method: Literal["distill"] = "distill"
     weights: bool = False
-    steps: int = Field(default=100, ge=1)
+    steps: int = Field(default=40, ge=1)
     batch: int = Field(default=4, ge=1)
     learning_rate: float = Field(default=0.01, gt=0)
     seed: int = Field(default=0, ge=0)

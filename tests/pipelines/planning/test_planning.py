@@ -506,7 +506,7 @@ def test_pruning_costs_the_calibration_passes_of_its_recipes() -> None:
 
 def test_a_training_costs_forward_and_backward_passes() -> None:
     one, spec = load().work("calibration", None).layers, load().study.calibration
-    updates = 100 * 4
+    updates = 40 * 4
     for weights, passes in ((False, 2), (True, 3)):
         recipe = parse_recipe(
             f"{{name: m, method: composed, parts: [magnitude-50, {{method: distill, weights: {weights}}}]}}"
