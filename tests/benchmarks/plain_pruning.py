@@ -44,8 +44,9 @@ def plain_layers(decoder: Decoder, tokens: Int[Tensor, "sequences length"], solv
     """Go layer by layer: inputs of every linear module by a hook, its new weight, the pruned layer once more."""
     streams = [Streams(decoder, sequence[None]) for sequence in tokens]
     states = [each.begin() for each in streams]
+    modules = dict(decoder.model.named_modules())
     for index, layer in enumerate(decoder.layers):
-        linears = [module for module in layer.module.modules() if isinstance(module, nn.Linear)]
+        linears = {modules[name]: matrix for each in layer.sublayers for name, matrix in each.matrices.items()}
         seen: dict[nn.Module, Tensor] = {}
 
         def note(module: nn.Module, args: tuple[Tensor], _: Tensor, seen: dict[nn.Module, Tensor] = seen) -> None:
@@ -56,8 +57,8 @@ def plain_layers(decoder: Decoder, tokens: Int[Tensor, "sequences length"], solv
         with hooks(*(module.register_forward_hook(note) for module in linears)):
             for stream, state in zip(streams, states, strict=True):
                 stream.advance(index, list(state))
-        for module in linears:
-            module.weight.data = solve(module.weight.data, seen[module])
+        for module, matrix in linears.items():
+            matrix.weight.copy_(solve(matrix.weight, seen[module]))
         for stream, state in zip(streams, states, strict=True):
             stream.advance(index, state)
 

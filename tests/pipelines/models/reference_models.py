@@ -1,4 +1,4 @@
-"""A pruned copy of a decoder with its own weights, independent of weight swapping; a model of massive activations."""
+"""A pruned copy of a decoder with its own weights, independent of weight swapping; its logits; massive activations."""
 
 import copy
 from dataclasses import replace
@@ -15,6 +15,14 @@ from tests.tiny_models import save_tiny
 
 # The first token that discovery reads, of 300.
 FIRST = int(torch.randint(0, 300, (1, 12), generator=torch.Generator().manual_seed(0))[0, 0])
+TOKENS = torch.tensor([[5, 77, 9, 120, 5, 33, 250, 8, 8, 61, 2, 17, 4, 99, 180, 41]])
+
+
+def logits(model: nn.Module) -> Tensor:
+    """Return a model's logits for `TOKENS`, in a pass without a cache."""
+    with torch.no_grad():
+        found: Tensor = model(input_ids=TOKENS, use_cache=False).logits
+    return found
 
 
 def save_massive(folder: Path, architecture: str = "qwen2") -> Path:

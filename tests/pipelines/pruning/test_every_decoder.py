@@ -40,7 +40,7 @@ RECIPES = [
 ]
 
 
-# checkpoints/test_every_decoder.py loads a file of every structure.
+# checkpoints/test_export.py loads a file of every structure.
 @pytest.mark.third(0)
 @pytest.mark.parametrize(
     "architecture",

@@ -1,4 +1,4 @@
-"""Tests that recipes pruned together equal those pruned alone, interrupted or not."""
+"""Tests that recipes pruned together equal those pruned alone, interrupted or not, and a plain pass over layers."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ from prunescope.pipelines.pruning.variant import load_variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import Recipe, parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec
-from tests.pipelines.models.recorded import inputs_of
+from tests.benchmarks.plain_pruning import Solve, plain_layers, plain_sparsegpt, plain_wanda, put_back
 from tests.tiny_models import SHORT_TEXT
 
 SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=6, length=24)
@@ -63,26 +63,6 @@ def test_recipes_pruned_together_equal_each_alone(architecture: str, tiny_decode
     assert len(hashes) == len(FAMILY)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2", "phi", "gemma2"])
-def test_inputs_of_a_layer_come_from_pruned_predecessors(
-    architecture: str, tiny_decoder: Callable[[str], Decoder]
-) -> None:
-    decoder = tiny_decoder(architecture)
-    tokens = calibration_tokens(decoder.tokenizer, SPEC)
-    found = prune(decoder, wanda("w"), tokens=tokens)
-    # A slow reference: the whole model runs with all earlier layers pruned in place, and hooks record the inputs.
-    copied = load_decoder(decoder.folder)
-    for layer in copied.layers:
-        matrices = layer.attn.matrices | layer.mlp.matrices
-        inputs = inputs_of(copied, matrices, *tokens[:, None])
-        for name, matrix in matrices.items():
-            mask = found.masks[name]
-            scores = matrix.weight.double().abs() * inputs[name].norm(dim=0)
-            for kept, row in zip(mask, scores, strict=True):
-                assert row[~kept].max() <= row[kept].min() * (1 + 1e-5)
-            matrix.weight.masked_fill_(~mask, 0)
-
-
 def test_one_failing_recipe_does_not_affect_the_others(decoder: Decoder, tokens: torch.Tensor) -> None:
     bad = wanda("uneven", predecessors="dense", sparsity=None, keep=2, block=7)
     good = wanda("good", predecessors="dense")
@@ -115,8 +95,6 @@ def test_moments_of_the_table_save_the_run_of_the_model(
     found = prune(decoder, recipe, stats, tokens=tokens)
     same = [float((found.masks[name] == measured.masks[name]).double().mean()) for name in measured.masks]
     assert min(same) > 0.999
-    with pytest.raises(InputError, match="activation_stats was measured on other tokens"):
-        prune(decoder, recipe, stats, tokens=tokens + 1)
     parts = [parse_recipe("magnitude-2of4").model_dump(), recipe.model_dump()]
     both = parse_recipe(json.dumps({"name": "both", "method": "composed", "parts": parts}))
     with pytest.raises(TypeError):  # a base that is not dense: what the table has does not flow into its matrices
@@ -304,3 +282,29 @@ def test_token_independent_values_are_stored_once(tiny_decoder: Callable[[str], 
         assert shared
         for a, b in shared:
             assert all(x is y for x, y in zip(a, b, strict=True)) if isinstance(a, tuple) else a is b
+
+
+# Masks depend on the inputs that the statistics are taken from. Layers are pruned in sequence (2301.00774 §4). As in
+# the authors' code, all matrices of a layer are measured in one pass through the layer while it is still dense. If they
+# are measured one after the other behind the pruned ones of their own layer, or behind dense layers, masks of SparseGPT
+# have a mean Jaccard index of 0.97 with these: 1.5 % of their weights differ.
+@pytest.mark.parametrize(
+    ("recipe", "solve", "differing"),
+    # The plain threshold of SparseGPT removes one weight more than half of every block, and its Hessian is float32.
+    [("wanda-50", plain_wanda, 0.0), ("sparsegpt-50", plain_sparsegpt, 0.005)],
+)
+@pytest.mark.parametrize("architecture", ["llama", "gpt_neox", "gemma2", "gpt2", "phi"])
+def test_masks_equal_a_plain_pass_over_pruned_layers(
+    recipe: str, solve: Solve, differing: float, architecture: str, tiny_decoder: Callable[[str], Decoder]
+) -> None:
+    decoder = tiny_decoder(architecture)
+    tokens = calibration_tokens(decoder.tokenizer, CalibrationSpec(source=SHORT_TEXT, sequences=6, length=64))
+    variant = prune(decoder, parse_recipe(recipe), tokens=tokens)
+    dense = {name: matrix.weight.clone() for name, matrix in decoder.matrices.items()}
+    with put_back(decoder):
+        plain_layers(decoder, tokens, solve, squares=recipe == "wanda-50")
+        plain = {name: matrix.weight.clone() for name, matrix in decoder.matrices.items()}
+    assert all(torch.equal(matrix.weight, dense[name]) for name, matrix in decoder.matrices.items())
+    ours = {name: variant.changes[name].weight(weight) for name, weight in dense.items()}
+    moved = sum(int(((ours[name] == 0) != (plain[name] == 0)).sum()) for name in dense)
+    assert moved <= differing * sum(weight.numel() for weight in dense.values())

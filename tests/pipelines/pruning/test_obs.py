@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +13,6 @@ from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments
 from prunescope.pipelines.pruning.methods import MatrixContext, change_of
 from prunescope.pipelines.pruning.methods.column_update import eager, sweep
-from prunescope.pipelines.pruning.variant import load_variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import parse_recipe
 from tests.pipelines.pruning.obs_reference import slow_gptq, slow_sparsegpt
@@ -233,17 +231,6 @@ def test_a_layer_with_sparsity_zero_is_unchanged() -> None:
         assert torch.equal(change_of(context, parse_recipe(name)).mask, kept), "an earlier mask is solved for"
 
 
-def test_the_kernel_for_other_devices_gives_the_same_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
-    weight, x = random_weight(16, 304), correlated(900, 304)
-    names = ("sparsegpt-50", "sparsegpt-4of8", "gptq-4bit-g128", "gptq-3bit")
-    compiled = [changed(weight, x, name) for name in names]
-    monkeypatch.setattr("prunescope.pipelines.pruning.methods.obs.sweep", eager)
-    for name, change in zip(names, compiled, strict=True):
-        plain = changed(weight, x, name).weight(weight)
-        same = (plain - change.weight(weight)).abs() < 1e-3
-        assert same.float().mean() > 0.999, "rounding may tip a tie"
-
-
 def test_matrices_with_the_same_inputs_share_one_factor() -> None:
     inputs = inputs_of(correlated(40, 16))
     for rows in (4, 8):
@@ -264,31 +251,17 @@ def test_values_have_the_models_type() -> None:
 
 @pytest.mark.third(1)
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "mixtral"])
-def test_pruned_and_quantized_decoders_load_bit_for_bit(
-    architecture: str, tmp_path: Path, tiny_decoder: Callable[[str], Decoder]
+def test_solved_weights_move_the_output_of_a_decoder_less(
+    architecture: str, tiny_decoder: Callable[[str], Decoder]
 ) -> None:
     decoder = tiny_decoder(architecture)
     tokens = torch.randint(3, 300, (6, 40), generator=torch.Generator().manual_seed(0))
     dense = decoder.hidden(tokens)
     loss = {}
-    for name in ("sparsegpt-50", "sparsegpt-2of4", "gptq-4bit-g16", "wanda-50+gptq-4bit", "admm-50", "wanda-50+admm"):
-        recipe = parse_recipe(name)
-        variant = prune(decoder, recipe, tokens=tokens)
-        variant.save(tmp_path / "v.safetensors", recipe, "weights")
-        again = load_variant(tmp_path / "v.safetensors", "weights")
-        assert again.facts == variant.facts
-        with apply_variant(decoder, variant):
-            first = decoder.hidden(tokens)
-        with apply_variant(decoder, again):
-            assert torch.equal(decoder.hidden(tokens), first)
-        assert torch.equal(decoder.hidden(tokens), dense)
-        loss[name] = float((first - dense).square().mean())
-        for matrix, mask in variant.masks.items():
-            if "-50" in name:
-                assert int(mask.sum()) * 2 == mask.numel(), matrix
+    for name in ("wanda-50", "sparsegpt-50", "sparsegpt-2of4", "gptq-4bit-g16", "wanda-50+gptq-4bit", "wanda-50+admm"):
+        variant = prune(decoder, parse_recipe(name), tokens=tokens)
         assert len(variant.changes) == len(decoder.matrices)
-    masked = prune(decoder, parse_recipe("wanda-50"), tokens=tokens)
-    with apply_variant(decoder, masked):
-        wanda = float((decoder.hidden(tokens) - dense).square().mean())
-    assert loss["gptq-4bit-g16"] < loss["sparsegpt-50"] < wanda
-    assert loss["wanda-50+admm"] < wanda
+        with apply_variant(decoder, variant):
+            loss[name] = float((decoder.hidden(tokens) - dense).square().mean())
+    assert loss["gptq-4bit-g16"] < loss["sparsegpt-50"] < loss["wanda-50"]
+    assert loss["wanda-50+admm"] < loss["wanda-50"]

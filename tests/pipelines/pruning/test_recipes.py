@@ -1,17 +1,24 @@
-"""Tests that recipe names are parsed, parameters are checked, and a hash depends on the parameters alone."""
+"""Tests that recipe names are parsed, parameters are checked and documented, and a hash depends on them alone."""
+
+from typing import get_args
 
 import pytest
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.recipes import (
     FORMS,
+    KINDS,
+    DenseRecipe,
+    ExternalRecipe,
     Magnitude,
     MixedRecipe,
+    NoiseRecipe,
     Wanda,
     changes_matrices,
     parse_recipe,
     shares_passes,
 )
+from prunescope.pipelines.recipes.listing import recipe_forms, recipe_parameters
 
 
 @pytest.mark.parametrize("form", [form for form, _ in FORMS])
@@ -50,18 +57,6 @@ def test_names_carry_their_parameters(name: str, fields: dict[str, object]) -> N
     assert {key: getattr(recipe, key) for key in fields} == fields
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("wanda", "wanda-0", "wanda-100", "wanda-4of4", "wanda-2of1000", "attn-drop-0", "", "dense-1", "../x"),
-        *("Wanda-50", "gptq-1bit", "gptq-9bit", "gptq-4", "gptq-4bit-g1", "sparsegpt", "sparsegpt-2of2"),
-    ],
-)
-def test_other_names_are_refused_with_a_reason(name: str) -> None:
-    with pytest.raises(InputError, match="recipe"):
-        parse_recipe(name)
-
-
 def test_the_hash_follows_the_parameters_and_not_the_name() -> None:
     same = Wanda(name="mine", sparsity=0.5)
     assert same.hash == parse_recipe("wanda-50").hash
@@ -70,34 +65,36 @@ def test_the_hash_follows_the_parameters_and_not_the_name() -> None:
 
 
 @pytest.mark.parametrize(
-    "fields",
+    "text",
     [
+        *("wanda", "wanda-0", "wanda-100", "wanda-4of4", "wanda-2of1000", "attn-drop-0", "", "dense-1", "../x"),
+        *("Wanda-50", "gptq-1bit", "gptq-9bit", "gptq-4", "gptq-4bit-g1", "sparsegpt", "sparsegpt-2of2"),
         # A pattern is either a share or N of M.
-        "method: wanda",
-        "method: wanda, sparsity: 0.5, keep: 2, block: 4",
-        "method: wanda, keep: 2",
-        "method: wanda, block: 4",
-        "method: wanda, keep: 4, block: 4",
-        "method: admm, sparsity: 0.5, keep: 2, block: 4",
-        "method: admm, keep: 2",
-        "method: admm, iterations: 5",
+        "{name: m, method: wanda}",
+        "{name: m, method: wanda, sparsity: 0.5, keep: 2, block: 4}",
+        "{name: m, method: wanda, keep: 2}",
+        "{name: m, method: wanda, block: 4}",
+        "{name: m, method: wanda, keep: 4, block: 4}",
+        "{name: m, method: admm, sparsity: 0.5, keep: 2, block: 4}",
+        "{name: m, method: admm, keep: 2}",
+        "{name: m, method: admm, iterations: 5}",
         # Units are either listed or counted, and each choice has its own fields.
-        "method: mlp-drop",
-        "method: mlp-drop, count: 2, by: given",
-        "method: mlp-drop, count: 2, layers: [1]",
-        "method: mlp-drop, layers: [1, 1]",
-        "method: mlp-drop, sublayers: [mlp.1]",
-        "method: attn+mlp-drop, layers: [1]",
-        "method: mlp-drop, count: 2, by: greedy, seed: 3",
-        "method: mlp-drop, by: greedy, layers: [1]",
-        "method: flap, share: 0.0",
-        "method: flap, share: 1.0",
-        "method: flap, share: 0.2, score: wanda",
+        "{name: m, method: mlp-drop}",
+        "{name: m, method: mlp-drop, count: 2, by: given}",
+        "{name: m, method: mlp-drop, count: 2, layers: [1]}",
+        "{name: m, method: mlp-drop, layers: [1, 1]}",
+        "{name: m, method: mlp-drop, sublayers: [mlp.1]}",
+        "{name: m, method: attn+mlp-drop, layers: [1]}",
+        "{name: m, method: mlp-drop, count: 2, by: greedy, seed: 3}",
+        "{name: m, method: mlp-drop, by: greedy, layers: [1]}",
+        "{name: m, method: flap, share: 0.0}",
+        "{name: m, method: flap, share: 1.0}",
+        "{name: m, method: flap, share: 0.2, score: wanda}",
     ],
 )
-def test_parameters_that_contradict_each_other_are_refused(fields: str) -> None:
+def test_other_names_and_parameters_that_contradict_each_other_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="recipe"):
-        parse_recipe(f"{{name: m, {fields}}}")
+        parse_recipe(text)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +103,7 @@ def test_parameters_that_contradict_each_other_are_refused(fields: str) -> None:
         ("wanda-0.5", "unknown recipe 'wanda-0.5'; did you mean wanda-50 .*Per cents are 1 to 99"),
         ("rtn-16bit", "did you mean rtn-4bit .*bits 2 to 8"),
         ("WANDA-50", "did you mean wanda-50"),
+        ("wnda-50", "did you mean wanda-50.*`prunescope recipes`"),
         ("wanda-50+", "a `[+]` must be between two recipes"),
         ("external", "written `{name: mine, method: external"),
         ("{sparsity: 0.5}", "`method` is missing; for example `method: wanda`"),
@@ -261,3 +259,29 @@ def test_exchanges_must_precede_removed_units(name: str) -> None:
     with pytest.raises(InputError, match=r"dsnot would restore weights of units .* put it first"):
         parse_recipe(name)
     assert parse_recipe("wanda-60+dsnot+neurons-50").name == "wanda-60+dsnot+neurons-50"
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_parameter_of_every_method_has_a_meaning(kind: type) -> None:
+    for method in get_args(kind.model_fields["method"].annotation):
+        for row in recipe_parameters(method):
+            assert row["meaning"], (method, row["parameter"])
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_recipe_names_its_source(kind: type) -> None:
+    (source,) = {row["source"] for row in recipe_forms() if row["form"] in dict(kind.EXAMPLES)} or {""}
+    assert bool(source) == (kind not in {DenseRecipe, NoiseRecipe, ExternalRecipe, MixedRecipe}), "name it in the class"
+
+
+def test_every_form_is_listed_and_parses_to_its_own_method() -> None:
+    rows = [row for row in recipe_forms() if row["method"] not in {"external", "mixed"}]
+    assert [row["form"] for row in rows] == [form for form, _ in FORMS]
+    for row in rows:
+        recipe = parse_recipe(row["form"])
+        assert row["method"] in {recipe.method, getattr(recipe, "parts", (recipe,))[-1].method}
+
+
+def test_an_unknown_method_names_the_known_ones() -> None:
+    with pytest.raises(InputError, match="no method 'lottery'; there are dense, magnitude, wanda"):
+        recipe_parameters("lottery")

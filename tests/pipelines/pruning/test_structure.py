@@ -17,16 +17,18 @@ from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.calibration.statistics import CalibrationResult, calibrate, calibration_tokens
-from prunescope.pipelines.pruning.methods.structured_units import head_count, heads_of, neurons_of, probe_calls
+from prunescope.pipelines.pruning.methods.structured_units import head_count, heads_of, probe_calls
 from prunescope.pipelines.pruning.variant import Variant, load_variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies import CalibrationSpec
 from tests.pipelines.models.recorded import inputs_of
+from tests.pipelines.models.reference_models import logits
 from tests.tiny_models import EVERY_DECODER, SHORT_TEXT, save_tiny
 
 SPEC = CalibrationSpec(source=SHORT_TEXT, sequences=6, length=24)
-TOKENS = torch.tensor([[5, 77, 9, 120, 5, 33, 250, 8, 8, 61, 2, 17, 4, 99, 180, 41]])
+
+
 Load = Callable[[str], tuple[Decoder, CalibrationResult]]
 NO_BIAS = "has no bias of its own; set `compensate: false`"
 ACROSS_HEADS = "its heads are not independent of each other"
@@ -53,12 +55,6 @@ def load(tmp_path_factory: pytest.TempPathFactory, tiny_decoder: Callable[[str],
 
 def pruned(decoder: Decoder, calibrated: CalibrationResult, recipe: str) -> Variant:
     return prune(decoder, parse_recipe(recipe), calibrated.activation_stats, calibrated.block_influence)
-
-
-def logits(model: nn.Module) -> Tensor:
-    with torch.no_grad():
-        found: Tensor = model(input_ids=TOKENS, use_cache=False).logits[0]
-    return found
 
 
 def variant_logits(decoder: Decoder, variant: Variant) -> Tensor:
@@ -267,16 +263,6 @@ def test_a_new_bias_loads_from_the_file_and_is_removed_again(load: Load, tmp_pat
     assert torch.equal(variant_logits(decoder, again), variant_logits(decoder, variant))
     assert again.facts["structure"] == variant.facts["structure"]
     assert decoder.layers[0].mlp.mixers[0].down_proj.bias is None
-
-
-def test_halved_and_interleaved_rows_are_distinguished(load: Load) -> None:
-    for architecture, expected in (("phi3", [7, 103]), ("gpt_oss", [14, 15])):
-        decoder, _ = load(architecture)
-        mlp = decoder.layers[0].mlp
-        units = neurons_of(mlp, probe_calls(decoder, [mlp])[mlp.label], 64)[0]
-        (rows,) = units.rows.values()
-        assert rows[7].tolist() == expected
-        assert units.weights == 3 * 64
 
 
 def test_heads_of_interleaved_and_consecutive_projections_are_distinguished(load: Load) -> None:

@@ -1,12 +1,14 @@
-"""Tests that a study is read completely, or refused with the file, the key and the reason."""
+"""Tests that a study and its limits of memory are read completely, or refused with the file, the key and the reason."""
 
 import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.studies import load_study, study_names
+from prunescope.pipelines.studies import Study, load_study, study_names
+from prunescope.pipelines.studies.memory_limits import parse_limits, parse_size
 
 GOOD = """
 name: mine
@@ -41,21 +43,16 @@ def test_recipes_are_names_or_mappings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("wanda-50", "wonder-50"), "unknown recipe 'wonder-50'"),
         (("'Why?'", "'  '"), "prompt is empty"),
-        (("models: [{name: tiny, source: /models/tiny}]", "models: []"), "models"),
         *(
             (("name: tiny", f"name: {json.dumps(name)}"), "models.0.name")
             for name in ("../x", "", "a|b", "a\nb", "a" * 101, " a")
         ),
-        (("dense, ", "wanda-50, "), "twice"),
         (("kind: open", "kind: choice"), "options"),
         (("'Why?'", "'Why?', answer_pattern: '('"), "regular expression"),
         (("'Why?'", "'Why?', answer_pattern: 'a'"), "one group"),
-        (("prompts:", "measure: {temperatures: [0]}\nprompts:"), "must be 0.01 or more"),
         (("prompts:", "measure: {temperatures: [.nan]}\nprompts:"), "temperatures"),
         (("prompts:", "measure: {lenses: []}\nprompts:"), "lenses"),
-        (("prompts:", "unknown: 1\nprompts:"), "unknown"),
         (("name: soft, method: magnitude", "name: dense, method: magnitude"), "twice"),
         (("[dense,", "[dense, {name: x, method: dense},"), "dense"),
         (("prompts:", "texts: [{id: a}, {id: a, context: 64}]\nprompts:"), "`texts`: 'a' is listed twice"),
@@ -67,7 +64,6 @@ def test_recipes_are_names_or_mappings(tmp_path: Path) -> None:
         (("prompts:", "texts: [{id: a, max_tokens: 1000000000}]\nprompts:"), "must be 268,435,456 or less"),
         (("prompts:", "tasks: [{name: boolq, shots: 1001}]\nprompts:"), "must be 1,000 or less"),
         (("prompts:", "speed: [{batch: 10000, length: 100000}]\nprompts:"), "is over 268,435,456 tokens"),
-        (("wanda-50", "attn-drop-99999999"), "must be 10,000 or less"),
         (("prompts:", "memory: {cpu: " + "9" * 400 + "TiB}\nprompts:"), "is not a size"),
         (("source: /models/tiny", "source: " + "a" * 300), "longer than a path can be"),
         (("source: /models/tiny", "source: ~no-such-user/tiny"), "there is no user ~no-such-user"),
@@ -77,21 +73,12 @@ def test_recipes_are_names_or_mappings(tmp_path: Path) -> None:
         (("prompts:", "texts: [{id: a, context: 1}]\nprompts:"), "texts.0.context"),
         (("prompts:", "texts: [{id: a, stride: 0}]\nprompts:"), "texts.0.stride"),
         (
-            ("prompts:", "texts: [{id: a, context: 8, stride: 9}]\nprompts:"),
-            "`texts.0`: `stride` 9 is over `context` 8",
-        ),
-        (
             ("prompts:", "texts: [{id: a, max_tokens: 9}]\nprompts:"),
             "`max_tokens` 9 is less than one window scores (256)",
         ),
         (("prompts:", "calibration: {seed: -1}\nprompts:"), "calibration.seed"),
         (("prompts:", f"calibration: {{seed: {2**63}}}\nprompts:"), "calibration.seed"),
         (("prompts: [", "prompts: [[["), "not valid YAML"),
-        (("recipes:", "recipies:"), "`recipies`: is not a key here; did you mean `recipes`?"),
-        (
-            ("prompts:", "measure: {lense: [raw]}\nprompts:"),
-            "`measure.lense`: is not a key here; did you mean `lenses`?",
-        ),
         (("name: mine", "- mine"), "not valid YAML"),
         ((GOOD, "just text"), "mapping"),
         ((GOOD, "!!python/object/apply:os.system ['true']"), "not valid YAML"),
@@ -179,3 +166,66 @@ def test_a_studys_text_defaults_to_wikitext2_in_llama_cpps_windows(tmp_path: Pat
     assert (wiki.source, wiki.context, wiki.step, wiki.scored, wiki.max_tokens) == ("wikitext2", 512, 256, 256, 4096)
     assert (mine.step, mine.scored) == (4, 4)
     assert not load_study(written(tmp_path, GOOD)).texts
+
+
+PROMPTS = [{"id": f"{kind}{number}", "kind": kind, "text": "?"} for number in range(3) for kind in ("maths", "open")]
+
+
+def loaded(folder: Path, **keys: object) -> Study:
+    fields = {"models": [{"name": "m", "source": "embedded"}], "recipes": ["dense"], "prompts": PROMPTS} | keys
+    return load_study(written(folder, yaml.safe_dump(fields)))
+
+
+def test_the_first_prompts_of_each_kind_are_measured_layer_by_layer(tmp_path: Path) -> None:
+    assert len(loaded(tmp_path).layer_prompts) == 6
+    assert loaded(tmp_path, measure={"layer_prompts": 1}).layer_prompts == ("maths0", "open0")
+    asked = [*PROMPTS, *({"id": f"more{number}", "kind": "open", "text": "?"} for number in range(4))]
+    assert loaded(tmp_path, prompts=asked).layer_prompts == tuple(prompt["id"] for prompt in asked[:7])
+    assert len(loaded(tmp_path, prompts=asked, measure={"layer_prompts": "all"}).layer_prompts) == 10
+
+
+def test_texts_end_and_are_not_sampled_unless_asked(tmp_path: Path) -> None:
+    study = loaded(tmp_path)
+    assert (study.generation.until, study.decoding) == ("end", None)
+    spec = loaded(tmp_path, decoding={"samples": 2}).decoding
+    assert spec is not None
+    assert (spec.temperature, spec.top_p, spec.samples, spec.seed) == (0.7, 1.0, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("keys", "where"),
+    [
+        ({"decoding": {"temperature": float("inf")}}, "decoding.temperature"),
+        ({"decoding": {"top_p": 0}}, "decoding.top_p"),
+        ({"decoding": {"seed": -1}}, "decoding.seed"),
+        ({"decoding": {"top_k": 5}}, "decoding.top_k"),
+        ({"prompts": [], "texts": [{"id": "t"}], "decoding": {}}, "`decoding` samples texts of `prompts`"),
+    ],
+)
+def test_a_wrong_key_is_named(tmp_path: Path, keys: dict[str, object], where: str) -> None:
+    with pytest.raises(InputError, match=where):
+        loaded(tmp_path, **keys)
+
+
+@pytest.mark.parametrize(
+    ("written", "size"),
+    [("20GiB", 20 * 2**30), ("1.5 GB", 1_500_000_000), ("500kb", 500_000), ("2 MiB", 2**21), ("7", 7), (8, 8)],
+)
+def test_sizes_are_bytes(written: object, size: int) -> None:
+    assert parse_size(written) == size
+
+
+@pytest.mark.parametrize("written", ["", "GiB", "1 GiB 2", "-1GiB", "1e3", "20 GiBytes"])
+def test_invalid_sizes_are_refused(written: str) -> None:
+    with pytest.raises(ValueError, match=r"is not a size; write bytes, or 500MB, or 20GiB"):
+        parse_size(written)
+
+
+def test_command_line_limits_keep_their_order() -> None:
+    assert list((parse_limits(["cuda:1=1GiB", "cpu=0"]) or {}).items()) == [("cuda:1", 2**30), ("cpu", 0)]
+    assert parse_limits([]) is None
+    with pytest.raises(ValueError, match="^'cpu': write a device and a size, such as cpu=8GiB"):
+        parse_limits(["cpu"])
+    for wrong in ("gpu=1", "cpu:0=1", "=1"):
+        with pytest.raises(ValueError, match="cannot hold layers"):
+            parse_limits([wrong])

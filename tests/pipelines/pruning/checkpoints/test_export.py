@@ -26,20 +26,15 @@ from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import parse_recipe
+from tests.pipelines.models.reference_models import logits
 from tests.tiny_models import save_tiny
 
-TOKENS = torch.tensor([[5, 77, 9, 120, 5, 33, 250, 8, 8, 61, 2, 17, 4, 99, 180, 41]])
 ABOUT = About("tiny", "org/tiny@main", "w" * 64, "mine", "magnitude", '{"sparsity": 0.5}', {"length": 7}, [("KL", "1")])
 
 
 @pytest.fixture(scope="module")
 def variant(decoder: Decoder) -> Variant:
     return prune(decoder, parse_recipe("magnitude-50"))
-
-
-def logits(model: torch.nn.Module) -> torch.Tensor:
-    with torch.no_grad():
-        return model(input_ids=TOKENS).logits
 
 
 def test_large_models_are_written_in_shards_with_an_index(
@@ -223,3 +218,25 @@ def test_a_full_disk_leaves_nothing(
     with pytest.raises(InputError, match="free some space or choose another place"):
         export(decoder, variant, tmp_path / "out", ABOUT)
     assert not list(tmp_path.iterdir())
+
+
+# Their layers' kinds follow from a period, which no removal of one layer keeps.
+KEEPS_LAYERS = {"JambaForCausalLM", "RecurrentGemmaForCausalLM"}
+
+
+# test_zero_weights.py loads exports of dropped sublayers of every decoder.
+@pytest.mark.third(2)
+@pytest.mark.parametrize(
+    "recipe", ["magnitude-50", pytest.param("attn-drop-1", marks=pytest.mark.exhaustive), "block-drop-1"]
+)
+def test_plain_transformers_gives_the_variants_logits(each_decoder: Decoder, recipe: str, tmp_path: Path) -> None:
+    dropped = {"attn-drop-1": ("attn.1",), "block-drop-1": ("attn.1", "mlp.1")}
+    variant = prune(each_decoder, parse_recipe(recipe)) if recipe not in dropped else Variant(dropped=dropped[recipe])
+    done = export(each_decoder, variant, tmp_path / "out", ABOUT)
+    if recipe == "block-drop-1":
+        assert ("are removed" in done.notes[0]) == (type(each_decoder.model).__name__ not in KEEPS_LAYERS)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    with apply_variant(each_decoder, variant):
+        truth = logits(each_decoder.model)
+    assert (logits(plain) - truth).norm() <= 1e-5 * truth.norm()
+    assert not torch.equal(logits(each_decoder.model), truth)

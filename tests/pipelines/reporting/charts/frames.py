@@ -57,10 +57,6 @@ def layer_summary(models=(MODEL,), recipes=RECIPES, layers=30) -> pl.DataFrame:
                         "temperature": 1.0,
                         "is_changed": True,
                         "positions": 75,
-                        "kl_mean_nats": 0.1 * size,
-                        "kl_median_nats": 0.06 * size,
-                        "var_p_dz_mean": 0.2 * size,
-                        "orth_rel_h_mean": math.sqrt(2 * defects["h"]),
                     }
                     for space, defect in defects.items():
                         value = min(1.2, defect * math.exp(rng.gauss(0, 0.5)))
@@ -140,12 +136,8 @@ def decoding_curve(models=(MODEL,), recipes=RECIPES, prompts=PROMPTS, steps=24) 
                                 "one_minus_cos_h": kl / (kl + 20),
                                 "one_minus_cos_z": kl / (kl + 40),
                                 "one_minus_cos_p": kl / (kl + 1),
-                                "entropy_dense_nats": 1.0,
-                                "margin_dense": 2.0,
                                 "first_flip_step": flip,
                                 "answer_end_step": end,
-                                "is_after_flip": flip is not None and step > flip,
-                                "is_after_answer": end is not None and step > end,
                             }
                         )
     return pl.DataFrame(rows, infer_schema_length=None)
@@ -187,8 +179,6 @@ def token_trace(models=(MODEL,), recipes=RECIPES, prompts=PROMPTS, steps=24, wor
                             "is_same_token": same,
                             "kl_teacher_forced_nats": math.exp(rng.gauss(-2, 1)),
                             "kl_own_text_nats": math.exp(rng.gauss(-3 if same else 1.8, 1)),
-                            "entropy_dense_nats": 1.0,
-                            "margin_dense": 2.0,
                             "first_flip_step": flip,
                         }
                     )
@@ -220,8 +210,6 @@ def option_shift(models=(MODEL,), recipes=RECIPES, questions=("choice-planets",)
                             "p_full_pruned": 10 ** -(1 + len(recipe) / 4) * p_pruned,
                             "rank_dense": 3 + index,
                             "rank_pruned": 30 + index,
-                            "logit_dense": dense[index],
-                            "logit_pruned": pruned[index],
                             "is_gold": index == 0,
                         }
                     )
@@ -239,17 +227,11 @@ def variant_summary(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
                 {
                     "model": model,
                     "recipe": recipe,
-                    "variant": f"{model}@{recipe}",
                     "method": recipe.rsplit("-", 1)[0],
-                    "sparsity": 0.0 if dense or drop else 0.5,
                     "parameters_removed_share": 0.0 if dense else (0.05 if drop else 0.39),
                     "sublayers_dropped_count": 0 if not drop else (8 if "block" in recipe else 4),
                     "kl_step0_nats": kl,
-                    "kl_teacher_forced_median_nats": kl / 2,
                     "kl_teacher_forced_mean_nats": kl,
-                    "kl_teacher_forced_max_nats": kl * 9,
-                    "kl_own_text_median_nats": kl * 6,
-                    "top1_agreement": 1.0 if dense else 0.6,
                     "kl_noise_p95_nats": 0.002,
                     "is_below_noise": kl / 2 <= 0.002,
                     "first_flip_step_median": None if dense else 4.0,
@@ -258,8 +240,6 @@ def variant_summary(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
                     "prompts_collapsed": 0 if dense else 1,
                     "prompts_graded": 2,
                     "prompts_correct": 2 if dense else 1,
-                    "questions": 1,
-                    "options_argmax_kept": 1,
                 }
             )
     return pl.DataFrame(rows, infer_schema_length=None)
@@ -395,11 +375,6 @@ def greedy_survival(models=(MODEL,), recipes=RECIPES, steps=12, noise=("noise-ba
     return pl.DataFrame(rows)
 
 
-def q33_claims_by_model(models=(MODEL,)) -> pl.DataFrame:
-    texts = ("claim", "measure", "says", "models_hold", "models_fail", "models_open", "verdict")
-    return pl.DataFrame(schema=dict.fromkeys(texts, pl.String) | {"n_models": pl.Int64})
-
-
 def q05_bias_by_deviation(models=(MODEL,)) -> pl.DataFrame:
     """Return estimates without bias below the last tenth, and at half of the true value there."""
     rows = [
@@ -421,13 +396,6 @@ def stg_generations(models=(MODEL,), recipes=RECIPES, prompts=PROMPTS) -> pl.Dat
         for model in models for recipe in ("dense", *recipes) for prompt in prompts
     ]  # fmt: skip
     return pl.DataFrame(rows, infer_schema_length=None)
-
-
-def dense_ends(_models=(MODEL,)) -> pl.DataFrame:
-    """Return no end: all texts have the study's length."""
-    return pl.DataFrame(
-        schema={"model": pl.String, "prompt_id": pl.String, "end_step": pl.Int32, "end_position": pl.Int32}
-    )
 
 
 def stg_top_tokens(models=(MODEL,), recipes=RECIPES, prompts=PROMPTS, steps=3, words=None) -> pl.DataFrame:
@@ -487,7 +455,6 @@ def prompt_summary(models=(MODEL,), prompts=PROMPTS) -> pl.DataFrame:
 MARTS = (
     prompt_summary,
     q05_bias_by_deviation,
-    dense_ends,
     stg_generations,
     stg_top_tokens,
     noise_variants,
@@ -495,7 +462,6 @@ MARTS = (
     local_amplification,
     q13_own_text_against_forced,
     q16_options_against_vocabulary,
-    q33_claims_by_model,
     sampling_summary,
     sampling_survival,
     sequence_kl,

@@ -9,11 +9,15 @@ import re
 from importlib import resources
 
 import pytest
+import vl_convert
 
 from prunescope.pipelines.reporting.explorer.page import policy, render
 from prunescope.pipelines.reporting.explorer.study_documents import OWN_BYTES
 from tests.pipelines.reporting.charts import frames
 from tests.pipelines.reporting.explorer import sample
+
+VENDOR = resources.files("prunescope.pipelines.reporting.explorer") / "vendor"
+WANTED = json.loads((VENDOR / "package.json").read_text(encoding="utf-8"))["dependencies"]
 
 
 @pytest.fixture(scope="module")
@@ -101,23 +105,14 @@ def test_nan_and_infinity_are_refused():
 
 
 def test_the_vendored_script_matches_the_lock_and_has_its_licence(page):
-    vendor = resources.files("prunescope.pipelines.reporting.explorer") / "vendor"
-    lock = json.loads((vendor / "package-lock.json").read_text(encoding="utf-8"))["packages"]
-    wanted = json.loads((vendor / "package.json").read_text(encoding="utf-8"))["dependencies"]
-    assert all(lock[f"node_modules/{name}"]["version"] == version for name, version in wanted.items())
+    lock = json.loads((VENDOR / "package-lock.json").read_text(encoding="utf-8"))["packages"]
+    assert all(lock[f"node_modules/{name}"]["version"] == version for name, version in WANTED.items())
     assert all(entry["integrity"].startswith("sha512-") for path, entry in lock.items() if path)
     licences = packed(page)["licences"]
-    assert all(f"{name} {version} " in licences for name, version in wanted.items())
+    assert all(f"{name} {version} " in licences for name, version in WANTED.items())
 
 
 def test_the_licences_are_those_of_the_vendored_vega():
-    import vl_convert
-
-    wanted = json.loads(
-        (resources.files("prunescope.pipelines.reporting.explorer") / "vendor" / "package.json").read_text(
-            encoding="utf-8"
-        )
-    )["dependencies"]
-    assert wanted["vega"] == vl_convert.get_vega_version()
-    assert wanted["vega-embed"] == vl_convert.get_vega_embed_version()
-    assert wanted["vega-lite"].startswith(f"{vl_convert.get_vegalite_versions()[-1]}.")
+    assert WANTED["vega"] == vl_convert.get_vega_version()
+    assert WANTED["vega-embed"] == vl_convert.get_vega_embed_version()
+    assert WANTED["vega-lite"].startswith(f"{vl_convert.get_vegalite_versions()[-1]}.")
