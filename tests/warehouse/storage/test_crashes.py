@@ -16,7 +16,7 @@ from prunescope.warehouse.maintenance import verification
 from prunescope.warehouse.maintenance.verification import verify, verify_file
 from prunescope.warehouse.storage.provenance import read_footer
 from prunescope.warehouse.tables import TABLES
-from tests.warehouse.conftest import leftovers, noisy_rows, provenance_of, rows_of
+from tests.warehouse.conftest import leftovers, noisy_rows, provenance_of, put
 
 TABLE = TABLES["top_tokens"]
 VARIANT = ("tiny", "wanda-50")
@@ -33,7 +33,7 @@ def crashing(scenario, folder):
 
 
 def write(store, seed=1, **changes):
-    return store.write(TABLE, noisy_rows(TABLE, 50, seed), provenance_of(*VARIANT, **changes), *VARIANT)
+    return put(store, TABLE, rows=noisy_rows(TABLE, 50, seed), **changes)
 
 
 def test_a_kill_between_any_two_steps_leaves_the_old_or_the_new_file(tmp_path):
@@ -186,8 +186,7 @@ def test_files_older_than_the_hashes_are_distinguished_from_changed_ones(store):
 
 @pytest.mark.parametrize("reader", ["is_intact", "footer_of"])
 def test_an_unreadable_file_is_reported_and_the_others_verified(store, monkeypatch, reader):
-    first, second = write(store).path, store.path(TABLE, "tiny", "zzz")
-    store.write(TABLE, rows_of(TABLE, "tiny", "zzz"), provenance_of("tiny", "zzz"), "tiny", "zzz")
+    first, second = write(store).path, put(store, TABLE, recipe="zzz").path
     real = getattr(verification, reader)
 
     def failing(file, *arguments):
@@ -201,8 +200,7 @@ def test_an_unreadable_file_is_reported_and_the_others_verified(store, monkeypat
 
 
 def test_a_file_removed_during_verification_is_skipped(store):
-    first, second = write(store).path, store.path(TABLE, "tiny", "zzz")
-    store.write(TABLE, rows_of(TABLE, "tiny", "zzz"), provenance_of("tiny", "zzz"), "tiny", "zzz")
+    first, second = write(store).path, put(store, TABLE, recipe="zzz").path
     verdicts = verify(store)
     assert next(verdicts).path == first
     second.unlink()
