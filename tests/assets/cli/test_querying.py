@@ -18,7 +18,7 @@ from prunescope.warehouse.tables import TABLES
 from tests.assets.tiny_study import RECIPES, partitions
 from tests.kept_processes import KeptProcesses
 from tests.tiny_models import save_tiny
-from tests.warehouse.conftest import put, rows_of
+from tests.warehouse.conftest import provenance_of, rows_of
 
 
 class Shell:
@@ -459,7 +459,7 @@ def test_help_shows_arguments_and_options(command: str, capsys: pytest.CaptureFi
 def test_tables_counts_the_rest_after_a_file_is_removed_meanwhile(tmp_path, capsys, monkeypatch):
     table, store, real = TABLES["models"], Store(tmp_path), Store.partitions
     for model in ("stays", "goes"):
-        put(store, table, model)
+        store.write(table, rows_of(table, model, None, rows=1), provenance_of(model, None), model, None)
 
     def removed_after(self, of):
         found = real(self, of)
@@ -476,7 +476,9 @@ def test_a_damaged_file_is_reported_and_left_out_of_every_answer(tmp_path, capsy
     store = Store(tmp_path)
     for recipe in ("a", "b"):
         for name in ("variants", "top_tokens"):
-            put(store, TABLES[name], recipe=recipe, rows=rows_of(TABLES[name], "tiny", recipe, rows=1))
+            table = TABLES[name]
+            rows = rows_of(table, "tiny", recipe, rows=1)
+            store.write(table, rows, provenance_of("tiny", recipe), "tiny", recipe)
     damaged = store.path(TABLES["top_tokens"], "tiny", "b")
     damaged.write_bytes(damaged.read_bytes()[:50])
 

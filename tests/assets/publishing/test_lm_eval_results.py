@@ -25,7 +25,7 @@ from prunescope.warehouse.export.lm_eval_import import evaluated_variant, parse_
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
 from tests.pipelines.evaluation.tasks import harness
-from tests.warehouse.conftest import put, rows_of
+from tests.warehouse.conftest import provenance_of, rows_of
 
 Shell = Callable[..., str]
 PRUNED = "magnitude-50"
@@ -49,10 +49,14 @@ def scored(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, specs: l
     store, decoder = Store(tmp_path_factory.mktemp("scored")), load_decoder(tiny_folder)
     session = TaskSession(decoder, "tiny", specs)
     models = rows_of(TABLES["models"], "tiny", None).with_columns(source=pl.lit(str(tiny_folder)))
-    put(store, TABLES["models"], rows=models)
+    store.write(TABLES["models"], models, provenance_of("tiny", None), "tiny", None)
     for recipe, variant in (("dense", Variant()), (PRUNED, prune(decoder, parse_recipe(PRUNED)))):
-        put(store, TABLES["variants"], recipe=recipe)
-        put(store, TABLES["task_scores"], recipe=recipe, rows=session.score(recipe, variant)["task_scores"])
+        provenance = provenance_of("tiny", recipe)
+        for name, rows in (
+            ("variants", rows_of(TABLES["variants"], "tiny", recipe)),
+            ("task_scores", session.score(recipe, variant)["task_scores"]),
+        ):
+            store.write(TABLES[name], rows, provenance, "tiny", recipe)
     return store.root
 
 
@@ -283,8 +287,10 @@ def test_one_wrong_file_among_several_imports_none(warehouse: Path, theirs: Path
 def test_the_evaluated_variant_is_that_of_the_arguments(warehouse: Path, tiny_folder: Path, tmp_path: Path) -> None:
     store, models = Store(warehouse), rows_of(TABLES["models"], "hub", None)
     hub = models.with_columns(source=pl.lit("org/name"), revision=pl.lit("abc"))
-    put(store, TABLES["models"], "hub", rows=hub)
-    put(store, TABLES["variants"], "hub", "dense")
+    store.write(TABLES["models"], hub, provenance_of("hub", None), "hub", None)
+    store.write(
+        TABLES["variants"], rows_of(TABLES["variants"], "hub", "dense"), provenance_of("hub", "dense"), "hub", "dense"
+    )
     (tmp_path / "link").symlink_to(tiny_folder)
 
     def of(arguments: object, **config: object) -> tuple[str, str]:
@@ -318,7 +324,8 @@ def test_the_evaluated_variant_is_that_of_the_arguments(warehouse: Path, tiny_fo
         with pytest.raises(WarehouseError, match=r"^r.json: `config.model_args` \(pretrained=.*\) names no model"):
             of(arguments, **config)
     again = hub.with_columns(model=pl.lit("same"))
-    put(store, TABLES["models"], "same", rows=again)
-    put(store, TABLES["variants"], "same", "dense")
+    store.write(TABLES["models"], again, provenance_of("same", None), "same", None)
+    rows = rows_of(TABLES["variants"], "same", "dense")
+    store.write(TABLES["variants"], rows, provenance_of("same", "dense"), "same", "dense")
     with pytest.raises(WarehouseError, match="names hub@dense and same@dense; say with --variant"):
         of("pretrained=org/name")

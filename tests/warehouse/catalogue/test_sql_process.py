@@ -35,7 +35,7 @@ from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
 from tests.kept_processes import InThisProcess
 from tests.warehouse.attacks import GIBIBYTES, SECRET, attacks
-from tests.warehouse.conftest import put
+from tests.warehouse.conftest import provenance_of, rows_of
 
 
 class World:
@@ -45,8 +45,9 @@ class World:
         self.base, self.outside = base, base / "outside"
         store = Store(base / "warehouse")
         self.root = store.root
-        for name in ("models", "variants"):
-            put(store, TABLES[name])
+        for name, recipe in (("models", None), ("variants", "wanda-50")):
+            rows, provenance = rows_of(TABLES[name], "tiny", recipe), provenance_of("tiny", recipe)
+            store.write(TABLES[name], rows, provenance, "tiny", recipe)
         self.outside.mkdir()
         (self.outside / "secret.txt").write_text(SECRET)
         (self.outside / "secret.csv").write_text(f"x,y\n{SECRET},1\n")
