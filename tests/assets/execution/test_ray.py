@@ -431,3 +431,30 @@ def test_a_request_that_no_machine_can_meet_is_refused_at_once(ran: Ran, machine
     with pytest.raises(InputError, match="no machine of the Ray cluster has 1 CPUs and 4 GPUs"):
         list(compute_on_ray([task], place, print))
     assert not list(tmp_path.glob(".prunescope-tmp*"))
+
+
+@cluster
+def test_a_killed_worker_is_started_again_and_its_tables_are_those_of_a_single_process(
+    ran: Ran, machines: Machines, study: StudyFile, tmp_path: Path, computed_once: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    killed, wait, warehouse = list[int](), ray.wait, tmp_path / "warehouse"
+
+    def wait_and_kill(references: list[object], **options: object) -> object:
+        if not killed and (warehouse / "block_influence").exists():
+            for process in computing(psutil.process_iter()):
+                process.kill()
+                killed.append(process.pid)
+        return wait(references, **options)
+
+    without_answers(monkeypatch)
+    monkeypatch.setattr(ray, "wait", wait_and_kill)
+    cache = Path(os.environ["PRUNESCOPE_CACHE"])
+    place = RayClusterConfig(machines.address)
+    outcome = run_study(StudyRequest(str(study.path)), str(warehouse), cache, Heard(), cluster=place)
+    assert killed
+    assert not outcome.failures
+    alone, found = rows(computed_once), rows(warehouse)
+    assert found.keys() == {name for name in alone if not name.startswith("paper_reference")}
+    assert all(table.equals(alone[name]) for name, table in found.items())

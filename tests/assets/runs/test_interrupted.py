@@ -12,6 +12,7 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 from dagster import DagsterRunStatus
 from dagster._core.events import RunFailureReason
@@ -88,6 +89,29 @@ def require_as_undisturbed(warehouse: Path, undisturbed: Path) -> None:
     assert not diagnose(warehouse)
     assert not list(temporaries(warehouse))
     assert nothing_is_left_running(warehouse)
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.exhaustive  # the test above kills at chosen moments
+def test_twenty_kills_at_random_moments_change_no_table(study: StudyFile, tmp_path: Path, computed_once: Path) -> None:
+    random, started = np.random.default_rng(43), time.monotonic()
+    whole = Running(study, tmp_path / "whole")
+    assert whole.code(PATIENCE) == 0, whole.told()
+    seconds, kills, finished = time.monotonic() - started, 0, 0
+    while kills < 20 or not finished:
+        warehouse = tmp_path / f"killed-{finished}"
+        running = Running(study, warehouse)
+        code = running.code(random.uniform(0, seconds) if kills < 20 else PATIENCE)
+        if code is None:
+            running.send(signal.SIGKILL)
+            code = running.code(PATIENCE)
+        if code == -signal.SIGKILL:  # else it ended in that moment
+            assert not warehouse.exists() or not [each for each in diagnose(warehouse) if each.level == "error"]
+            kills += 1
+        else:  # the next kills are those of a new warehouse
+            assert code == 0, running.told()
+            require_as_undisturbed(warehouse, computed_once)
+            finished += 1
 
 
 @pytest.mark.timeout(900)
