@@ -4,8 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from tests.sql.built_texts import text_token
+from tests.sql.reference_intervals import clustered
 from tests.sql.warehouse_builder import Ask, Handmade, Row
 
 NOISE = {f"kl_noise_{name}_nats" for name in ("mean", "max", "p99", "p95", "median")}
@@ -111,31 +113,6 @@ def test_rounding_measured_under_other_conditions_is_no_floor(ask: Ask, change: 
     assert {row[name] for name in (*NOISE, "is_below_noise")} == {None}
 
 
-def test_correlated_perplexities_differ_with_less_error_than_either(ask: Ask) -> None:
-    warehouse = Handmade()
-    for position, p in enumerate((1 / 4, 1 / 16, 1 / 4, 1 / 16), start=1):
-        text_token(warehouse, "wanda-50", position, window=position // 2, p_dense=p, p_pruned=p / 2)
-    (row,) = ask(warehouse, "kld_summary")
-
-    # Perplexities 8 and 16 with errors in one proportion, so that the difference has that of 8.
-    assert row["ppl_difference"] == pytest.approx(8)
-    assert row["ppl_difference_se_iid"] == pytest.approx(row["ppl_dense_se_iid"])
-
-
-def test_windows_have_a_larger_error_than_independent_tokens(ask: Ask) -> None:
-    warehouse = Handmade()
-    for position in range(8):
-        window = position // 4
-        text_token(warehouse, "wanda-50", position + 1, 1.0 + 2.0 * window, window=window, flips=window == 1)
-    (row,) = ask(warehouse, "kld_summary")
-
-    assert row["kl_mean_nats"] == 2.0
-    assert row["kl_mean_nats_se"] == 1.0  # two windows at 1 and 3
-    assert row["kl_mean_nats_se_iid"] == pytest.approx(math.sqrt(8 / 7) / math.sqrt(8))
-    assert (row["top1_agreement"], row["top1_agreement_se"]) == (0.5, 0.5)
-    assert row["top1_agreement_se_iid"] == pytest.approx(math.sqrt(2 / 7) / math.sqrt(8))
-
-
 def test_one_window_has_no_error_over_windows(ask: Ask) -> None:
     warehouse = Handmade()
     for position in range(4):
@@ -194,17 +171,10 @@ def statistics64(kl: np.ndarray, p: np.ndarray, q: np.ndarray, same: np.ndarray,
     """Compute the statistics from their definitions."""
     rows: Row = {}
 
-    def errors(values: np.ndarray) -> tuple[float, float]:
-        """Return errors by the sandwich formula over windows, and of independent tokens."""
-        rest = values - values.mean()
-        groups = np.unique(window)
-        sums = np.array([rest[window == group].sum() for group in groups])
-        clustered = math.sqrt(len(groups) / (len(groups) - 1) * (sums**2).sum()) / len(values)
-        return clustered, math.sqrt((rest**2).sum() / (len(values) - 1) / len(values))
-
     def add(name: str, value: float, of: np.ndarray, factor: float = 1.0) -> None:
-        clustered, iid = errors(of)
-        rows.update({name: value, f"{name}_se": factor * clustered, f"{name}_se_iid": factor * iid})
+        rows.update(
+            {name: value, f"{name}_se": factor * clustered(of, window), f"{name}_se_iid": factor * stats.sem(of)}
+        )
 
     nll, nll2 = -np.log(p), -np.log(q)
     for side, values in (("dense", nll), ("pruned", nll2)):

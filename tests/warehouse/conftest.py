@@ -12,7 +12,7 @@ import pytest
 
 from prunescope.pipelines.core.atomic_write import PREFIX
 from prunescope.warehouse.schema.table import Column, Table
-from prunescope.warehouse.storage.partition_store import Store
+from prunescope.warehouse.storage.partition_store import PartitionFile, Store
 from prunescope.warehouse.storage.provenance import Provenance
 from prunescope.warehouse.tables import TABLES
 
@@ -117,6 +117,21 @@ def noisy_rows(table: Table, rows: int, seed: int) -> pl.DataFrame:
     return frame.with_columns(noise)
 
 
+def put(
+    store: Store,
+    table: Table,
+    model: str = "tiny",
+    recipe: str = "wanda-50",
+    *,
+    rows: pl.DataFrame | None = None,
+    **provenance: object,
+) -> PartitionFile:
+    """Write a partition of good rows, or of those given; one of a model has no recipe."""
+    of = recipe if table.partitioning == "variant" else None
+    rows = rows_of(table, model, of) if rows is None else rows
+    return store.write(table, rows, provenance_of(model, of, **provenance), model, of)
+
+
 def leftovers(root: Path) -> list[str]:
     """Return the names of the temporary files below a folder."""
     return [path.name for path in root.rglob("*") if path.name.startswith(PREFIX)]
@@ -135,17 +150,11 @@ def _written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], P
     @cache
     def written(model: str, recipe: str) -> Path:
         store = Store(tmp_path_factory.mktemp("written"))
-        write_all(store, model, recipe)
+        for table in TABLES.values():
+            put(store, table, model, recipe)
         return store.root
 
     return written
-
-
-def write_all(store: Store, model: str, recipe: str) -> None:
-    """Write one partition of every table."""
-    for table in TABLES.values():
-        of = recipe if table.partitioning == "variant" else None
-        store.write(table, rows_of(table, model, of), provenance_of(model, of), model, of)
 
 
 @pytest.fixture

@@ -84,6 +84,12 @@ def config_of(request: RunRequest) -> dict[str, object]:
     return request.run_config["resources"]["study"]["config"]
 
 
+def assert_is_of_a_whole_study(request: RunRequest, study: StudyFile) -> None:
+    empty = {"models": [], "recipes": [], "allow_code_execution": False, "added": [], "search": ""}
+    assert config_of(request) == {"study": str(study.path), **empty}
+    assert "ops" not in request.run_config, "the answers are part of it"
+
+
 def test_no_run_starts_while_everything_is_current(watched: WatchedWarehouse) -> None:
     assert watched.requested() == []
     assert isinstance(nightly(), SkipReason)
@@ -98,15 +104,7 @@ def test_no_run_starts_for_a_study_that_is_not_watched(watched: WatchedWarehouse
 def test_a_new_recipe_is_requested_once(watched: WatchedWarehouse, study: StudyFile) -> None:
     study.write(recipes=[*RECIPES, "mlp-drop-1"])
     (request,) = watched.tick(watch_sensor)
-    assert config_of(request) == {
-        "study": str(study.path),
-        "models": [],
-        "recipes": [],
-        "allow_code_execution": False,
-        "added": [],
-        "search": "",
-    }
-    assert "ops" not in request.run_config, "the answers are part of it"
+    assert_is_of_a_whole_study(request, study)
     assert request.tags == {WATCH_TAG: "due", STUDY_TAG: "tiny", MODELS_TAG: "tiny-a"}
     assert "mlp-drop-1" in watched.instance.get_dynamic_partitions("recipe"), "the interface shows it at once"
     assert watched.requested() == [], "also where that run has failed"
@@ -199,11 +197,6 @@ def test_a_changed_prompt_set_makes_all_variants_outdated(
     assert counts == {"tiny": [0, len(RECIPES), 0], "other": [1, 0, 1]}, "the dense variant alone is in both"
 
 
-def test_a_changed_calibration_makes_the_whole_model_outdated(watched: WatchedWarehouse, study: StudyFile) -> None:
-    study.write(calibration={"source": SHORT_TEXT, "sequences": 3, "length": 32})
-    assert watched.requested() == ["tiny"]
-
-
 def test_a_file_that_a_study_names_is_one_of_its_inputs(
     watched: WatchedWarehouse, study: StudyFile, tmp_path: Path
 ) -> None:
@@ -215,12 +208,24 @@ def test_a_file_that_a_study_names_is_one_of_its_inputs(
     assert watched.requested() == ["tiny"]
 
 
-def test_nothing_is_requested_while_a_process_computes(watched: WatchedWarehouse, study: StudyFile) -> None:
-    study.write(generation={"new_tokens": 3})
+@pytest.mark.parametrize("what", ["generation", "calibration", "model", "answers"])
+def test_what_is_outdated_is_requested_once_when_no_process_computes(
+    what: str, watched: WatchedWarehouse, study: StudyFile, tiny_folder: Path, tmp_path: Path
+) -> None:
+    if what == "generation":
+        study.write(generation={"new_tokens": 3})
+    elif what == "calibration":
+        study.write(calibration={"source": SHORT_TEXT, "sequences": 3, "length": 32})
+    elif what == "model":
+        copied = shutil.copytree(tiny_folder, tmp_path / "copied")
+        study.write(models=[{"name": "tiny-a", "source": str(copied)}])
+    else:
+        (watched.warehouse / report_file(study_of(study))).unlink()
     with (watched.warehouse / "_lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert watched.requested() == []
     assert watched.requested() == ["tiny"]
+    assert watched.requested() == [], "also where that run has failed"
 
 
 def test_a_partition_that_is_outdated_again_is_requested_again(watched: WatchedWarehouse, study: StudyFile) -> None:
@@ -239,24 +244,6 @@ def test_partitions_of_another_study_are_left_alone(
     assert found.of_others == {("other", "tiny-a"): dict.fromkeys(RECIPES, "tiny")}
     assert run(["watch", "--stop", "tiny"], Globals()) == 0
     assert watched.requested() == [], "also if it is no longer watched"
-
-
-def test_a_model_whose_files_change_is_requested(
-    watched: WatchedWarehouse, study: StudyFile, tiny_folder: Path, tmp_path: Path
-) -> None:
-    copied = shutil.copytree(tiny_folder, tmp_path / "copied")
-    study.write(models=[{"name": "tiny-a", "source": str(copied)}])
-    assert watched.requested() == ["tiny"]
-    assert watched.requested() == []
-
-
-def test_answers_are_requested_when_no_process_computes(watched: WatchedWarehouse, study: StudyFile) -> None:
-    (watched.warehouse / report_file(study_of(study))).unlink()
-    with (watched.warehouse / "_lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        assert watched.requested() == []
-    assert watched.requested() == ["tiny"]
-    assert watched.requested() == [], "also where that run has failed"
 
 
 def test_answers_of_an_earlier_version_are_requested_again(watched: WatchedWarehouse, study: StudyFile) -> None:
@@ -282,15 +269,7 @@ def test_the_nightly_schedule_retries_what_failed(watched: WatchedWarehouse, stu
     assert watched.tick(watch_sensor) == []
     (request,) = nightly()
     assert re.fullmatch(r"tiny \d{4}-\d\d-\d\d", request.run_key), "nights that are caught up on share one run"
-    assert config_of(request) == {
-        "study": str(study.path),
-        "models": [],
-        "recipes": [],
-        "allow_code_execution": False,
-        "added": [],
-        "search": "",
-    }
-    assert "ops" not in request.run_config, "the answers are part of it"
+    assert_is_of_a_whole_study(request, study)
 
 
 def test_a_second_tick_opens_no_file(watched: WatchedWarehouse, monkeypatch: pytest.MonkeyPatch) -> None:

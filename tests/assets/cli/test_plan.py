@@ -226,44 +226,35 @@ def test_a_plan_says_that_the_loading_of_layers_from_disk_does_not_count(
     assert "not counted is the loading of 0.0 GiB of layers for every pass" in told
 
 
-def a_missing_model(study: StudyFile, tmp_path: Path) -> list[object]:
-    return [study.path, "--model", tmp_path / "nowhere"]
-
-
-def a_pickle(study: StudyFile, tmp_path: Path) -> list[object]:
+def as_pickle(study: StudyFile, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(study.model, tmp_path / "pickled"))
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    return [study.path, "--model", folder]
-
-
-def a_prompt_over_the_context(study: StudyFile, _: Path) -> list[object]:
-    study.write(prompts=[{"id": "long", "kind": "open", "text": "word " * 200}])
-    return [study.path]
-
-
-def a_wrong_format(study: StudyFile, _: Path) -> list[object]:
-    return [study.path, "--format", "xlsx"]
-
-
-def another_studys_partition(study: StudyFile, tmp_path: Path) -> list[object]:
-    study.write(name="second", generation={"new_tokens": 5})
-    return [study.path, "--warehouse", tmp_path / "warehouse"]
 
 
 @pytest.mark.parametrize(
-    ("case", "message"),
+    ("spoil", "options", "message"),
     [
-        (a_missing_model, "no such folder or file"),
-        (a_pickle, "a pickle can run code"),
-        (a_prompt_over_the_context, "over the model's context of 128"),
-        (a_wrong_format, "'xlsx' is not one of 'table', 'csv'"),
-        (another_studys_partition, "was computed by study 'tiny'"),
+        (None, ["--model", "nowhere"], "no such folder or file"),
+        (as_pickle, ["--model", "./pickled"], "a pickle can run code"),
+        (
+            lambda study, _: study.write(prompts=[{"id": "long", "kind": "open", "text": "word " * 200}]),
+            [],
+            "over the model's context of 128",
+        ),
+        (None, ["--format", "xlsx"], "'xlsx' is not one of 'table', 'csv'"),
+        (
+            lambda study, _: study.write(name="second", generation={"new_tokens": 5}),
+            ["--warehouse", "warehouse"],
+            "was computed by study 'tiny'",
+        ),
     ],
 )
 def test_wrong_input_exits_with_2_and_the_fix(
-    case: Any, message: str, study: StudyFile, tmp_path: Path, warehouse: Path, capsys: Capture
+    spoil: Any, options: list[str], message: str, study: StudyFile, tmp_path: Path, warehouse: Path, capsys: Capture
 ) -> None:
-    assert run(["plan", *map(str, case(study, tmp_path))], Globals()) == 2
+    if spoil:
+        spoil(study, tmp_path)
+    assert run(["plan", str(study.path), *options], Globals()) == 2
     shown = capsys.readouterr()
     assert message in shown.err
     assert not shown.out

@@ -5,8 +5,6 @@ import json
 import math
 import re
 import shutil
-import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -33,7 +31,7 @@ from prunescope.pipelines.studies import Study
 from prunescope.warehouse.catalogue.queries import sublayer_milliseconds, sublayer_weights
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
-from tests.assets.tiny_study import Running, StudyFile, one_thread, rows, without_answers
+from tests.assets.tiny_study import StudyFile, one_thread, rows, without_answers
 from tests.canary_secrets import MARK
 from tests.tiny_models import SHORT_TEXT
 
@@ -353,28 +351,6 @@ def test_a_study_without_the_key_has_no_search(searched: Path, study: StudyFile,
     study.keys.pop("search")
     study.write()
     assert planned() == set()
-
-
-# The next test ends a search in the middle and goes on with it; in tests/pipelines/evaluation/search one is killed.
-@pytest.mark.exhaustive
-def test_a_killed_search_measures_only_what_is_missing(
-    searched_once: Path, study: StudyFile, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    warehouse = tmp_path / "killed"
-    running, deadline = Running(study, warehouse, "search", "--no-judge"), time.monotonic() + PATIENCE
-    while len(unfinished(warehouse)) < 3:
-        assert running.code(0.002) is None, running.told()
-        assert time.monotonic() < deadline
-    running.send(signal.SIGKILL)
-    assert running.code(PATIENCE) == -signal.SIGKILL
-    stored = {path: path.stat().st_mtime_ns for path in unfinished(warehouse)}
-    assert not list((warehouse / "search_trials").rglob("*.parquet"))
-
-    monkeypatch.setattr("prunescope.pipelines.evaluation.search.run.discard", lambda folder: None)
-    search(capsys, study, warehouse, "--no-judge")
-    assert stored.items() <= {path: path.stat().st_mtime_ns for path in unfinished(warehouse)}.items()
-    name = "search_trials/model=tiny-a/part.parquet"
-    assert rows(warehouse)[name].equals(rows(searched_once / "warehouse")[name])
 
 
 # The interrupted search above goes on, too.

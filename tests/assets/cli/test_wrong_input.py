@@ -1,6 +1,7 @@
 """Wrong input: exit code 2, one message that names the fix, nothing half-written."""
 
 import os
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,233 +12,139 @@ from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from tests.assets.tiny_study import StudyFile, partitions
 
-Case = Callable[[StudyFile, Path], list[object]]
+Spoil = Callable[[StudyFile, Path], object]
 
 
-def unknown_recipe(study: StudyFile, _: Path) -> list[object]:
-    return ["run", study.path, "--recipe", "lottery-50"]
+def copied(study: StudyFile, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(study.model, tmp_path / "copied"))
 
 
-def impossible_recipe(study: StudyFile, _: Path) -> list[object]:
-    return ["run", study.path, "--recipe", "magnitude-0"]
+def truncated(study: StudyFile, tmp_path: Path) -> None:
+    os.truncate(copied(study, tmp_path) / "model.safetensors", 5000)
 
 
-def malformed_yaml(study: StudyFile, _: Path) -> list[object]:
-    study.path.write_text("name: [unclosed")
-    return ["run", study.path]
-
-
-def unknown_key(study: StudyFile, _: Path) -> list[object]:
-    study.write(promts=[])
-    return ["run", study.path]
-
-
-def unknown_study(*_: object) -> list[object]:
-    return ["run", "dmeo"]
-
-
-def missing_study_file(*_: object) -> list[object]:
-    return ["run", "nowhere.yaml"]
-
-
-def missing_model(study: StudyFile, tmp_path: Path) -> list[object]:
-    return ["run", study.path, "--model", tmp_path / "nowhere"]
-
-
-def truncated_model(study: StudyFile, tmp_path: Path) -> list[object]:
-    folder = Path(shutil.copytree(study.model, tmp_path / "cut"))
-    os.truncate(folder / "model.safetensors", 5000)
-    return ["run", study.path, "--model", folder]
-
-
-def pickle_model(study: StudyFile, tmp_path: Path) -> list[object]:
-    folder = Path(shutil.copytree(study.model, tmp_path / "pickled"))
+def pickled(study: StudyFile, tmp_path: Path) -> None:
+    folder = copied(study, tmp_path)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    return ["run", study.path, "--model", folder]
 
 
-def code_in_model(study: StudyFile, tmp_path: Path) -> list[object]:
-    folder = Path(shutil.copytree(study.model, tmp_path / "code"))
-    config = (folder / "config.json").read_text()
-    (folder / "config.json").write_text(config.replace("{", '{"auto_map": {"AutoModel": "evil.Model"},', 1))
-    return ["run", study.path, "--model", folder]
+def with_code(study: StudyFile, tmp_path: Path) -> None:
+    config = copied(study, tmp_path) / "config.json"
+    config.write_text(config.read_text().replace("{", '{"auto_map": {"AutoModel": "evil.Model"},', 1))
 
 
-def calibration_of_a_recipe_that_reads_nothing(study: StudyFile, _: Path) -> list[object]:
-    recipe = {"name": "m", "method": "magnitude", "sparsity": 0.5, "calibration": {"seed": 1}}
-    study.write(recipes=["dense", recipe])
-    return ["run", study.path]
-
-
-def unknown_key_of_a_calibration(study: StudyFile, _: Path) -> list[object]:
-    study.write(recipes=["dense", {"name": "w", "method": "wanda", "sparsity": 0.5, "calibration": {"sed": 1}}])
-    return ["run", study.path]
-
-
-def empty_prompt(study: StudyFile, _: Path) -> list[object]:
-    study.write(prompts=[{"id": "open", "kind": "open", "text": "  "}])
-    return ["run", study.path]
-
-
-def model_name_with_a_slash(study: StudyFile, _: Path) -> list[object]:
-    return ["run", study.path, "--model", f"a|b={study.model}"]
-
-
-def warehouse_below_a_file(study: StudyFile, tmp_path: Path) -> list[object]:
+def with_a_file(_: StudyFile, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    return ["run", study.path, "--warehouse", tmp_path / "file" / "warehouse"]
 
 
-def warehouse_is_a_file(study: StudyFile, tmp_path: Path) -> list[object]:
-    (tmp_path / "file").write_text("")
-    return ["run", study.path, "--warehouse", tmp_path / "file"]
-
-
-def read_only_warehouse(study: StudyFile, _: Path) -> list[object]:
-    # Not even root may create folders there.
-    return ["run", study.path, "--warehouse", "/sys/prunescope"]
-
-
-def warehouse_on_an_unsupported_store(study: StudyFile, _: Path) -> list[object]:
-    return ["run", study.path, "--warehouse", "https://example.org/warehouse"]
-
-
-def bad_sql(*_: object) -> list[object]:
-    return ["sql", "SELEC 1"]
-
-
-def unknown_column(*_: object) -> list[object]:
-    return ["sql", "SELECT nothing FROM variants"]
-
-
-def write_in_sql(*_: object) -> list[object]:
-    return ["sql", "COPY variants TO 'out.csv'"]
-
-
-def file_in_sql(*_: object) -> list[object]:
-    return ["sql", "SELECT * FROM read_csv('/etc/passwd')"]
-
-
-def unknown_format(*_: object) -> list[object]:
-    return ["sql", "SELECT 1", "--format", "xlsx"]
-
-
-def unknown_question(*_: object) -> list[object]:
-    return ["question", "q99"]
-
-
-def unknown_table(*_: object) -> list[object]:
-    return ["describe", "variant"]
-
-
-def no_report(*_: object) -> list[object]:
-    return ["report", "demo"]
-
-
-def unwritable_output(_: StudyFile, tmp_path: Path) -> list[object]:
-    (tmp_path / "file").write_text("")
-    return ["sql", "SELECT 1 AS one", "-o", tmp_path / "file" / "out.csv"]
-
-
-def export_over_foreign_files(_: StudyFile, tmp_path: Path) -> list[object]:
+def with_a_thesis(_: StudyFile, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
-    return ["export", tmp_path / "mine"]
 
 
-def unknown_command(*_: object) -> list[object]:
-    return ["harvest"]
+def with_recipe(**keys: object) -> Spoil:
+    return lambda study, _: study.write(recipes=["dense", {"sparsity": 0.5, **keys}])
 
 
-def unknown_suffix(study: StudyFile, tmp_path: Path) -> list[object]:
-    return ["sql", "SELECT 1 AS one", "-o", tmp_path / "out.foo"]
-
-
-def tolerance_that_is_no_share(*_: object) -> list[object]:
-    return ["advise", "embedded", "--tolerance", "nan"]
-
-
-def nothing_to_compare(*_: object) -> list[object]:
-    return ["compare", "dense", "ß"]
-
-
-def nothing_to_export(_: StudyFile, tmp_path: Path) -> list[object]:
-    return ["export", tmp_path / "paper"]
-
-
-def watch_in_an_unwritable_folder(*_: object) -> list[object]:
-    return ["watch", "demo", "--warehouse", "/proc/nope"]
-
-
-def interface_in_an_unwritable_folder(*_: object) -> list[object]:
-    return ["ui", "--warehouse", "/proc/nope"]
-
-
-def name_with_control_characters(*_: object) -> list[object]:
-    return ["add-model", "\u202eevil\x1b[31m\x9b31m"]
-
-
-def option_with_control_characters(*_: object) -> list[object]:
-    return ["run", "demo", "--\x1b[31m"]
-
-
-def missing_argument(*_: object) -> list[object]:
-    return ["run"]
-
-
-CASES: list[tuple[Case, str]] = [
-    (unknown_recipe, "unknown recipe 'lottery-50'; `prunescope recipes` lists all forms"),
-    (impossible_recipe, "magnitude-0"),
-    (malformed_yaml, "tiny.yaml: line 1: not valid YAML"),
-    (unknown_key, "tiny.yaml: line 23: `promts`: is not a key here; did you mean `prompts`?"),
+# A command line, in which `{study}` and `{there}` stand for the study and its folder, the message, and what comes
+# before.
+CASES: list[tuple[str, str, Spoil | None]] = [
+    ("run {study} --recipe lottery-50", "unknown recipe 'lottery-50'; `prunescope recipes` lists all forms", None),
+    ("run {study} --recipe magnitude-0", "magnitude-0", None),
     (
-        unknown_study,
+        "run {study}",
+        "tiny.yaml: line 1: not valid YAML",
+        lambda study, _: study.path.write_text("name: [unclosed"),
+    ),
+    (
+        "run {study}",
+        "tiny.yaml: line 23: `promts`: is not a key here; did you mean `prompts`?",
+        lambda study, _: study.write(promts=[]),
+    ),
+    (
+        "run dmeo",
         "no study 'dmeo'; did you mean demo? shipped are advise, causes, demo, methods, paper-llama2-7b, "
         "paper-llama3-8b, paper-mistral7b, paper-qwen7b, paper-retrieval, paper-small, retrieval-small, trajectories, "
         "variations, writing, writing-large, or give",
+        None,
     ),
-    (missing_study_file, "nowhere.yaml: No such file"),
-    (missing_model, "nowhere': no such folder or file"),
-    (truncated_model, "model.safetensors: cut short"),
-    (pickle_model, "pytorch_model.bin: a pickle can run code"),
-    (code_in_model, "`auto_map` runs code"),
-    (calibration_of_a_recipe_that_reads_nothing, "`recipes.m`: `calibration`: m reads no activations; leave it out"),
-    (unknown_key_of_a_calibration, "`recipes.w.calibration.sed`: is not a key here"),
-    (empty_prompt, "the prompt is empty"),
-    (model_name_with_a_slash, "models"),
-    (warehouse_below_a_file, "another place with --warehouse"),
-    (warehouse_is_a_file, "another place with --warehouse"),
-    (read_only_warehouse, "/sys/prunescope"),
-    (warehouse_on_an_unsupported_store, "files appear there in parts or cannot be written"),
-    (bad_sql, "SELEC"),
-    (unknown_column, "nothing"),
-    (write_in_sql, "only SELECT, EXPLAIN, DESCRIBE, SUMMARIZE and SHOW are allowed"),
-    (file_in_sql, "only the warehouse's tables and views can be read"),
-    (unknown_format, "'xlsx' is not one of 'table', 'csv'"),
-    (unknown_question, "there are q01"),
-    (unknown_table, "see `prunescope tables`"),
-    (no_report, "run a study first"),
-    (unwritable_output, "choose another place with --output"),
-    (unknown_suffix, "out.foo: no format is called .foo; use .txt, .csv"),
-    (export_over_foreign_files, "choose a new folder"),
-    (unknown_command, "No such command"),
-    (tolerance_that_is_no_share, "Invalid value for '--tolerance': Input should be less than or equal to 1"),
-    (nothing_to_compare, "the warehouse is empty; run a study first"),
-    (nothing_to_export, "has no row of any table or figure; run a study that gives some"),
-    (watch_in_an_unwritable_folder, "/proc/nope cannot be written; no file can be created there: choose another "),
-    (interface_in_an_unwritable_folder, "error: /proc/nope cannot be written; "),
-    (name_with_control_characters, "'\\u202eevil\\x1b[31m\\x9b31m'"),
-    (option_with_control_characters, "No such option: --"),
-    (missing_argument, "name one, such as `prunescope run demo`"),
+    ("run nowhere.yaml", "nowhere.yaml: No such file", None),
+    ("run {study} --model {there}/nowhere", "nowhere': no such folder or file", None),
+    ("run {study} --model {there}/copied", "model.safetensors: cut short", truncated),
+    ("run {study} --model {there}/copied", "pytorch_model.bin: a pickle can run code", pickled),
+    ("run {study} --model {there}/copied", "`auto_map` runs code", with_code),
+    (
+        "run {study}",
+        "`recipes.m`: `calibration`: m reads no activations; leave it out",
+        with_recipe(name="m", method="magnitude", calibration={"seed": 1}),
+    ),
+    (
+        "run {study}",
+        "`recipes.w.calibration.sed`: is not a key here",
+        with_recipe(name="w", method="wanda", calibration={"sed": 1}),
+    ),
+    (
+        "run {study}",
+        "the prompt is empty",
+        lambda study, _: study.write(prompts=[{"id": "open", "kind": "open", "text": "  "}]),
+    ),
+    ("run {study} --model 'a|b={model}'", "models", None),
+    ("run {study} --warehouse {there}/file/warehouse", "another place with --warehouse", with_a_file),
+    ("run {study} --warehouse {there}/file", "another place with --warehouse", with_a_file),
+    # Not even root may create folders there.
+    ("run {study} --warehouse /sys/prunescope", "/sys/prunescope", None),
+    (
+        "run {study} --warehouse https://example.org/warehouse",
+        "files appear there in parts or cannot be written",
+        None,
+    ),
+    ("sql 'SELEC 1'", "SELEC", None),
+    ("sql 'SELECT nothing FROM variants'", "nothing", None),
+    (
+        """sql "COPY variants TO 'out.csv'" """,
+        "only SELECT, EXPLAIN, DESCRIBE, SUMMARIZE and SHOW are allowed",
+        None,
+    ),
+    (
+        """sql "SELECT * FROM read_csv('/etc/passwd')" """,
+        "only the warehouse's tables and views can be read",
+        None,
+    ),
+    ("sql 'SELECT 1' --format xlsx", "'xlsx' is not one of 'table', 'csv'", None),
+    ("question q99", "there are q01", None),
+    ("describe variant", "see `prunescope tables`", None),
+    ("report demo", "run a study first", None),
+    ("sql 'SELECT 1 AS one' -o {there}/file/out.csv", "choose another place with --output", with_a_file),
+    ("sql 'SELECT 1 AS one' -o {there}/out.foo", "out.foo: no format is called .foo; use .txt, .csv", None),
+    ("export {there}/mine", "choose a new folder", with_a_thesis),
+    ("harvest", "No such command", None),
+    (
+        "advise embedded --tolerance nan",
+        "Invalid value for '--tolerance': Input should be less than or equal to 1",
+        None,
+    ),
+    ("compare dense ß", "the warehouse is empty; run a study first", None),
+    ("export {there}/paper", "has no row of any table or figure; run a study that gives some", None),
+    (
+        "watch demo --warehouse /proc/nope",
+        "/proc/nope cannot be written; no file can be created there: choose another ",
+        None,
+    ),
+    ("ui --warehouse /proc/nope", "error: /proc/nope cannot be written; ", None),
+    ("add-model \u202eevil\x1b[31m\x9b31m", "'\\u202eevil\\x1b[31m\\x9b31m'", None),
+    ("run demo --\x1b[31m", "No such option: --", None),
+    ("run", "name one, such as `prunescope run demo`", None),
 ]
 
 
-@pytest.mark.parametrize(("case", "message"), CASES, ids=[case.__name__ for case, _ in CASES])
+@pytest.mark.parametrize(("line", "message", "spoil"), CASES)
 def test_wrong_input_exits_with_2_and_the_fix(
-    case: Case, message: str, study: StudyFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    line: str, message: str, spoil: Spoil | None, study: StudyFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "warehouse" / "models" / "model=none").mkdir(parents=True)  # of a run that has written nothing yet
-    arguments = [str(argument) for argument in case(study, tmp_path)]
+    if spoil:
+        spoil(study, tmp_path)
+    arguments = shlex.split(line.format(study=study.path, there=tmp_path, model=study.model))
     before = {path for path in tmp_path.rglob("*") if "warehouse" not in path.parts}
     code = run(arguments, Globals(warehouse=str(tmp_path / "warehouse")))
     shown = capsys.readouterr()

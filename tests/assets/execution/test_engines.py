@@ -1,12 +1,8 @@
 """The unit of work: errors that end a part of it, too little memory, and the lines of a log."""
 
 import errno
-import gc
 import os
-import resource
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -26,12 +22,10 @@ from prunescope.pipelines.core.progress import SILENT
 from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
 from prunescope.warehouse.core.errors import WarehouseError
 from tests.assets.runs.test_refused_models import PanicException
-from tests.assets.tiny_study import RECIPES, WARM, StudyFile, computed, rows
+from tests.assets.tiny_study import RECIPES, StudyFile, computed, rows
 from tests.cuda_device import cuda_devices
-from tests.tiny_models import save_tiny
 
 pytestmark = pytest.mark.timeout(900)
-LINUX = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="processes and memory are seen as on Linux")
 
 
 def test_a_failed_step_is_raised_with_its_class_and_the_traceback_of_its_process() -> None:
@@ -143,22 +137,6 @@ def test_the_traces_of_a_shared_pass_are_kept_while_their_write_is_repeated(
 # -- memory -----------------------------------------------------------------------------------------------------------
 
 
-def _computed_with_room(
-    more: int | None, variables: dict[str, str], *arguments: object, **options: object
-) -> list[TableWritten]:
-    """Compute a step while its process can map only so many bytes more, as on a small machine."""
-    os.environ.update(variables)
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    if more is not None:
-        gc.collect()
-        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (mapped + more, before[1]))
-    try:
-        return computed(*arguments, **options)
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
-
-
 def test_a_study_with_decoding_samples_texts(tmp_path: Path, study: StudyFile) -> None:
     study.write(decoding={"samples": 2, "top_p": 1.0})
     session, root = ModelSession(), tmp_path / "warehouse"
@@ -192,6 +170,8 @@ def test_a_task_that_does_not_fit_on_a_gpu_is_retried_with_half_the_batch_and_th
         assert halved.details["memory"] == "too small at first; half the batch size was enough"
         again = pl.read_parquet(halved.path)
         assert again.height == rows.height == 1024
+        [after_loss] = computed(study, root, "texts", "dense", session=session, halves_batches=True)
+        assert after_loss.details["memory"] == "its process was lost at first; half the batch size was enough"
         assert again["log_p_target_dense"].to_numpy() == pytest.approx(rows["log_p_target_dense"].to_numpy(), rel=1e-4)
         Path(halved.path).unlink()
         session.release()
@@ -283,44 +263,6 @@ def test_speed_is_measured_here_and_of_what_the_cluster_has_computed(
     assert [event.recipe for _, event in engine.events([task], SILENT, print)] == ["a", "b"]
     assert [part.steps for part in away] == [(("a", "variants"), ("b", "variants"))]
     assert [part.steps for part in here] == [(("a", "speed"),)]
-
-
-@LINUX
-@pytest.mark.exhaustive  # the test on a GPU above, with the memory of a process
-def test_a_task_that_does_not_fit_is_retried_with_half_the_batch_and_then_refused(
-    tmp_path: Path, study: StudyFile
-) -> None:
-    # A wide MLP: 2,048 tokens at once take some 128 MiB a tensor, 1,024 half of that.
-    wide = save_tiny(tmp_path / "wide", hidden_size=16, intermediate_size=1 << 14, num_hidden_layers=1)
-    study.write(
-        models=[{"name": "wide", "source": str(wide)}],
-        texts=[{"id": "help", "source": "embedded", "context": 128, "max_tokens": 2048}],
-    )
-    root = tmp_path / "warehouse"
-    # A process of its own: memory that other tests free meanwhile would count as room.
-    with ProcessPoolExecutor(1, mp_context=WARM) as process:
-
-        def within(room: int | None, step: str, *recipes: str, **options: object) -> list[TableWritten]:
-            arguments = StudyRequest(str(study.path)), root, step, *recipes
-            call = partial(_computed_with_room, room, dict(os.environ), *arguments, model="wide", **options)
-            return process.submit(call).result()
-
-        assert within(None, "models") + within(None, "variants", "dense")
-        (whole,) = within(None, "texts", "dense")
-        rows = pl.read_parquet(whole.path)
-        Path(whole.path).unlink()
-        (halved,) = within(320 << 20, "texts", "dense")
-        assert "memory" not in whole.details
-        assert halved.details["memory"] == "too small at first; half the batch size was enough"
-        (after_loss,) = within(None, "texts", "dense", halves_batches=True)
-        assert after_loss.details["memory"] == "its process was lost at first; half the batch size was enough"
-        again = pl.read_parquet(halved.path)
-        assert again.height == rows.height == 2048
-        assert again["log_p_target_dense"].to_numpy() == pytest.approx(rows["log_p_target_dense"].to_numpy(), rel=1e-4)
-        Path(halved.path).unlink()
-        with pytest.raises(ComputationError, match="out of memory, with half of the batch as well; .*allocate"):
-            within(80 << 20, "texts", "dense")
-        assert not Path(halved.path).exists()
 
 
 def test_the_memory_error_of_every_library_is_recognised() -> None:

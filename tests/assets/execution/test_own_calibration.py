@@ -8,11 +8,9 @@ import pytest
 from prunescope import open as open_warehouse
 from prunescope.assets.execution.model_session import ModelSession
 from prunescope.assets.planning.fingerprints import expected
-from prunescope.assets.planning.work_plan import StudyRequest, make_plan
+from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.publishing.paper_export import _calibrations
-from prunescope.pipelines.core.progress import SILENT
 from prunescope.pipelines.studies import Study
-from prunescope.warehouse.storage.partition_store import Store
 from tests.assets.execution.test_pruned_together import LITTLE
 from tests.assets.planning.test_fingerprints import IDENTITY
 from tests.assets.tiny_study import StudyFile, computed, rows
@@ -40,13 +38,12 @@ def of(suffix: str, **more: object) -> list[dict[str, object]]:
     return [{"name": f"{name}{suffix}", **kind, **more} for name, kind in KINDS.items()]
 
 
-def compute_steps(study: StudyFile, warehouse: Path, *steps: str) -> None:
-    """Compute these steps of each variant."""
+def compute_variants(study: StudyFile, warehouse: Path) -> None:
+    """Prune each variant."""
     session = ModelSession()
     names = [recipe.name for recipe in StudyRequest(str(study.path)).load().recipes]
     computed(study, warehouse, ("models", "calibration"), session=session)
-    for step in steps:
-        computed(study, warehouse, step, *names, session=session)
+    computed(study, warehouse, "variants", *names, session=session)
 
 
 def variants_of(warehouse: Path) -> dict[str, dict[str, object]]:
@@ -63,7 +60,7 @@ def beside(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, cache: P
     study = StudyFile(folder / "tiny.yaml", tiny_folder, keys=LITTLE | {"calibration": SHARED, "recipes": recipes})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PRUNESCOPE_CACHE", str(cache))
-        compute_steps(study, folder / "warehouse", "variants", "mask_samples", "traces")
+        compute_variants(study, folder / "warehouse")
     return study, folder / "warehouse"
 
 
@@ -72,42 +69,13 @@ def test_a_recipe_on_its_own_tokens_equals_that_of_a_study_on_these_tokens(
     beside: tuple[StudyFile, Path], tmp_path: Path, tiny_folder: Path
 ) -> None:
     keys = LITTLE | {"calibration": SHARED | {"seed": 1}, "recipes": ["dense", *of("")]}
-    compute_steps(StudyFile(tmp_path / "tiny.yaml", tiny_folder, keys=keys), tmp_path / "other", "variants")
+    compute_variants(StudyFile(tmp_path / "tiny.yaml", tiny_folder, keys=keys), tmp_path / "other")
     here, there = variants_of(beside[1]), variants_of(tmp_path / "other")
     for name in KINDS:
         for column in ("variant_hash", "calibration_hash", "drop_order", "drop_scores"):
             assert here[f"{name}-other"][column] == there[name][column], (name, column)
         assert here[f"{name}-other"]["calibration_hash"] != here[name]["calibration_hash"]
     assert here["wanda-other"]["variant_hash"] != here["wanda"]["variant_hash"]
-
-
-@pytest.mark.exhaustive  # tests/sql asks q28 of such pairs
-def test_q28_pairs_it_with_the_same_recipe_on_the_tokens_of_the_study(beside: tuple[StudyFile, Path]) -> None:
-    with open_warehouse(beside[1]) as connection:
-        query = "select recipe, other_recipe, differs_in, matrices, n_steps from q28_sensitivity_to_calibration"
-        found = {row[0]: row[1:] for row in connection.sql(query).fetchall()}
-    assert {name: row[:2] for name, row in found.items()} == {name: (f"{name}-other", "calibration") for name in KINDS}
-    assert {row[3] for row in found.values()} == {1}
-    assert found["wanda"][2] > 0
-
-
-@pytest.mark.exhaustive  # the fingerprints below
-def test_a_changed_calibration_of_a_recipe_outdates_its_variant_only(
-    beside: tuple[StudyFile, Path], cache: Path
-) -> None:
-    study, warehouse = beside
-
-    def outdated() -> dict[str, tuple[str, ...]]:
-        plan = make_plan(StudyRequest(str(study.path)).load(), Store(warehouse), cache, SILENT)
-        return {work.name: work.tables for work in plan.works if "variants" in work.tables}
-
-    assert not outdated()
-    own = of("-other", calibration={"seed": 1})
-    study.write(recipes=["dense", *of(""), own[0] | {"calibration": {"seed": 2}}, *own[1:]])
-    try:
-        assert set(outdated()) == {"tiny-a@wanda-other"}
-    finally:
-        study.write(recipes=["dense", *of(""), *own])
 
 
 @pytest.fixture

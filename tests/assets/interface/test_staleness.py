@@ -67,22 +67,6 @@ def of(recipe: str, tables: tuple[str, ...] = FILLED) -> set[str]:
     return {f"{table}[tiny-a|{recipe}]" for table in tables}
 
 
-# test_interface.py shows the same change, the test below a recomputed table, test_study_run.py stale answers.
-@pytest.mark.exhaustive
-def test_a_changed_parameter_makes_everything_behind_it_stale_until_it_is_recomputed(
-    instance: DagsterInstance, study: StudyFile
-) -> None:
-    assert stale(instance) == set()
-    study.write(recipes=[*OTHERS, LESS])
-    run(instance, study, "magnitude-50", "recipe")
-    assert stale(instance) == of("magnitude-50") | ANSWERS
-    run(instance, study, "tiny-a|magnitude-50", *VARIANT_TABLES)
-    assert stale(instance) == ANSWERS
-    few = {"q04_fit_of_theorem_3", "figures/spaces"}
-    run(instance, study, None, *few)
-    assert stale(instance) == ANSWERS - few
-
-
 def test_a_variant_computed_by_hand_publishes_its_parameters_and_is_current(
     instance: DagsterInstance, study: StudyFile
 ) -> None:

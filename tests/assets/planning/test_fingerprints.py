@@ -113,24 +113,51 @@ def test_the_words_about_other_inputs_name_what_changed(
     assert found == "weights of the model aaaaaaaa, now bbbbbbbb, version of the code 1, now 2"
 
 
-def test_a_changed_prompt_outdates_the_traces_only(study: StudyFile) -> None:
+TEXT = {"id": "help", "source": "embedded", "context": 16, "max_tokens": 16}
+TASK = {"name": "openbookqa", "samples": 2}
+# Statistics and the recipes that read them.
+OF_CALIBRATION = {"activation_stats", "block_influence"} | of(VARIANT_TABLES, "wanda-2of4", "attn-drop-1")
+
+
+@pytest.mark.parametrize(
+    ("change", "outdated"),
+    [
+        ({"prompts": [{"id": "open", "kind": "open", "text": "Why is the sky red?"}]}, of(TRACE_TABLES, *ALL_RECIPES)),
+        *(
+            ({"texts": [TEXT | change]}, of((TEXT_TABLE,), *ALL_RECIPES))
+            for change in ({"context": 24}, {"stride": 4}, {"max_tokens": 32}, {"source": "wikitext2"})
+        ),
+        *(
+            ({"tasks": [TASK | change]}, of(STEPS["tasks"].tables, *ALL_RECIPES))
+            for change in ({"samples": 3}, {"shots": 1}, {"seed": 2}, {"name": "arc_challenge"})
+        ),
+        ({"generation": {"new_tokens": 5}}, of(TRACE_TABLES, *ALL_RECIPES)),
+        ({"measure": {"lenses": ["raw"]}}, of(TRACE_TABLES, *ALL_RECIPES)),
+        ({"calibration": {"sequences": 3, "length": 32}}, OF_CALIBRATION),
+        ({"name": "renamed"}, set()),
+        ({"title": "another"}, set()),
+    ],
+)
+def test_a_change_of_a_study_outdates_what_depends_on_it_only(
+    study: StudyFile, change: dict[str, object], outdated: set[str]
+) -> None:
     before = versions(load(study))
-    study.write(prompts=[{"id": "open", "kind": "open", "text": "Why is the sky red?"}])
-    assert changed(before, versions(load(study))) == of(TRACE_TABLES, *ALL_RECIPES)
+    study.write(**change)
+    assert changed(before, versions(load(study))) == outdated
 
 
-@pytest.mark.parametrize("change", [{"context": 24}, {"stride": 4}, {"max_tokens": 32}, {"source": "wikitext2"}])
-def test_a_changed_text_outdates_its_own_table_only(study: StudyFile, change: dict[str, object]) -> None:
-    before = versions(load(study))
-    study.write(texts=[{"id": "help", "source": "embedded", "context": 16, "max_tokens": 16} | change])
-    assert changed(before, versions(load(study))) == of((TEXT_TABLE,), *ALL_RECIPES)
-
-
-@pytest.mark.parametrize("change", [{"samples": 3}, {"shots": 1}, {"seed": 2}, {"name": "arc_challenge"}])
-def test_a_changed_task_outdates_its_own_tables_only(study: StudyFile, change: dict[str, object]) -> None:
-    before = versions(load(study))
-    study.write(tasks=[{"name": "openbookqa", "samples": 2} | change])
-    assert changed(before, versions(load(study))) == of(STEPS["tasks"].tables, *ALL_RECIPES)
+def test_a_changed_file_counts_as_a_changed_text_or_calibration(study: StudyFile, tmp_path: Path) -> None:
+    text, calibration = tmp_path / "text.txt", tmp_path / "calibration.txt"
+    for file in (text, calibration):
+        file.write_text("one text")
+    study.write(
+        texts=[{"id": "mine", "source": str(text), "context": 16}],
+        calibration={"source": str(calibration), "sequences": 2, "length": 32},
+    )
+    for file, outdated in ((text, of((TEXT_TABLE,), *ALL_RECIPES)), (calibration, OF_CALIBRATION)):
+        before = versions(load(study))
+        file.write_text("another text")
+        assert changed(before, versions(load(study))) == outdated
 
 
 def test_changed_samples_and_definitions_count_as_a_changed_task(study: StudyFile, tmp_path: Path) -> None:
@@ -176,15 +203,6 @@ def test_results_with_programs_stay_current_without_permission_to_run_them(study
         assert set(accepted(table, allowed, IDENTITY, recipe)) == {ran}, table
 
 
-def test_a_changed_file_counts_as_a_changed_text(study: StudyFile, tmp_path: Path) -> None:
-    text = tmp_path / "mine.txt"
-    text.write_text("one text")
-    study.write(texts=[{"id": "mine", "source": str(text), "context": 16}])
-    before = versions(load(study))
-    text.write_text("another text")
-    assert changed(before, versions(load(study))) == of((TEXT_TABLE,), *ALL_RECIPES)
-
-
 def test_timing_settings_and_the_machine_outdate_the_speed_only(
     study: StudyFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,26 +217,12 @@ def test_timing_settings_and_the_machine_outdate_the_speed_only(
     assert changed(found, versions(load(study))) == of((SPEED_TABLE,), *ALL_RECIPES)
 
 
-@pytest.mark.parametrize("change", [{"generation": {"new_tokens": 5}}, {"measure": {"lenses": ["raw"]}}])
-def test_a_changed_measurement_outdates_the_traces_only(study: StudyFile, change: dict[str, object]) -> None:
-    before = versions(load(study))
-    study.write(**change)
-    assert changed(before, versions(load(study))) == of(TRACE_TABLES, *ALL_RECIPES)
-
-
 def test_a_changed_sampling_outdates_sampled_texts_only(study: StudyFile) -> None:
     before = versions(load(study))
     for spec in ({}, {"top_p": 0.9}, {"top_p": 0.9, "seed": 1}):
         study.write(decoding=spec)
         before, found = versions(load(study)), before
         assert changed(found, before) == of(SAMPLED_TABLES, *ALL_RECIPES)
-
-
-def test_a_changed_calibration_outdates_statistics_and_recipes_that_read_them(study: StudyFile) -> None:
-    before = versions(load(study))
-    study.write(calibration={"sequences": 3, "length": 32})
-    wanted = {"activation_stats", "block_influence"} | of(VARIANT_TABLES, "wanda-2of4", "attn-drop-1")
-    assert changed(before, versions(load(study))) == wanted
 
 
 # Those of data sets of the hub have their fingerprints from there.
@@ -242,15 +246,6 @@ def test_another_version_of_python_outdates_a_calibration_by_its_help(
     assert "variants wanda-2of4" in changed(before, versions(load(study)))
 
 
-def test_a_changed_calibration_file_counts_as_a_changed_calibration(study: StudyFile, tmp_path: Path) -> None:
-    text = tmp_path / "calibration.txt"
-    text.write_text("one text")
-    study.write(calibration={"source": str(text), "sequences": 2, "length": 32})
-    before = versions(load(study))
-    text.write_text("another text")
-    assert "activation_stats" in changed(before, versions(load(study)))
-
-
 def test_other_weights_outdate_everything(study: StudyFile) -> None:
     before = versions(load(study))
     after = versions(load(study), ModelIdentity("other", "t", 1))
@@ -264,13 +259,6 @@ def test_another_tokenizer_keeps_masks_that_need_no_calibration(study: StudyFile
         f"{table} {recipe}" for table in ("variants", MASK_TABLE, SPEED_TABLE) for recipe in ("dense", "magnitude-50")
     }
     assert set(after) - changed(before, after) == kept
-
-
-@pytest.mark.parametrize("change", [{"name": "renamed"}, {"title": "another"}])
-def test_the_name_of_a_study_outdates_no_table(study: StudyFile, change: dict[str, object]) -> None:
-    before = versions(load(study))
-    study.write(**change)
-    assert not changed(before, versions(load(study)))
 
 
 def test_a_raised_code_version_outdates_its_own_step_and_those_behind(

@@ -17,7 +17,7 @@ from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
 from tests.assets.planning.test_fingerprints import H
 from tests.assets.tiny_study import RECIPES, VARIANT_TABLES, StudyFile, partitions
-from tests.warehouse.conftest import provenance_of, rows_of
+from tests.warehouse.conftest import put
 
 
 def plan(study: StudyFile, warehouse: Path, cache: Path, *, replace: bool = False) -> Plan:
@@ -42,7 +42,7 @@ def test_a_warehouse_has_one_version_until_a_partition_changes(tmp_path: Path, p
     before = warehouse_version(store)
     assert warehouse_version(Store(store.root)) == before
     table = TABLES["variants"]
-    store.write(table, rows_of(table, "tiny", "dense"), provenance_of("tiny", "dense"), "tiny", "dense")
+    put(store, table, "tiny", "dense")
     assert warehouse_version(store) != before
 
 

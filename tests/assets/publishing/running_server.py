@@ -2,17 +2,35 @@
 
 import http.client
 import json
+import os
 import socket
+import subprocess
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from prunescope.assets.publishing.live_study import StudyRegistry
 from prunescope.assets.publishing.server import application, server
+from tests.assets.tiny_study import COMMAND, ROOT
 
 PATIENCE = 60.0
+
+
+@contextmanager
+def serving(root: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run `prunescope serve` as a command; yield the process and the first line that it prints."""
+    command = [*COMMAND, "serve", "--port", "0", "--warehouse", str(root)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / ".src")}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process, process.stderr.readline()
+    finally:
+        process.kill()
+        process.communicate()
 
 
 class Served:
@@ -61,8 +79,12 @@ class Served:
         assert status == 200, body
         return json.loads(body)
 
+    def post(self, said: bytes | dict[str, object], **headers: str) -> tuple[int, dict[str, str], bytes]:
+        """Ask the box, by a body or what it holds as JSON."""
+        body = said if isinstance(said, bytes) else json.dumps(said).encode()
+        return self.ask(f"{self.home}/sql", "POST", body, **({"Content_Type": "application/json"} | headers))
+
     def sql(self, sql: str) -> dict[str, Any]:
-        body = json.dumps({"sql": sql}).encode()
-        status, _, answer = self.ask(f"{self.home}/sql", "POST", body, Content_Type="application/json")
+        status, _, answer = self.post({"sql": sql})
         assert status in {200, 408, 413}
         return json.loads(answer)

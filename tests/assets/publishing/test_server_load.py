@@ -2,10 +2,8 @@
 
 import http.client
 import json
-import os
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.assets.publishing.running_server import PATIENCE, Served
-from tests.assets.tiny_study import COMMAND, ROOT
+from tests.assets.publishing.running_server import PATIENCE, Served, serving
 from tests.warehouse.attacks import Attack, attacks
 
 pytestmark = pytest.mark.integration
@@ -49,7 +46,7 @@ def test_the_server_answers_an_attack_as_the_command_does(
 ) -> None:
     server = impatient if attack.expected == "stopped" else served
     body = json.dumps({"sql": attack.at(computed_once, tmp_path).sql}).encode()
-    status, headers, content = server.ask(f"{server.home}/sql", "POST", body, Content_Type="application/json")
+    status, headers, content = server.post(body)
     assert headers["content-type"] == "application/json"
     answer = json.loads(content)
     assert "Traceback" not in answer.get("error", "")
@@ -99,12 +96,8 @@ def test_a_client_that_leaves_within_its_body_is_no_bug(computed_once: Path, sen
 # test_server.py sends SIGINT while a query runs.
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive)])
 def test_the_command_ends_within_five_seconds_whatever_runs(computed_once: Path, number: signal.Signals) -> None:
-    command = [*COMMAND, "serve", "--port", "0", "--warehouse", str(computed_once)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / ".src")}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stderr is not None
-        port = int(process.stderr.readline().split(":")[2].split("/")[0])
+    with serving(computed_once) as (process, line):
+        port = int(line.split(":")[2].split("/")[0])
         clients = [http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE) for _ in range(6)]
         for client, sql in zip(
             clients, ["with a as (" * 12, "select repeat('9', 10000000)::bignum ** 2"] * 3, strict=True
@@ -118,9 +111,6 @@ def test_the_command_ends_within_five_seconds_whatever_runs(computed_once: Path,
         for connection in [*clients, *idle]:
             connection.close()
         assert "Traceback" not in process.stderr.read()
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @pytest.mark.parametrize("what", ["GET", "POST"])

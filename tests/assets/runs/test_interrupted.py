@@ -62,7 +62,7 @@ TRACES = "layer_transitions/*/recipe=magnitude-50/part.parquet"
 
 
 @pytest.mark.timeout(900)
-# The next test stops a run by a signal, and test_crashes.py kills writers at random.
+# The next test stops a run by a signal, and test_crashes.py kills writers between any two steps.
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("moments", [(MASKS,), (STATISTICS, MASKS, TRACES)])
 def test_killed_again_and_again_a_study_ends_in_the_same_pages(

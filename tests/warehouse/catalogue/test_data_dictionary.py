@@ -4,8 +4,6 @@ import re
 from functools import cache
 from pathlib import Path
 
-import pytest
-
 from prunescope.warehouse import tables
 from prunescope.warehouse.catalogue.column_docs import explain
 from prunescope.warehouse.catalogue.data_dictionary import DICTIONARY, dictionary
@@ -33,11 +31,6 @@ def test_the_file_is_up_to_date_with_the_definitions() -> None:
     assert DICTIONARY.read_text(encoding="utf-8") == text(), (
         "run python -m prunescope.warehouse.catalogue.data_dictionary"
     )
-
-
-@pytest.mark.exhaustive  # the file, which another process wrote, is the same
-def test_the_dictionary_is_the_same_each_time() -> None:
-    assert dictionary() == text()
 
 
 def test_every_table_is_listed_with_grain_key_references_path_and_columns() -> None:

@@ -16,7 +16,7 @@ from prunescope.warehouse.core.errors import CatalogueError, DamagedFileWarning
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import read_footer
 from prunescope.warehouse.tables import TABLES
-from tests.warehouse.conftest import provenance_of, rows_of
+from tests.warehouse.conftest import put, rows_of
 
 SAFE = pytest.mark.parametrize("safe", [False, True])
 
@@ -51,7 +51,7 @@ def test_names_and_roots_may_contain_quotes_and_wildcards(tmp_path):
     for root in ("a'b", "a[b]*?", "ü {x} %41"):
         store = Store(tmp_path / root)
         model = "o'brien/[x]*?\n\u00e9"
-        store.write(table, rows_of(table, model), provenance_of(model, "wanda-50"), model, "wanda-50")
+        put(store, table, model)
         for safe in (False, True):
             with connect(store.root, safe=safe) as connection:
                 assert connection.execute("SELECT model FROM variants").fetchall() == [(model,)]
@@ -63,13 +63,7 @@ def test_names_and_roots_may_contain_quotes_and_wildcards(tmp_path):
 @SAFE
 def test_provenance_is_a_view_with_one_row_per_file(store, safe):
     table = TABLES["variants"]
-    store.write(
-        table,
-        rows_of(table).with_columns(sparsity=pl.lit(math.nan)),
-        provenance_of("tiny", "wanda-50"),
-        "tiny",
-        "wanda-50",
-    )
+    put(store, table, rows=rows_of(table).with_columns(sparsity=pl.lit(math.nan)))
     with connect(store.root, safe=safe) as connection:
         cursor = connection.execute("SELECT * FROM provenance")
         [row] = [dict(zip([d[0] for d in cursor.description], row, strict=True)) for row in cursor.fetchall()]

@@ -13,7 +13,7 @@ from prunescope.warehouse.catalogue.database import sql_type
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.storage.provenance import footer_json
 from prunescope.warehouse.tables import TABLES
-from tests.warehouse.conftest import provenance_of, rows_of
+from tests.warehouse.conftest import provenance_of, put
 
 WAYS = {
     "polars": lambda name, root: prunescope.scan(name, root).collect().to_dicts(),
@@ -37,8 +37,8 @@ def root(tmp_path_factory):
 
     store = Store(tmp_path_factory.mktemp("frames") / "a'b [c]*")
     for table in TABLES.values():
-        for recipe in ("dense", "o'brien/%é") if table.partitioning == "variant" else (None,):
-            store.write(table, rows_of(table, "tiny", recipe), provenance_of("tiny", recipe), "tiny", recipe)
+        for recipe in ("dense", "o'brien/%é"):
+            put(store, table, recipe=recipe)
     return store.root
 
 
@@ -79,7 +79,7 @@ def test_a_lazy_scan_reads_only_the_needed_columns_and_files(root):
 @pytest.mark.parametrize("read", [*WAYS.values(), in_sql], ids=[*WAYS, "sql"])
 def test_files_of_another_version_have_null_in_missing_columns(store, read):
     table = TABLES["variants"]
-    store.write(table, rows_of(table), provenance_of("tiny", "wanda-50"), "tiny", "wanda-50")
+    put(store, table)
     path = store.path(table, "tiny", "older")
     path.parent.mkdir()
     footer = {b"prunescope": footer_json(provenance_of("tiny", "older"), ())}

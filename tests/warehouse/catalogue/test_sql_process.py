@@ -241,14 +241,6 @@ def test_a_process_that_cannot_start_says_why(root, monkeypatch):
         run_safe(root, "SELECT 1")
 
 
-def test_a_fifo_in_place_of_a_partition_is_named(tmp_path):
-    path = Store(tmp_path).path(TABLES["models"], "tiny", None)
-    path.parent.mkdir(parents=True)
-    os.mkfifo(path)
-    with pytest.warns(DamagedFileWarning, match="not a regular file"):
-        assert run_safe(tmp_path, "FROM variants").num_rows == 0
-
-
 def test_a_statement_ends_when_its_process_is_closed(root):
     with SqlProcess(Setup(str(root))) as process:
         timer = threading.Timer(0.3, process.close)

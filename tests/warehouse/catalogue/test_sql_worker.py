@@ -10,14 +10,14 @@ from prunescope.warehouse.catalogue.sql_worker import answer, failure
 from prunescope.warehouse.core.errors import SqlError
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
-from tests.warehouse.conftest import provenance_of, rows_of
+from tests.warehouse.conftest import put
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     store = Store(tmp_path_factory.mktemp("safe") / "warehouse")
-    for name, recipe in (("models", None), ("variants", "wanda-50")):
-        store.write(TABLES[name], rows_of(TABLES[name], "tiny", recipe), provenance_of("tiny", recipe), "tiny", recipe)
+    for name in ("models", "variants"):
+        put(store, TABLES[name])
     return store.root
 
 

@@ -1,6 +1,5 @@
 """Headers of views, split into their parts, and joins that multiply no rows."""
 
-from prunescope.warehouse.catalogue.database import view_sql
 from prunescope.warehouse.catalogue.view import header_parts, joins
 from prunescope.warehouse.tables import TABLES
 
@@ -19,16 +18,6 @@ def test_a_header_is_split_into_its_parts():
         "reason": "someone asks.",
     }
     assert header_parts("") == header_parts("\n") == {"asks": ""}
-
-
-def test_every_question_has_a_question_grain_key_and_how_to_read():
-    for view in view_sql().values():
-        if view.layer == "questions":
-            assert view.parts["asks"].endswith("?"), view.name
-            assert view.parts["grain"].startswith("one row per "), view.name
-            assert view.key, view.name
-            assert set(view.key) <= set(view.columns), view.name
-            assert all(view.parts[part] for part in ("inputs", "how to read", "reason")), view.name
 
 
 def test_a_table_joins_where_it_has_the_others_whole_key():

@@ -16,7 +16,7 @@ from prunescope.warehouse.export.methods_section import Methods, _prior_art, met
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import Provenance
 from prunescope.warehouse.tables import TABLES
-from tests.warehouse.conftest import provenance_of, rows_of
+from tests.warehouse.conftest import put, rows_of
 
 RECIPES = {
     "dense": ("dense", {}),
@@ -38,17 +38,15 @@ TABLES_READ = ("variants", "generations", "decoding_steps", "text_tokens", "laye
 def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
     store = Store(tmp_path_factory.mktemp("warehouse"))
     models = rows_of(TABLES["models"], "tiny", None).with_columns(source=pl.lit("embedded"))
-    store.write(TABLES["models"], models, provenance_of("tiny", None), "tiny", None)
+    put(store, TABLES["models"], rows=models)
     for recipe, (method, parameters) in RECIPES.items():
         rows = rows_of(TABLES["variants"], "tiny", recipe).with_columns(
             method=pl.lit(method), parameters_json=pl.lit(json.dumps(parameters))
         )
         inputs = {"weight_hash": "a"} | ({"calibration_hash": "c" * 64} if method not in {"dense", "noise"} else {})
-        store.write(TABLES["variants"], rows, provenance_of("tiny", recipe, inputs=inputs), "tiny", recipe)
+        put(store, TABLES["variants"], recipe=recipe, rows=rows, inputs=inputs)
         for name in ("generations", "decoding_steps", "text_tokens", "layer_transitions"):
-            inputs = {"prompts_hash": "p" * 64}
-            made = provenance_of("tiny", recipe, inputs=inputs, seed=7)
-            store.write(TABLES[name], rows_of(TABLES[name], "tiny", recipe), made, "tiny", recipe)
+            put(store, TABLES[name], recipe=recipe, inputs={"prompts_hash": "p" * 64}, seed=7)
     scores = TABLES["imported_scores"]
     read = Provenance.of_read_rows("mine", "tiny", "dense", {}, "1")
     store.write(scores, rows_of(scores, "tiny", "dense"), read, "tiny", "dense")
@@ -120,9 +118,8 @@ def test_a_calibration_is_named_where_its_hash_is_proven(warehouse: duckdb.DuckD
 def test_the_ideas_that_tables_rest_on_are_cited_where_their_rows_are_exported(store: Store) -> None:
     def section(steps: pl.DataFrame, *tables: str) -> Methods:
         for name, rows in (("decoding_steps", steps), ("task_samples", rows_of(TABLES["task_samples"], "tiny", "w"))):
-            store.write(TABLES[name], rows, provenance_of("tiny", "w"), "tiny", "w")
-        trials = TABLES["search_trials"]
-        store.write(trials, rows_of(trials, "tiny", None), provenance_of("tiny", None), "tiny", None)
+            put(store, TABLES[name], recipe="w", rows=rows)
+        put(store, TABLES["search_trials"])
         with database.connect(store.root) as connection:
             return methods(connection, {("tiny", "w")}, tables, "1", {}, {})
 
@@ -163,7 +160,7 @@ def test_unread_tables_are_not_described(warehouse: duckdb.DuckDBPyConnection) -
 
 def test_an_unknown_model_gets_an_entry_without_invented_authors(store: Store) -> None:
     rows = rows_of(TABLES["models"], "my_model%", None).with_columns(source=pl.lit("org/x_&_y{}"))
-    store.write(TABLES["models"], rows, provenance_of("my_model%", None), "my_model%", None)
+    put(store, TABLES["models"], "my_model%", rows=rows)
     section = written(database.connect(store.root), "dense", model="my_model%")
     [entry] = [one for one in section.bibtex.split("\n\n") if one.startswith("@misc")]
     assert "author" not in entry
@@ -213,11 +210,11 @@ def test_a_revision_is_named_where_it_differs_from_the_weight_hash(
     for model in ("one", "two"):
         values = {"source": "unknown/paper", "revision": revision, "weight_hash": "weights"}
         rows = rows_of(TABLES["models"], model, None).with_columns(**{name: pl.lit(of) for name, of in values.items()})
-        store.write(TABLES["models"], rows, provenance_of(model, None), model, None)
+        put(store, TABLES["models"], model, rows=rows)
         rows = rows_of(TABLES["variants"], model, "wanda-50").with_columns(
             method=pl.lit("wanda"), parameters_json=pl.lit("{}")
         )
-        store.write(TABLES["variants"], rows, provenance_of(model, "wanda-50"), model, "wanda-50")
+        put(store, TABLES["variants"], model, rows=rows)
     with database.connect(store.root) as connection:
         one = written(connection, "wanda-50", model="one")
         both = methods(connection, {("one", "wanda-50"), ("two", "wanda-50")}, TABLES_READ, "1", {}, {})

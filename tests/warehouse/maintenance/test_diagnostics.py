@@ -16,7 +16,7 @@ from prunescope.warehouse.maintenance import diagnostics
 from prunescope.warehouse.maintenance.diagnostics import diagnose
 from prunescope.warehouse.storage.provenance import footer_json
 from prunescope.warehouse.tables import TABLES
-from tests.warehouse.conftest import provenance_of, rows_of
+from tests.warehouse.conftest import provenance_of, put, rows_of
 from tests.warehouse.storage.test_atomic_write import temporary_name
 
 VARIANTS = TABLES["variants"]
@@ -25,9 +25,8 @@ VARIANTS = TABLES["variants"]
 @pytest.fixture
 def filled(store, fill):
     fill(store, "tiny", "wanda-50")
-    for name, recipe in (("models", None), ("variants", "../..")):
-        model = "x" * 200
-        store.write(TABLES[name], rows_of(TABLES[name], model, recipe), provenance_of(model, recipe), model, recipe)
+    for name in ("models", "variants"):
+        put(store, TABLES[name], "x" * 200, "../..")
     return store
 
 
@@ -37,27 +36,25 @@ def only(findings):
     return finding.level, finding.subject, finding.message
 
 
+def flipped(content):
+    return content[:60] + bytes([content[60] ^ 1]) + content[61:]
+
+
 def test_a_sound_warehouse_has_no_findings(filled):
     filled.write_bytes("_reports/report.html", lambda path: path.touch())
     temporary_name(filled)
     assert diagnose(filled.root) == []
 
 
-@pytest.mark.parametrize("keep", [0, 50, -1])
+@pytest.mark.parametrize(
+    "damaged",
+    [lambda content: b"", lambda content: content[:50], lambda content: content[:-1], flipped],
+    ids=["empty", "begun", "cut", "flipped bit in a page"],
+)
 @pytest.mark.parametrize("model", ["tiny", "x" * 200])
-def test_a_damaged_file_is_found_whatever_its_name(filled, keep, model):
+def test_a_damaged_file_is_found_whatever_its_name(filled, damaged, model):
     path = filled.path(TABLES["models"], model, None)
-    path.write_bytes(path.read_bytes()[:keep])
-    level, subject, message = only(diagnose(filled.root))
-    assert (level, subject) == ("error", str(path))
-    assert "is damaged" in message
-
-
-def test_a_flipped_bit_in_a_page_is_found(filled):
-    path = filled.path(TABLES["generations"], "tiny", "wanda-50")
-    content = bytearray(path.read_bytes())
-    content[60] ^= 1
-    path.write_bytes(content)
+    path.write_bytes(damaged(path.read_bytes()))
     level, subject, message = only(diagnose(filled.root))
     assert (level, subject) == ("error", str(path))
     assert "is damaged" in message
@@ -65,7 +62,7 @@ def test_a_flipped_bit_in_a_page_is_found(filled):
 
 def test_violations_are_reported(filled):
     rows = rows_of(VARIANTS).with_columns(sparsity=pl.lit(math.nan))
-    path = filled.write(VARIANTS, rows, provenance_of("tiny", "wanda-50"), "tiny", "wanda-50").path
+    path = put(filled, VARIANTS, rows=rows).path
     assert only(diagnose(filled.root)) == (
         "error",
         str(path),

@@ -9,16 +9,15 @@ from prunescope.assets.cli.maintenance import _described
 from prunescope.warehouse.maintenance.garbage_collection import StudyScope, removable, remove, waste
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
-from tests.warehouse.conftest import provenance_of, rows_of
+from tests.warehouse.conftest import put
 
 VARIANTS, MODELS = TABLES["variants"], TABLES["models"]
 KEPT = StudyScope("mine", frozenset({"tiny", "../../x"}), frozenset({"dense", "wanda-50"}))
 
 
-def write(store, model, recipe, study="mine", fingerprint="f" * 64):
-    for table, of in ((MODELS, None), (VARIANTS, recipe)):
-        made = provenance_of(model, of, study=study, fingerprint=fingerprint)
-        store.write(table, rows_of(table, model, of, rows=1), made, model, of)
+def write(store, model, recipe, study="mine"):
+    for table in (MODELS, VARIANTS):
+        put(store, table, model, recipe, study=study)
 
 
 def masks(store, place):

@@ -10,7 +10,7 @@ from prunescope.warehouse.maintenance import verified_files
 from prunescope.warehouse.maintenance.verified_files import VerifiedFiles
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
-from tests.warehouse.conftest import provenance_of, rows_of
+from tests.warehouse.conftest import put
 
 TABLE = TABLES["generations"]
 
@@ -18,9 +18,7 @@ TABLE = TABLES["generations"]
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """A partition."""
-    store = Store(tmp_path / "warehouse")
-    provenance = provenance_of("tiny", "wanda-50")
-    return Path(store.write(TABLE, rows_of(TABLE), provenance, "tiny", "wanda-50").path)
+    return Path(put(Store(tmp_path / "warehouse"), TABLE).path)
 
 
 def is_damaged(file: Path, tmp_path: Path) -> bool:

@@ -20,7 +20,7 @@ from prunescope.warehouse.storage.footer_probe import recognised
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import FOOTER_KEY
 from prunescope.warehouse.tables import TABLES
-from tests.warehouse.conftest import provenance_of, rows_of
+from tests.warehouse.conftest import put as write
 
 # Written by the store of commits cb48a24, f8c1493, 0c69cda and bd9eeb0, whose names are the files' code versions.
 OLD = sorted((Path(__file__).parent / "old").glob("*.parquet"))
@@ -97,7 +97,7 @@ def test_files_of_all_versions_are_one_table(store: Store) -> None:
     put(by_name["variants.1.parquet"], store, "first")
     put(by_name["variants.2.parquet"], store, "second")
     put(by_name["variants.3.parquet"], store, "third")
-    store.write(VARIANTS, rows_of(VARIANTS), provenance_of("tiny", "wanda-50"), "tiny", "wanda-50")
+    write(store, VARIANTS)
     with prunescope.open(store.root) as connection:
         rows = connection.sql(
             "SELECT variant_hash, weights_updated, bytes_removed FROM variants ORDER BY ALL"
@@ -121,16 +121,14 @@ def test_the_doctor_distinguishes_old_files_from_those_of_no_version(store: Stor
 
 def test_new_files_name_their_version(store: Store) -> None:
     for table in TABLES.values():
-        recipe = "wanda-50" if table.partitioning == "variant" else None
-        path = store.write(table, rows_of(table, recipe=recipe), provenance_of("tiny", recipe), "tiny", recipe).path
-        assert pq.read_schema(path).metadata[b"version"] == str(table.version).encode()
+        assert pq.read_schema(write(store, table).path).metadata[b"version"] == str(table.version).encode()
 
 
 @pytest.mark.parametrize(("told", "is_known"), [(b"4", True), (b"3", False), (b"44", False), (None, False)])
 def test_the_same_columns_of_another_version_are_not_recognised_by_their_bytes(
     store: Store, tmp_path: Path, told: bytes | None, is_known: bool
 ) -> None:
-    path = store.write(VARIANTS, rows_of(VARIANTS), provenance_of("tiny", "wanda-50"), "tiny", "wanda-50").path
+    path = write(store, VARIANTS).path
     rows = pq.read_table(path)
     metadata = {key: value for key, value in rows.schema.metadata.items() if key != b"version"}
     told_rows = rows.replace_schema_metadata(metadata | ({} if told is None else {b"version": told}))

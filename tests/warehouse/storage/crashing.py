@@ -5,11 +5,8 @@ The test's own process cannot fork because it has threads.
 
 import json
 import os
-import random
-import select
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -72,46 +69,6 @@ def state(of: Store) -> dict[str, int]:
             assert rows["recipe"].to_pylist() == [recipe] * 40
             found[recipe] = int(made.fingerprint)
     return found
-
-
-def at_random(root: Path, kills: int) -> dict[str, Any]:
-    """Kill a looping writer `kills` times, each time after another delay."""
-    to, told = Store(root), dict.fromkeys(RECIPES, -1)
-    random_ = random.Random(4711)  # noqa: S311 - times, no secrets
-    cleaned = during = 0
-    count = 0
-    for _ in range(kills):
-        reader, writer = os.pipe()
-
-        def write_on(start: int, out: int) -> None:
-            for number in range(start, start + 1000):
-                recipe = RECIPES[number % len(RECIPES)]
-                write(to, recipe, number)
-                os.write(out, f"{number}\n".encode())
-
-        child = forked(partial(write_on, count, writer))
-        os.close(writer)
-        # The first kill comes at once, later ones when the writer is in the middle of its work.
-        select.select([reader], [], [], 5)
-        time.sleep(random_.random() * 0.03)
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        assert os.WTERMSIG(status) == signal.SIGKILL
-        with os.fdopen(reader) as lines:
-            finished = [int(line) for line in lines if line.endswith("\n")]
-        for number in finished:
-            told[RECIPES[number % len(RECIPES)]] = number
-        found = state(to)
-        # The file has what was reported as written, or a later write.
-        assert all(found.get(recipe, -1) >= number for recipe, number in told.items()), (found, told)
-        count = max([count, *found.values(), *finished]) + 1
-        there = leftovers(root)
-        during += bool(there)
-        cleaned += len(to.clean_temporaries())
-        assert not leftovers(root)
-    for recipe in RECIPES:
-        write(to, recipe, 7)
-    return {"kills": kills, "in_the_middle": during, "cleaned": cleaned, "written": count}
 
 
 def die(*_: object, **__: object) -> None:
@@ -257,7 +214,6 @@ if __name__ == "__main__":
     scenario, folder = sys.argv[1], Path(sys.argv[2])
     write(Store(folder / "warm"), "a", 0)  # imports what a first write imports, once for all children
     found = {
-        "at_random": lambda: at_random(folder, int(sys.argv[3])),
         "at_every_step": lambda: at_every_step(folder),
         "two_at_once": lambda: two_at_once(folder),
         "refused": lambda: refused(folder),

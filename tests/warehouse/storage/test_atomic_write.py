@@ -14,15 +14,13 @@ from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.storage.atomic_write import write_atomically
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
-from tests.warehouse.conftest import leftovers, provenance_of, rows_of
+from tests.warehouse.conftest import leftovers, put
 
 VARIANTS = TABLES["variants"]
 
 
-def write(store, recipe="wanda-50", **changes):
-    return store.write(
-        VARIANTS, rows_of(VARIANTS, "tiny", recipe), provenance_of("tiny", recipe, **changes), "tiny", recipe
-    )
+def write(store, **changes):
+    return put(store, VARIANTS, **changes)
 
 
 @pytest.mark.parametrize(

@@ -16,39 +16,27 @@ from prunescope.warehouse.maintenance import verification
 from prunescope.warehouse.maintenance.verification import verify, verify_file
 from prunescope.warehouse.storage.provenance import read_footer
 from prunescope.warehouse.tables import TABLES
-from tests.warehouse.conftest import leftovers, noisy_rows, provenance_of, rows_of
+from tests.warehouse.conftest import leftovers, noisy_rows, provenance_of, put
 
 TABLE = TABLES["top_tokens"]
 VARIANT = ("tiny", "wanda-50")
 ROOT = Path(__file__).parents[3]
 
 
-def crashing(scenario, folder, *arguments):
+def crashing(scenario, folder):
     """Return the report of `crashing.py`."""
     folder.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "tests.warehouse.storage.crashing", scenario, str(folder), *arguments]
+    command = [sys.executable, "-m", "tests.warehouse.storage.crashing", scenario, str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 def write(store, seed=1, **changes):
-    return store.write(TABLE, noisy_rows(TABLE, 50, seed), provenance_of(*VARIANT, **changes), *VARIANT)
+    return put(store, TABLE, rows=noisy_rows(TABLE, 50, seed), **changes)
 
 
-@pytest.mark.exhaustive  # the next test kills at every step
-def test_kills_at_random_lose_nothing_and_show_no_partial_file(tmp_path):
-    kills = 100
-    found = crashing("at_random", tmp_path, str(kills))
-    assert found["kills"] == kills
-    # The kills interrupted writes, and each leftover was found and removed.
-    assert found["in_the_middle"] == found["cleaned"] > kills / 5
-    assert found["written"] > kills / 2
-
-
-def test_a_kill_between_any_two_steps_leaves_the_old_or_the_new_file(
-    tmp_path,
-):
+def test_a_kill_between_any_two_steps_leaves_the_old_or_the_new_file(tmp_path):
     assert crashing("at_every_step", tmp_path)["steps"] == 11
 
 
@@ -198,8 +186,7 @@ def test_files_older_than_the_hashes_are_distinguished_from_changed_ones(store):
 
 @pytest.mark.parametrize("reader", ["is_intact", "footer_of"])
 def test_an_unreadable_file_is_reported_and_the_others_verified(store, monkeypatch, reader):
-    first, second = write(store).path, store.path(TABLE, "tiny", "zzz")
-    store.write(TABLE, rows_of(TABLE, "tiny", "zzz"), provenance_of("tiny", "zzz"), "tiny", "zzz")
+    first, second = write(store).path, put(store, TABLE, recipe="zzz").path
     real = getattr(verification, reader)
 
     def failing(file, *arguments):
@@ -213,8 +200,7 @@ def test_an_unreadable_file_is_reported_and_the_others_verified(store, monkeypat
 
 
 def test_a_file_removed_during_verification_is_skipped(store):
-    first, second = write(store).path, store.path(TABLE, "tiny", "zzz")
-    store.write(TABLE, rows_of(TABLE, "tiny", "zzz"), provenance_of("tiny", "zzz"), "tiny", "zzz")
+    first, second = write(store).path, put(store, TABLE, recipe="zzz").path
     verdicts = verify(store)
     assert next(verdicts).path == first
     second.unlink()

@@ -22,14 +22,13 @@ from prunescope.warehouse.storage.footer_probe import TAIL_BYTES, _columns, reco
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.snapshot import Snapshot, damage_explained
 from prunescope.warehouse.tables import TABLES
-from tests.warehouse.conftest import noisy_rows, provenance_of, rows_of
+from tests.warehouse.conftest import noisy_rows, put
 
 TABLE, CURRENT = TABLES["top_tokens"], "f" * 64
 
 
 def write(store: Store, model: str, recipe: str) -> Path:
-    provenance = provenance_of(model, recipe, fingerprint=CURRENT)
-    return Path(store.write(TABLE, rows_of(TABLE, model, recipe), provenance, model, recipe).path)
+    return Path(put(store, TABLE, model, recipe, fingerprint=CURRENT).path)
 
 
 def of_another(store: Store, path: Path, model: str, recipe: str) -> None:
@@ -148,7 +147,7 @@ def test_a_footer_of_a_large_file_that_only_duckdb_refuses_is_named(store: Store
     """DuckDB reads the footer of a table's first file at opening, and those of the others in a query."""
     for each in ("a", "b"):
         frame = noisy_rows(TABLE, 30_000, seed=0).with_columns(recipe=pl.lit(each))
-        path = Path(store.write(TABLE, frame, provenance_of("tiny", each), "tiny", each).path)
+        put(store, TABLE, recipe=each, rows=frame)
     path = Path(store.path(TABLE, "tiny", recipe))
     content = bytearray(path.read_bytes())
     assert len(content) > TAIL_BYTES

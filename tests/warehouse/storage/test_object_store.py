@@ -20,7 +20,7 @@ from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.snapshot import damage_explained
 from prunescope.warehouse.tables import TABLES
 from tests.object_store import KEY, SECRET, s3_server
-from tests.warehouse.conftest import provenance_of, rows_of
+from tests.warehouse.conftest import put, rows_of
 
 pytestmark = pytest.mark.integration
 VARIANTS, MODELS = TABLES["variants"], TABLES["models"]
@@ -43,10 +43,8 @@ def remote(server, request):
     return Store(f"s3://bucket/{PREFIX}/{request.node.name[-40:]}")
 
 
-def write(store, model="tiny", recipe="wanda-50", **changes):
-    return store.write(
-        VARIANTS, rows_of(VARIANTS, model, recipe), provenance_of(model, recipe, **changes), model, recipe
-    )
+def write(store, *names, **changes):
+    return put(store, VARIANTS, *names, **changes)
 
 
 def keys():
@@ -64,8 +62,7 @@ def keys():
 )
 def test_tables_survive_and_views_answer(remote, names):
     for table in map(TABLES.get, names):
-        recipe = "dense" if table.partitioning == "variant" else None
-        remote.write(table, rows_of(table, "tiny", recipe), provenance_of("tiny", recipe), "tiny", recipe)
+        put(remote, table, "tiny", "dense")
     for table in map(TABLES.get, names):
         recipe = "dense" if table.partitioning == "variant" else None
         assert remote.read(table, "tiny", recipe).to_pylist() == rows_of(table, "tiny", recipe).to_dicts()

@@ -11,23 +11,22 @@ from prunescope.warehouse.core.errors import DamagedFileError, WarehouseError
 from prunescope.warehouse.schema.table import Column, Table
 from prunescope.warehouse.storage.partition_store import Store, to_arrow
 from prunescope.warehouse.tables import TABLES
-from tests.warehouse.conftest import noisy_rows, provenance_of, rows_of
+from tests.warehouse.conftest import noisy_rows, provenance_of, put, rows_of
 from tests.warehouse.storage.test_path_names import HOSTILE
 
 TRANSITIONS, MODELS = TABLES["layer_transitions"], TABLES["models"]
 VARIANT = ("tiny", "wanda-50")
 
 
-def write(store, rows=None, table=TRANSITIONS, model="tiny", recipe="wanda-50", **changes):
-    rows = rows_of(table, model, recipe) if rows is None else rows
-    return store.write(table, rows, provenance_of(model, recipe, **changes), model, recipe)
+def write(store, rows=None, **changes):
+    return put(store, TRANSITIONS, rows=rows, **changes)
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
 def test_every_table_is_read_as_it_was_written(store, table):
     recipe = "wanda-50" if table.partitioning == "variant" else None
     rows = rows_of(table, "tiny", recipe)
-    written = write(store, rows, table, recipe=recipe)
+    written = put(store, table)
     back = store.read(table, "tiny", recipe)
     assert back.schema.equals(table.arrow())
     assert back.to_pylist() == rows.to_dicts()
@@ -126,7 +125,7 @@ def test_a_partition_with_the_columns_of_another_version_is_not_current(store):
 
 def test_a_partition_needs_a_recipe_exactly_where_its_table_has_one(store):
     with pytest.raises(WarehouseError, match="stored per model: give no recipe"):
-        write(store, table=MODELS)
+        store.write(MODELS, rows_of(MODELS), provenance_of(*VARIANT), *VARIANT)
     with pytest.raises(WarehouseError, match="stored per variant: give a recipe"):
         store.read(TRANSITIONS, "tiny", None)
 
@@ -145,7 +144,7 @@ def test_a_missing_partition_is_named(store):
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_name_is_written_below_the_root_and_found_again(tmp_path, model, recipe):
     store = Store(tmp_path / "warehouse")
-    path = write(store, table=TABLES["variants"], model=model, recipe=recipe).path
+    path = put(store, TABLES["variants"], model, recipe).path
     assert store.root in path.resolve().parents
     assert (model, recipe) in [(part.model, part.recipe) for part in store.partitions(TABLES["variants"])]
     assert store.read(TABLES["variants"], model, recipe)["model"].to_pylist() == [model]

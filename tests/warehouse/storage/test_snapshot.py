@@ -21,14 +21,14 @@ from prunescope.warehouse.storage.footer_probe import TAIL_BYTES, recognised
 from prunescope.warehouse.storage.provenance import FOOTER_KEY
 from prunescope.warehouse.storage.snapshot import Snapshot, damage_explained
 from prunescope.warehouse.tables import TABLES
-from tests.warehouse.conftest import noisy_rows, provenance_of, rows_of
+from tests.warehouse.conftest import noisy_rows, put, rows_of
 
 TABLE = TABLES["top_tokens"]
 
 
 def write(store, recipe, generation, rows=3):
     frame = rows_of(TABLE, "tiny", recipe, rows=rows).with_columns(token_id=pl.lit(generation, pl.Int32))
-    store.write(TABLE, frame, provenance_of("tiny", recipe), "tiny", recipe)
+    put(store, TABLE, recipe=recipe, rows=frame)
 
 
 def by_path(monkeypatch):
@@ -156,8 +156,7 @@ def spoil(path, begin, end):
 @pytest.mark.parametrize("is_held", [True, False])
 def test_a_damaged_body_names_the_partition_and_does_not_blame_the_sql(store, monkeypatch, is_held):
     table = TABLES["layer_transitions"]
-    store.write(table, noisy_rows(table, 5000, seed=0), provenance_of("tiny", "wanda-50"), "tiny", "wanda-50")
-    path = store.path(table, "tiny", "wanda-50")
+    path = put(store, table, rows=noisy_rows(table, 5000, seed=0)).path
     spoil(path, 0.4, 0.6)
     if not is_held:
         by_path(monkeypatch)
@@ -167,7 +166,7 @@ def test_a_damaged_body_names_the_partition_and_does_not_blame_the_sql(store, mo
         run_safe(store.root, query)
     with connect(store.root) as connection:
         if is_held:  # a damaged file that was replaced by a new one is still named
-            store.write(table, rows_of(table), provenance_of("tiny", "wanda-50"), "tiny", "wanda-50")
+            put(store, table)
         with pytest.raises(DamagedFileError, match=message), damage_explained(connection):
             connection.sql(query).fetchall()
 
