@@ -15,42 +15,8 @@ from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.metrics.vector_metrics import space_metrics
 
 Columns = dict[str, NDArray[np.generic]]
-
-# In the order of the table contract; float32 unless _TYPES says otherwise.
-_PARTS = ("norm_{}", "norm_d{}", "one_minus_cos_{}", "par_rel_{}", "orth_rel_{}")
-COLUMN_NAMES: tuple[str, ...] = (
-    *(part.format("h") for part in (*_PARTS, "t1_{}")),
-    *(part.format("z") for part in (*_PARTS, "t1_{}")),
-    *(part.format("p") for part in _PARTS),
-    "var_uniform_dz",
-    "var_r_dz",
-    "t2_p",
-    "var_p_dz",
-    "t3_kl_nats",
-    "var_rq_dz",
-    "var_q_dz",
-    "kappa3_term_nats",
-    "kappa4_term_nats",
-    "kl_dense_pruned_nats",
-    "kl_pruned_dense_nats",
-    "js_nats",
-    "total_variation",
-    "identity_residual_nats",
-    "is_top1_same",
-    "topk5_overlap",
-    "topk10_overlap",
-    "rank_of_dense_top1",
-    "rank_of_pruned_top1",
-    "p_dense_top1_dense",
-    "p_dense_top1_pruned",
-    "p_pruned_top1_dense",
-    "p_pruned_top1_pruned",
-    "entropy_dense_nats",
-    "entropy_pruned_nats",
-    "margin_dense",
-    "margin_pruned",
-)
 TARGET_NAMES = ("log_p_target_dense", "log_p_target_pruned")
+# The other columns are float32.
 _TYPES: dict[str, type] = {"is_top1_same": np.bool_, "rank_of_dense_top1": np.int32, "rank_of_pruned_top1": np.int32}
 
 
@@ -106,13 +72,9 @@ def divergences(
     """
     workspace = workspace or Workspace()
     _check_input(x, [shift for shift in shifts if shift is not None], temperatures)
-    names = COLUMN_NAMES if targets is None else COLUMN_NAMES + TARGET_NAMES
-    shape = (len(temperatures), x.shape[0])
-    results: list[dict[str, NDArray[Any]]] = [
-        {name: np.empty(shape, _TYPES.get(name, np.float32)) for name in names} for _ in shifts
-    ]
+    results: list[dict[str, NDArray[Any]]] = [{} for _ in shifts]
     start = 0
-    for rows in block_sizes(x.shape[0]) if x.shape[0] else []:
+    for rows in block_sizes(x.shape[0]):
         part = slice(start, start + rows)
         start += rows
         states = x[part].float()
@@ -121,6 +83,8 @@ def divergences(
             move = None if shift is None else shift[part].float()
             in_h = space_metrics(states, torch.zeros_like(states) if move is None else move)
             for name, values in (in_h | block.columns(move)).items():
+                if name not in columns:
+                    columns[name] = np.empty((len(temperatures), len(x)), _TYPES.get(name, np.float32))
                 columns[name][:, part] = values
         del block  # frees its arrays before those of the next block are made
     for name, values in (item for columns in results for item in columns.items()):

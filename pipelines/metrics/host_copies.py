@@ -24,4 +24,5 @@ def lookup(tokens: Ids, values: Numbers) -> At:
 def by_name(names: Iterable[str], columns: Numbers) -> dict[str, Numbers]:
     """Return the sums in columns (n, T · names) by name, each (T, n)."""
     keys = list(names)
-    return dict(zip(keys, columns.reshape(len(columns), -1, len(keys)).transpose(2, 1, 0), strict=True))
+    rows, width = columns.shape
+    return dict(zip(keys, columns.reshape(rows, width // len(keys), len(keys)).transpose(2, 1, 0), strict=True))

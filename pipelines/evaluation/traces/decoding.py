@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from prunescope.pipelines.evaluation.tasks.batched_generation import read_contexts
 from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt, find_answer
-from prunescope.pipelines.metrics.divergence import COLUMN_NAMES, divergence
+from prunescope.pipelines.metrics.divergence import divergence
 from prunescope.pipelines.metrics.option_metrics import option_row
 from prunescope.pipelines.metrics.ranking import top_ids
 from prunescope.pipelines.metrics.text_metrics import collapse_step, distinct_n, first_flip, repeat_rate, repeat_rates
@@ -61,8 +61,8 @@ GENERATION_SCHEMA: dict[str, Any] = {
 STEPS_AT_ONCE = 64
 # Bytes per row of `top_tokens`: short strings and float64 numbers.
 TOP_TOKEN_BYTES = 80
-# Bytes per row of numbers: float32, plus a quarter for the keys.
-_ROW_BYTES = 5 * len(COLUMN_NAMES)
+# Bytes per row of the 44 divergence columns: float32, plus a quarter for the keys.
+_ROW_BYTES = 5 * 44
 # Number of texts decoded together; it bounds the memory of their key-value cache.
 BATCH_TEXTS = 64
 

@@ -8,9 +8,11 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prunescope.pipelines.metrics.divergence import COLUMN_NAMES
 from prunescope.pipelines.metrics.divergence_columns import DenseSums, Numbers, ShiftSums, dense_columns, shift_columns
 from prunescope.pipelines.metrics.output_head import OutputHead
+from prunescope.warehouse.tables.columns import DIVERGENCE
+
+COLUMN_NAMES = tuple(column.name for column in DIVERGENCE)
 
 RANKING = {
     "is_top1_same",
