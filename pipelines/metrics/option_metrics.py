@@ -1,7 +1,7 @@
 """Columns of a multiple-choice question, on its option tokens alone and on the whole vocabulary."""
 
+import math
 from collections.abc import Sequence
-from itertools import combinations
 
 import torch
 from jaxtyping import Float
@@ -12,23 +12,6 @@ from prunescope.pipelines.metrics.logit_blocks import eager_sums
 from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.metrics.ranking import ranks
 from prunescope.pipelines.metrics.vector_metrics import space_metrics
-
-
-def kendall_tau_b(left: Sequence[float], right: Sequence[float]) -> float | None:
-    """Return Kendall's tau-b of two rankings: (concordant − discordant)/√(untied in left × untied in right).
-
-    It is in [−1, 1]; None if all values of one side are equal.
-    """
-    agreement = untied_left = untied_right = 0
-    for one, other in combinations(range(len(left)), 2):
-        sign_left = (left[one] > left[other]) - (left[one] < left[other])
-        sign_right = (right[one] > right[other]) - (right[one] < right[other])
-        agreement += sign_left * sign_right
-        untied_left += abs(sign_left)
-        untied_right += abs(sign_right)
-    if not untied_left or not untied_right:
-        return None
-    return float(agreement / (untied_left * untied_right) ** 0.5)
 
 
 @torch.inference_mode()
@@ -46,6 +29,8 @@ def option_row(
     them is float64, and shifts are never differences of logits. Each option has one token and a label. List columns are
     in the order of the options, and ties go to the earlier one.
     """
+    from scipy import stats  # slow to import
+
     z, dz = head.logits_of_state(x[None]).double(), head.shift(x[None], dx[None]).double()
     dense, pruned = z[0], z[0] + dz[0]
     ids = torch.tensor(list(option_ids), device=dense.device)
@@ -64,10 +49,12 @@ def option_row(
             f"mass_{side}": float(p_full.sum()),
         }
     z_options, dz_options = z[:, ids], dz[:, ids]
+    agreement = stats.kendalltau(dense[ids].tolist(), pruned[ids].tolist()).statistic
     whole, part = _exact(z, dz, temperature), _exact(z_options, dz_options, temperature)
     return row | {
         "is_argmax_same": chosen["dense"] == chosen["pruned"],
-        "kendall_tau": kendall_tau_b(dense[ids].tolist(), pruned[ids].tolist()),
+        # NaN if all logits of one side are equal.
+        "kendall_tau": None if math.isnan(agreement) else float(agreement),
         "one_minus_cos_z_options": float(part["one_minus_cos_z"][0]),
         "one_minus_cos_p_options": float(part["one_minus_cos_p"].item()),
         "kl_options_dense_pruned_nats": float(part["kl_dense_pruned_nats"].item()),

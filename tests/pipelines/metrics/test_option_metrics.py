@@ -3,15 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.special import rel_entr, softmax
 from scipy.stats import kendalltau
 
-from prunescope.pipelines.metrics.option_metrics import kendall_tau_b, option_row
+from prunescope.pipelines.metrics.option_metrics import option_row
 from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.warehouse.tables.option_subspace import TABLE
-from tests.examples import examples
 
 IDS, LABELS = (7, 3, 90, 41), ("A", "B", "C", "D")
 HEAD = OutputHead(torch.eye(100))  # returns its input, so that a test sets logits exactly
@@ -21,17 +18,6 @@ def logits(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     dense = 3 * torch.randn(100, generator=generator)
     return dense, dense + torch.randn(100, generator=generator)
-
-
-@settings(max_examples=examples(200))
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=9))
-def test_tau_b_is_scipys_and_none_where_a_side_ties_throughout(pairs):
-    left, right = (tuple(map(float, side)) for side in zip(*pairs, strict=True))
-    ours = kendall_tau_b(left, right)
-    if len(set(left)) == 1 or len(set(right)) == 1:
-        assert ours is None
-    else:
-        assert ours == pytest.approx(kendalltau(left, right).statistic, abs=1e-12)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0])
