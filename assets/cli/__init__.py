@@ -29,6 +29,3 @@ def main() -> None:
     finally:
         if ahead is not None:
             ahead.close()
-
-
-__all__ = ["main"]

@@ -124,25 +124,20 @@ def _question(view: View, docs: Mapping[str, ColumnDoc]) -> AssetsDefinition:
     )
     def answer(context: AssetExecutionContext, warehouse: WarehouseResource) -> MaterializeResult:  # noqa: ARG001
         rows = warehouse.ask(f"FROM {quoted(view.name)}")
+        lineage = {
+            column: [TableColumnDep(AssetKey(table), name) for table, name in sorted(columns)]
+            for column, columns in origins()[view.name].items()
+        }
         return MaterializeResult(
             data_version=DataVersion(freshness.answer_version(warehouse.store(), query)),
             metadata={
                 "dagster/row_count": rows.height,
-                "dagster/column_lineage": _column_lineage(view.name),
+                "dagster/column_lineage": TableColumnLineage(lineage),
                 "preview": MetadataValue.md(str(render(rows.head(PREVIEW_ROWS).to_arrow(), "markdown"))),
             },
         )
 
     return answer
-
-
-def _column_lineage(question: str) -> TableColumnLineage:
-    return TableColumnLineage(
-        {
-            column: [TableColumnDep(AssetKey(table), name) for table, name in sorted(columns)]
-            for column, columns in origins()[question].items()
-        }
-    )
 
 
 def figure_assets() -> list[AssetsDefinition]:

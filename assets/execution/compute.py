@@ -4,6 +4,7 @@
 is a function for each step: from a partition's context and the session to the tables that it writes.
 """
 
+import json
 import logging
 import time
 from collections import defaultdict
@@ -13,25 +14,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
+from prunescope.assets import settings
 from prunescope.assets.execution.error_transport import is_error, is_out_of_memory, is_transient
 from prunescope.assets.execution.model_session import ModelSession
 from prunescope.assets.execution.partition_context import PartitionContext
-from prunescope.assets.execution.stored_statistics import statistics_of
 from prunescope.assets.execution.task import Event, ModelTask, StepBegun, StepFailed, TableWritten
-from prunescope.assets.planning.fingerprints import search_id
+from prunescope.assets.planning.fingerprints import inputs, search_id
 from prunescope.assets.planning.steps import MASK_TABLE, SPEED_TABLE, STEPS, TEXT_TABLE
 from prunescope.assets.planning.work_plan import unfinished_folder
 from prunescope.pipelines.core.errors import ComputationError
-from prunescope.pipelines.recipes import shares_passes
+from prunescope.pipelines.recipes import DepthRecipe, Recipe, shares_passes
 from prunescope.warehouse.storage.atomic_write import translate_os_errors
+from prunescope.warehouse.storage.partition_store import to_arrow
+from prunescope.warehouse.tables import TABLES
 
 if TYPE_CHECKING:
-    import polars as pl
-
+    from prunescope.pipelines.pruning.pruning_inputs import Statistics
     from prunescope.pipelines.pruning.variant import Variant
-
-    Pruned = Variant | Exception
-    Rows = dict[str, pl.DataFrame]
 
 # How often what failed outside of this process is tried again, and how long after.
 _RETRIES, _RETRY_SECONDS = 2, 2.0
@@ -209,7 +210,11 @@ def _computed(step: str, context: PartitionContext, session: ModelSession) -> tu
 def _results(step: str, context: PartitionContext, session: ModelSession, recipes: Sequence[str]) -> dict[str, Any]:
     """Compute a step of some variants in the same passes, or of one partition; a recipe's error can be its result."""
     if step == "variants":
-        return dict(_prune_all(context, session, recipes))
+        from prunescope.pipelines.pruning.apply import prune_all
+
+        chosen = [context.study.recipe(name) for name in recipes]
+        decoder, statistics = session.decoder(context.dense, context.study), _statistics(context, session, chosen)
+        return dict(prune_all(decoder, chosen, statistics, session.progress))
     if step == "traces":
         traces = session.results(step, context.dense, context.study)
         return dict(traces.trace_all({name: context.variant(name) for name in recipes}, session.progress))
@@ -228,13 +233,51 @@ def _written(step: str, context: PartitionContext, session: ModelSession, result
         yield context.write(table, result[table], seconds, device)
 
 
-def _prune_all(context: PartitionContext, session: ModelSession, recipes: Sequence[str]) -> "dict[str, Pruned]":
-    """Prune with recipes whose calibration is the same; a recipe's error is its result."""
-    from prunescope.pipelines.pruning.apply import prune_all
+def _statistics(context: PartitionContext, session: ModelSession, recipes: Sequence[Recipe]) -> "Statistics":
+    """Collect the statistics that recipes need: all with the study's calibration, or all with the same of their own.
 
-    chosen = [context.study.recipe(name) for name in recipes]
-    decoder, statistics = session.decoder(context.dense, context.study), statistics_of(context, session, chosen)
-    return prune_all(decoder, chosen, statistics, session.progress)
+    They are the dense model's tables, calibration tokens, and drop orders of earlier variants.
+    """
+    from prunescope.pipelines.pruning.calibration.statistics import calibrate, calibration_dtype
+    from prunescope.pipelines.pruning.pruning_inputs import Statistics, Unfinished
+
+    study, names = context.study.calibrated_for(recipes[0]), {name for recipe in recipes for name in recipe.needs}
+    is_calibrated = any(recipe.is_calibrated for recipe in recipes)
+    tokens = session.tokens(context.dense, study) if is_calibrated else None
+    if names and recipes[0].calibration is not None:  # the model's tables hold the statistics of the study's
+        decoder = session.decoder(context.dense, context.study)
+        result = calibrate(decoder, study.calibration, context.model, session.progress)
+        # Rounded as in the tables: a study with this calibration as its own must prune the same weights.
+        needed = {name: pl.DataFrame(to_arrow(TABLES[name], getattr(result, name))) for name in names}
+    else:
+        needed = {name: context.read(name) for name in names}
+    folder, weight_hash = unfinished_folder(context.store, context.model), context.dense.identity.weight_hash
+    return Statistics(
+        needed.get("activation_stats"),
+        needed.get("block_influence"),
+        tokens,
+        calibration_dtype(study.calibration),
+        unfinished=Unfinished(folder, weight_hash),
+        order=max((_known_order(context, recipe) for recipe in recipes), key=len),
+        cache=settings.cache_folder(),
+    )
+
+
+def _known_order(context: PartitionContext, recipe: Recipe) -> list[tuple[str, float | None]]:
+    """Return the longest drop order among the model's variants of the same method, with any number of drops."""
+    if not isinstance(recipe, DepthRecipe) or recipe.by not in {"iterative", "greedy"}:
+        return []
+    # Weights, dtype, tokens and code: the inputs of a drop order besides the recipe.
+    own = inputs("variants", context.study, context.dense.identity, recipe) | {"recipe_hash": ""}
+    orders = [list[tuple[str, float | None]]()]
+    for partition, footer in context.store.footers(TABLES["variants"]):
+        if partition.model != context.model or footer.provenance.inputs | {"recipe_hash": ""} != own:
+            continue
+        row = context.store.read(TABLES["variants"], partition.model, partition.recipe).to_pylist()[0]
+        parameters = json.loads(row["parameters_json"])
+        if (parameters.get("method"), parameters.get("by")) == (recipe.method, recipe.by):
+            orders.append(list(zip(row["drop_order"], row["drop_scores"], strict=True)))
+    return max(orders, key=len)
 
 
 def _write_variant(context: PartitionContext, session: ModelSession, result: "Variant", seconds: float) -> Tables:
@@ -256,7 +299,7 @@ def _write_variant(context: PartitionContext, session: ModelSession, result: "Va
             older.unlink()
 
 
-def _rows(step: str, context: PartitionContext, session: ModelSession) -> "Rows":
+def _rows(step: str, context: PartitionContext, session: ModelSession) -> dict[str, pl.DataFrame]:
     """Compute the rows of a step's tables, by table."""
     decoder, progress = session.decoder(context.dense, context.study), session.progress
     if step == "models":
@@ -267,7 +310,7 @@ def _rows(step: str, context: PartitionContext, session: ModelSession) -> "Rows"
         from prunescope.pipelines.pruning.calibration.statistics import calibrate
 
         return vars(calibrate(decoder, context.study.calibration, context.model, progress))
-    rows: Rows = {}
+    rows = dict[str, pl.DataFrame]()
     recipe, dense = context.variant_recipe.name, session.results(step, context.dense, context.study)
     variant = context.variant(recipe)
     match step:

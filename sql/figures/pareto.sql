@@ -6,7 +6,15 @@ select
     variant_scores.measure, variant_scores.score,
     variant_scores.score_low as low,
     variant_scores.score_high as high,
-    variant_scores.n_tasks
+    variant_scores.n_tasks,
+    -- No other variant removes at least as much and scores at least as much, except one that equals it in both.
+    coalesce(
+        variant_scores.score > max(variant_scores.score) over (
+            partition by variant_scores.model, variant_scores.measure
+            order by variant_summary.parameters_removed_share desc, variant_scores.score desc
+            range between unbounded preceding and current row exclude group
+        ), true
+    ) as is_best
 from variant_scores
 inner join variant_summary using (model, recipe)
 where variant_summary.parameters_removed_share > 0 or variant_scores.recipe = 'dense'

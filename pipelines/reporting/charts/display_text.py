@@ -78,16 +78,11 @@ def number(value: float) -> str:
     return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 
-def exact(value: object) -> str:
-    """Format a value with all digits of an integer, or six of a fraction."""
-    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
 def percent(share: float, digits: int = 1, unit: str = " %") -> str:
     """Format a share in per cent with some decimals; a rounded −0 becomes 0."""
     return f"{round(100 * share, digits) + 0:.{digits}f}{unit}"
 
 
-def counted(count: int, singular: str, plural: str | None = None) -> str:
-    """Format a number of things: "1 prompt", "2 prompts"; the plural has an s unless given."""
-    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
+def counted(count: int, singular: str) -> str:
+    """Format a number of things: "1 prompt", "2 prompts"."""
+    return f"{count:,} {singular}{'' if count == 1 else 's'}"

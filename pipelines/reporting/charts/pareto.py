@@ -21,20 +21,6 @@ _MIN_DISTANCE = (0.3, 0.07)
 _POINT = 0.035
 
 
-def frontier(frame: pl.DataFrame) -> pl.DataFrame:
-    """Add `is_best`: no other row of the measure removes at least as much, scores at least as much and differs."""
-    other = frame.select("measure", removed="parameters_removed_share", other="score")
-    beaten = (
-        frame.with_row_index("row")
-        .join(other, on="measure")
-        .filter(
-            (pl.col("removed") >= pl.col("parameters_removed_share")) & (pl.col("other") >= pl.col("score")),
-            (pl.col("removed") > pl.col("parameters_removed_share")) | (pl.col("other") > pl.col("score")),
-        )["row"]
-    )
-    return frame.with_columns(~pl.int_range(pl.len(), dtype=pl.UInt32).is_in(beaten.implode()).alias("is_best"))
-
-
 def labels(frame: pl.DataFrame) -> pl.DataFrame:
     """Return panel, point and `label` of the best variants, from the smallest on, if there is room."""
     width = float(frame["parameters_removed_share"].max() or 1)  # type: ignore[arg-type]
@@ -55,7 +41,7 @@ def labels(frame: pl.DataFrame) -> pl.DataFrame:
 
 def draw(frame: pl.DataFrame) -> theme.Drawn:
     """Draw rows of one model, one panel per measure."""
-    named = method_encoding.labelled(frontier(theme.with_variant(frame)), "method")
+    named = method_encoding.labelled(theme.with_variant(frame), "method")
     named, order = method_encoding.panel_titles(named, "measure", method_encoding.SCORE_TITLES)
     most = float(named["parameters_removed_share"].max() or 1)  # type: ignore[arg-type]
     # Points that would cover each other are moved by up to a point's width.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from threading import Lock
+from typing import Any
 
 import polars as pl
 from altair.utils.schemapi import debug_mode
@@ -172,32 +173,17 @@ class Figure:
                 yield from self._draw_pages(page, page_values)
 
 
-def _figure(
-    name: str,
-    *per: str,
-    page_by: str | None = "recipe",
-    page_size: int | None = None,
-    print_by: str | None = None,
-) -> Figure:
+def _figure(name: str, *per: str, page_by: str | None = "recipe", **pages: Any) -> Figure:  # noqa: ANN401
     """Return the figure that the module and the statement of this name define."""
     module = import_module(f"prunescope.pipelines.reporting.charts.{name}")
-    caption = module.CAPTION
+    caption, query = module.CAPTION, read_sql("figures", name).statement
     if page_by:
-        count = f"at most {page_size}" if page_size else "all"
+        count = f"at most {pages['page_size']}" if "page_size" in pages else "all"
         panels = _PAGED.get(page_by, f"{page_by}s")
         caption += f" A page holds {count} {panels}, or as many as stay below {MAX_BYTES / 1e6:g} MB."
-    return Figure(
-        name,
-        module.TITLE,
-        caption,
-        read_sql("figures", name).statement,
-        partial(finished, module),
-        per,
-        page_by,
-        page_size,
-        print_by=print_by,
-        draw_narrow=partial(finished, module, draw="draw_narrow") if hasattr(module, "draw_narrow") else None,
-    )
+    if hasattr(module, "draw_narrow"):
+        pages["draw_narrow"] = partial(finished, module, draw="draw_narrow")
+    return Figure(name, module.TITLE, caption, query, partial(finished, module), per, page_by, **pages)
 
 
 FIGURES: dict[str, Figure] = {

@@ -23,9 +23,8 @@ from prunescope.pipelines.reporting.explorer.ordering import DisplayOrder
 from prunescope.pipelines.reporting.explorer.page import packed
 from prunescope.pipelines.reporting.explorer.queries import PROMPT, STATEMENTS, Query
 from prunescope.pipelines.reporting.explorer.query_cache import Ask, Document, QueryCache, model_name
-from prunescope.pipelines.reporting.explorer.trace_document import trace
 from prunescope.pipelines.reporting.explorer.variant_document import prompt as prompt_document
-from prunescope.pipelines.reporting.explorer.variant_document import variant
+from prunescope.pipelines.reporting.explorer.variant_document import trace, variant
 
 # Maximum size of a file, and the part of it for the page's own scripts, Vega and licences.
 FILE_BYTES, OWN_BYTES = 15_000_000, 700_000

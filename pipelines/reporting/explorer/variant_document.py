@@ -1,4 +1,4 @@
-"""Documents of one variant, and of one prompt: the texts of all variants to it."""
+"""Documents of one variant, of one prompt (the texts of all variants to it), and of one text, token by token."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -6,7 +6,7 @@ from os.path import commonprefix
 
 import polars as pl
 
-from prunescope.pipelines.reporting.charts.display_text import exact, prose
+from prunescope.pipelines.reporting.charts.display_text import prose
 from prunescope.pipelines.reporting.explorer.ordering import DisplayOrder
 from prunescope.pipelines.reporting.explorer.queries import PROMPT, STATEMENTS, VARIANT
 from prunescope.pipelines.reporting.explorer.query_cache import Document, QueryCache, columns, rows, table
@@ -15,7 +15,10 @@ from prunescope.pipelines.reporting.explorer.query_cache import Document, QueryC
 TABLES = ("carriers", "losses", "scores", "comparisons", "flips", "perplexity", "retrieval", "speed")
 _ELSEWHERE = (*VARIANT, "value_low", "value_high", "ppl_low", "ppl_high", "machine")
 MAX_FLIPS = 40
-_ANSWER = 200
+# Maximum number of characters of an answer in a list of texts, and of a text on its own.
+_ANSWER, _WHOLE_ANSWER = 200, 400
+TRAJECTORIES = {"teacher_forced": "forced", "own_text": "own"}
+_TOP = ["token_text", "probability_dense", "probability_pruned"]
 
 
 def variant(frames: QueryCache, model: str, recipe: str, order: DisplayOrder) -> Document:
@@ -94,12 +97,76 @@ def by_scope(frame: pl.DataFrame, build: Callable[[pl.DataFrame], Document]) -> 
 
 
 def _fact(value: object) -> str:
-    """Return a value as text, with JSON on several lines."""
+    """Return a value as text: JSON on several lines, all digits of an integer, six of a fraction."""
     if isinstance(value, str) and value.startswith("{"):
-        return prose(json.dumps(json.loads(value), ensure_ascii=False, indent=2))
-    return prose(", ".join(map(str, value)) if isinstance(value, list) else exact(value))
+        value = json.dumps(json.loads(value), ensure_ascii=False, indent=2)
+    elif isinstance(value, int | float):
+        value = f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
+    return prose(", ".join(map(str, value)) if isinstance(value, list) else str(value))
 
 
 def _title(key: str, count: int) -> str:
     is_cut = key == "flips" and count > MAX_FLIPS
     return STATEMENTS[key].title + (f" (the first {MAX_FLIPS} of {count})" if is_cut else "")
+
+
+def trace(frames: QueryCache, model: str, recipe: str, prompt_id: str) -> Document:
+    """Build the document of a text that the variant generated: its row, steps, most likely tokens, layers and options.
+
+    Raises:
+        KeyError: the variant has no text for this prompt.
+    """
+    where = {"model": model, "recipe": recipe, "prompt_id": prompt_id}
+    texts = frames.of("texts", **where)
+    if texts.is_empty():
+        raise KeyError(f"{model}@{recipe} has no text for prompt {prompt_id}")
+    whole = {"text_dense": texts["text_dense"][0], "text_pruned": texts["text"][0]}
+    options = frames.of("options", **where).drop(where)
+    return {
+        **text_rows(frames, _WHOLE_ANSWER, **where)[0],
+        **{name: prose(text or "") for name, text in whole.items()},
+        **{name: columns(steps) for name, steps in _by_trajectory(frames.of("steps", **where)).items()},
+        "top": {name: _top(part) for name, part in _by_trajectory(frames.of("top", **where)).items()},
+        "layers": by_scope(frames.of("layers", **where).drop("prompt_id"), layers),
+        # Values of the question are in every row.
+        "options": None if options.is_empty() else columns(options),
+    }
+
+
+def _by_trajectory(frame: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    parts = frame.drop("model", "recipe", "prompt_id").partition_by(
+        "trajectory", as_dict=True, maintain_order=True, include_key=False
+    )
+    return {TRAJECTORIES[str(trajectory)]: part for (trajectory,), part in parts.items()}
+
+
+def _top(frame: pl.DataFrame) -> list[dict[str, list[list[object]]]]:
+    """Return the most likely tokens of each side by step: token, dense and pruned probability."""
+    steps: list[dict[str, list[list[object]]]] = [
+        {"dense": [], "pruned": []}
+        for _ in range(int(frame["step"].max()) + 1)  # type: ignore[arg-type]
+    ]
+    values = zip(frame["step"], frame["side"].cast(pl.String), *columns(frame.select(_TOP)).values(), strict=True)
+    for step, side, *token in values:
+        steps[step][side].append(token)
+    return steps
+
+
+def layers(frame: pl.DataFrame) -> Document:
+    """Return matrices sublayer × step of the rows of one scope, which are sorted by sublayer and step.
+
+    A step that a sublayer lacks leaves a gap.
+    """
+    place = ["layer", "sublayer"]
+    steps = frame.select(pl.col("step").unique().sort())
+    grid = frame.select(place).unique(maintain_order=True).join(steps, how="cross", maintain_order="left_right")
+    filled = columns(grid.join(frame, on=[*place, "step"], how="left", maintain_order="left"))
+    width = steps.height
+    first = {name: values[::width] for name, values in filled.items()}
+    of_places = {name: first[name] for name in (*place, "is_changed")}
+    matrices = {
+        name: [values[start : start + width] for start in range(0, len(values), width)]
+        for name, values in filled.items()
+        if name not in {*of_places, "step"}
+    }
+    return {"steps": steps["step"].to_list(), **of_places, **matrices}

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from prunescope.assets.execution import compute
 from prunescope.assets.execution.model_session import ModelSession
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.runs.outcome import ANSWERS_NAME
 from prunescope.assets.runs.start import run_study
 from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.pruning import apply
 from prunescope.pipelines.pruning.variant import verify_variant
+from prunescope.pipelines.recipes import Recipe
 from tests.assets.runs.test_interrupted import stop_once_there_is
 from tests.assets.tiny_study import Heard, Running, StudyFile, computed, one_thread, rows, without_answers
 
@@ -169,18 +170,18 @@ def test_a_pass_that_fails_although_each_variant_succeeds_is_reported(
     study: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     study.write(recipes=["dense", *FAMILY[:2]], **LITTLE)
-    session, root, prune_all = ModelSession(), tmp_path / "warehouse", compute._prune_all
+    session, root, prune_all = ModelSession(), tmp_path / "warehouse", apply.prune_all
     with one_thread():
         computed(study, root, "models", session=session)
         computed(study, root, "variants", "a", "b", session=session)
         assert not caplog.records
 
-        def broken(context: Any, session: ModelSession, recipes: Sequence[str]) -> Any:
+        def broken(decoder: Any, recipes: Sequence[Recipe], *arguments: Any) -> Any:
             if len(recipes) > 1:
                 raise ValueError("no such name")
-            return prune_all(context, session, recipes)
+            return prune_all(decoder, recipes, *arguments)
 
-        monkeypatch.setattr(compute, "_prune_all", broken)
+        monkeypatch.setattr(apply, "prune_all", broken)
         tables = computed(study, root, "variants", "a", "b", session=session)
     assert [table.recipe for table in tables] == ["a", "b"]
     (record,) = caplog.records

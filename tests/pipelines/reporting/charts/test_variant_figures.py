@@ -6,6 +6,7 @@
 import math
 from typing import Any, get_args
 
+import duckdb
 import numpy as np
 import polars as pl
 import pytest
@@ -13,7 +14,7 @@ import vl_convert
 
 from prunescope.pipelines import recipes
 from prunescope.pipelines.reporting.charts import layer_map, method_encoding, quantization, sequence, theme
-from prunescope.pipelines.reporting.charts.pareto import frontier, labels
+from prunescope.pipelines.reporting.charts.pareto import labels
 from prunescope.pipelines.reporting.charts.publication_size import MIN_TYPE, fitted
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from tests.pipelines.reporting.charts import frames, variant_frames
@@ -301,9 +302,28 @@ def test_an_unknown_method_keeps_its_own_colour_and_shape():
 
 def test_the_frontier_is_what_no_other_variant_dominates():
     rows = [("a", 0.1, 0.9), ("b", 0.1, 0.8), ("c", 0.4, 0.5), ("d", 0.4, 0.5), ("e", 0.3, 0.5), ("f", 0.2, 0.95)]
-    frame = pl.DataFrame(rows, schema=["recipe", "parameters_removed_share", "score"], orient="row")
-    best = frontier(frame.with_columns(measure=pl.lit("top1")))
-    assert best.filter("is_best")["recipe"].to_list() == ["c", "d", "f"]
+    # Another measure, in which nothing is dominated, changes nothing.
+    other = [("dense", 0.0, 1.0)]
+    frames_of = [
+        pl.DataFrame(part, schema=["recipe", "parameters_removed_share", "score"], orient="row").with_columns(
+            model=pl.lit("m"),
+            measure=pl.lit(measure),
+            score_low=None,
+            score_high=None,
+            n_tasks=1,
+            method=pl.lit("wanda"),
+        )
+        for measure, part in (("top1", rows), ("generative", other))
+    ]
+    summary = pl.concat(frames_of).select("model", "recipe", "method", "parameters_removed_share")
+    with duckdb.connect() as connection:
+        connection.register("variant_summary", summary)
+        connection.register("variant_scores", pl.concat(frames_of).drop("method", "parameters_removed_share"))
+        answer = connection.sql(FIGURES["pareto"].query).pl()
+    best = answer.filter("is_best").sort("recipe")
+    assert best.select("measure", "recipe").rows() == [
+        ("top1", "c"), ("top1", "d"), ("generative", "dense"), ("top1", "f"),
+    ]  # fmt: skip
 
 
 def test_pareto_and_speed_hold_the_mean_scores_with_their_intervals():

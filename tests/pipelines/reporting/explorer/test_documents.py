@@ -28,7 +28,7 @@ from prunescope.pipelines.reporting.explorer.page import _script, embedded, rend
 from prunescope.pipelines.reporting.explorer.queries import STATEMENTS, narrowed
 from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, numbers
 from prunescope.pipelines.reporting.explorer.study_documents import OWN_BYTES, Documents, _shortened, document_name
-from prunescope.pipelines.reporting.explorer.trace_document import layers
+from prunescope.pipelines.reporting.explorer.variant_document import layers
 from prunescope.warehouse.catalogue.database import view_sql
 from prunescope.warehouse.catalogue.materialized import Materialized
 from tests.sql import demo
