@@ -1,6 +1,7 @@
 """Discovery of a model's layers, sublayers, final norm and head by a short probe that proves each of them."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from prunescope.pipelines.models.meta_model import context_length
 from prunescope.pipelines.models.module_calls import first_tensor, hooks, without_cache
 from prunescope.pipelines.models.skipping import SkipPlan, find_skips
 from prunescope.pipelines.models.sublayer import SublayerCall, has_matrix
-from prunescope.pipelines.models.zero_weights import zeros_replaced
+from prunescope.pipelines.models.weight_offload import data_of, swapped_data
 
 # Enough tokens for short attention windows to end and for several chunks.
 _PROBE_TOKENS = 12
@@ -45,8 +46,38 @@ def discover(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # noqa
         InputError: a part could not be found or proved; names the module and the reason.
         ComputationError: the weights give NaN or infinite numbers.
     """
-    with torch.inference_mode(), zeros_replaced(model):
+    with torch.inference_mode(), _zeros_replaced(model):
         return _discovered(model, tokenizer, folder)
+
+
+@contextmanager
+def _zeros_replaced(model: nn.Module) -> Iterator[None]:
+    """Temporarily replace all parameters that are zero by random numbers, if one of them is a matrix.
+
+    A sublayer of zeros adds nothing, so its output shows neither what it reads nor how it is added. Exported models
+    with dropped sublayers have such weights.
+    """
+    zeros = [parameter for parameter in model.parameters() if _is_zero(parameter)]
+    # Biases of zeros are common, and alone they hide nothing.
+    if not any(parameter.dim() >= 2 for parameter in zeros):
+        yield
+        return
+    generator = torch.Generator().manual_seed(0)
+
+    def random(parameter: nn.Parameter) -> Tensor:
+        inputs = parameter.shape[-1] if parameter.dim() >= 2 else 4
+        return torch.randn(parameter.shape, generator=generator).div(inputs**0.5).to(parameter.data)
+
+    with swapped_data(zeros, random):
+        yield
+
+
+def _is_zero(parameter: nn.Parameter) -> bool:
+    if not parameter.is_floating_point() or not parameter.numel():
+        return False
+    data = data_of(parameter)
+    # For nearly all parameters the first number decides.
+    return not bool(data.reshape(-1)[:1].any()) and not bool(data.any())
 
 
 def _discovered(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # noqa: ANN401
