@@ -162,7 +162,7 @@ SECTIONS = (
     ),
     Section(
         "repairs",
-        "Does a repair in closed form bring back what a variant writes?",
+        "Does a repair bring back what a variant writes?",
         "Variants with a repair after the last `+`, beside the same variant without it: the mean KL on the dense "
         "model's text, and the part of the dense score above a guess that is lost (`task_losses`), each with its own "
         "95 % interval.",
