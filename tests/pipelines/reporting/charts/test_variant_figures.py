@@ -274,7 +274,7 @@ def test_a_methods_colour_and_shape_do_not_depend_on_the_others(name):
 
 
 def test_known_methods_are_those_of_the_recipes_and_all_look_different():
-    never_alone = {"dsnot", "noise", "repair"}
+    never_alone = {"distill", "dsnot", "noise", "repair"}
     spelled = {each for kind in (*recipes.KINDS, recipes.ComposedRecipe)
                for each in get_args(kind.model_fields["method"].annotation)}  # fmt: skip
     missing = (spelled | {"mixed"}) - never_alone - set(method_encoding.KNOWN)
