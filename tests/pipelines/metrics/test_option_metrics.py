@@ -70,6 +70,16 @@ def test_equal_logits_rank_by_token_and_choose_the_first_label():
     assert row["mass_dense"] == pytest.approx(0.04)
 
 
+def test_ties_on_one_side_count_as_in_tau_b():
+    dense = torch.zeros(100)
+    pruned = dense.clone()
+    dense[list(IDS)] = torch.tensor([1.0, 1.0, 2.0, 3.0])
+    pruned[list(IDS)] = torch.tensor([1.0, 2.0, 4.0, 3.0])
+    row = option_row(dense, pruned - dense, HEAD, IDS, LABELS, 1.0)
+    # Of six pairs four agree, one does not, and one is tied on the dense side: (4 − 1) / √(5 · 6).
+    assert row["kendall_tau"] == pytest.approx(3 / 30**0.5)
+
+
 def test_the_row_fills_every_column_of_the_table_that_derives_from_logits():
     from_elsewhere = {"model", "recipe", "prompt_id", "temperature", "options", "option_token_ids", "gold"}
     row = option_row(*logits(3), HEAD, IDS, LABELS, 1.0)
