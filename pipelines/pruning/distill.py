@@ -5,8 +5,9 @@ The closed forms are in `repair.py`; how a scale and a bias enter the weights is
 
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import cast
@@ -65,8 +66,8 @@ def distill(
     tokens = statistics.tokens
     if tokens is None or not tokens.numel():
         raise InputError(f"recipe {recipe.name} needs calibration tokens")
-    if decoder.output is None or decoder.is_streamed:
-        why = "has no LM head" if decoder.output is None else "does not fit in memory; leave `memory` out"
+    if decoder.output is None or decoder.is_streamed or decoder.memory is not None:
+        why = "has no LM head" if decoder.output is None else "must be whole on one device to be trained"
         raise InputError(f"recipe {recipe.name}: the model {why}")
     if recipe.weights and any(change.codes is not None for change in base.changes.values()):
         raise InputError(f"recipe {recipe.name}: codes of quantized weights cannot be trained; leave `weights` out")
@@ -101,6 +102,8 @@ class Student:
         self.dense, squares = _dense_states(decoder, tokens, changed)
         ones, zeros = torch.ones(decoder.width), torch.zeros(decoder.width)
         for label, target in self._targets.items():
+            # Raises before the training if its parameters cannot scale what it adds.
+            target.repaired(base, 1.5 * ones.double().to(decoder.device), zeros.double().to(decoder.device))
             self._add(f"scale:{label}", ones)
             if recipe.bias and target.takes_bias:
                 self._add(f"bias:{label}", zeros, squares[label].sqrt())
@@ -118,9 +121,17 @@ class Student:
         self._starts[key], self._sizes[key] = start, torch.where(size > 0, size, 1.0)
         self.changes[key] = torch.zeros_like(start, requires_grad=True)
 
-    def _weights(self) -> AbstractContextManager[None]:
-        """Apply the base without what is dropped, which the forward pass leaves out by itself."""
-        return apply_variant(self.decoder, replace(self._base, dropped=(), substitutes={}))
+    @contextmanager
+    def _weights(self) -> Iterator[None]:
+        """Apply the base without what is dropped, which the forward pass leaves out by itself.
+
+        All weights are there together, because the backward pass reads them after the forward pass has ended.
+        """
+        with apply_variant(self.decoder, replace(self._base, dropped=(), substitutes={}), max_bytes=sys.maxsize):
+            for parameter in self.decoder.trunk.parameters():
+                if parameter.data.is_inference():  # autograd does not store these
+                    parameter.data = parameter.data.clone()
+            yield
 
     def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield the gains and biases of the layers, and the changed matrices if they are trained."""
@@ -134,8 +145,11 @@ class Student:
         inside = {id(module) for layer in self.decoder.layers for module in layer.module.modules()} - gone
         for path, module in self.decoder.model.named_modules():
             for key, parameter in module.named_parameters(recurse=False) if id(module) in inside else ():
-                is_bias = key == "bias" and parameter.dim() == 1 and self._recipe.bias
-                if id(parameter) in matrices or is_bias or not has_matrix(module):
+                if key == "bias" and parameter.dim() == 1:
+                    is_trained = self._recipe.bias
+                else:
+                    is_trained = id(parameter) in matrices or not has_matrix(module)
+                if is_trained:
                     yield f"{path}.{key}", parameter
 
     def value(self, key: str) -> Tensor:
@@ -153,8 +167,9 @@ class Student:
         prefix = f"{prefix}." if prefix else ""
 
         def adjust(label: str, added: Tensor) -> Tensor:
-            scaled = added * self.value(f"scale:{label}").to(added)
-            return scaled + self.value(key).to(added) if (key := f"bias:{label}") in self.changes else scaled
+            scaled = added.float() * self.value(f"scale:{label}")
+            bias = self.value(key) if (key := f"bias:{label}") in self.changes else 0
+            return (scaled + bias).to(added.dtype)
 
         def run(tokens: Tensor) -> Tensor:
             own = {
@@ -172,10 +187,15 @@ class Student:
             for label, target in self._targets.items()
             for handle in target.sublayer.watch(partial(adjust, label))
         ]
-        substitutes = {label: lambda state, label=label: self._substitute(label)(state) for label in self._base.dropped}
+        fixed = {
+            label: Substitute(**{key: tensor.to(self.decoder.device).clone() for key, tensor in each.tensors.items()})
+            for label, each in self._base.substitutes.items()
+        }
+        trained = {label: lambda state, label=label: self._substitute(label)(state) for label in self._base.dropped}
+        substitutes = trained if self._recipe.bias else fixed
         with (
             self._weights(),
-            self.decoder.without(self._base.dropped, substitutes=substitutes if self._recipe.bias else {}),
+            self.decoder.without(self._base.dropped, substitutes=substitutes),
             hooks(*handles),
         ):
             yield run
@@ -196,12 +216,13 @@ class Student:
         }
         changes: dict[str, WeightDelta] = {}
         names = {id(parameter): name for name, parameter in self.decoder.model.named_parameters()}
-        for name in base.changes if self._recipe.weights else ():
-            matrix = self.decoder.matrices[name]
+        for name, matrix in self.decoder.matrices.items():
+            if names[id(matrix.parameter)] not in trained:
+                continue
             stored = trained[names[id(matrix.parameter)]].to(dtype)
             stored = stored if matrix.expert is None else stored[matrix.expert]
             weight = stored.T if matrix.is_transposed else stored
-            changes[name] = WeightDelta.valued(weight, base.changes[name].mask)
+            changes[name] = WeightDelta.valued(weight, base.changes[name].mask if name in base.changes else None)
         substitutes = {label: self._substitute(label).to("cpu", dtype) for label in base.dropped if self._recipe.bias}
         variant = replace(
             base,
@@ -225,14 +246,14 @@ def _dense_states(decoder: Decoder, tokens: Tokens, sublayers: list[Sublayer]) -
         sums[label] += added.float().square().sum(dim=(0, 1))
 
     with hooks(*(handle for each in sublayers for handle in each.watch(partial(observe, each.label)))):
-        states = [decoder.hidden(part.to(decoder.device)).float() for part in tokens.split(_rows(tokens))]
+        states = [decoder.hidden(part.to(decoder.device)).float() for part in tokens.split(_rows(decoder, tokens))]
     # A copy is no inference tensor.
     return torch.cat(states).clone(), {label: total.clone() / tokens.numel() for label, total in sums.items()}
 
 
-def _rows(tokens: Tensor) -> int:
+def _rows(decoder: Decoder, tokens: Tensor) -> int:
     """Return the number of sequences per pass."""
-    return max(1, TRAINING_TOKENS // tokens.shape[1])
+    return decoder.at_once(max(1, TRAINING_TOKENS // tokens.shape[1]))
 
 
 def _train(
@@ -253,14 +274,14 @@ def _train(
     groups = [{"params": [student.changes[key]], "lr": rate} for key, rate in zip(keys, rates, strict=True)]
     optimizer = torch.optim.Adam(groups)
     done = 0 if state is None else state.restore(student.changes, optimizer)
-    progress.start(f"distill {recipe.name}", steps - done, (steps - done) * batch * tokens.shape[1])
+    progress.start(f"train {recipe.name}", steps - done, (steps - done) * batch * tokens.shape[1])
     half = dtype if dtype in {torch.bfloat16, torch.float16} else None
     precision = partial(torch.autocast, decoder.device.type, half) if half else nullcontext
     with student.forward() as forward:
         for step in range(done, steps):
             chosen = order[step * batch : (step + 1) * batch]
             optimizer.zero_grad()
-            for rows in chosen.split(_rows(tokens)):
+            for rows in chosen.split(_rows(decoder, tokens)):
                 with precision():
                     own = forward(tokens[rows].to(decoder.device))
                 gradient = state_gradient(decoder.head, student.dense[rows].flatten(0, 1), own.detach().flatten(0, 1))

@@ -112,4 +112,4 @@ class DistillRecipe(Repair):
     steps: int = Field(default=40, ge=1)
     batch: int = Field(default=4, ge=1)
     learning_rate: float = Field(default=0.01, gt=0)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)

@@ -12,6 +12,7 @@ from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import Silent
 from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.pruning import variant_patching
 from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.checkpoints.export_checkpoint import export
 from prunescope.pipelines.pruning.distill import Student, distill, state_gradient
@@ -67,6 +68,32 @@ def test_the_variant_computes_what_was_trained(
     with apply_variant(decoder, base):
         assert (decoder.hidden(tokens) - trained).norm() > 1e-2 * trained.norm()
     assert bool(variant.substitutes) == has_bias
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "mixtral"])
+def test_a_large_repaired_variant_computes_what_was_trained(
+    architecture: str, tiny_decoder: Callable[[str], Decoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights beyond the limit are swapped whole, and values from an inference mode and fixed maps take part."""
+    monkeypatch.setattr(variant_patching, "MAX_CHANGED_BYTES", 0)
+    decoder = tiny_decoder(architecture)
+    base = fitted_by(decoder, "attn-drop-1+magnitude-50+linear-4", changed_and_dropped(decoder))
+    tokens = split(tokens_of(decoder))[0]
+    student = Student(decoder, replace_fields(SHORT, bias=False, weights=True), base, tokens)
+    assert not any(key.endswith(".bias") for key in student.changes)
+    with student.forward() as forward:
+        before = forward(tokens)
+        before.sum().backward()
+        with torch.no_grad():
+            for change in student.changes.values():
+                change.add_(0.05 * torch.ones_like(change))
+            trained = forward(tokens)
+    with apply_variant(decoder, base):
+        assert (decoder.hidden(tokens) - before).norm() < 1e-3 * before.norm()
+    variant = student.variant()
+    assert variant.substitutes == base.substitutes
+    with apply_variant(decoder, variant):
+        assert (decoder.hidden(tokens) - trained).norm() < 1e-3 * trained.norm()
 
 
 def replace_fields(recipe: DistillRecipe, **fields: object) -> DistillRecipe:
@@ -203,7 +230,7 @@ def test_what_a_training_needs_is_named(decoder: Decoder) -> None:
     tokens = Statistics(tokens=tokens_of(decoder))
     with pytest.raises(InputError, match="the model has no LM head"):
         distill(replace(decoder, output=None), recipe, tokens, base)
-    with pytest.raises(InputError, match="does not fit in memory; leave `memory` out"):
+    with pytest.raises(InputError, match="must be whole on one device to be trained"):
         distill(replace(decoder, is_streamed=True), recipe, tokens, base)
     with pytest.raises(ComputationError, match="NaN or infinite"):
         distilled(decoder, base, replace_fields(SHORT, learning_rate=1e30))
