@@ -262,7 +262,7 @@ class Workload:
                 # Forward and backward, and the gradient of the weights; two products with the head, and their gradient.
                 passes += (2 + step.weights) * step.steps * step.batch / spec.sequences
                 others += 6 * step.steps * step.batch * spec.length * self.head_size
-        return self._calibration(spec, passes) + Work(head=others)  # float32, whatever the dtype of the passes
+        return self._calibration(spec, passes) + Work(head=others)  # float32, even if the passes are not
 
     def _traces(self, recipe: Recipe) -> Work:
         """Return the trace work of one variant, counting dropped sublayers as if all layers ran."""

@@ -60,7 +60,8 @@ def distill(
     interrupted goes on from the state in `statistics.unfinished`.
 
     Raises:
-        InputError: there are no tokens or no LM head, the weights do not fit in memory, or codes are to be trained.
+        InputError: there are no tokens or no LM head, the model is not whole on one device, codes are to be trained, or
+            a sublayer has no parameters that scale what it adds.
         ComputationError: a gradient is NaN or infinite.
     """
     tokens = statistics.tokens
@@ -103,7 +104,8 @@ class Student:
         ones, zeros = torch.ones(decoder.width), torch.zeros(decoder.width)
         for label, target in self._targets.items():
             # Raises before the training if its parameters cannot scale what it adds.
-            target.repaired(base, 1.5 * ones.double().to(decoder.device), zeros.double().to(decoder.device))
+            ramp = torch.linspace(0.5, 1.5, decoder.width, dtype=torch.float64, device=decoder.device)
+            target.repaired(base, ramp, torch.zeros_like(ramp))
             self._add(f"scale:{label}", ones)
             if recipe.bias and target.takes_bias:
                 self._add(f"bias:{label}", zeros, squares[label].sqrt())
@@ -208,7 +210,9 @@ class Student:
     def variant(self) -> Variant:
         """Return the trained variant; scales and biases are multiplied and added into the weights."""
         base, dtype = self._base, self.decoder.dtype
-        trained = {key.removeprefix("parameter:"): self.value(key) for key in self.changes if key[:10] == "parameter:"}
+        trained = {
+            key.removeprefix("parameter:"): self.value(key) for key in self.changes if key.startswith("parameter:")
+        }
         vectors = {
             name: value.to("cpu", dtype)
             for name, value in trained.items()

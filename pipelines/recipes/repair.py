@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from prunescope.pipelines.recipes.base import BaseRecipe
+from prunescope.pipelines.recipes.quantization import QuantizationRecipe
 
 
 class Repair(BaseRecipe):
@@ -100,7 +101,8 @@ class DistillRecipe(Repair):
         weights: whether to train the changed matrices too; their zeros stay zero.
         steps: number of updates.
         batch: sequences per update.
-        learning_rate: largest change of a value per update, as a share of its vector's root mean square.
+        learning_rate: largest change of a value per update, as a share of its vector's root mean square; of a matrix,
+            a tenth of it.
         seed: of the order of the sequences.
     """
 
@@ -113,3 +115,11 @@ class DistillRecipe(Repair):
     batch: int = Field(default=4, ge=1)
     learning_rate: float = Field(default=0.01, gt=0)
     seed: int = Field(default=0, ge=0, lt=2**63)
+
+    def require_place(self, earlier: tuple[BaseRecipe, ...], later: tuple[BaseRecipe, ...]) -> None:
+        """Raise a ValueError unless there is something to repair, and matrices to train if they are asked for."""
+        super().require_place(earlier, later)
+        if self.weights and any(isinstance(each, QuantizationRecipe) for each in earlier):
+            raise ValueError("codes of quantized weights cannot be trained; leave `weights` out")
+        if self.weights and all(each.method.endswith("-drop") for each in earlier):
+            raise ValueError("drops leave no changed weights to train; leave `weights` out")

@@ -76,7 +76,7 @@ def test_ties_on_one_side_count_as_in_tau_b():
     dense[list(IDS)] = torch.tensor([1.0, 1.0, 2.0, 3.0])
     pruned[list(IDS)] = torch.tensor([1.0, 2.0, 4.0, 3.0])
     row = option_row(dense, pruned - dense, HEAD, IDS, LABELS, 1.0)
-    # Of six pairs four agree, one does not, and one is tied on the dense side: (4 − 1) / √(5 · 6).
+    # Four of the six pairs agree, one does not, and one is tied on the dense side: (4 − 1) / √(5 · 6).
     assert row["kendall_tau"] == pytest.approx(3 / 30**0.5)
 
 

@@ -12,6 +12,7 @@ from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import Silent
 from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.load import load_decoder
 from prunescope.pipelines.pruning import variant_patching
 from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.pruning.checkpoints.export_checkpoint import export
@@ -195,6 +196,18 @@ def test_a_training_goes_on_from_a_closed_form(decoder: Decoder) -> None:
     assert both.facts["repair"]["kl_unrepaired_nats"] == pytest.approx(linear.facts["repair"]["kl_repaired_nats"])
 
 
+def test_a_small_scale_is_felt_in_bfloat16(tiny_folder: Path) -> None:
+    decoder = load_decoder(tiny_folder, "bfloat16")
+    student = Student(decoder, SHORT, made(decoder, "magnitude-50"), tokens := tokens_of(decoder))
+    with student.forward() as forward, torch.no_grad():
+        before = forward(tokens)
+        for key, change in student.changes.items():
+            change.add_(
+                0.003 * key.startswith("scale:")
+            )  # less than half of bfloat16's distance between 1 and the next
+        assert not torch.equal(forward(tokens), before)
+
+
 def test_half_precision_and_seeds(decoder: Decoder) -> None:
     base = made(decoder, "magnitude-50")
     single, again, half, other = (
@@ -215,6 +228,14 @@ def test_half_precision_and_seeds(decoder: Decoder) -> None:
         ("wanda-50+distill+distill", "put it last"),
         ("wanda-50+affine+rescale+distill", "affine repairs all that is before it; put it last"),
         ("dense+distill", "dense prunes nothing"),
+        (
+            "{name: m, method: composed, parts: [rtn-4bit, {method: distill, weights: true}]}",
+            "codes of quantized weights cannot be trained; leave `weights` out",
+        ),
+        (
+            "{name: m, method: composed, parts: [attn-drop-2, {method: distill, weights: true}]}",
+            "drops leave no changed weights to train; leave `weights` out",
+        ),
         ("{name: m, method: composed, parts: [wanda-50, {method: distill, steps: 0}]}", "steps"),
     ],
 )
@@ -232,6 +253,8 @@ def test_what_a_training_needs_is_named(decoder: Decoder) -> None:
         distill(replace(decoder, output=None), recipe, tokens, base)
     with pytest.raises(InputError, match="must be whole on one device to be trained"):
         distill(replace(decoder, is_streamed=True), recipe, tokens, base)
+    with pytest.raises(InputError, match="must be whole on one device to be trained"):
+        distill(replace(decoder, memory={"cpu": 2**30}), recipe, tokens, base)
     with pytest.raises(ComputationError, match="NaN or infinite"):
         distilled(decoder, base, replace_fields(SHORT, learning_rate=1e30))
 
