@@ -4,7 +4,7 @@ A test runs the examples in a folder where `my-study.yaml` has been computed. He
 functions, because every module of the package runs this file first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import duckdb
     import polars as pl
     import pyarrow.dataset
+    from torch import nn
 
     from prunescope.assets.publishing.notebook import Answer, Figures, TokenText
     from prunescope.assets.runs.outcome import RunResult
@@ -230,6 +231,112 @@ def text(name: str, prompt: str, root: "Place | str | None" = None, *, is_own_te
     asked = str(rows["prompt_text"][0]) if len(rows) else ""
     title = f"{name}, {prompt}, {trajectory.replace('_', ' ')}"
     return TokenText(title, asked, rows.drop("prompt_text"), shown)
+
+
+def measure(
+    dense: "nn.Module",
+    changed: "nn.Module | Callable[[nn.Module], nn.Module | None]",
+    tokenizer: object,
+    *,
+    prompts: "Sequence[str | dict[str, object]]" = (),
+    texts: "Sequence[str | dict[str, object]]" = (),
+    model: str = "dense-model",
+    name: str = "changed",
+    **settings: object,
+) -> "Measurement":
+    """Measure how far a changed copy of a model in memory is from it, without a study, a checkpoint or a run.
+
+    The models are verified as at every load, and left as they were. What differs must be in the weights: merge an
+    adapter first; a model with a hook is refused. The noise floors are measured too.
+
+    Args:
+        dense: a transformers model with a decoder.
+        changed: the same model with other weights, on the same device and of the same dtype; or a function that
+            changes a copy of the dense model, or returns another one.
+        tokenizer: the tokenizer of both.
+        prompts: texts of prompts, or entries of a study's `prompts`, such as `{"source": "maths", "samples": 20}`.
+        texts: entries of a study's `texts`, such as `"wikitext2"`.
+        model: name of the dense model in the tables.
+        name: name of the changed one, as a recipe.
+        settings: other keys of a study, such as `tasks=["boolq"]` or `generation={"new_tokens": 64}`.
+
+    Raises:
+        InputError: a setting is wrong, the model's structure cannot be verified, or both do not belong together.
+        ComputationError: both models compute the same, or their states are NaN or infinite.
+
+    Example:
+        >>> import prunescope as ps
+        >>> from transformers import AutoModelForCausalLM, AutoTokenizer
+        >>> dense = AutoModelForCausalLM.from_pretrained("my-model")
+        >>> def shrink(model):
+        ...     model.get_parameter("model.layers.1.mlp.down_proj.weight").data *= 0.9
+        >>> tokenizer = AutoTokenizer.from_pretrained("my-model")
+        >>> ps.measure(dense, shrink, tokenizer, prompts=["Why is the sky blue?"]).decoding_steps.columns[:2]
+        ['model', 'recipe']
+    """
+    import tempfile
+
+    from prunescope.assets.cli.progress_bars import RichProgress
+    from prunescope.assets.execution.in_memory import measure_pair
+
+    given = [{"text": prompt} if isinstance(prompt, str) else prompt for prompt in prompts]
+    settings |= {"prompts": given, "texts": list(texts)}
+    measurement = Measurement(tempfile.mkdtemp(prefix="prunescope-measure-"))
+    with RichProgress() as bars:
+        measure_pair(dense, changed, tokenizer, settings | {"model": model, "name": name}, measurement.root, bars)
+    return measurement
+
+
+class Measurement:
+    """The tables of two models in memory, in temporary files that go with this object.
+
+    Every table and view is an attribute, such as `decoding_steps` or `variant_summary`: a polars DataFrame. `root` is
+    the folder, which every function here takes: `ps.text("changed", "prompt-1", m.root)`.
+    """
+
+    def __init__(self, root: str) -> None:
+        import shutil
+        import weakref
+
+        self.root = root
+        weakref.finalize(self, shutil.rmtree, root, ignore_errors=True)
+
+    def __getattr__(self, name: str) -> "pl.DataFrame":
+        """Return a table or view; AttributeError if there is none of this name."""
+        from prunescope.warehouse.core.errors import WarehouseError
+
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            return scan(name, self.root).collect()
+        except WarehouseError as error:
+            raise AttributeError(str(error)) from error
+
+    def figure(self, name: str) -> "Figures":
+        """Draw a figure; errors as in `prunescope.figure`."""
+        return figure(name, self.root)
+
+    def question(self, name: str) -> "Answer":
+        """Answer a question; errors as in `prunescope.question`."""
+        return question(name, self.root)
+
+    def save(self, root: "Place | str | None" = None) -> None:
+        """Copy the tables into a warehouse; `root` as in `open`.
+
+        Raises:
+            WarehouseError: the warehouse has another model or variant of these names, or cannot be written.
+        """
+        from prunescope.assets.execution import in_memory
+        from prunescope.warehouse.storage.partition_store import Store
+
+        in_memory.save(Store(self.root), Store(_root(root)))
+
+    def _repr_html_(self) -> str:
+        from prunescope.assets.publishing.notebook import Answer
+
+        return Answer(
+            "Summary of the variants", "`prunescope describe variant_summary`", self.variant_summary
+        )._repr_html_()
 
 
 def run(

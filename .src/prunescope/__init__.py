@@ -16,6 +16,7 @@ from prunescope.assets.api import (  # noqa: E402
     arrow,
     dataset,
     figure,
+    measure,
     open,  # noqa: A004 - read as `ps.open`
     question,
     run,
@@ -24,4 +25,4 @@ from prunescope.assets.api import (  # noqa: E402
     variant,
 )
 
-__all__ = ["arrow", "dataset", "figure", "open", "question", "run", "scan", "text", "variant"]
+__all__ = ["arrow", "dataset", "figure", "measure", "open", "question", "run", "scan", "text", "variant"]

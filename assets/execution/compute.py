@@ -44,16 +44,16 @@ Tables = Iterator[TableWritten]
 _TOGETHER = ("variants", "traces")
 
 
-def compute(task: ModelTask, session: ModelSession) -> Events:
+def compute(task: ModelTask, session: ModelSession, context: PartitionContext | None = None) -> Events:
     """Compute the wanted steps of a model's partitions; yield each table as it is written.
 
     The model's own steps come first, then all pruning, whose recipes share passes over the calibration tokens, then all
     traces, whose variants share the dense model's work, then the other steps variant by variant, then a search. An
     error ends the steps of its partition, those of all if it is the model's or the study's, and is yielded. What runs
-    out of memory is repeated once with half of the batch.
+    out of memory is repeated once with half of the batch. `context` is the model's; None finds it from the task.
     """
     try:
-        run = _Run(task, session, PartitionContext.of(task))
+        run = _Run(task, session, context or PartitionContext.of(task))
         with session.halved() if task.halves_batches else nullcontext():
             yield from run.events()
     except BaseException as error:  # of the study or the model as a whole
@@ -260,6 +260,7 @@ def _statistics(context: PartitionContext, session: ModelSession, recipes: Seque
         unfinished=Unfinished(folder, weight_hash),
         order=max((_known_order(context, recipe) for recipe in recipes), key=len),
         cache=settings.cache_folder(),
+        loaded=session.loaded,
     )
 
 

@@ -4,7 +4,7 @@ Another model replaces it. Torch is imported at the first load, not before.
 """
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,7 +16,7 @@ from prunescope.pipelines.studies import Study
 from prunescope.warehouse.storage.provenance import fingerprint
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from prunescope.pipelines.models.decoder import Decoder
 
@@ -31,10 +31,12 @@ class ModelSession:
 
     Attributes:
         progress: receives the progress of long work.
+        loaded: models by source that are in memory already, each with its tokenizer; they are not loaded again.
         batch_divisor: divides the usual number of sequences or tokens per forward pass.
     """
 
     progress: Progress = SILENT
+    loaded: "Mapping[str, tuple[nn.Module, Any]]" = field(default_factory=dict)
     batch_divisor: int = field(default=1, init=False)
     _decoder: "tuple[tuple[str, ...], Decoder] | None" = field(default=None, init=False)
     # By kind: the hashes of its inputs, and the session.
@@ -50,9 +52,13 @@ class ModelSession:
         if self._decoder is None or self._decoder[0] != key:
             self.release()
             from prunescope.pipelines.models.load import load_decoder
+            from prunescope.pipelines.models.model_discovery import discover
 
             self.progress.start("load the model and verify its structure", 1)
-            decoder = load_decoder(dense.folder, study.dtype, study.device, study.memory)
+            if dense.spec.source in self.loaded:
+                decoder = discover(*self.loaded[dense.spec.source], dense.folder)
+            else:
+                decoder = load_decoder(dense.folder, study.dtype, study.device, study.memory)
             self.progress.done()
             self._decoder = (key, replace(decoder, split=self.batch_divisor))
         return self._decoder[1]

@@ -6,7 +6,7 @@ import polars as pl
 from torch import nn
 
 from prunescope.pipelines.models.decoder import Decoder
-from prunescope.pipelines.models.sources import ModelIdentity, weight_format
+from prunescope.pipelines.models.sources import IN_MEMORY, ModelIdentity, weight_format
 from prunescope.pipelines.models.sublayer import Branch, has_matrix
 
 
@@ -15,6 +15,7 @@ def model_row(decoder: Decoder, name: str, source: str, identity: ModelIdentity)
     model = cast(Any, decoder.model)
     embedding, untied = model.get_input_embeddings().weight, _untied_head(decoder)
     snapshot = decoder.folder.parent.name == "snapshots"
+    dtype = str(decoder.dtype).removeprefix("torch.")
     return pl.DataFrame(
         {
             "model": [name],
@@ -32,11 +33,11 @@ def model_row(decoder: Decoder, name: str, source: str, identity: ModelIdentity)
             "parameters_embedding": [embedding.numel() + (0 if untied is None else untied.weight.numel())],
             "is_head_tied": [decoder.output is not None and untied is None],
             "final_norm": [decoder.head.norm.kind if decoder.output and decoder.head.norm else "none"],
-            "dtype": [str(decoder.dtype).removeprefix("torch.")],
+            "dtype": [dtype],
             "weight_hash": [identity.weight_hash],
             "tokenizer_hash": [identity.tokenizer_hash],
             "weight_bytes": [identity.weight_bytes],
-            "weight_format": [weight_format(source, decoder.folder)],
+            "weight_format": [dtype if source.startswith(IN_MEMORY) else weight_format(source, decoder.folder)],
         }
     )
 

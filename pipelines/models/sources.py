@@ -35,6 +35,8 @@ from prunescope.pipelines.models.file_validation import (
 # Published sizes of the models in the package's studies, by hub id, for plans without a network.
 _OUTLINES = Path(__file__).parent / "outlines"
 _SCRATCH = ".scratch-"
+# Prefix of sources that are no files but models in memory; the hash of the weights follows.
+IN_MEMORY = "memory:"
 # Prefix of folders with fetched parts, and the seconds for which an interrupted run's parts are kept.
 _PARTS, _KEPT = ".parts-", 7 * 86_400
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -181,6 +183,8 @@ def tokenizer_files(folder: Path) -> list[Path]:
 
 def source_hash(source: str, cache: Path) -> str:
     """Return the content hash of a source's weights; a GGUF file is hashed unconverted. Errors as in `locate`."""
+    if source.startswith(IN_MEMORY):
+        return source.removeprefix(IN_MEMORY)
     path = local_path(source, "model")
     if path.is_file() and path.suffix == ".gguf":
         return file_hash(path, cache)

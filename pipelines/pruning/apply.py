@@ -12,6 +12,8 @@ from torch import Tensor
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.models.decoder import Decoder, probe_tokens
+from prunescope.pipelines.models.load import load_model
+from prunescope.pipelines.models.sources import locate
 from prunescope.pipelines.pruning.distill import distill
 from prunescope.pipelines.pruning.layerwise import Failure, PruningJob, prune_layers
 from prunescope.pipelines.pruning.methods.depth import drop
@@ -123,9 +125,13 @@ def _apply_step(
             influence = table_for(recipe, statistics, "block_influence") if base.is_dense else None
             variant = drop(decoder, recipe, influence, statistics.tokens, base, progress, order, statistics.dtype)
         case ExternalRecipe():
-            if statistics.cache is None:
-                raise InputError(f"recipe {recipe.name} needs a cache folder for downloaded and converted files")
-            variant = external(decoder, recipe, statistics.cache, progress)
+            loaded = statistics.loaded.get(recipe.source)
+            if loaded is None:
+                if statistics.cache is None:
+                    raise InputError(f"recipe {recipe.name} needs a cache folder for downloaded and converted files")
+                folder = locate(recipe.source, statistics.cache, progress)
+                loaded = load_model(folder, decoder.dtype, decoder.device, decoder.memory_for_second_model)
+            variant = external(decoder, recipe, *loaded, progress)
         case StructuredRecipe():
             known = known_moments(recipe, statistics) if base.is_dense else None
             variant = prune_units(decoder, recipe, known, statistics.tokens, base, progress, statistics.dtype)

@@ -2,14 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from prunescope.pipelines.core import code_versions
 from prunescope.pipelines.core.errors import InputError
@@ -33,6 +34,7 @@ class Statistics:
         unfinished: where to store finished layers until the variant is complete; None keeps them in memory.
         order: labels and scores from an earlier run of the same iterative or greedy drop with any count.
         cache: folder for downloaded or converted files, for recipes that read a checkpoint.
+        loaded: checkpoints by source that are in memory already, each with its tokenizer.
     """
 
     activation_stats: pl.DataFrame | None = None
@@ -42,6 +44,7 @@ class Statistics:
     unfinished: "Unfinished | None" = None
     order: Sequence[tuple[str, float | None]] = ()
     cache: Path | None = None
+    loaded: Mapping[str, tuple[nn.Module, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

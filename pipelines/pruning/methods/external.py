@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -15,9 +14,7 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.metrics.rounding import allowed, distance, other_rounding
 from prunescope.pipelines.models.decoder import Decoder, probe_tokens
-from prunescope.pipelines.models.load import load_model
 from prunescope.pipelines.models.module_calls import first_tensor
-from prunescope.pipelines.models.sources import locate
 from prunescope.pipelines.models.sublayer import Sublayer
 from prunescope.pipelines.models.weight_matrices import Matrix
 from prunescope.pipelines.models.weight_offload import data_of, on_device
@@ -37,21 +34,22 @@ _IRRELEVANT = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transf
 
 
 @torch.inference_mode()
-def external(decoder: Decoder, recipe: ExternalRecipe, cache: Path, progress: Progress = SILENT) -> Variant:
-    """Return another tool's checkpoint as a variant.
+def external(
+    decoder: Decoder,
+    recipe: ExternalRecipe,
+    model: nn.Module,
+    tokenizer: Any,  # noqa: ANN401 (any tokenizer)
+    progress: Progress = SILENT,
+) -> Variant:
+    """Return another tool's checkpoint, which is loaded in the decoder's dtype, as a variant.
 
     Weights that are zero, but not in the dense model, become a mask. If any other weight of a matrix differs, all its
     values are stored. Other parameters that differ are stored as they are. Those outside the sublayers (gains of a
     layer's norms, learned positions) are applied only in runs of the whole model, not if one sublayer is swapped.
 
-    The checkpoint is loaded in the decoder's dtype, in addition to the decoder. `cache` is the folder for downloaded or
-    converted files.
-
     Raises:
         InputError: the checkpoint does not fit the dense model; names the parameter or setting and the reason.
     """
-    folder = locate(recipe.source, cache, progress)
-    model, tokenizer = load_model(folder, decoder.dtype, decoder.device, decoder.memory_for_second_model)
     where = f"recipe {recipe.name}: {recipe.source}"
     if type(model) is not type(decoder.model):
         raise InputError(f"{where}: is a {type(model).__name__}, the dense model a {type(decoder.model).__name__}")
