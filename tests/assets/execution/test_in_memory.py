@@ -25,8 +25,8 @@ SETTINGS = {
     "measure": {"layer_prompts": 1},
 }
 # What a run alone knows or measures.
-_OWN = {"source", "revision", "weight_hash", "tokenizer_hash", "weight_bytes", "weight_format", "parameters_json", "recipe_hash"}
-_OWN |= {"seconds", "peak_memory_bytes", "file_bytes"}
+_OWN = {"source", "revision", "weight_hash", "tokenizer_hash", "weight_bytes", "weight_format"}
+_OWN |= {"parameters_json", "recipe_hash", "seconds", "peak_memory_bytes", "file_bytes"}
 
 
 def halve(model: nn.Module) -> None:
