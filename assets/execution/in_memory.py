@@ -74,6 +74,8 @@ def measure_pair(
     }
     if known := own.keys() & settings.keys():
         raise InputError(f"`{min(known)}` follows from the models; leave it out")
+    if unknown := {"search", "memory"} & settings.keys():
+        raise InputError(f"`{min(unknown)}` is for models on disk; write a study (`prunescope init`)")
     study = study_of(own | settings, Path("measure"))
     with _as_loaded(dense), _as_loaded(changed):
         located = DenseModel(study.models[0], Path(study.models[0].name), _identity(dense, tokenizer, hashes[0]))

@@ -145,6 +145,7 @@ def _hooked(model: nn.Module) -> None:
         (halve, {"prompts": []}, InputError, "nothing is measured; name `prompts`"),
         (halve, {"promts": ["a"]}, InputError, "`promts`: is not a key here; did you mean `prompts`"),
         (halve, {"dtype": "float16"}, InputError, "`dtype` follows from the models; leave it out"),
+        (halve, {"search": {"remove": [0.2]}}, InputError, "`search` is for models on disk; write a study"),
         (halve, {"name": "dense"}, InputError, "`recipes`: 'dense' is listed twice"),
         (halve, {"model": "a/b"}, InputError, "models.0.name`: 'a/b' is not a valid name"),
         (lambda model: "gpt2", {}, InputError, "`changed` must be a model, or a function that returns one or None"),
