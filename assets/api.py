@@ -283,12 +283,12 @@ def measure(
     settings |= {"prompts": given, "texts": list(texts)}
     measurement = Measurement(tempfile.mkdtemp(prefix="prunescope-measure-"))
     with RichProgress() as bars:
-        measure_pair(dense, changed, tokenizer, settings | {"model": model, "name": name}, measurement.root, bars)
+        measure_pair(dense, changed, tokenizer, (model, name), settings, measurement.root, bars)
     return measurement
 
 
 class Measurement:
-    """The tables of two models in memory, in temporary files that go with this object.
+    """Tables of two models in memory, in temporary files that are deleted with this object.
 
     Every table and view is an attribute, such as `decoding_steps` or `variant_summary`: a polars DataFrame. `root` is
     the folder, which every function here takes: `ps.text("changed", "prompt-1", m.root)`.
@@ -303,14 +303,15 @@ class Measurement:
 
     def __getattr__(self, name: str) -> "pl.DataFrame":
         """Return a table or view; AttributeError if there is none of this name."""
-        from prunescope.warehouse.core.errors import WarehouseError
+        if name.startswith("_") or name not in dir(self):
+            raise AttributeError(f"there is no table or view {name!r}; `prunescope tables` lists them")
+        return scan(name, self.root).collect()
 
-        if name.startswith("_"):
-            raise AttributeError(name)
-        try:
-            return scan(name, self.root).collect()
-        except WarehouseError as error:
-            raise AttributeError(str(error)) from error
+    def __dir__(self) -> list[str]:
+        """Return the methods, tables and views, for completion."""
+        from prunescope.warehouse.catalogue.dataframes import names
+
+        return [*super().__dir__(), *names()]
 
     def figure(self, name: str) -> "Figures":
         """Draw a figure; errors as in `prunescope.figure`."""
@@ -326,10 +327,10 @@ class Measurement:
         Raises:
             WarehouseError: the warehouse has another model or variant of these names, or cannot be written.
         """
-        from prunescope.assets.execution import in_memory
+        from prunescope.warehouse.storage.partition_copy import copy_partitions
         from prunescope.warehouse.storage.partition_store import Store
 
-        in_memory.save(Store(self.root), Store(_root(root)))
+        copy_partitions(Store(self.root), Store(_root(root)))
 
     def _repr_html_(self) -> str:
         from prunescope.assets.publishing.notebook import Answer

@@ -35,7 +35,7 @@ from prunescope.pipelines.models.file_validation import (
 # Published sizes of the models in the package's studies, by hub id, for plans without a network.
 _OUTLINES = Path(__file__).parent / "outlines"
 _SCRATCH = ".scratch-"
-# Prefix of sources that are no files but models in memory; the hash of the weights follows.
+# Prefix of the sources of models in memory; what follows identifies their weights.
 IN_MEMORY = "memory:"
 # Prefix of folders with fetched parts, and the seconds for which an interrupted run's parts are kept.
 _PARTS, _KEPT = ".parts-", 7 * 86_400

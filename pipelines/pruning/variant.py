@@ -139,8 +139,18 @@ def _stored_substitutes(opened: Any) -> dict[str, Substitute]:  # noqa: ANN401 (
     for name in opened.keys():  # noqa: SIM118 (not a mapping)
         if name.startswith("substitute:"):
             _, label, key = name.split(":")
-            tensors.setdefault(label, {})[key] = opened.get_tensor(name)
+            tensors.setdefault(label, {})[key] = _aligned(opened, name)
     return {label: Substitute(**own) for label, own in tensors.items()}
+
+
+def _aligned(opened: Any, key: str) -> Tensor:  # noqa: ANN401 (safetensors has no types)
+    """Return a tensor of an open file at a multiple of 64 bytes, where PyTorch allocates tensors.
+
+    A tensor of a file starts anywhere, and products of other alignments are summed in another order. A variant that is
+    read must give the bits of the variant that was saved.
+    """
+    tensor: Tensor = opened.get_tensor(key)
+    return tensor.clone() if tensor.data_ptr() % 64 else tensor
 
 
 def save_tensors(tensors: dict[str, Tensor], file: Path, metadata: dict[str, str]) -> None:
@@ -168,7 +178,7 @@ def stored_changes(opened: Any, numbers: Mapping[str, Any]) -> Mapping[str, Weig
         keys.setdefault(name, []).append(short)
 
     def read(name: str) -> WeightDelta:
-        tensors = {short: opened.get_tensor(f"{short}:{name}") for short in keys[name]}
+        tensors = {short: _aligned(opened, f"{short}:{name}") for short in keys[name]}
         return WeightDelta.restored(tensors, numbers[name])
 
     return LazyMapping(numbers, read)
@@ -210,7 +220,7 @@ def _read(file: Path) -> tuple[Variant, str]:
         keys = [key.partition(":")[2] for key in opened.keys() if key.startswith("parameter:")]  # noqa: SIM118
         variant = Variant(
             changes,
-            {name: opened.get_tensor(f"parameter:{name}") for name in keys},
+            {name: _aligned(opened, f"parameter:{name}") for name in keys},
             tuple(json.loads(metadata["dropped"])),
             metadata["noise"] or None,
             json.loads(metadata["facts"]),

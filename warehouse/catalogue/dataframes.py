@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     import datasets
 
 
+def names() -> list[str]:
+    """Return the names of all tables and views."""
+    return [*TABLES, *view_sql(), PROVENANCE]
+
+
 def scan(name: str, root: Place | str) -> pl.LazyFrame:
     """Implement `prunescope.scan`."""
     paths = _files(name, root)
@@ -65,7 +70,7 @@ def _files(name: str, root: Place | str) -> list[str] | None:
 
 
 def _rows(name: str, root: Place | str) -> pa.Table:
-    if name not in {*TABLES, *view_sql(), PROVENANCE}:
+    if name not in names():
         raise WarehouseError(f"there is no table or view {name!r}; `prunescope tables` lists them")
     with connected(root) as connection:
         return connection.sql(f"SELECT * FROM {quoted(name)}").to_arrow_table()  # noqa: S608 - a known name
