@@ -175,15 +175,13 @@ def _work_in_words(steps: Sequence[StepWork], prediction: Forecast | None) -> st
     return f"about {_minutes(known + counted)} of work: {'; '.join(parts)}"
 
 
-def _memory_in_words(memory: Mapping[str, Mapping[str, Mapping[str, int]]], free: int | None) -> tuple[str, bool]:
+def _memory_in_words(memory: Mapping[str, Mapping[str, Mapping[str, int]]], free: int) -> tuple[str, bool]:
     """Return how much memory the largest variant needs, and whether it fits or may fit."""
     peaks = {recipe: peak(items) for recipe, items in memory.items()}
     recipe = max(peaks, key=peaks.__getitem__)
     sizes = sorted(peak_items(memory[recipe]).items(), key=lambda item: -item[1])
     largest = ", ".join(f"{item} {_gib(size)}" for item, size in sizes[:3])
     most = f"at most {_gib(peaks[recipe])} of memory ({recipe}; {largest})"
-    if free is None:
-        return f"{most}; this system does not tell how much is free", True
     if peaks[recipe] <= free:
         return f"{most}, {_gib(free)} are free: it fits", True
     fitting = ", ".join(name for name, size in peaks.items() if size <= free)

@@ -178,11 +178,9 @@ def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if (size := require_regular(path)) > MAX_JSON_BYTES:
         raise InputError(f"{path}: {size:,} bytes, over the {MAX_JSON_BYTES:,} of a .json file; save it as .jsonl")
+    text = read_regular(path, MAX_JSON_BYTES)
     try:
-        values = json.loads(read_regular(path, MAX_JSON_BYTES))
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise InputError(f"{path}, line {line}: not UTF-8 text; save the file as UTF-8") from error
+        values = json.loads(text)
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
         raise InputError(f"{path}, line {line}: not valid JSON ({_reason(error)}); fix it") from error

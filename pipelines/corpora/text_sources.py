@@ -53,8 +53,6 @@ def read_documents(source: str, what: str) -> tuple[str, ...]:
         text = read_regular(path, MAX_BYTES, "a text")
     except OSError as error:
         raise _unreadable(what, path, error) from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{what} {path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from error
     suffix = path.suffix.lower()
     if suffix not in {".json", *_LINES}:
         return (text,)

@@ -51,13 +51,18 @@ def test_jsonl_lines_end_only_at_newlines(tmp_path: Path) -> None:
         ("number.json", "[1]", "not text: every record"),
         ("null.jsonl", '{"text": null}', "not text: every record"),
         ("nested.json", '[["a"]]', "not text: every record"),
-        ("latin.txt", b"caf\xe9", "not UTF-8 text at byte 3"),
-        ("binary.json", b"\x80\x02", "not UTF-8 text at byte 0"),
     ],
 )
 def test_other_contents_are_refused(tmp_path: Path, name: str, contents: str | bytes, message: str) -> None:
     source = written(tmp_path, name, contents)
     with pytest.raises(InputError, match=f"^text 'x', source {source}: {message}"):
+        read_text(source, "text 'x', source")
+
+
+@pytest.mark.parametrize(("name", "line"), [("latin.txt", 2), ("binary.json", 2)])
+def test_bytes_that_are_not_utf_8_are_refused_by_line(tmp_path: Path, name: str, line: int) -> None:
+    source = written(tmp_path, name, b"a\ncaf\xe9\nb")
+    with pytest.raises(InputError, match=f"^{source}, line {line}: not UTF-8 text; save it as UTF-8"):
         read_text(source, "text 'x', source")
 
 
