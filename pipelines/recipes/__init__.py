@@ -19,7 +19,6 @@ from pydantic import (
 )
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.frozen_model import NAME
 from prunescope.pipelines.core.safe_yaml import parse_yaml
 from prunescope.pipelines.core.suggestions import did_you_mean, similar_names
 from prunescope.pipelines.core.validation_errors import first_problem
@@ -34,7 +33,7 @@ from prunescope.pipelines.recipes.structure import AnyStructure, Flap, Heads, Ne
 from prunescope.pipelines.recipes.weights import ADMM, RIA, DSnoT, Magnitude, SparseGPT, Wanda, WeightRecipe
 
 __all__ = [
-    "ADMM", "AWQ", "GPTQ", "NAME", "RIA", "RTN", "DSnoT", "DenseRecipe", "DepthRecipe", "DistillRecipe",
+    "ADMM", "AWQ", "GPTQ", "RIA", "RTN", "DSnoT", "DenseRecipe", "DepthRecipe", "DistillRecipe",
     "ExternalRecipe", "Flap", "Heads", "Magnitude", "MaskingRecipe", "MatrixRecipe", "MixedRecipe", "Neurons",
     "NoiseKind", "NoiseRecipe", "Repair", "RepairRecipe", "SparseGPT", "StructuredRecipe", "Wanda",
 ]  # fmt: skip

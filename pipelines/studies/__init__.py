@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from prunescope.pipelines.core.errors import InputError, masked
-from prunescope.pipelines.core.frozen_model import NAME, FrozenModel, name_from
+from prunescope.pipelines.core.frozen_model import NAME, FrozenModel
 from prunescope.pipelines.core.safe_yaml import key_place, read_yaml
 from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.pipelines.core.validation_errors import Location, problems_of
@@ -24,6 +24,7 @@ from prunescope.pipelines.studies.measure_specs import MeasureSpec as MeasureSpe
 from prunescope.pipelines.studies.measure_specs import ModelSpec as ModelSpec
 from prunescope.pipelines.studies.measure_specs import TextSpec as TextSpec
 from prunescope.pipelines.studies.memory_limits import DEVICE, LayerDevice, Size
+from prunescope.pipelines.studies.names import name_from
 from prunescope.pipelines.studies.prompt_sets import read_template, resolve_prompts
 from prunescope.pipelines.studies.prompts import Prompt as Prompt
 from prunescope.pipelines.studies.prompts import require_template
