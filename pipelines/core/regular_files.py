@@ -34,8 +34,7 @@ def local_path(name: str, what: str) -> Path:
         InputError: no file can have such a path.
     """
     if (problem := path_problem(name)) is not None:
-        shown = name if len(name) <= 80 else f"{name[:80]}…"
-        raise InputError(f"{what} {shown!r}: {problem}; give the path of a file")
+        raise InputError(f"{what} {name!r}: {problem}; give the path of a file")
     return Path(name).expanduser()
 
 

@@ -115,7 +115,7 @@ def key_place(path: Path | str, keys: Sequence[str | int], shown: Sequence[str |
         keys: keys of mappings and positions in lists, from the outermost; the last ones may be missing in the file.
         shown: the keys as the message shows them, if they differ.
     """
-    line = None
+    where = str(path)
     with suppress(OSError, yaml.YAMLError, InputError):
         node = _composed(read_regular(Path(path), MAX_BYTES), PlainLoader)
         for key in map(str, keys):
@@ -127,7 +127,6 @@ def key_place(path: Path | str, keys: Sequence[str | int], shown: Sequence[str |
             if key not in children:
                 break
             name, node = children[key]
-            line = name.start_mark.line + 1
-    where = f"{path}: line {line}" if line is not None else str(path)
+            where = f"{path}: line {name.start_mark.line + 1}"
     dotted = ".".join(map(str, keys if shown is None else shown))
     return f"{where}: `{dotted}`" if dotted else where

@@ -21,8 +21,8 @@ from prunescope.pipelines.recipes import (
     steps,
 )
 
-# A variant's embedding: as computed, as a unit vector in float64, and rounded.
-_EMBEDDING_BYTES = 4 + 8 + 2
+# A dense embedding, and a variant's: as computed, as a unit vector in float64, and rounded.
+_EMBEDDING_BYTES = 4 + 4 + 8 + 2
 
 
 def memory_items(
@@ -55,7 +55,6 @@ def memory_items(
     is_repeated = "isolated" in measure.scopes and (load.is_exact or measure.cache)
     written = (1 + measure.writes) * len(load.prompts)
     steps_width = study.generation.new_tokens * width
-    embedded = [count * width for count, _ in load.retrieval]
     text_states = load.scored_tokens * width * FLOAT_BYTES
     weights = shape.parameters * size
     if load.moved_bytes:
@@ -69,14 +68,12 @@ def memory_items(
         "dense states of the prompts": _states_bytes(load, exact_size) + swap_pass * is_repeated,
         "dense calls of every sublayer": layered * width * load.sublayers * exact_size,
         # In float64, teacher forced and free running; sampled ones in 4 bytes.
-        "dense final streams": (8 * written + 4 * load.sampled_texts) * steps_width
-        + text_states
-        + sum(embedded) * FLOAT_BYTES,
+        "dense final streams": (8 * written + 4 * load.sampled_texts) * steps_width + text_states,
+        "embeddings": sum(texts for texts, _ in load.retrieval) * width * _EMBEDDING_BYTES,
         "keys and values of the dense texts": load.kept_bytes,
         "keys and values of the tasks' contexts": load.kept_context_bytes,
     }
-    is_alone = load.device != "cpu" and study.memory is None
-    free = (free_bytes or available_bytes(load.device)) - sum(always.values()) if is_alone else None
+    free = (free_bytes or available_bytes(load.device)) - sum(always.values()) if study.memory is None else None
     pruned = shape.prunable * size
     # Above the limit weights are made layer by layer, but for `speed`, which makes none while it times.
     if not study.speed and (load.moved_bytes or pruned > changed_limit(load.device, free)):
@@ -131,8 +128,6 @@ def memory_items(
             **applied,
             "states of the variant": _states_bytes(load, variant_size) + swap_pass * ("restored" in measure.scopes),
             "activations of a pass": max(read) * activations,
-            # Data sets are embedded one after the other.
-            "embeddings of the variant": max(embedded, default=0) * _EMBEDDING_BYTES,
         },
         "scored": {
             **applied,
@@ -162,5 +157,5 @@ def _states_bytes(load: Workload, size: int) -> int:
     # States kept in the type of the pass are views of the whole sequence; others copy the measured positions.
     added = sum(load.layered) if load.item_size == FLOAT_BYTES else load.positions
     streams = load.positions if size > FLOAT_BYTES else added
-    streams_bytes = streams * load.shape.layers * FLOAT_BYTES
-    return load.shape.width * (streams_bytes + added * load.sublayers * max(size, FLOAT_BYTES))
+    per_layer = streams * FLOAT_BYTES + 2 * added * max(size, FLOAT_BYTES)
+    return load.shape.width * load.shape.layers * per_layer

@@ -22,7 +22,7 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.safe_yaml import parse_yaml
 from prunescope.pipelines.core.suggestions import did_you_mean, similar_names
 from prunescope.pipelines.core.validation_errors import first_problem
-from prunescope.pipelines.recipes.base import BaseRecipe, MaskingRecipe, MatrixRecipe, Statistic
+from prunescope.pipelines.recipes.base import BaseRecipe, MaskingRecipe, MatrixRecipe
 from prunescope.pipelines.recipes.baselines import DenseRecipe, NoiseKind, NoiseRecipe
 from prunescope.pipelines.recipes.depth import DepthRecipe
 from prunescope.pipelines.recipes.external import ExternalRecipe
@@ -110,14 +110,9 @@ class ComposedRecipe(BaseRecipe):
         return self
 
     @property
-    def needs(self) -> tuple[Statistic, ...]:
-        """Return the tables that its parts need."""
-        return tuple(dict.fromkeys(need for part in self.parts for need in part.needs))
-
-    @property
-    def is_calibrated(self) -> bool:
-        """Return whether one of its parts depends on the calibration tokens."""
-        return any(part.is_calibrated for part in self.parts)
+    def members(self) -> tuple[BaseRecipe, ...]:
+        """Return its parts."""
+        return self.parts
 
 
 def _stands_alone(recipe: SingleRecipe | ComposedRecipe) -> SingleRecipe | ComposedRecipe:

@@ -50,14 +50,19 @@ class BaseRecipe(FrozenModel):
         return {key: value for key, value in match.groupdict().items() if value is not None}
 
     @property
-    def needs(self) -> tuple[Statistic, ...]:
-        """Return the names of the dense model's statistics tables that the recipe reads."""
+    def members(self) -> tuple["BaseRecipe", ...]:
+        """Return the recipes that it consists of, if it is made of others."""
         return ()
+
+    @property
+    def needs(self) -> tuple[Statistic, ...]:
+        """Return the names of the dense model's statistics tables that the recipe or one of its members reads."""
+        return tuple(dict.fromkeys(need for member in self.members for need in member.needs))
 
     @property
     def is_calibrated(self) -> bool:
         """Return whether the recipe depends on the calibration tokens."""
-        return bool(self.needs)
+        return bool(self.needs) or any(member.is_calibrated for member in self.members)
 
     @property
     def parameters_json(self) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from prunescope.pipelines.core.attribute_docs import attribute_docs, description
 from prunescope.pipelines.core.validation_errors import models_in
 from prunescope.pipelines.recipes import KINDS
+from prunescope.pipelines.recipes.listing import attribute_docs, description
 from prunescope.pipelines.studies import FOLDER, Study
 from prunescope.pipelines.studies.prompts import PromptSet
 
