@@ -201,33 +201,29 @@ def _object(value: object, place: str) -> dict[str, Any]:
 def _table(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
     csv.field_size_limit(MAX_LINE_BYTES)  # the default of 131,072 is less than a long prompt
     reader = csv.reader((line for _, line in numbered_lines(path)), delimiter=delimiter, strict=True)
-    header: list[str] | None = None
-    while True:
-        number = reader.line_num + 1
-        try:
-            row = next(reader, None)
-        except csv.Error as error:
-            raise InputError(
-                f"{path}, line {number}: not valid {path.suffix[1:].upper()} ({error}); check its quotes"
-            ) from error
-        if row is None:
-            return
-        if not row:
-            continue
-        if header is None:
-            header = [name.strip() for name in row]
-            repeated = [name for name, count in Counter(header).items() if count > 1 or not name]
-            if repeated:
+    header: list[str] = []
+    ended = 0
+    try:
+        for row in reader:
+            number, ended = ended + 1, reader.line_num
+            if row and not header:
+                header = [name.strip() for name in row]
+                repeated = [name for name, count in Counter(header).items() if count > 1 or not name]
+                if repeated:
+                    raise InputError(
+                        f"{path}, line {number}: the column name {repeated[0]!r} is empty or occurs twice; rename it"
+                    )
+            elif row and len(row) != len(header):
                 raise InputError(
-                    f"{path}, line {number}: the column name {repeated[0]!r} is empty or occurs twice; rename it"
+                    f"{path}, line {number}: {len(row)} cells, but the header has {len(header)} columns; put a text "
+                    "with separators into double quotes"
                 )
-        elif len(row) != len(header):
-            raise InputError(
-                f"{path}, line {number}: {len(row)} cells, but the header has {len(header)} columns; put a text with "
-                "separators into double quotes"
-            )
-        else:
-            yield number, {name: cell for name, cell in zip(header, row, strict=True) if cell != ""}
+            elif row:
+                yield number, {name: cell for name, cell in zip(header, row, strict=True) if cell != ""}
+    except csv.Error as error:
+        raise InputError(
+            f"{path}, line {ended + 1}: not valid {path.suffix[1:].upper()} ({error}); check its quotes"
+        ) from error
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -237,10 +233,9 @@ def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     number = 0
     try:
         with open_regular(path, MAX_BYTES, "a file of records") as stream, pq.ParquetFile(stream) as file:
-            for batch in file.iter_batches(batch_size=1_000):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
+            rows = (row for batch in file.iter_batches(batch_size=1_000) for row in batch.to_pylist())
+            for number, row in enumerate(rows, start=1):
+                yield number, row
     except (pa.ArrowException, UnicodeDecodeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(f"{path}, row {number + 1}: not readable as Parquet ({reason}); write it again") from error

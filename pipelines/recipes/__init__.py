@@ -152,7 +152,7 @@ def _with_name(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 # A recipe as written in a study's YAML: its name, or its parameters.
-WrittenRecipe = Annotated[Recipe, BeforeValidator(_written)]
+WrittenRecipe = Annotated[Recipe, BeforeValidator(_written, json_schema_input_type=str | Recipe)]
 
 
 def shares_passes(recipe: Recipe) -> TypeGuard[LayerwiseRecipe]:

@@ -49,7 +49,7 @@ class MixedRecipe(BaseRecipe):
     predecessors: Literal["pruned", "dense"] = "pruned"
     treatments: dict[str, Literal["drop"] | Annotated[_Matrices, Field(discriminator="method")]]
 
-    @field_validator("treatments", mode="before")
+    @field_validator("treatments", mode="before", json_schema_input_type=dict[str, str | dict[str, object]])
     @classmethod
     def _names_and_mappings(cls, treatments: object, info: ValidationInfo) -> object:
         """Parse names, complete mappings, and sort the sublayers from the first layer to the last."""
