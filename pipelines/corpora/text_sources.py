@@ -31,7 +31,7 @@ def read_documents(source: str, what: str) -> tuple[str, ...]:
 
     Args:
         source: `c4` (300 documents), `wikitext2`, `embedded` (the help topics of the running Python),
-            `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`, or a path. A .json file holds a string, an object with a `text`, or a list
+            `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`, or a path. A .json file holds a text, an object with a `text`, or a list
             of them; a .jsonl or .ndjson file holds one such record per line; any other file is plain text.
         what: use of the source, for messages.
 
