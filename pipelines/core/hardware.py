@@ -11,9 +11,8 @@ def hardware() -> str:
     """Return the processor, the number of its cores that this process may use, and the NVIDIA cards."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cards = sorted(proc_value(file, "Model") for file in Path("/proc/driver/nvidia/gpus").glob("*/information"))
-    return "; ".join(
-        [f"{proc_value(Path('/proc/cpuinfo'), 'model name') or platform.machine()}, {cores} cores", *cards]
-    )
+    processor = proc_value(Path("/proc/cpuinfo"), "model name") or platform.machine()
+    return "; ".join([f"{processor}, {cores} cores", *cards])
 
 
 def proc_value(file: Path, key: str) -> str:
