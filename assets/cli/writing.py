@@ -96,9 +96,9 @@ def _path(name: str, *, force: bool) -> Path:
 
 def _text(path: Path, models: list[str], recipes: list[str], sets: list[str]) -> str:
     """Return the content of a new study's file."""
-    from prunescope.pipelines.core.frozen_model import name_from
     from prunescope.pipelines.core.safe_yaml import parse_yaml
     from prunescope.pipelines.recipes import parse_recipe
+    from prunescope.pipelines.studies.names import name_from
     from prunescope.pipelines.studies.schema import header
 
     written = [options.inline_recipe(recipe) for recipe in recipes]

@@ -18,6 +18,7 @@ from dagster import (
 from pydantic import Field, PrivateAttr
 
 from prunescope.assets import settings
+from prunescope.assets.defs.log_progress import LogProgress
 from prunescope.assets.defs.metadata import check_specs, materialized, recorded, table_metadata, upstream
 from prunescope.assets.defs.recipe_asset import MODELS, VARIANTS, publish
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
@@ -30,7 +31,6 @@ from prunescope.assets.planning.fingerprints import find_model
 from prunescope.assets.planning.freshness import programs_ran
 from prunescope.assets.planning.steps import CODE_VERSIONS, STEPS, Step
 from prunescope.pipelines.core import scratch_directory
-from prunescope.pipelines.core.log_progress import LogProgress
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.warehouse.tables import ABOUT, TABLES
 

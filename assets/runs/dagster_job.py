@@ -26,6 +26,7 @@ from pydantic import Field
 from prunescope.assets import settings
 from prunescope.assets.defs import asset_definitions
 from prunescope.assets.defs.answer_assets import write_published
+from prunescope.assets.defs.log_progress import LogProgress
 from prunescope.assets.defs.metadata import missing, recorded
 from prunescope.assets.defs.recipe_asset import register_study, unpublished
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
@@ -52,7 +53,6 @@ from prunescope.assets.runs.outcome import ANSWERS_NAME, Failure
 from prunescope.assets.runs.study_run import INPUT_ERRORS, StudyRun
 from prunescope.assets.watching.watch_list import make_models_folder
 from prunescope.pipelines.core.errors import ComputationError
-from prunescope.pipelines.core.log_progress import LogProgress
 from prunescope.warehouse.catalogue.database import build_file
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES

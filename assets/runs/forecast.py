@@ -22,7 +22,7 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation.tasks.definition import find
 from prunescope.pipelines.models.meta_model import load_meta_model
 from prunescope.pipelines.planning.machine_speed import measure_machine
-from prunescope.pipelines.planning.memory import memory_items, peak, peak_items
+from prunescope.pipelines.planning.memory import memory_items
 from prunescope.pipelines.planning.power import verdict_power
 from prunescope.pipelines.planning.preflight import check_outline, unmatched
 from prunescope.pipelines.planning.workload import TYPICAL_SHARE, Machine, Work, Workload
@@ -85,7 +85,7 @@ def model_costs(
     for work in works:
         own = [] if work.is_search else [step for step in steps if step.recipe == work.recipe]
         seconds = None if prediction is None else math.ceil(sum(map(prediction.seconds, own)))
-        needed = peak(memory[work.recipe.name]) if work.recipe and work.tables else None
+        needed = sum(memory[work.recipe.name].values()) if work.recipe and work.tables else None
         costs.append({"seconds": seconds, "memory_bytes": needed})
     lines = [_names_in_words(works), _work_in_words(steps, prediction)]
     warnings = [f"{reason}; `run` refuses it" for reason in unmatched(study, outline)]
@@ -145,12 +145,13 @@ def forecast(store: Store, dense: DenseModel | None, load: Workload, works: Sequ
     return Forecast(machine, earlier)
 
 
-def _memory(load: Workload, works: Sequence[PartitionWork], gpu: int | None) -> dict[str, dict[str, dict[str, int]]]:
-    """Return the bytes of each variant with tables to compute, by phase and item."""
+def _memory(load: Workload, works: Sequence[PartitionWork], gpu: int | None) -> dict[str, dict[str, int]]:
+    """Return the bytes of each variant with tables to compute, in the phase that needs most, by item."""
     process = peak_memory_bytes() if load.device == "cpu" else 0
     group_of = {recipe.name: group for group in _trace_groups(load, works) for recipe in group}
     recipes = [work.recipe for work in works if work.recipe and work.tables]
-    return {one.name: memory_items(load, one, group_of.get(one.name, [one]), process, gpu) for one in recipes}
+    phases = {one.name: memory_items(load, one, group_of.get(one.name, [one]), process, gpu) for one in recipes}
+    return {name: max(each.values(), key=lambda items: sum(items.values())) for name, each in phases.items()}
 
 
 def _names_in_words(works: Sequence[PartitionWork]) -> str:
@@ -175,15 +176,13 @@ def _work_in_words(steps: Sequence[StepWork], prediction: Forecast | None) -> st
     return f"about {_minutes(known + counted)} of work: {'; '.join(parts)}"
 
 
-def _memory_in_words(memory: Mapping[str, Mapping[str, Mapping[str, int]]], free: int | None) -> tuple[str, bool]:
+def _memory_in_words(memory: Mapping[str, Mapping[str, int]], free: int) -> tuple[str, bool]:
     """Return how much memory the largest variant needs, and whether it fits or may fit."""
-    peaks = {recipe: peak(items) for recipe, items in memory.items()}
+    peaks = {recipe: sum(items.values()) for recipe, items in memory.items()}
     recipe = max(peaks, key=peaks.__getitem__)
-    sizes = sorted(peak_items(memory[recipe]).items(), key=lambda item: -item[1])
+    sizes = sorted(memory[recipe].items(), key=lambda item: -item[1])
     largest = ", ".join(f"{item} {_gib(size)}" for item, size in sizes[:3])
     most = f"at most {_gib(peaks[recipe])} of memory ({recipe}; {largest})"
-    if free is None:
-        return f"{most}; this system does not tell how much is free", True
     if peaks[recipe] <= free:
         return f"{most}, {_gib(free)} are free: it fits", True
     fitting = ", ".join(name for name, size in peaks.items() if size <= free)

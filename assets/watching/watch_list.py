@@ -20,11 +20,12 @@ from prunescope.assets.execution.error_transport import error_line
 from prunescope.assets.instance.file_lock import locked
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.frozen_model import NAME, SOURCE, FrozenModel, name_from
+from prunescope.pipelines.core.frozen_model import NAME, SOURCE, FrozenModel
 from prunescope.pipelines.core.safe_yaml import MAX_BYTES, parse_yaml
 from prunescope.pipelines.core.validation_errors import first_problem
 from prunescope.pipelines.models.cached_identity import require_whole
 from prunescope.pipelines.studies import ModelSpec, Study, load_study, study_names
+from prunescope.pipelines.studies.names import name_from
 from prunescope.warehouse.core.errors import DamagedFileError
 from prunescope.warehouse.storage.atomic_write import translate_os_errors, write_atomically
 from prunescope.warehouse.storage.location import failures, read_from

@@ -27,7 +27,7 @@ class BoundedPattern:
     """A compiled pattern whose `search`, `findall` and `sub` stop at a deadline with `SlowPatternError`.
 
     Args:
-        pattern: the pattern; `re` must accept it too, which has fewer escapes.
+        pattern: the pattern.
         flags: those of `re`.
 
     Raises:
@@ -38,10 +38,10 @@ class BoundedPattern:
         if math.prod(max(1, int(count)) for count in re.findall(r"\{(\d+)", pattern)) > MAX_PARTS:
             raise ValueError(f"its counted repetitions make over {MAX_PARTS:,} parts; lower the counts")
         try:
-            self.groups = re.compile(pattern, flags).groups
             self._compiled: Any = regex.compile(pattern, int(flags))
-        except (re.error, regex.error, OverflowError, RecursionError) as error:
+        except (regex.error, RecursionError) as error:
             raise ValueError(f"not a regular expression: {error}") from error
+        self.groups = self._compiled.groups
 
     def _bounded(self, method: str, *arguments: Any, **more: Any) -> Any:  # noqa: ANN401 (the library's matches)
         with suppress(TimeoutError):

@@ -3,9 +3,8 @@
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import torch
-
-from prunescope.pipelines.core.hardware import proc_value
 
 
 def resolve_device(device: str) -> str:
@@ -15,17 +14,11 @@ def resolve_device(device: str) -> str:
     return "cuda:0" if device == "cuda" else device
 
 
-def available_bytes(device: str) -> int | None:
-    """Return the free memory of a GPU, or that of the system within the limit of this process's cgroup.
-
-    None if neither Linux nor CUDA reports it.
-    """
+def available_bytes(device: str) -> int:
+    """Return the free memory of a GPU, or that of the system within the limit of this process's cgroup."""
     if device.startswith("cuda"):
         return int(torch.cuda.mem_get_info(device)[0])
-    available = proc_value(Path("/proc/meminfo"), "MemAvailable")
-    if not available:
-        return None
-    free = [int(available.split()[0]) * 1024]
+    free = [int(psutil.virtual_memory().available)]
     group = Path("/sys/fs/cgroup")
     with suppress(OSError, ValueError, KeyError):  # no such group, or one without a limit (`max`)
         limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))

@@ -4,8 +4,6 @@ No torch here.
 """
 
 import hashlib
-import re
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -37,31 +35,6 @@ MAX_NEW_TOKENS = 100_000
 MAX_TOTAL_TOKENS = 2**28  # 2 GiB of token ids in memory
 MAX_RECORDS = 10**9
 MAX_STEPS = 10_000
-
-
-def name_from(source: str) -> str:
-    """Return a name from the last part of a source; empty if that has no letter and no digit."""
-    # A hub id loses its revision; a path may hold an @.
-    hub_id = re.sub(r"^((?:\w[\w.-]*/)?\w[\w.-]*)@(refs/.*|[^/]*)$", r"\1", source.removeprefix("embedded:"))
-    last = Path(hub_id.rstrip("/")).name
-    stem = re.sub(r"\.(gguf|ya?ml|txt|parquet|(csv|tsv|ndjson|jsonl?)(\.[gx]z)?)$", "", last.lower())
-    return re.sub(r"[^a-z0-9._-]+", "-", stem).strip("-._")[:100]
-
-
-def with_name(fields: object, source: str, *, key: str = "name", default: str = "") -> object:
-    """Return what a YAML has for a part of a study, as a mapping with a name.
-
-    Args:
-        fields: a mapping, or the value of `source` alone; anything else is returned as it is, for pydantic to refuse.
-        source: the key from whose value the name is made.
-        key: the key of the name.
-        default: value of `source` if the mapping has none.
-    """
-    if isinstance(fields, str):
-        fields = {source: fields}
-    if not isinstance(fields, dict) or key in fields or not isinstance(found := fields.get(source, default), str):
-        return fields
-    return fields | ({key: name} if (name := name_from(found)) else {})
 
 
 class FrozenModel(BaseModel):

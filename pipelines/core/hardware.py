@@ -5,21 +5,14 @@ import platform
 from functools import cache
 from pathlib import Path
 
-_PROCESSOR = Path("/proc/cpuinfo")
-
 
 @cache
 def hardware() -> str:
     """Return the processor, the number of its cores that this process may use, and the NVIDIA cards."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cards = sorted(proc_value(file, "Model") for file in Path("/proc/driver/nvidia/gpus").glob("*/information"))
-    return "; ".join([f"{proc_value(_PROCESSOR, 'model name') or platform.machine()}, {cores} cores", *cards])
-
-
-@cache
-def vendor() -> str:
-    """Return the processor's vendor id; empty if the system does not report it."""
-    return proc_value(_PROCESSOR, "vendor_id")
+    processor = proc_value(Path("/proc/cpuinfo"), "model name") or platform.machine()
+    return "; ".join([f"{processor}, {cores} cores", *cards])
 
 
 def proc_value(file: Path, key: str) -> str:

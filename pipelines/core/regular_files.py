@@ -34,8 +34,7 @@ def local_path(name: str, what: str) -> Path:
         InputError: no file can have such a path.
     """
     if (problem := path_problem(name)) is not None:
-        shown = name if len(name) <= 80 else f"{name[:80]}…"
-        raise InputError(f"{what} {shown!r}: {problem}; give the path of a file")
+        raise InputError(f"{what} {name!r}: {problem}; give the path of a file")
     return Path(name).expanduser()
 
 
@@ -66,8 +65,13 @@ def read_regular(path: Path, limit: int, what: str = "this kind of file") -> str
     """Return the text of a regular UTF-8 file of at most `limit` bytes, without a byte order mark.
 
     Raises:
-        InputError, OSError: as in `require_regular`.
-        UnicodeDecodeError: it is not UTF-8.
+        InputError: it is not UTF-8, or as in `require_regular`; names the line.
+        OSError: as in `require_regular`.
     """
     with open_regular(path, limit, what) as stream:
-        return stream.read().decode("utf-8-sig")
+        content = stream.read()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise InputError(f"{path}, line {line}: not UTF-8 text; save it as UTF-8") from error

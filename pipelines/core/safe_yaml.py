@@ -47,8 +47,6 @@ def read_yaml(path: Path, what: str = "", loader: type[PlainLoader] = PlainLoade
         text = read_regular(path, MAX_BYTES, "a YAML file")
     except OSError as error:
         raise InputError(f"{where}: {error.strerror or error}; give the path of a readable YAML file") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where}: not UTF-8 text at byte {error.start}; save it as UTF-8") from error
     return parse_yaml(text, where, loader, unique=unique)
 
 
@@ -62,11 +60,9 @@ def parse_yaml(text: str, where: str, loader: type[PlainLoader] = PlainLoader, *
         unique: whether to refuse a key that a mapping repeats; its last value would win otherwise.
 
     Raises:
-        InputError: it is not YAML, repeats a key, is longer than `MAX_BYTES` characters, or holds more than
-            `MAX_VALUES` values with aliases expanded; names the line.
+        InputError: it is not YAML, repeats a key, or holds more than `MAX_VALUES` values with aliases expanded; names
+            the line.
     """
-    if len(text) > MAX_BYTES:
-        raise InputError(f"{where}: larger than {MAX_BYTES:,} bytes; split it or leave out what is not needed")
     try:
         parser = loader(text)
         node = parser.get_single_node()
@@ -119,8 +115,8 @@ def key_place(path: Path | str, keys: Sequence[str | int], shown: Sequence[str |
         keys: keys of mappings and positions in lists, from the outermost; the last ones may be missing in the file.
         shown: the keys as the message shows them, if they differ.
     """
-    line = None
-    with suppress(OSError, UnicodeDecodeError, yaml.YAMLError, InputError):
+    where = str(path)
+    with suppress(OSError, yaml.YAMLError, InputError):
         node = _composed(read_regular(Path(path), MAX_BYTES), PlainLoader)
         for key in map(str, keys):
             children: dict[str, tuple[yaml.Node, yaml.Node]] = {}
@@ -131,7 +127,6 @@ def key_place(path: Path | str, keys: Sequence[str | int], shown: Sequence[str |
             if key not in children:
                 break
             name, node = children[key]
-            line = name.start_mark.line + 1
-    where = f"{path}: line {line}" if line is not None else str(path)
+            where = f"{path}: line {name.start_mark.line + 1}"
     dotted = ".".join(map(str, keys if shown is None else shown))
     return f"{where}: `{dotted}`" if dotted else where

@@ -97,23 +97,18 @@ def _worded(members: Sequence[Any], model: Any) -> str:  # noqa: ANN401 - pydant
             return f'must be a text; put it into quotes: `{key}: "{found}"`'
         case "missing":
             message = "is missing"
+        case "string_pattern_mismatch" if "auto" in context["pattern"]:
+            message = f"{found} is none of auto, cpu, cuda and cuda:N"
+        case "string_pattern_mismatch" if "task:" in context["pattern"]:
+            message = f"{found} is neither kl nor task:NAME, NAME being one of the study's tasks"
         case "string_pattern_mismatch":
-            message = f"{found} is {_unmatched(context['pattern'])}"
+            message = f"{found} is not a valid name: letters, digits and . _ + -, the first a letter or a digit"
         case "literal_error" if len(members) == 1:
             message = f"{found} is none of {context['expected']}{_nearest(str(first['input']), context['expected'])}"
         case _:
             message = f"must be {' or '.join(dict.fromkeys(map(_allowed, members)))}; found {found}"
     needs_example = "`" not in message and not message.endswith("?")
     return f"{message}{_example(name, field)}" if field and needs_example else message
-
-
-def _unmatched(pattern: str) -> str:
-    """Return what a text that does not match is not."""
-    if "auto" in pattern:
-        return "none of auto, cpu, cuda and cuda:N"
-    if "task:" in pattern:
-        return "neither kl nor task:NAME, NAME being one of the study's `tasks`; for example `objective: kl`"
-    return "not a valid name: letters, digits and . _ + -, the first a letter or a digit"
 
 
 def _allowed(problem: Any) -> str:  # noqa: ANN401 - pydantic's details
@@ -176,7 +171,8 @@ def _find(annotation: Any, location: Location) -> tuple[str, FieldInfo | None, l
     name, field, owners = "", None, list(models_in(annotation))
     inside = owners
     for part in location:
-        if tagged := [model for model in inside if part in _tags(model)]:
+        methods = ((model, model.model_fields["method"]) for model in inside if "method" in model.model_fields)
+        if tagged := [model for model, method in methods if part in get_args(method.annotation)]:
             inside = owners = tagged
             continue
         if isinstance(part, int):
@@ -185,10 +181,6 @@ def _find(annotation: Any, location: Location) -> tuple[str, FieldInfo | None, l
         if found := next((model.model_fields[part] for model in inside if part in model.model_fields), None):
             name, field, inside = str(part), found, list(models_in(found.annotation))
     return name, field, owners
-
-
-def _tags(model: type[BaseModel]) -> tuple[object, ...]:
-    return get_args(model.model_fields["method"].annotation) if "method" in model.model_fields else ()
 
 
 def models_in(annotation: Any) -> Iterator[type[BaseModel]]:  # noqa: ANN401 - any annotation

@@ -32,7 +32,7 @@ SHIPPED = {
 # Longest line; reading a file without line feeds stops here.
 MAX_LINE_BYTES = 10_000_000
 # Largest .json file, which is read as a whole and takes several times its size in memory.
-MAX_JSON_BYTES = 100_000_000
+MAX_JSON_BYTES = 1_000_000_000
 # Largest other file; one of this size has millions of lines and takes minutes to read.
 MAX_BYTES = 20_000_000_000
 _SIBLINGS = 1_000
@@ -61,7 +61,7 @@ def require_unambiguous(source: str) -> None:
     if source in SHIPPED and Path(source).is_file():
         raise InputError(
             f"source {source!r} is the name of a shipped set and of a file here; rename the file and give its path "
-            f"with an ending ({', '.join(_READERS)})"
+            f"with an ending ({', '.join(READERS)})"
         )
 
 
@@ -84,7 +84,7 @@ def source_state(source: str) -> object:
 
 
 def read_records(source: str) -> Iterator[Record]:
-    """Yield the records of a shipped set, of a path that ends in one of `_READERS`, or of `hf:NAME[:CONFIG]:SPLIT`.
+    """Yield the records of a shipped set, of a path that ends in one of `READERS`, or of `hf:NAME[:CONFIG]:SPLIT`.
 
     Raises:
         InputError: the source does not exist or holds no record, or a record is malformed; names file, line and fix.
@@ -98,7 +98,7 @@ def read_records(source: str) -> Iterator[Record]:
     unit = f"{source if source in SHIPPED else path}, {_UNITS.get(suffix, 'line')}"
     count = 0
     try:
-        for number, fields in _READERS[suffix](path):
+        for number, fields in READERS[suffix](path):
             count += 1
             yield Record(number, unit, fields)
     except OSError as error:
@@ -127,8 +127,8 @@ def _path(source: str) -> Path:
         if path.is_dir():
             raise InputError(f"{path}: is a folder; give the path of a file, or hf:FOLDER:SPLIT for a data set on disk")
         if path.exists():
-            if path.suffix.lower() not in _READERS:
-                raise InputError(f"{path}: unknown ending {path.suffix!r}; prompt sets end in {', '.join(_READERS)}")
+            if path.suffix.lower() not in READERS:
+                raise InputError(f"{path}: unknown ending {path.suffix!r}; prompt sets end in {', '.join(READERS)}")
             return path
         siblings = [file.name for file in islice(path.parent.iterdir(), _SIBLINGS)] if path.parent.is_dir() else []
     except OSError as error:
@@ -136,7 +136,7 @@ def _path(source: str) -> Path:
     hint = did_you_mean(source, SHIPPED) or did_you_mean(path.name, siblings, form=f"{path.parent}/{{}}")
     raise InputError(
         f"source {source!r}: no such set or file; {hint}shipped are {', '.join(SHIPPED)}; else give a file "
-        f"({', '.join(_READERS)}) or {FORM}"
+        f"({', '.join(READERS)}) or {FORM}"
     )
 
 
@@ -176,19 +176,13 @@ def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    if (size := require_regular(path)) > MAX_JSON_BYTES:
-        raise InputError(f"{path}: {size:,} bytes, over the {MAX_JSON_BYTES:,} of a .json file; save it as .jsonl")
+    text = read_regular(path, MAX_JSON_BYTES, "a .json file (unlike .jsonl)")
     try:
-        values = json.loads(read_regular(path, MAX_JSON_BYTES))
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise InputError(f"{path}, line {line}: not UTF-8 text; save the file as UTF-8") from error
+        values = json.loads(text)
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
         raise InputError(f"{path}, line {line}: not valid JSON ({_reason(error)}); fix it") from error
-    if not isinstance(values, list):
-        raise InputError(f"{path}, line 1: not a list; write [{{…}}, {{…}}], or one record per line as .jsonl")
-    for number, value in enumerate(values, start=1):
+    for number, value in enumerate(values if isinstance(values, list) else [values], start=1):
         yield number, _object(value, f"{path}, record {number}")
 
 
@@ -207,33 +201,29 @@ def _object(value: object, place: str) -> dict[str, Any]:
 def _table(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
     csv.field_size_limit(MAX_LINE_BYTES)  # the default of 131,072 is less than a long prompt
     reader = csv.reader((line for _, line in numbered_lines(path)), delimiter=delimiter, strict=True)
-    header: list[str] | None = None
-    while True:
-        number = reader.line_num + 1
-        try:
-            row = next(reader, None)
-        except csv.Error as error:
-            raise InputError(
-                f"{path}, line {number}: not valid {path.suffix[1:].upper()} ({error}); check its quotes"
-            ) from error
-        if row is None:
-            return
-        if not row:
-            continue
-        if header is None:
-            header = [name.strip() for name in row]
-            repeated = [name for name, count in Counter(header).items() if count > 1 or not name]
-            if repeated:
+    header: list[str] = []
+    ended = 0
+    try:
+        for row in reader:
+            number, ended = ended + 1, reader.line_num
+            if row and not header:
+                header = [name.strip() for name in row]
+                repeated = [name for name, count in Counter(header).items() if count > 1 or not name]
+                if repeated:
+                    raise InputError(
+                        f"{path}, line {number}: the column name {repeated[0]!r} is empty or occurs twice; rename it"
+                    )
+            elif row and len(row) != len(header):
                 raise InputError(
-                    f"{path}, line {number}: the column name {repeated[0]!r} is empty or occurs twice; rename it"
+                    f"{path}, line {number}: {len(row)} cells, but the header has {len(header)} columns; put a text "
+                    "with separators into double quotes"
                 )
-        elif len(row) != len(header):
-            raise InputError(
-                f"{path}, line {number}: {len(row)} cells, but the header has {len(header)} columns; put a text with "
-                "separators into double quotes"
-            )
-        else:
-            yield number, {name: cell for name, cell in zip(header, row, strict=True) if cell != ""}
+            elif row:
+                yield number, {name: cell for name, cell in zip(header, row, strict=True) if cell != ""}
+    except csv.Error as error:
+        raise InputError(
+            f"{path}, line {ended + 1}: not valid {path.suffix[1:].upper()} ({error}); check its quotes"
+        ) from error
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -243,10 +233,9 @@ def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     number = 0
     try:
         with open_regular(path, MAX_BYTES, "a file of records") as stream, pq.ParquetFile(stream) as file:
-            for batch in file.iter_batches(batch_size=1_000):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
+            rows = (row for batch in file.iter_batches(batch_size=1_000) for row in batch.to_pylist())
+            for number, row in enumerate(rows, start=1):
+                yield number, row
     except (pa.ArrowException, UnicodeDecodeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(f"{path}, row {number + 1}: not readable as Parquet ({reason}); write it again") from error
@@ -258,7 +247,7 @@ def _text(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, {"text": line.rstrip("\r\n")}
 
 
-_READERS: dict[str, Callable[[Path], Iterator[tuple[int, dict[str, Any]]]]] = {
+READERS: dict[str, Callable[[Path], Iterator[tuple[int, dict[str, Any]]]]] = {
     ".jsonl": _jsonl,
     ".ndjson": _jsonl,
     ".json": _json,

@@ -1,15 +1,24 @@
 """Products of states with a weight matrix that are fast on a CPU even with few rows."""
 
+from functools import cache
+from pathlib import Path
+
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from prunescope.pipelines.core.hardware import vendor
+from prunescope.pipelines.core.hardware import proc_value
 
 # Up to this many rows MKL is fastest on Intel's processors, and W xᵀ on others. For more rows oneDNN is fastest.
 _MAX_FEW_ROWS = 3
 # Rows of a weight converted to float64 at a time; they stay in the core's cache until the product has read them.
 _BLOCK_ROWS = 192
+
+
+@cache
+def vendor() -> str:
+    """Return the processor's vendor id; empty if the system does not report it."""
+    return proc_value(Path("/proc/cpuinfo"), "vendor_id")
 
 
 def product(x: Float[Tensor, "*n d"], weight: Float[Tensor, "v d"], bias: Float[Tensor, " v"] | None = None) -> Tensor:

@@ -47,12 +47,12 @@ def enough_memory(folder: Path, dtype: torch.dtype, device: str) -> dict[str, in
     """
     needed, chosen = count_weights(folder) * dtype.itemsize, resolve_device(device)
     free = available_bytes(chosen)
-    if free is None or needed <= free:
+    if needed <= free:
         return None
     names = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if device == "auto" else []
-    total = sum(available_bytes(name) or 0 for name in names)
+    total = sum(map(available_bytes, names))
     if total and needed <= _WEIGHT_SHARE * total:
-        limits = {name: round(_WEIGHT_SHARE * (available_bytes(name) or 0)) for name in names}
+        limits = {name: round(_WEIGHT_SHARE * available_bytes(name)) for name in names}
         # The first device also holds the embedding and the head.
         with library_errors(folder):
             config, meta = _meta(folder, dtype)

@@ -1,9 +1,8 @@
 """Measurement of this machine's speed at the products of a study, within a fraction of a second."""
 
-import math
-import time
-
 import torch
+from torch import nn
+from torch.utils.benchmark import Timer
 
 from prunescope.pipelines.metrics.cpu_matmul import product
 from prunescope.pipelines.metrics.logit_blocks import BLOCK_ROWS
@@ -12,8 +11,6 @@ from prunescope.pipelines.planning.workload import Machine
 
 # Numbers of a measured matrix: far more than a core's cache holds, yet quick to fill.
 _SIZE = 2**24
-# The fastest of so many products counts, because other processes slow the rest, and the first one starts threads.
-_CALLS = 5
 
 
 @torch.inference_mode()
@@ -26,14 +23,11 @@ def measure_machine(shape: Shape, dtype: torch.dtype, device: str, tokens: int) 
 
     def speed(rows: int, outputs: int, inputs: int, of: torch.dtype) -> float:
         matrix = torch.full((max(1, min(outputs, _SIZE // inputs)), inputs), 0.01, dtype=of, device=device)
-        states, best = torch.full((rows, inputs), 0.01, dtype=of, device=device), math.inf
-        for _ in range(_CALLS):
-            started = time.perf_counter()
-            product(states, matrix) if of is torch.float32 else states @ matrix.T
-            if states.is_cuda:
-                torch.cuda.synchronize()
-            best = min(best, time.perf_counter() - started)
-        return 2 * rows * matrix.numel() / max(best, 1e-9)
+        states = torch.full((rows, inputs), 0.01, dtype=of, device=device)
+        names = {"x": states, "w": matrix, "product": product if of is torch.float32 else nn.functional.linear}
+        timer = Timer("product(x, w)", globals=names, num_threads=torch.get_num_threads())
+        # The median of a tenth of a second counts, because other processes slow some products.
+        return 2 * rows * matrix.numel() / timer.blocked_autorange(min_run_time=0.1).median
 
     return Machine(
         layers=speed(tokens, *shape.largest_matrix, dtype),

@@ -19,11 +19,10 @@ from pydantic import (
 )
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.frozen_model import NAME
 from prunescope.pipelines.core.safe_yaml import parse_yaml
 from prunescope.pipelines.core.suggestions import did_you_mean, similar_names
 from prunescope.pipelines.core.validation_errors import first_problem
-from prunescope.pipelines.recipes.base import BaseRecipe, MaskingRecipe, MatrixRecipe, Statistic
+from prunescope.pipelines.recipes.base import BaseRecipe, MaskingRecipe, MatrixRecipe
 from prunescope.pipelines.recipes.baselines import DenseRecipe, NoiseKind, NoiseRecipe
 from prunescope.pipelines.recipes.depth import DepthRecipe
 from prunescope.pipelines.recipes.external import ExternalRecipe
@@ -34,7 +33,7 @@ from prunescope.pipelines.recipes.structure import AnyStructure, Flap, Heads, Ne
 from prunescope.pipelines.recipes.weights import ADMM, RIA, DSnoT, Magnitude, SparseGPT, Wanda, WeightRecipe
 
 __all__ = [
-    "ADMM", "AWQ", "GPTQ", "NAME", "RIA", "RTN", "DSnoT", "DenseRecipe", "DepthRecipe", "DistillRecipe",
+    "ADMM", "AWQ", "GPTQ", "RIA", "RTN", "DSnoT", "DenseRecipe", "DepthRecipe", "DistillRecipe",
     "ExternalRecipe", "Flap", "Heads", "Magnitude", "MaskingRecipe", "MatrixRecipe", "MixedRecipe", "Neurons",
     "NoiseKind", "NoiseRecipe", "Repair", "RepairRecipe", "SparseGPT", "StructuredRecipe", "Wanda",
 ]  # fmt: skip
@@ -111,14 +110,9 @@ class ComposedRecipe(BaseRecipe):
         return self
 
     @property
-    def needs(self) -> tuple[Statistic, ...]:
-        """Return the tables that its parts need."""
-        return tuple(dict.fromkeys(need for part in self.parts for need in part.needs))
-
-    @property
-    def is_calibrated(self) -> bool:
-        """Return whether one of its parts depends on the calibration tokens."""
-        return any(part.is_calibrated for part in self.parts)
+    def members(self) -> tuple[BaseRecipe, ...]:
+        """Return its parts."""
+        return self.parts
 
 
 def _stands_alone(recipe: SingleRecipe | ComposedRecipe) -> SingleRecipe | ComposedRecipe:
@@ -158,7 +152,7 @@ def _with_name(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 # A recipe as written in a study's YAML: its name, or its parameters.
-WrittenRecipe = Annotated[Recipe, BeforeValidator(_written)]
+WrittenRecipe = Annotated[Recipe, BeforeValidator(_written, json_schema_input_type=str | Recipe)]
 
 
 def shares_passes(recipe: Recipe) -> TypeGuard[LayerwiseRecipe]:

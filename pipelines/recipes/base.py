@@ -46,18 +46,27 @@ class BaseRecipe(FrozenModel):
 
     @classmethod
     def spelled(cls, match: re.Match[str]) -> dict[str, object]:
-        """Return the fields that a name spells; by default the named groups of the pattern."""
-        return {key: value for key, value in match.groupdict().items() if value is not None}
+        """Return the fields that a name spells; by default the named groups of the pattern, `X_percent` as share X."""
+        return {
+            key.removesuffix("_percent"): float(value) / 100 if key.endswith("_percent") else value
+            for key, value in match.groupdict().items()
+            if value is not None
+        }
+
+    @property
+    def members(self) -> tuple["BaseRecipe", ...]:
+        """Return the recipes that it consists of, if it is made of others."""
+        return ()
 
     @property
     def needs(self) -> tuple[Statistic, ...]:
-        """Return the names of the dense model's statistics tables that the recipe reads."""
-        return ()
+        """Return the names of the dense model's statistics tables that the recipe or one of its members reads."""
+        return tuple(dict.fromkeys(need for member in self.members for need in member.needs))
 
     @property
     def is_calibrated(self) -> bool:
         """Return whether the recipe depends on the calibration tokens."""
-        return bool(self.needs)
+        return bool(self.needs) or any(member.is_calibrated for member in self.members)
 
     @property
     def parameters_json(self) -> str:
@@ -137,13 +146,6 @@ class MaskingRecipe(MatrixRecipe):
     owl_m: float = Field(default=5.0, gt=0)
     owl_lambda: float = Field(default=0.08, gt=0, lt=1)
 
-    @classmethod
-    def spelled(cls, match: re.Match[str]) -> dict[str, object]:
-        """Parse `-50` as a sparsity and `-2of4` as an N:M pattern."""
-        fields = dict(super().spelled(match))
-        percent = fields.pop("percent", None)
-        return fields if percent is None else fields | {"sparsity": float(str(percent)) / 100}
-
     @model_validator(mode="after")
     def _one_pattern(self) -> Self:
         return self.require_pattern()
@@ -171,7 +173,7 @@ class MaskingRecipe(MatrixRecipe):
 
 def spelling(method: str, *, also_alone: bool = False) -> re.Pattern[str]:
     """Return the pattern of names: `method-50`, `method-50-owl`, `method-2of4`, and `method` if `also_alone`."""
-    share = r"(?P<percent>[1-9]\d?(?:\.\d+)?)(?:-(?P<ratios>owl))?"
+    share = r"(?P<sparsity_percent>[1-9]\d?(?:\.\d+)?)(?:-(?P<ratios>owl))?"
     pattern = rf"-(?:{share}|(?P<keep>\d+)of(?P<block>\d+))"
     return re.compile(rf"(?P<method>{method})(?:{pattern}){'?' if also_alone else ''}")
 

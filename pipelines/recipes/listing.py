@@ -1,9 +1,12 @@
-"""Listings of the recipes for users, from the classes and their docstrings. No torch here."""
+"""Listings of the recipes for users, from the classes and their docstrings, which a study's schema quotes too.
 
+No torch here.
+"""
+
+import inspect
 import re
 from typing import get_args
 
-from prunescope.pipelines.core.attribute_docs import attribute_docs, description
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.pipelines.recipes import KINDS, parse_recipe, steps
@@ -11,6 +14,7 @@ from prunescope.pipelines.recipes.base import BaseRecipe
 
 _ARXIV = re.compile(r"\d{4}\.\d{5}")
 _AUTHORS = re.compile(r"\(([^()]+ et al\.,[^()]+)\)")
+_ATTRIBUTE = re.compile(r"^    (\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
 
 
 def recipe_forms() -> list[dict[str, str]]:
@@ -60,3 +64,18 @@ def _kind(method: str) -> type[BaseRecipe]:
 
 def _methods(kind: type[BaseRecipe]) -> tuple[str, ...]:
     return get_args(kind.model_fields["method"].annotation)
+
+
+def attribute_docs(kind: type) -> dict[str, str]:
+    """Return each attribute's text in the docstrings of a class and its bases, as one line."""
+    return {
+        key: " ".join(text.split())
+        for base in reversed(kind.__mro__)
+        for key, text in _ATTRIBUTE.findall(inspect.cleandoc(base.__doc__ or ""))
+    }
+
+
+def description(kind: type) -> str:
+    """Return the docstring of a class up to its attributes, one line for each paragraph."""
+    text = inspect.cleandoc(kind.__doc__ or "").partition("\nAttributes:")[0]
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.strip().split("\n\n"))

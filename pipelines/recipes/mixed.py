@@ -9,7 +9,7 @@ from pydantic import Field, TypeAdapter, ValidationError, ValidationInfo, field_
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.pipelines.core.validation_errors import first_problem
-from prunescope.pipelines.recipes.base import BaseRecipe, MaskingRecipe, MatrixRecipe, Reads, Statistic
+from prunescope.pipelines.recipes.base import BaseRecipe, MaskingRecipe, MatrixRecipe, Reads
 from prunescope.pipelines.recipes.depth import DepthRecipe
 from prunescope.pipelines.recipes.quantization import AnyQuantization
 from prunescope.pipelines.recipes.weights import ADMM, FirstWeightRecipe
@@ -49,7 +49,7 @@ class MixedRecipe(BaseRecipe):
     predecessors: Literal["pruned", "dense"] = "pruned"
     treatments: dict[str, Literal["drop"] | Annotated[_Matrices, Field(discriminator="method")]]
 
-    @field_validator("treatments", mode="before")
+    @field_validator("treatments", mode="before", json_schema_input_type=dict[str, str | dict[str, object]])
     @classmethod
     def _names_and_mappings(cls, treatments: object, info: ValidationInfo) -> object:
         """Parse names, complete mappings, and sort the sublayers from the first layer to the last."""
@@ -106,14 +106,9 @@ class MixedRecipe(BaseRecipe):
         return any(recipe.reads_table for recipe in self.matrix_recipes.values())
 
     @property
-    def needs(self) -> tuple[Statistic, ...]:
-        """Return the tables that its treatments need."""
-        return tuple(dict.fromkeys(need for recipe in self.matrix_recipes.values() for need in recipe.needs))
-
-    @property
-    def is_calibrated(self) -> bool:
-        """Return whether a treatment depends on the calibration tokens."""
-        return any(recipe.is_calibrated for recipe in self.matrix_recipes.values())
+    def members(self) -> tuple[BaseRecipe, ...]:
+        """Return the recipes that change matrices."""
+        return (*self.matrix_recipes.values(),)
 
     def require_sublayers(self, layers: int) -> None:
         """Raise an InputError for a sublayer that a model with `layers` layers does not have."""

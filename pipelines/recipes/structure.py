@@ -32,10 +32,9 @@ class StructuredRecipe(BaseRecipe):
 
     @classmethod
     def spelled(cls, match: re.Match[str]) -> dict[str, object]:
-        """Parse `-20` as a share; FLAP's score implies its compensation."""
-        fields = dict(super().spelled(match))
-        share = float(str(fields.pop("percent"))) / 100
-        return fields | {"share": share} | ({"compensate": True} if fields.get("score") == "flap" else {})
+        """Add the compensation that FLAP's score implies."""
+        fields = super().spelled(match)
+        return fields | ({"compensate": True} if fields.get("score") == "flap" else {})
 
     @property
     def needs(self) -> tuple[Statistic, ...]:
@@ -44,7 +43,7 @@ class StructuredRecipe(BaseRecipe):
 
 
 def _spelling(method: str) -> re.Pattern[str]:
-    return re.compile(rf"(?P<method>{method})-(?P<percent>[1-9]\d?(?:\.\d+)?)(?:-(?P<score>magnitude|flap))?")
+    return re.compile(rf"(?P<method>{method})-(?P<share_percent>[1-9]\d?(?:\.\d+)?)(?:-(?P<score>magnitude|flap))?")
 
 
 class Neurons(StructuredRecipe):
@@ -80,7 +79,7 @@ class Heads(StructuredRecipe):
 class Flap(StructuredRecipe):
     """Removal of heads and neurons below one threshold for the model, with bias compensation (FLAP, 2312.11983)."""
 
-    SPELLING = re.compile(r"(?P<method>flap)-(?P<percent>[1-9]\d?(?:\.\d+)?)")
+    SPELLING = re.compile(r"(?P<method>flap)-(?P<share_percent>[1-9]\d?(?:\.\d+)?)")
     EXAMPLES: ClassVar = (("flap-20", "20 % of the weights of all heads and neurons, by FLAP"),)
 
     method: Literal["flap"] = "flap"

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from prunescope.pipelines.core.errors import InputError, masked
-from prunescope.pipelines.core.frozen_model import NAME, FrozenModel, name_from
+from prunescope.pipelines.core.frozen_model import NAME, FrozenModel
 from prunescope.pipelines.core.safe_yaml import key_place, read_yaml
 from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.pipelines.core.validation_errors import Location, problems_of
@@ -24,9 +24,10 @@ from prunescope.pipelines.studies.measure_specs import MeasureSpec as MeasureSpe
 from prunescope.pipelines.studies.measure_specs import ModelSpec as ModelSpec
 from prunescope.pipelines.studies.measure_specs import TextSpec as TextSpec
 from prunescope.pipelines.studies.memory_limits import DEVICE, LayerDevice, Size
+from prunescope.pipelines.studies.names import name_from
 from prunescope.pipelines.studies.prompt_sets import read_template, resolve_prompts
+from prunescope.pipelines.studies.prompts import TEMPLATE
 from prunescope.pipelines.studies.prompts import Prompt as Prompt
-from prunescope.pipelines.studies.prompts import require_template
 from prunescope.pipelines.studies.search_spec import SearchSpec, require_reachable
 
 FOLDER = Path(__file__).parent
@@ -72,7 +73,7 @@ class Study(FrozenModel):
     noise: tuple[NoiseKind, ...] = ("bfloat16", "batch")
     calibration: CalibrationSpec = Field(default=CalibrationSpec(), examples=[{"source": "c4"}])
     recipes: tuple[WrittenRecipe, ...] = Field(min_length=1, examples=[["dense", "wanda-50"]])
-    template: str | None = Field(default=None, examples=["chat"])
+    template: TEMPLATE | None = Field(default=None, examples=["chat"])
     prompts: tuple[Prompt, ...] = Field(default=(), examples=[["maths", {"text": "Why is the sky blue?"}]])
     texts: tuple[TextSpec, ...] = Field(default=(), examples=[["wikitext2"]])
     tasks: tuple[TaskSpec, ...] = Field(default=(), examples=[["boolq"]])
@@ -86,8 +87,6 @@ class Study(FrozenModel):
     memory: dict[LayerDevice, Size] | None = Field(default=None, examples=[{"cpu": "8GiB"}])
     subset: Annotated[str, Field(exclude=True)] = ""
     allow_code_execution: Annotated[bool, Field(exclude=True)] = False
-
-    _template = field_validator("template")(require_template)
 
     @field_validator("recipes", mode="after")
     @classmethod

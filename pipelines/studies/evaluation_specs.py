@@ -14,8 +14,8 @@ from prunescope.pipelines.core.frozen_model import (
     NAME,
     SOURCE,
     FrozenModel,
-    with_name,
 )
+from prunescope.pipelines.studies.names import with_name
 from prunescope.pipelines.studies.prompts import FIELD, FIELDS
 
 # Retrieval data sets in the package.

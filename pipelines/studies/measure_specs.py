@@ -11,9 +11,9 @@ from prunescope.pipelines.core.frozen_model import (
     NAME,
     SOURCE,
     FrozenModel,
-    with_name,
 )
 from prunescope.pipelines.corpora.hub_datasets import TEXT_SOURCE
+from prunescope.pipelines.studies.names import with_name
 
 # Beyond these bounds a softmax in float32 is useless: one token has all of the probability, or all have the same.
 Temperature = Annotated[float, Field(ge=0.01, le=100)]

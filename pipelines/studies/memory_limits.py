@@ -30,7 +30,7 @@ def _layer_device(name: str) -> str:
     return name
 
 
-Size = Annotated[int, Field(ge=0), BeforeValidator(parse_size)]
+Size = Annotated[int, Field(ge=0), BeforeValidator(parse_size, json_schema_input_type=int | str)]
 LayerDevice = Annotated[str, AfterValidator(_layer_device)]
 
 

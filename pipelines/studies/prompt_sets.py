@@ -90,9 +90,6 @@ def read_template(template: object, where: str, keys: Sequence[str | int]) -> ob
         raise InputError(
             f"{key_place(where, keys)}: {path}: {error.strerror}; give `chat`, `plain` or the path of a Jinja file"
         ) from error
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise InputError(f"{key_place(where, keys)}: {path}, line {line}: not UTF-8 text; save it as UTF-8") from error
     if "{{" not in text and "{%" not in text:
         raise InputError(
             f"{key_place(where, keys)}: {path}: not a Jinja template; write {{{{ text }}}} where the prompt's text "

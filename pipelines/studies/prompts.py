@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, StrictInt, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StrictInt, field_validator, model_validator
 
 from prunescope.pipelines.core.frozen_model import NAME, FrozenModel
 from prunescope.pipelines.corpora.hub_datasets import PREFIX, TEXT_SOURCE
@@ -30,7 +30,7 @@ def number_text(text: str) -> str | None:
     return f"-{number}" if match[1] in {"-", "−"} and number != "0" else number
 
 
-def require_text(text: str) -> str:
+def _whole(text: str) -> str:
     """Return the text; ValueError if it holds half of a surrogate pair, which files and tokenizers refuse."""
     try:
         text.encode()
@@ -41,21 +41,23 @@ def require_text(text: str) -> str:
     return text
 
 
-def require_template(template: str | None) -> str | None:
+def _template(template: str) -> str:
     """Return `chat`, `plain` or the text of a Jinja template; ValueError for anything else."""
-    if template is not None and template not in BUILT_IN_TEMPLATES and "{{" not in template and "{%" not in template:
+    if template not in BUILT_IN_TEMPLATES and "{{" not in template and "{%" not in template:
         shown = template if len(template) <= 80 else f"{template[:80]}…"
         raise ValueError(f"{shown!r} is not `chat`, `plain` or a Jinja file, which contains {{{{ text }}}}")
     return template
+
+
+TEXT = Annotated[str, AfterValidator(_whole)]
+TEMPLATE = Annotated[str, AfterValidator(_template)]
 
 
 class Turn(FrozenModel):
     """One message of a conversation."""
 
     role: Literal["system", "user", "assistant"]
-    content: str
-
-    _whole = field_validator("content")(require_text)
+    content: TEXT
 
     @field_validator("content")
     @classmethod
@@ -85,17 +87,15 @@ class Prompt(FrozenModel):
 
     id: NAME = Field(examples=["sky"])
     kind: Kind
-    text: str = Field(default="", examples=["Why is the sky blue?"])
-    options: tuple[str, ...] = Field(default=(), examples=[["A", "B"]])
-    gold: str | None = Field(default=None, examples=["A"])
+    text: TEXT = Field(default="", examples=["Why is the sky blue?"])
+    options: tuple[TEXT, ...] = Field(default=(), examples=[["A", "B"]])
+    gold: TEXT | None = Field(default=None, examples=["A"])
     answer_pattern: str | None = None
-    system: str | None = None
+    system: TEXT | None = None
     turns: tuple[Turn, ...] = ()
     ids: tuple[Annotated[StrictInt, Field(ge=0, lt=2**31)], ...] = Field(default=(), examples=[[1, 529, 25]])
-    template: str | None = None
+    template: TEMPLATE | None = None
     origin: str = ""
-
-    _template = field_validator("template")(require_template)
 
     @model_validator(mode="before")
     @classmethod
@@ -134,13 +134,6 @@ class Prompt(FrozenModel):
             if BoundedPattern(pattern).groups != 1:
                 raise ValueError("the pattern needs exactly one group: the answer")
         return pattern
-
-    @field_validator("text", "gold", "system", "options")
-    @classmethod
-    def _whole(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
-        for text in (value,) if isinstance(value, str) else value or ():
-            require_text(text)
-        return value
 
     @field_validator("gold")
     @classmethod
@@ -231,10 +224,8 @@ class PromptSet(FrozenModel):
     gold: FIELD | None = None
     options: FIELDS = ()
     system: str | None = None
-    template: str | None = None
+    template: TEMPLATE | None = None
     answer_pattern: str | None = None
-
-    _template = field_validator("template")(require_template)
 
     @field_validator("id", mode="before")
     @classmethod

@@ -11,9 +11,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from prunescope.pipelines.core.attribute_docs import attribute_docs, description
 from prunescope.pipelines.core.validation_errors import models_in
 from prunescope.pipelines.recipes import KINDS
+from prunescope.pipelines.recipes.listing import attribute_docs, description
 from prunescope.pipelines.studies import FOLDER, Study
 from prunescope.pipelines.studies.prompts import PromptSet
 
@@ -41,16 +41,13 @@ def study_schema() -> dict[str, Any]:
     prompt_set["properties"]["options"] = {"anyOf": [_TEXT, prompt_set["properties"]["options"]]}
     prompt_set["properties"]["id"]["anyOf"].append({"const": False})
     keys = schema["properties"]
-    for key in ("models", "recipes", "texts", "tasks", "retrieval"):
+    for key in ("models", "texts", "tasks", "retrieval"):
         keys[key]["items"] = _or_text(keys[key]["items"])
     entry = {"anyOf": [_TEXT, {"$ref": "#/$defs/Prompt"}, {"$ref": "#/$defs/PromptSet"}]}
     keys["prompts"]["anyOf"] = [*entry["anyOf"], {"type": "array", "items": entry}]
     del keys["prompts"]["items"], keys["prompts"]["type"]
-    parts, mixed = definitions["ComposedRecipe"]["properties"]["parts"], definitions["MixedRecipe"]["properties"]
+    parts = definitions["ComposedRecipe"]["properties"]["parts"]
     parts["items"] = _or_text(parts["items"])
-    mixed["treatments"]["additionalProperties"] = _or_text({"type": "object"})
-    definitions["SearchSpec"]["properties"]["start"]["anyOf"].insert(0, _TEXT)
-    keys["memory"]["anyOf"][0]["additionalProperties"] = {"type": ["integer", "string"]}
     return {"$schema": "http://json-schema.org/draft-07/schema#", **schema}
 
 

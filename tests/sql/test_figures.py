@@ -9,8 +9,8 @@ import duckdb
 import numpy as np
 import pytest
 
-from prunescope.pipelines.core.sql_files import read_sql
 from prunescope.pipelines.reporting.charts.registry import FIGURES
+from prunescope.pipelines.reporting.charts.sql_files import read_sql
 from prunescope.pipelines.reporting.explorer.queries import STATEMENTS
 from prunescope.warehouse.catalogue.database import SQL, view_sql
 from prunescope.warehouse.catalogue.materialized import read_by

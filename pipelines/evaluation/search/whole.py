@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prunescope.pipelines.core.batching import batched
 from prunescope.pipelines.core.errors import ComputationError
+from prunescope.pipelines.evaluation.batching import batched
 from prunescope.pipelines.evaluation.search.items import Item
 from prunescope.pipelines.evaluation.search.output_kl import DenseOutput
 from prunescope.pipelines.evaluation.traces.final_streams import final_streams

@@ -21,9 +21,9 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from torch import Tensor
 
-from prunescope.pipelines.core.batching import batched
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
+from prunescope.pipelines.evaluation.batching import batched
 from prunescope.pipelines.evaluation.tasks.batched_generation import (
     Generation,
     add_contexts,

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prunescope.pipelines.core.batching import batched
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.core.thread_map import in_parallel
+from prunescope.pipelines.evaluation.batching import batched
 from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt, tokenize_prompts
 from prunescope.pipelines.evaluation.traces.decoding import TEXT_SCHEMA, decode, text_columns
 from prunescope.pipelines.evaluation.traces.text_traces import DenseTextStates

@@ -12,10 +12,10 @@ import polars as pl
 from altair.utils.schemapi import debug_mode
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.sql_files import read_sql
 from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.pipelines.reporting.charts.display_text import label
 from prunescope.pipelines.reporting.charts.publication_size import GOOD_TYPE, FittedChart, Specification, fitted
+from prunescope.pipelines.reporting.charts.sql_files import read_sql
 from prunescope.pipelines.reporting.charts.theme import (
     AnyChart,
     balanced,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from prunescope.pipelines.core.sql_files import read_sql
+from prunescope.pipelines.reporting.charts.sql_files import read_sql
 
 MODEL = ("model",)
 VARIANT = ("model", "recipe")

@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from prunescope.assets.defs.log_progress import LogProgress
 from prunescope.assets.defs.resources import WarehouseResource
 from prunescope.assets.defs.table_assets import EngineResource
 from prunescope.assets.execution import compute as compute_module
@@ -17,7 +18,6 @@ from prunescope.assets.execution.partition_context import PartitionContext
 from prunescope.assets.execution.task import Event, ModelTask, StepBegun, StepFailed, TableWritten
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.core.errors import ComputationError, InputError
-from prunescope.pipelines.core.log_progress import LogProgress
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.pipelines.evaluation.traces.trace_session import TraceSession
 from prunescope.warehouse.core.errors import WarehouseError

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.safe_yaml import MAX_BYTES, parse_yaml, read_yaml
+from prunescope.pipelines.core.safe_yaml import parse_yaml, read_yaml
 
 BILLION_LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10)
@@ -39,9 +39,8 @@ def test_plain_data_and_aliases_are_read() -> None:
         ("a: {[b]: c}", "x: line 1: not valid YAML: found unhashable key"),
         ("a: 1\n--- \nb: 2", "x: line 2: not valid YAML"),
         ("a: \0", "x: not valid YAML: .*special characters are not allowed"),
-        ("a" * (MAX_BYTES + 1), "x: larger than 1,000,000 bytes"),
     ],
-    ids=range(14),
+    ids=range(13),
 )
 def test_other_or_excessive_data_is_refused_by_line(text: str, why: str) -> None:
     with pytest.raises(InputError, match=f"^{why}"):
@@ -59,7 +58,7 @@ def test_repeated_keys_pass_where_they_are_allowed() -> None:
 
 
 def test_a_path_that_no_file_can_have_is_refused() -> None:
-    with pytest.raises(InputError, match=r"^file 'a+…': longer than a path can be"):
+    with pytest.raises(InputError, match=r"^file 'a+.yaml': longer than a path can be"):
         read_yaml(Path("a" * 300 + ".yaml"))
 
 
@@ -72,7 +71,7 @@ def test_oversized_and_undecodable_files_are_refused(tmp_path: Path) -> None:
     ):
         read_yaml(path, "watch list")
     path.write_bytes(b"a: \xff")
-    with pytest.raises(InputError, match=r"large.yaml: not UTF-8 text at byte 3"):
+    with pytest.raises(InputError, match=r"large.yaml, line 1: not UTF-8 text"):
         read_yaml(path)
     with pytest.raises(InputError, match=r"none.yaml: No such file"):
         read_yaml(tmp_path / "none.yaml")

@@ -44,20 +44,20 @@ def test_jsonl_lines_end_only_at_newlines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "contents", "message"),
     [
-        ("bad.json", "{", "not valid JSON"),
-        ("bad.jsonl", '"fine"\n{', "not valid JSONL"),
-        ("deep.json", "[" * 100_000, "not valid JSON"),
-        ("keys.jsonl", '{"body": "x"}', "not text: every record"),
-        ("number.json", "[1]", "not text: every record"),
-        ("null.jsonl", '{"text": null}', "not text: every record"),
-        ("nested.json", '[["a"]]', "not text: every record"),
-        ("latin.txt", b"caf\xe9", "not UTF-8 text at byte 3"),
-        ("binary.json", b"\x80\x02", "not UTF-8 text at byte 0"),
+        ("bad.json", "{", "{source}, line 1: not valid JSON"),
+        ("bad.jsonl", '"fine"\n{', "{source}, line 2: not valid JSON"),
+        ("deep.json", "[" * 100_000, "{source}, line 1: not valid JSON"),
+        ("keys.jsonl", '{"body": "x"}', "text 'x', source {source}: not text: every record"),
+        ("number.json", "[1]", "{source}, record 1: neither an object nor a text"),
+        ("null.jsonl", '{"text": null}', "text 'x', source {source}: not text: every record"),
+        ("nested.json", '[["a"]]', "{source}, record 1: neither an object nor a text"),
+        ("latin.txt", b"a\ncaf\xe9\nb", "{source}, line 2: not UTF-8 text; save it as UTF-8"),
+        ("binary.json", b"a\ncaf\xe9\nb", "{source}, line 2: not UTF-8 text; save it as UTF-8"),
     ],
 )
 def test_other_contents_are_refused(tmp_path: Path, name: str, contents: str | bytes, message: str) -> None:
     source = written(tmp_path, name, contents)
-    with pytest.raises(InputError, match=f"^text 'x', source {source}: {message}"):
+    with pytest.raises(InputError, match=f"^{message.replace('{source}', source)}"):
         read_text(source, "text 'x', source")
 
 

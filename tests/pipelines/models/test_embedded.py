@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
-from prunescope.pipelines.core.frozen_model import name_from
 from prunescope.pipelines.core.progress import Silent
 from prunescope.pipelines.models import embedded, sources
 from prunescope.pipelines.models.cached_identity import known_folder
 from prunescope.pipelines.models.embedded import EMBEDDED, GGUF, EmbeddedModel, Wheel, fetch_embedded
 from prunescope.pipelines.models.sources import converted_folder, locate
+from prunescope.pipelines.studies.names import name_from
 
 NAME = "embedded:tiny"
 
