@@ -156,7 +156,7 @@ class PartitionContext:
             path=str(written.path),
             violations=written.violations,
             orphaned=tuple(reference.table for reference in TABLES[table].references if not self._has(reference.table)),
-            drifts=tuple(measured(TABLES[table], rows, written.violations)),
+            drifts=tuple(measured(TABLES[table], rows)),
             seconds=seconds,
             details={
                 "ask": command(table, self.model, recipe, str(self.store.root)),
