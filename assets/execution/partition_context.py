@@ -19,11 +19,11 @@ from prunescope.assets.planning import fingerprints, freshness
 from prunescope.assets.planning.fingerprints import DenseModel
 from prunescope.assets.planning.steps import CODE_VERSIONS, STEP_OF_TABLE
 from prunescope.pipelines.core.progress import SILENT
+from prunescope.pipelines.core.quoting import literal
 from prunescope.pipelines.recipes import Recipe
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.core.errors import DamagedFileError
 from prunescope.warehouse.core.formats import render
-from prunescope.warehouse.core.quoting import literal
 from prunescope.warehouse.quality.plausibility_checks import measured
 from prunescope.warehouse.schema.table import Table
 from prunescope.warehouse.storage.partition_store import Store
