@@ -16,10 +16,10 @@ from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.assets.cli.show import check_chart_path, require_data, show_chart
 from prunescope.assets.cli.study import end, request_of
 from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.quoting import quoted
 from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.warehouse.catalogue.sql_process import Setup
 from prunescope.warehouse.core.limits import GIBIBYTES, SECONDS, TEXT_ROWS
-from prunescope.warehouse.core.quoting import quoted
 
 if TYPE_CHECKING:
     from prunescope.assets.planning.work_plan import StudyRequest

@@ -31,6 +31,7 @@ from prunescope.assets.execution import partition_context
 from prunescope.assets.execution.task import TableWritten
 from prunescope.assets.planning import freshness
 from prunescope.assets.publishing.explorer_data import documents
+from prunescope.pipelines.core.quoting import quoted
 from prunescope.pipelines.reporting.charts.files import preview
 from prunescope.pipelines.reporting.charts.registry import FIGURES, Figure
 from prunescope.pipelines.reporting.explorer.page import render as render_page
@@ -40,7 +41,6 @@ from prunescope.warehouse.catalogue.database import SQL, view_sql
 from prunescope.warehouse.catalogue.lineage import origins, questions, reading
 from prunescope.warehouse.catalogue.view import View
 from prunescope.warehouse.core.formats import markdown_escaped, render
-from prunescope.warehouse.core.quoting import quoted
 from prunescope.warehouse.maintenance.verification import verify_file
 from prunescope.warehouse.quality.foreign_keys import assertions
 from prunescope.warehouse.schema.table import ColumnDoc

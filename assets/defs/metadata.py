@@ -35,11 +35,10 @@ from prunescope.assets.planning.fingerprints import DenseModel, accepted
 from prunescope.assets.planning.freshness import is_current
 from prunescope.assets.planning.steps import CODE_VERSIONS, MODEL_TABLES, STEP_OF_TABLE, STEPS, Step
 from prunescope.pipelines.studies import Study
-from prunescope.warehouse.catalogue.database import sql_type
 from prunescope.warehouse.quality.checks import check_names
 from prunescope.warehouse.quality.foreign_keys import check_name
 from prunescope.warehouse.quality.plausibility_checks import PLAUSIBILITY_CHECKS
-from prunescope.warehouse.schema.table import Column, Table
+from prunescope.warehouse.schema.table import Column, Table, sql_type
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import read_footer
 from prunescope.warehouse.tables import TABLES

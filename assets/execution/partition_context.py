@@ -19,11 +19,11 @@ from prunescope.assets.planning import fingerprints, freshness
 from prunescope.assets.planning.fingerprints import DenseModel
 from prunescope.assets.planning.steps import CODE_VERSIONS, STEP_OF_TABLE
 from prunescope.pipelines.core.progress import SILENT
+from prunescope.pipelines.core.quoting import literal
 from prunescope.pipelines.recipes import Recipe
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.core.errors import DamagedFileError
 from prunescope.warehouse.core.formats import render
-from prunescope.warehouse.core.quoting import literal
 from prunescope.warehouse.quality.plausibility_checks import measured
 from prunescope.warehouse.schema.table import Table
 from prunescope.warehouse.storage.partition_store import Store
@@ -156,7 +156,7 @@ class PartitionContext:
             path=str(written.path),
             violations=written.violations,
             orphaned=tuple(reference.table for reference in TABLES[table].references if not self._has(reference.table)),
-            drifts=tuple(measured(TABLES[table], rows, written.violations)),
+            drifts=tuple(measured(TABLES[table], rows)),
             seconds=seconds,
             details={
                 "ask": command(table, self.model, recipe, str(self.store.root)),

@@ -14,7 +14,6 @@
 --   is_rounding: Whether no variant of the model moves further than rounding moves it
 --   amount: The number [share, correlation, nats or ln ratio]
 --   amount_low: Lower end of its 95 % interval; NULL if the uncertainty is not known [as amount]
---   amount_high: Upper end of its 95 % interval; NULL if the uncertainty is not known [as amount]
 --   null_amount: The same number of the noise variant; NULL if it was not measured [as amount]
 --   null_amount_high: Upper end of its 95 % interval; NULL if it has no interval [as amount]
 with losses as (

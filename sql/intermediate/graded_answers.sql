@@ -6,7 +6,6 @@
 --   answer has no such row.
 -- reason: right answers and unchanged answers are shares of the same kind, with the same intervals.
 -- columns:
---   metric: Name of the metric in task_scores that the row belongs to
 --   is_right: Whether the answer is the right one, or under agreement the dense model's
 select
     model, recipe, task, metric, scoring, sample_id, sample_hash,

@@ -8,7 +8,6 @@
 --   prompt, the later steps or the variant's own text. A model with one prompt or one step has no predictions.
 -- reason: a hazard must predict steps and prompts that it was not fitted to.
 -- columns:
---   is_flip: Whether the two models have different most likely tokens
 --   margin_over_shift: As in greedy_steps [ratio]
 --   flip_probability: Predicted probability of is_flip [probability]
 --   flip_probability_constant: The same if the hazard is constant over steps [probability]

@@ -8,7 +8,6 @@
 -- reason: the claim that the softmax amplifies, and the finding about it, need the same numbers and the same null.
 -- columns:
 --   is_noise: Whether the rows are those of the null
---   is_rounding: Whether no pruned variant of the model moves further than rounding moves it
 --   positions: Variants × prompts × positions × layers × sublayers whose h and z moved [positions]
 --   prompts: Prompts that they come from [prompts]
 --   sublayers: Sublayers that they follow [sublayers]
@@ -19,7 +18,6 @@
 --   z_to_p_median: Median factor; above 1 the step amplifies [ratio] = (1 − cos p)/(1 − cos z)
 --   share_amplified: Share of positions whose z to p factor is above 1 [share]
 --   share_amplified_low: Lower end of its 95 % interval, Wilson's clustered by prompt [share]
---   share_amplified_high: Upper end of it [share]
 with moved as (
     select
         model, lens, is_noise, is_rounding, prompt_id,

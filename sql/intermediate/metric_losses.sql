@@ -7,10 +7,8 @@
 --   nothing can be lost there. The variances and the covariance are those of score_pairs.
 -- reason: task_losses averages these and compares them with those of the noise floor on the same answers.
 -- columns:
---   metric: Name of the score within its task
 --   loss: Part of the dense score above a guess that is lost [share]
 --   loss_low: Lower end of its 95 % interval, paired by answer [share]
---   loss_high: Upper end of its 95 % interval, paired by answer [share]
 with ratios as (
     select
         *,

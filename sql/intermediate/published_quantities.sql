@@ -11,7 +11,6 @@
 --   measured_on: task, retrieval or text with its name, or layerwise, generation, options or estimates [label]
 --   asked: Name of the task, data set or text, or what was measured [label]
 --   metric: Name of the metric
---   layer: Layer whose sublayer is dropped; −1 for the whole model
 --   score: Our value [share; units of text for perplexity; nats for KL]
 --   score_se: Its standard error; NULL if none is known [unit of score]
 --   n: Samples, queries, tokens, positions, prompts or questions behind it

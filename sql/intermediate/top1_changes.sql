@@ -7,7 +7,6 @@
 -- columns:
 --   top1_change: Share of steps at which the most likely token changes [share]
 --   top1_change_low: Lower end of its 95 % interval, Wilson's clustered by prompt [share]
---   top1_change_high: Upper end of its 95 % interval, Wilson's clustered by prompt [share]
 with prompts as (
     select
         model, recipe, prompt_id,

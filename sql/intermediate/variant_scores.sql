@@ -9,7 +9,6 @@
 --   measure: non_generative, generative or agreement, as in score_means, or top1 [label]
 --   score: Mean over tasks, or share of steps [share]
 --   score_low: Lower end of its 95 % interval, Wilson's, over samples or prompts [share]
---   score_high: Upper end of it [share]
 --   n_tasks: Tasks, a group of the harness as one; NULL for top1 [tasks]
 select model, recipe, measure, score, score_low, score_high, n_tasks
 from score_means

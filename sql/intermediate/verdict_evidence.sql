@@ -21,7 +21,6 @@
 --   evidence: tokens, score, graded, agreement, options, texts or prediction [label]
 --   loss: Loss beyond its null [share]
 --   loss_low: Lower end of its 95 % interval; NULL if it is not known [share]
---   loss_high: Upper end of it [share]
 --   lost: Tokens, answers, choices or texts that are lost, including those that the null loses; NULL for tasks
 --   total: Those that could be lost; NULL for tasks
 --   n_units: Prompts, questions or answers behind the loss: for written answers the dense model's right ones, for a

@@ -17,7 +17,6 @@
 --   truth_max: Largest truth in the tenth [1 - cosine; nats for T3 KL]
 --   ratio_median: Median of estimate over truth; above 1 the estimate overshoots [ratio] = estimate/truth
 --   ratio_p10: 10th percentile of estimate over truth [ratio] = estimate/truth
---   ratio_p90: 90th percentile of estimate over truth [ratio] = estimate/truth
 --   share_within_10_percent: Share of points whose estimate is within 10 % of the truth [share]
 --   is_good: Whether the median ratio is within 10 % of 1 = abs(ratio_median − 1) <= 0.1
 with models as (

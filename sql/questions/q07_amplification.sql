@@ -12,10 +12,8 @@
 --   n: Positions whose h and z both moved [positions]
 --   h_to_z_median: Median of the step's factor; above 1 it amplifies [ratio] = (1 − cos z)/(1 − cos h)
 --   h_to_z_p10: 10th percentile of the step's factor; above 1 it amplifies [ratio] = (1 − cos z)/(1 − cos h)
---   h_to_z_p90: 90th percentile of the step's factor; above 1 it amplifies [ratio] = (1 − cos z)/(1 − cos h)
 --   z_to_p_median: Median of the step's factor; above 1 it amplifies [ratio] = (1 − cos p)/(1 − cos z)
 --   z_to_p_p10: 10th percentile of the step's factor; above 1 it amplifies [ratio] = (1 − cos p)/(1 − cos z)
---   z_to_p_p90: 90th percentile of the step's factor; above 1 it amplifies [ratio] = (1 − cos p)/(1 − cos z)
 --   share_amplified: Share of positions whose z_to_p is above 1 [share]
 with ratios as (
     select

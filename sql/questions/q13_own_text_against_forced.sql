@@ -20,14 +20,11 @@
 --   kl_fork_median_nats: Median KL of the dense model on its text and on the fork [nats]
 --   own_minus_forced_nats: Mean difference over prompts; above 0 its own text takes the variant further [nats]
 --   own_minus_forced_low_nats: Lower end of its 95 % interval [nats]
---   own_minus_forced_high_nats: Upper end of it [nats]
 --   own_over_forced: Geometric mean over prompts of the ratio of means [ratio]
 --   own_over_forced_low: Lower end of its 95 % interval [ratio]
---   own_over_forced_high: Upper end of it [ratio]
 --   own_text_is: further, nearer, or no difference shown: own_minus_forced_nats against 0 [label]
 --   free_minus_fork_nats: Mean difference over prompts; above 0 it exceeds what one other token costs [nats]
 --   free_minus_fork_low_nats: Lower end of its 95 % interval [nats]
---   free_minus_fork_high_nats: Upper end of it [nats]
 --   free_running_is: further, nearer, or no difference shown: free_minus_fork_nats against 0 [label]
 with medians as (
     select

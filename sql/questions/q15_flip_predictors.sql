@@ -15,7 +15,6 @@
 --   n_flips: Steps at which the pruned model would choose another token [steps]
 --   auc: Chance that a flipped step has the smaller margin or the larger entropy than a kept one [probability]
 --   auc_low: Lower end of its 95 % interval, Student's t over prompts on Fisher's scale [probability]
---   auc_high: Upper end of its 95 % interval, Student's t over prompts on Fisher's scale [probability]
 with
 
 -- Row i gets entry i of every unnested list.

@@ -16,7 +16,6 @@
 --   accuracy_full_text_per_byte: Share answered right by the whole texts per byte [share]
 --   same_answer: Share in which label and whole text choose the same option [share]
 --   same_answer_low: Lower end of its 95 % Wilson interval [share]
---   same_answer_high: Upper end of its 95 % Wilson interval [share]
 --   only_letter_correct: Samples that only the labels answer right [samples]
 --   only_full_text_correct: Samples that only the whole texts answer right [samples]
 --   mcnemar_p: Exact two-sided McNemar test of the two; NULL if neither has one [probability]

@@ -13,7 +13,6 @@
 --   flipped: Samples whose answer changed [samples]
 --   flip_share: Share of samples whose answer changed [share] = flipped/n_samples
 --   flip_share_low: Lower end of its 95 % Wilson interval [share]
---   flip_share_high: Upper end of its 95 % Wilson interval [share]
 --   hidden_flips: Changed answers that the accuracy does not show [samples] = flipped − |lost − gained|
 with counted as (
     select

@@ -22,7 +22,6 @@
 --   kept_generative: Geometric mean of what the latter keep [share]
 --   loss_gap: Non-generative minus generative loss [share] = loss_non_generative − loss_generative
 --   loss_gap_low: Lower end of its 95 % interval, ratios of Wilson intervals, paired by answer [share]
---   loss_gap_high: Upper end of its 95 % interval, ratios of Wilson intervals, paired by answer [share]
 with metrics as (
     select
         model, recipe, measure, task_group, kind,

@@ -10,12 +10,10 @@
 --   variants are excluded. A group of tasks, such as MMLU, ranks as one (task_group_scores).
 -- reason: a probe that ranks variants as the tasks do replaces days of evaluation.
 -- columns:
---   probe: Name of the probe [label]
 --   metric: Name of the score within its task
 --   n_variants: Pruned variants with both [variants]
 --   spearman: Rank correlation of probe and loss; NULL below 5 variants [-1 to 1]
 --   spearman_low: Lower end of its 95 % interval, Bonett and Wright's over variants [-1 to 1]
---   spearman_high: Upper end of its 95 % interval, Bonett and Wright's over variants [-1 to 1]
 --   kendall_tau_b: Concordant minus discordant pairs of variants, ties discounted; NULL below 5 variants [-1 to 1]
 with losses as (
     select

@@ -21,11 +21,8 @@
 --   kl_nats: Mean teacher-forced KL(dense‖pruned) at which both are compared [nats]
 --   value_pruned: The measure of the pruned variant; more is worse [share or nats]
 --   value_quantized: The measure of quantization at the same KL, interpolated; NULL beyond its largest [share or nats]
---   recipe_below: The quantized recipe next below in KL; dense if there is none
---   recipe_above: The quantized recipe next above in KL; NULL if there is none
 --   difference: Damage of pruning minus that of quantization [share or nats] = value_pruned − value_quantized
 --   difference_low: Lower end of its 95 % interval, paired by prompt or question [share or nats]
---   difference_high: Upper end of it [share or nats]
 with
 
 -- A CTE that is read several times is computed once.

@@ -27,7 +27,6 @@
 --   other_kl_nats: Mean KL of the second one there [nats]
 --   kl_difference_nats: Second minus first [nats] = other_kl_nats − kl_nats
 --   kl_difference_low_nats: Lower end of its 95 % interval, paired, Student's t over prompts [nats]
---   kl_difference_high_nats: Upper end of its 95 % interval, paired, Student's t over prompts [nats]
 with described as (
     select
         *,

@@ -17,7 +17,6 @@
 --   kl_joint_median_nats: Median KL(dense‖pruned) of the whole variant at the output [nats]
 --   sum_over_joint: Median of the sum over the joint KL; 1 if damages add up [ratio] = Σ isolated/joint
 --   sum_over_joint_p10: 10th percentile of the sum over the joint KL [ratio]
---   sum_over_joint_p90: 90th percentile of the sum over the joint KL [ratio]
 --   spearman_local_isolated: Rank correlation of t3_local_nats and kl_isolated_nats; NULL below 10 sublayers [-1 to 1]
 --   worst_layer: Layer of the sublayer with the largest median isolated KL
 --   worst_sublayer: That sublayer

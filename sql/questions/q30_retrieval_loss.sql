@@ -17,11 +17,9 @@
 --   ndcg_loss: What the variant loses [share] = ndcg_dense − ndcg_pruned
 --   ndcg_loss_share: Part of the dense score that is lost; NULL if that is 0 [share] = ndcg_loss/ndcg_dense
 --   ndcg_loss_share_low: Lower end of its 95 % interval; NULL without the values of the queries [share]
---   ndcg_loss_share_high: Upper end of it [share]
 --   n_queries: Queries of the data set [queries]
 --   spearman: Rank correlation of 1 − embedding_cosine and ndcg_loss_share over the model's rows [-1 to 1]
 --   spearman_low: Lower end of its 95 % interval, Student's t over data sets on Fisher's scale [-1 to 1]
---   spearman_high: Upper end of its 95 % interval, Student's t over data sets on Fisher's scale [-1 to 1]
 with losses as (
     select
         pruned.model, pruned.recipe, pruned.data_set,

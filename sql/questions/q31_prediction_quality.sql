@@ -15,21 +15,17 @@
 --   neighbours change places.
 -- reason: advice is worth as much as its predictions on new models.
 -- columns:
---   measure: score, for right answers, or agreement, for the dense model's own answers
 --   probe: Name of the probe that the loss is predicted from [label]
---   n_models: Other models that it is predicted from [models]
 --   n_variants: Scored variants that are predicted [variants]
 --   n_beyond: Scored variants beyond the largest probe of other models [variants]
 --   spearman: Rank correlation of predicted and measured loss [-1 to 1]
 --   error_mean: Mean of |measured − predicted loss| [share]
 --   coverage: Variants inside the stated interval [share]
 --   coverage_low: Lower end of its 95 % interval [share]
---   coverage_high: Upper end of its 95 % interval [share]
 --   half_width: Half the width of the stated interval [share]
 --   n_scored: Scored variants with the probe, predicted or not [variants]
 --   probe_spearman: Rank correlation of the probe and the measured loss; NULL below 5 variants [-1 to 1]
 --   probe_spearman_low: Lower end of its 95 % interval [-1 to 1]
---   probe_spearman_high: Upper end of its 95 % interval [-1 to 1]
 with ranked as (
     select
         *,

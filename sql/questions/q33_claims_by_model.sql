@@ -7,8 +7,6 @@
 --   counts as one with too little data. A claim that holds on two models may still fail on a third.
 -- reason: what holds on one model may be a property of that model.
 -- columns:
---   claim: choosing_survives, writing_loses_more, second_order_fits, softmax_amplifies, choice_is_kept,
---     options_move_less, options_in_the_tail, own_text_is_further or free_running_exceeds_fork [label]
 --   measure: As in paper_claims [label]
 --   says: The claim in words, with its threshold
 --   n_models: Models with a verdict on any claim [models]

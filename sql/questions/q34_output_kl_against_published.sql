@@ -14,7 +14,6 @@
 --   best_removed_share: Share of the layers' weights, or bytes, that it removes [share]
 --   best_amount: Its measure [nats, tokens, steps or share]
 --   best_low: Lower end of its 95 % interval [nats, tokens, steps or share]
---   best_high: Upper end of it [nats, tokens, steps or share]
 --   n_published: Published variants at this budget [variants]
 --   n_better: Those that the mixed variant beats beyond the interval of the difference [variants]
 --   n_worse: Those that beat it beyond the interval [variants]

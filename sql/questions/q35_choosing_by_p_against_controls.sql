@@ -16,7 +16,6 @@
 --   control_nats: Objective of the result of the control over the common items [nats]
 --   difference_nats: Searched minus control [nats] = searched_nats − control_nats
 --   difference_low: Lower end of its 95 % interval, paired over items [nats]
---   difference_high: Upper end of it [nats]
 --   n_items: Items on which both were measured [items]
 --   n_trials: Trials of searched for this target [trials]
 --   n_trials_control: Trials of the control for this target [trials]

@@ -12,7 +12,6 @@
 --   n_allocations: Allocations with at least two treatments [trials]
 --   ratio_p10: 10th percentile of the ratio [ratio]
 --   ratio_median: Median of the ratio [ratio]
---   ratio_p90: 90th percentile of the ratio [ratio]
 --   above_sum_share: Share of allocations with a ratio above 1 [share]
 --   log_correlation: Correlation of the logarithms of sum and measurement; NULL below 10 [-1 to 1]
 select

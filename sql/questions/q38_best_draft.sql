@@ -18,7 +18,6 @@
 --   n_starts: Places in the texts at which a whole draft fits [tokens]
 --   tokens_per_pass: Expected tokens per pass of the dense model, from the acceptances along the texts [tokens]
 --   tokens_per_pass_low: Lower end of its 95 % interval, Student's t over prompts [tokens]
---   tokens_per_pass_high: Upper end of it [tokens]
 --   tokens_per_pass_independent: The same if all tokens were accepted independently at the same rate [tokens]
 --   draft_cost: Time of a token of the variant over that of the dense model; NULL without `speed` [ratio]
 --   speedup: Expected speed of speculative sampling over the dense model's own [ratio] =

@@ -13,7 +13,6 @@
 --   flip_probability: Mean predicted probability [probability]
 --   flip_share: Share of the steps at which the two models differ [share]
 --   flip_share_low: Lower end of its 95 % interval, Wilson's over prompts [share]
---   flip_share_high: Upper end of it [share]
 with prompts as (
     select
         greedy_hazards.model, greedy_hazards.recipe, greedy_hazards.decile, greedy_hazards.prompt_id,

@@ -13,9 +13,7 @@
 -- columns:
 --   relative_depth: Place among the layers [0 first to 1 last] = layer/(layers − 1)
 --   recipes: Recipes of the variants that the means are over [labels]
---   auc: Chance that Var_p(Δz) is larger at a spike than elsewhere; 0.5 is useless [probability]
 --   auc_low: Lower end of its 95 % interval; NULL if a variant has none [probability]
---   auc_high: Upper end of its 95 % interval; NULL if a variant has none [probability]
 --   is_among_best: Whether auc_high reaches the largest auc_low of the model and lens
 --   top_decile_var_p_dz: Smallest Var_p(Δz) in the tenth of the positions where it is largest, geometric mean [logit²]
 --   auc_elsewhere: The other models' auc at this depth [probability]

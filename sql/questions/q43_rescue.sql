@@ -17,7 +17,6 @@
 --   kl_restored_nats: Mean KL(dense‖pruned) of the variant with this sublayer dense [nats]
 --   rescued_nats: KL that disappears with it [nats] = kl_joint_nats − kl_restored_nats
 --   rescued_low: Lower end of its 95 % interval [nats]
---   rescued_high: Upper end of its 95 % interval [nats]
 --   rescued_share: Part of the whole variant's KL that disappears [share] = rescued_nats/kl_joint_nats
 --   kl_isolated_nats: Mean KL(dense‖pruned) with this sublayer alone pruned; NULL if not measured [nats]
 --   interaction_nats: Harm among the other pruned sublayers, minus harm alone [nats] = rescued_nats − kl_isolated_nats

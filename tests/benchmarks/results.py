@@ -19,12 +19,12 @@ import duckdb
 import pyarrow as pa
 
 from prunescope.assets import settings
+from prunescope.pipelines.core.quoting import literal, quoted
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from prunescope.pipelines.reporting.charts.theme import missing
 from prunescope.warehouse.catalogue.database import connected, view_sql
 from prunescope.warehouse.catalogue.materialized import Materialized, read_by
 from prunescope.warehouse.core.formats import markdown_escaped, render, shown_cell
-from prunescope.warehouse.core.quoting import literal, quoted
 from prunescope.warehouse.storage.atomic_write import write_atomically
 from tests.gallery import picture
 

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 from prunescope.pipelines.core.hardware import proc_value
+from prunescope.pipelines.core.quoting import quoted
 from prunescope.warehouse.catalogue.database import connect
-from prunescope.warehouse.core.quoting import quoted
 
 # Views with one row per record are counted: no user reads them completely.
 ROW_BY_ROW = ("estimate_points", "representation_shifts")

@@ -13,11 +13,11 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 
+from prunescope.pipelines.core.quoting import quoted
 from prunescope.warehouse.catalogue import database
 from prunescope.warehouse.catalogue.materialized import Materialized
-from prunescope.warehouse.core.quoting import quoted
 from prunescope.warehouse.quality import checks
-from prunescope.warehouse.schema.table import Table
+from prunescope.warehouse.schema.table import Table, sql_type
 from prunescope.warehouse.storage.partition_store import Store, to_arrow
 from prunescope.warehouse.storage.provenance import Provenance
 from prunescope.warehouse.storage.snapshot import FOOTERS
@@ -299,7 +299,7 @@ class Memory:
 
 
 def _typed(table: Table) -> dict[str, str]:
-    return {column.name: database.sql_type(column.type) for column in table.columns}
+    return {column.name: sql_type(column.type) for column in table.columns}
 
 
 def frame_of(table: Table, rows: Sequence[Row]) -> pl.DataFrame:

@@ -1,7 +1,8 @@
 """Documentation of every column of every view: from the view's header, else from the column that it passes on."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from itertools import takewhile
 
 from prunescope.warehouse.catalogue.view import View
@@ -10,6 +11,15 @@ from prunescope.warehouse.schema.table import ColumnDoc
 from prunescope.warehouse.tables import TABLES
 
 _NOTE = re.compile(r"   (?P<name>\w+): (?P<doc>.+?)(?: \[(?P<unit>[^\[\]]+)\])?(?: = (?P<formula>.+))?")
+
+# Suffixes of two ends of one quantity, and how the notes on them begin.
+_ENDS = (
+    ("_low", "Lower end of", "_high", "Upper end of"),
+    ("_p10", "10th percentile of", "_p90", "90th percentile of"),
+)
+# Names of standard errors, and what a column of such a name is without a note.
+_ERROR = re.compile(r"(?P<of>\w+)_se(?P<iid>_iid)?")
+_ERRORS = {None: "Standard error of {}", "_iid": "Standard error of {} as if all tokens were independent"}
 
 # Columns of the view over all footers, which no SQL file defines.
 PROVENANCE_COLUMNS = {
@@ -61,8 +71,10 @@ def split_header(comment: Iterable[str], path: object) -> tuple[str, dict[str, C
 def explain(views: Iterable[View]) -> dict[str, dict[str, ColumnDoc]]:
     """Return the documentation of each column of each table and view.
 
-    A column without a note has that of the column of the same name in the tables and views that its view reads. If
-    these differ it is left out, because it needs a note. Every view comes after the views that it reads.
+    A note on `x_low` that begins with "Lower end of" is one on `x_high`, too; `_ENDS` has these pairs. A column without
+    a note has that of the column of the same name in the tables and views that its view reads; without such a column,
+    `x_se` is the standard error of `x`. If the sources differ, a column is left out, because it needs a note. Every
+    view comes after the views that it reads.
     """
     known = {table.name: {column.name: column.documentation for column in table.columns} for table in TABLES.values()}
     for view in views:
@@ -71,6 +83,20 @@ def explain(views: Iterable[View]) -> dict[str, dict[str, ColumnDoc]]:
             inherited = {known[name][column] for name in view.depends_on if column in known.get(name, {})}
             if column in view.notes:
                 documented[column] = view.notes[column]
+            elif other := _of_other_end(column, view.notes):
+                documented[column] = other
             elif len(inherited) == 1:
                 [documented[column]] = inherited
+            elif (error := _ERROR.fullmatch(column)) and error["of"] in documented:
+                said = _ERRORS[error["iid"]].format(error["of"])
+                documented[column] = ColumnDoc(said, documented[error["of"]].unit)
     return known
+
+
+def _of_other_end(column: str, notes: Mapping[str, ColumnDoc]) -> ColumnDoc | None:
+    """Return what the note on the lower end of an interval says about its upper end; None if there is no such note."""
+    for low, begins, high, other in _ENDS:
+        note = notes.get(column.replace(high, low))
+        if note and note.doc.startswith(begins):
+            return replace(note, doc=f"{other}{note.doc.removeprefix(begins)}")
+    return None

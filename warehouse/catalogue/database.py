@@ -19,15 +19,14 @@ from pathlib import Path
 from typing import TypeAlias
 
 import duckdb
-import pyarrow as pa
 
+from prunescope.pipelines.core.quoting import literal, quoted
 from prunescope.warehouse.catalogue.column_docs import PROVENANCE_COLUMNS, explain, split_header
 from prunescope.warehouse.catalogue.staging import staging_sql
 from prunescope.warehouse.catalogue.view import View
 from prunescope.warehouse.core.cache import cache_folder
 from prunescope.warehouse.core.errors import CatalogueError, WarehouseError
 from prunescope.warehouse.core.limits import GIBIBYTES
-from prunescope.warehouse.core.quoting import literal, quoted
 from prunescope.warehouse.schema.migrations import relation
 from prunescope.warehouse.schema.table import Table
 from prunescope.warehouse.storage.atomic_write import write_atomically
@@ -46,17 +45,6 @@ _Source: TypeAlias = tuple[str, Path, str]  # layer, file, text
 # Number of versions whose built views stay in the cache.
 _TEMPLATES = 16
 _HEADER = re.compile(r"\s*(?:--[^\n]*\n\s*)+")
-_TYPES = {
-    pa.bool_(): "BOOLEAN",
-    pa.int16(): "SMALLINT",
-    pa.int32(): "INTEGER",
-    pa.int64(): "BIGINT",
-    pa.float16(): "FLOAT",
-    pa.float32(): "FLOAT",
-    pa.float64(): "DOUBLE",
-    pa.string(): "VARCHAR",
-    pa.binary(): "BLOB",
-}
 PROVENANCE_COMMENT = (
     "One row per Parquet file: what made it, from its footer; violations are the checks that its rows break."
 )
@@ -217,13 +205,6 @@ def _views(sources: tuple[_Source, ...]) -> dict[str, View]:
         raise CatalogueError(f"{views[circle[0]].path} reads itself: {' -> '.join(reversed(circle))}") from error
 
 
-def sql_type(of: pa.DataType) -> str:
-    """Return DuckDB's name of an Arrow type that a table uses."""
-    if pa.types.is_dictionary(of):
-        return sql_type(of.value_type)
-    return f"{sql_type(of.value_type)}[]" if pa.types.is_list(of) else _TYPES[of]
-
-
 @lru_cache(maxsize=2)
 def _own_template(sources: tuple[_Source, ...]) -> Path:
     """Build the template in a temporary folder that is removed when the process ends."""
@@ -337,7 +318,6 @@ def _execute(connection: duckdb.DuckDBPyConnection, path: Path, sql: str) -> Non
 
 def _relation(table: Table, files: Sequence[File]) -> str:
     """Return the SELECT over a table's files, with the table's columns, even if files have others."""
-    typed = {quoted(column.name): sql_type(column.type) for column in table.columns}
     versions: dict[int | None, list[str]] = {}
     for file in files:
         versions.setdefault(file.version, []).append(file.source)
@@ -346,7 +326,7 @@ def _relation(table: Table, files: Sequence[File]) -> str:
         version: f"read_parquet({_list(paths)}, hive_partitioning = false, union_by_name = {version is None})"
         for version, paths in versions.items()
     }
-    return relation(table, typed, sources)
+    return relation(table, sources)
 
 
 def _provenance(files: Sequence[File]) -> str:

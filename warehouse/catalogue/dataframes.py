@@ -7,9 +7,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.dataset
 
+from prunescope.pipelines.core.quoting import quoted
 from prunescope.warehouse.catalogue.database import PROVENANCE, connected, view_sql
 from prunescope.warehouse.core.errors import WarehouseError
-from prunescope.warehouse.core.quoting import quoted
 from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.row_hash import without_codes

@@ -8,8 +8,8 @@ import duckdb
 import sqlglot
 from sqlglot import exp
 
+from prunescope.pipelines.core.quoting import quoted
 from prunescope.warehouse.catalogue.database import view_sql
-from prunescope.warehouse.core.quoting import quoted
 
 # A view with one of these in its key has a row per measurement and is read from the files.
 _MEASURED = {"position", "step", "sample_id"}

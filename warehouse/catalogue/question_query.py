@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
+from prunescope.pipelines.core.quoting import quoted
 from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.warehouse.catalogue.database import connected
 from prunescope.warehouse.catalogue.scope import narrow
 from prunescope.warehouse.catalogue.sql_process import run_safe
 from prunescope.warehouse.catalogue.view import View
 from prunescope.warehouse.core.errors import WarehouseError
-from prunescope.warehouse.core.quoting import quoted
 from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES

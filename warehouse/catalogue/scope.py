@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 import duckdb
 
+from prunescope.pipelines.core.quoting import literal
 from prunescope.warehouse.catalogue.database import PROVENANCE
-from prunescope.warehouse.core.quoting import literal
 from prunescope.warehouse.tables import TABLES
 
 

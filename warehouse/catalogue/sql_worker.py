@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, TypeAlias
 import duckdb
 import pyarrow as pa
 
+from prunescope.pipelines.core.quoting import quoted
 from prunescope.warehouse.catalogue.database import connect, views_file
 from prunescope.warehouse.catalogue.scope import narrow
 from prunescope.warehouse.catalogue.sql_process import Setup
@@ -32,7 +33,6 @@ from prunescope.warehouse.core.errors import (
     too_large_result,
 )
 from prunescope.warehouse.core.limits import RESULT_BYTES
-from prunescope.warehouse.core.quoting import quoted
 from prunescope.warehouse.storage.location import place_of
 from prunescope.warehouse.storage.snapshot import damage_explained
 

@@ -1,1 +1,1 @@
-"""Errors, limits, SQL quoting and number formats that the whole warehouse uses."""
+"""Errors, limits and formats that the whole warehouse uses."""

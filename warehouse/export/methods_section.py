@@ -12,9 +12,9 @@ from typing import Any
 import duckdb
 import jinja2
 
+from prunescope.pipelines.core.quoting import literal
 from prunescope.warehouse.core.formats import markdown_escaped
 from prunescope.warehouse.core.latex import latex_escaped
-from prunescope.warehouse.core.quoting import literal
 from prunescope.warehouse.export import bibliography
 
 # In LaTeX a longer name, of a file above all, may be broken across lines.

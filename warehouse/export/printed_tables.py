@@ -8,11 +8,11 @@ import duckdb
 import pyarrow as pa
 import sqlglot
 
+from prunescope.pipelines.core.quoting import quoted
 from prunescope.warehouse.catalogue.column_docs import explain
 from prunescope.warehouse.catalogue.database import view_sql
 from prunescope.warehouse.catalogue.view import View
 from prunescope.warehouse.core.formats import render
-from prunescope.warehouse.core.quoting import quoted
 from prunescope.warehouse.export.html_table import to_html
 from prunescope.warehouse.export.latex_table import to_latex
 from prunescope.warehouse.export.paper_tables import PAPER_TABLES

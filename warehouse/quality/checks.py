@@ -8,7 +8,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from prunescope.warehouse.core.quoting import literal, quoted
+from prunescope.pipelines.core.quoting import literal, quoted
 from prunescope.warehouse.schema.table import Column, Table
 
 NOT_EMPTY, KEY_UNIQUE = "not_empty", "key_is_unique"

@@ -5,12 +5,12 @@ Unlike the rules in `checks`, they only warn.
 
 import math
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import polars as pl
 
-from prunescope.warehouse.quality.checks import FINITE, Violation, engine
+from prunescope.warehouse.quality.checks import engine
 from prunescope.warehouse.schema.table import Table
 
 # NaN and infinity are texts, because JSON lacks them; None if there was nothing to compare.
@@ -95,13 +95,6 @@ _IDENTITY = PlausibilityCheck(
     {"largest_residual": "max(abs(identity_residual_nats) / (1 + kl_dense_pruned_nats))"},
     f"largest_residual > {_RESIDUAL}",
 )
-_NUMBERS = PlausibilityCheck(
-    "numbers_are_finite",
-    "No measured number is NaN or infinite: the largest share of such rows in a column. Such numbers also violate the "
-    "table's rules, which block downstream assets.",
-    {},
-    "",
-)
 _GRADED = PlausibilityCheck(
     "answers_are_graded",
     "Every sample with a correct answer is graded; programs that were not allowed to run are counted apart.",
@@ -121,36 +114,25 @@ PLAUSIBILITY_CHECKS: Mapping[str, tuple[PlausibilityCheck, ...]] = {
             "(recipe = 'dense' or (scope <> 'propagated' and not is_changed))",
             "lens = 'normed' and scope = 'propagated'",
         ),
-        _NUMBERS,
     ),
     "decoding_steps": (
         _theorem_3("true"),
         _IDENTITY,
         _dense("recipe = 'dense'", "trajectory = 'teacher_forced'"),
-        _NUMBERS,
     ),
-    "sampled_steps": (_NUMBERS,),
-    "text_tokens": (_dense("recipe = 'dense'", "true"), _NUMBERS),
+    "text_tokens": (_dense("recipe = 'dense'", "true"),),
     "task_samples": (_GRADED,),
 }
 
 
-def measured(table: Table, rows: pl.DataFrame, violations: Collection[Violation] = ()) -> list[CheckResult]:
-    """Run all plausibility checks of a table on the rows of one partition.
-
-    The check of finite numbers reads the violations of the table's rules, as the store found them.
-    """
+def measured(table: Table, rows: pl.DataFrame) -> list[CheckResult]:
+    """Run all plausibility checks of a table on the rows of one partition."""
     results: list[CheckResult] = []
     if table.name not in PLAUSIBILITY_CHECKS:
         return results
     with engine(os.getpid()).cursor() as connection:
         connection.register("rows", rows.to_arrow())
         for drift in PLAUSIBILITY_CHECKS[table.name]:
-            if drift is _NUMBERS:
-                failing = [violation.rows_failing for violation in violations if violation.check == FINITE]
-                share = max(failing, default=0) / max(rows.height, 1)
-                results.append(CheckResult(drift.name, {"largest_share_not_finite": share}, bool(failing)))
-                continue
             figures = ", ".join(f"{expression} AS {name}" for name, expression in drift.figures.items())
             # Names and expressions come from this module, never from data.
             query = f"SELECT *, coalesce({drift.warns}, false) FROM (SELECT {figures} FROM rows)"  # noqa: S608

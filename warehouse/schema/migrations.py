@@ -5,8 +5,9 @@ from collections.abc import Mapping
 import duckdb
 import pyarrow as pa
 
+from prunescope.pipelines.core.quoting import quoted
 from prunescope.warehouse.core.errors import WarehouseError
-from prunescope.warehouse.schema.table import VERSION_KEY, Migration, Table
+from prunescope.warehouse.schema.table import VERSION_KEY, Migration, Table, sql_type
 
 
 def version_of(table: Table, schema: pa.Schema) -> int | None:
@@ -37,28 +38,24 @@ def upgraded(table: Table, rows: pa.Table) -> pa.Table:
     version = version_of(table, rows.schema)
     if version == table.version:
         return rows
-    for migration in _later(table, version):
-        rows = _migrated(rows, migration)
-    columns, fields = [], []
-    for field in table.arrow():
-        fields.append(field.with_nullable(True))
+    schema = pa.schema([field.with_nullable(True) for field in table.arrow()], metadata=rows.schema.metadata)
+    with duckdb.connect() as connection:
+        connection.register("rows", rows)
         try:
-            column = rows[field.name] if field.name in rows.column_names else pa.nulls(rows.num_rows, field.type)
-            columns.append(column.cast(field.type) if column.type != field.type else column)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            return connection.sql(relation(table, {version: "rows"})).to_arrow_table().cast(schema)
+        except duckdb.Error as error:
+            reason = str(error).partition("\n")[0]
             raise WarehouseError(
-                f"table {table.name}: column {field.name} is stored as {column.type}, not as {field.type}; "
-                "run its study again"
+                f"table {table.name}: a file of other columns does not fit it ({reason}); run its study again"
             ) from error
-    return pa.Table.from_arrays(columns, schema=pa.schema(fields, metadata=rows.schema.metadata))
 
 
-def relation(table: Table, typed: Mapping[str, str], sources: Mapping[int | None, str]) -> str:
-    """Return the SELECT over files of several versions that gives the rows of `upgraded`.
+def relation(table: Table, sources: Mapping[int | None, str]) -> str:
+    """Return the SELECT that gives the rows of files of several versions with the table's present columns.
 
-    `typed` has the table's present columns, quoted, with their SQL types, and `sources` per version (None: no version)
-    the SQL after FROM that reads the files with all their columns.
+    `sources` has per version (None: no version) the SQL after FROM that reads the files with all their columns.
     """
+    typed = {quoted(column.name): sql_type(column.type) for column in table.columns}
     empty = f"SELECT {', '.join(f'NULL::{of} AS {name}' for name, of in typed.items())} WHERE false"
     names = ", ".join(typed)
     selects = []
@@ -70,7 +67,8 @@ def relation(table: Table, typed: Mapping[str, str], sources: Mapping[int | None
         for migration in _later(table, version):
             replaced = ", ".join(column.name for column in migration.replaced)
             kept = f"* EXCLUDE ({replaced})" if replaced else "*"
-            read = f"SELECT {kept}, {_computed(migration)} FROM ({read})"  # noqa: S608
+            computed = ", ".join(f"{expression} AS {name}" for name, expression in migration.computed.items())
+            read = f"SELECT {kept}, {computed} FROM ({read})"  # noqa: S608
         casts = ", ".join(f"CAST({name} AS {of}) AS {name}" for name, of in typed.items())
         selects.append(f"SELECT {casts} FROM ({empty} UNION ALL BY NAME {read})")  # noqa: S608
     return " UNION ALL ".join(selects) if selects else empty
@@ -79,17 +77,3 @@ def relation(table: Table, typed: Mapping[str, str], sources: Mapping[int | None
 def _later(table: Table, version: int | None) -> list[Migration]:
     """Return the migrations for a file of a version, in order; empty if the file matches no version."""
     return [] if version is None else [migration for migration in table.migrations if migration.to > version]
-
-
-def _migrated(rows: pa.Table, migration: Migration) -> pa.Table:
-    with duckdb.connect() as connection:
-        connection.register("rows", rows)
-        computed = connection.sql(f"SELECT {_computed(migration)} FROM rows").to_arrow_table()  # noqa: S608
-    rows = rows.drop_columns([column.name for column in migration.replaced])
-    for name in migration.computed:
-        rows = rows.append_column(name, computed[name])
-    return rows
-
-
-def _computed(migration: Migration) -> str:
-    return ", ".join(f"{expression} AS {name}" for name, expression in migration.computed.items())

@@ -12,6 +12,17 @@ import pyarrow as pa
 Partitioning = Literal["model", "variant"]
 # Key of the table's version in the metadata of the Arrow schema, and therefore of every file.
 VERSION_KEY = b"version"
+_TYPES = {
+    pa.bool_(): "BOOLEAN",
+    pa.int16(): "SMALLINT",
+    pa.int32(): "INTEGER",
+    pa.int64(): "BIGINT",
+    pa.float16(): "FLOAT",
+    pa.float32(): "FLOAT",
+    pa.float64(): "DOUBLE",
+    pa.string(): "VARCHAR",
+    pa.binary(): "BLOB",
+}
 
 
 @dataclass(frozen=True)
@@ -171,3 +182,10 @@ class Table:
             return {}
         replaced = [column for step in self.migrations if step.to > version for column in step.replaced]
         return {column.name: column.type for column in (*self.columns, *replaced) if column.since <= version}
+
+
+def sql_type(of: pa.DataType) -> str:
+    """Return DuckDB's name of an Arrow type that a table uses."""
+    if pa.types.is_dictionary(of):
+        return sql_type(of.value_type)
+    return f"{sql_type(of.value_type)}[]" if pa.types.is_list(of) else _TYPES[of]

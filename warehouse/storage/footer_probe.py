@@ -1,7 +1,7 @@
 """Fast recognition of a current partition from the last bytes of its file.
 
-It takes microseconds. Parsing a footer with all its comments takes a hundred times as long, and a warehouse has
-thousands of files.
+It takes 0.04 ms. Parsing a footer with all its comments takes four times as long, and a warehouse has thousands of
+files.
 """
 
 import io

@@ -22,7 +22,6 @@ from prunescope.warehouse.storage.file_checksum import ALTERED, UNSEALED, is_int
 from prunescope.warehouse.storage.location import Place, failures, place_of, read_from
 from prunescope.warehouse.storage.path_names import original, partition_folders
 from prunescope.warehouse.storage.provenance import (
-    BROKEN,
     FOOTER_KEY,
     Footer,
     Provenance,
@@ -30,6 +29,7 @@ from prunescope.warehouse.storage.provenance import (
     footer_json,
     footer_of,
     read_footer,
+    reading_explained,
     unreadable,
 )
 
@@ -209,15 +209,12 @@ class Store:
                 return parquet.read()
 
         try:
-            return upgraded(table, read_from(path, rows))
+            with reading_explained(path):
+                return upgraded(table, read_from(path, rows))
         except FileNotFoundError as error:
             raise WarehouseError(
                 f"table {table.name} has nothing for {_name(model, recipe)}; run its study first"
             ) from error
-        except BROKEN as error:
-            raise damaged(path, error) from error
-        except failures() as error:
-            raise unreadable(path, error) from error
 
     def provenance(self, table: Table, model: str, recipe: str | None) -> Provenance | None:
         """Return the provenance of a partition; None if it does not exist.

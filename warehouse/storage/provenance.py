@@ -4,7 +4,8 @@ import dataclasses
 import datetime
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -56,21 +57,6 @@ class Provenance:
         """Return the provenance of rows that were just read from files instead of computed."""
         created_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         return cls(fingerprint(inputs), study, model, recipe, inputs, code_version, {}, 0, "", "", 0.0, created_at)
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> "Provenance":
-        """Parse a JSON object with these fields; other keys are ignored.
-
-        Raises:
-            ValueError: the text is not a JSON object, or lacks a field.
-        """
-        values = json.loads(text)
-        if not isinstance(values, dict):
-            raise ValueError("provenance is not a JSON object")  # noqa: TRY004 - the text is wrong, not its type
-        names = [field.name for field in dataclasses.fields(cls)]
-        if missing := [name for name in names if name not in values]:
-            raise ValueError(f"provenance lacks {', '.join(missing)}")
-        return cls(**{name: values[name] for name in names})
 
 
 @dataclass(frozen=True)
@@ -124,6 +110,25 @@ def unreadable(path: Place, error: Exception) -> WarehouseError:
     return WarehouseError(f"{path} cannot be read ({reason}); check its {where}")
 
 
+@contextmanager
+def reading_explained(path: Place) -> Iterator[None]:
+    """Turn an error of the system, the store or Arrow about a file that is read into one with the fix.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        DamagedFileError: it is damaged.
+        WarehouseError: it cannot be read.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except BROKEN as error:
+        raise damaged(path, error) from error
+    except failures() as error:
+        raise unreadable(path, error) from error
+
+
 def require_place(path: Place, model: str, recipe: str | None) -> None:
     """Check that a partition's file is at the path of the names in its footer.
 
@@ -152,9 +157,10 @@ def footer_of(file: BinaryIO, path: Place) -> Footer:
     if stored is None:
         raise damaged(path, "its footer has no provenance")
     try:
-        provenance, facts = Provenance.from_json(stored), json.loads(stored)
-    except ValueError as error:
-        raise damaged(path, error) from error
+        facts = json.loads(stored)
+        provenance = Provenance(**{field.name: facts[field.name] for field in dataclasses.fields(Provenance)})
+    except (ValueError, KeyError, TypeError) as error:
+        raise damaged(path, f"its footer has no whole provenance: {error}") from error
     require_place(path, provenance.model, provenance.recipe)
     return Footer(provenance, tuple(facts.get("violations", [])), schema, rows, facts.get("content_hash"))
 
@@ -167,11 +173,5 @@ def read_footer(path: Place) -> Footer:
         DamagedFileError: the file is truncated, not regular, not Parquet, without provenance, or belongs elsewhere.
         WarehouseError: the file cannot be read.
     """
-    try:
+    with reading_explained(path):
         return read_from(path, lambda file: footer_of(file, path))
-    except FileNotFoundError:
-        raise
-    except BROKEN as error:
-        raise damaged(path, error) from error
-    except failures() as error:
-        raise unreadable(path, error) from error

@@ -26,7 +26,14 @@ from prunescope.warehouse.storage.file_checksum import ALTERED, is_intact
 from prunescope.warehouse.storage.footer_probe import TAIL_BYTES, recognised
 from prunescope.warehouse.storage.location import failures, open_regular
 from prunescope.warehouse.storage.partition_store import PART, Partition, Store
-from prunescope.warehouse.storage.provenance import BROKEN, damaged, footer_of, read_footer, require_place, unreadable
+from prunescope.warehouse.storage.provenance import (
+    damaged,
+    footer_of,
+    read_footer,
+    reading_explained,
+    require_place,
+    unreadable,
+)
 from prunescope.warehouse.tables import TABLES
 
 # An open file keeps its name in this folder until it is closed, even if another file was renamed to its path.
@@ -149,6 +156,8 @@ class Snapshot:
         before = len(self._descriptors)
         try:
             return self._opened(partition)
+        except FileNotFoundError:
+            return None
         except WarehouseError as error:
             for descriptor in self._descriptors[before:]:
                 os.close(descriptor)
@@ -156,12 +165,11 @@ class Snapshot:
             self._unusable.append(str(error))
             return None
 
-    def _opened(self, partition: Partition) -> File | None:
-        path = partition.path
+    def _opened(self, partition: Partition) -> File:
+        path, table = partition.path, TABLES[partition.table]
         if not isinstance(path, Path):
-            return _remote_file(partition)
-        table = TABLES[partition.table]
-        try:
+            return File(partition, str(path), version_of(table, read_footer(path).schema))
+        with reading_explained(path):
             descriptor = open_regular(path)
             self._descriptors.append(descriptor)
             size = os.fstat(descriptor).st_size
@@ -176,23 +184,9 @@ class Snapshot:
                 # files are small enough to be checked here.
                 if (self._is_thorough or size <= TAIL_BYTES) and is_intact(file) is False:
                     raise damaged(path, ALTERED)
-        except FileNotFoundError:
-            return None
-        except BROKEN as error:
-            raise damaged(path, error) from error
-        except OSError as error:
-            raise unreadable(path, error) from error
         if not self.is_held:
             os.close(self._descriptors.pop())
         return File(partition, str(_DESCRIPTORS / str(descriptor)) if self.is_held else str(path), version)
-
-
-def _remote_file(partition: Partition) -> File | None:
-    try:
-        footer = read_footer(partition.path)
-    except FileNotFoundError:
-        return None
-    return File(partition, str(partition.path), version_of(TABLES[partition.table], footer.schema))
 
 
 @contextmanager

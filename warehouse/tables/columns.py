@@ -160,6 +160,7 @@ _NEAR_TIES = (
     "A difference of float32 logits, exact to about 4e-5. At near ties its relative error reaches 1.5e-3 under lens "
     "raw and 1e-2 under normed."
 )
+# `since` is a version of the prompt tables; the others have only columns from their beginning.
 _DIVERGENCE: tuple[Column, ...] = (
     *_vector_space("h", "head input"),
     _t1("h"),
@@ -176,12 +177,14 @@ _DIVERGENCE: tuple[Column, ...] = (
         "Variance of the logit shift weighted by q²/‖q‖² of the pruned q, as in the paper's published script.",
         "logit²",
         "Var_rq(Δz), rq = q²/‖q‖²",
+        since=3,
     ),
     amount(
         "var_q_dz",
         "Variance of the logit shift weighted by the pruned q, as in the paper's published script.",
         "logit²",
         "Var_q(Δz)",
+        since=3,
     ),
     metric(
         "kappa3_term_nats",
@@ -189,6 +192,7 @@ _DIVERGENCE: tuple[Column, ...] = (
         "nats",
         "κ₃(Δz; p)/(6T³)",
         T3,
+        since=2,
     ),
     metric(
         "kappa4_term_nats",
@@ -196,6 +200,7 @@ _DIVERGENCE: tuple[Column, ...] = (
         "nats",
         "κ₄(Δz; p)/(24T⁴)",
         T3,
+        since=2,
     ),
     amount(
         "kl_dense_pruned_nats", "KL divergence, dense side first, summed over the vocabulary.", "nats", "KL(p‖q)", T3
@@ -217,16 +222,17 @@ _DIVERGENCE: tuple[Column, ...] = (
         "nats",
         "Σp log(p/q) − (log E_p[exp(Δz/T)] − E_p[Δz/T])",
         T3,
+        since=2,
     ),
     flag("is_top1_same", "Whether both sides have the same most likely token (lowest id on ties)."),
     share("topk5_overlap", "Share of the dense top 5 tokens that are in the pruned top 5."),
-    share("topk10_overlap", "Share of the dense top 10 tokens that are in the pruned top 10."),
+    share("topk10_overlap", "Share of the dense top 10 tokens that are in the pruned top 10.", since=2),
     rank("rank_of_dense_top1", "Rank of the dense top token on the pruned side; 1 is first."),
     rank("rank_of_pruned_top1", "Rank of the pruned top token on the dense side; 1 is first."),
     probability("p_dense_top1_dense", "Dense probability of the dense top token."),
     probability("p_dense_top1_pruned", "Pruned probability of the dense top token."),
-    probability("p_pruned_top1_dense", "Dense probability of the pruned top token."),
-    probability("p_pruned_top1_pruned", "Pruned probability of the pruned top token."),
+    probability("p_pruned_top1_dense", "Dense probability of the pruned top token.", since=2),
+    probability("p_pruned_top1_pruned", "Pruned probability of the pruned top token.", since=2),
     amount("entropy_dense_nats", "Entropy of the dense distribution.", "nats", "−Σp log p"),
     amount("entropy_pruned_nats", "Entropy of the pruned distribution.", "nats", "−Σq log q"),
     amount("margin_dense", f"Dense logit of the most likely token minus that of the second. {_NEAR_TIES}", "logit"),
@@ -259,15 +265,6 @@ _COSTS = {
 }
 
 DIVERGENCE: tuple[Column, ...] = tuple(replace(column, cost=_COSTS[column.name]) for column in _DIVERGENCE)
-# Versions of the prompt tables that added columns.
-_SINCE = {
-    **dict.fromkeys(("kappa3_term_nats", "kappa4_term_nats", "identity_residual_nats"), 2),
-    **dict.fromkeys(("topk10_overlap", "p_pruned_top1_dense", "p_pruned_top1_pruned"), 2),
-    **dict.fromkeys(("var_rq_dz", "var_q_dz"), 3),
-}
-DIVERGENCE_OF_PROMPTS: tuple[Column, ...] = tuple(
-    replace(column, since=_SINCE.get(column.name, 1)) for column in DIVERGENCE
-)
 DIVERGENCE_BY_LENS: tuple[Column, ...] = tuple(
     replace(
         column,
@@ -276,7 +273,7 @@ DIVERGENCE_BY_LENS: tuple[Column, ...] = tuple(
     )
     if (side := {"margin_dense": "Dense", "margin_pruned": "Pruned"}.get(column.name))
     else column
-    for column in DIVERGENCE_OF_PROMPTS
+    for column in DIVERGENCE
 )
 
 DIVERGENCE_INVARIANTS: tuple[Invariant, ...] = (

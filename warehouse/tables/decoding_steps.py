@@ -36,7 +36,7 @@ TABLE = Table(
             )
             for side in ("dense", "pruned")
         ),
-        *c.DIVERGENCE_OF_PROMPTS,
+        *c.DIVERGENCE,
     ),
     preview_columns=("token_text_dense", "token_text_pruned", "kl_dense_pruned_nats"),
     version=3,

@@ -19,6 +19,7 @@ from prunescope.pipelines.reporting.explorer.query_cache import (
     model_name,
     numbers,
     of_model,
+    parts,
     rows,
     source,
 )
@@ -232,12 +233,12 @@ def _numbers(
     add(frames.all("task_means"), pl.format("score_{}", "measure"), "score", "score_low", "score_high")
     add(frames.all("ndcg"), pl.lit("ndcg_at_10"), "ndcg_at_10")
     shown = list(COLUMNS)
-    for position, (text, rows_of) in enumerate(_parts(frames.all("perplexity"), "text_id")[:_MAX_TEXTS]):
+    for position, (text, rows_of) in enumerate([*parts(frames.all("perplexity"), "text_id").items()][:_MAX_TEXTS]):
         name, heading = f"perplexity_{position}", f"perplexity, {label(text)}"
         add(rows_of, pl.lit(name), "ppl_pruned", "ppl_low", "ppl_high")
         shown.append(Column(name, heading, "perplexity on the text", "number", "perplexity", is_detail=position > 0))
     scores = frames.all("scores").filter(pl.col("metric").cast(pl.String).is_in(_METRICS))
-    for position, (task, rows_of) in enumerate(_parts(scores, "task")[:_MAX_TASKS]):
+    for position, (task, rows_of) in enumerate([*parts(scores, "task").items()][:_MAX_TASKS]):
         metric = min(rows_of["metric"].cast(pl.String).unique().to_list(), key=_METRICS.index)
         name, heading = f"task_{position}", f"{label(task)}, {metric.replace('_', ' ')}"
         add(rows_of.filter(pl.col("metric") == metric), pl.lit(name), "value", "value_low", "value_high")
@@ -245,12 +246,6 @@ def _numbers(
     own = set(variants.select(VARIANT).rows())
     known = {name for *variant, name in values if tuple(variant) in own}
     return [column for column in shown if column.name in known], values, intervals
-
-
-def _parts(frame: pl.DataFrame, column: str) -> list[tuple[str, pl.DataFrame]]:
-    """Return each value of a column with its rows, in their order."""
-    parts = frame.partition_by(column, as_dict=True, maintain_order=True)
-    return [(str(value), part) for (value,), part in parts.items()]
 
 
 def _curves(frames: QueryCache, model: str) -> list[Document]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from prunescope.pipelines.core.quoting import literal
 from prunescope.pipelines.reporting.charts.sql_files import read_sql
 
 MODEL = ("model",)
@@ -49,10 +50,6 @@ class Query:
     narrow: tuple[str, ...] = ()
 
 
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
 def narrowed(query: Query, where: Mapping[str, str]) -> str:
     """Return the statement with a filter by column values, in the same spelling as the page's.
 
@@ -61,14 +58,14 @@ def narrowed(query: Query, where: Mapping[str, str]) -> str:
     """
     if not set(where) <= set(query.narrow):
         raise ValueError(f"{query.title}: may be narrowed by {', '.join(query.narrow) or 'nothing'} only")
-    conditions = " and ".join(f"{column} = {_literal(value)}" for column, value in where.items())
+    conditions = " and ".join(f"{column} = {literal(value)}" for column, value in where.items())
     return f"select * from ({query.sql}\n) where {conditions}"  # noqa: S608 - escaped, and our own column names
 
 
 def among(query: Query, texts: Sequence[tuple[str, str, str]]) -> str:
     """Return the statement with its rows narrowed to some texts, each given by model, recipe and prompt."""
     # The column filters are pushed down to the files; the tuples alone are not.
-    literals = [tuple(map(_literal, text)) for text in texts]
+    literals = [tuple(map(literal, text)) for text in texts]
     columns = " and ".join(
         f"{column} in ({', '.join(dict.fromkeys(values))})"
         for column, values in zip(PROMPT, zip(*literals, strict=True), strict=True)

@@ -131,6 +131,12 @@ def source(key: str, row: Mapping[str, Any] | None = None, **where: str) -> Docu
     return {"key": key, "where": {name: str(row[name]) for name in STATEMENTS[key].narrow} if row else where}
 
 
+def parts(frame: pl.DataFrame, column: str) -> dict[str, pl.DataFrame]:
+    """Return the rows of each value of a column, in their order and without that column."""
+    split = frame.partition_by(column, as_dict=True, maintain_order=True, include_key=False)
+    return {str(value): part for (value,), part in split.items()}
+
+
 def of_model(frame: pl.DataFrame, model: str) -> pl.DataFrame:
     """Return the rows of one model."""
     return frame.filter(pl.col("model").cast(pl.String) == model)

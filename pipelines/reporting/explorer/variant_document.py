@@ -1,7 +1,7 @@
 """Documents of one variant, of one prompt (the texts of all variants to it), and of one text, token by token."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from os.path import commonprefix
 
 import polars as pl
@@ -9,7 +9,7 @@ import polars as pl
 from prunescope.pipelines.reporting.charts.display_text import prose
 from prunescope.pipelines.reporting.explorer.ordering import DisplayOrder
 from prunescope.pipelines.reporting.explorer.queries import PROMPT, STATEMENTS, VARIANT
-from prunescope.pipelines.reporting.explorer.query_cache import Document, QueryCache, columns, rows, table
+from prunescope.pipelines.reporting.explorer.query_cache import Document, QueryCache, columns, parts, rows, table
 
 # Statements whose rows are tables of a variant's page, and the columns that the page shows elsewhere or not at all.
 TABLES = ("carriers", "losses", "scores", "comparisons", "flips", "perplexity", "retrieval", "speed")
@@ -39,7 +39,10 @@ def variant(frames: QueryCache, model: str, recipe: str, order: DisplayOrder) ->
         ],
         # Those that break first come first, those of the dense model as in the index.
         "prompts": sorted(texts, key=place),
-        "layers": by_scope(frames.of("layer_means", **where), columns),
+        "layers": {
+            scope: columns(part)
+            for scope, part in parts(frames.of("layer_means", **where).drop(VARIANT), "scope").items()
+        },
         "tables": [
             table(
                 _title(key, frame.height),
@@ -90,12 +93,6 @@ def text_rows(frames: QueryCache, width: int, **where: str) -> list[Document]:
     return found
 
 
-def by_scope(frame: pl.DataFrame, build: Callable[[pl.DataFrame], Document]) -> dict[str, Document]:
-    """Return a document per scope."""
-    parts = frame.partition_by("scope", as_dict=True, maintain_order=True)
-    return {str(scope): build(part.drop("model", "recipe", "scope", strict=False)) for (scope,), part in parts.items()}
-
-
 def _fact(value: object) -> str:
     """Return a value as text: JSON on several lines, all digits of an integer, six of a fraction."""
     if isinstance(value, str) and value.startswith("{"):
@@ -121,23 +118,18 @@ def trace(frames: QueryCache, model: str, recipe: str, prompt_id: str) -> Docume
     if texts.is_empty():
         raise KeyError(f"{model}@{recipe} has no text for prompt {prompt_id}")
     whole = {"text_dense": texts["text_dense"][0], "text_pruned": texts["text"][0]}
-    options = frames.of("options", **where).drop(where)
+    steps, top, by_layer, options = (
+        frames.of(key, **where).drop(where) for key in ("steps", "top", "layers", "options")
+    )
     return {
         **text_rows(frames, _WHOLE_ANSWER, **where)[0],
         **{name: prose(text or "") for name, text in whole.items()},
-        **{name: columns(steps) for name, steps in _by_trajectory(frames.of("steps", **where)).items()},
-        "top": {name: _top(part) for name, part in _by_trajectory(frames.of("top", **where)).items()},
-        "layers": by_scope(frames.of("layers", **where).drop("prompt_id"), layers),
+        **{TRAJECTORIES[name]: columns(part) for name, part in parts(steps, "trajectory").items()},
+        "top": {TRAJECTORIES[name]: _top(part) for name, part in parts(top, "trajectory").items()},
+        "layers": {scope: layers(part) for scope, part in parts(by_layer, "scope").items()},
         # Values of the question are in every row.
         "options": None if options.is_empty() else columns(options),
     }
-
-
-def _by_trajectory(frame: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    parts = frame.drop("model", "recipe", "prompt_id").partition_by(
-        "trajectory", as_dict=True, maintain_order=True, include_key=False
-    )
-    return {TRAJECTORIES[str(trajectory)]: part for (trajectory,), part in parts.items()}
 
 
 def _top(frame: pl.DataFrame) -> list[dict[str, list[list[object]]]]:

@@ -15,7 +15,6 @@
 --   pearson: Correlation; NULL below 10 points [-1 to 1] = corr(estimate, truth)
 --   ratio_median: Median of estimate over truth; above 1 the estimate overshoots [ratio] = estimate/truth
 --   ratio_p10: 10th percentile of estimate over truth [ratio] = estimate/truth
---   ratio_p90: 90th percentile of estimate over truth [ratio] = estimate/truth
 --   share_within_10_percent: Share of points whose estimate is within 10 % of the truth [share]
 --   worst_layer: Layer whose median ratio is furthest from 1 on a log scale
 --   worst_layer_ratio_median: Median of estimate over truth in that layer [ratio]

@@ -15,18 +15,14 @@
 --   recipe did not touch are excluded.
 -- reason: q01 ranks sublayers by it, q42 compares depths. The view is long because three figures have intervals.
 -- columns:
---   n: Positions with a local shift and an output [positions]
 --   n_prompts: Prompts that they come from [prompts]
 --   n_spikes: Positions whose output KL is above the variant's 90th percentile [positions]
 --   spearman: Rank correlation of Var_p(Δz) here and the KL at the output; NULL below 10 positions [-1 to 1]
 --   spearman_low: Lower end of its 95 % interval, Student's t over prompts on Fisher's scale [-1 to 1]
---   spearman_high: Upper end of its 95 % interval, Student's t over prompts on Fisher's scale [-1 to 1]
 --   auc: Chance that Var_p(Δz) is larger at a spike than elsewhere; 0.5 is useless [probability]
 --   auc_low: Lower end of its 95 % interval, Student's t over prompts on Fisher's scale [probability]
---   auc_high: Upper end of its 95 % interval, Student's t over prompts on Fisher's scale [probability]
 --   top_decile_lift: Rate of spikes in the tenth with the largest Var_p(Δz) over their rate everywhere [ratio]
 --   top_decile_lift_low: Lower end of its 95 % interval, Student's t over prompts on a logarithmic scale [ratio]
---   top_decile_lift_high: Upper end of its 95 % interval, Student's t over prompts on a logarithmic scale [ratio]
 --   top_decile_var_p_dz: Smallest Var_p(Δz) in that tenth [logit²]
 with
 

@@ -15,7 +15,6 @@
 --   tokens: Tokens of all texts [tokens]
 --   acceptance_rate: Expected share of drafted tokens that the dense model accepts [share]
 --   acceptance_low: Lower end of its 95 % interval, Student's t over prompts [share]
---   acceptance_high: Upper end of it [share]
 with prompts as (
     select
         model, recipe, decoding, trajectory, prompt_id, temperature,

@@ -15,7 +15,6 @@
 --   hazard: Share of the texts at risk that flip [share] = flips / texts_at_risk
 --   equal_share: Share of texts equal up to and including the step = product of 1 − hazard [share]
 --   equal_share_low: Lower end of its 95 % interval, Wilson's with Peto's number of texts [share]
---   equal_share_high: Upper end of it [share]
 with at_risk as (
     select *
     from greedy_steps

@@ -22,10 +22,8 @@
 --   flips_expected: Sum of flip_probability over the texts that are equal before the step [texts]
 --   equal_share: Share of texts equal up to and including the step [share]
 --   equal_share_low: Lower end of its 95 % interval, Student's t or Wilson's over prompts [share]
---   equal_share_high: Upper end of it [share]
 --   equal_share_expected: The same, expected from the distributions [share]
 --   equal_share_expected_low: Lower end of its 95 % interval, Student's t over prompts [share]
---   equal_share_expected_high: Upper end of it [share]
 with horizons as (
     select
         model,

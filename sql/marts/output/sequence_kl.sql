@@ -20,10 +20,8 @@
 --   tokens: Tokens of all texts [tokens]
 --   sequence_kl_nats: KL of the two distributions over texts, mean over prompts [nats]
 --   sequence_kl_low_nats: Lower end of its 95 % interval over prompts [nats]
---   sequence_kl_high_nats: Upper end of it [nats]
 --   kl_per_token_nats: Sum of the KL of all tokens over their number [nats per token]
 --   kl_per_token_low_nats: Lower end of its 95 % interval over prompts [nats per token]
---   kl_per_token_high_nats: Upper end of it [nats per token]
 with prompts as (
     select
         model, recipe, trajectory, prompt_id, temperature,

@@ -15,7 +15,6 @@
 --   kl_median_nats: Median over variants of their median KL after the first flip [nats]
 --   rank_correlation: Spearman's correlation of KL and answers lost; NULL if one of them does not vary [correlation]
 --   rank_correlation_low: Lower end of its 95 % interval [correlation]
---   rank_correlation_high: Upper end of it [correlation]
 with variants as (
     select
         steps.model, steps.recipe, steps.trajectory,

@@ -4,18 +4,13 @@
 -- inputs: claim_numbers
 -- columns:
 --   model: name of the dense model
---   claim: choosing_survives, writing_loses_more, second_order_fits, softmax_amplifies, choice_is_kept,
---     options_move_less, options_in_the_tail, own_text_is_further or free_running_exceeds_fork [label]
 --   measure: what it is measured by: score or agreement of tasks, a theorem, a lens, a scale; all if there is one way
 --     [label]
 --   says: the claim in words, with its threshold
 --   n: number of independent units that the amount rests on
---   units: answers, prompts or questions [label]
 --   rests_on: number of units, and of the variants, methods or sublayers measured on all of them
 --   amount: the number [share, correlation, nats or ln ratio]
---   amount_low: lower end of its 95 % interval, over the units and not corrected for the number of claims; NULL if
---     nothing says how uncertain it is [as amount]
---   amount_high: upper end of its 95 % interval, over the units and not corrected for the number of claims; NULL if
+--   amount_low: Lower end of its 95 % interval, over the units and not corrected for the number of claims; NULL if
 --     nothing says how uncertain it is [as amount]
 --   null_amount: the same number for the noise variant that moves the output most, whose rounding alone differs; NULL
 --     if it was not measured, or on fewer than 6 prompts that flip [as amount]

@@ -6,12 +6,10 @@
 --   dropped: attention or MLP sublayers, or whole blocks, that are dropped
 --   non_generative_score: mean score over the tasks answered by likelihood [share]
 --   non_generative_score_se: its standard error over samples [share]
---   non_generative_score_low: lower end of its 95 % interval, as in score_means [share]
---   non_generative_score_high: upper end of it [share]
+--   non_generative_score_low: Lower end of its 95 % interval, as in score_means [share]
 --   generative_score: mean score over the tasks answered by writing [share]
 --   generative_score_se: its standard error over samples [share]
---   generative_score_low: lower end of its 95 % interval, as in score_means [share]
---   generative_score_high: upper end of it [share]
+--   generative_score_low: Lower end of its 95 % interval, as in score_means [share]
 -- how to read: scores are those of score_means. NULL if no such task was scored, or a task has no error.
 -- reason: the curves of score and divergence against the number of drops, as a table.
 select

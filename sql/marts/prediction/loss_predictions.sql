@@ -14,7 +14,6 @@
 -- reason: probes take minutes and tasks days; the error of a prediction is measured on models that were left out of its
 --   fit. The view is long because the same curves predict the model itself and every other one.
 -- columns:
---   measure: score, for right answers, or agreement, for the dense model's own answers
 --   probe: Name of the probe that it is predicted from [label]
 --   n_models: Other models that it is predicted from [models]
 --   n_variants: Their scored variants [variants]

@@ -11,7 +11,6 @@
 --   measured_on: texts or prompts [label]
 --   kl_mean_nats: Mean KL(dense‖pruned) over tokens [nats]
 --   kl_low: Lower end of its 95 % interval, Student's t over units [nats]
---   kl_high: Upper end of it [nats]
 --   n_units: Windows or prompts [windows or prompts]
 with means as (
     select

@@ -15,11 +15,9 @@
 --   score: Score with k units dropped [share]
 --   score_se: Its standard error; NULL if a score has none [share]
 --   score_low: Lower end of its 95 % interval; NULL if not known [share]
---   score_high: Upper end of its 95 % interval; NULL if not known [share]
 --   score_dense: The dense model's score [share]
 --   score_dense_se: Its standard error; NULL if it has none [share]
 --   score_dense_low: Lower end of its 95 % interval, Wilson's over samples [share]
---   score_dense_high: Upper end of its 95 % interval, Wilson's over samples [share]
 with
 
 -- A CTE that is read twice is computed once.

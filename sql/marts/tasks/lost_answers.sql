@@ -34,15 +34,12 @@
 --   first_token_share: Share of the lost answers that the first token loses by itself; NULL without a lost one [share]
 --     = n_lost_by_first_token/n_lost
 --   first_token_share_low: Lower end of its 95 % Wilson interval [share]
---   first_token_share_high: Upper end of its 95 % Wilson interval [share]
 --   unrelated_share: first_token_share that unrelated answers would have: mean of 1 − 1/options, or 1 without options
 --     [share]
 --   first_token_loss: Change by the first token alone [share] = (n_right_dense − n_right_fork)/n_answers
 --   first_token_loss_low: Lower end of its 95 % interval, paired [share]
---   first_token_loss_high: Upper end of its 95 % interval, paired [share]
 --   following_loss: Change by what follows [share] = (n_right_fork − n_right_pruned)/n_answers
 --   following_loss_low: Lower end of its 95 % interval, paired [share]
---   following_loss_high: Upper end of its 95 % interval, paired [share]
 with guesses as (
     select distinct
         model, prompt_id,

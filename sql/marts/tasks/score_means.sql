@@ -14,7 +14,6 @@
 --   score: Mean over tasks [share]
 --   score_se: Its standard error over samples [share]
 --   score_low: Lower end of its 95 % interval, Wilson's with as many answers as have that error [share]
---   score_high: Upper end of it [share]
 --   n_tasks: Tasks, a group of the harness as one [tasks]
 with scores as (
     select

@@ -24,7 +24,6 @@
 --   accuracy_pruned: Share of the graded that the variant answers right [share]
 --   accuracy_change: Paired change of the accuracy [share] = accuracy_pruned − accuracy_dense
 --   accuracy_change_low: Lower end of its 95 % interval, paired, in agreement with mcnemar_p [share]
---   accuracy_change_high: Upper end of its 95 % interval, paired, in agreement with mcnemar_p [share]
 --   lost: Right answers that became wrong [samples]
 --   gained: Wrong answers that became right [samples]
 --   mcnemar_p: Exact two-sided McNemar test of lost against gained; NULL if nothing is graded [probability]
@@ -32,12 +31,9 @@
 --   holm_p: mcnemar_p corrected by Holm for n_tests; NULL if nothing is graded [probability]
 --   log_likelihood_change: Mean change of the target's log-likelihood; NULL if it has none [nats or nats per byte]
 --   log_likelihood_change_low: Lower end of its 95 % interval, paired, Student's t over samples [nats or nats per byte]
---   log_likelihood_change_high: Upper end of its 95 % interval, paired, Student's t over samples [nats or nats per
---     byte]
 --   margin_change: Mean change of the target's margin over the best other option; NULL if it has none [nats or nats per
 --     byte]
 --   margin_change_low: Lower end of its 95 % interval, paired, Student's t over samples [nats or nats per byte]
---   margin_change_high: Upper end of its 95 % interval, paired, Student's t over samples [nats or nats per byte]
 with counted as (
     select
         model, recipe, task, metric,

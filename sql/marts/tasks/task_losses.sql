@@ -23,11 +23,9 @@
 --   loss_se: Standard error that a normal interval of the same width has; NULL if a score is not a share [share] =
 --     (loss_high − loss_low)/(2 · 1.96)
 --   loss_low: Lower end of its 95 % interval, ratio of Wilson intervals, paired by answer [share]
---   loss_high: Upper end of its 95 % interval, ratio of Wilson intervals, paired by answer [share]
 --   noise_loss: Loss of the largest noise variant in the same tasks; NULL if none was scored in all of them [share]
 --   loss_beyond_noise: Loss minus that of the noise; the loss itself if no noise was scored [share] = loss − noise_loss
 --   loss_beyond_noise_low: Lower end of its 95 % interval, with both errors, paired by answer [share]
---   loss_beyond_noise_high: Upper end of its 95 % interval, with both errors, paired by answer [share]
 with
 
 -- A CTE that is read several times is computed once.

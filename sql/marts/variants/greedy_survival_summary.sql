@@ -29,7 +29,6 @@
 --   brier_score_constant: The same for flip_probability_constant [probability²]
 --   brier_skill: Share of the constant hazard's score that is saved [share] = 1 − brier_score / brier_score_constant
 --   brier_skill_low: Lower end of its 95 % interval, Student's t over prompts [share]
---   brier_skill_high: Upper end of it [share]
 --   calibration_error: Mean over steps of |predicted − measured share of flips| in their decile [share]
 --   calibration_error_expected: The same if every flip_probability is exact and steps are independent [share]
 with lengths as (

@@ -13,16 +13,10 @@
 -- columns:
 --   is_noise: Whether the variant is the dense model with other rounding
 --   prompts: Prompts [prompts]
---   texts: Sampled texts, prompts × samples [texts]
 --   texts_flipped: Texts that part from the dense one [texts]
 --   flips_expected: Sum of flip_probability over all steps before texts part, to which texts_flipped must be close
 --     [texts]
 --   equal_share: Share of texts that never part [share]
---   equal_share_low: Lower end of its 95 % interval, Student's t or Wilson's over prompts [share]
---   equal_share_high: Upper end of it [share]
---   equal_share_expected: The same, expected from the distributions [share]
---   equal_share_expected_low: Lower end of its 95 % interval, Student's t over prompts [share]
---   equal_share_expected_high: Upper end of it [share]
 --   first_flip_step_median: Step at which half of the texts have parted; NULL if half never do [step]
 --   first_flip_step_median_low: Lower end of its 95 % interval, at which a bound of sampling_survival reaches half
 --     [step]
@@ -34,12 +28,10 @@
 --   correct_share_dense: Share of the dense model's that are right [share]
 --   correct_difference: Share of right texts, variant minus dense [share]
 --   correct_difference_low: Lower end of its 95 % interval, Student's t over prompts [share]
---   correct_difference_high: Upper end of it [share]
 --   collapsed_share: Share of texts that end in a loop [share]
 --   collapsed_share_dense: Share of the dense model's that do [share]
 --   collapsed_difference: Share of looping texts, variant minus dense [share]
 --   collapsed_difference_low: Lower end of its 95 % interval, Student's t over prompts [share]
---   collapsed_difference_high: Upper end of it [share]
 with
 
 -- Beyond the step at which the last text parts, nothing is expected.

@@ -18,7 +18,6 @@
 --     flipped_share and collapsed_share of prompts; first_flip_step_median; options_changed_share of questions [label]
 --   amount: The measure [share, nats or step]
 --   amount_low: Lower end of its 95 % interval over the units [share, nats or step]
---   amount_high: Upper end of its 95 % interval over the units [share, nats or step]
 --   n_units: Number of prompts or questions [prompts or questions]
 --   is_comparable: Whether variants can be compared by it: more is worse, and damage_influences has the measure
 with measures as (

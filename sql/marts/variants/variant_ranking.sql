@@ -18,7 +18,6 @@
 --   band_removed_share: Mean share of the parameters that the band's variants remove [share]
 --   amount: Share of teacher-forced tokens whose most likely token changes [share]
 --   amount_low: Lower end of its 95 % interval [share]
---   amount_high: Upper end of it [share]
 --   place: Rank in the band from 1; ties share the smallest rank [rank]
 --   difference: Amount minus the smallest of the band [share]
 --   difference_low: Lower end of its simultaneous 95 % interval; NULL if it is not known [share]

@@ -21,7 +21,6 @@
 --     drafts that it would accept [share]
 --   sequence_kl_dense_pruned_nats: KL(dense‖pruned) of the distributions over sampled texts [nats]
 --   sequence_kl_pruned_dense_nats: KL(pruned‖dense) of them [nats]
---   kl_noise_p95_nats: 95th percentile of the KL that rounding alone causes, the largest over noise variants [nats]
 --   is_below_noise: Whether the median KL is at most what rounding causes = kl_teacher_forced_median_nats <=
 --     kl_noise_p95_nats
 --   first_flip_step_median: Median step of the first different token; NULL if at least half never flip [step]

@@ -1,4 +1,4 @@
-"""Documentation of columns: by their own note or the column that they pass on, never by a guess."""
+"""Documentation of columns: by their own note, the column that they pass on, or the names of errors and intervals."""
 
 from pathlib import Path
 
@@ -52,6 +52,24 @@ def test_a_column_without_a_note_has_the_note_of_its_source(tmp_path: Path) -> N
     assert explained["a"]["model"] == explained["b"]["model"] == ColumnDoc(model.doc)
     assert explained["b"]["n"] == explained["a"]["n"]
     assert explained["layer_transitions"]["t1_h"].source == "2603.24652 Theorem 1"
+
+
+def test_a_note_on_one_end_of_an_interval_is_one_on_the_other(tmp_path: Path) -> None:
+    notes = "-- columns:\n--   n_low_nats: Lower end of its interval [nats]\n--   n_p10: Low"
+    folder = views_of(tmp_path, a=f"{notes}\nselect 1 as n_low_nats, 2 as n_high_nats, 1 as n_p10, 2 as n_p90")
+    explained = explain(view_sql(folder).values())["a"]
+    assert explained["n_high_nats"] == ColumnDoc("Upper end of its interval", "nats")
+    assert "n_p90" not in explained
+
+
+def test_a_standard_error_has_the_unit_of_its_column(tmp_path: Path) -> None:
+    notes = "-- columns:\n--   n: Number [nats]"
+    folder = views_of(tmp_path, a=f"{notes}\nselect 1 as n, 2 as n_se, 3 as n_se_iid, 4 as other_se")
+    assert explain(view_sql(folder).values())["a"] == {
+        "n": ColumnDoc("Number", "nats"),
+        "n_se": ColumnDoc("Standard error of n", "nats"),
+        "n_se_iid": ColumnDoc("Standard error of n as if all tokens were independent", "nats"),
+    }
 
 
 def test_a_column_that_two_sources_explain_differently_needs_a_note(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import pytest
 
 import prunescope
 from prunescope.warehouse.catalogue import database
-from prunescope.warehouse.catalogue.database import SQL, build_file, connect, sql_type, view_sql
+from prunescope.warehouse.catalogue.database import SQL, build_file, connect, view_sql
 from prunescope.warehouse.core.errors import CatalogueError, DamagedFileWarning
+from prunescope.warehouse.schema.table import sql_type
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.provenance import read_footer
 from prunescope.warehouse.tables import TABLES

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import prunescope
-from prunescope.warehouse.catalogue.database import sql_type
 from prunescope.warehouse.core.errors import WarehouseError
+from prunescope.warehouse.schema.table import sql_type
 from prunescope.warehouse.storage.provenance import footer_json
 from prunescope.warehouse.tables import TABLES
 from tests.warehouse.conftest import provenance_of, put

@@ -170,7 +170,7 @@ def test_renamed_and_retyped_columns_go_through_every_migration_in_order_of_rows
     table = Table(**{**vars(table), "migrations": (widened(table.migrations[0]), table.migrations[1])})
     assert upgraded(table, FIRST).to_pydict() == wanted
     with warehouse_of(FIRST) as connection:
-        query = relation(table, {"id": "BIGINT", "share": "DOUBLE", "note": "VARCHAR"}, {1: "old"})
+        query = relation(table, {1: "old"})
         assert connection.sql(query).to_arrow_table().to_pydict() == wanted
 
 
@@ -202,7 +202,10 @@ def test_a_file_of_no_version_that_cannot_be_cast_is_refused_by_name() -> None:
     table = three(*THREE.columns)
     strange = pa.table({"id": ["a"], "other": [1]})
     assert version_of(table, strange.schema) is None
-    with pytest.raises(WarehouseError, match="table three: column id is stored as string, not as int64"):
+    with pytest.raises(
+        WarehouseError,
+        match="table three: a file of other columns does not fit it .Conversion Error",
+    ):
         upgraded(table, strange)
 
 

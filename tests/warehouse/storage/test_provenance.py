@@ -3,11 +3,15 @@
 import hashlib
 import math
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunescope.warehouse.storage.provenance import Provenance, fingerprint, footer_json
+from prunescope.warehouse.core.errors import DamagedFileError
+from prunescope.warehouse.storage.path_names import partition_folders
+from prunescope.warehouse.storage.provenance import FOOTER_KEY, fingerprint, footer_json, read_footer
 from tests.warehouse.conftest import PROVENANCE
 
 JSON = st.recursive(
@@ -20,14 +24,22 @@ JSON = st.recursive(
 STORED = footer_json(PROVENANCE, ())
 
 
-def test_provenance_survives_json():
-    assert Provenance.from_json(STORED) == PROVENANCE
+def written(folder, footer):
+    path = folder / "part.parquet"
+    pq.write_table(pa.table({"a": [1]}).replace_schema_metadata({FOOTER_KEY: footer}), path)
+    return path
+
+
+def test_provenance_survives_json(tmp_path):
+    folder = tmp_path.joinpath(*partition_folders(PROVENANCE.model, PROVENANCE.recipe))
+    folder.mkdir(parents=True)
+    assert read_footer(written(folder, STORED)).provenance == PROVENANCE
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"seed": 1}', STORED[:-9]])
-def test_other_json_is_no_provenance(text):
-    with pytest.raises(ValueError, match=r".+"):
-        Provenance.from_json(text)
+def test_other_json_is_no_provenance(tmp_path, text):
+    with pytest.raises(DamagedFileError, match="its footer has no whole provenance"):
+        read_footer(written(tmp_path, text))
 
 
 @given(st.dictionaries(st.text(), JSON, max_size=5))
