@@ -18,7 +18,7 @@ from prunescope.pipelines.evaluation.traces.activation_capture import Capture, r
 from prunescope.pipelines.evaluation.traces.decoding import DecodingResult, DensePrunedPair, bytes_per_variant
 from prunescope.pipelines.evaluation.traces.greedy_texts import GreedyTexts, VariantTexts
 from prunescope.pipelines.evaluation.traces.isolated import IsolatedEffect, restoring_shifts
-from prunescope.pipelines.evaluation.traces.stored_states import AT_OUTPUT, STATE_SCHEMA, state_rows
+from prunescope.pipelines.evaluation.traces.stored_states import AT_OUTPUT, state_rows
 from prunescope.pipelines.evaluation.traces.trajectories import output_tables
 from prunescope.pipelines.metrics.divergence import divergences
 from prunescope.pipelines.metrics.logit_blocks import BLOCK_ROWS, Workspace
@@ -169,15 +169,13 @@ class TraceSession:
         for frames in in_parallel(work, sublayers, self.decoder.device):
             for recipe, (transitions, hidden) in frames.items():
                 layers[recipe] += transitions
-                states[recipe].append(hidden)
+                states[recipe] += hidden
             progress.advance()
         for recipe, of_recipe in tables.items():
             of_recipe |= {
                 "layer_transitions": pl.concat(layers.pop(recipe)),
-                "hidden_states": pl.concat(states.pop(recipe)),
+                "hidden_states": pl.concat([pl.DataFrame(), *states.pop(recipe)], how="diagonal"),
             }
-            names = {"model": pl.lit(self.model), "recipe": pl.lit(recipe)}
-            tables[recipe] = {name: frame.with_columns(**names) for name, frame in of_recipe.items()}
         progress.done()
         return tables
 
@@ -253,7 +251,7 @@ class TraceSession:
 
     def _transitions(
         self, sublayer: Sublayer, variants: Mapping[str, Variant], moved: Mapping[str, Mapping[str, Shifts]]
-    ) -> dict[str, tuple[list[pl.DataFrame], pl.DataFrame]]:
+    ) -> dict[str, tuple[list[pl.DataFrame], list[pl.DataFrame]]]:
         """Return one sublayer's rows of `layer_transitions` and of `hidden_states`, per recipe."""
         measure = self.study.measure
         stream = torch.cat([stream_after(self.decoder, dense.capture, sublayer) for dense in self._layered])
@@ -287,10 +285,10 @@ class TraceSession:
 
     def _states(
         self, sublayer: Sublayer, recipe: str, stream: Tensor, moves: Mapping[str, Mapping[str, Tensor | None]]
-    ) -> pl.DataFrame:
+    ) -> list[pl.DataFrame]:
         """Return rows of `hidden_states`: the stream for the dense model, its shifts for a variant."""
         if not self.study.measure.keep_states:
-            return pl.DataFrame(schema=STATE_SCHEMA)
+            return []
         states = {"dense": stream} if recipe == "dense" else {scope: move.get(recipe) for scope, move in moves.items()}
         ids = [dense.prompt.prompt.id for dense in self._layered for _ in dense.positions]
         positions = [position for dense in self._layered for position in dense.positions]
