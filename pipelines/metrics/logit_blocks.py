@@ -183,7 +183,7 @@ class Block:
 
     def _fused_shift(self, dx: Tensor, dz: NDArray[np.float32]) -> ShiftSums:
         rows, size = dz.shape
-        shifts, moves = np.empty(rows, fused_kernels.SHIFT), np.empty(self._softmaxes.shape, fused_kernels.P_SPACE_SUMS)
+        shifts, moves = np.empty(rows, fused_kernels.SHIFT), np.zeros(self._softmaxes.shape, fused_kernels.P_SPACE_SUMS)
         ids = np.empty_like(self._ids)
         with subnormals_flushed():
             fused_kernels.shift_rows(

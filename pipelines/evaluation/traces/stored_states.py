@@ -19,8 +19,8 @@ _KEY = ("model", "prompt_id", "position", "layer", "sublayer")
 
 
 def state_rows(
-    prompt_ids: Sequence[str],
-    positions: Sequence[int],
+    prompt_ids: Sequence[str] | pl.Series,
+    positions: Sequence[int] | pl.Series,
     layer: int,
     sublayer: str,
     states: Mapping[str, Float[Tensor, "rows width"] | None],
