@@ -330,7 +330,7 @@ def _rows(step: str, context: PartitionContext, session: ModelSession) -> dict[s
         case "speed":
             from prunescope.pipelines.evaluation.speed import speed_rows
 
-            timed = speed_rows(decoder, context.model, recipe, variant, context.study.speed, progress=progress)
+            timed = speed_rows(decoder, recipe, variant, context.study.speed, progress=progress)
             rows = {SPEED_TABLE: timed}
     return rows
 

@@ -100,7 +100,7 @@ class ModelSession:
             case "tasks":
                 from prunescope.pipelines.evaluation.tasks.score import TaskSession
 
-                create = partial(TaskSession, decoder, name, study.tasks, allows_code=study.allow_code_execution)
+                create = partial(TaskSession, decoder, study.tasks, allows_code=study.allow_code_execution)
             case "retrieval":
                 from prunescope.pipelines.evaluation.retrieval.retrieval_session import RetrievalSession
 

@@ -126,6 +126,8 @@ class PartitionContext:
     ) -> TableWritten:
         """Write the partition with its provenance; `details` are added to those of the result.
 
+        Rows need not name their model and recipe; a frame without rows may lack all columns.
+
         Raises:
             WarehouseError: the rows do not fit the table, or the disk refused.
         """
@@ -145,6 +147,9 @@ class PartitionContext:
             seconds=seconds,
             created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
+        names = {"model": pl.lit(self.model)} | ({} if recipe is None else {"recipe": pl.lit(recipe)})
+        empty = pl.DataFrame(TABLES[table].arrow().empty_table())
+        rows = empty if rows.is_empty() else rows.with_columns(**names)
         written = self.store.write(TABLES[table], rows, provenance, self.model, recipe)
         return TableWritten(
             recipe,

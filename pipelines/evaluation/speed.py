@@ -32,22 +32,6 @@ from prunescope.pipelines.studies.evaluation_specs import SpeedSpec
 Clock = Callable[[], float]
 Side = Literal["dense", "variant"]
 
-_MEASURES = {
-    "prefill_tokens_per_second": pl.Float32,
-    "decode_tokens_per_second": pl.Float32,
-    "seconds_to_first_token": pl.Float32,
-    "peak_memory_bytes": pl.Int64,
-}
-SCHEMA = pl.Schema(
-    {
-        **dict.fromkeys(("model", "recipe"), pl.String),
-        **dict.fromkeys(("batch", "length", "new_tokens", "repeats"), pl.Int32),
-        "machine": pl.String,
-        "sublayers_skipped": pl.Int32,
-        **{f"{name}{suffix}": dtype for suffix in ("", "_dense") for name, dtype in _MEASURES.items()},
-    }
-)
-
 
 class Run(NamedTuple):
     """Seconds from the start of a run to the end of prefill, the first new token and the last new token."""
@@ -85,7 +69,6 @@ def turns(repeats: int) -> Iterator[tuple[Side, int]]:
 
 def speed_rows(
     decoder: Decoder,
-    model: str,
     recipe: str,
     variant: Variant,
     specs: Sequence[SpeedSpec],
@@ -101,7 +84,7 @@ def speed_rows(
         InputError: the model cannot generate tokens through a cache.
     """
     if not specs or variant.noise is not None:
-        return SCHEMA.to_frame()
+        return pl.DataFrame()
     refusal = decoder.cache_refusal if decoder.output else f"{type(decoder.model).__name__} has no LM head"
     if refusal is not None:
         raise InputError(f"speed: {refusal}; remove `speed` from the study for this model")
@@ -127,8 +110,6 @@ def speed_rows(
     progress.done()
     is_gpu, threads = decoder.device.type == "cuda", torch.get_num_threads()
     about = {
-        "model": model,
-        "recipe": recipe,
         "machine": torch.cuda.get_device_name(decoder.device) if is_gpu else f"{hardware()}, {threads} threads",
         "sublayers_skipped": 0 if decoder.skips is None else len(variant.dropped),
     }
@@ -139,7 +120,7 @@ def speed_rows(
         | _measured(spec, runs[spec, "dense"], memory[spec, "dense"], "_dense")
         for spec in specs
     ]
-    return pl.DataFrame(rows, schema=SCHEMA)
+    return pl.DataFrame(rows, infer_schema_length=None)
 
 
 @torch.inference_mode()

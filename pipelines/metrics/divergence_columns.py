@@ -1,7 +1,7 @@
 """Divergence columns of a block of rows from the kernels' sums over the vocabulary, in float64."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 Numbers = NDArray[np.float64]
 Ids = NDArray[np.int64]
-At = Callable[[Ids], Numbers]
 Sums = Mapping[str, Numbers]
 
 
@@ -18,8 +17,8 @@ class DenseSums:
     """The dense side of n rows.
 
     `inverse` is 1/T, (T, 1), and `size` is V. `rows` has the sums of `fused_kernels.DENSE`, (n,), and `softmaxes` those
-    of SOFTMAX, (T, n). `ids` are the most likely tokens in order, (n, k). `gap` returns z − max z at tokens (n, k) of
-    every row, each among `ids` or the target.
+    of SOFTMAX, (T, n). `ids` are the most likely tokens in order, (n, k). `gaps` are z − max z at the first two of them
+    (one if V = 1) and at the target, if there is one.
     """
 
     inverse: Numbers
@@ -27,7 +26,7 @@ class DenseSums:
     rows: Sums
     softmaxes: Sums
     ids: Ids
-    gap: At
+    gaps: Numbers
 
 
 @dataclass(frozen=True)
@@ -35,15 +34,15 @@ class ShiftSums:
     """One shift of n rows.
 
     `rows` has the sums of `fused_kernels.SHIFT`, (n,), and `moves` those of P_SPACE_SUMS, (T, n). `ids` are the pruned
-    side's most likely tokens, (n, k). `gap` returns the dense side's z − max z at some of them. `dz` returns Δz at
-    tokens (n, k) of every row, each among both sides' `ids` or the target.
+    side's most likely tokens, (n, k), and `after` is z + Δz − max z at the first two of them. `dz` is Δz at the tokens
+    of the dense side's `gaps`.
     """
 
     rows: Sums
     moves: Sums
     ids: Ids
-    gap: At
-    dz: At
+    after: Numbers
+    dz: Numbers
 
     @classmethod
     def zero(cls, dense: DenseSums) -> "ShiftSums":
@@ -57,8 +56,8 @@ class ShiftSums:
             rows | {"rank_of_dense": one, "rank_of_pruned": one},
             moves | {name: dense.softmaxes[name] for name in ("tail", "gap")},
             dense.ids,
-            dense.gap,
-            lambda ids: np.zeros(ids.shape),
+            dense.gaps[:, : min(2, dense.size)],
+            np.zeros_like(dense.gaps),
         )
 
 
@@ -88,13 +87,12 @@ def space(name: str, length: Numbers, shift_length: Numbers, along: Numbers, acr
 
 def dense_columns(dense: DenseSums) -> dict[str, Numbers]:
     """Return the columns of the dense side alone."""
-    gap = dense.gap(dense.ids[:, :2])
     return {
         "norm_z": np.sqrt(dense.rows["z_squares"]),
         "norm_p": np.sqrt(dense.softmaxes["p_squares"]),
         "p_dense_top1_dense": 1 / (1 + dense.softmaxes["tail"]),
         "entropy_dense_nats": _entropy(dense, dense.softmaxes),
-        "margin_dense": gap[:, 0] - gap[:, -1],
+        "margin_dense": dense.gaps[:, 0] - dense.gaps[:, :2][:, -1],
     }
 
 
@@ -126,8 +124,6 @@ def shift_columns(dense: DenseSums, shift: ShiftSums) -> dict[str, Numbers]:
     z_squares = dense.rows["z_squares"]
     with np.errstate(divide="ignore", invalid="ignore"):
         across_z = np.sqrt(rows["across"] / z_squares)
-    after = shift.gap(shift.ids[:, :2]) + shift.dz(shift.ids[:, :2])
-    dense_top = dense.ids[:, :1]
     return {
         **space("z", np.sqrt(z_squares), np.sqrt(rows["dz_squares"]), rows["along"], across_z),
         **in_p,
@@ -151,19 +147,19 @@ def shift_columns(dense: DenseSums, shift: ShiftSums) -> dict[str, Numbers]:
         "topk10_overlap": _overlap(dense.ids, shift.ids, 10),
         "rank_of_dense_top1": rows["rank_of_dense"],
         "rank_of_pruned_top1": rows["rank_of_pruned"],
-        "p_dense_top1_pruned": np.exp(np.minimum(_log_q(dense, shift, dense_top), 0)),
+        "p_dense_top1_pruned": np.exp(np.minimum(_log_q(dense, shift, 0), 0)),
         "p_pruned_top1_dense": np.exp(rows["top_gap"] * dense.inverse - np.log1p(dense.softmaxes["tail"])),
         "p_pruned_top1_pruned": 1 / (1 + moves["tail"]),
         "entropy_pruned_nats": _entropy(dense, moves),
-        "margin_pruned": after[:, 0] - after[:, -1],
+        "margin_pruned": shift.after[:, 0] - shift.after[:, -1],
     }
 
 
-def target_columns(dense: DenseSums, shift: ShiftSums, targets: Ids) -> dict[str, Numbers]:
-    """Return the log-probability of one token per row on both sides, (T, n)."""
+def target_columns(dense: DenseSums, shift: ShiftSums) -> dict[str, Numbers]:
+    """Return the log-probability of the target of every row on both sides, (T, n)."""
     return {
-        "log_p_target_dense": np.minimum(_log_p(dense, targets[:, None]), 0),
-        "log_p_target_pruned": np.minimum(_log_q(dense, shift, targets[:, None]), 0),
+        "log_p_target_dense": np.minimum(_log_p(dense, -1), 0),
+        "log_p_target_pruned": np.minimum(_log_q(dense, shift, -1), 0),
     }
 
 
@@ -211,14 +207,14 @@ def _entropy(dense: DenseSums, side: Sums) -> Numbers:
     return np.maximum(np.log1p(side["tail"]) - side["gap"] * dense.inverse, 0)
 
 
-def _log_p(dense: DenseSums, ids: Ids) -> Numbers:
-    """Return log p of one token per row, (T, n), for ids (n, 1)."""
-    return dense.gap(ids)[:, 0] * dense.inverse - np.log1p(dense.softmaxes["tail"])
+def _log_p(dense: DenseSums, place: int) -> Numbers:
+    """Return log p of the token of one column of `gaps`, (T, n)."""
+    return dense.gaps[:, place] * dense.inverse - np.log1p(dense.softmaxes["tail"])
 
 
-def _log_q(dense: DenseSums, shift: ShiftSums, ids: Ids) -> Numbers:
-    move = (shift.dz(ids)[:, 0] - shift.moves["mean"]) * dense.inverse - shift.moves["log_growth"]
-    return _log_p(dense, ids) + move
+def _log_q(dense: DenseSums, shift: ShiftSums, place: int) -> Numbers:
+    move = (shift.dz[:, place] - shift.moves["mean"]) * dense.inverse - shift.moves["log_growth"]
+    return _log_p(dense, place) + move
 
 
 def _overlap(left: Ids, right: Ids, count: int) -> Numbers:

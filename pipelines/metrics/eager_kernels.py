@@ -1,14 +1,16 @@
 """The sums of `fused_kernels` in torch, for accelerators and for rows that need float64; tests compare the two."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prunescope.pipelines.metrics.fused_kernels import MAX_CENTRED, MAX_LOG_GROWTH
+from prunescope.pipelines.metrics.divergence_columns import DenseSums, ShiftSums
+from prunescope.pipelines.metrics.fused_kernels import MAX_CENTRED, MAX_LOG_GROWTH, TOP
+from prunescope.pipelines.metrics.host_copies import by_name, to_host
 from prunescope.pipelines.metrics.ranking import ranks, top_ids
 
 Sums = dict[str, Tensor]
@@ -20,73 +22,75 @@ def total(values: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
     return values.sum(-1, dtype=torch.float64)
 
 
-@dataclass(frozen=True)
-class DenseRows:
-    """The dense side of a block of rows: logits z, gap = z − max z, and weights exp(gap/T) by temperature.
-
-    `ids` are the most likely tokens, in order. `rows` and `softmaxes` are the sums of `fused_kernels`.
-    """
-
-    z: Float[Tensor, "n v"]
-    gap: Float[Tensor, "n v"]
-    weights: list[Float[Tensor, "n v"]]
-    ids: Int[Tensor, "n k"]
-    rows: Sums
-    softmaxes: list[Sums]
-
-
-def dense_rows(z: Float[Tensor, "n v"], temperatures: Sequence[float], top: int) -> DenseRows:
-    """Compute the sums of the dense side and its `top` most likely tokens."""
-    ids = top_ids(z, min(top, z.shape[1]))
+def dense_sums(
+    z: Float[Tensor, "n v"],
+    temperatures: Sequence[float],
+    targets: Int[Tensor, " n"] | None = None,
+    top: int = TOP,
+) -> tuple[DenseSums, Callable[[Float[Tensor, "n v"]], ShiftSums]]:
+    """Compute the dense side's sums in z's dtype; return them and a function for the sums of a shift Δz."""
+    size = z.shape[1]
+    ids = top_ids(z, min(top, size))
+    read = ids[:, :2] if targets is None else torch.cat([ids[:, :2], targets[:, None]], 1)
     gap = z - z.gather(1, ids[:, :1])
-    weights, softmaxes = [], []
-    for temperature in temperatures:
-        weight = (gap / temperature).exp()
-        # Without the top token's 1, whose rounding would hide a small tail.
-        tail = total(weight.scatter(1, ids[:, :1], 0))
-        softmaxes.append(
-            {
-                "tail": tail,
-                "p_squares": (1 + total(weight.square().scatter(1, ids[:, :1], 0))) / (1 + tail).square(),
-                "gap": total(weight * gap) / (1 + tail),
-            }
-        )
-        weights.append(weight)
-    return DenseRows(
-        z,
-        gap,
-        weights,
-        ids,
-        {"z_squares": total(z.double().square()), "reach": z.new_zeros(len(z), dtype=torch.float64)},
-        softmaxes,
+    weights = [(gap / temperature).exp() for temperature in temperatures]
+    softmaxes = [_softmax(weight, gap, ids[:, :1]) for weight in weights]
+    z_squares = total(z.double().square())
+    lengths, columns, dense_ids, gaps = to_host(z_squares[:, None], _columns_of(softmaxes), ids, gap.gather(1, read))
+    dense = DenseSums(
+        np.array([1 / t for t in temperatures])[:, None],
+        size,
+        {"z_squares": lengths[:, 0], "reach": np.zeros(len(z))},
+        by_name(softmaxes[0], columns),
+        dense_ids.astype(np.int64),
+        gaps,
     )
 
+    def shift_sums(dz: Float[Tensor, "n v"]) -> ShiftSums:
+        mean = total(dz) / size
+        along = total(z.double() * dz.double()) / z_squares
+        after = gap + dz
+        pruned_ids = top_ids(after, ids.shape[1])
+        pair = pruned_ids[:, :2]
+        shift = {
+            "dz_squares": total(dz.square()),
+            "along": along,
+            "across": total((dz - along.to(dz)[:, None] * z).square()),
+            "variance": total((dz - mean.to(dz)[:, None]).square()) / size,
+            "top_gap": gap.gather(1, pair[:, :1])[:, 0].double(),
+            "rank_of_dense": ranks(after, ids[:, 0]).double(),
+            "rank_of_pruned": ranks(z, pair[:, 0]).double(),
+        }
+        highest = after.gather(1, pair[:, :1])
+        after = after - highest
+        moves = [
+            _move(weight, softmax, dz, temperature, highest[:, 0].double(), pair[:, :1], after)
+            for weight, softmax, temperature in zip(weights, softmaxes, temperatures, strict=True)
+        ]
+        by_row, by_temperature, host_ids, of_pair, moved, of_read = to_host(
+            *(_columns_of([shift]), _columns_of(moves), pruned_ids),
+            *(gap.gather(1, pair), dz.gather(1, pair), dz.gather(1, read)),
+        )
+        return ShiftSums(
+            {name: values[0] for name, values in by_name(shift, by_row).items()},
+            by_name(moves[0], by_temperature),
+            host_ids.astype(np.int64),
+            of_pair + moved,
+            of_read,
+        )
 
-def shift_rows(
-    dense: DenseRows, dz: Float[Tensor, "n v"], temperatures: Sequence[float]
-) -> tuple[Sums, list[Sums], Int[Tensor, "n k"]]:
-    """Compute `fused_kernels.SHIFT`, `P_SPACE_SUMS` per temperature, and the pruned side's top tokens."""
-    size = dz.shape[1]
-    mean = total(dz) / size
-    along = total(dense.z.double() * dz.double()) / dense.rows["z_squares"]
-    after = dense.gap + dz
-    ids = top_ids(after, dense.ids.shape[1])
-    shift = {
-        "dz_squares": total(dz.square()),
-        "along": along,
-        "across": total((dz - along.to(dz)[:, None] * dense.z).square()),
-        "variance": total((dz - mean.to(dz)[:, None]).square()) / size,
-        "top_gap": dense.gap.gather(1, ids[:, :1])[:, 0].double(),
-        "rank_of_dense": ranks(after, dense.ids[:, 0]).double(),
-        "rank_of_pruned": ranks(dense.z, ids[:, 0]).double(),
+    return dense, shift_sums
+
+
+def _softmax(weight: Tensor, gap: Tensor, top: Tensor) -> Sums:
+    """Compute `fused_kernels.SOFTMAX`."""
+    # Without the top token's 1, whose rounding would hide a small tail.
+    tail = total(weight.scatter(1, top, 0))
+    return {
+        "tail": tail,
+        "p_squares": (1 + total(weight.square().scatter(1, top, 0))) / (1 + tail).square(),
+        "gap": total(weight * gap) / (1 + tail),
     }
-    highest = after.gather(1, ids[:, :1])
-    after = after - highest
-    moves = [
-        _move(weight, softmax, dz, temperature, highest[:, 0].double(), ids[:, :1], after)
-        for weight, softmax, temperature in zip(dense.weights, dense.softmaxes, temperatures, strict=True)
-    ]
-    return shift, moves, ids
 
 
 def _move(
@@ -158,3 +162,8 @@ def _phi(x: Tensor) -> Tensor:
     for divisor in (720, 120, 24, 6, 2):
         f = f * x + 1 / divisor
     return f * x.square()
+
+
+def _columns_of(sums: Sequence[Sums]) -> Tensor:
+    """Return sums by temperature as (n, T · names)."""
+    return torch.stack([values for at_one in sums for values in at_one.values()], 1)

@@ -475,7 +475,7 @@ def shift_rows(z, gap, rows, softmaxes, ids, dz, inverse, order, states, head, s
         scratch: float32 (6, V + SLACK).
         shifts: out, SHIFT (n,): ‖Δz‖², ⟨Δz, z⟩/‖z‖², ‖Δz⊥‖², the unweighted variance, z − max z of the pruned side's
             top token, and two ranks.
-        moves, moved_ids: out, P_SPACE_SUMS (T, n), and the pruned side's most likely tokens (n, k).
+        moves, moved_ids: out, P_SPACE_SUMS (T, n) that are 0 before, and the pruned side's most likely tokens (n, k).
     """
     _wide()
     size = z.shape[1]
@@ -497,7 +497,8 @@ def shift_rows(z, gap, rows, softmaxes, ids, dz, inverse, order, states, head, s
         shifts[row].rank_of_pruned = 1 if is_same else _rank(gap[row], top)
         if shifts[row].dz_squares == 0:
             for t in range(len(inverse)):
-                _unchanged(softmaxes[t, row], moves[t, row])
+                # Both sides are equal bit for bit.
+                moves[t, row].tail, moves[t, row].gap = softmaxes[t, row].tail, softmaxes[t, row].gap
             continue
         spread = np.float64(farthest) - np.float64(nearest)
         # The pruned side's top token is written first; −inf then excludes it from the copy of the others.
@@ -534,16 +535,6 @@ def _refine(gap, dz, dense, x, dx, head, chosen, after) -> None:
         before = _exact(weight[token], x) + (bias[token] if len(bias) else _F(0))
         dz[token] = moved
         after[token] = before - dense.highest + moved
-
-
-@_part
-def _unchanged(dense, out) -> None:
-    """Fill the sums of a row whose shift is zero: both sides are equal bit for bit."""
-    out.mean = out.log_growth = out.log_growth_direct = 0
-    out.c = out.c2 = out.c3 = out.c4 = out.c_size = out.r = out.r2 = out.r_size = 0
-    out.q = out.q2 = out.q_size = out.rq = out.rq2 = out.rq_size = 0
-    out.kl_dense_pruned = out.kl_pruned_dense = out.js = out.variation = out.s_size = out.p_dp = out.dp_across = 0
-    out.tail, out.gap = dense.tail, dense.gap
 
 
 @_part

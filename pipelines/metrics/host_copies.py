@@ -7,18 +7,13 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from prunescope.pipelines.metrics.divergence_columns import At, Ids, Numbers
+from prunescope.pipelines.metrics.divergence_columns import Numbers
 
 
 def to_host(*parts: Shaped[Tensor, "n _"]) -> list[Numbers]:
     """Copy parts with the same rows and any dtypes to the host as float64, in which token ids are exact."""
     whole = torch.cat([part.double() for part in parts], 1).cpu().numpy()
     return np.split(whole, np.cumsum([part.shape[1] for part in parts])[:-1], axis=1)
-
-
-def lookup(tokens: Ids, values: Numbers) -> At:
-    """Return a function that maps ids (n, k), each among its row's tokens (n, m), to their values."""
-    return lambda ids: np.take_along_axis(values, (tokens[:, None] == ids[:, :, None]).argmax(-1), 1)
 
 
 def by_name(names: Iterable[str], columns: Numbers) -> dict[str, Numbers]:

@@ -16,6 +16,7 @@ from prunescope.pipelines.metrics import eager_kernels, fused_kernels
 from prunescope.pipelines.metrics.cpu_matmul import product
 from prunescope.pipelines.metrics.divergence_columns import (
     DenseSums,
+    Ids,
     Numbers,
     ShiftSums,
     Sums,
@@ -24,7 +25,6 @@ from prunescope.pipelines.metrics.divergence_columns import (
     shift_columns,
     target_columns,
 )
-from prunescope.pipelines.metrics.host_copies import by_name, lookup, to_host
 from prunescope.pipelines.metrics.output_head import OutputHead
 
 # Rows per matrix product: enough for full speed on a CPU, while their logits need little memory compared to a model.
@@ -112,8 +112,7 @@ class Block:
         if self.head.bias is not None:
             raw = raw + self.head.bias.float()
         self._raw, z = raw, self.head.capped(raw)
-        self._targets = None if self.targets is None else self.targets.cpu().numpy()
-        on_device = None if self.targets is None else self.targets.to(self.x.device)
+        targets = None if self.targets is None else self.targets.to(self.x.device)
         self._noise = _PRODUCT_NOISE * self.x.shape[1] ** 0.5
         inverse = np.array([1 / t for t in self.temperatures])
         # The kernels use 1/T in float32; later arithmetic must match their sums to the last digit.
@@ -121,24 +120,24 @@ class Block:
         self._shift_sums: Callable[[Tensor], ShiftSums] | None = None
         match kernels_for(self.x.device):
             case "numba":
-                self._fused_dense(z.numpy())
+                self._fused_dense(z.numpy(), targets)
             case "triton":
                 from prunescope.pipelines.metrics import triton_kernels
 
-                self._dense, self._shift_sums = triton_kernels.dense_sums(z, self.temperatures, on_device)
+                self._dense, self._shift_sums = triton_kernels.dense_sums(z, self.temperatures, targets)
             case "torch":
-                self._dense, self._shift_sums = eager_sums(z, self.temperatures, on_device)
+                self._dense, self._shift_sums = eager_kernels.dense_sums(z, self.temperatures, targets)
 
     def columns(self, dx: Float[Tensor, "n d"] | None) -> dict[str, Numbers]:
         """Return the columns of z- and p-space for one shift of x; None is a shift of zero."""
         if dx is None:
-            return self._columns(self._dense, ShiftSums.zero(self._dense), slice(None))
+            return self._columns(self._dense, ShiftSums.zero(self._dense))
         move = self._scaled(dx)
         dz = product(move, self.head.weight)
         if self.head.cap is not None:
             dz = self.head.capped_shift(self._raw, dz, out=dz)
         shift = self._shift_sums(dz) if self._shift_sums else self._fused_shift(move, dz.numpy())
-        columns = self._columns(self._dense, shift, slice(None))
+        columns = self._columns(self._dense, shift)
         for row in needs_float64(self._dense, shift, self._noise, _REACH * max(self.temperatures)).nonzero()[0]:
             for name, values in self._in_float64(int(row), dx).items():
                 columns[name][..., row] = values[..., 0]
@@ -148,13 +147,11 @@ class Block:
         """Apply the head's scale to the states instead of the logits, which is as exact and cheaper."""
         return states.contiguous() if self.head.scale == 1 else states * self.head.scale
 
-    def _columns(self, dense: DenseSums, shift: ShiftSums, rows: slice) -> dict[str, Numbers]:
+    def _columns(self, dense: DenseSums, shift: ShiftSums) -> dict[str, Numbers]:
         columns = dense_columns(dense) | shift_columns(dense, shift)
-        if self._targets is not None:
-            columns |= target_columns(dense, shift, self._targets[rows])
-        return columns
+        return columns if self.targets is None else columns | target_columns(dense, shift)
 
-    def _fused_dense(self, z: NDArray[np.float32]) -> None:
+    def _fused_dense(self, z: NDArray[np.float32], targets: Int[Tensor, " n"] | None) -> None:
         rows, size = z.shape
         count = len(self.temperatures)
         bias = self.head.bias
@@ -173,19 +170,20 @@ class Block:
         with subnormals_flushed():
             fused_kernels.gaps(z, self._read.numpy(), *self._weight, sizes, reaches, self._gap, self._rows)
             fused_kernels.dense_rows(self._gap, self._inverse32, self._order, scratch, self._softmaxes, self._ids)
-        gap = self._gap
+        first = self._ids[:, :2]
+        self._tokens = first if targets is None else np.column_stack([first, targets.numpy()])
         self._dense = DenseSums(
             self._inverse32.astype(np.float64)[:, None],
             size,
             _fields(self._rows),
             _fields(self._softmaxes),
             self._ids,
-            lambda ids: np.take_along_axis(gap, ids, 1).astype(np.float64),
+            _at(self._gap, self._tokens),
         )
 
     def _fused_shift(self, dx: Tensor, dz: NDArray[np.float32]) -> ShiftSums:
         rows, size = dz.shape
-        shifts, moves = np.empty(rows, fused_kernels.SHIFT), np.empty(self._softmaxes.shape, fused_kernels.P_SPACE_SUMS)
+        shifts, moves = np.empty(rows, fused_kernels.SHIFT), np.zeros(self._softmaxes.shape, fused_kernels.P_SPACE_SUMS)
         ids = np.empty_like(self._ids)
         with subnormals_flushed():
             fused_kernels.shift_rows(
@@ -204,13 +202,8 @@ class Block:
                 moves,
                 ids,
             )
-        return ShiftSums(
-            _fields(shifts),
-            _fields(moves),
-            ids,
-            self._dense.gap,
-            lambda at: np.take_along_axis(dz, at, 1).astype(np.float64),
-        )
+        after = _at(self._gap, ids[:, :2]) + _at(dz, ids[:, :2])
+        return ShiftSums(_fields(shifts), _fields(moves), ids, after, _at(dz, self._tokens))
 
     def _in_float64(self, row: int, dx: Tensor) -> dict[str, Numbers]:
         """Recompute one row in float64, logits included."""
@@ -221,8 +214,8 @@ class Block:
             raw = raw + self.head.bias.double()
         z, dz = self.head.capped(raw), self.head.capped_shift(raw, dz)
         targets = None if self.targets is None else self.targets[only].to(self.x.device)
-        dense, shift_sums = eager_sums(z, self.temperatures, targets)
-        return self._columns(dense, shift_sums(dz), only)
+        dense, shift_sums = eager_kernels.dense_sums(z, self.temperatures, targets)
+        return self._columns(dense, shift_sums(dz))
 
 
 def precise_product(states: Float[Tensor, "n d"], weight: Float[Tensor, "v d"]) -> Float[Tensor, "n v"]:
@@ -234,50 +227,9 @@ def precise_product(states: Float[Tensor, "n d"], weight: Float[Tensor, "v d"]) 
     return torch.cat([states.double() @ part.double().T for part in weight.split(4096)], 1)
 
 
-def eager_sums(
-    z: Float[Tensor, "n v"],
-    temperatures: Sequence[float],
-    targets: Int[Tensor, " n"] | None = None,
-    top: int = fused_kernels.TOP,
-) -> tuple[DenseSums, Callable[[Tensor], ShiftSums]]:
-    """Compute the dense side's sums in torch, in z's dtype; return them and a function for the sums of a shift Δz."""
-    rows = eager_kernels.dense_rows(z, temperatures, top)
-    tokens = rows.ids if targets is None else torch.cat([rows.ids, targets[:, None]], 1)
-    by_row, softmaxes, *known = to_host(
-        _columns_of([rows.rows]), _columns_of(rows.softmaxes), tokens, rows.gap.gather(1, tokens)
-    )
-    dense_tokens, gaps = known[0].astype(np.int64), known[1]
-    dense = DenseSums(
-        np.array([1 / t for t in temperatures])[:, None],
-        z.shape[1],
-        {name: values[0] for name, values in by_name(rows.rows, by_row).items()},
-        by_name(rows.softmaxes[0], softmaxes),
-        dense_tokens[:, : rows.ids.shape[1]],
-        lookup(dense_tokens, gaps),
-    )
-
-    def shift_sums(dz: Tensor) -> ShiftSums:
-        shift, moves, ids = eager_kernels.shift_rows(rows, dz, temperatures)
-        every = torch.cat([tokens, ids], 1)
-        by_row, by_temperature, *known = to_host(
-            _columns_of([shift]), _columns_of(moves), ids, rows.gap.gather(1, ids), dz.gather(1, every)
-        )
-        pruned_tokens = known[0].astype(np.int64)
-        return ShiftSums(
-            {name: values[0] for name, values in by_name(shift, by_row).items()},
-            by_name(moves[0], by_temperature),
-            pruned_tokens,
-            lookup(pruned_tokens, known[1]),
-            lookup(np.concatenate([dense_tokens, pruned_tokens], 1), known[2]),
-        )
-
-    return dense, shift_sums
-
-
 def _fields(sums: NDArray[Any]) -> Sums:
     return {name: sums[name] for name in sums.dtype.names or ()}
 
 
-def _columns_of(sums: Sequence[eager_kernels.Sums]) -> Tensor:
-    """Return sums by temperature as (n, T · names)."""
-    return torch.stack([values for at_one in sums for values in at_one.values()], 1)
+def _at(values: NDArray[np.float32], tokens: Ids) -> Numbers:
+    return np.take_along_axis(values, tokens, 1).astype(np.float64)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prunescope.pipelines.metrics.divergence_columns import Numbers, shift_columns
-from prunescope.pipelines.metrics.logit_blocks import eager_sums
+from prunescope.pipelines.metrics.eager_kernels import dense_sums
 from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.metrics.ranking import ranks
 from prunescope.pipelines.metrics.vector_metrics import space_metrics
@@ -66,5 +66,5 @@ def option_row(
 
 
 def _exact(z: Tensor, dz: Tensor, temperature: float) -> dict[str, Numbers]:
-    dense, shift_sums = eager_sums(z, [temperature], top=2)
+    dense, shift_sums = dense_sums(z, [temperature], top=2)
     return shift_columns(dense, shift_sums(dz))

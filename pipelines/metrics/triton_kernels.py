@@ -26,7 +26,7 @@ from torch import Tensor
 
 from prunescope.pipelines.metrics.divergence_columns import DenseSums, Numbers, ShiftSums
 from prunescope.pipelines.metrics.fused_kernels import MAX_CENTRED, MAX_LOG_GROWTH, P_SPACE_SUMS, TOP
-from prunescope.pipelines.metrics.host_copies import by_name, lookup, to_host
+from prunescope.pipelines.metrics.host_copies import by_name, to_host
 from prunescope.pipelines.metrics.ranking import CHUNK, top_of_chunks
 
 _STEP = 1024  # tokens of one step of a loop, and lanes of a sum
@@ -71,13 +71,13 @@ def dense_sums(
     ids = top_of_chunks(maxima, lambda tokens: z.gather(1, tokens), size, min(TOP, size))
     tops = ids[:, 0].contiguous()
     highest = z.gather(1, tops[:, None])
-    tokens = ids if targets is None else torch.cat([ids, targets[:, None]], 1)
+    read = ids[:, :2] if targets is None else torch.cat([ids[:, :2], targets[:, None]], 1)
 
     def gap(tokens: Tensor) -> Tensor:
         return z.gather(1, tokens) - highest
 
-    dense_columns, *known = to_host(totals.flatten(1), tokens, gap(tokens))
-    dense, dense_tokens = by_name(_DENSE_SUMS, dense_columns), known[0].astype(np.int64)
+    columns, dense_ids, gaps = to_host(totals.flatten(1), ids, gap(read))
+    dense = by_name(_DENSE_SUMS, columns)
 
     def shift_sums(dz: Float[Tensor, "n v"]) -> ShiftSums:
         maxima, parts = outputs(len(_SHIFT_SUMS))
@@ -86,21 +86,23 @@ def dense_sums(
             _shift[(rows * count,)](z, inverse, dz, tops, totals, maxima, parts, scalars, **shape)
         top = top_of_chunks(maxima, lambda tokens: gap(tokens) + dz.gather(1, tokens), size, ids.shape[1])
         numbers = torch.cat([parts.sum(-1, dtype=torch.float64), scalars], -1).flatten(1)
-        columns, *known = to_host(numbers, top, gap(top), dz.gather(1, torch.cat([tokens, top], 1)))
-        sums, top_tokens = by_name(_SHIFT_SUMS + _SHIFT_SCALARS, columns), known[0].astype(np.int64)
+        pair = top[:, :2]
+        columns, top_ids, gaps, moved, of_read = to_host(
+            numbers, top, gap(pair), dz.gather(1, pair), dz.gather(1, read)
+        )
+        sums = by_name(_SHIFT_SUMS + _SHIFT_SCALARS, columns)
         return ShiftSums(
             _shift_rows(sums, dense, size),
             _moves(sums, dense, scale),
-            top_tokens,
-            lookup(top_tokens, known[1]),
-            lookup(np.concatenate([dense_tokens, top_tokens], 1), known[2]),
+            top_ids.astype(np.int64),
+            gaps + moved,
+            of_read,
         )
 
     whole = 1 + dense["tail"]
     softmaxes = {"tail": dense["tail"], "p_squares": (1 + dense["squares"]) / whole**2, "gap": dense["gap"] / whole}
     by_row = {"z_squares": dense["z_squares"][0], "reach": np.zeros(rows)}
-    gap_at = lookup(dense_tokens, known[1])
-    return DenseSums(scale, size, by_row, softmaxes, dense_tokens[:, : ids.shape[1]], gap_at), shift_sums
+    return DenseSums(scale, size, by_row, softmaxes, dense_ids.astype(np.int64), gaps), shift_sums
 
 
 def _shift_rows(sums: Named, dense: Named, size: int) -> Named:

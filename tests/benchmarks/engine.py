@@ -100,7 +100,8 @@ def stored_bytes(rows: pl.DataFrame) -> int:
         "", "bench", "bench", "magnitude-50", {}, "", {}, 0, "cpu", "float32", 0.0, "2000-01-01T00:00:00"
     )
     with tempfile.TemporaryDirectory() as folder:
-        Store(Path(folder)).write(TABLES["layer_transitions"], rows, provenance, "bench", "magnitude-50")
+        named = rows.with_columns(model=pl.lit("bench"), recipe=pl.lit("magnitude-50"))
+        Store(Path(folder)).write(TABLES["layer_transitions"], named, provenance, "bench", "magnitude-50")
         return sum(path.stat().st_size for path in Path(folder).rglob("*.parquet"))
 
 

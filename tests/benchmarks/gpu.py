@@ -21,7 +21,7 @@ import polars.selectors as cs
 import torch
 
 from prunescope.pipelines.evaluation.speed import growth_bytes
-from prunescope.pipelines.metrics import logit_blocks
+from prunescope.pipelines.metrics import eager_kernels, logit_blocks
 from prunescope.pipelines.metrics.divergence import Columns, divergence
 from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.models.load import load_decoder
@@ -93,7 +93,7 @@ def kernel_figures(size: int, temperatures: Sequence[float], device: torch.devic
         if kernels == "triton":
             from prunescope.pipelines.metrics.triton_kernels import dense_sums as sums
         else:
-            sums = logit_blocks.eager_sums
+            sums = eager_kernels.dense_sums
 
         def work(sums: Callable[..., Any] = sums) -> object:
             return sums(z, temperatures)[1](dz)

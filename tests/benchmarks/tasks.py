@@ -74,9 +74,7 @@ def main() -> None:
     clock.on(OURS, "loading", lambda: decoders.append(decoder_of()))
     (decoder,) = decoders
     for spec in TASKS:
-        clock.on(
-            OURS, "loading", lambda spec=spec: sessions.update({spec.name: TaskSession(decoder, "smollm2", [spec])})
-        )
+        clock.on(OURS, "loading", lambda spec=spec: sessions.update({spec.name: TaskSession(decoder, [spec])}))
     for name in ("dense", *RECIPES):
         variant = Variant() if name == "dense" else prune(decoder, parse_recipe(name))
         with tempfile.TemporaryDirectory() as temporary:

@@ -181,7 +181,7 @@ def test_tasks_samples_retrieval_and_searches_have_the_numbers_of_the_cpu(
     tables = []
     for decoder in on_both(tiny_folder):
         variant = prune(decoder, parse_recipe("magnitude-50"), Statistics())
-        scored = TaskSession(decoder, "tiny", tasks, allows_code=False).score("magnitude-50", variant, None)
+        scored = TaskSession(decoder, tasks, allows_code=False).score("magnitude-50", variant, None)
         journal = Journal(tmp_path / str(decoder.device.type), "a")
         menu = menu_of(decoder, *(spec.menu or ()))
         found = Search(decoder, spec, lambda *_, menu=menu: menu, items_of(decoder, 3, 20), journal).run()
@@ -204,7 +204,7 @@ def test_speed_and_memory_are_those_of_the_device(devices: Devices, tiny_folder:
     weights = sum(parameter.nbytes for parameter in decoder.model.parameters())
     assert weights <= devices.allocated[0] < 1.1 * weights + 100_000
     row = speed_rows(
-        decoder, "tiny", "attn-drop-1", Variant(dropped=("attn.1",)), [SpeedSpec(length=8, new_tokens=2, repeats=1)]
+        decoder, "attn-drop-1", Variant(dropped=("attn.1",)), [SpeedSpec(length=8, new_tokens=2, repeats=1)]
     ).row(0, named=True)
     assert row["machine"] == "test device 0"
     assert 0 < row["peak_memory_bytes"] < devices.peak[0]

@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -24,15 +23,6 @@ from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec
 
 COSINE = "embedding_cosine"
-_LABELS: dict[str, Any] = dict.fromkeys(("model", "recipe", "data_set", "data_hash", "metric"), pl.String)
-SCORES = _LABELS | {"value": pl.Float64, "standard_error": pl.Float64, "n": pl.Int64}
-QUERIES = _LABELS | {"query_id": pl.String, "value": pl.Float64}
-EMBEDDINGS: dict[str, Any] = {
-    **dict.fromkeys(("model", "recipe", "data_set", "side", "text_id"), pl.String),
-    "tokens": pl.Int32,
-    "norm": pl.Float32,
-    "embedding": pl.List(pl.Float16),
-}
 Tables = dict[str, pl.DataFrame]
 
 
@@ -72,11 +62,8 @@ class RetrievalSession:
             ComputationError: an embedding is NaN, infinite or zero.
         """
         measured = [self._measure(data, recipe, variant, progress) for data in self._data]
-        schemas = {"retrieval_scores": SCORES, "retrieval_queries": QUERIES, "retrieval_embeddings": EMBEDDINGS}
-        return {
-            table: pl.concat([pl.DataFrame(schema=schema), *(tables[table] for tables in measured)])
-            for table, schema in schemas.items()
-        }
+        names = ("retrieval_scores", "retrieval_queries", "retrieval_embeddings")
+        return {table: pl.concat([own[table] for own in measured], how="diagonal_relaxed") for table in names}
 
     def _read(self, spec: RetrievalSpec, progress: Progress) -> _Data:
         require_fits(spec, self.decoder.context_length)
@@ -108,8 +95,7 @@ class RetrievalSession:
         queries, documents = list(data.collection.queries), list(data.collection.documents)
         cosines = _cosines(data.dense, pruned)
         values = {name: np.array(list(scores.values())) for name, scores in _scores(data, pruned).items()}
-        labels = {"model": self.model, "recipe": recipe, "data_set": data.spec.name}
-        hashed = labels | {"data_hash": data.hash}
+        hashed = {"data_set": data.spec.name, "data_hash": data.hash}
         scores = [
             hashed
             | {
@@ -125,20 +111,21 @@ class RetrievalSession:
             for name, numbers in (values | {COSINE: cosines[: len(queries)]}).items()
             for query, value in zip(queries, numbers, strict=True)
         ]
-        embeddings = pl.DataFrame(schema=EMBEDDINGS)
+        embeddings = pl.DataFrame()
         if data.spec.keep_embeddings:
             norms = pruned.norm(dim=1)
-            columns = labels | {
+            columns = {
+                "data_set": data.spec.name,
                 "side": ["query"] * len(queries) + ["document"] * len(documents),
                 "text_id": [*queries, *documents],
                 "tokens": [len(tokens) for tokens in data.ids],
                 "norm": norms.numpy(),
                 "embedding": pl.Series((pruned / norms[:, None]).half().numpy()).arr.to_list(),
             }
-            embeddings = pl.DataFrame(columns, EMBEDDINGS)
+            embeddings = pl.DataFrame(columns)
         return {
-            "retrieval_scores": pl.DataFrame(scores, schema=SCORES),
-            "retrieval_queries": pl.DataFrame(by_query, schema=QUERIES),
+            "retrieval_scores": pl.DataFrame(scores),
+            "retrieval_queries": pl.DataFrame(by_query),
             "retrieval_embeddings": embeddings,
         }
 

@@ -44,8 +44,8 @@ class TaskSession:
         InputError: a task cannot be loaded.
     """
 
-    def __init__(self, decoder: Decoder, model: str, specs: Sequence[TaskSpec], *, allows_code: bool = False) -> None:
-        self.decoder, self.model, self._allows_code = decoder, model, allows_code
+    def __init__(self, decoder: Decoder, specs: Sequence[TaskSpec], *, allows_code: bool = False) -> None:
+        self.decoder, self._allows_code = decoder, allows_code
         self._tasks = load_tasks(specs)
         self._lm = VariantLM(decoder)
         self._dense: pl.DataFrame | None = None
@@ -78,7 +78,6 @@ class TaskSession:
         """Return the rows of `task_scores` and `task_samples` before the comparison with the dense model."""
         scores, samples = [], []
         others = {} if dense is None else _tokens(dense)
-        names = {"model": pl.lit(self.model), "recipe": pl.lit(recipe)}
         self._lm.is_noise = variant.noise is not None
         with apply_variant(self.decoder, variant):
             for _, together in groupby(self._tasks, key=lambda loaded: loaded.spec):
@@ -86,10 +85,7 @@ class TaskSession:
                     rows = list(score_rows(loaded, output, is_compared=self._is_compared(loaded.name, loaded.scoring)))
                     scores.append(pl.DataFrame(rows, schema_overrides=SCORE_SCHEMA))
                     samples.append(pl.DataFrame(list(sample_rows(loaded, output)), schema_overrides=SAMPLE_SCHEMA))
-        return (
-            _joined(scores, SCORE_SCHEMA).with_columns(**names),
-            _joined(samples, SAMPLE_SCHEMA).with_columns(**names),
-        )
+        return _joined(scores, SCORE_SCHEMA), _joined(samples, SAMPLE_SCHEMA)
 
     def _with_forks(self, recipe: str, samples: pl.DataFrame, dense: pl.DataFrame, progress: Progress) -> pl.DataFrame:
         """Add the first step at which a text differs from the dense one, and the dense model's text from there.

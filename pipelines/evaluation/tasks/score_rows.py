@@ -16,7 +16,7 @@ from prunescope.pipelines.evaluation.tasks.sandbox_client import ExecutionVerdic
 from prunescope.pipelines.metrics.text_metrics import collapse_step, distinct_n, repeat_rate
 
 SCORE_SCHEMA: dict[str, Any] = {
-    **dict.fromkeys(("model", "recipe", "task", "task_group", "metric", "kind"), pl.String),
+    **dict.fromkeys(("task", "task_group", "metric", "kind"), pl.String),
     **dict.fromkeys(("value", "standard_error"), pl.Float64),
     "n": pl.Int64,
     "is_higher_better": pl.Boolean,
@@ -25,7 +25,7 @@ SCORE_SCHEMA: dict[str, Any] = {
     **dict.fromkeys(("task_version", "harness", "task_hash"), pl.String),
 }
 SAMPLE_SCHEMA: dict[str, Any] = {
-    **dict.fromkeys(("model", "recipe", "task", "sample_id", "sample_hash", "scoring", "question"), pl.String),
+    **dict.fromkeys(("task", "sample_id", "sample_hash", "scoring", "question"), pl.String),
     "options": pl.List(pl.String),
     **dict.fromkeys(("target", "answer"), pl.String),
     "is_correct": pl.Boolean,

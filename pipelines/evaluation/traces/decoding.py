@@ -24,39 +24,8 @@ from prunescope.pipelines.models.module_calls import first_tensor, hooks, quick_
 from prunescope.pipelines.models.token_cache import KeyValues
 from prunescope.pipelines.studies import MeasureSpec
 
-# Types are explicit because a table may have no rows, and a column only nulls.
-_OPTION_LISTS = [f"{name}_{side}" for name in ("logits", "p_full", "p_options") for side in ("dense", "pruned")]
-OPTION_SCHEMA: dict[str, Any] = {
-    "prompt_id": pl.String,
-    "temperature": pl.Float64,
-    "options": pl.List(pl.String),
-    "option_token_ids": pl.List(pl.Int32),
-    **dict.fromkeys(("gold", "argmax_dense", "argmax_pruned"), pl.String),
-    "is_argmax_same": pl.Boolean,
-    "kendall_tau": pl.Float64,
-    **dict.fromkeys(_OPTION_LISTS, pl.List(pl.Float64)),
-    **dict.fromkeys(("rank_dense", "rank_pruned"), pl.List(pl.Int32)),
-    **dict.fromkeys(("mass_dense", "mass_pruned"), pl.Float64),
-    **dict.fromkeys(("one_minus_cos_z_options", "one_minus_cos_p_options"), pl.Float64),
-    "kl_options_dense_pruned_nats": pl.Float64,
-    **dict.fromkeys(("one_minus_cos_h", "one_minus_cos_z", "one_minus_cos_p", "kl_dense_pruned_nats"), pl.Float64),
-}
-# Columns of `text_columns`, and those of them that the dense model's text after a flip has, too.
-TEXT_SCHEMA: dict[str, Any] = {
-    **dict.fromkeys(("prompt_id", "text"), pl.String),
-    "token_ids": pl.List(pl.Int32),
-    **dict.fromkeys(("first_flip_step", "collapse_step", "end_step"), pl.Int32),
-    **dict.fromkeys(("repeat_rate", "distinct_1", "distinct_2"), pl.Float64),
-    **dict.fromkeys(("answer", "gold"), pl.String),
-    "is_correct": pl.Boolean,
-}
+# Columns of `text_columns` that the dense model's text after a flip has, too.
 _OF_FORK = ("text", "token_ids", "collapse_step", "end_step", "answer", "is_correct")
-GENERATION_SCHEMA: dict[str, Any] = {
-    **dict.fromkeys(("kind", "prompt_text"), pl.String),
-    **dict.fromkeys(("prompt_tokens", "answer_end_step"), pl.Int32),
-    **TEXT_SCHEMA,
-    **{f"{name}_fork": TEXT_SCHEMA[name] for name in _OF_FORK},
-}
 # Number of steps whose logits are in memory at the same time.
 STEPS_AT_ONCE = 64
 # Bytes per row of `top_tokens`: short strings and float64 numbers.

@@ -14,7 +14,7 @@ from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.core.thread_map import in_parallel
 from prunescope.pipelines.evaluation.batching import batched
 from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt, tokenize_prompts
-from prunescope.pipelines.evaluation.traces.decoding import TEXT_SCHEMA, decode, text_columns
+from prunescope.pipelines.evaluation.traces.decoding import decode, text_columns
 from prunescope.pipelines.evaluation.traces.text_traces import DenseTextStates
 from prunescope.pipelines.metrics.divergence import divergence
 from prunescope.pipelines.metrics.sampling import draw, flip_probability, noise_key, nuclei, on_union, total_variation
@@ -26,13 +26,6 @@ from prunescope.pipelines.studies import DecodingSpec, Study
 
 # Columns of `divergence` that `sampled_steps` has.
 MEASURES = ("kl_dense_pruned_nats", "kl_pruned_dense_nats", "entropy_dense_nats", "entropy_pruned_nats")
-GENERATION_SCHEMA = TEXT_SCHEMA | {"sample": pl.Int32, "temperature": pl.Float64, "top_p": pl.Float64}
-STEP_SCHEMA = {
-    **dict.fromkeys(("prompt_id", "trajectory"), pl.String),
-    **dict.fromkeys(("sample", "step", "token_id_dense", "token_id_pruned"), pl.Int32),
-    **dict.fromkeys(("temperature", "total_variation", "flip_probability"), pl.Float64),
-    **dict.fromkeys(MEASURES, pl.Float32),
-}
 # Number of steps whose logits are in memory at the same time, per thread.
 PIECE_ROWS = 64
 
@@ -140,16 +133,14 @@ class SamplingSession:
             self._pieces(texts, read, dense_read),
             lambda block, piece: sum(len(one.steps) for one in (*block, piece)) <= PIECE_ROWS,
         )
-        steps = [pl.DataFrame(schema=STEP_SCHEMA), *in_parallel(self._steps, blocks, self.decoder.device)]
-        names = {"model": pl.lit(self.model), "recipe": pl.lit(recipe)}
+        steps = pl.concat(in_parallel(self._steps, blocks, self.decoder.device), how="vertical_relaxed")
         rows = [
             text_columns(self.decoder, self._prompt(number), text.tokens, dense.tokens)
             | {"sample": number % self._spec.samples, "temperature": self._spec.temperature, "top_p": self._spec.top_p}
             for number, (text, dense) in enumerate(zip(texts, self._dense, strict=True))
         ]
         progress.done()
-        frames = {"sampled_generations": pl.DataFrame(rows, GENERATION_SCHEMA), "sampled_steps": pl.concat(steps)}
-        return {table: frame.with_columns(**names) for table, frame in frames.items()}
+        return {"sampled_generations": pl.DataFrame(rows, infer_schema_length=None), "sampled_steps": steps}
 
     def _prompt(self, text: int) -> TokenizedPrompt:
         return self._prompts[text // self._spec.samples]
@@ -173,7 +164,7 @@ class SamplingSession:
                     yield _Piece(number, range(start, min(start + PIECE_ROWS, end)), *pair, trajectories)
 
     def _steps(self, pieces: Sequence[_Piece]) -> pl.DataFrame:
-        """Return the rows of `sampled_steps` of some steps, without model and recipe."""
+        """Return the rows of `sampled_steps` of some steps."""
         spec, head = self._spec, self.decoder.head
         dense_states = [piece.of(piece.dense) for piece in pieces]
         streams = torch.cat([states.streams().float() for states in dense_states])
@@ -194,7 +185,7 @@ class SamplingSession:
         return pl.DataFrame(
             {
                 "prompt_id": [self._prompt(piece.text).prompt.id for piece, _ in about],
-                "trajectory": [piece.trajectories for piece, _ in about],
+                "trajectory": [[*piece.trajectories] for piece, _ in about],
                 "sample": [piece.text % spec.samples for piece, _ in about],
                 "step": [step for _, step in about],
                 "temperature": [spec.temperature] * len(about),
@@ -207,6 +198,5 @@ class SamplingSession:
                     for (p, q), (piece, _) in zip(unions, about, strict=True)
                 ],
                 **{name: np.asarray(measured[name][0]) for name in MEASURES},
-            },
-            schema=STEP_SCHEMA | {"trajectory": pl.List(pl.String)},
+            }
         ).explode("trajectory")

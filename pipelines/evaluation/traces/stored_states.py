@@ -1,7 +1,6 @@
 """Conversion between residual streams and rows of `hidden_states`, which are float16 with one scale per row."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -17,24 +16,16 @@ _MIN_FLOAT32_EXPONENT = -126
 # Scopes whose shift is measured on the final stream; in other scopes it is measured right after the sublayer.
 AT_OUTPUT = ("isolated", "restored")
 _KEY = ("model", "prompt_id", "position", "layer", "sublayer")
-STATE_SCHEMA: dict[str, Any] = {
-    "prompt_id": pl.String,
-    "position": pl.Int32,
-    "layer": pl.Int16,
-    **dict.fromkeys(("sublayer", "scope"), pl.String),
-    "scale": pl.Float32,
-    "state": pl.List(pl.Float16),
-}
 
 
 def state_rows(
-    prompt_ids: Sequence[str],
-    positions: Sequence[int],
+    prompt_ids: Sequence[str] | pl.Series,
+    positions: Sequence[int] | pl.Series,
     layer: int,
     sublayer: str,
     states: Mapping[str, Float[Tensor, "rows width"] | None],
-) -> pl.DataFrame:
-    """Return the rows of `hidden_states` of one sublayer, without model and recipe.
+) -> list[pl.DataFrame]:
+    """Return the rows of `hidden_states` of one sublayer, one frame per scope.
 
     A value is scale × float16. The scale is a power of two, so scaling is exact and only float16 rounds. The error is
     at most 2^-11 of an entry that is at least 2^-28 of the row's largest, and 2^-39 of the largest for smaller entries.
@@ -42,7 +33,7 @@ def state_rows(
     `states` has, by scope, the stream for `dense` and the shift for other scopes; None gives no rows. `prompt_ids` and
     `positions` are those of the rows of each tensor.
     """
-    frames = [pl.DataFrame(schema=STATE_SCHEMA)]
+    frames = []
     for scope, values in states.items():
         if values is not None:
             # float16 in units of the row's scale
@@ -59,8 +50,8 @@ def state_rows(
                 "scale": scale[:, 0].cpu().numpy(),
                 "state": pl.Series(state).arr.to_list(),
             }
-            frames.append(pl.DataFrame(columns, STATE_SCHEMA))
-    return pl.concat(frames)
+            frames.append(pl.DataFrame(columns))
+    return frames
 
 
 def read_states(frame: pl.DataFrame) -> tuple[pl.DataFrame, Float[Tensor, "rows width"], Float[Tensor, "rows width"]]:

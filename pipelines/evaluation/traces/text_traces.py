@@ -47,15 +47,6 @@ MEASURES = (
     "margin_dense",
     "margin_pruned",
 )
-SCHEMA = pl.Schema(
-    {
-        **dict.fromkeys(("model", "recipe", "text_id", "text_hash"), pl.String),
-        **dict.fromkeys(("context", "stride", "window_id", "position", "token_id"), pl.Int32),
-        **dict.fromkeys((*TARGET_NAMES, *MEASURES), pl.Float32),
-        "is_top1_same": pl.Boolean,
-        "rank_of_dense_top1": pl.Int32,
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -125,12 +116,12 @@ class TextSession:
                 streams = self._streams(text, f"{self.model}@{recipe}", progress)
                 shifts.append([dense.shift_to(pruned) for dense, pruned in zip(batches, streams, strict=True)])
         # Only after the variant is undone: a head that is tied to changed weights must be the dense one.
-        frames = [SCHEMA.to_frame()]
+        frames = [pl.DataFrame()]
         for text, batches, moves in zip(self._texts, self._dense, shifts, strict=True):
-            frames.append(self._frame(text, recipe, self._measured(text, batches, moves)))
+            frames.append(_frame(text, self._measured(text, batches, moves)))
             progress.advance()
         progress.done()
-        return pl.concat(frames)
+        return pl.concat(frames, how="diagonal")
 
     def _streams(self, text: TokenizedText, name: str, progress: Progress) -> Iterator[Float64[Tensor, "rows width"]]:
         """Yield the final streams that predict the scored tokens, some windows at a time."""
@@ -160,16 +151,15 @@ class TextSession:
         columns = list(in_parallel(measure, pieces, self.decoder.device))
         return {name: np.concatenate([piece[name][0] for piece in columns]) for name in (*TARGET_NAMES, *MEASURES)}
 
-    def _frame(self, text: TokenizedText, recipe: str, columns: Columns) -> pl.DataFrame:
-        about = {
-            "model": self.model,
-            "recipe": recipe,
-            "text_id": text.text.id,
-            "text_hash": text.hash,
-            "context": text.text.context,
-            "stride": text.text.step,
-            "window_id": np.repeat(np.arange(len(text.windows)), text.text.scored),
-            "position": text.positions.reshape(-1).numpy(),
-            "token_id": text.targets.numpy(),
-        }
-        return pl.DataFrame(about | columns, SCHEMA)
+
+def _frame(text: TokenizedText, columns: Columns) -> pl.DataFrame:
+    about = {
+        "text_id": text.text.id,
+        "text_hash": text.hash,
+        "context": text.text.context,
+        "stride": text.text.step,
+        "window_id": np.repeat(np.arange(len(text.windows)), text.text.scored),
+        "position": text.positions.reshape(-1).numpy(),
+        "token_id": text.targets.numpy(),
+    }
+    return pl.DataFrame(about | columns)

@@ -18,7 +18,7 @@ from prunescope.pipelines.evaluation.traces.activation_capture import Capture, r
 from prunescope.pipelines.evaluation.traces.decoding import DecodingResult, DensePrunedPair, bytes_per_variant
 from prunescope.pipelines.evaluation.traces.greedy_texts import GreedyTexts, VariantTexts
 from prunescope.pipelines.evaluation.traces.isolated import IsolatedEffect, restoring_shifts
-from prunescope.pipelines.evaluation.traces.stored_states import AT_OUTPUT, STATE_SCHEMA, state_rows
+from prunescope.pipelines.evaluation.traces.stored_states import AT_OUTPUT, state_rows
 from prunescope.pipelines.evaluation.traces.trajectories import output_tables
 from prunescope.pipelines.metrics.divergence import divergences
 from prunescope.pipelines.metrics.logit_blocks import BLOCK_ROWS, Workspace
@@ -78,11 +78,6 @@ class _LayeredPrompt(_DensePrompt):
         """Final stream at the positions that predict a token of the continuation, float32."""
         return stream_after(self.decoder, self.capture, self.decoder.layers[-1].mlp)[self.predicting]
 
-    @property
-    def positions(self) -> range:
-        """Positions at which this prompt is measured."""
-        return range(self.first, self.tokens.shape[1])
-
 
 class TraceSession:
     """Dense side of a study's prompts, computed once and shared by the variants of a model.
@@ -105,6 +100,16 @@ class TraceSession:
         self._norms = None if study.measure.cache else float64_norms(decoder)
         self._prompts = [self._dense(*pair, progress) for pair in zip(prompts, decoded, strict=True)]
         self._layered = [dense for dense in self._prompts if isinstance(dense, _LayeredPrompt)]
+        # Measured positions, each with the step of the generated token that it predicts, if it predicts one.
+        self._positions = pl.DataFrame(
+            [
+                (dense.prompt.prompt.id, position, step if 0 <= step < len(dense.decoded.tokens) else None)
+                for dense in self._layered
+                for step, position in enumerate(range(dense.first, dense.tokens.shape[1]), -dense.predicting.start)
+            ],
+            schema={"prompt_id": pl.String, "position": pl.Int32, "step": pl.Int32},
+            orient="row",
+        )
         progress.done()
         self._thread_local = threading.local()
         self._isolation = IsolatedEffect(decoder)
@@ -137,7 +142,7 @@ class TraceSession:
     def bytes_per_variant(self) -> int:
         """Bytes that one variant needs until its tables are written."""
         measure = self.study.measure
-        points = sum(len(dense.positions) for dense in self._layered) * 2 * len(self.decoder.layers)
+        points = len(self._positions) * 2 * len(self.decoder.layers)
         steps = sum(len(dense.decoded.tokens) for dense in self._prompts) * len(measure.trajectories)
         weights = sum(matrix.size for matrix in self.decoder.matrices.values())
         return bytes_per_variant(measure, points, steps, self.decoder.head.weight.shape[1], weights)
@@ -169,15 +174,13 @@ class TraceSession:
         for frames in in_parallel(work, sublayers, self.decoder.device):
             for recipe, (transitions, hidden) in frames.items():
                 layers[recipe] += transitions
-                states[recipe].append(hidden)
+                states[recipe] += hidden
             progress.advance()
         for recipe, of_recipe in tables.items():
             of_recipe |= {
                 "layer_transitions": pl.concat(layers.pop(recipe)),
-                "hidden_states": pl.concat(states.pop(recipe)),
+                "hidden_states": pl.concat([pl.DataFrame(), *states.pop(recipe)], how="diagonal"),
             }
-            names = {"model": pl.lit(self.model), "recipe": pl.lit(recipe)}
-            tables[recipe] = {name: frame.with_columns(**names) for name, frame in of_recipe.items()}
         progress.done()
         return tables
 
@@ -253,48 +256,44 @@ class TraceSession:
 
     def _transitions(
         self, sublayer: Sublayer, variants: Mapping[str, Variant], moved: Mapping[str, Mapping[str, Shifts]]
-    ) -> dict[str, tuple[list[pl.DataFrame], pl.DataFrame]]:
+    ) -> dict[str, tuple[list[pl.DataFrame], list[pl.DataFrame]]]:
         """Return one sublayer's rows of `layer_transitions` and of `hidden_states`, per recipe."""
         measure = self.study.measure
         stream = torch.cat([stream_after(self.decoder, dense.capture, sublayer) for dense in self._layered])
         final = torch.cat(
             [stream_after(self.decoder, dense.capture, self.decoder.layers[-1].mlp) for dense in self._layered]
         )
-        moves: dict[str, dict[str, Tensor | None]] = {scope: {} for scope in measure.scopes}
-        for recipe, variant in variants.items():
-            is_changed = variant.moves(sublayer)
-            if "local" in moves:
-                passes = [(dense.capture, dense.first) for dense in self._layered]
-                moves["local"][recipe] = torch.cat(_local_shifts(sublayer, variant, passes)) if is_changed else None
-            if "isolated" in moves:
-                alone = [shift[sublayer.label] for shift in moved[recipe]["isolated"] if is_changed]
-                moves["isolated"][recipe] = torch.cat(alone) if is_changed else None
-            if "restored" in moves:
-                back = moved[recipe]["restored"]
-                if is_changed or not any(back):  # a variant without a change is the dense model
-                    moves["restored"][recipe] = torch.cat([b[sublayer.label] for b in back]) if is_changed else None
-            if "propagated" in moves:
-                after = [shift[sublayer.label] for shift in moved[recipe]["propagated"]]
-                moves["propagated"][recipe] = torch.cat(after)
+        moves = {recipe: self._moves(sublayer, variant, moved[recipe]) for recipe, variant in variants.items()}
         frames: dict[str, list[pl.DataFrame]] = {recipe: [] for recipe in variants}
         for states, scopes in ((stream, ("local", "propagated")), (final, AT_OUTPUT)):
-            shifts = {(recipe, scope): move for scope in scopes for recipe, move in moves.get(scope, {}).items()}
+            shifts = {(recipe, scope): own[scope] for scope in scopes for recipe, own in moves.items() if scope in own}
             for (recipe, scope), by_lens in self._measured(states, shifts).items():
                 is_changed = variants[recipe].moves(sublayer)
                 for lens, columns in zip(measure.lenses, by_lens, strict=True):
                     frames[recipe].extend(self._frames(sublayer, lens, scope, is_changed, columns))
-        return {recipe: (rows, self._states(sublayer, recipe, stream, moves)) for recipe, rows in frames.items()}
+        # Of the dense model its stream is kept, of a variant its shifts.
+        kept = moves | {"dense": {"dense": stream}}
+        ids, positions = self._positions["prompt_id"], self._positions["position"]
+        return {
+            recipe: (
+                rows,
+                state_rows(ids, positions, sublayer.layer, sublayer.kind, kept[recipe]) if measure.keep_states else [],
+            )
+            for recipe, rows in frames.items()
+        }
 
-    def _states(
-        self, sublayer: Sublayer, recipe: str, stream: Tensor, moves: Mapping[str, Mapping[str, Tensor | None]]
-    ) -> pl.DataFrame:
-        """Return rows of `hidden_states`: the stream for the dense model, its shifts for a variant."""
-        if not self.study.measure.keep_states:
-            return pl.DataFrame(schema=STATE_SCHEMA)
-        states = {"dense": stream} if recipe == "dense" else {scope: move.get(recipe) for scope, move in moves.items()}
-        ids = [dense.prompt.prompt.id for dense in self._layered for _ in dense.positions]
-        positions = [position for dense in self._layered for position in dense.positions]
-        return state_rows(ids, positions, sublayer.layer, sublayer.kind, states)
+    def _moves(self, sublayer: Sublayer, variant: Variant, moved: Mapping[str, Shifts]) -> dict[str, Tensor | None]:
+        """Return a variant's shifts at a sublayer by scope; None is a shift of zero, without a computation."""
+        is_changed, moves = variant.moves(sublayer), dict[str, Tensor | None]()
+        for scope in self.study.measure.scopes:
+            if is_changed and scope == "local":
+                passes = [(dense.capture, dense.first) for dense in self._layered]
+                moves[scope] = torch.cat(_local_shifts(sublayer, variant, passes))
+            elif is_changed or scope == "propagated":
+                moves[scope] = torch.cat([shift[sublayer.label] for shift in moved[scope]])
+            elif scope != "restored" or not any(moved[scope]):  # a variant without a change is the dense model
+                moves[scope] = None
+        return moves
 
     def _measured(
         self, stream: Tensor, moves: Mapping[tuple[str, str], Tensor | None]
@@ -344,19 +343,9 @@ class TraceSession:
     def _frames(
         self, sublayer: Sublayer, lens: str, scope: str, is_changed: bool, columns: Columns
     ) -> list[pl.DataFrame]:
-        about: dict[str, list[object]] = {"prompt_id": [], "position": [], "step": []}
-        for dense in self._layered:
-            for position in dense.positions:
-                # The step of the generated token that a position predicts, if it predicts one.
-                step = position - (len(dense.prompt.ids) - 1)
-                about["prompt_id"].append(dense.prompt.prompt.id)
-                about["position"].append(position)
-                about["step"].append(step if 0 <= step < len(dense.decoded.tokens) else None)
-        schema = {"position": pl.Int32, "step": pl.Int32}
         return [
-            pl.DataFrame(
-                about | {name: values[index] for name, values in columns.items()}, schema_overrides=schema
-            ).with_columns(
+            self._positions.with_columns(
+                *(pl.Series(name, values[index]) for name, values in columns.items()),
                 layer=pl.lit(sublayer.layer, pl.Int16),
                 sublayer=pl.lit(sublayer.kind),
                 scope=pl.lit(scope),

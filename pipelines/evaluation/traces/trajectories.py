@@ -8,8 +8,6 @@ import polars as pl
 import torch
 
 from prunescope.pipelines.evaluation.traces.decoding import (
-    GENERATION_SCHEMA,
-    OPTION_SCHEMA,
     DecodingResult,
     DensePrunedPair,
     first_tokens,
@@ -65,8 +63,8 @@ def output_tables(
     return {
         "decoding_steps": pl.concat([step_rows(decoder, each, measure.temperatures) for each in pairs if each]),
         "top_tokens": pl.concat(tops),
-        "option_subspace": pl.DataFrame(options, schema=OPTION_SCHEMA),
-        "generations": pl.DataFrame(generations, schema=GENERATION_SCHEMA),
+        "option_subspace": pl.DataFrame(options, infer_schema_length=None),
+        "generations": pl.DataFrame(generations, infer_schema_length=None),
     }
 
 

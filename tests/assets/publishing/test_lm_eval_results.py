@@ -47,7 +47,7 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> list[TaskSpec]:
 def scored(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, specs: list[TaskSpec]) -> Path:
     """Return a warehouse with our scores of a tiny model and of a variant of it."""
     store, decoder = Store(tmp_path_factory.mktemp("scored")), load_decoder(tiny_folder)
-    session = TaskSession(decoder, "tiny", specs)
+    session = TaskSession(decoder, specs)
     models = rows_of(TABLES["models"], "tiny", None).with_columns(source=pl.lit(str(tiny_folder)))
     store.write(TABLES["models"], models, provenance_of("tiny", None), "tiny", None)
     for recipe, variant in (("dense", Variant()), (PRUNED, prune(decoder, parse_recipe(PRUNED)))):
@@ -56,7 +56,8 @@ def scored(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, specs: l
             ("variants", rows_of(TABLES["variants"], "tiny", recipe)),
             ("task_scores", session.score(recipe, variant)["task_scores"]),
         ):
-            store.write(TABLES[name], rows, provenance, "tiny", recipe)
+            named = rows.with_columns(model=pl.lit("tiny"), recipe=pl.lit(recipe))
+            store.write(TABLES[name], named, provenance, "tiny", recipe)
     return store.root
 
 

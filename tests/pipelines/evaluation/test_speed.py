@@ -10,7 +10,7 @@ import torch
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation import speed
-from prunescope.pipelines.evaluation.speed import SCHEMA, check_speed, growth_bytes, speed_rows, turns
+from prunescope.pipelines.evaluation.speed import check_speed, growth_bytes, speed_rows, turns
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.module_calls import hooks
 from prunescope.pipelines.pruning.variant import Variant
@@ -53,7 +53,7 @@ class Ticking:
 
 def test_both_sides_warm_up_twice_and_then_alternate(decoder: Decoder) -> None:
     clock = Ticking(decoder, dict.fromkeys(("dense", "variant"), (1.0, 1.0, 1.0)))
-    speed_rows(decoder, "tiny", "block-drop-1", BLOCK, [SPEC], clock=clock)
+    speed_rows(decoder, "block-drop-1", BLOCK, [SPEC], clock=clock)
     assert clock.runs == "AABB" + "ABBAAB"
     assert [side[0] for side, _ in turns(4)] == ["d", "v", "v", "d", "d", "v", "v", "d"]
 
@@ -62,10 +62,9 @@ def test_a_row_holds_the_medians_of_both_sides(decoder: Decoder) -> None:
     times = {"dense": (2.0, 0.5, 4.0), "variant": (1.0, 0.25, 3.0)}
     slow = {0: 50.0, 3: 70.0, 5: 9.0, 7: 0.1}  # a warm-up, a watched run, a run of the variant, one of the dense model
     clock = Ticking(decoder, times, slow=slow)
-    rows = speed_rows(decoder, "tiny", "block-drop-1", BLOCK, [SPEC], clock=clock)
-    assert rows.schema == SCHEMA
+    rows = speed_rows(decoder, "block-drop-1", BLOCK, [SPEC], clock=clock)
+    assert {*rows.columns, "model", "recipe"} == {column.name for column in TABLES["speed"].columns}
     row = rows.row(0, named=True)
-    assert {name: row[name] for name in ("model", "recipe")} == {"model": "tiny", "recipe": "block-drop-1"}
     assert {name: row[name] for name in SpeedSpec.model_fields} == SPEC.model_dump()
     # 3 × 8 prompt tokens; 3 × 4 tokens after the first of each sequence.
     assert (row["prefill_tokens_per_second_dense"], row["prefill_tokens_per_second"]) == (12.0, 24.0)
@@ -85,7 +84,7 @@ def test_every_run_reads_the_prompts_once_and_skips_dropped_layers(decoder: Deco
     both = [kept.register_forward_pre_hook(count("kept")), gone.register_forward_pre_hook(count("dropped"))]
     two = [SPEC, SpeedSpec(batch=1, length=4, new_tokens=2, repeats=1)]
     with hooks(*both):
-        rows = speed_rows(decoder, "tiny", "block-drop-1", BLOCK, two)
+        rows = speed_rows(decoder, "block-drop-1", BLOCK, two)
     # SPEC is run 5 times a side, the other 3 times; each writes its first token from the prompt.
     assert calls == {
         ("kept", 8): 10,
@@ -104,13 +103,13 @@ def test_memory_is_that_of_the_remaining_weights_and_of_a_run(
 ) -> None:
     taken = iter([1000, 600])
     monkeypatch.setattr(speed, "growth_bytes", lambda work, device: work() and next(taken))
-    row = speed_rows(decoder, "tiny", "block-drop-1", BLOCK, [SPEC]).row(0, named=True)
+    row = speed_rows(decoder, "block-drop-1", BLOCK, [SPEC]).row(0, named=True)
     weights = sum(p.numel() * 4 for p in decoder.model.parameters()) + sum(b.nbytes for b in decoder.model.buffers())
     assert row["peak_memory_bytes_dense"] == weights + 1000
     block = decoder.layers[1]
     assert row["peak_memory_bytes"] == weights - 4 * (block.attn.size + block.mlp.size) + 600
     monkeypatch.setattr(speed, "growth_bytes", lambda work, device: None)
-    assert speed_rows(decoder, "tiny", "dense", Variant(), [SPEC])["peak_memory_bytes"].to_list() == [None]
+    assert speed_rows(decoder, "dense", Variant(), [SPEC])["peak_memory_bytes"].to_list() == [None]
 
 
 def test_memory_growth_is_the_peak_of_one_run() -> None:
@@ -130,14 +129,13 @@ def test_noise_and_zero_repeats_are_not_timed(decoder: Decoder) -> None:
         raise AssertionError("timed")
 
     for variant, specs in ((BLOCK, []), (Variant(noise="batch"), [SPEC])):
-        assert speed_rows(decoder, "tiny", "r", variant, specs, clock=never).rows() == []
-    assert SCHEMA.names() == [column.name for column in TABLES["speed"].columns]
+        assert speed_rows(decoder, "r", variant, specs, clock=never).rows() == []
 
 
 def test_a_model_without_a_cache_is_refused(decoder: Decoder) -> None:
     refused = replace(decoder, cache_refusal="Llama does not run through a cache")
     with pytest.raises(InputError, match="speed: Llama does not run through a cache; remove `speed` from"):
-        speed_rows(refused, "tiny", "dense", Variant(), [SPEC])
+        speed_rows(refused, "dense", Variant(), [SPEC])
 
 
 def test_runs_beyond_the_context_are_refused_before_anything_runs(tmp_path: Path) -> None:

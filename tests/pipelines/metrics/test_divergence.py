@@ -14,7 +14,7 @@ from scipy.spatial.distance import jensenshannon
 from scipy.special import rel_entr, softmax
 from torch import Tensor
 
-from prunescope.pipelines.metrics import fused_kernels, logit_blocks
+from prunescope.pipelines.metrics import eager_kernels, fused_kernels, logit_blocks
 from prunescope.pipelines.metrics.divergence import NumericalError, divergence, divergences
 from prunescope.pipelines.metrics.logit_blocks import Workspace
 from prunescope.pipelines.metrics.output_head import OutputHead
@@ -256,7 +256,7 @@ def test_no_rows_give_no_rows_in_all_columns(kernels, monkeypatch):
 def test_the_kernels_in_torch_give_the_columns_of_the_compiled_ones(dense, shift, size, seed, temperature):
     z, dz = logits_and_shift(dense, shift, 4, size, seed)
     compiled = divergence(z, dz, identity_head(size), [temperature, 1.0])
-    dense, shift_sums = logit_blocks.eager_sums(z, [temperature, 1.0])
+    dense, shift_sums = eager_kernels.dense_sums(z, [temperature, 1.0])
     assert_same_columns(sum_columns(dense, shift_sums(dz)), compiled)
 
 

@@ -52,9 +52,7 @@ def test_layers_on_disk_change_no_result_of_a_study(tiny_folder: Path, streamed:
     asked = (TaskSpec(name="openbookqa", samples=1), TaskSpec(name="gsm8k", samples=1, shots=0, max_new_tokens=2))
     for recipe in ("wanda-2of4", "attn-drop-1+wanda-50", "noise-bfloat16"):
         scored = [
-            TaskSession(decoder, "tiny", asked, allows_code=False).score(recipe, found[name][0][recipe], None)[
-                "task_samples"
-            ]
+            TaskSession(decoder, asked, allows_code=False).score(recipe, found[name][0][recipe], None)["task_samples"]
             for name, decoder in decoders.items()
         ]
         assert scored[0].equals(scored[1])

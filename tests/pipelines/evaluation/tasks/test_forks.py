@@ -80,7 +80,7 @@ def rows(frame: pl.DataFrame) -> list[dict[str, Any]]:
 
 def scored(decoder: Decoder, spec: TaskSpec, variant: Variant) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the samples of the dense model and of a variant."""
-    session = TaskSession(decoder, "tiny", [spec])
+    session = TaskSession(decoder, [spec])
     return rows(session.score("dense", Variant())["task_samples"]), rows(
         session.score("variant", variant)["task_samples"]
     )
@@ -210,7 +210,7 @@ def test_only_programs_of_forks_run_again(decoder: Decoder, tmp_path: Path, monk
     spec = TaskSpec(name="humaneval", data=str(data), max_new_tokens=5)
     found = []
     for allows_code in (True, False):
-        session = TaskSession(decoder, "tiny", [spec], allows_code=allows_code)
+        session = TaskSession(decoder, [spec], allows_code=allows_code)
         found.append(rows(session.score("variant", prune(decoder, parse_recipe("magnitude-50")))["task_samples"]))
     forked = [row for row in found[0] if row["text_fork"] is not None]
 

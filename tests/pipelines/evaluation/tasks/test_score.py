@@ -43,7 +43,7 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> list[TaskSpec]:
 
 @pytest.fixture(scope="module")
 def session(decoder: Decoder, specs: list[TaskSpec]) -> TaskSession:
-    return TaskSession(decoder, "tiny", specs)
+    return TaskSession(decoder, specs)
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +70,8 @@ def samples(found: Tables, task: str, scoring: str) -> list[dict[str, Any]]:
 
 
 def test_rows_have_the_columns_of_their_tables(scored: Tables) -> None:
-    assert scored["task_scores"].columns == [column.name for column in TABLES["task_scores"].columns]
-    assert scored["task_samples"].columns == [column.name for column in TABLES["task_samples"].columns]
+    for table, rows in scored.items():
+        assert ["model", "recipe", *rows.columns] == [column.name for column in TABLES[table].columns]
 
 
 def test_accuracies_are_the_shares_of_right_options(scored: Tables) -> None:
@@ -116,13 +116,13 @@ def test_a_slow_pattern_of_a_task_is_named_with_its_task(
     definition = Path(spec.source)
     definition.write_text(definition.read_text().replace('"(\\\\S)"', '"((?:[^q]|[^q]{0,2}|[^q]{1,3}){1,200})(?=q)"'))
     with pytest.raises(InputError, match=r"^task mine: regular expression .*: over 0.02 seconds"):
-        TaskSession(decoder, "tiny", [spec]).score("dense", Variant())
+        TaskSession(decoder, [spec]).score("dense", Variant())
 
 
 def test_options_are_measured_in_bytes_and_not_in_characters(decoder: Decoder, tmp_path: Path) -> None:
     data = tmp_path / "umlauts.jsonl"
     data.write_text(json.dumps({"query": "Was?", "choices": ["äöü", "abc"], "gold": 0}))
-    found = TaskSession(decoder, "tiny", [TaskSpec(name="openbookqa", data=str(data))]).score("dense", Variant())
+    found = TaskSession(decoder, [TaskSpec(name="openbookqa", data=str(data))]).score("dense", Variant())
     (row,) = samples(found, "openbookqa", "full_text")
     totals = row["option_log_likelihoods"]
     assert row["option_log_likelihoods_per_byte"] == pytest.approx([totals[0] / 6, totals[1] / 3])
@@ -190,7 +190,7 @@ def test_a_task_of_letters_alone_has_agreement(
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "data sets")
     keys = {"doc_to_text": "{{query}}\nAnswer:", "doc_to_choice": ["A", "B"], "metrics": ("acc", "acc_norm")}
     spec = harness.choosing_spec(tmp_path, [{"query": f"{n}?", "gold": 0} for n in range(6)], "letters", **keys)
-    session = TaskSession(decoder, "tiny", [spec])
+    session = TaskSession(decoder, [spec])
     dense, found = session.score("dense", Variant()), session.score(RECIPE, pruned)
     pairs = zip(samples(found, "letters", "letter"), samples(dense, "letters", "letter"), strict=True)
     same = [one["answer"] == other["answer"] for one, other in pairs]
@@ -227,13 +227,13 @@ def test_the_dense_models_texts_draft_those_of_a_variant(
 def test_known_dense_rows_are_not_computed_again(
     decoder: Decoder, specs: list[TaskSpec], pruned: Variant, dense: Tables, scored: Tables
 ) -> None:
-    asked = TaskSession(decoder, "tiny", specs[:1])
+    asked = TaskSession(decoder, specs[:1])
     again = asked.score(RECIPE, pruned, dense["task_samples"])
     assert again["task_samples"].equals(scored["task_samples"].filter(task="arc_challenge"))
     others = dense["task_samples"].with_columns(answer=pl.lit("another"))
-    compared = TaskSession(decoder, "tiny", specs[:1]).score(RECIPE, pruned, others)["task_samples"]
+    compared = TaskSession(decoder, specs[:1]).score(RECIPE, pruned, others)["task_samples"]
     assert not compared.filter(scoring="full_text")["is_answer_same"].any()
-    alone = TaskSession(decoder, "tiny", specs[:1]).score(RECIPE, pruned)
+    alone = TaskSession(decoder, specs[:1]).score(RECIPE, pruned)
     assert alone["task_samples"].equals(again["task_samples"])
 
 
@@ -245,7 +245,7 @@ def test_every_variant_has_the_same_samples_and_another_seed_has_others(
     assert scored["task_scores"]["task_hash"].to_list() == dense["task_scores"]["task_hash"].to_list()
     seeds = dict(scored["task_scores"].select("task", "fewshot_seed").iter_rows())
     assert (seeds["arc_challenge"], seeds["examples"]) == (None, 1234)
-    other = TaskSession(decoder, "tiny", [specs[1].model_copy(update={"seed": 7})]).score("dense", Variant())
+    other = TaskSession(decoder, [specs[1].model_copy(update={"seed": 7})]).score("dense", Variant())
     mine = dense["task_samples"].filter(task="examples")
     assert not set(other["task_samples"]["sample_hash"]) & set(mine["sample_hash"])
     assert other["task_samples"]["question"].to_list() == mine["question"].to_list()
@@ -267,7 +267,7 @@ def test_a_group_of_lm_eval_adds_its_tasks_under_its_name(
     )
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "data sets")
     specs = [TaskSpec(name="both"), TaskSpec(name="alone", definition="both_two", samples=1)]
-    found = TaskSession(decoder, "tiny", specs).score("dense", Variant())
+    found = TaskSession(decoder, specs).score("dense", Variant())
     rows = {row["task"]: row for row in found["task_scores"].filter(metric="accuracy").iter_rows(named=True)}
     assert {task: (row["task_group"], row["n"]) for task, row in rows.items()} == {
         "both_one": ("both", 1),
@@ -294,14 +294,14 @@ def test_programs_are_scored_only_if_allowed_to_run(decoder: Decoder, tmp_path: 
     data = tmp_path / "programs.jsonl"
     data.write_text("\n".join(map(json.dumps, programs)))
     spec = TaskSpec(name="humaneval", data=str(data), max_new_tokens=1)
-    kept = TaskSession(decoder, "tiny", [spec]).score("dense", Variant())
+    kept = TaskSession(decoder, [spec]).score("dense", Variant())
     assert kept["task_scores"]["metric"].to_list() == ["agreement"]
     assert values(kept, "humaneval")["agreement"]["n"] == 2
     assert values(kept, "humaneval")["agreement"]["kind"] == "generative"
     assert kept["task_samples"]["verdict"].to_list() == ["not_run"] * 2
     assert kept["task_samples"]["ended"].to_list() == [False] * 2, "one token is the limit"
     assert kept["task_samples"]["is_correct"].to_list() == [None, None]
-    judged = TaskSession(decoder, "tiny", [spec], allows_code=True).score("dense", Variant())
+    judged = TaskSession(decoder, [spec], allows_code=True).score("dense", Variant())
     if reason := refusal():
         pytest.skip(reason)
     assert judged["task_samples"]["verdict"].to_list() == ["passed", "failed"]

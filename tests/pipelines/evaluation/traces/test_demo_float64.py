@@ -61,7 +61,7 @@ def compare_rows(
 ) -> int:
     """Compare in two steps: states with the float64 model, then measures with float64 on the same states."""
     (dense,) = session._prompts
-    tokens, at = dense.tokens[0].tolist(), list(dense.positions)
+    tokens, at = dense.tokens[0].tolist(), list(range(dense.first, dense.tokens.shape[1]))
     truth, pruned = model.streams(tokens), model.streams(tokens, changed, set(variant.dropped))
     with apply_variant(session.decoder, variant, skips=False):
         capture = session._run(dense.tokens, len(dense.prompt.ids), dense.first, session._norms, keep_calls=False)

@@ -77,7 +77,8 @@ def test_texts_and_distributions_are_those_of_a_slow_sampler(decoder: Decoder) -
     variant = prune(decoder, parse_recipe("magnitude-50"))
     tables = SamplingSession(decoder, "tiny", STUDY).trace("magnitude-50", variant)
     for name, frame in tables.items():
-        assert violations(TABLES[name], to_arrow(TABLES[name], frame)) == []
+        named = frame.with_columns(model=pl.lit("tiny"), recipe=pl.lit("magnitude-50"))
+        assert violations(TABLES[name], to_arrow(TABLES[name], named)) == []
     texts, steps = tables["sampled_generations"], tables["sampled_steps"]
     assert len(texts) == 2 * SAMPLES
     flips = 0
@@ -244,9 +245,9 @@ def test_sampled_texts_estimate_the_kl_of_the_distributions_over_texts_within_it
     dense = SamplingSession(toy, "tiny", study).trace("dense", Variant())
     tables = SamplingSession(toy, "tiny", study).trace("r", variant)
     warehouse = Handmade().model().variant("dense").variant("r")
-    for own in (dense, tables):
+    for recipe, own in (("dense", dense), ("r", tables)):
         for name, frame in own.items():
-            warehouse.rows[name] += frame.to_dicts()
+            warehouse.rows[name] += [{"model": "tiny", "recipe": recipe} | row for row in frame.to_dicts()]
     with warehouse.opened() as connection:
         rows = connection.sql("select * from sequence_kl where recipe = 'r' order by trajectory desc").pl().to_dicts()
     sides = [of_both(toy, variant, tuple(3 + (letter == "b") for letter in prompt)) for prompt in prompts]
