@@ -3,7 +3,7 @@
 import threading
 from typing import TYPE_CHECKING, Self
 
-from prunescope.assets.cli.output import STDERR, log, log_wait
+from prunescope.assets.cli.output import STDERR, log
 from prunescope.pipelines.core.escapes import escape_control
 
 if TYPE_CHECKING:
@@ -77,12 +77,6 @@ class RichProgress:
         if self._task is not None:
             self._bars.remove_task(self._task)
             self._task = None
-
-    def waiting(self, holder: str) -> None:
-        """Log that another process holds the warehouse, and show the wait as a task."""
-        self._has_logged = True
-        log_wait(holder)
-        self.start("wait for the warehouse", 1)
 
     def planned(self, partitions: int) -> None:
         """Show a bar for the partitions to compute."""

@@ -141,10 +141,7 @@ class WarehouseResource(ConfigurableResource):
     def locked(self, log: Callable[[str], None]) -> Iterator[Store]:
         """Hold the writer lock; `log` receives whom this run waits for."""
         store = self.store()
-        local = store.local(settings.cache_folder())
-        with writer_lock(
-            local, lambda holder: log(f"another run uses this warehouse; waiting for {holder}"), store.url
-        ):
+        with writer_lock(store.local(settings.cache_folder()), log, store.url):
             yield store
 
     def ask(self, query: str) -> pl.DataFrame:

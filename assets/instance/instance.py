@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import socket
 import sqlite3
 import time
@@ -35,8 +34,6 @@ from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.storage.atomic_write import translate_os_errors
 
 CONFIG = "dagster.yaml"
-# Space for Dagster's databases and the tables of one small study.
-MIN_FREE_BYTES = 32 << 20
 # Timeout for the connection to a code server.
 _CONNECT_SECONDS = 5.0
 # Dagster's modules that create an engine for every connection to SQLite.
@@ -224,24 +221,12 @@ def databases_kept_open() -> Iterator[None]:
             engine.pool.dispose()
 
 
-def require_space(root: Path) -> None:
-    """Check for free space before anything is computed.
-
-    Raises:
-        WarehouseError: the disk is almost full.
-    """
-    if shutil.disk_usage(root).free < MIN_FREE_BYTES:
-        raise WarehouseError(
-            f"{root}: less than {MIN_FREE_BYTES >> 20} MiB are free; free some space or choose another --warehouse"
-        )
-
-
 # The locks that this process holds.
 _LOCKS: set[Path] = set()
 
 
 @contextmanager
-def writer_lock(root: Path, waiting: Callable[[str], None], url: str | None = None) -> Iterator[None]:
+def writer_lock(root: Path, log: Callable[[str], None], url: str | None = None) -> Iterator[None]:
     """Hold the writer lock of a warehouse; it is released when the process dies, and a process may take it repeatedly.
 
     In a folder, processes wait for each other, also those of other machines if a shared file system supports locks, as
@@ -249,9 +234,8 @@ def writer_lock(root: Path, waiting: Callable[[str], None], url: str | None = No
     them. Otherwise only processes of one machine wait, and if two machines write the same partition, the last one
     replaces the whole file.
 
-    `root` is as in `prepare_home`, `url` that of the warehouse, the same on all machines; None for a folder. `waiting`
-    is called if another process holds the file's lock, and if another machine holds the database's; it gets that holder
-    and the lock, in words.
+    `root` is as in `prepare_home`, `url` that of the warehouse, the same on all machines; None for a folder. `log`
+    receives a message if another process holds the file's lock, and if another machine holds the database's.
 
     Raises:
         WarehouseError: the folder cannot be written, or the database cannot be reached.
@@ -261,9 +245,9 @@ def writer_lock(root: Path, waiting: Callable[[str], None], url: str | None = No
         yield
         return
     with ExitStack() as stack:
-        stack.enter_context(locked(path, waiting))
+        stack.enter_context(locked(path, log))
         if url is not None:
-            stack.enter_context(_machine_lock(prepare_home(root), url, waiting))
+            stack.enter_context(_machine_lock(prepare_home(root), url, log))
         _LOCKS.add(path)
         stack.callback(_LOCKS.discard, path)
         yield
@@ -274,7 +258,7 @@ def _lock_file(root: Path) -> Path:
 
 
 @contextmanager
-def _machine_lock(home: Path, url: str, waiting: Callable[[str], None]) -> Iterator[None]:
+def _machine_lock(home: Path, url: str, log: Callable[[str], None]) -> Iterator[None]:
     """Hold a lock among the machines that share a PostgreSQL database; it is released if the connection is lost."""
     with ExitStack() as stack:
         with _translate_database_errors(home), _translate_config_errors(home):
@@ -286,7 +270,7 @@ def _machine_lock(home: Path, url: str, waiting: Callable[[str], None]) -> Itera
                 attempt = text("SELECT pg_try_advisory_lock(:key)").bindparams(key=key)
                 has_lock = connection.execute(attempt).scalar()
                 if not has_lock:
-                    waiting("another machine, which holds the lock of this warehouse in the database of DAGSTER_HOME")
+                    log("this warehouse is in use; waiting for another machine, by its lock in DAGSTER_HOME's database")
                 while not has_lock:
                     time.sleep(_LOCK_RETRY_SECONDS)  # to wait inside the database would ignore Ctrl-C
                     has_lock = connection.execute(attempt).scalar()

@@ -43,7 +43,6 @@ from prunescope.assets.instance.instance import (
     has_lost_two_processes,
     open_instance,
     recover,
-    require_space,
     writer_lock,
 )
 from prunescope.assets.planning.freshness import table_partitions
@@ -150,8 +149,7 @@ def run_in_this_process(run: StudyRun, cluster: RayClusterConfig | None) -> None
         InputError, ComputationError, WarehouseError, KeyboardInterrupt: as `run_study`.
     """
     local = run.store.local(run.cache)
-    with writer_lock(local, run.listener.waiting, run.store.url):
-        require_space(local)
+    with writer_lock(local, run.listener.note, run.store.url):
         make_models_folder(run.store)
         with open_instance(local) as instance, watch_interrupts() as interrupted:
             recover(instance, str(run.store.root), local)
@@ -234,10 +232,6 @@ class LogListener(LogProgress):
     def __init__(self, log: DagsterLogManager) -> None:
         super().__init__(log.info, "progress")
         self._dagster_log = log
-
-    def waiting(self, holder: str) -> None:
-        """Log that another process computes in this warehouse."""
-        self._dagster_log.info(f"another run uses this warehouse; waiting for {holder}")
 
     def planned(self, partitions: int) -> None:
         """Log the number of partitions to compute."""

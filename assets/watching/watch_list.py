@@ -111,13 +111,13 @@ def read_list(store: Store) -> WatchList:
 
 
 @contextmanager
-def edit_watch_list(store: Store, waiting: Callable[[str], None] = lambda _: None) -> Iterator[list[WatchList]]:
+def edit_watch_list(store: Store, log: Callable[[str], None] = lambda _: None) -> Iterator[list[WatchList]]:
     """Lock the watch list and yield it in a list; if the caller appends another one, write that at the end.
 
-    `waiting` receives the holder of the lock, as in `locked`.
+    `log` is as in `locked`.
     """
     lock = store.local(settings.cache_folder()) / "_watch.lock"
-    with locked(lock, waiting):
+    with locked(lock, log):
         before = read_list(store)
         versions = [before]
         yield versions
