@@ -46,8 +46,8 @@ _DOWNLOADS = {"csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apac
 _DOWNLOAD_BYTES = 64 << 20
 # Each query may use the whole memory limit.
 _MAX_QUERIES = 2
-# Limit on connections, and seconds for which an idle one stays open and that open requests have to end at shutdown.
-_MAX_CONNECTIONS, _IDLE_SECONDS, _SHUTDOWN_SECONDS = 200, 5, 2
+# Seconds that open requests have to end at shutdown.
+_SHUTDOWN_SECONDS = 2
 # The largest integer that JavaScript's numbers represent exactly.
 _MAX_INTEGER = 2**53 - 1
 # Errors whose message is meant for the reader.
@@ -112,8 +112,6 @@ def server(app: ASGIApp, *, is_debugged: bool = False) -> uvicorn.Server:
             log_level="info" if is_debugged else "critical",
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=_MAX_CONNECTIONS,
-            timeout_keep_alive=_IDLE_SECONDS,
             timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
         )
     )
