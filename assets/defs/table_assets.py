@@ -78,7 +78,7 @@ class EngineResource(ConfigurableResource):
     def events(
         self, tasks: Sequence[ModelTask], progress: Progress, log: Callable[[str], None]
     ) -> Iterator[tuple[ModelTask, Event]]:
-        """Compute models, one per task; yield each event with its model's task.
+        """Compute models, one per task; yield each event with its task, or the part of it that was computed away.
 
         The cluster computes all but `speed`, which is measured on this machine. `log` receives what the user should
         know of the cluster.
@@ -127,7 +127,7 @@ class EngineResource(ConfigurableResource):
                 return
         task = ModelTask(request, str(store.root), model, ((recipe, step),), has_lost_two_processes(context.run.tags))
         log = context.log.info
-        for _, event in self.events([task], LogProgress(log, task.title), log):
+        for _, event in self.events([task], LogProgress(log, task.name(recipe, step)), log):
             if isinstance(event, StepFailed):
                 raise event.error
             if isinstance(event, TableWritten):

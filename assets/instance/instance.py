@@ -16,9 +16,8 @@ from typing import Any
 
 from dagster import DagsterInstance, DagsterInvalidConfigError, DagsterRunStatus, RunsFilter
 
-# Dagster has no public names for these. InstanceRef: lets us override values of dagster.yaml.
-# sqlite_*: `databases_kept_open` replaces their engines; test_databases fails if Dagster opens SQLite in another way.
-from dagster._core.instance.ref import InstanceRef
+# Dagster has no public names for these, whose engines `databases_kept_open` replaces; test_databases fails if Dagster
+# opens SQLite in another way.
 from dagster._core.storage.event_log.sqlite import sqlite_event_log
 from dagster._core.storage.runs.sqlite import sqlite_run_storage
 from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
@@ -110,7 +109,7 @@ def open_instance(root: Path) -> Iterator[DagsterInstance]:
     home = prepare_home(root)
     with _translate_database_errors(home), databases_kept_open():
         with _translate_config_errors(home):
-            instance = DagsterInstance.from_ref(_ref(home))
+            instance = _instance(home)
         with instance:
             if _is_shared(instance.run_storage):
                 # Otherwise Dagster connects for every event, and the password check of PostgreSQL is slow by design.
@@ -137,8 +136,9 @@ def plain_path(home: Path) -> Path:
     return link
 
 
-def _ref(home: Path) -> InstanceRef:
-    return InstanceRef.from_dir(str(plain_path(home)), overrides=_NO_CAPTURE)
+def _instance(home: Path) -> DagsterInstance:
+    # Its folder and its databases stay: only the name of the method is about temporary ones.
+    return DagsterInstance.local_temp(str(plain_path(home)), overrides=_NO_CAPTURE)
 
 
 def _is_shared(storage: object) -> bool:
@@ -262,8 +262,7 @@ def _machine_lock(home: Path, url: str, log: Callable[[str], None]) -> Iterator[
     """Hold a lock among the machines that share a PostgreSQL database; it is released if the connection is lost."""
     with ExitStack() as stack:
         with _translate_database_errors(home), _translate_config_errors(home):
-            storage = _ref(home).storage
-            runs = None if storage is None else storage.run_storage
+            runs = stack.enter_context(_instance(home)).run_storage
             if _is_shared(runs):
                 connection = stack.enter_context(runs.connect())
                 key = int.from_bytes(hashlib.sha256(f"prunescope {url}".encode()).digest()[:8], "big", signed=True)

@@ -37,7 +37,7 @@ PATIENCE_SECONDS = 300
 def compute_on_ray(
     tasks: Sequence[ModelTask], cluster: RayClusterConfig, log: Callable[[str], None]
 ) -> Iterator[tuple[ModelTask, Event]]:
-    """Compute models, one per task, on a cluster; yield each event with its model's task as soon as its part has ended.
+    """Compute models, one per task, on a cluster; yield each event with its part of a task as soon as that has ended.
 
     `log` receives a line when a process, or the last machine with room for one, is lost.
 
@@ -64,7 +64,7 @@ def compute_on_ray(
                 halved = replace(part, halves_batches=part.halves_batches or losses >= RETRIES)
                 sent[remote.remote(halved, *given)] = part, losses
 
-        by_model, later, waited = {task.model: task for task in tasks}, dict[str, list[ModelTask]](), 0
+        later, waited = dict[str, list[ModelTask]](), 0
         for task in tasks:
             own = task.only(lambda recipe, step: recipe is None and step != "search")
             others = groups(task.only(lambda recipe, step: recipe is not None or step == "search"), at_once=at_once)
@@ -91,7 +91,8 @@ def compute_on_ray(
                         raise error.cause from error
                     except RayError as error:
                         reason = str(error).strip().partition("\n")[0]
-                        log(f"a process on the Ray cluster was lost computing {part.title} ({reason})")
+                        names = ", ".join(dict.fromkeys(part.name(*step) for step in part.steps))
+                        log(f"a process on the Ray cluster was lost computing {names} ({reason})")
                         # Only a variant whose process was lost while it was alone is given up.
                         if losses < RETRIES or len(part.recipes) > 1:
                             most = math.ceil(len(part.recipes) / 2) if losses < RETRIES else 1
@@ -99,7 +100,7 @@ def compute_on_ray(
                             continue
                         lost = f"{1 + losses} processes were lost computing it; the last one: {reason}"
                         events = part.failed(ComputationError(lost))
-                    yield from ((by_model[part.model], event) for event in events)
+                    yield from ((part, event) for event in events)
                     # The first answer of a model is that of its own steps; a lost model ends what depends on it.
                     others = later.pop(part.model, [])
                     if not any(isinstance(event, StepFailed) and event.recipe is None for event in events):
