@@ -4,8 +4,7 @@
 """
 
 import time
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
 
 from dagster import (
     AssetCheckEvaluation,
@@ -30,7 +29,6 @@ from prunescope.assets.defs.metadata import missing, recorded
 from prunescope.assets.defs.recipe_asset import register_study, unpublished
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.assets.defs.table_assets import GPU, EngineResource
-from prunescope.assets.execution.ray.cluster import RayClusterConfig
 from prunescope.assets.execution.signals import watch_interrupts
 from prunescope.assets.execution.task import TableWritten
 from prunescope.assets.instance.instance import (
@@ -142,7 +140,7 @@ def _computed(
 STUDY_JOB = _study_job(GPU)
 
 
-def run_in_this_process(run: StudyRun, cluster: RayClusterConfig | None) -> None:
+def run_in_this_process(run: StudyRun, cluster: Mapping[str, object] | None) -> None:
     """Execute the run of a study as a Dagster run of this process.
 
     Raises:
@@ -154,9 +152,8 @@ def run_in_this_process(run: StudyRun, cluster: RayClusterConfig | None) -> None
         with open_instance(local) as instance, watch_interrupts() as interrupted:
             recover(instance, str(run.store.root), local)
             run.interrupted = interrupted
-            engine = asdict(cluster) if cluster else {"address": ""}
             options = {"replace": run.replace, "tables": list(run.tables or ())}
-            config = run_config(run.request, run.store, engine) | {
+            config = run_config(run.request, run.store, cluster or {"address": ""}) | {
                 "ops": {"whole_study": {"config": options}},
                 # The listener reports failures; Dagster keeps its own log in the instance.
                 "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
@@ -216,7 +213,7 @@ def run_tags(study: str, store: Store) -> dict[str, str]:
     return {WAREHOUSE_TAG: str(store.root), STUDY_TAG: study, MAX_RETRIES_TAG: "0"}
 
 
-def run_config(request: StudyRequest, store: Store, engine: dict[str, object] | None = None) -> dict[str, object]:
+def run_config(request: StudyRequest, store: Store, engine: Mapping[str, object] | None = None) -> dict[str, object]:
     """Return a run's configuration, which the UI shows and can execute again.
 
     `engine` has the fields of `EngineResource`; None for the default.
