@@ -14,7 +14,7 @@ import typer
 
 from prunescope.assets import settings
 from prunescope.assets.cli import completion, options
-from prunescope.assets.cli.output import FAILED, Sink, emit, emit_list, log, log_wait
+from prunescope.assets.cli.output import FAILED, Sink, emit, emit_list, log
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.errors import WarehouseError
@@ -60,7 +60,7 @@ def import_lm_eval(context: typer.Context, results: list[Path], variant: options
         with open_regular(path.expanduser(), _MAX_RESULTS_BYTES, "a results file") as file:
             parsed = parse_results(str(path), file.read())
         found.append((parsed, given or evaluated_variant(parsed, store)))
-    with locked(store.local(settings.cache_folder()) / "_import_lock", log_wait):
+    with locked(store.local(settings.cache_folder()) / "_import_lock", log):
         added = import_results(store, found)
     for (parsed, pair), rows in zip(found, added, strict=True):
         log(f"{parsed.file}: {rows} scores of {'@'.join(pair)}" if rows else f"{parsed.file}: was imported before")
@@ -159,7 +159,7 @@ def gc(
             from prunescope.assets.instance.instance import writer_lock
 
             # Waits for a running study, whose files might look like orphans.
-            lock.enter_context(writer_lock(local, log_wait, store.url))
+            lock.enter_context(writer_lock(local, log, store.url))
         watch = load_watch_state(store)
         unknown = [*watch.refused.values(), *(f"{name} is still being copied" for name in watch.copying)]
         if yes and unknown:  # its results would look like orphans

@@ -37,11 +37,6 @@ def log(message: str, style: str | None = None) -> None:
     STDERR.print(escape_control(message, keep="\n\t"), style=style, markup=False, emoji=False)
 
 
-def log_wait(holder: str) -> None:
-    """Log that the command waits for another process."""
-    log(f"this warehouse is in use; waiting for {holder} (Ctrl-C to stop)", "yellow")
-
-
 def put(line: str) -> None:
     """Print a line of data to standard output; on a terminal, escape its invisible characters."""
     sys.stdout.write((escape_control(line, keep="\n") if sys.stdout.isatty() else line) + "\n")

@@ -3,7 +3,7 @@
 import threading
 from typing import TYPE_CHECKING, Self
 
-from prunescope.assets.cli.output import STDERR, log, log_wait
+from prunescope.assets.cli.output import STDERR, log
 from prunescope.pipelines.core.escapes import escape_control
 
 if TYPE_CHECKING:
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
     from prunescope.assets.runs.outcome import Failure
 
-# If output is not a terminal: seconds of silence before the first status line, and the longest silence after it.
-SILENT_SECONDS, _MAX_SILENT_SECONDS = 15.0, 240.0
+# If output is not a terminal: seconds from one status line to the next.
+STATUS_SECONDS = 60.0
 # A step that took less has no line.
 _MIN_STEP_SECONDS = 1.0
 
@@ -20,8 +20,8 @@ _MIN_STEP_SECONDS = 1.0
 class RichProgress:
     """A bar for all partitions, and one for the current task, which moves to and fro if the task has a single step.
 
-    In a pipe or a log, a line per finished partition and per step of a second or more, and one about the current task
-    after each long silence.
+    In a pipe or a log, a line per finished partition, per step of a second or more, and per minute about the current
+    task.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,6 @@ class RichProgress:
         self._step = ""
         self._step_began = 0.0
         self._is_over = threading.Event()
-        self._has_logged = False
 
     def __enter__(self) -> Self:
         """Show the bars."""
@@ -78,12 +77,6 @@ class RichProgress:
             self._bars.remove_task(self._task)
             self._task = None
 
-    def waiting(self, holder: str) -> None:
-        """Log that another process holds the warehouse, and show the wait as a task."""
-        self._has_logged = True
-        log_wait(holder)
-        self.start("wait for the warehouse", 1)
-
     def planned(self, partitions: int) -> None:
         """Show a bar for the partitions to compute."""
         self.done()
@@ -99,19 +92,16 @@ class RichProgress:
     def computed(self, name: str, seconds: float) -> None:
         """Log a finished partition and advance the bar."""
         self._end_step()
-        self._has_logged = True
         self.done()
         log(f"{name}: {seconds:.1f} s")
         self._advance_partitions()
 
     def note(self, message: str) -> None:
         """Log a note to the user."""
-        self._has_logged = True
         log(message, "yellow")
 
     def failed(self, failure: "Failure") -> None:
         """Log a failed partition and advance the bar."""
-        self._has_logged = True
         self.done()
         log(f"{failure.name}: failed: {failure.message}", "red")
         self._step = ""
@@ -121,17 +111,11 @@ class RichProgress:
         """End the step before; in a pipe or a log, log it if it took long enough."""
         step, self._step, seconds = self._step, "", self._bars.get_time() - self._step_began
         if step and seconds >= _MIN_STEP_SECONDS and not STDERR.is_terminal:
-            self._has_logged = True
             log(f"{step}: {seconds:.1f} s")
 
     def _report(self) -> None:
-        """Log the current task whenever nothing was logged for long, ever less often."""
-        seconds = SILENT_SECONDS
-        while not self._is_over.wait(seconds):
-            if self._has_logged:
-                self._has_logged, seconds = False, SILENT_SECONDS
-                continue
-            seconds = min(2 * seconds, _MAX_SILENT_SECONDS)
+        """Log the current task, minute by minute."""
+        while not self._is_over.wait(STATUS_SECONDS):
             shown = self._partitions if self._task is None else self._task
             task = next((task for task in self._bars.tasks if task.id == shown), None)
             about = filter(None, [task.description, amount(task)] if task else [])

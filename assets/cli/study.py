@@ -2,7 +2,7 @@
 
 import dataclasses
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +12,6 @@ from prunescope.assets.cli import options
 from prunescope.assets.cli.output import FAILED, WRONG_INPUT, Sink, emit, emit_list, log
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.assets.execution.error_transport import error_line
-from prunescope.assets.execution.ray.cluster import RayClusterConfig
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.errors import CatalogueError, DamagedFileError, WarehouseError
 
@@ -59,7 +58,8 @@ def run(
 
     if ray is None and (gpus_per_task, cpus_per_task) != (None, None):
         raise InputError("--gpus-per-task and --cpus-per-task apply to a Ray cluster; name it with --ray")
-    cluster = None if ray is None else RayClusterConfig(ray, gpus_per_task, cpus_per_task)
+    engine = dict[str, object](address=ray, gpus_per_task=gpus_per_task, cpus_per_task=cpus_per_task)
+    cluster = None if ray is None else engine
     location = options.root(context)
     if study is not None:
         request = _with_added_models(Store(location), request_of(study, model, recipe, allow_code_execution))
@@ -164,7 +164,7 @@ def end(context: typer.Context, failures: "Sequence[Failure]") -> None:
 
 
 def _run_study(
-    request: "StudyRequest", location: "Place", cluster: RayClusterConfig | None, *, replace: bool
+    request: "StudyRequest", location: "Place", cluster: Mapping[str, object] | None, *, replace: bool
 ) -> "Sequence[Failure]":
     """Run one study, print its summary, and return its failures."""
     from prunescope.assets.runs.start import run_study

@@ -8,7 +8,7 @@ import typer
 
 from prunescope.assets import settings
 from prunescope.assets.cli import completion, options
-from prunescope.assets.cli.output import Sink, emit_list, log, log_wait
+from prunescope.assets.cli.output import Sink, emit_list, log
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.pipelines.core.errors import InputError
 
@@ -84,7 +84,7 @@ def add_model(context: typer.Context, model: str) -> None:
     from prunescope.pipelines.studies import load_study
 
     store, named = options.writable(context), options.absolute_model(model)
-    with edit_watch_list(store, log_wait) as versions:
+    with edit_watch_list(store, log) as versions:
         listed = versions[-1]
         studies = [load_study(key).extended([named]) for key in listed.studies]
         studies = studies or [load_study(DEFAULT).replaced([named], [])]
@@ -103,7 +103,7 @@ def _change_list(store: "Store", added: list[str], stopped: list[str]) -> None:
     from prunescope.assets.watching.watch_list import edit_watch_list, models_folder
     from prunescope.pipelines.studies import load_study
 
-    with edit_watch_list(store, log_wait) as versions:
+    with edit_watch_list(store, log) as versions:
         names = {key: key for key in versions[-1].studies}
         for key in names:
             with suppress(InputError):  # a broken file can be stopped by its path

@@ -26,7 +26,7 @@ from dagster import (
 )
 
 from prunescope.assets.defs.metadata import check_specs, materialized, table_metadata
-from prunescope.assets.defs.resources import Ask, StudyResource, WarehouseResource
+from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.assets.execution import partition_context
 from prunescope.assets.execution.task import TableWritten
 from prunescope.assets.planning import freshness
@@ -35,6 +35,7 @@ from prunescope.pipelines.core.quoting import quoted
 from prunescope.pipelines.reporting.charts.files import preview
 from prunescope.pipelines.reporting.charts.registry import FIGURES, Figure
 from prunescope.pipelines.reporting.explorer.page import render as render_page
+from prunescope.pipelines.reporting.explorer.query_cache import Ask
 from prunescope.pipelines.reporting.published import contents_hash, published
 from prunescope.warehouse.catalogue.column_docs import explain
 from prunescope.warehouse.catalogue.database import SQL, view_sql
@@ -211,9 +212,9 @@ def report(context: AssetExecutionContext, study: StudyResource, warehouse: Ware
     chosen = study.request(store, context.instance).load()
     # Before anything is read: partitions that are written meanwhile then make the report outdated.
     version = freshness.report_version(store, chosen)
-    with warehouse.only(chosen) as catalogue:
-        broken = broken_assertions(catalogue.ask)
-        data = documents(chosen, catalogue.connection, catalogue.ask, catalogue.figures).within()
+    with warehouse.only(chosen) as (connection, ask, figures):
+        broken = broken_assertions(ask)
+        data = documents(chosen, connection, ask, figures).within()
         page = render_page(data, live=False)
     # A report on contradictory tables is written, but never counts as current.
     version = version if not broken else ""

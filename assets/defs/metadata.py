@@ -105,9 +105,7 @@ def _checks(table: Table) -> Iterator[tuple[str, bool, str]]:
 
 
 def _shown(value: Any) -> Any:  # noqa: ANN401
-    """Return a value as the UI shows it well: Markdown, JSON, or a float with four significant digits."""
-    if isinstance(value, dict):
-        return MetadataValue.json(value)
+    """Return a value as the UI shows it well: Markdown, or a float with four significant digits."""
     if isinstance(value, str):
         return MetadataValue.md(value)
     return float(f"{value:.4g}") if isinstance(value, float) else value

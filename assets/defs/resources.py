@@ -7,7 +7,7 @@ the watch list and earlier runs, the warehouse in an environment variable.
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import duckdb
@@ -23,13 +23,13 @@ from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.publishing.explorer_data import asking
 from prunescope.assets.watching.watch_list import request_for
 from prunescope.pipelines.reporting.charts.figure_cache import FigureCache
+from prunescope.pipelines.reporting.explorer.query_cache import Ask
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.catalogue.database import connect, connected
 from prunescope.warehouse.catalogue.scope import is_whole, narrow
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
 
-Ask = Callable[[str], pl.DataFrame]
 # Runs that are searched for one with a partition.
 _MAX_RUNS = 100
 
@@ -108,20 +108,6 @@ class StudyResource(ConfigurableResource):
         )
 
 
-@dataclass(frozen=True)
-class OneStudy:
-    """A catalogue restricted to one study's models and recipes.
-
-    Attributes:
-        ask: runs a query on it.
-        figures: cache of the study's figures; None if there is none.
-    """
-
-    connection: duckdb.DuckDBPyConnection
-    ask: Ask
-    figures: FigureCache | None
-
-
 class WarehouseResource(ConfigurableResource):
     """The warehouse of results."""
 
@@ -141,10 +127,7 @@ class WarehouseResource(ConfigurableResource):
     def locked(self, log: Callable[[str], None]) -> Iterator[Store]:
         """Hold the writer lock; `log` receives whom this run waits for."""
         store = self.store()
-        local = store.local(settings.cache_folder())
-        with writer_lock(
-            local, lambda holder: log(f"another run uses this warehouse; waiting for {holder}"), store.url
-        ):
+        with writer_lock(store.local(settings.cache_folder()), log, store.url):
             yield store
 
     def ask(self, query: str) -> pl.DataFrame:
@@ -176,8 +159,8 @@ class WarehouseResource(ConfigurableResource):
             self._connection.close()
 
     @contextmanager
-    def only(self, study: Study) -> Iterator[OneStudy]:
-        """Open a catalogue that shows one study.
+    def only(self, study: Study) -> Iterator[tuple[duckdb.DuckDBPyConnection, Ask, FigureCache | None]]:
+        """Open a catalogue that shows one study; yield it, what runs a query on it, and the study's figures, if drawn.
 
         Reuse the run's catalogue and its caches if the warehouse contains only this study and no partition has changed
         since the catalogue was opened; from then on it shows this study only. Otherwise open a new one.
@@ -188,8 +171,8 @@ class WarehouseResource(ConfigurableResource):
         if whole and is_current and is_whole(whole, models, recipes):
             narrow(whole, models, recipes)
             self._partitions = None  # it does not show the whole warehouse any more
-            yield OneStudy(whole, self.ask, self.figures())
+            yield whole, self.ask, self.figures()
             return
         with connected(self.store().root) as connection:
             narrow(connection, models, recipes)
-            yield OneStudy(connection, asking(connection), None)
+            yield connection, asking(connection), None

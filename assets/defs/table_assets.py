@@ -24,7 +24,6 @@ from prunescope.assets.defs.recipe_asset import MODELS, VARIANTS, publish
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.assets.execution.compute import compute
 from prunescope.assets.execution.model_session import ModelSession
-from prunescope.assets.execution.ray.cluster import RayClusterConfig
 from prunescope.assets.execution.task import Event, ModelTask, StepFailed, TableWritten
 from prunescope.assets.instance.instance import has_lost_two_processes
 from prunescope.assets.planning.fingerprints import find_model
@@ -78,7 +77,7 @@ class EngineResource(ConfigurableResource):
     def events(
         self, tasks: Sequence[ModelTask], progress: Progress, log: Callable[[str], None]
     ) -> Iterator[tuple[ModelTask, Event]]:
-        """Compute models, one per task; yield each event with its model's task.
+        """Compute models, one per task; yield each event with its task, or the part of it that was computed away.
 
         The cluster computes all but `speed`, which is measured on this machine. `log` receives what the user should
         know of the cluster.
@@ -90,9 +89,9 @@ class EngineResource(ConfigurableResource):
         if self.address:
             from prunescope.assets.execution.ray.tasks import compute_on_ray
 
-            cluster = RayClusterConfig(self.address, self.gpus_per_task, self.cpus_per_task)
             away = [task.only(lambda _, step: step != "speed") for task in tasks]
-            for task, event in compute_on_ray([task for task in away if task.steps], cluster, log):
+            parts = [task for task in away if task.steps]
+            for task, event in compute_on_ray(parts, self.address, log, self.gpus_per_task, self.cpus_per_task):
                 if isinstance(event, StepFailed) and event.step != "search":
                     failed.add((task.model, event.recipe))
                 yield task, event
@@ -127,7 +126,7 @@ class EngineResource(ConfigurableResource):
                 return
         task = ModelTask(request, str(store.root), model, ((recipe, step),), has_lost_two_processes(context.run.tags))
         log = context.log.info
-        for _, event in self.events([task], LogProgress(log, task.title), log):
+        for _, event in self.events([task], LogProgress(log, task.name(recipe, step)), log):
             if isinstance(event, StepFailed):
                 raise event.error
             if isinstance(event, TableWritten):

@@ -51,13 +51,6 @@ class ModelTask:
             first.setdefault(self.name(*step), step)
         return [StepFailed.of(*step, error) for step in first.values()]
 
-    @property
-    def title(self) -> str:
-        """Return the name in logs: the partition and its step, or the model and how many partitions are wanted."""
-        names = {self.name(*step) for step in self.steps}
-        title = f"{self.model} ({len(names)} partitions)" if len(names) > 1 else names.pop()
-        return f"{title} {self.steps[0][1]}" if len(self.steps) == 1 and self.steps[0][1] != "search" else title
-
 
 @dataclass(frozen=True)
 class StepBegun:

@@ -11,11 +11,10 @@ from prunescope.warehouse.storage.atomic_write import translate_os_errors
 
 
 @contextmanager
-def locked(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
+def locked(path: Path, log: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock of a file, which is made if it does not exist; the lock ends with the process at the latest.
 
-    `waiting` is called once if another process holds the lock. It gets that process, which the file names, and the
-    file, in words.
+    `log` receives one message if another process, which the file names, holds the lock.
 
     Raises:
         WarehouseError: the file cannot be written.
@@ -28,7 +27,8 @@ def locked(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            waiting(f"{file.read(200).strip() or 'another process'}, which holds {path}")
+            holder = file.read(200).strip() or "another process"
+            log(f"this warehouse is in use; waiting for {holder}, which holds {path}")
             fcntl.flock(file, fcntl.LOCK_EX)
         with suppress(OSError):  # the name of the holder is for messages only, and the disk may be full
             os.truncate(file.fileno(), 0)

@@ -5,21 +5,20 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
+from urllib.parse import unquote
 
 from dagster import DagsterInstance, DagsterInvalidConfigError, DagsterRunStatus, RunsFilter
 
-# Dagster has no public names for these. InstanceRef: lets us override values of dagster.yaml.
-# sqlite_*: `databases_kept_open` replaces their engines; test_databases fails if Dagster opens SQLite in another way.
-from dagster._core.instance.ref import InstanceRef
+# Dagster has no public names for these, whose engines `databases_kept_open` replaces; test_databases fails if Dagster
+# opens SQLite in another way.
 from dagster._core.storage.event_log.sqlite import sqlite_event_log
 from dagster._core.storage.runs.sqlite import sqlite_run_storage
 from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
@@ -29,14 +28,11 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import QueuePool
 from yaml import YAMLError
 
-from prunescope.assets import settings
 from prunescope.assets.instance.file_lock import locked
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.storage.atomic_write import translate_os_errors
 
 CONFIG = "dagster.yaml"
-# Space for Dagster's databases and the tables of one small study.
-MIN_FREE_BYTES = 32 << 20
 # Timeout for the connection to a code server.
 _CONNECT_SECONDS = 5.0
 # Dagster's modules that create an engine for every connection to SQLite.
@@ -79,14 +75,18 @@ def prepare_home(root: Path) -> Path:
     machine, see `Store.local`.
 
     Raises:
-        WarehouseError: the folder cannot be written.
+        WarehouseError: the folder cannot be written, or its path has a meaning in URLs, which Dagster does not quote.
     """
-    if chosen := os.environ.get("DAGSTER_HOME"):
-        home = Path(chosen).expanduser().absolute()
+    chosen = os.environ.get("DAGSTER_HOME")
+    home = Path(chosen).expanduser().absolute() if chosen else root / "_dagster"
+    if "?" in str(home) or unquote(str(home)) != str(home):
+        raise WarehouseError(
+            f"{home}: SQLite's URLs allow no ? or %41 in a path; choose another place with --warehouse or DAGSTER_HOME"
+        )
+    if chosen:
         with translate_os_errors(home):
             home.mkdir(parents=True, exist_ok=True)
         return home
-    home = root / "_dagster"
     config = _packaged_config().read_text(encoding="utf-8")
     with translate_os_errors(home):
         home.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ def open_instance(root: Path) -> Iterator[DagsterInstance]:
     home = prepare_home(root)
     with _translate_database_errors(home), databases_kept_open():
         with _translate_config_errors(home):
-            instance = DagsterInstance.from_ref(_ref(home))
+            instance = _instance(home)
         with instance:
             if _is_shared(instance.run_storage):
                 # Otherwise Dagster connects for every event, and the password check of PostgreSQL is slow by design.
@@ -121,27 +121,9 @@ def open_instance(root: Path) -> Iterator[DagsterInstance]:
             yield instance
 
 
-def plain_path(home: Path) -> Path:
-    """Return a path of DAGSTER_HOME that Dagster can write into SQLite's URLs: DAGSTER_HOME or a link to it.
-
-    A link is needed for a `?`, a `%` or bytes that are not UTF-8, because Dagster does not quote the path: what follows
-    a `?` would be lost, and `%41` would be read as `A`.
-
-    Raises:
-        WarehouseError: the link cannot be written.
-    """
-    # Bytes that are not UTF-8 become surrogates in a path's text, which a URL cannot hold either.
-    if not any(character in "?%" or "\ud800" <= character <= "\udfff" for character in str(home)):
-        return home
-    link = settings.cache_folder().absolute() / "homes" / hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
-    with translate_os_errors(link), suppress(FileExistsError):  # its name is that of its target
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(home)
-    return link
-
-
-def _ref(home: Path) -> InstanceRef:
-    return InstanceRef.from_dir(str(plain_path(home)), overrides=_NO_CAPTURE)
+def _instance(home: Path) -> DagsterInstance:
+    # Its folder and its databases stay: only the name of the method is about temporary ones.
+    return DagsterInstance.local_temp(str(home), overrides=_NO_CAPTURE)
 
 
 def _is_shared(storage: object) -> bool:
@@ -224,24 +206,12 @@ def databases_kept_open() -> Iterator[None]:
             engine.pool.dispose()
 
 
-def require_space(root: Path) -> None:
-    """Check for free space before anything is computed.
-
-    Raises:
-        WarehouseError: the disk is almost full.
-    """
-    if shutil.disk_usage(root).free < MIN_FREE_BYTES:
-        raise WarehouseError(
-            f"{root}: less than {MIN_FREE_BYTES >> 20} MiB are free; free some space or choose another --warehouse"
-        )
-
-
 # The locks that this process holds.
 _LOCKS: set[Path] = set()
 
 
 @contextmanager
-def writer_lock(root: Path, waiting: Callable[[str], None], url: str | None = None) -> Iterator[None]:
+def writer_lock(root: Path, log: Callable[[str], None], url: str | None = None) -> Iterator[None]:
     """Hold the writer lock of a warehouse; it is released when the process dies, and a process may take it repeatedly.
 
     In a folder, processes wait for each other, also those of other machines if a shared file system supports locks, as
@@ -249,9 +219,8 @@ def writer_lock(root: Path, waiting: Callable[[str], None], url: str | None = No
     them. Otherwise only processes of one machine wait, and if two machines write the same partition, the last one
     replaces the whole file.
 
-    `root` is as in `prepare_home`, `url` that of the warehouse, the same on all machines; None for a folder. `waiting`
-    is called if another process holds the file's lock, and if another machine holds the database's; it gets that holder
-    and the lock, in words.
+    `root` is as in `prepare_home`, `url` that of the warehouse, the same on all machines; None for a folder. `log`
+    receives a message if another process holds the file's lock, and if another machine holds the database's.
 
     Raises:
         WarehouseError: the folder cannot be written, or the database cannot be reached.
@@ -261,9 +230,9 @@ def writer_lock(root: Path, waiting: Callable[[str], None], url: str | None = No
         yield
         return
     with ExitStack() as stack:
-        stack.enter_context(locked(path, waiting))
+        stack.enter_context(locked(path, log))
         if url is not None:
-            stack.enter_context(_machine_lock(prepare_home(root), url, waiting))
+            stack.enter_context(_machine_lock(prepare_home(root), url, log))
         _LOCKS.add(path)
         stack.callback(_LOCKS.discard, path)
         yield
@@ -274,19 +243,18 @@ def _lock_file(root: Path) -> Path:
 
 
 @contextmanager
-def _machine_lock(home: Path, url: str, waiting: Callable[[str], None]) -> Iterator[None]:
+def _machine_lock(home: Path, url: str, log: Callable[[str], None]) -> Iterator[None]:
     """Hold a lock among the machines that share a PostgreSQL database; it is released if the connection is lost."""
     with ExitStack() as stack:
         with _translate_database_errors(home), _translate_config_errors(home):
-            storage = _ref(home).storage
-            runs = None if storage is None else storage.run_storage
+            runs = stack.enter_context(_instance(home)).run_storage
             if _is_shared(runs):
                 connection = stack.enter_context(runs.connect())
                 key = int.from_bytes(hashlib.sha256(f"prunescope {url}".encode()).digest()[:8], "big", signed=True)
                 attempt = text("SELECT pg_try_advisory_lock(:key)").bindparams(key=key)
                 has_lock = connection.execute(attempt).scalar()
                 if not has_lock:
-                    waiting("another machine, which holds the lock of this warehouse in the database of DAGSTER_HOME")
+                    log("this warehouse is in use; waiting for another machine, by its lock in DAGSTER_HOME's database")
                 while not has_lock:
                     time.sleep(_LOCK_RETRY_SECONDS)  # to wait inside the database would ignore Ctrl-C
                     has_lock = connection.execute(attempt).scalar()

@@ -9,7 +9,7 @@ import math
 import os
 import re
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import Progress
@@ -17,9 +17,6 @@ from prunescope.warehouse.catalogue.queries import variant_scores, variant_state
 from prunescope.warehouse.catalogue.question_query import RowFilter, require, rows_within
 from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 VARIANT_TAG, STATE_TAG = "prunescope.variant", "prunescope.state"
 # Characters that MLflow takes in the name of a metric.
@@ -58,8 +55,7 @@ def log_variants(
     for name, value in (("MAX_RETRIES", "1"), ("TIMEOUT", "20")):
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
     try:
-        from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
+        import mlflow
     except ImportError as error:
         raise InputError("MLflow is not installed; pip install 'prunescope[mlflow]'") from error
     states = {(state["model"], state["recipe"]): state for state in variant_states(root)}
@@ -70,39 +66,34 @@ def log_variants(
     logged, present = list[str](), list[str]()
     progress.start(f"log {len(chosen)} variants to MLflow", len(chosen))
     try:
-        client = MlflowClient(tracking_uri=uri)
-        found = client.get_experiment_by_name(experiment)
-        identity = found.experiment_id if found else client.create_experiment(experiment)
+        if uri is not None:
+            mlflow.set_tracking_uri(uri)
+        identity = mlflow.set_experiment(experiment).experiment_id
         for pair, state in chosen.items():
             name, reports = "@".join(pair), _reports(root, state)
             # A run with other figures is another run, and so is one of the dense model with another report.
             whole = str([*state["hashes"], *sorted(figures), *reports.values()])
             digest = hashlib.sha256(whole.encode()).hexdigest()
-            if client.search_runs([identity], f"tags.`{STATE_TAG}` = '{digest}' and attributes.status = 'FINISHED'"):
+            finished = f"tags.`{STATE_TAG}` = '{digest}' and attributes.status = 'FINISHED'"
+            if mlflow.search_runs([identity], finished, output_format="list"):
                 present.append(name)
             else:
-                tags = {VARIANT_TAG: name, STATE_TAG: digest}
-                run, status = client.create_run(identity, run_name=name, tags=tags).info.run_id, "FAILED"
-                try:
-                    _log(client, run, root, state, figures)
+                with mlflow.start_run(run_name=name, tags={VARIANT_TAG: name, STATE_TAG: digest}):
+                    _log(root, state, figures)
                     for file, report in reports.items():
-                        client.log_text(run, report, f"reports/{file}")
-                    status = "FINISHED"
-                finally:
-                    client.set_terminated(run, status)
+                        mlflow.log_text(report, f"reports/{file}")
                 logged.append(name)
             progress.advance()
-    except MlflowException as error:
+    except mlflow.MlflowException as error:
         raise ComputationError(f"MLflow: {error.message}") from error
     progress.done()
     return logged, present
 
 
-def _log(
-    client: "MlflowClient", run: str, root: Place | str, state: Mapping[str, Any], figures: Collection[str]
-) -> None:
+def _log(root: Place | str, state: Mapping[str, Any], figures: Collection[str]) -> None:
+    """Log a variant's parameters, metrics, verdict and figures to the active run."""
+    import mlflow
     import vl_convert
-    from mlflow.entities import Metric, Param
 
     from prunescope.pipelines.reporting.charts.registry import find_figure
 
@@ -110,17 +101,16 @@ def _log(
     summary = variant_values(root, f"{model}@{recipe}")
     values = {"model": model, "recipe": recipe} | summary | variant_scores(root, model, recipe)
     numbers = {key: value for key, value in values.items() if isinstance(value, int | float) and math.isfinite(value)}
-    metrics = [Metric(_NOT_A_NAME.sub("_", key), float(value), 0, 0) for key, value in numbers.items()]
+    mlflow.log_metrics({_NOT_A_NAME.sub("_", key): float(value) for key, value in numbers.items()})
     described = {key: values.get(key) for key in _PARAMETERS} | json.loads(state["parameters_json"])
-    parameters = [Param(key, str(value)[:_LONGEST]) for key, value in described.items() if value is not None]
-    client.log_batch(run, metrics, parameters)
-    client.set_tag(run, "prunescope.verdict", str(values.get("verdict")))
+    mlflow.log_params({key: str(value)[:_LONGEST] for key, value in described.items() if value is not None})
+    mlflow.set_tag("prunescope.verdict", str(values.get("verdict")))
     for name in figures:
         figure = find_figure(name)
         rows = rows_within(root, figure.query, RowFilter((model,), (recipe,)))
         for number, drawing in enumerate(figure.draw_all(rows) if len(rows) else (), start=1):
             svg = vl_convert.vegalite_to_svg(drawing.specification)
-            client.log_text(run, svg, f"figures/{name}-{number}.svg")
+            mlflow.log_text(svg, f"figures/{name}-{number}.svg")
 
 
 def _reports(root: Place | str, state: Mapping[str, Any]) -> dict[str, str]:

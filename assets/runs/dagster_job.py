@@ -4,8 +4,7 @@
 """
 
 import time
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
 
 from dagster import (
     AssetCheckEvaluation,
@@ -31,7 +30,6 @@ from prunescope.assets.defs.metadata import missing, recorded
 from prunescope.assets.defs.recipe_asset import register_study, unpublished
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.assets.defs.table_assets import GPU, EngineResource
-from prunescope.assets.execution.ray.cluster import RayClusterConfig
 from prunescope.assets.execution.signals import watch_interrupts
 from prunescope.assets.execution.task import TableWritten
 from prunescope.assets.instance.instance import (
@@ -44,7 +42,6 @@ from prunescope.assets.instance.instance import (
     has_lost_two_processes,
     open_instance,
     recover,
-    require_space,
     writer_lock,
 )
 from prunescope.assets.planning.freshness import table_partitions
@@ -143,22 +140,20 @@ def _computed(
 STUDY_JOB = _study_job(GPU)
 
 
-def run_in_this_process(run: StudyRun, cluster: RayClusterConfig | None) -> None:
+def run_in_this_process(run: StudyRun, cluster: Mapping[str, object] | None) -> None:
     """Execute the run of a study as a Dagster run of this process.
 
     Raises:
         InputError, ComputationError, WarehouseError, KeyboardInterrupt: as `run_study`.
     """
     local = run.store.local(run.cache)
-    with writer_lock(local, run.listener.waiting, run.store.url):
-        require_space(local)
+    with writer_lock(local, run.listener.note, run.store.url):
         make_models_folder(run.store)
         with open_instance(local) as instance, watch_interrupts() as interrupted:
             recover(instance, str(run.store.root), local)
             run.interrupted = interrupted
-            engine = asdict(cluster) if cluster else {"address": ""}
             options = {"replace": run.replace, "tables": list(run.tables or ())}
-            config = run_config(run.request, run.store, engine) | {
+            config = run_config(run.request, run.store, cluster or {"address": ""}) | {
                 "ops": {"whole_study": {"config": options}},
                 # The listener reports failures; Dagster keeps its own log in the instance.
                 "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
@@ -218,7 +213,7 @@ def run_tags(study: str, store: Store) -> dict[str, str]:
     return {WAREHOUSE_TAG: str(store.root), STUDY_TAG: study, MAX_RETRIES_TAG: "0"}
 
 
-def run_config(request: StudyRequest, store: Store, engine: dict[str, object] | None = None) -> dict[str, object]:
+def run_config(request: StudyRequest, store: Store, engine: Mapping[str, object] | None = None) -> dict[str, object]:
     """Return a run's configuration, which the UI shows and can execute again.
 
     `engine` has the fields of `EngineResource`; None for the default.
@@ -234,10 +229,6 @@ class LogListener(LogProgress):
     def __init__(self, log: DagsterLogManager) -> None:
         super().__init__(log.info, "progress")
         self._dagster_log = log
-
-    def waiting(self, holder: str) -> None:
-        """Log that another process computes in this warehouse."""
-        self._dagster_log.info(f"another run uses this warehouse; waiting for {holder}")
 
     def planned(self, partitions: int) -> None:
         """Log the number of partitions to compute."""

@@ -17,9 +17,6 @@ ANSWERS_NAME = "questions, figures and report"
 class Listener(Progress, Protocol):
     """The receiver of a study's progress events."""
 
-    def waiting(self, holder: str) -> None:
-        """Receive that this process waits for another one that computes in this warehouse."""
-
     def planned(self, partitions: int) -> None:
         """Receive the number of partitions to compute."""
 

@@ -1,9 +1,8 @@
 """The start of a study's run by a command. With nothing to do, neither Dagster nor torch is imported."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from prunescope.assets.execution.ray.cluster import RayClusterConfig
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.runs.outcome import Listener, RunResult
 from prunescope.assets.runs.study_run import StudyRun
@@ -19,13 +18,14 @@ def run_study(
     *,
     replace: bool = False,
     tables: Collection[str] | None = None,
-    cluster: RayClusterConfig | None = None,
+    cluster: Mapping[str, object] | None = None,
 ) -> RunResult:
     """Bring the warehouse up to date with a study, in this process or on a cluster.
 
     If some models cannot be found or read or do not fit the study, they are failures and the others go on. The cache
     holds fetched and converted models. With `replace`, partitions that another study computed from other inputs are
-    recomputed instead of refused. `tables` updates these tables only, without questions and report.
+    recomputed instead of refused. `tables` updates these tables only, without questions and report. `cluster` has the
+    fields of `EngineResource`.
 
     Raises:
         InputError: the study or all of its models are wrong, another study's partition is in the way, or the cluster

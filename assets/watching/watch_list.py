@@ -21,7 +21,7 @@ from prunescope.assets.instance.file_lock import locked
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.frozen_model import NAME, SOURCE, FrozenModel
-from prunescope.pipelines.core.safe_yaml import MAX_BYTES, parse_yaml
+from prunescope.pipelines.core.safe_yaml import parse_yaml
 from prunescope.pipelines.core.validation_errors import first_problem
 from prunescope.pipelines.models.cached_identity import require_whole
 from prunescope.pipelines.studies import ModelSpec, Study, load_study, study_names
@@ -95,13 +95,11 @@ def read_list(store: Store) -> WatchList:
     """Read the watch list; return an empty one if there is no file."""
     path = store.root / LIST
     try:
-        content = read_from(path, lambda file: file.read(MAX_BYTES + 1))
+        content = read_from(path, lambda file: file.read())
     except FileNotFoundError:
         return WatchList()
     except failures() as error:
         raise unreadable(path, error) from error
-    if len(content) > MAX_BYTES:
-        raise InputError(f"{path}: larger than {MAX_BYTES:,} bytes, which no watch list is")
     try:
         fields = parse_yaml(content.decode(), str(path))
         return WatchList.model_validate({} if fields is None else fields)
@@ -112,13 +110,13 @@ def read_list(store: Store) -> WatchList:
 
 
 @contextmanager
-def edit_watch_list(store: Store, waiting: Callable[[str], None] = lambda _: None) -> Iterator[list[WatchList]]:
+def edit_watch_list(store: Store, log: Callable[[str], None] = lambda _: None) -> Iterator[list[WatchList]]:
     """Lock the watch list and yield it in a list; if the caller appends another one, write that at the end.
 
-    `waiting` receives the holder of the lock, as in `locked`.
+    `log` is as in `locked`.
     """
     lock = store.local(settings.cache_folder()) / "_watch.lock"
-    with locked(lock, waiting):
+    with locked(lock, log):
         before = read_list(store)
         versions = [before]
         yield versions

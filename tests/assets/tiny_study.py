@@ -71,8 +71,6 @@ class Heard:
     def note(self, message: str) -> None:
         self.notes.append(message)
 
-    def waiting(self, holder: str) -> None: ...
-
     def planned(self, partitions: int) -> None: ...
 
     def begins(self, name: str, step: str) -> None:

@@ -6,7 +6,6 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,37 +20,12 @@ _ATTEMPTS = 3
 _OBJECT_STORE = 80 << 20
 
 
-@dataclass(frozen=True)
-class RayClusterConfig:
-    """The cluster to compute on, and the share of it that each task takes.
-
-    Attributes:
-        address: `local` starts a cluster on this machine; `auto` uses the one that this machine belongs to;
-            `HOST:PORT` is the head of a cluster that this machine belongs to, `ray://HOST:10001` of another one.
-        gpus_per_task: GPUs of a task, or a fraction of one; None: one if the cluster has any.
-        cpus_per_task: CPUs and threads of a task; None: those that belong to its GPUs, or all of the largest machine.
-    """
-
-    address: str
-    gpus_per_task: float | None = None
-    cpus_per_task: int | None = None
-
-    def __post_init__(self) -> None:
-        """Check early what Ray would refuse later.
-
-        Raises:
-            InputError: the number of GPUs is above one and not whole.
-        """
-        gpus = self.gpus_per_task
-        if gpus is not None and gpus > 1 and gpus % 1:
-            raise InputError(
-                f"--gpus-per-task {gpus:g}: Ray divides one GPU only; give a whole number, or a part such as 0.5"
-            )
-
-
 @contextmanager
 def connected(address: str) -> Iterator[None]:
-    """Connect to the cluster for the block; a local cluster starts and ends with it.
+    """Connect to the cluster for the block.
+
+    `local` starts one on this machine, which ends with the block; `auto` is the one that this machine belongs to;
+    `HOST:PORT` is the head of such a cluster, `ray://HOST:10001` of another one.
 
     Raises:
         InputError: Ray is not installed, or no cluster answers at the address.

@@ -18,7 +18,7 @@ from prunescope.assets import settings
 from prunescope.assets.execution.compute import compute
 from prunescope.assets.execution.model_session import ModelSession
 from prunescope.assets.execution.partition_context import LIBRARIES
-from prunescope.assets.execution.ray.cluster import RayClusterConfig, connected
+from prunescope.assets.execution.ray.cluster import connected
 from prunescope.assets.execution.task import Event, ModelTask, StepFailed
 from prunescope.assets.planning.steps import CODE_VERSIONS
 from prunescope.pipelines.core.atomic_write import PREFIX, host
@@ -35,11 +35,16 @@ PATIENCE_SECONDS = 300
 
 
 def compute_on_ray(
-    tasks: Sequence[ModelTask], cluster: RayClusterConfig, log: Callable[[str], None]
+    tasks: Sequence[ModelTask],
+    address: str,
+    log: Callable[[str], None],
+    gpus_per_task: float | None = None,
+    cpus_per_task: int | None = None,
 ) -> Iterator[tuple[ModelTask, Event]]:
-    """Compute models, one per task, on a cluster; yield each event with its model's task as soon as its part has ended.
+    """Compute models, one per task, on a cluster; yield each event with its part of a task as soon as that has ended.
 
-    `log` receives a line when a process, or the last machine with room for one, is lost.
+    `log` receives a line when a process, or the last machine with room for one, is lost. The address is as in
+    `connected`, the numbers as in `room`.
 
     Raises:
         InputError: the cluster cannot be reached, has no room, or its machines cannot use this warehouse.
@@ -50,10 +55,10 @@ def compute_on_ray(
     import ray
     from ray.exceptions import RayError, RayTaskError
 
-    with connected(cluster.address), _marker_file(tasks[0].root) as marker:
+    with connected(address), _marker_file(tasks[0].root) as marker:
         # As arguments, because Ray logs the environments that it sets itself.
         given = versions(), marker, socket.gethostname(), settings.carried_environment()
-        cpus, gpus, at_once = room(ray.nodes(), cluster)
+        cpus, gpus, at_once = room(ray.nodes(), gpus_per_task, cpus_per_task)
         # Each part has a process of its own, so none keeps a model in memory that another needs.
         remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, max_calls=1)(compute_part)
         # By Ray's reference to the answer: the part, and how often its process was lost.
@@ -64,7 +69,7 @@ def compute_on_ray(
                 halved = replace(part, halves_batches=part.halves_batches or losses >= RETRIES)
                 sent[remote.remote(halved, *given)] = part, losses
 
-        by_model, later, waited = {task.model: task for task in tasks}, dict[str, list[ModelTask]](), 0
+        later, waited = dict[str, list[ModelTask]](), 0
         for task in tasks:
             own = task.only(lambda recipe, step: recipe is None and step != "search")
             others = groups(task.only(lambda recipe, step: recipe is not None or step == "search"), at_once=at_once)
@@ -91,7 +96,8 @@ def compute_on_ray(
                         raise error.cause from error
                     except RayError as error:
                         reason = str(error).strip().partition("\n")[0]
-                        log(f"a process on the Ray cluster was lost computing {part.title} ({reason})")
+                        names = ", ".join(dict.fromkeys(part.name(*step) for step in part.steps))
+                        log(f"a process on the Ray cluster was lost computing {names} ({reason})")
                         # Only a variant whose process was lost while it was alone is given up.
                         if losses < RETRIES or len(part.recipes) > 1:
                             most = math.ceil(len(part.recipes) / 2) if losses < RETRIES else 1
@@ -99,7 +105,7 @@ def compute_on_ray(
                             continue
                         lost = f"{1 + losses} processes were lost computing it; the last one: {reason}"
                         events = part.failed(ComputationError(lost))
-                    yield from ((by_model[part.model], event) for event in events)
+                    yield from ((part, event) for event in events)
                     # The first answer of a model is that of its own steps; a lost model ends what depends on it.
                     others = later.pop(part.model, [])
                     if not any(isinstance(event, StepFailed) and event.recipe is None for event in events):
@@ -124,22 +130,26 @@ def groups(task: ModelTask, *, at_once: int = 1, most: int = MAX_VARIANTS) -> li
     return [part for part in parts if part.steps]
 
 
-def room(nodes: Sequence[dict[str, Any]], cluster: RayClusterConfig) -> tuple[int, float, int]:
+def room(nodes: Sequence[dict[str, Any]], gpus: float | None = None, cpus: int | None = None) -> tuple[int, float, int]:
     """Return the CPUs and GPUs of a part, and how many parts fit at once on the machines of `ray.nodes()`.
 
-    Without a number of CPUs, a part takes those that belong to its GPUs, or a whole machine: the largest one.
+    Without a number of GPUs, a part takes one if there is any; without one of CPUs, those that belong to its GPUs, or a
+    whole machine: the largest one.
 
     Raises:
-        InputError: no machine has that much.
+        InputError: no machine has that much, or the number of GPUs is above one and not whole.
     """
+    if gpus is not None and gpus > 1 and gpus % 1:
+        raise InputError(
+            f"--gpus-per-task {gpus:g}: Ray divides one GPU only; give a whole number, or a part such as 0.5"
+        )
     sizes = sizes_of(nodes)
-    gpus = cluster.gpus_per_task
     if gpus is None:
         gpus = float(any(has >= 1 for _, has in sizes))
     shares = (
         [cores // int(has / gpus) for cores, has in sizes if has >= gpus] if gpus else [cores for cores, _ in sizes]
     )
-    cpus = cluster.cpus_per_task or max(1, (min if gpus else max)(shares, default=1))
+    cpus = cpus or max(1, (min if gpus else max)(shares, default=1))
     at_once = parts_at_once(sizes, cpus, gpus)
     if not at_once:
         needed = f"{cpus} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")

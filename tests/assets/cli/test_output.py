@@ -55,7 +55,7 @@ def test_a_progress_bar_escapes_a_task_and_ignores_its_markup() -> None:
 
 
 def test_in_a_pipe_a_long_task_is_reported_while_it_runs(capsys, monkeypatch) -> None:
-    monkeypatch.setattr(progress_bars, "SILENT_SECONDS", 0.01)
+    monkeypatch.setattr(progress_bars, "STATUS_SECONDS", 0.01)
     with RichProgress() as bars:
         bars.start("load the dense model", 7)
         bars.advance(3)

@@ -53,7 +53,7 @@ def test_a_preview_of_nothing_is_empty_and_long_texts_are_cut() -> None:
 def test_the_origin_names_model_hashes_settings_and_libraries() -> None:
     made = provenance_of("tiny", "wanda-50", inputs={"weight_hash": HASH, "code": "7"}, seed=3)
     sent = TableWritten(None, "", "variants", details={"made from": made_from(made, "org/tiny@abc")})
-    told = materialized(TABLES["variants"], sent).metadata["made from"].value
+    told = materialized(TABLES["variants"], sent).metadata["made from"]
     assert (told["source"], told["inputs"], told["seed"]) == ("org/tiny@abc", {"weight_hash": HASH, "code": "7"}, 3)
     assert (told["dtype"], told["device"], told["libraries"]["torch"]) == ("float32", "cpu", "2.9.0")
     assert str(date(2026, 1, 2)) in told["created_at"]

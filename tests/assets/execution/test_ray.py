@@ -18,7 +18,7 @@ import pytest
 from dagster import DagsterInstance
 
 from prunescope.assets.execution.ray import tasks as ray_tasks
-from prunescope.assets.execution.ray.cluster import RayClusterConfig, connected
+from prunescope.assets.execution.ray.cluster import connected
 from prunescope.assets.execution.ray.tasks import (
     _marker_file,
     compute_on_ray,
@@ -48,31 +48,31 @@ def node(name: str, cpus: float, gpus: float = 0, *, alive: bool = True) -> dict
 
 
 def test_a_task_takes_the_largest_machine_without_gpus_and_its_share_of_one_with_them() -> None:
-    place = RayClusterConfig("auto")
     machines = [node("a", 16), node("b", 4), node("head", 0), node("gone", 64, alive=False)]
-    assert room(machines, place) == (16, 0, 1)
-    assert room([*machines, node("d", 16)], place) == (16, 0, 2)
-    assert room(machines, RayClusterConfig("auto", cpus_per_task=6)) == (6, 0, 2)
-    assert room(machines, RayClusterConfig("auto", cpus_per_task=4)) == (4, 0, 5)
+    assert room(machines) == (16, 0, 1)
+    assert room([*machines, node("d", 16)]) == (16, 0, 2)
+    assert room(machines, cpus=6) == (6, 0, 2)
+    assert room(machines, cpus=4) == (4, 0, 5)
     machines.append(node("c", 96, 8))
-    assert room(machines, place) == (12, 1, 8)
-    assert room([*machines, node("d", 32, 8)], place) == (4, 1, 16)
-    assert room(machines, RayClusterConfig("auto", gpus_per_task=4)) == (48, 4, 2)
-    assert room(machines, RayClusterConfig("auto", gpus_per_task=0)) == (96, 0, 1)
-    assert room([node("d", 8, 1)], RayClusterConfig("auto", gpus_per_task=0.25)) == (2, 0.25, 4)
+    assert room(machines) == (12, 1, 8)
+    assert room([*machines, node("d", 32, 8)]) == (4, 1, 16)
+    assert room(machines, gpus=4) == (48, 4, 2)
+    assert room(machines, gpus=0) == (96, 0, 1)
+    assert room([node("d", 8, 1)], gpus=0.25) == (2, 0.25, 4)
 
 
 def test_a_request_larger_than_any_machine_is_refused_with_the_sizes() -> None:
     with pytest.raises(InputError, match=r"no machine .* 1 CPUs and 9 GPUs .*96 CPUs, 8 GPUs.*--gpus-per-task"):
-        room([node("c", 96, 8)], RayClusterConfig("auto", gpus_per_task=9))
+        room([node("c", 96, 8)], gpus=9)
     with pytest.raises(InputError, match=r"no machine .* 1 CPUs .*it has no machine"):
-        room([node("c", 96, 8, alive=False)], RayClusterConfig("auto"))
+        room([node("c", 96, 8, alive=False)])
 
 
 def test_a_worker_takes_whole_gpus_or_a_part_of_one() -> None:
-    assert [RayClusterConfig("auto", gpus).gpus_per_task for gpus in (None, 0, 0.25, 1, 2)] == [None, 0, 0.25, 1, 2]
+    for gpus in (0, 0.25, 1, 2):
+        assert room([node("c", 96, 8)], gpus)[1] == gpus
     with pytest.raises(InputError, match=r"--gpus-per-task 1\.5: .*; give a whole number, or a part such as 0\.5"):
-        RayClusterConfig("auto", gpus_per_task=1.5)
+        room([node("c", 96, 8)], 1.5)
 
 
 def whole(recipes: int, model: str = "m") -> ModelTask:
@@ -137,7 +137,7 @@ class Answering:
         monkeypatch.setattr(ray, "wait", self.wait)
         monkeypatch.setattr(ray, "get", get)
         monkeypatch.setattr(ray, "cancel", lambda *_, **__: None)
-        events = compute_on_ray(tasks, RayClusterConfig("auto"), self.told.append)
+        events = compute_on_ray(tasks, "auto", self.told.append)
         return [(task.model, event) for task, event in events]
 
 
@@ -377,9 +377,7 @@ def ran(machines: Machines, tmp_path_factory: pytest.TempPathFactory, tiny_folde
         root = Store("s3://cluster/study").root
         root.fs.mkdir("cluster")
         study = StudyFile(folder / "tiny.yaml", tiny_folder)
-        outcome = run_study(
-            StudyRequest(str(study.path)), root, cache, listener, cluster=RayClusterConfig(machines.address)
-        )
+        outcome = run_study(StudyRequest(str(study.path)), root, cache, listener, cluster={"address": machines.address})
         root.fs.get(root.path, str(folder / "copy"), recursive=True)
         assert lost, "the machine died while it was at work"
         yield Ran(outcome, listener.notes, folder / "copy")
@@ -427,9 +425,8 @@ def test_a_run_of_the_ui_computes_its_partition_on_a_remote_cluster(
 @cluster
 def test_a_request_that_no_machine_can_meet_is_refused_at_once(ran: Ran, machines: Machines, tmp_path: Path) -> None:
     task = ModelTask(StudyRequest("demo"), str(tmp_path), "m", ((None, "models"),))
-    place = RayClusterConfig(machines.address, gpus_per_task=4)
     with pytest.raises(InputError, match="no machine of the Ray cluster has 1 CPUs and 4 GPUs"):
-        list(compute_on_ray([task], place, print))
+        list(compute_on_ray([task], machines.address, print, gpus_per_task=4))
     assert not list(tmp_path.glob(".prunescope-tmp*"))
 
 
@@ -451,7 +448,7 @@ def test_a_killed_worker_is_started_again_and_its_tables_are_those_of_a_single_p
     without_answers(monkeypatch)
     monkeypatch.setattr(ray, "wait", wait_and_kill)
     cache = Path(os.environ["PRUNESCOPE_CACHE"])
-    place = RayClusterConfig(machines.address)
+    place = {"address": machines.address}
     outcome = run_study(StudyRequest(str(study.path)), str(warehouse), cache, Heard(), cluster=place)
     assert killed
     assert not outcome.failures

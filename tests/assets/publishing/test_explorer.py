@@ -155,5 +155,5 @@ def test_a_run_may_open_the_catalogue_of_its_study_repeatedly(warehouse: Path, s
     resource, counted = WarehouseResource(root=str(warehouse)), "SELECT count(*) AS n FROM variant_summary"
     everywhere = resource.ask(counted).item()
     for _ in range(2):
-        with resource.only(chosen) as seen:
-            assert seen.ask(counted).item() == everywhere
+        with resource.only(chosen) as (_, ask, _):
+            assert ask(counted).item() == everywhere

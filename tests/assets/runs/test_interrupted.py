@@ -217,7 +217,7 @@ def test_one_study_at_a_time_writes_a_warehouse(tmp_path: Path) -> None:
         assert other.wait() == 0
         assert lock.read_text().startswith(f"process {os.getpid()} on ")
     other.stdout.close()
-    assert waits == [f"process 7, which holds {lock}"]
+    assert waits == [f"this warehouse is in use; waiting for process 7, which holds {lock}"]
 
 
 @pytest.mark.timeout(60)

@@ -421,10 +421,10 @@ def test_a_command_says_that_it_waits_for_the_watch_list(store: Store) -> None:
     with path.open("a") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
 
-        def waiting(holder: str) -> None:
-            waits.append(holder)
+        def log(message: str) -> None:
+            waits.append(message)
             fcntl.flock(other, fcntl.LOCK_UN)
 
-        with edit_watch_list(store, waiting):
+        with edit_watch_list(store, log):
             pass
-    assert waits == [f"another process, which holds {path}"]
+    assert waits == [f"this warehouse is in use; waiting for another process, which holds {path}"]
