@@ -64,9 +64,7 @@ def distill(
             a sublayer has no parameters that scale what it adds.
         ComputationError: a gradient is NaN or infinite.
     """
-    tokens = statistics.tokens
-    if tokens is None or not tokens.numel():
-        raise InputError(f"recipe {recipe.name} needs calibration tokens")
+    tokens = statistics.require_tokens(recipe)
     if decoder.output is None or decoder.is_streamed or decoder.memory is not None:
         why = "has no LM head" if decoder.output is None else "must be whole on one device to be trained"
         raise InputError(f"recipe {recipe.name}: the model {why}")

@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-import polars as pl
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -20,6 +19,7 @@ from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.module_calls import Arguments, call_with_state, hooks, quick_linears, stream_of
 from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH, cast_parameters
 from prunescope.pipelines.pruning.calibration.statistics import Influence
+from prunescope.pipelines.pruning.pruning_inputs import Statistics, table_for
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import DepthRecipe
@@ -39,21 +39,13 @@ class Removal(NamedTuple):
 
 @torch.inference_mode()
 def drop(
-    decoder: Decoder,
-    recipe: DepthRecipe,
-    influence: pl.DataFrame | None,
-    tokens: Tokens | None,
-    base: Variant,
-    progress: Progress = SILENT,
-    known: Sequence[tuple[str, float | None]] = (),
-    dtype: torch.dtype | None = None,
+    decoder: Decoder, recipe: DepthRecipe, statistics: Statistics, base: Variant, progress: Progress = SILENT
 ) -> Variant:
     """Remove a recipe's units from the model that earlier recipes left.
 
-    Influences of a dense base are read from `influence`, the rows of `block_influence`. All other scores are measured
-    on the base. The other arguments are those of `drop_order`. The result is the base without the units and without
-    changes inside them. Its facts hold the measured order and the score of each unit in it; after several drops, those
-    of the last one.
+    Influences of a dense base are read from `block_influence`. All other scores are measured on the base. The result is
+    the base without the units and without changes inside them. Its facts hold the measured order and the score of each
+    unit in it; after several drops, those of the last one.
 
     Raises:
         InputError: the model has too few units, or a statistic is missing.
@@ -61,12 +53,13 @@ def drop(
     """
     remaining = _remaining(decoder, recipe, base)
     if recipe.by == "influence" and base.is_dense:
+        influence = table_for(recipe, statistics, "block_influence")
         if influence is None:
             raise InputError(f"recipe {recipe.name} needs block_influence; materialise it first")
         values = {f"{row['unit']}.{row['layer']}": row["influence"] for row in influence.iter_rows(named=True)}
         order = ordered({label: values[label] for label in remaining})
     else:
-        order = drop_order(decoder, recipe, tokens, base, known, progress, dtype)
+        order = drop_order(decoder, recipe, statistics, base, progress)
     chosen = {sublayer for label, _ in order[: recipe.count] for sublayer in sublayers_of(label)}
     gone = [each for each in decoder.sublayers if each.label in chosen | {*base.dropped}]
     facts = dict(base.facts)
@@ -80,20 +73,14 @@ def drop(
 
 @torch.inference_mode()
 def drop_order(
-    decoder: Decoder,
-    recipe: DepthRecipe,
-    tokens: Tokens | None,
-    base: Variant,
-    known: Sequence[tuple[str, float | None]] = (),
-    progress: Progress = SILENT,
-    dtype: torch.dtype | None = None,
+    decoder: Decoder, recipe: DepthRecipe, statistics: Statistics, base: Variant, progress: Progress = SILENT
 ) -> list[Removal]:
     """Return the order in which a recipe removes units, measured on the base.
 
-    `known` is the beginning of an iterative or greedy order, which is the same for every count. `dtype` is that of
-    weights and activations below the head while the calibration tokens pass, cast in all layers at once; None is the
-    model's own. Scores are computed in float32 and float64. The progress advances once per measured removal. The order
-    has all remaining units for `influence` and `random`; otherwise as many as are removed, even if more are known.
+    The statistics' `order` is the beginning of an iterative or greedy order of a dense base, which is the same for
+    every count. Weights below the head are cast to the statistics' dtype in all layers at once. Scores are computed in
+    float32 and float64. The progress advances once per measured removal. The order has all remaining units for
+    `influence` and `random`; otherwise as many as are removed, even if more are known.
 
     Raises:
         InputError: the model has too few units, or there are no tokens.
@@ -105,9 +92,8 @@ def drop_order(
     if recipe.by == "random":
         drawn = torch.randperm(len(remaining), generator=torch.Generator().manual_seed(recipe.seed))
         return [Removal(remaining[index], None) for index in drawn.tolist()]
-    if tokens is None or not tokens.numel():
-        raise InputError(f"recipe {recipe.name} needs calibration tokens")
-    with apply_variant(decoder, base, skips=False), cast_parameters(decoder.trunk.parameters(), dtype):
+    tokens, known = statistics.require_tokens(recipe), statistics.order if base.is_dense else ()
+    with apply_variant(decoder, base, skips=False), cast_parameters(decoder.trunk.parameters(), statistics.dtype):
         match recipe.by:
             case "influence":
                 return ordered(influences(decoder, remaining, tokens))
