@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments
 from prunescope.pipelines.pruning.calibration.layerwise_forward import Streams
-from prunescope.pipelines.pruning.masks import keep_share
+from prunescope.pipelines.pruning.masks import keep_share, require_finite
 from prunescope.pipelines.pruning.methods.structured_units import Units, head_count, heads_of, neurons_of, probe_calls
 from prunescope.pipelines.pruning.pruning_inputs import Statistics, known_moments
 from prunescope.pipelines.pruning.variant import Variant
@@ -139,8 +139,7 @@ def _scores(
         else:
             channels = squares * (second - mean.square()).clamp(min=0)
         scores = channels[units.columns].sum(dim=1)
-    if not bool(scores.isfinite().all()):
-        raise ComputationError(f"{units.reader.name}: a score is NaN or infinite: weights or activations are damaged")
+    require_finite(scores, f"{units.reader.name}: a score")
     return scores
 
 
@@ -168,7 +167,6 @@ def _keep_globally(
 
     The best unit of each module stays, so that a smaller model remains (2312.11983 §3.3 has no such rule).
     """
-    owners = [(module, unit) for module, units in enumerate(groups) for unit in range(units.count)]
     standardised = []
     for own in scores:
         spread = own.std(correction=1) if len(own) > 1 else own.new_zeros(())
@@ -177,15 +175,13 @@ def _keep_globally(
         standardised.append(rank)
     ranks = torch.cat(standardised)
     order = [index for index in torch.argsort(ranks, stable=True).tolist() if ranks[index] < torch.inf]
-    weights = torch.tensor([groups[module].weights for module, _ in owners], dtype=torch.float64)
+    weights = torch.tensor([units.weights for units in groups for _ in range(units.count)], dtype=torch.float64)
     target = recipe.share * float(weights.sum())
     removed = torch.cat([torch.zeros(1, dtype=torch.float64), weights[order].cumsum(dim=0)])
     count = int((removed - target).abs().argmin())
-    keeps = [torch.ones(units.count, dtype=torch.bool) for units in groups]
-    for index in order[:count]:
-        module, unit = owners[index]
-        keeps[module][unit] = False
-    return keeps
+    keep = torch.ones(len(ranks), dtype=torch.bool)
+    keep[order[:count]] = False
+    return list(keep.split([units.count for units in groups]))
 
 
 def _masks(units: Units, keep: Bool[Tensor, " units"]) -> dict[str, Tensor]:

@@ -1,13 +1,16 @@
 """Depth pruning: the order of removing sublayers or blocks, measured, drawn at random or listed in the recipe."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from functools import partial, reduce
+from operator import add
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
@@ -17,6 +20,7 @@ from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.metrics.vector_metrics import space_metrics
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.module_calls import Arguments, call_with_state, hooks, quick_linears, stream_of
+from prunescope.pipelines.models.sublayer import watch_all
 from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH, cast_parameters
 from prunescope.pipelines.pruning.calibration.statistics import Influence
 from prunescope.pipelines.pruning.pruning_inputs import Statistics, table_for
@@ -213,25 +217,15 @@ def angular_distances(decoder: Decoder, units: Sequence[str], count: int, tokens
     stream before the first unit, Δ the sum of the units' contributions. For blocks, x + Δ is the stream after the last
     one. For attentions or MLPs, the remaining sublayers between them are not counted.
     """
-    starts: dict[str, list[Tensor]] = {label: [] for label in units}
-    adds: dict[str, list[Tensor]] = {label: [] for label in units}
-    for batch in tokens.split(decoder.at_once(BATCH)):
-        before, added = _last_tokens(decoder, batch)
-        for label in units:
-            parts = sublayers_of(label)
-            layer = int(label.partition(".")[2])
-            start = before[layer]
-            if label.startswith("mlp") and not decoder.layers[layer].is_parallel:
-                start = start + added[f"attn.{layer}"]
-            starts[label].append(start)
-            adds[label].append(sum((added[part] for part in parts[1:]), start=added[parts[0]]))
+    before, added = _last_tokens(decoder, tokens)
+    moves = {label: reduce(add, (added[part] for part in sublayers_of(label))) for label in units}
     distances = {}
     for index, label in enumerate(units[: len(units) - count + 1]):
-        delta = sum(
-            (torch.cat(adds[other]) for other in units[index + 1 : index + count]), start=torch.cat(adds[label])
-        )
+        layer = int(label.partition(".")[2])
+        reads_attn = label.startswith("mlp") and not decoder.layers[layer].is_parallel
+        start = before[layer] + added[f"attn.{layer}"] if reads_attn else before[layer]
         # arctan2 of Δ's orthogonal and parallel parts, because arccos loses all digits near cos = 1.
-        shift = space_metrics(torch.cat(starts[label]), delta)
+        shift = space_metrics(start, reduce(add, (moves[other] for other in units[index : index + count])))
         distances[label] = float((np.arctan2(shift["orth_rel_h"], 1 + shift["par_rel_h"]) / np.pi).mean())
     if not all(map(np.isfinite, distances.values())):
         raise ComputationError("an activation is NaN or infinite on the calibration tokens")
@@ -239,24 +233,24 @@ def angular_distances(decoder: Decoder, units: Sequence[str], count: int, tokens
 
 
 def _last_tokens(decoder: Decoder, tokens: Tokens) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """Return the stream before every layer and every sublayer's contribution at the last token, in float64."""
-    before: list[Tensor] = []
-    added: dict[str, Tensor] = {}
+    """Return the stream before every layer and every sublayer's contribution at the last tokens, in float64."""
+    before: list[list[Tensor]] = [[] for _ in decoder.layers]
+    added = defaultdict[str, list[Tensor]](list)
+
+    def save_stream(index: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        before[index].append(stream_of(args, kwargs)[:, -1].double())
+
+    def save_added(label: str, value: Tensor) -> None:
+        added[label].append(value[:, -1].double().to(decoder.device))
+
     handles = [
-        layer.module.register_forward_pre_hook(
-            lambda _, args, kwargs: before.append(stream_of(args, kwargs)[:, -1].double()), with_kwargs=True
-        )
-        for layer in decoder.layers
+        layer.module.register_forward_pre_hook(partial(save_stream, index), with_kwargs=True)
+        for index, layer in enumerate(decoder.layers)
     ]
-    for sublayer in decoder.sublayers:
-        handles += sublayer.watch(
-            lambda value, label=sublayer.label: added.__setitem__(  # type: ignore[misc]
-                label, value[:, -1].double().to(decoder.device)
-            )
-        )
-    with hooks(*handles):
-        decoder.hidden(tokens.to(decoder.device))
-    return before, added
+    with hooks(*handles, *watch_all(decoder.sublayers, save_added)):
+        for batch in tokens.split(decoder.at_once(BATCH)):
+            decoder.hidden(batch.to(decoder.device))
+    return [torch.cat(parts) for parts in before], {label: torch.cat(parts) for label, parts in added.items()}
 
 
 def _remaining(decoder: Decoder, recipe: DepthRecipe, base: Variant) -> list[str]:

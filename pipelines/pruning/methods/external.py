@@ -13,7 +13,7 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.metrics.rounding import allowed, distance, other_rounding
 from prunescope.pipelines.models.decoder import Decoder, probe_tokens
-from prunescope.pipelines.models.module_calls import first_tensor
+from prunescope.pipelines.models.module_calls import logits_of
 from prunescope.pipelines.models.sublayer import Sublayer
 from prunescope.pipelines.models.weight_matrices import Matrix
 from prunescope.pipelines.models.weight_offload import data_of, on_device
@@ -159,7 +159,6 @@ class _Pair:
         model = self.decoder.model
         matrices = {id(matrix.parameter) for matrix in self.decoder.matrices.values()}
         names = {name for name, _ in self.other.named_parameters(remove_duplicate=False)}
-        remaining = {name for name, _ in self.other.named_parameters()}
         differing: dict[str, Tensor] = {}
         replaced: dict[str, float] = {}
         head_parameters = self._head_parameters(head)
@@ -168,7 +167,6 @@ class _Pair:
             if id(parameter) in matrices or (layer is not None and layer not in numbers):
                 continue
             other_name = renumbered(name, self.prefix, numbers.__getitem__)
-            remaining.discard(other_name)
             dense = data_of(parameter)
             if name.endswith("bias") and other_name not in names:
                 value = torch.zeros_like(dense)
@@ -186,7 +184,7 @@ class _Pair:
                     "length, and both sides are read through one head; `head: dense` measures the body under the "
                     "dense model's embeddings and head"
                 )
-        return differing | dict(self._added_biases(remaining, numbers)), replaced
+        return differing | dict(self._added_biases(numbers)), replaced
 
     def _head_parameters(self, head: str) -> set[int]:
         """Return the ids of the shared parameters: head, final norm, and embedding if the recipe's `head` is dense."""
@@ -197,16 +195,13 @@ class _Pair:
             modules.append(embedding)
         return {id(parameter) for module in modules for parameter in module.parameters()}
 
-    def _added_biases(self, names: set[str], numbers: Mapping[int, int]) -> Iterator[tuple[str, Tensor]]:
+    def _added_biases(self, numbers: Mapping[int, int]) -> Iterator[tuple[str, Tensor]]:
         """Yield nonzero biases that the dense model does not have."""
         dense = dict(self.decoder.model.named_parameters(remove_duplicate=False))
         back = {new: old for old, new in numbers.items()}
-        for name in sorted(names):
+        for name, parameter in sorted(self.other.named_parameters()):
             own = renumbered(name, self.prefix, back.__getitem__)
-            if own in dense:  # a matrix, or tied on one side only
-                continue
-            value = data_of(self.other.get_parameter(name)).detach()
-            if not bool(value.any()):
+            if own in dense or not bool((value := data_of(parameter).detach()).any()):
                 continue
             module, _, key = own.rpartition(".")
             if getattr(self.decoder.model.get_submodule(module), key, value) is not None:
@@ -274,15 +269,11 @@ def _require_same_logits(pair: _Pair, variant: Variant, replaced: Mapping[str, f
     for name in replaced:
         pair.other.get_parameter(name).data = decoder.model.get_parameter(name).data
     probe = probe_tokens(decoder, _PROBE_TOKENS, seed=2)
-
-    def logits_of(model: nn.Module) -> Tensor:
-        return first_tensor(cast(Any, model)(input_ids=probe, use_cache=False).logits).float()
-
-    expected = logits_of(pair.other)
+    expected = logits_of(pair.other, probe).float()
     with other_rounding(pair.other):
-        rounding = distance(logits_of(pair.other), expected)
+        rounding = distance(logits_of(pair.other, probe).float(), expected)
     with apply_variant(decoder, variant):
-        apart = distance(logits_of(decoder.model), expected)
+        apart = distance(logits_of(decoder.model, probe).float(), expected)
     if not apart <= allowed(rounding, decoder.dtype):
         configs = (cast(Any, pair.other).config.to_dict(), cast(Any, decoder.model).config.to_dict())
         keys = [key for key in configs[0] if key not in _IRRELEVANT and configs[0][key] != configs[1].get(key)]
