@@ -2,7 +2,7 @@
 
 import logging
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -53,7 +53,9 @@ class Placement:
         self._device = device
         self._name = next(name for name, module in meta.named_modules() if module is stack)
         self._places = places_of(stack, limits, dtype)
-        self._map = {name: str(device) for name in _outside(meta, self._name)}
+        inside = f"{self._name}."
+        outside = (name for name, _ in meta.named_modules() if name and not name.startswith(inside))
+        self._map = {name: str(device) for name in outside if not inside.startswith(f"{name}.")}
         self._map |= {f"{self._name}.{index}": place for index, place in enumerate(self._places)}
         # For weights that the library converts while loading. It is removed with the model, or if loading fails.
         scratch = Scratch()
@@ -118,15 +120,3 @@ class Placement:
                 setattr(module, key, replaced[parameter])
             for buffer in module.buffers(recurse=False):
                 offload(buffer, offloaded)
-
-
-def _outside(model: nn.Module, stack: str) -> Iterator[str]:
-    """Yield the names of the modules and parameters that hold everything except a list of layers."""
-    parts = stack.split(".")
-    ancestors = [".".join(parts[:count]) for count in range(len(parts))]
-    for name in ancestors:
-        module = model.get_submodule(name)
-        for key, _ in (*module.named_children(), *module.named_parameters(recurse=False)):
-            full = f"{name}.{key}".removeprefix(".")
-            if full != stack and full not in ancestors:
-                yield full

@@ -1,12 +1,13 @@
 """Passes of a float32 decoder whose layers compute in float64, with one layer's weights converted at a time."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
 import torch
+from accelerate.utils import recursively_apply
 from torch import Tensor, nn
 
 from prunescope.pipelines.core.errors import InputError
@@ -35,22 +36,14 @@ def float64_norms(decoder: Decoder) -> Norms | None:
     norms: dict[nn.Module, FinalNorm] = {}
     if decoder.output is not None and decoder.head.norm is not None:
         norms[decoder.final_norm] = decoder.head.norm
-    formulas: dict[object, FinalNorm | None] = {}
     for layer in decoder.layers:
         for module in layer.module.modules():
             weight = getattr(module, "weight", None)
             # A norm has a vector of weights and no modules inside.
             if not isinstance(weight, Tensor) or weight.dim() != 1 or any(True for _ in module.children()):
                 continue
-            settings = {name: value for name, value in vars(module).items() if isinstance(value, (bool, int, float))}
-            kind = type(module), *settings.items(), *((name, each.shape) for name, each in module.named_parameters())
-            if kind not in formulas:  # others of this class differ only in their gains, which are read at each call
-                try:
-                    formulas[kind] = find_final_norm(module, len(weight))
-                except _UNFIT:
-                    formulas[kind] = None
-            if (formula := formulas[kind]) is not None:
-                norms[module] = formula
+            with suppress(*_UNFIT):
+                norms[module] = find_final_norm(module, len(weight))
     tokens = probe_tokens(decoder, 8)
     usual = decoder.hidden(tokens)
     try:
@@ -129,11 +122,9 @@ def _widened(parameters: Iterable[nn.Parameter]) -> AbstractContextManager[None]
 
 def cast_floats(value: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401 (any module's argument)
     """Return a call's arguments with their floating-point tensors converted to another dtype."""
-    if isinstance(value, Tensor):
-        return value.to(dtype) if value.is_floating_point() else value
-    if type(value) in {tuple, list}:
-        return type(value)(cast_floats(each, dtype) for each in value)
-    return {key: cast_floats(each, dtype) for key, each in value.items()} if type(value) is dict else value
+    return recursively_apply(
+        Tensor.to, value, dtype, test_type=lambda each: isinstance(each, Tensor) and each.is_floating_point()
+    )
 
 
 def _linear(module: nn.Linear, x: Tensor) -> Tensor:

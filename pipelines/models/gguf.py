@@ -50,7 +50,8 @@ def convert_gguf(file: Path, folder: Path, progress: Progress = SILENT) -> None:
 
 def _convert(file: Path, folder: Path, progress: Progress) -> None:
     meta = load_meta_model(file)
-    config, tokenizer, metadata = meta.config, meta.tokenizer, _metadata(file)
+    config, tokenizer = meta.config, meta.tokenizer
+    metadata = {key: field.contents() for key, field in gguf.GGUFReader(str(file)).fields.items()}
     _check_config(file, metadata, config)
     _write_weights(file, folder, meta.module, progress)
 
@@ -120,14 +121,6 @@ def _write_weights(file: Path, folder: Path, model: Any, progress: Progress) -> 
         if place != header[name]["data_offsets"][1]:
             raise InputError(f"{file}: {name} is missing, or has another shape than the config says")
     progress.done()
-
-
-def _metadata(file: Path) -> dict[str, Any]:
-    try:
-        reader = gguf.GGUFReader(str(file))
-        return {key: field.contents() for key, field in reader.fields.items()}
-    except (ValueError, OSError, IndexError, KeyError) as error:
-        raise InputError(f"{file}: not a GGUF file, or cut short; fetch it again") from error
 
 
 def _check_config(file: Path, metadata: dict[str, Any], config: Any) -> None:  # noqa: ANN401 (any architecture's)

@@ -12,6 +12,7 @@ from torch import Tensor
 from prunescope.pipelines.metrics.rounding import distance, is_close, other_rounding
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.module_calls import Arguments, hooks, stream_of, with_state
+from prunescope.pipelines.models.sublayer import watch_all
 
 # A pass to run, and the columns of its last row that hold tokens of the text. The passes of a reading cover the text in
 # order.
@@ -75,7 +76,7 @@ class KnownText:
             return with_state(args, kwargs, stream)
 
         decoder = self._decoder
-        handles = [handle for each in decoder.sublayers for handle in each.watch(partial(note, each.label))]
+        handles = watch_all(decoder.sublayers, note)
         for index, layer in enumerate(decoder.layers):
             handles.append(layer.module.register_forward_pre_hook(partial(anchor, index), with_kwargs=True))
         with hooks(*handles):

@@ -1,9 +1,7 @@
 """Discovery of a layer's attention and MLP and of how each adds to the stream, proved by running them again."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import replace
 from itertools import product
 from typing import NamedTuple
 
@@ -20,29 +18,18 @@ from prunescope.pipelines.models.forward_probe import (
     numbers_of,
     same_memory,
 )
-from prunescope.pipelines.models.module_calls import call_with_state, first_tensor, hooks, stream_of
+from prunescope.pipelines.models.module_calls import call_with_state, entered, first_tensor, hooks, stream_of
 from prunescope.pipelines.models.sublayer import (
     Branch,
     Kind,
     Sublayer,
     SublayerCall,
     has_matrix,
+    watch_all,
     without_residual,
 )
 from prunescope.pipelines.models.weight_matrices import Products, matrices_of
 from prunescope.pipelines.models.weight_offload import on_device
-
-
-@dataclass(frozen=True)
-class _Source:
-    """A module whose output may be added to the stream, with chain and residual as in `Branch`.
-
-    `added` is its contribution with multiplier 1, over the probe tokens.
-    """
-
-    chain: tuple[nn.Module, ...]
-    added: Tensor
-    residual: int | str | None = None
 
 
 def find_layer(index: int, module: nn.Module, run: ForwardRecorder, *, may_norm_stream: bool = False) -> Layer:
@@ -104,16 +91,19 @@ def _children(layer: nn.Module, run: ForwardRecorder) -> list[nn.Module]:
     return sorted(called, key=lambda child: run.call_of(child).order)
 
 
-def _sources(mixer: nn.Module, layer: nn.Module, run: ForwardRecorder) -> Iterator[_Source]:
-    """Yield candidates for a mixer's contribution: its own output, then the outputs of modules that read only it."""
+def _sources(mixer: nn.Module, layer: nn.Module, run: ForwardRecorder) -> Iterator[tuple[Branch, Tensor]]:
+    """Yield candidates for a mixer's branch: its own output, then the outputs of modules that read only it.
+
+    Each comes with its contribution over the probe tokens, with multiplier 1.
+    """
     call = run.call_of(mixer)
     key = _residual_key(mixer, call)
     if key is not None:
         args, kwargs = without_residual(call.arguments, key)[0]
-        yield _Source((mixer,), first_tensor(mixer(*args, **kwargs)), key)
+        yield Branch((mixer,), residual=key), first_tensor(mixer(*args, **kwargs))
         return
     chain: tuple[nn.Module, ...] = (*_feeding(mixer, layer, run), mixer)
-    yield _Source(chain, call.result)
+    yield Branch(chain), call.result
     while True:
         last = run.call_of(chain[-1])
         readers = (
@@ -125,7 +115,7 @@ def _sources(mixer: nn.Module, layer: nn.Module, run: ForwardRecorder) -> Iterat
         if following is None:
             return
         chain = (*chain, following)
-        yield _Source(chain, run.call_of(following).result)
+        yield Branch(chain), run.call_of(following).result
 
 
 def _feeding(mixer: nn.Module, layer: nn.Module, run: ForwardRecorder) -> tuple[nn.Module, ...]:
@@ -166,18 +156,17 @@ def _prove_sum(layer: nn.Module, mixers: list[nn.Module], run: ForwardRecorder) 
     for with_multipliers in (False, True):
         for choice in choices:
             used = [source for source in choice if source is not None]
-            feeding = {module for source in used for module in source.chain[:-1]}
+            feeding = {module for branch, _ in used for module in branch.chain[:-1]}
             unused = {mixer for mixer, source in zip(mixers, choice, strict=True) if source is None}
-            if not used or not unused <= feeding or feeding & {source.chain[-1] for source in used}:
+            if not used or not unused <= feeding or feeding & {branch.chain[-1] for branch, _ in used}:
                 continue
-            added = [source.added for source in used]
+            added = [value for _, value in used]
             estimates = (multipliers(total, stream, added, numbers) for numbers in (known, set[float]()))
             for factors in filter(None, estimates) if with_multipliers else [[1.0] * len(used)]:
-                scaled = [source.added * factor for source, factor in zip(used, factors, strict=True)]
+                scaled = [value * factor for value, factor in zip(added, factors, strict=True)]
                 if is_sum(total, [stream, *scaled]):
                     return [
-                        Branch(source.chain, factor, source.residual)
-                        for source, factor in zip(used, factors, strict=True)
+                        replace(branch, multiplier=factor) for (branch, _), factor in zip(used, factors, strict=True)
                     ]
     for child in _children(layer, run):
         if not has_matrix(child) and is_same(run.call_of(child).result, total, run.rounding.get(child, 0.0)):
@@ -283,12 +272,9 @@ def _prove_runs(module: nn.Module, attn: Sublayer, mlp: Sublayer, probe: Forward
             added[label] = value
             return None if shift is None or label == mlp.label else value + shift
 
-        with ExitStack() as stack:
-            for sublayer in dropped:
-                stack.enter_context(sublayer.dropped())
-            for sublayer in (attn, mlp):
-                stack.enter_context(hooks(*sublayer.watch(partial(observe, sublayer.label))))
-                stack.enter_context(hooks(*sublayer.record_calls(calls[sublayer.label])))
+        handles = watch_all((attn, mlp), observe)
+        handles += [handle for each in (attn, mlp) for handle in each.record_calls(calls[each.label])]
+        with entered(sublayer.dropped() for sublayer in dropped), hooks(*handles):
             args, kwargs = call.arguments
             output = first_tensor(module(*args, **kwargs))
         return _Run(output, added, {label: recorded[0] for label, recorded in calls.items()})

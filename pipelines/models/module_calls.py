@@ -71,6 +71,12 @@ def without_cache(model: nn.Module) -> dict[str, Any]:
     return {"use_cache": False} if takes else {}
 
 
+def logits_of(model: nn.Module, tokens: Tensor) -> Tensor:
+    """Return a model's logits for tokens, (batch, tokens), or the last hidden states of a model without an LM head."""
+    output = model(input_ids=tokens, **without_cache(model))
+    return first_tensor(output.logits if "logits" in output else output.last_hidden_state)
+
+
 @contextmanager
 def entered(contexts: Iterable[AbstractContextManager[object]]) -> Iterator[None]:
     """Enter contexts one by one, creating each only when it is entered, and leave them in reverse order."""

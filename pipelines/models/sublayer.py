@@ -1,6 +1,6 @@
 """One sublayer of a decoder, whose contribution to the residual stream can be observed, recomputed and dropped."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -258,6 +258,11 @@ class Sublayer:
         """Temporarily add nothing to the stream, or a substitute for all branches; see `Branch.dropped`."""
         first, *others = self.parts
         return entered([first.dropped(substitute), *(part.dropped() for part in others)])
+
+
+def watch_all(sublayers: Iterable[Sublayer], observe: Callable[[str, Added], Added | None]) -> list[RemovableHandle]:
+    """Call `observe` with the label and the contribution of each of some sublayers; see `Sublayer.watch`."""
+    return [handle for each in sublayers for handle in each.watch(partial(observe, each.label))]
 
 
 def has_matrix(module: nn.Module) -> bool:

@@ -69,7 +69,6 @@ class _GrowingLayer(DynamicLayer):
     """Keys and values of all tokens so far, in two buffers with space for more."""
 
     _buffers: tuple[Tensor, Tensor] | None = None
-    _used: Tensor | None = None  # the used part of the buffer of keys; other keys have no free space after them
 
     def update(
         self,
@@ -87,35 +86,28 @@ class _GrowingLayer(DynamicLayer):
         if before and self.keys is not None and self.keys.shape[:-2] != key_states.shape[:-2]:
             raise ValueError(f"tokens of {len(key_states)} texts for the cache of {len(self.keys)}")
         buffers = self._buffers
-        if buffers is None or self.keys is not self._used or after > buffers[0].shape[-2]:
+        # Keys that are not the buffer's first ones have no free space after them.
+        if buffers is None or self.keys.data_ptr() != buffers[0].data_ptr() or after > buffers[0].shape[-2]:
             buffers = _buffer(self.keys, key_states, after), _buffer(self.values, value_states, after)
         for buffer, states in zip(buffers, (key_states, value_states), strict=True):
             buffer[..., before:after, :] = states
         self._buffers = buffers
         self.keys, self.values = (buffer[..., :after, :] for buffer in buffers)
-        self._used = self.keys
         return self.keys, self.values
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """Replace the batch by some of its rows, and free the buffers, which also hold the other rows."""
-        self._buffers = self._used = None
+        self._buffers = None
         super().reorder_cache(beam_idx)
 
     def join(self, other: "_GrowingLayer", padding: int) -> None:
         """Add the keys and values of other texts; see `TokenCache.join`."""
-        self._buffers = self._used = None
+        self._buffers = None
         columns = max(self.get_seq_length() - padding, other.get_seq_length())
         for name in ("keys", "values"):
             sides = getattr(self, name)[:, :, padding:], getattr(other, name)
             padded = [torch.nn.functional.pad(side, (0, 0, columns - side.shape[2], 0)) for side in sides]
             setattr(self, name, torch.cat(padded))
-
-    def crop(self, tokens_to_remove: int) -> None:
-        """Remove the last tokens; transformers passes their number with a minus sign."""
-        is_used = self.keys is self._used
-        super().crop(tokens_to_remove)
-        if is_used:
-            self._used = self.keys
 
 
 def _buffer(held: Tensor | None, new: Tensor, tokens: int) -> Tensor:

@@ -111,17 +111,17 @@ def on_device(*owners: nn.Module | Tensor) -> Iterator[None]:
 
 
 @contextmanager
-def swapped_data(parameters: Iterable[nn.Parameter], new: Callable[[nn.Parameter], Tensor]) -> Iterator[None]:
+def swapped_data(tensors: Iterable[Tensor], new: Callable[[Any], Tensor]) -> Iterator[None]:
     """Temporarily replace each parameter's data by `new(parameter)`; a parameter may occur several times."""
-    before: list[tuple[nn.Parameter, Tensor]] = []
+    before: list[tuple[Tensor, Tensor]] = []
     try:
-        for parameter in parameters:
-            before.append((parameter, parameter.data))
-            parameter.data = new(parameter)
+        for tensor in tensors:
+            before.append((tensor, tensor.data))
+            tensor.data = new(tensor)
         yield
     finally:
-        for parameter, data in reversed(before):
-            parameter.data = data
+        for tensor, data in reversed(before):
+            tensor.data = data
 
 
 def data_of(tensor: Tensor) -> Tensor:

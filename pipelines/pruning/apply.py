@@ -1,5 +1,7 @@
 """Pruning of a model with any recipe, and a check that the variant changes the forward pass."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,19 +11,22 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from prunescope.pipelines.core import code_versions
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.models.decoder import Decoder, probe_tokens
 from prunescope.pipelines.models.load import load_model
 from prunescope.pipelines.models.sources import locate
+from prunescope.pipelines.pruning.calibration.statistics import tokens_hash
 from prunescope.pipelines.pruning.distill import distill
+from prunescope.pipelines.pruning.layer_checkpoints import LayerFiles
 from prunescope.pipelines.pruning.layerwise import Failure, PruningJob, prune_layers
 from prunescope.pipelines.pruning.methods.depth import drop
 from prunescope.pipelines.pruning.methods.external import external
 from prunescope.pipelines.pruning.methods.layer_sparsity import layer_sparsities
 from prunescope.pipelines.pruning.mixture import require_effects, require_matrices, without_dropped
 from prunescope.pipelines.pruning.module_selection import require_matches
-from prunescope.pipelines.pruning.pruning_inputs import Statistics, Unfinished, known_moments, layer_files, table_for
+from prunescope.pipelines.pruning.pruning_inputs import Statistics, Unfinished, known_moments, table_for
 from prunescope.pipelines.pruning.repair import repair
 from prunescope.pipelines.pruning.structure import prune_units
 from prunescope.pipelines.pruning.variant import Variant
@@ -121,9 +126,7 @@ def _apply_step(
         case NoiseRecipe():
             variant = Variant(noise=recipe.kind)
         case DepthRecipe():
-            order = statistics.order if base.is_dense else ()
-            influence = table_for(recipe, statistics, "block_influence") if base.is_dense else None
-            variant = drop(decoder, recipe, influence, statistics.tokens, base, progress, order, statistics.dtype)
+            variant = drop(decoder, recipe, statistics, base, progress)
         case ExternalRecipe():
             loaded = statistics.loaded.get(recipe.source)
             if loaded is None:
@@ -133,10 +136,9 @@ def _apply_step(
                 loaded = load_model(folder, decoder.dtype, decoder.device, decoder.memory_for_second_model)
             variant = external(decoder, recipe, *loaded, progress)
         case StructuredRecipe():
-            known = known_moments(recipe, statistics) if base.is_dense else None
-            variant = prune_units(decoder, recipe, known, statistics.tokens, base, progress, statistics.dtype)
+            variant = prune_units(decoder, recipe, statistics, base, progress)
         case RepairRecipe():
-            variant = repair(decoder, recipe, statistics.tokens, base, progress, statistics.dtype)
+            variant = repair(decoder, recipe, statistics, base, progress)
         case DistillRecipe():
             variant = distill(decoder, recipe, statistics, base, progress)
         case MatrixRecipe() | MixedRecipe():
@@ -167,7 +169,7 @@ def _prune_matrices(
         except (InputError, ComputationError) as failure:
             results[recipe.name] = failure
     if jobs:
-        variants = prune_layers(decoder, jobs, base, statistics.tokens, statistics.dtype, progress)
+        variants = prune_layers(decoder, jobs, base, statistics, progress)
         for job, variant in zip(jobs, variants, strict=True):
             results[job.recipe.name] = _completed(decoder, job.recipe, variant)
     return results
@@ -202,8 +204,30 @@ def _job(
         by_layer = layer_sparsities(decoder, recipe, table_for(recipe, statistics, "activation_stats"), base.dropped)
         sparsities = {sublayer.label: by_layer[sublayer.layer] for sublayer in decoder.sublayers}
     job = PruningJob(recipe, sparsities, moments, origin=origin)
-    if job.needs_forward and statistics.tokens is None:
-        raise InputError(f"recipe {recipe.name} needs calibration tokens")
+    if job.needs_forward:
+        statistics.require_tokens(recipe)
     if statistics.unfinished is None:
         return job
-    return replace(job, files=layer_files(decoder, job, statistics, statistics.unfinished, base))
+    return replace(job, files=_layer_files(decoder, job, statistics, statistics.unfinished, base))
+
+
+def _layer_files(
+    decoder: Decoder, job: PruningJob, statistics: Statistics, unfinished: Unfinished, base: Variant
+) -> LayerFiles:
+    """Return a job's layer files; their fingerprint covers everything that the changes depend on."""
+    rows, tokens = statistics.activation_stats, statistics.tokens
+    dependencies = {
+        "code": code_versions.PRUNING,
+        "recipe": job.recipe.hash,
+        "weights": unfinished.weight_hash,
+        "model dtype": str(decoder.dtype),
+        "layers": len(decoder.layers),
+        "base": base.hash,
+        "origin": job.origin.hash,
+        "sparsities": dict(job.sparsities),
+        "tokens": "" if tokens is None else tokens_hash(tokens),
+        "dtype": str(statistics.dtype),
+        "activation_stats": "" if rows is None else hashlib.sha256(rows.write_ipc(None).getvalue()).hexdigest(),
+    }
+    fingerprint = hashlib.sha256(json.dumps(dependencies).encode()).hexdigest()
+    return LayerFiles(unfinished.folder / job.recipe.name, fingerprint)

@@ -27,7 +27,7 @@ from prunescope.pipelines.metrics.logit_blocks import block_sizes
 from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.models.decoder import Decoder, probe_tokens
 from prunescope.pipelines.models.module_calls import hooks, without_cache
-from prunescope.pipelines.models.sublayer import Sublayer, has_matrix
+from prunescope.pipelines.models.sublayer import Sublayer, has_matrix, watch_all
 from prunescope.pipelines.pruning.calibration.statistics import tokens_hash
 from prunescope.pipelines.pruning.layer_checkpoints import overlay
 from prunescope.pipelines.pruning.output_projection import PROBE_TOKENS
@@ -64,9 +64,7 @@ def distill(
             a sublayer has no parameters that scale what it adds.
         ComputationError: a gradient is NaN or infinite.
     """
-    tokens = statistics.tokens
-    if tokens is None or not tokens.numel():
-        raise InputError(f"recipe {recipe.name} needs calibration tokens")
+    tokens = statistics.require_tokens(recipe)
     if decoder.output is None or decoder.is_streamed or decoder.memory is not None:
         why = "has no LM head" if decoder.output is None else "must be whole on one device to be trained"
         raise InputError(f"recipe {recipe.name}: the model {why}")
@@ -160,6 +158,10 @@ class Student:
         moved = start + self._sizes[key] * change
         return moved * (start != 0) if start.dim() > 1 and key.startswith("parameter:") else moved
 
+    def _values(self, prefix: str) -> dict[str, Tensor]:
+        """Return the trained values whose keys have a prefix, by the rest of the key."""
+        return {key.removeprefix(prefix): self.value(key) for key in self.changes if key.startswith(prefix)}
+
     @contextmanager
     def forward(self) -> Iterator[Callable[[Tensor], Tensor]]:
         """Apply the base, and yield a function of tokens that returns the last states, with gradients."""
@@ -174,21 +176,12 @@ class Student:
             return (scaled + bias).to(added.dtype)
 
         def run(tokens: Tensor) -> Tensor:
-            own = {
-                key.removeprefix("parameter:").removeprefix(prefix): self.value(key)
-                for key in self.changes
-                if key.startswith("parameter:")
-            }
             dense = dict(trunk.named_parameters())
-            own = {name: value.to(dense[name].dtype) for name, value in own.items()}
+            trained = {name.removeprefix(prefix): value for name, value in self._values("parameter:").items()}
+            own = {name: value.to(dense[name].dtype) for name, value in trained.items()}
             arguments = {"input_ids": tokens, **without_cache(trunk)}
             return cast(Tensor, functional_call(trunk, own, (), arguments).last_hidden_state)
 
-        handles = [
-            handle
-            for label, target in self._targets.items()
-            for handle in target.sublayer.watch(partial(adjust, label))
-        ]
         fixed = {
             label: Substitute(**{key: tensor.to(self.decoder.device).clone() for key, tensor in each.tensors.items()})
             for label, each in self._base.substitutes.items()
@@ -198,21 +191,18 @@ class Student:
         with (
             self._weights(),
             self.decoder.without(self._base.dropped, substitutes=substitutes),
-            hooks(*handles),
+            hooks(*watch_all((target.sublayer for target in self._targets.values()), adjust)),
         ):
             yield run
 
     def _substitute(self, label: str) -> Substitute:
-        prefix = f"substitute:{label}:"
-        return Substitute(**{k.removeprefix(prefix): self.value(k) for k in self.changes if k.startswith(prefix)})
+        return Substitute(**self._values(f"substitute:{label}:"))
 
     @torch.inference_mode()
     def variant(self) -> Variant:
         """Return the trained variant; scales and biases are multiplied and added into the weights."""
         base, dtype = self._base, self.decoder.dtype
-        trained = {
-            key.removeprefix("parameter:"): self.value(key) for key in self.changes if key.startswith("parameter:")
-        }
+        trained = self._values("parameter:")
         vectors = {
             name: value.to("cpu", dtype)
             for name, value in trained.items()
@@ -249,7 +239,7 @@ def _dense_states(decoder: Decoder, tokens: Tokens, sublayers: list[Sublayer]) -
     def observe(label: str, added: Tensor) -> None:
         sums[label] += added.float().square().sum(dim=(0, 1))
 
-    with hooks(*(handle for each in sublayers for handle in each.watch(partial(observe, each.label)))):
+    with hooks(*watch_all(sublayers, observe)):
         states = [decoder.hidden(part.to(decoder.device)).float() for part in tokens.split(_rows(decoder, tokens))]
     # A copy is no inference tensor.
     return torch.cat(states).clone(), {label: total.clone() / tokens.numel() for label, total in sums.items()}

@@ -3,22 +3,22 @@
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
-from prunescope.pipelines.models.decoder import Decoder
+from prunescope.pipelines.models.decoder import Decoder, Layer
 from prunescope.pipelines.models.weight_matrices import Matrix
 from prunescope.pipelines.models.weight_offload import on_device
 from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments
-from prunescope.pipelines.pruning.calibration.layerwise_forward import States, Streams
+from prunescope.pipelines.pruning.calibration.layerwise_forward import Streams
 from prunescope.pipelines.pruning.layer_checkpoints import LayerFiles, layered_changes, overlay
 from prunescope.pipelines.pruning.methods import MatrixContext, change_of
 from prunescope.pipelines.pruning.module_selection import is_chosen
+from prunescope.pipelines.pruning.pruning_inputs import Statistics
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_to_layer, swap_outer_parameters
 from prunescope.pipelines.pruning.weight_delta import WeightDelta
@@ -68,8 +68,7 @@ def prune_layers(
     decoder: Decoder,
     jobs: Sequence[PruningJob],
     base: Variant,
-    tokens: Int[Tensor, "sequences length"] | None = None,
-    dtype: torch.dtype | None = None,
+    statistics: Statistics,
     progress: Progress = SILENT,
 ) -> list[Variant | Failure]:
     """Change every included matrix, from the first layer to the last, for several recipes at once.
@@ -78,26 +77,25 @@ def prune_layers(
     passes the tokens through its own pruned layers. In the first layer all jobs have the same inputs. Every variant is
     bit for bit the one that its recipe gives alone.
 
-    `base` is the result of the earlier recipes of a composition. Jobs that run the model need `tokens`, which pass the
-    layers in `dtype` (None: the model's own). The result is, for each job, the base with the recipe's changes, or the
-    error; a failed recipe does not stop the others.
+    `base` is the result of the earlier recipes of a composition. Jobs that run the model need the statistics' tokens.
+    The result is, for each job, the base with the recipe's changes, or the error; a failed recipe does not stop the
+    others.
     """
     runs = [_JobRun(decoder, job, base) for job in jobs]
     groups = _grouped(runs)
     measuring = [group for group in groups if group.needs_forward and not group.is_finished]
     others = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
+    tokens = cast(Tensor, statistics.tokens)
     with swap_outer_parameters(decoder, base):
-        streams = Streams(decoder, tokens, dtype) if measuring and tokens is not None else None
-        for group in measuring:
-            group.states = streams.begin() if streams else None
-        progress.start(
-            f"prune {jobs[0].recipe.name}{others}",
-            len(decoder.layers),
-            tokens.numel() if streams and tokens is not None else 0,
-        )
-        for index in range(len(decoder.layers)):
-            with on_device(decoder.layers[index].module):
-                _prune_layer(decoder, index, groups, base, streams)
+        if measuring:
+            streams = Streams(decoder, tokens, statistics.dtype)
+            for group in measuring:
+                group.streams = streams.copy()
+        count = tokens.numel() if measuring else 0
+        progress.start(f"prune {jobs[0].recipe.name}{others}", len(decoder.layers), count)
+        for index, layer in enumerate(decoder.layers):
+            with on_device(layer.module):
+                _prune_layer(index, layer, groups, base)
             progress.advance()
         progress.done()
     return [run.result(base) for run in runs]
@@ -184,15 +182,15 @@ class _JobRun:
 class _Group:
     """Jobs with the same predecessors, and therefore the same inputs.
 
-    If the predecessors are pruned (`sees_pruned`), the group has one job. `states` are the residual streams before the
-    next layer; None if the model is not run.
+    If the predecessors are pruned (`sees_pruned`), the group has one job. `streams` are those before the next layer;
+    None if the model is not run.
     """
 
     def __init__(self, runs: list[_JobRun]) -> None:
         self._runs = runs
         self.needs_forward = runs[0].job.needs_forward
         self.sees_pruned = runs[0].job.recipe.predecessors == "pruned"
-        self.states: States | None = None
+        self.streams: Streams | None = None
 
     @property
     def runs(self) -> list[_JobRun]:
@@ -221,35 +219,31 @@ def _grouped(runs: list[_JobRun]) -> list[_Group]:
     return [_Group(group) for group in groups.values() if group]
 
 
-def _prune_layer(decoder: Decoder, index: int, groups: list[_Group], base: Variant, streams: Streams | None) -> None:
-    layer = decoder.layers[index]
+def _prune_layer(index: int, layer: Layer, groups: list[_Group], base: Variant) -> None:
     dense = {name: matrix.weight for sublayer in layer.sublayers for name, matrix in sublayer.matrices.items()}
-    measuring = [group for group in groups if group.states is not None and group.runs]
+    measuring = [group for group in groups if group.streams is not None and group.runs]
     measured: Mapping[str, ActivationMoments] = {}
     for group in groups:
         with apply_to_layer(layer, base):
             # Before the first layer nothing is pruned, so the first group measures for all.
-            if group in measuring and (index > 0 or group is measuring[0]):
-                measured = _measured(streams, index, group, measuring if index == 0 else [group])
+            if group.streams is not None and group.runs and (index > 0 or group is measuring[0]):
+                measured = _measured(index, group, group.streams, measuring if index == 0 else [group])
             for run in group.runs:
                 run.change_layer(index, base, dense, measured)
-        if streams and group.states is not None and group.sees_pruned and group.reads_after(index):
+        if group.streams is not None and group.sees_pruned and group.reads_after(index):
             pruned = Variant(overlay(group.runs[0].latest, base.changes), base.parameters, base.dropped)
             with apply_to_layer(layer, pruned):
-                streams.advance(index, group.states)
+                group.streams.advance(index)
 
 
 def _measured(
-    streams: Streams | None, index: int, group: _Group, readers: Sequence[_Group]
+    index: int, group: _Group, streams: Streams, readers: Sequence[_Group]
 ) -> Mapping[str, ActivationMoments]:
     """Return the inputs of a layer's matrices; the same pass advances a group with dense predecessors."""
-    if streams is None or group.states is None:
-        return {}
     targets = [item for reader in readers for item in reader.unmeasured(index)]
     try:
         return streams.measure(
             index,
-            group.states,
             {name: target.matrix for name, target in targets},
             grams={name for name, target in targets if target.recipe.reads == "gram"},
             advances=not group.sees_pruned and group.reads_after(index),

@@ -103,8 +103,8 @@ def cumulative_shares(scores: Scores) -> Float[Tensor, "out in"]:
     return torch.empty_like(shares).scatter_(1, order, shares)
 
 
-def require_finite(values: Shaped[Tensor, "..."]) -> None:
-    """Raise a ComputationError if a score is NaN or infinite."""
+def require_finite(values: Shaped[Tensor, "..."], what: str = "a pruning score") -> None:
+    """Raise a ComputationError if a value is NaN or infinite; `what` names it in the message."""
     # If any value is NaN, so are the extremes: one pass, twenty times as fast as testing every value.
     if values.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(values))).all()):
-        raise ComputationError("a pruning score is NaN or infinite: the weights or the activations are damaged")
+        raise ComputationError(f"{what} is NaN or infinite: the weights or the activations are damaged")

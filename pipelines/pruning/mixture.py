@@ -7,6 +7,7 @@ from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.sublayer import Sublayer
 from prunescope.pipelines.models.weight_matrices import Matrix
 from prunescope.pipelines.pruning.methods.depth import drop
+from prunescope.pipelines.pruning.pruning_inputs import Statistics
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.recipes import MixedRecipe
 from prunescope.pipelines.recipes.mixed import part_of, sublayer_of
@@ -20,7 +21,7 @@ def without_dropped(decoder: Decoder, recipe: MixedRecipe, variant: Variant) -> 
     """
     if recipe.drops is None or set(recipe.drops.sublayers) <= {*variant.dropped}:
         return variant
-    return drop(decoder, recipe.drops, None, None, variant)
+    return drop(decoder, recipe.drops, Statistics(), variant)
 
 
 def require_matrices(decoder: Decoder, recipe: MixedRecipe) -> None:

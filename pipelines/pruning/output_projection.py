@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prunescope.pipelines.models.decoder import Decoder, probe_tokens
-from prunescope.pipelines.models.sublayer import Branch, Sublayer, SublayerCall, has_matrix
+from prunescope.pipelines.models.sublayer import Sublayer, SublayerCall, has_matrix
 from prunescope.pipelines.models.weight_matrices import Matrix, Products
 from prunescope.pipelines.recipes.mixed import part_of
 
@@ -18,20 +18,11 @@ PROBE_TOKENS = 12
 
 @torch.inference_mode()
 def last_matrices(decoder: Decoder) -> dict[str, list[Matrix]]:
-    """Return the last matrix that each branch of a sublayer multiplies by, by the sublayer's label.
-
-    One of several experts is returned. Branches without a known matrix product are omitted.
-    """
+    """Return one matrix of each branch's output projection, by the sublayer's label; see `output_projections`."""
     sublayers = list(decoder.sublayers)
     calls = decoder.calls_of(sublayers, probe_tokens(decoder, PROBE_TOKENS, seed=1))
-    last: dict[str, list[Matrix]] = {}
-    for sublayer in sublayers:
-        order = products_of(sublayer, calls[sublayer.label])
-        for branch in sublayer.parts:
-            own = _own_parameters(branch)
-            matrices = [matrix for matrix in order if id(matrix.parameter) in own]
-            last.setdefault(sublayer.label, []).extend(matrices[-1:])
-    return last
+    projections = {each.label: output_projections(each, calls[each.label], decoder.width) for each in sublayers}
+    return {label: [matrices[0] for matrices in branches if matrices] for label, branches in projections.items()}
 
 
 def products_of(sublayer: Sublayer, call: SublayerCall) -> list[Matrix]:
@@ -57,7 +48,7 @@ def output_projections(sublayer: Sublayer, call: SublayerCall, width: int) -> li
     order = products_of(sublayer, call)
     found = []
     for branch in sublayer.parts:
-        own = _own_parameters(branch)
+        own = {id(parameter) for mixer in branch.mixers for parameter in mixer.parameters()}
         last = [matrix for matrix in order if id(matrix.parameter) in own and matrix.shape[0] == width][-1:]
         parts = {part_of(matrix.name) for matrix in last}
         found.append([m for m in sublayer.matrices.values() if id(m.parameter) in own and part_of(m.name) in parts])
@@ -69,7 +60,3 @@ def biased_matrix(sublayer: Sublayer, projections: Sequence[Sequence[Matrix]]) -
     branch, matrices = sublayer.parts[0], projections[0]
     is_plain = has_matrix(branch.chain[-1]) and not branch.is_post_norm
     return matrices[0] if is_plain and len(matrices) == 1 and matrices[0].expert is None else None
-
-
-def _own_parameters(branch: Branch) -> set[int]:
-    return {id(parameter) for mixer in branch.mixers for parameter in mixer.parameters()}

@@ -1,7 +1,5 @@
 """Inputs of a recipe besides the model: statistics of the dense model, calibration tokens and checkpoints."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,14 +10,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from prunescope.pipelines.core import code_versions
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments
 from prunescope.pipelines.pruning.calibration.statistics import tokens_hash
-from prunescope.pipelines.pruning.layer_checkpoints import LayerFiles
-from prunescope.pipelines.pruning.layerwise import PruningJob
-from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.recipes.base import BaseRecipe, Statistic
 
 
@@ -45,6 +38,12 @@ class Statistics:
     order: Sequence[tuple[str, float | None]] = ()
     cache: Path | None = None
     loaded: Mapping[str, tuple[nn.Module, Any]] = field(default_factory=dict)
+
+    def require_tokens(self, recipe: BaseRecipe) -> Int[Tensor, "sequences length"]:
+        """Return the calibration tokens; InputError if there are none."""
+        if self.tokens is None or not self.tokens.numel():
+            raise InputError(f"recipe {recipe.name} needs calibration tokens")
+        return self.tokens
 
 
 @dataclass(frozen=True)
@@ -75,25 +74,3 @@ def known_moments(recipe: BaseRecipe, statistics: Statistics) -> dict[str, Activ
         )
         for row in rows.iter_rows(named=True)
     }
-
-
-def layer_files(
-    decoder: Decoder, job: PruningJob, statistics: Statistics, unfinished: Unfinished, base: Variant
-) -> LayerFiles:
-    """Return a job's layer files; their fingerprint covers everything that the changes depend on."""
-    rows, tokens = statistics.activation_stats, statistics.tokens
-    dependencies = {
-        "code": code_versions.PRUNING,
-        "recipe": job.recipe.hash,
-        "weights": unfinished.weight_hash,
-        "model dtype": str(decoder.dtype),
-        "layers": len(decoder.layers),
-        "base": base.hash,
-        "origin": job.origin.hash,
-        "sparsities": dict(job.sparsities),
-        "tokens": "" if tokens is None else tokens_hash(tokens),
-        "dtype": str(statistics.dtype),
-        "activation_stats": "" if rows is None else hashlib.sha256(rows.write_ipc(None).getvalue()).hexdigest(),
-    }
-    fingerprint = hashlib.sha256(json.dumps(dependencies).encode()).hexdigest()
-    return LayerFiles(unfinished.folder / job.recipe.name, fingerprint)

@@ -5,25 +5,26 @@ The regressions themselves are in `methods/regression.py`.
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.metrics.divergence import divergence
 from prunescope.pipelines.metrics.mean_interval import Numbers, interval
 from prunescope.pipelines.models.decoder import Decoder, Layer, probe_tokens
 from prunescope.pipelines.models.module_calls import hooks, stream_of
+from prunescope.pipelines.models.sublayer import watch_all
 from prunescope.pipelines.models.weight_offload import on_device
-from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH, States, Streams
+from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH, Streams
 from prunescope.pipelines.pruning.methods.regression import ChannelSums, MapSums
 from prunescope.pipelines.pruning.output_projection import PROBE_TOKENS
+from prunescope.pipelines.pruning.pruning_inputs import Statistics
 from prunescope.pipelines.pruning.repair_target import RepairTarget
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import (
@@ -45,46 +46,39 @@ Tokens = Int[Tensor, "sequences length"]
 
 @torch.inference_mode()
 def repair(
-    decoder: Decoder,
-    recipe: RepairRecipe,
-    tokens: Tokens | None,
-    base: Variant,
-    progress: Progress = SILENT,
-    dtype: torch.dtype | None = None,
+    decoder: Decoder, recipe: RepairRecipe, statistics: Statistics, base: Variant, progress: Progress = SILENT
 ) -> Variant:
     """Fit every changed sublayer of a variant to the dense model, from the first layer to the last.
 
-    The tokens pass the layers in `dtype` (None: the model's own). The result is the base with scaled projections, new
-    biases and substitutes, and the fact `repair`; the base itself if all contributions equal the dense ones.
+    The result is the base with scaled projections, new biases and substitutes, and the fact `repair`; the base itself
+    if all contributions equal the dense ones.
 
     Raises:
         InputError: there are no tokens, or the probe shows that parameters cannot scale a sublayer's output.
         ComputationError: an activation is NaN or infinite.
     """
-    if tokens is None or not tokens.numel():
-        raise InputError(f"recipe {recipe.name} needs calibration tokens")
+    tokens = statistics.require_tokens(recipe)
     changed = [sublayer for sublayer in decoder.sublayers if base.changed(sublayer)]
     if not changed:
         return base
     fitted, held_out, unchecked = split(tokens)
     with swap_outer_parameters(decoder, base):
-        own_streams = Streams(decoder, fitted, dtype)
-    dense_streams = Streams(decoder, fitted, dtype) if base.parameters else own_streams
-    sides = _Sides(dense_streams, dense_streams.begin(), own_streams, own_streams.begin())
+        streams = Streams(decoder, fitted, statistics.dtype)
+    dense_streams = Streams(decoder, fitted, statistics.dtype) if base.parameters else streams.copy()
     calls = decoder.calls_of(changed, probe_tokens(decoder, PROBE_TOKENS))
     variant, unbiased = base, list[str]()
     progress.start(f"repair {recipe.name}", len(decoder.layers), 2 * fitted.numel())
     for index, layer in enumerate(decoder.layers):
         with on_device(layer.module):
             own = [sublayer for sublayer in layer.sublayers if sublayer.label in calls]
-            dense = _advance_dense(index, layer, sides, [sublayer.label for sublayer in own])
+            dense = _advance_dense(index, layer, dense_streams, [sublayer.label for sublayer in own])
             for sublayer in own:
                 target = RepairTarget(decoder, sublayer, calls[sublayer.label])
-                variant = _repair(index, layer, target, sides, dense, recipe, variant)
+                variant = _repair(index, layer, target, streams, dense, recipe, variant)
                 if not target.takes_bias and sublayer.label not in base.dropped:
                     unbiased.append(sublayer.label)
             with swap_outer_parameters(decoder, base), apply_to_layer(layer, variant):
-                own_streams.advance(index, sides.own)
+                streams.advance(index)
         progress.advance()
     progress.done()
     if variant is base:
@@ -125,23 +119,13 @@ def split(tokens: Tokens) -> tuple[Tokens, Tokens, str | None]:
     return tokens[fitted], tokens[held_out], None
 
 
-@dataclass
-class _Sides:
-    """The residual streams of the dense model and of the repaired one before the next layer, batch by batch."""
-
-    dense_streams: Streams
-    dense: States
-    own_streams: Streams
-    own: States
-
-
-def _advance_dense(index: int, layer: Layer, sides: _Sides, labels: Collection[str]) -> list[dict[str, Tensor]]:
+def _advance_dense(index: int, layer: Layer, streams: Streams, labels: Collection[str]) -> list[dict[str, Tensor]]:
     """Advance the dense streams by a layer, and return those after some of its sublayers, batch by batch."""
     kept = []
     with _recorded(layer) as (added, _):
-        for batch, after in enumerate(sides.dense_streams.outputs(index, sides.dense)):
-            kept.append({label: _stream_after(label, layer, sides.dense[batch], added) for label in labels})
-            sides.dense[batch] = after
+        for batch, after in enumerate(streams.outputs(index)):
+            kept.append({label: _stream_after(label, layer, streams.states[batch], added) for label in labels})
+            streams.states[batch] = after
     return kept
 
 
@@ -160,9 +144,8 @@ def _recorded(layer: Layer) -> Iterator[tuple[dict[str, Tensor], dict[str, Tenso
     def save_read(label: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         read[label] = stream_of(args, kwargs)
 
-    handles: list[RemovableHandle] = []
+    handles = watch_all(layer.sublayers, added.__setitem__)
     for sublayer in layer.sublayers:
-        handles += sublayer.watch(partial(added.__setitem__, sublayer.label))
         first = sublayer.parts[0].chain[0]
         handles.append(first.register_forward_pre_hook(partial(save_read, sublayer.label), with_kwargs=True))
     with hooks(*handles):
@@ -173,7 +156,7 @@ def _repair(
     index: int,
     layer: Layer,
     target: "RepairTarget",
-    sides: _Sides,
+    streams: Streams,
     dense: Sequence[Mapping[str, Tensor]],
     recipe: RepairRecipe,
     variant: Variant,
@@ -183,7 +166,7 @@ def _repair(
     channels, maps = ChannelSums(), MapSums(recipe.rank)
     outer = swap_outer_parameters(target.decoder, variant)
     with outer, apply_to_layer(layer, variant), _recorded(layer) as (added, read):
-        for right, before, _ in zip(dense, sides.own, sides.own_streams.outputs(index, sides.own), strict=True):
+        for right, before, _ in zip(dense, streams.states, streams.outputs(index), strict=True):
             error = (right[label].double() - _stream_after(label, layer, before, added).double()).flatten(0, 1)
             channels.update(added[label].to(error).reshape(error.shape), error)
             if label in variant.dropped:

@@ -8,17 +8,17 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.models.decoder import Decoder
-from prunescope.pipelines.models.weight_matrices import Matrix
 from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments
 from prunescope.pipelines.pruning.calibration.layerwise_forward import Streams
-from prunescope.pipelines.pruning.masks import keep_share
+from prunescope.pipelines.pruning.masks import keep_share, require_finite
 from prunescope.pipelines.pruning.methods.structured_units import Units, head_count, heads_of, neurons_of, probe_calls
+from prunescope.pipelines.pruning.pruning_inputs import Statistics, known_moments
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_to_layer, swap_outer_parameters
 from prunescope.pipelines.pruning.weight_delta import WeightDelta
@@ -27,20 +27,14 @@ from prunescope.pipelines.recipes import StructuredRecipe
 
 @torch.inference_mode()
 def prune_units(
-    decoder: Decoder,
-    recipe: StructuredRecipe,
-    known: Mapping[str, ActivationMoments] | None,
-    tokens: Int[Tensor, "sequences length"] | None,
-    base: Variant,
-    progress: Progress = SILENT,
-    dtype: torch.dtype | None = None,
+    decoder: Decoder, recipe: StructuredRecipe, statistics: Statistics, base: Variant, progress: Progress = SILENT
 ) -> Variant:
     """Remove neurons or heads from the model that earlier recipes left.
 
-    Moments of a dense base are known from `activation_stats`. Another base is measured on the calibration tokens, which
-    pass the layers in `dtype` (None: the model's own). Units whose weights are all zero score lowest and go first. The
-    result has the rows and columns of the removed units masked, and biases if the recipe compensates. Its fact
-    `structure` lists the removed units by the name of the matrix that reads them.
+    Moments of a dense base are known from `activation_stats`. Another base is measured on the calibration tokens. Units
+    whose weights are all zero score lowest and go first. The result has the rows and columns of the removed units
+    masked, and biases if the recipe compensates. Its fact `structure` lists the removed units by the name of the matrix
+    that reads them.
 
     Raises:
         InputError: the model's units are not verified, the share removes none or all of a module's units, or a
@@ -48,7 +42,7 @@ def prune_units(
         ComputationError: a score is NaN or infinite.
     """
     groups = _units_of(decoder, recipe, base, progress)
-    moments = _moments(decoder, recipe, groups, known, tokens, base, dtype) if recipe.needs else {}
+    moments = _moments(decoder, recipe, groups, statistics, base) if recipe.needs else {}
     scores = [_scores(units, recipe, base, moments) for units in groups]
     select = _keep_uniformly if recipe.ratios == "uniform" else _keep_globally
     changes, parameters = dict(base.changes), dict(base.parameters)
@@ -94,47 +88,29 @@ def _units_of(decoder: Decoder, recipe: StructuredRecipe, base: Variant, progres
 
 
 def _moments(
-    decoder: Decoder,
-    recipe: StructuredRecipe,
-    groups: Sequence[Units],
-    known: Mapping[str, ActivationMoments] | None,
-    tokens: Int[Tensor, "sequences length"] | None,
-    base: Variant,
-    dtype: torch.dtype | None,
+    decoder: Decoder, recipe: StructuredRecipe, groups: Sequence[Units], statistics: Statistics, base: Variant
 ) -> Mapping[str, ActivationMoments]:
     """Return moments by name of the reader, known or measured on the model that earlier recipes left."""
     readers = {units.reader.name: units.reader for units in groups}
     if base.is_dense:
+        known = known_moments(recipe, statistics)
         if known is None:
             raise InputError(f"recipe {recipe.name} needs activation_stats; materialise it first")
         moments = known
     else:
-        if tokens is None or not tokens.numel():
-            raise InputError(f"recipe {recipe.name} needs calibration tokens")
-        moments = _measured(decoder, readers, tokens, base, dtype)
+        moments = {}
+        tokens = statistics.require_tokens(recipe)
+        with swap_outer_parameters(decoder, base):
+            streams = Streams(decoder, tokens, statistics.dtype)
+            for index, layer in enumerate(decoder.layers):
+                names = (name for sublayer in layer.sublayers for name in sublayer.matrices if name in readers)
+                with apply_to_layer(layer, base):
+                    moments |= streams.measure(index, {name: readers[name] for name in names}, advances=True)
     for missing in (name for name in readers if name not in moments):
         raise InputError(
             f"recipe {recipe.name}: no calibration token reached {missing}; raise calibration.sequences, "
             "or use the magnitude score"
         )
-    return moments
-
-
-def _measured(
-    decoder: Decoder,
-    readers: Mapping[str, Matrix],
-    tokens: Int[Tensor, "sequences length"],
-    base: Variant,
-    dtype: torch.dtype | None,
-) -> dict[str, ActivationMoments]:
-    moments: dict[str, ActivationMoments] = {}
-    with swap_outer_parameters(decoder, base):
-        streams = Streams(decoder, tokens, dtype)
-        states = streams.begin()
-        for index, layer in enumerate(decoder.layers):
-            names = (name for sublayer in layer.sublayers for name in sublayer.matrices if name in readers)
-            with apply_to_layer(layer, base):
-                moments |= streams.measure(index, states, {name: readers[name] for name in names}, advances=True)
     return moments
 
 
@@ -163,8 +139,7 @@ def _scores(
         else:
             channels = squares * (second - mean.square()).clamp(min=0)
         scores = channels[units.columns].sum(dim=1)
-    if not bool(scores.isfinite().all()):
-        raise ComputationError(f"{units.reader.name}: a score is NaN or infinite: weights or activations are damaged")
+    require_finite(scores, f"{units.reader.name}: a score")
     return scores
 
 
@@ -192,7 +167,6 @@ def _keep_globally(
 
     The best unit of each module stays, so that a smaller model remains (2312.11983 §3.3 has no such rule).
     """
-    owners = [(module, unit) for module, units in enumerate(groups) for unit in range(units.count)]
     standardised = []
     for own in scores:
         spread = own.std(correction=1) if len(own) > 1 else own.new_zeros(())
@@ -201,15 +175,13 @@ def _keep_globally(
         standardised.append(rank)
     ranks = torch.cat(standardised)
     order = [index for index in torch.argsort(ranks, stable=True).tolist() if ranks[index] < torch.inf]
-    weights = torch.tensor([groups[module].weights for module, _ in owners], dtype=torch.float64)
+    weights = torch.tensor([units.weights for units in groups for _ in range(units.count)], dtype=torch.float64)
     target = recipe.share * float(weights.sum())
     removed = torch.cat([torch.zeros(1, dtype=torch.float64), weights[order].cumsum(dim=0)])
     count = int((removed - target).abs().argmin())
-    keeps = [torch.ones(units.count, dtype=torch.bool) for units in groups]
-    for index in order[:count]:
-        module, unit = owners[index]
-        keeps[module][unit] = False
-    return keeps
+    keep = torch.ones(len(ranks), dtype=torch.bool)
+    keep[order[:count]] = False
+    return list(keep.split([units.count for units in groups]))
 
 
 def _masks(units: Units, keep: Bool[Tensor, " units"]) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """Context managers that temporarily apply a variant to a decoder and then restore the dense weights unchanged."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cache, partial
 
@@ -12,9 +12,9 @@ from transformers.pytorch_utils import Conv1D
 from prunescope.pipelines.core.device import available_bytes
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.models.decoder import Decoder, Layer
-from prunescope.pipelines.models.module_calls import entered, hooks
-from prunescope.pipelines.models.sublayer import Sublayer
-from prunescope.pipelines.models.weight_offload import data_of, on_device
+from prunescope.pipelines.models.module_calls import entered, hooks, other_forward
+from prunescope.pipelines.models.sublayer import Sublayer, watch_all
+from prunescope.pipelines.models.weight_offload import data_of, on_device, swapped_data
 from prunescope.pipelines.pruning.calibration.layerwise_forward import cast_parameters
 from prunescope.pipelines.pruning.variant import Variant
 
@@ -31,32 +31,19 @@ def changed_limit(device: str, free: int | None) -> int:
 @contextmanager
 def swap_weights(sublayer: Sublayer, weights: Mapping[str, Tensor]) -> Iterator[None]:
     """Temporarily replace weights of a sublayer by those that `Variant.weights` returns."""
-    before: dict[Tensor, Tensor] = {}
-
-    def restore() -> None:
-        for parameter, data in before.items():
-            parameter.data = data
-
-    with ExitStack() as stack:
-        stack.enter_context(sublayer.on_device())
-        stack.callback(restore)
+    with sublayer.on_device():
+        swapped: dict[Tensor, Tensor] = {}
         for name, matrix in sublayer.matrices.items():
-            if name not in weights:
-                continue
-            parameter, is_first = matrix.parameter, matrix.parameter not in before
-            before.setdefault(parameter, parameter.data)
-            if matrix.expert is None:
-                parameter.data = weights[name]
-                continue
-            if is_first:  # a stack of experts is copied once, and each expert is written into the copy
-                parameter.data = parameter.data.clone()
-            parameter.data[matrix.expert] = weights[name]
-        for name in weights:
-            module = None if name in sublayer.matrices else sublayer.modules.get(name.rpartition(".")[0])
-            if module is not None:
-                stack.enter_context(_swap_parameter(module, name.rpartition(".")[2], weights[name]))
+            if name in weights and matrix.expert is None:
+                swapped[matrix.parameter] = weights[name]
+            elif name in weights:  # a stack of experts is copied once, and each expert is written into the copy
+                if matrix.parameter not in swapped:
+                    swapped[matrix.parameter] = matrix.parameter.data.clone()
+                swapped[matrix.parameter][matrix.expert] = weights[name]
+        others = {name: value for name, value in weights.items() if name not in sublayer.matrices}
         del weights  # frees the experts, which are now in the copy
-        yield
+        with swapped_data(swapped, swapped.__getitem__), _swap_parameters(sublayer.modules, others):
+            yield
 
 
 @contextmanager
@@ -127,12 +114,14 @@ def _swapped(sublayers: Iterable[Sublayer], variant: Variant) -> AbstractContext
 def swap_outer_parameters(decoder: Decoder, variant: Variant) -> AbstractContextManager[None]:
     """Temporarily set a variant's parameters outside the sublayers: gains of norms, embeddings, learned positions."""
     inside = {name for sublayer in decoder.sublayers for name in sublayer.modules}
-    places = ((name.rpartition("."), value) for name, value in variant.parameters.items())
-    return entered(
-        _swap_parameter(decoder.model.get_submodule(module), key, value)
-        for (module, _, key), value in places
-        if module not in inside
-    )
+    outside = {name: module for name, module in decoder.model.named_modules() if name not in inside}
+    return _swap_parameters(outside, variant.parameters)
+
+
+def _swap_parameters(modules: Mapping[str, nn.Module], values: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+    """Temporarily set those of some parameters, by their name in the model, that are in some modules."""
+    places = ((*name.rpartition(".")[::2], value) for name, value in values.items())
+    return entered(_swap_parameter(modules[name], key, value) for name, key, value in places if name in modules)
 
 
 def contributing(decoder: Decoder, sublayers: Iterable[Sublayer], tokens: Int[Tensor, "batch length"]) -> set[str]:
@@ -143,33 +132,20 @@ def contributing(decoder: Decoder, sublayers: Iterable[Sublayer], tokens: Int[Te
         if bool(added.any()):
             labels.add(label)
 
-    with hooks(*(handle for each in sublayers for handle in each.watch(partial(observe, each.label)))):
+    with hooks(*watch_all(sublayers, observe)):
         decoder.hidden(tokens)
     return labels
 
 
-@contextmanager
-def _layer_by_layer(decoder: Decoder, variant: Variant) -> Iterator[None]:
+def _layer_by_layer(decoder: Decoder, variant: Variant) -> AbstractContextManager[None]:
     """Build changed weights when a layer begins and free them when it ends."""
-    current = ExitStack()
 
-    def begin(layer: Layer, module: nn.Module, _: object) -> None:
-        current.enter_context(on_device(module))
-        current.enter_context(_swapped(layer.sublayers, variant))
+    def run(layer: Layer, forward: Callable[..., object], *args: object, **kwargs: object) -> object:
+        with on_device(layer.module), _swapped(layer.sublayers, variant):
+            return forward(*args, **kwargs)
 
-    def end(module: nn.Module, args: object, output: object) -> None:  # noqa: ARG001
-        current.close()
-
-    handles = [
-        handle
-        for layer in decoder.layers
-        for handle in (
-            layer.module.register_forward_pre_hook(partial(begin, layer)),
-            layer.module.register_forward_hook(end, always_call=True),
-        )
-    ]
-    with current, hooks(*handles):
-        yield
+    layers = decoder.layers
+    return entered(other_forward(each.module, partial(run, each, each.module.forward)) for each in layers)
 
 
 def sublayer_noise(sublayer: Sublayer, kind: str | None) -> AbstractContextManager[None]:

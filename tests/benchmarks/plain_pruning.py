@@ -43,7 +43,6 @@ def plain_magnitude(decoder: Decoder) -> None:
 def plain_layers(decoder: Decoder, tokens: Int[Tensor, "sequences length"], solve: Solve, *, squares: bool) -> None:
     """Go layer by layer: inputs of every linear module by a hook, its new weight, the pruned layer once more."""
     streams = [Streams(decoder, sequence[None]) for sequence in tokens]
-    states = [each.begin() for each in streams]
     modules = dict(decoder.model.named_modules())
     for index, layer in enumerate(decoder.layers):
         linears = {modules[name]: matrix for each in layer.sublayers for name, matrix in each.matrices.items()}
@@ -55,12 +54,12 @@ def plain_layers(decoder: Decoder, tokens: Int[Tensor, "sequences length"], solv
             seen[module] = seen[module] + found if module in seen else found
 
         with hooks(*(module.register_forward_hook(note) for module in linears)):
-            for stream, state in zip(streams, states, strict=True):
-                stream.advance(index, list(state))
+            for stream in streams:
+                stream.copy().advance(index)
         for module, matrix in linears.items():
             matrix.weight.copy_(solve(matrix.weight, seen[module]))
-        for stream, state in zip(streams, states, strict=True):
-            stream.advance(index, state)
+        for stream in streams:
+            stream.advance(index)
 
 
 def plain_wanda(weight: Float[Tensor, "out in"], squares: Float[Tensor, " in"]) -> Float[Tensor, "out in"]:

@@ -113,8 +113,7 @@ class InputRecorder:
         self._by_address = {matrix.address: matrix for matrix in matrices.values()}
         self._grams, self._with_tails, self._stops = {*grams}, with_tails, stops
         # Projections that read the same tensor (q, k and v; gate and up) share one pass over it.
-        self._readers: dict[tuple[int, torch.Size], list[str]] = {}
-        self._rows: dict[tuple[int, torch.Size], Tensor] = {}
+        self._readers: dict[tuple[int, torch.Size], tuple[Tensor, list[str]]] = {}
         self._groups: dict[tuple[str, ...], ActivationMoments] = {}
         self._expected: Counter[str] = Counter()
         self._missing: Counter[str] = Counter()
@@ -128,8 +127,7 @@ class InputRecorder:
         matrix = self._by_address.get(operand.data_ptr())
         if matrix is not None and operand.shape == matrix.shape[::-1] and rows.shape[-1] == operand.shape[0]:
             key = rows.data_ptr(), rows.shape  # each product may read its own view
-            self._readers.setdefault(key, []).append(matrix.name)
-            self._rows[key] = rows
+            self._readers.setdefault(key, (rows, []))[1].append(matrix.name)
             if self._missing:
                 self._missing -= Counter((matrix.name,))
                 if not self._missing:
@@ -137,18 +135,16 @@ class InputRecorder:
 
     def finish_batch(self) -> None:
         """Add the batch's inputs to the sums."""
-        for key, names in self._readers.items():
-            rows = self._rows[key]
+        for rows, names in self._readers.values():
             if rows.numel():
                 group = self._groups.setdefault(tuple(names), ActivationMoments(rows.shape[-1]))
                 with_gram = not self._grams.isdisjoint(names)
                 group.update(rows, with_gram=with_gram, with_tails=self._with_tails)
         if self._stops and not self._expected:
-            self._expected = Counter(name for names in self._readers.values() for name in names)
+            self._expected = Counter(name for _, names in self._readers.values() for name in names)
             self._stops = len(self._expected) == len(self._by_address)
         self._missing = Counter(self._expected) if self._stops else Counter()
         self._readers.clear()
-        self._rows.clear()
 
     @property
     def inputs(self) -> dict[str, ActivationMoments]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -30,14 +31,15 @@ from prunescope.pipelines.pruning.calibration.activation_moments import (
 
 # Sequences per forward pass: enough for efficient matrix products, with little memory.
 BATCH = 4
-# Residual streams between two layers, one tensor per batch; `advance` replaces each by the next layer's.
-States = list[Float[Tensor, "batch length width"]]
 
 
 class Streams:
-    """Layer-by-layer forward passes over some tokens; several `States` can move through the layers independently.
+    """The residual streams of some tokens before a layer; passes through the layers replace them one after the other.
 
     Weights and activations of one layer at a time are cast to `dtype`; None is the model's own.
+
+    Attributes:
+        states: one tensor per batch.
     """
 
     def __init__(
@@ -62,16 +64,18 @@ class Streams:
                     calls = _calls(decoder, batch, outputs)
                     # Masks and rotary tables that do not depend on the tokens are stored once for all batches.
                     self._calls.append(_sharing(calls, self._calls[0]) if self._calls else calls)
+        self.states: list[Float[Tensor, "batch length width"]] = [stream_of(*calls[0]) for calls in self._calls]
 
-    def begin(self) -> States:
-        """Return the streams before the first layer."""
-        return [stream_of(*calls[0]) for calls in self._calls]
+    def copy(self) -> "Streams":
+        """Return the same streams, which then move independently of these."""
+        other = copy(self)
+        other.states = list(self.states)
+        return other
 
     @torch.inference_mode()
     def measure(
         self,
         index: int,
-        states: States,
         matrices: Mapping[str, Matrix],
         *,
         grams: Collection[str] = (),
@@ -91,31 +95,31 @@ class Streams:
         module = self._modules[index]
         with on_device(module), cast_parameters(module.parameters(), self._dtype):
             recorder = InputRecorder(matrices, grams=grams, with_tails=with_tails, stops=not advances)
-            for batch in range(len(states)):
+            for batch in range(len(self.states)):
                 with suppress(StopForwardError), Products(recorder.observe):
-                    after = self._run(index, batch, states[batch])
+                    after = self._run(index, batch)
                     if advances:
-                        states[batch] = after
+                        self.states[batch] = after
                 recorder.finish_batch()
         return recorder.inputs
 
     @torch.inference_mode()
-    def advance(self, index: int, states: States) -> None:
+    def advance(self, index: int) -> None:
         """Replace the streams by the output of a layer with its current weights."""
-        for batch, after in enumerate(self.outputs(index, states)):
-            states[batch] = after
+        for batch, after in enumerate(self.outputs(index)):
+            self.states[batch] = after
 
     @torch.inference_mode()
-    def outputs(self, index: int, states: States) -> Iterator[Float[Tensor, "batch length width"]]:
+    def outputs(self, index: int) -> Iterator[Float[Tensor, "batch length width"]]:
         """Yield a layer's output with its current weights, batch by batch."""
         module = self._modules[index]
         with on_device(module), cast_parameters(module.parameters(), self._dtype):
-            for batch in range(len(states)):
-                yield self._run(index, batch, states[batch])
+            for batch in range(len(self.states)):
+                yield self._run(index, batch)
 
-    def _run(self, index: int, batch: int, state: Tensor) -> Tensor:
+    def _run(self, index: int, batch: int) -> Tensor:
         with quick_linears(self._modules[index]):
-            return call_with_state(self._modules[index], *self._calls[batch][index], state)
+            return call_with_state(self._modules[index], *self._calls[batch][index], self.states[batch])
 
 
 def cast_parameters(parameters: Iterable[nn.Parameter], dtype: torch.dtype | None) -> AbstractContextManager[None]:

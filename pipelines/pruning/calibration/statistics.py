@@ -133,13 +133,12 @@ def calibrate(decoder: Decoder, spec: CalibrationSpec, model: str, progress: Pro
     owners = {name: sublayer for sublayer in decoder.sublayers for name in sublayer.matrices}
     influence = Influence(decoder)
     streams = Streams(decoder, tokens, calibration_dtype(spec))
-    states = streams.begin()
     inputs: dict[str, ActivationMoments] = {}
     progress.start("calibrate", len(decoder.layers), tokens.numel())
     with hooks(*influence.watch()):
         for index, layer in enumerate(decoder.layers):
             matrices = layer.attn.matrices | layer.mlp.matrices
-            inputs |= streams.measure(index, states, matrices, with_tails=True, advances=True)
+            inputs |= streams.measure(index, matrices, with_tails=True, advances=True)
             progress.advance()
     progress.done()
     # An expert that no token reached has no row.

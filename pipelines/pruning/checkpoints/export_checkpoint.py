@@ -18,7 +18,7 @@ from prunescope.pipelines.models.decoder import Decoder, probe_tokens
 from prunescope.pipelines.models.embedded import embedded_model
 from prunescope.pipelines.models.file_validation import TOKENIZER_FILES
 from prunescope.pipelines.models.load import open_folder
-from prunescope.pipelines.models.module_calls import first_tensor, without_cache
+from prunescope.pipelines.models.module_calls import logits_of
 from prunescope.pipelines.pruning.checkpoints.export_config import Form, form_of
 from prunescope.pipelines.pruning.checkpoints.materialized_weights import (
     MaterializedWeights,
@@ -67,7 +67,7 @@ def export(
         _write_config_and_tokenizer(scratch, decoder, form, dtype)
         logits = _require_same(scratch, decoder, probe, expected)
         rounded = None if torch.equal(expected, unrounded) else (_name(dtype), distance(logits, unrounded.float()))
-        notes = (*form.notes, *_notes(decoder, quantized, dtype), *_repair_notes(variant))
+        notes = (*form.notes, *_notes(decoder, variant, quantized, dtype))
         result = CheckpointResult(folder, size, form.parameters, distance(logits, expected.float()), notes, rounded)
         (scratch / "README.md").write_text(card(about, result, decoder, variant), encoding="utf-8")
         if about.variant_hash:
@@ -81,15 +81,9 @@ def export(
     return result
 
 
-def _logits(model: Any, tokens: Int[Tensor, "1 tokens"]) -> Tensor:  # noqa: ANN401 (transformers has no common type)
-    """Return the logits, or the last hidden states of a model without an LM head."""
-    output = model(input_ids=tokens, **without_cache(model))
-    return first_tensor(output.logits if "logits" in output else output.last_hidden_state)
-
-
 def _variant_logits(decoder: Decoder, variant: Variant, probe: Int[Tensor, "1 tokens"]) -> Tensor:
     with torch.inference_mode(), apply_variant(decoder, variant):
-        return _logits(decoder.model, probe)
+        return logits_of(decoder.model, probe)
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -162,7 +156,7 @@ def _stored(
     return stored if weights.is_changed(old) or torch.equal(stored.to(tensor.dtype), tensor) else tensor
 
 
-def _notes(decoder: Decoder, quantized: int, dtype: torch.dtype) -> Iterator[str]:
+def _notes(decoder: Decoder, variant: Variant, quantized: int, dtype: torch.dtype) -> Iterator[str]:
     if quantized:
         yield f"The weights of {quantized} quantized matrices are stored dequantized, in {_name(dtype)}."
     if torch.promote_types(dtype, decoder.dtype) != decoder.dtype:
@@ -170,9 +164,6 @@ def _notes(decoder: Decoder, quantized: int, dtype: torch.dtype) -> Iterator[str
             f"The model was pruned in {_name(decoder.dtype)} and is stored in {_name(dtype)}: parameters that the "
             f"recipe changed hold {_name(decoder.dtype)} values, all others are the dense model's own."
         )
-
-
-def _repair_notes(variant: Variant) -> Iterator[str]:
     if note := variant.facts.get("repair", {}).get("note"):
         yield f"The repair: {note}."
 
@@ -205,9 +196,9 @@ def _require_same(scratch: Path, decoder: Decoder, probe: Int[Tensor, "1 tokens"
     if wrong:
         raise ComputationError(f"transformers does not find {wrong[0]} in what was written; nothing was kept")
     with torch.inference_mode():
-        logits = _logits(model, probe).float()
+        logits = logits_of(model, probe).float()
         with other_rounding(model):
-            moved = _logits(model, probe).float()
+            moved = logits_of(model, probe).float()
     apart = distance(logits, expected.float())
     if not apart <= allowed(distance(moved, logits), decoder.dtype):
         raise ComputationError(

@@ -123,20 +123,14 @@ class MaterializedWeights:
 
     def tensor(self, name: str) -> Tensor:
         """Return a parameter or buffer on the model's device, as a new tensor if it is changed."""
-        if name not in self._dense:
-            value = self._variant.parameters[name].to(self._device)
-            return torch.zeros_like(value) if name in self.silenced else value
-        changed = self._matrices.get(name)
-        if changed is not None and changed[0].expert is None and name not in self.silenced:
-            return self._changed(changed[0])
-        dense = self._dense[name]
+        changed, value = self._matrices.get(name, []), self._variant.parameters.get(name)
         if name in self.silenced:
-            return torch.zeros_like(dense)
-        if name in self._variant.parameters:
-            return self._variant.parameters[name].to(dense)
-        if changed is None:
-            return dense
-        stack = dense.clone()
+            return torch.zeros_like(self._dense[name] if value is None else value, device=self._device)
+        if value is not None:
+            return value.to(self._dense[name]) if name in self._dense else value.to(self._device)
+        if changed and changed[0].expert is None:
+            return self._changed(changed[0])
+        stack = self._dense[name].clone() if changed else self._dense[name]
         for matrix in changed:
             stack[matrix.expert] = self._changed(matrix)
         return stack

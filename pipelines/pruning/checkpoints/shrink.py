@@ -171,5 +171,4 @@ def _spread(heads: Tensor, size: int) -> Tensor:
 
 
 def _mixer_names(sublayer: Sublayer) -> list[str]:
-    names = {id(module): name for name, module in sublayer.modules.items()}
-    return [names[id(mixer)] for mixer in sublayer.mixers]
+    return [name for name, module in sublayer.modules.items() if module in sublayer.mixers]

@@ -1,14 +1,16 @@
 """Depth pruning: the order of removing sublayers or blocks, measured, drawn at random or listed in the recipe."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from functools import partial, reduce
+from operator import add
+from typing import Any, NamedTuple
 
 import numpy as np
-import polars as pl
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
@@ -18,8 +20,10 @@ from prunescope.pipelines.metrics.output_head import OutputHead
 from prunescope.pipelines.metrics.vector_metrics import space_metrics
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.module_calls import Arguments, call_with_state, hooks, quick_linears, stream_of
+from prunescope.pipelines.models.sublayer import watch_all
 from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH, cast_parameters
 from prunescope.pipelines.pruning.calibration.statistics import Influence
+from prunescope.pipelines.pruning.pruning_inputs import Statistics, table_for
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
 from prunescope.pipelines.recipes import DepthRecipe
@@ -39,21 +43,13 @@ class Removal(NamedTuple):
 
 @torch.inference_mode()
 def drop(
-    decoder: Decoder,
-    recipe: DepthRecipe,
-    influence: pl.DataFrame | None,
-    tokens: Tokens | None,
-    base: Variant,
-    progress: Progress = SILENT,
-    known: Sequence[tuple[str, float | None]] = (),
-    dtype: torch.dtype | None = None,
+    decoder: Decoder, recipe: DepthRecipe, statistics: Statistics, base: Variant, progress: Progress = SILENT
 ) -> Variant:
     """Remove a recipe's units from the model that earlier recipes left.
 
-    Influences of a dense base are read from `influence`, the rows of `block_influence`. All other scores are measured
-    on the base. The other arguments are those of `drop_order`. The result is the base without the units and without
-    changes inside them. Its facts hold the measured order and the score of each unit in it; after several drops, those
-    of the last one.
+    Influences of a dense base are read from `block_influence`. All other scores are measured on the base. The result is
+    the base without the units and without changes inside them. Its facts hold the measured order and the score of each
+    unit in it; after several drops, those of the last one.
 
     Raises:
         InputError: the model has too few units, or a statistic is missing.
@@ -61,12 +57,13 @@ def drop(
     """
     remaining = _remaining(decoder, recipe, base)
     if recipe.by == "influence" and base.is_dense:
+        influence = table_for(recipe, statistics, "block_influence")
         if influence is None:
             raise InputError(f"recipe {recipe.name} needs block_influence; materialise it first")
         values = {f"{row['unit']}.{row['layer']}": row["influence"] for row in influence.iter_rows(named=True)}
         order = ordered({label: values[label] for label in remaining})
     else:
-        order = drop_order(decoder, recipe, tokens, base, known, progress, dtype)
+        order = drop_order(decoder, recipe, statistics, base, progress)
     chosen = {sublayer for label, _ in order[: recipe.count] for sublayer in sublayers_of(label)}
     gone = [each for each in decoder.sublayers if each.label in chosen | {*base.dropped}]
     facts = dict(base.facts)
@@ -80,20 +77,14 @@ def drop(
 
 @torch.inference_mode()
 def drop_order(
-    decoder: Decoder,
-    recipe: DepthRecipe,
-    tokens: Tokens | None,
-    base: Variant,
-    known: Sequence[tuple[str, float | None]] = (),
-    progress: Progress = SILENT,
-    dtype: torch.dtype | None = None,
+    decoder: Decoder, recipe: DepthRecipe, statistics: Statistics, base: Variant, progress: Progress = SILENT
 ) -> list[Removal]:
     """Return the order in which a recipe removes units, measured on the base.
 
-    `known` is the beginning of an iterative or greedy order, which is the same for every count. `dtype` is that of
-    weights and activations below the head while the calibration tokens pass, cast in all layers at once; None is the
-    model's own. Scores are computed in float32 and float64. The progress advances once per measured removal. The order
-    has all remaining units for `influence` and `random`; otherwise as many as are removed, even if more are known.
+    The statistics' `order` is the beginning of an iterative or greedy order of a dense base, which is the same for
+    every count. Weights below the head are cast to the statistics' dtype in all layers at once. Scores are computed in
+    float32 and float64. The progress advances once per measured removal. The order has all remaining units for
+    `influence` and `random`; otherwise as many as are removed, even if more are known.
 
     Raises:
         InputError: the model has too few units, or there are no tokens.
@@ -105,9 +96,8 @@ def drop_order(
     if recipe.by == "random":
         drawn = torch.randperm(len(remaining), generator=torch.Generator().manual_seed(recipe.seed))
         return [Removal(remaining[index], None) for index in drawn.tolist()]
-    if tokens is None or not tokens.numel():
-        raise InputError(f"recipe {recipe.name} needs calibration tokens")
-    with apply_variant(decoder, base, skips=False), cast_parameters(decoder.trunk.parameters(), dtype):
+    tokens, known = statistics.require_tokens(recipe), statistics.order if base.is_dense else ()
+    with apply_variant(decoder, base, skips=False), cast_parameters(decoder.trunk.parameters(), statistics.dtype):
         match recipe.by:
             case "influence":
                 return ordered(influences(decoder, remaining, tokens))
@@ -227,25 +217,15 @@ def angular_distances(decoder: Decoder, units: Sequence[str], count: int, tokens
     stream before the first unit, Δ the sum of the units' contributions. For blocks, x + Δ is the stream after the last
     one. For attentions or MLPs, the remaining sublayers between them are not counted.
     """
-    starts: dict[str, list[Tensor]] = {label: [] for label in units}
-    adds: dict[str, list[Tensor]] = {label: [] for label in units}
-    for batch in tokens.split(decoder.at_once(BATCH)):
-        before, added = _last_tokens(decoder, batch)
-        for label in units:
-            parts = sublayers_of(label)
-            layer = int(label.partition(".")[2])
-            start = before[layer]
-            if label.startswith("mlp") and not decoder.layers[layer].is_parallel:
-                start = start + added[f"attn.{layer}"]
-            starts[label].append(start)
-            adds[label].append(sum((added[part] for part in parts[1:]), start=added[parts[0]]))
+    before, added = _last_tokens(decoder, tokens)
+    moves = {label: reduce(add, (added[part] for part in sublayers_of(label))) for label in units}
     distances = {}
     for index, label in enumerate(units[: len(units) - count + 1]):
-        delta = sum(
-            (torch.cat(adds[other]) for other in units[index + 1 : index + count]), start=torch.cat(adds[label])
-        )
+        layer = int(label.partition(".")[2])
+        reads_attn = label.startswith("mlp") and not decoder.layers[layer].is_parallel
+        start = before[layer] + added[f"attn.{layer}"] if reads_attn else before[layer]
         # arctan2 of Δ's orthogonal and parallel parts, because arccos loses all digits near cos = 1.
-        shift = space_metrics(torch.cat(starts[label]), delta)
+        shift = space_metrics(start, reduce(add, (moves[other] for other in units[index : index + count])))
         distances[label] = float((np.arctan2(shift["orth_rel_h"], 1 + shift["par_rel_h"]) / np.pi).mean())
     if not all(map(np.isfinite, distances.values())):
         raise ComputationError("an activation is NaN or infinite on the calibration tokens")
@@ -253,24 +233,24 @@ def angular_distances(decoder: Decoder, units: Sequence[str], count: int, tokens
 
 
 def _last_tokens(decoder: Decoder, tokens: Tokens) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """Return the stream before every layer and every sublayer's contribution at the last token, in float64."""
-    before: list[Tensor] = []
-    added: dict[str, Tensor] = {}
+    """Return the stream before every layer and every sublayer's contribution at the last tokens, in float64."""
+    before: list[list[Tensor]] = [[] for _ in decoder.layers]
+    added = defaultdict[str, list[Tensor]](list)
+
+    def save_stream(index: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        before[index].append(stream_of(args, kwargs)[:, -1].double())
+
+    def save_added(label: str, value: Tensor) -> None:
+        added[label].append(value[:, -1].double().to(decoder.device))
+
     handles = [
-        layer.module.register_forward_pre_hook(
-            lambda _, args, kwargs: before.append(stream_of(args, kwargs)[:, -1].double()), with_kwargs=True
-        )
-        for layer in decoder.layers
+        layer.module.register_forward_pre_hook(partial(save_stream, index), with_kwargs=True)
+        for index, layer in enumerate(decoder.layers)
     ]
-    for sublayer in decoder.sublayers:
-        handles += sublayer.watch(
-            lambda value, label=sublayer.label: added.__setitem__(  # type: ignore[misc]
-                label, value[:, -1].double().to(decoder.device)
-            )
-        )
-    with hooks(*handles):
-        decoder.hidden(tokens.to(decoder.device))
-    return before, added
+    with hooks(*handles, *watch_all(decoder.sublayers, save_added)):
+        for batch in tokens.split(decoder.at_once(BATCH)):
+            decoder.hidden(batch.to(decoder.device))
+    return [torch.cat(parts) for parts in before], {label: torch.cat(parts) for label, parts in added.items()}
 
 
 def _remaining(decoder: Decoder, recipe: DepthRecipe, base: Variant) -> list[str]:

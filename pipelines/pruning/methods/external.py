@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -14,7 +13,7 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.metrics.rounding import allowed, distance, other_rounding
 from prunescope.pipelines.models.decoder import Decoder, probe_tokens
-from prunescope.pipelines.models.module_calls import first_tensor
+from prunescope.pipelines.models.module_calls import logits_of
 from prunescope.pipelines.models.sublayer import Sublayer
 from prunescope.pipelines.models.weight_matrices import Matrix
 from prunescope.pipelines.models.weight_offload import data_of, on_device
@@ -160,7 +159,6 @@ class _Pair:
         model = self.decoder.model
         matrices = {id(matrix.parameter) for matrix in self.decoder.matrices.values()}
         names = {name for name, _ in self.other.named_parameters(remove_duplicate=False)}
-        remaining = {name for name, _ in self.other.named_parameters()}
         differing: dict[str, Tensor] = {}
         replaced: dict[str, float] = {}
         head_parameters = self._head_parameters(head)
@@ -169,7 +167,6 @@ class _Pair:
             if id(parameter) in matrices or (layer is not None and layer not in numbers):
                 continue
             other_name = renumbered(name, self.prefix, numbers.__getitem__)
-            remaining.discard(other_name)
             dense = data_of(parameter)
             if name.endswith("bias") and other_name not in names:
                 value = torch.zeros_like(dense)
@@ -187,7 +184,7 @@ class _Pair:
                     "length, and both sides are read through one head; `head: dense` measures the body under the "
                     "dense model's embeddings and head"
                 )
-        return differing | dict(self._added_biases(remaining, numbers)), replaced
+        return differing | dict(self._added_biases(numbers)), replaced
 
     def _head_parameters(self, head: str) -> set[int]:
         """Return the ids of the shared parameters: head, final norm, and embedding if the recipe's `head` is dense."""
@@ -198,16 +195,13 @@ class _Pair:
             modules.append(embedding)
         return {id(parameter) for module in modules for parameter in module.parameters()}
 
-    def _added_biases(self, names: set[str], numbers: Mapping[int, int]) -> Iterator[tuple[str, Tensor]]:
+    def _added_biases(self, numbers: Mapping[int, int]) -> Iterator[tuple[str, Tensor]]:
         """Yield nonzero biases that the dense model does not have."""
         dense = dict(self.decoder.model.named_parameters(remove_duplicate=False))
         back = {new: old for old, new in numbers.items()}
-        for name in sorted(names):
+        for name, parameter in sorted(self.other.named_parameters()):
             own = renumbered(name, self.prefix, back.__getitem__)
-            if own in dense:  # a matrix, or tied on one side only
-                continue
-            value = data_of(self.other.get_parameter(name)).detach()
-            if not bool(value.any()):
+            if own in dense or not bool((value := data_of(parameter).detach()).any()):
                 continue
             module, _, key = own.rpartition(".")
             if getattr(self.decoder.model.get_submodule(module), key, value) is not None:
@@ -225,13 +219,18 @@ def _matched_layers(pair: _Pair, listed: tuple[int, ...] | None) -> tuple[tuple[
     if own == count:
         return tuple(range(count)), []
     cosines = _cosines(pair)
-    chosen = tuple(_aligned(cosines, pair.where)) if listed is None else listed
+    best, (first, second) = cosines.argmax(dim=0).tolist(), cosines.topk(2, dim=0).values
+    chosen = tuple(best) if listed is None else listed
     for new, old in enumerate(chosen):
-        best = int(cosines[:, new].argmax())
-        if cosines[old, new] < cosines[best, new] - _MARGIN:
+        if cosines[old, new] < first[new] - _MARGIN:
             raise InputError(
                 f"{pair.where}: `layers` calls its layer {new} the dense model's {old} (cosine "
-                f"{float(cosines[old, new]):.2f}), but it is like {best} ({float(cosines[best, new]):.2f})"
+                f"{float(cosines[old, new]):.2f}), but it is like {best[new]} ({float(first[new]):.2f})"
+            )
+        if listed is None and (first[new] - second[new] < _MARGIN or old <= max(chosen[:new], default=-1)):
+            raise InputError(
+                f"{pair.where}: has {own} of {count} layers, and its layer {new} may be more than one of the dense "
+                "model's; say which they are with `layers: [0, 1, …]`"
             )
     return chosen, [float(cosines[old, new]) for new, old in enumerate(chosen)]
 
@@ -260,37 +259,6 @@ def _sample(layer: nn.Module) -> tuple[dict[str, torch.Size], Tensor]:
     return {name: p.shape for name, p in matrices.items()}, vector / vector.norm().clamp_min(1e-30)
 
 
-def _aligned(cosines: Float[Tensor, "dense own"], where: str) -> list[int]:
-    """Return the ascending choice of dense layers with the largest sum of cosines (dynamic programming).
-
-    Raises:
-        InputError: another choice is nearly as good.
-    """
-    count, own = cosines.shape
-    scores = cosines.double().tolist()
-    low = float("-inf")
-    # before[i][j] is the best sum of own layers before j among dense layers before i; after[i][j] is the best sum of
-    # the layers from j and i on.
-    before = [[0.0] + [low] * own for _ in range(count + 1)]
-    after = [[low] * own + [0.0] for _ in range(count + 1)]
-    for i in range(1, count + 1):
-        for j in range(1, own + 1):
-            before[i][j] = max(before[i - 1][j], before[i - 1][j - 1] + scores[i - 1][j - 1])
-    for i in range(count - 1, -1, -1):
-        for j in range(own - 1, -1, -1):
-            after[i][j] = max(after[i + 1][j], scores[i][j] + after[i + 1][j + 1])
-    through = [[before[i][j] + scores[i][j] + after[i + 1][j + 1] for j in range(own)] for i in range(count)]
-    best = [max(range(count), key=lambda i, j=j: through[i][j]) for j in range(own)]  # type: ignore[misc]
-    for j in range(own):
-        second = max(through[i][j] for i in range(count) if i != best[j])
-        if through[best[j]][j] - second < _MARGIN or any(low >= high for low, high in pairwise(best)):
-            raise InputError(
-                f"{where}: has {own} of {count} layers, and its layer {j} may be more than one of the dense model's; "
-                "say which they are with `layers: [0, 1, …]`"
-            )
-    return best
-
-
 def _require_same_logits(pair: _Pair, variant: Variant, replaced: Mapping[str, float]) -> None:
     """Refuse a checkpoint whose logits, under the dense head if that replaces its own, differ from the variant's.
 
@@ -301,15 +269,11 @@ def _require_same_logits(pair: _Pair, variant: Variant, replaced: Mapping[str, f
     for name in replaced:
         pair.other.get_parameter(name).data = decoder.model.get_parameter(name).data
     probe = probe_tokens(decoder, _PROBE_TOKENS, seed=2)
-
-    def logits_of(model: nn.Module) -> Tensor:
-        return first_tensor(cast(Any, model)(input_ids=probe, use_cache=False).logits).float()
-
-    expected = logits_of(pair.other)
+    expected = logits_of(pair.other, probe).float()
     with other_rounding(pair.other):
-        rounding = distance(logits_of(pair.other), expected)
+        rounding = distance(logits_of(pair.other, probe).float(), expected)
     with apply_variant(decoder, variant):
-        apart = distance(logits_of(decoder.model), expected)
+        apart = distance(logits_of(decoder.model, probe).float(), expected)
     if not apart <= allowed(rounding, decoder.dtype):
         configs = (cast(Any, pair.other).config.to_dict(), cast(Any, decoder.model).config.to_dict())
         keys = [key for key in configs[0] if key not in _IRRELEVANT and configs[0][key] != configs[1].get(key)]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments
+from prunescope.pipelines.pruning.masks import require_finite
 from prunescope.pipelines.pruning.methods.matrix_context import MatrixContext
 
 # If the Cholesky factorization fails, damping is multiplied by this factor, at most this many times.
@@ -70,8 +71,7 @@ def factored(context: MatrixContext, recipe: str, damping: float, *, largest_fir
 def gram_of(inputs: ActivationMoments, name: str) -> Float[Tensor, "in in"]:
     """Return X Xᵀ in float64; ComputationError if it is NaN or infinite."""
     gram = cast(Tensor, inputs.gram).double()
-    if not _is_finite(gram):
-        raise ComputationError(f"{name}: the Gram matrix of its inputs is NaN or infinite")
+    require_finite(gram, f"{name}: the Gram matrix of its inputs")
     return gram
 
 
@@ -80,14 +80,8 @@ def target_of(
 ) -> Float[Tensor, "out in"]:
     """Return the weight to reconstruct, float32, with zeros for dead inputs; ComputationError if it is not finite."""
     target = weight.float().masked_fill(dead, 0).contiguous()
-    if not _is_finite(target):
-        raise ComputationError(f"{context.name}: a weight is NaN or infinite")
+    require_finite(target, f"{context.name}: a weight")
     return target
-
-
-def _is_finite(values: Tensor) -> bool:
-    # Float32 values cannot overflow a float64 sum, so the sum is finite exactly if all values are.
-    return bool(torch.isfinite(values.sum(dtype=torch.float64)))
 
 
 def cholesky(

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prunescope.pipelines.core.errors import ComputationError, InputError
-from prunescope.pipelines.pruning.masks import Mask, keep_share, share_of
+from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.pruning.masks import Mask, keep_share, require_finite, share_of
 from prunescope.pipelines.pruning.methods.column_update import sweep
 from prunescope.pipelines.pruning.methods.hessian import factored, target_of
 from prunescope.pipelines.pruning.methods.matrix_context import MatrixContext
@@ -126,8 +126,7 @@ def gptq(context: MatrixContext, recipe: GPTQ) -> WeightDelta:
         return sweep(current, inverse, kept[:, columns], (0, 0), (scales, zeros, groups), 2**recipe.bits - 1)[0]
 
     final = by_blocks(target, factor.root, group if updates_grids else COLUMNS, step)[:, order.argsort()]
-    if not bool(torch.isfinite(final).all()):
-        raise ComputationError("a weight to quantize is NaN or infinite")
+    require_finite(final, "a weight to quantize")
     codes = quantized_groups(final, scales, zeros, recipe.bits, group)
     packed = QuantizedWeights.of(codes, recipe.bits, group, scales, zeros)
     return WeightDelta.quantized((outputs, inputs), packed, context.mask)

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from prunescope.pipelines.core.errors import ComputationError
+from prunescope.pipelines.pruning.masks import require_finite
 
 Group = Float[Tensor, "out group"]
 Column = Float[Tensor, " out"]
@@ -43,8 +43,7 @@ def grids(weight: Float[Tensor, "out in"], bits: int, group: int, symmetric: boo
     Raises:
         ComputationError: a weight is NaN or infinite.
     """
-    if not bool(torch.isfinite(weight).all()):
-        raise ComputationError("a weight to quantize is NaN or infinite")
+    require_finite(weight, "a weight to quantize")
     scales, zeros = zip(*(grid(part, bits, symmetric) for part in weight.split(group, dim=1)), strict=True)
     return torch.stack(scales, dim=1), torch.stack(zeros, dim=1)
 

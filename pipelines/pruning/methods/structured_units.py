@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.models.decoder import Decoder, probe_tokens
 from prunescope.pipelines.models.sublayer import Sublayer, SublayerCall
 from prunescope.pipelines.models.weight_matrices import CONVOLUTIONS, Matrix, Products
 from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments, InputRecorder
+from prunescope.pipelines.pruning.masks import require_finite
 from prunescope.pipelines.pruning.variant_patching import swap_weights
 
 UnitKind = Literal["neurons", "heads"]
@@ -71,7 +72,6 @@ def neurons_of(sublayer: Sublayer, call: SublayerCall, width: int) -> list[Units
         InputError: no matrix in the MLP reads neurons.
         ComputationError: its inputs or outputs are NaN or infinite.
     """
-    _require_read(sublayer)
     probe = _Probe(sublayer, call)
     units: list[Units] = []
     for family in _families(sublayer):
@@ -104,7 +104,6 @@ def heads_of(sublayer: Sublayer, call: SublayerCall, width: int, heads: int) -> 
         InputError: no grouping of the heads is verified.
         ComputationError: its inputs or outputs are NaN or infinite.
     """
-    _require_read(sublayer)
     probe = _Probe(sublayer, call)
     units: list[Units] = []
     mixers = (mixer for mixer in sublayer.mixers if any(isinstance(each, CONVOLUTIONS) for each in mixer.modules()))
@@ -140,6 +139,8 @@ class _Probe:
     """A recorded call of a sublayer, repeated with some rows or columns of its matrices set to zero."""
 
     def __init__(self, sublayer: Sublayer, call: SublayerCall) -> None:
+        if sublayer.unread:
+            raise InputError(f"{sublayer.unread[0]} is not recognised as a matrix; only drops can be used")
         self._sublayer, self._call = sublayer, call
 
     def feeding(
@@ -195,8 +196,7 @@ class _Probe:
             fed |= _zeroed(feeders[key], own[some].flatten())
         output = self._output(weights)
         names = ", ".join(matrix.name for matrix in readers.values())
-        if not bool(output.isfinite().all()):
-            raise ComputationError(f"{names}: its output is NaN or infinite; its weights are damaged")
+        require_finite(output, f"{names}: its output")
         if not torch.equal(output, self._output(weights | fed)):
             raise InputError(f"{names}: removing some of its inputs changes the others; units cannot be removed")
         return [
@@ -285,11 +285,6 @@ def _families(sublayer: Sublayer, without: Collection[nn.Module] = ()) -> list[F
         if sublayer.modules.get(module) not in without:
             families.setdefault(module, {}).setdefault(key, {})[matrix.expert] = matrix
     return list(families.values())
-
-
-def _require_read(sublayer: Sublayer) -> None:
-    if sublayer.unread:
-        raise InputError(f"{sublayer.unread[0]} is not recognised as a matrix; only drops can be used")
 
 
 def head_count(decoder: Decoder) -> int:

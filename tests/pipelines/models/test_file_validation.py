@@ -91,7 +91,7 @@ def test_safetensors_of_a_wrong_length_are_refused(tmp_path: Path, surplus: int)
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
     check_safetensors(path)
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(8 + surplus))
-    with pytest.raises(InputError, match=rf"{len(header) + 16 + surplus} bytes, {len(header) + 16} expected"):
+    with pytest.raises(InputError, match="cut short or damaged .*not fully covered"):
         check_safetensors(path)
 
 
@@ -105,7 +105,7 @@ def test_a_safetensors_header_over_the_limit_is_refused_unread(tmp_path: Path) -
     path = tmp_path / "long.safetensors"
     path.write_bytes(struct.pack("<Q", 2**37))
     os.truncate(path, 2**38)
-    with pytest.raises(InputError, match=r"its header has 137,438,953,472 bytes"):
+    with pytest.raises(InputError, match="header too large"):
         check_safetensors(path)
 
 
@@ -113,7 +113,7 @@ def test_a_deeply_nested_header_is_refused(tmp_path: Path) -> None:
     header = b'{"a":' + b"[" * 200_000
     path = tmp_path / "deep.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header)
-    with pytest.raises(InputError, match="not a safetensors file, or damaged"):
+    with pytest.raises(InputError, match="cut short or damaged .*recursion limit"):
         check_safetensors(path)
 
 

@@ -26,6 +26,7 @@ from prunescope.pipelines.pruning.methods.depth import (
     losses,
     ordered,
 )
+from prunescope.pipelines.pruning.pruning_inputs import Statistics
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_row import variant_row
 from prunescope.pipelines.recipes import parse_recipe
@@ -133,7 +134,7 @@ def test_iterative_orders_measure_again_after_every_removal(load: Load, architec
     decoder, calibrated, tokens = load(architecture)
     for unit, labels in (("attn+mlp", ALL), ("block", BLOCKS)):
         recipe = parse_recipe(f"{unit}-drop-3-iterative")
-        order = drop_order(decoder, recipe, tokens, Variant())
+        order = drop_order(decoder, recipe, Statistics(tokens=tokens), Variant())
         shot = prune(decoder, parse_recipe(f"{unit}-drop-3"), None, calibrated.block_influence)
         assert order[0].label == shot.facts["drop_order"][0]
         assert order[0].score == pytest.approx(shot.facts["drop_scores"][0], rel=1e-9)
@@ -151,7 +152,7 @@ def test_greedy_choices_are_those_of_brute_force(load: Load, architecture: str) 
     decoder, _, tokens = load(architecture)
     for unit, labels in (("attn+mlp", ALL), ("block", BLOCKS)):
         recipe = parse_recipe(f"{unit}-drop-2-greedy")
-        order = drop_order(decoder, recipe, tokens, Variant())
+        order = drop_order(decoder, recipe, Statistics(tokens=tokens), Variant())
         for place, (label, score) in enumerate(order):
             removed = [each for each, _ in order[:place]]
             brute = {each: loss(decoder, tokens, [*removed, each]) for each in labels if each not in removed}
@@ -193,12 +194,15 @@ def test_depth_passes_shrink_where_memory_is_short(load: Load, monkeypatch: pyte
 def test_an_order_continues_from_its_known_beginning(load: Load, by: str) -> None:
     decoder, _, tokens = load("llama")
     two, three = (parse_recipe(f"attn+mlp-drop-{count}-{by}") for count in (2, 3))
-    known = drop_order(decoder, two, tokens, Variant())
-    assert drop_order(decoder, three, tokens, Variant(), known) == drop_order(decoder, three, tokens, Variant())
-    assert drop_order(decoder, two, torch.empty(1, 1), Variant(), known) == known, "nothing is left to be measured"
+    statistics = Statistics(tokens=tokens)
+    known = drop_order(decoder, two, statistics, Variant())
+    continued = drop_order(decoder, three, replace(statistics, order=known), Variant())
+    assert continued == drop_order(decoder, three, statistics, Variant())
+    unread = Statistics(tokens=torch.empty(1, 1), order=known)
+    assert drop_order(decoder, two, unread, Variant()) == known, "nothing is left to be measured"
     # A beginning that measuring would not have chosen is kept; the next unit is the best after it.
     odd = [("mlp.0", 1.5), ("attn.0", 1.0)]
-    label = drop_order(decoder, three, tokens, Variant(), odd)[2].label
+    label = drop_order(decoder, three, replace(statistics, order=odd), Variant())[2].label
     left = [each for each in ALL if each not in {"mlp.0", "attn.0"}]
     brute = (
         {each: loss(decoder, tokens, ["mlp.0", "attn.0", each]) for each in left}
@@ -208,7 +212,7 @@ def test_an_order_continues_from_its_known_beginning(load: Load, by: str) -> Non
     assert label == min(brute, key=brute.__getitem__)
     # A longer order is cut to the recipe's count: otherwise the variant would depend on earlier runs.
     short, again = (
-        drop(decoder, two, None, tokens, Variant(), known=order) for order in ([], [*known, ("mlp.4", 9.0)])
+        drop(decoder, two, replace(statistics, order=order), Variant()) for order in ([], [*known, ("mlp.4", 9.0)])
     )
     assert set(again.dropped) == {each for each, _ in known}
     assert again.hash == short.hash

@@ -115,10 +115,10 @@ def test_a_layer_is_not_run_further_than_its_last_matrix(decoder: Decoder, token
     parts = mlp.named_children()
     handles = [part.register_forward_hook(lambda *_, name=name: runs.append(name)) for name, part in parts]
     matrices = decoder.layers[0].attn.matrices | decoder.layers[0].mlp.matrices
-    stopped = streams.measure(0, streams.begin(), matrices)
+    stopped = streams.measure(0, matrices)
     assert runs.count("down_proj") == 1  # the first batch shows how often each matrix is read
     assert runs.count("up_proj") == 2
-    whole = streams.measure(0, streams.begin(), matrices, advances=True)
+    whole = streams.measure(0, matrices, advances=True)
     for handle in handles:
         handle.remove()
     assert stopped.keys() == whole.keys()
@@ -133,9 +133,9 @@ def test_gram_matrices_equal_float64_and_moments_do_not_depend_on_them(decoder: 
     seen: list[torch.Tensor] = []
     down = decoder.layers[0].mlp.mixers[0].down_proj
     handle = down.register_forward_pre_hook(lambda _, args: seen.append(args[0].reshape(-1, args[0].shape[-1])))
-    found = streams.measure(0, streams.begin(), matrices, grams=matrices, advances=True)
+    found = streams.copy().measure(0, matrices, grams=matrices, advances=True)
     handle.remove()
-    without = streams.measure(0, streams.begin(), matrices)
+    without = streams.measure(0, matrices)
     (name,) = (name for name in matrices if name.endswith("down_proj"))
     x = torch.cat(seen).double()
     assert found[name].gram.dtype == torch.float32
@@ -172,11 +172,10 @@ def test_a_model_in_bfloat16_can_be_calibrated_in_float32(tiny_folder: Path, tok
     found = {}
     for dtype in (None, torch.bfloat16, torch.float32):
         streams = Streams(small, tokens, dtype)
-        states = streams.begin()
         for index in range(2):
-            streams.advance(index, states)
-        assert states[0].dtype == (dtype or torch.bfloat16)
-        found[dtype] = next(iter(streams.measure(2, states, matrices).values())).squares
+            streams.advance(index)
+        assert streams.states[0].dtype == (dtype or torch.bfloat16)
+        found[dtype] = next(iter(streams.measure(2, matrices).values())).squares
     assert torch.equal(found[None], found[torch.bfloat16])
     assert not torch.equal(found[None], found[torch.float32])
     torch.testing.assert_close(found[None], found[torch.float32], rtol=0.05, atol=0.5)

@@ -257,9 +257,9 @@ def test_layers_behind_the_last_measured_one_are_not_run(
     ran: list[int] = []
     run = layerwise.Streams._run
 
-    def counting(self: layerwise.Streams, index: int, batch: int, state: Tensor) -> Tensor:
+    def counting(self: layerwise.Streams, index: int, batch: int) -> Tensor:
         ran.append(index)
-        return run(self, index, batch, state)
+        return run(self, index, batch)
 
     monkeypatch.setattr(layerwise.Streams, "_run", counting)
     for predecessors in ("pruned", "dense"):

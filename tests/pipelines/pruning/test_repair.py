@@ -26,6 +26,7 @@ from prunescope.pipelines.pruning.calibration.statistics import calibrate, calib
 from prunescope.pipelines.pruning.checkpoints.export_checkpoint import export
 from prunescope.pipelines.pruning.checkpoints.model_card import About
 from prunescope.pipelines.pruning.methods.regression import ChannelSums, MapSums
+from prunescope.pipelines.pruning.pruning_inputs import Statistics
 from prunescope.pipelines.pruning.repair import repair, sequence_divergences, split
 from prunescope.pipelines.pruning.variant import Variant, load_variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant
@@ -64,7 +65,7 @@ def made(decoder: Decoder, name: str) -> Variant:
 
 def fitted_by(decoder: Decoder, name: str, base: Variant) -> Variant:
     """Return a base repaired by the last part of a recipe's name."""
-    return repair(decoder, steps(parse_recipe(name))[-1], tokens_of(decoder), base)
+    return repair(decoder, steps(parse_recipe(name))[-1], Statistics(tokens=tokens_of(decoder)), base)
 
 
 # -- closed forms ------------------------------------------------------------------------------------------------------
@@ -372,11 +373,11 @@ def test_held_out_sequences_share_no_run_with_fitted_ones() -> None:
 def test_sequences_that_overlap_are_fitted_and_not_checked(decoder: Decoder) -> None:
     tokens = tokens_of(decoder)  # two of eight are held out
     base, recipe = made(decoder, "attn-drop-1"), steps(parse_recipe("attn-drop-1+affine"))[-1]
-    apart = repair(decoder, recipe, tokens, base).facts["repair"]
+    apart = repair(decoder, recipe, Statistics(tokens=tokens), base).facts["repair"]
     assert (apart["tokens_fitted"], apart["tokens_held_out"]) == (6 * 48, 2 * 48)
     for overlapping in (3, 4):
         tokens[:overlapping, :16] = tokens[-1, :16]
-        found = repair(decoder, recipe, tokens, base).facts["repair"]
+        found = repair(decoder, recipe, Statistics(tokens=tokens), base).facts["repair"]
         if overlapping == 3:  # half of the others remain
             assert (found["tokens_fitted"], found["tokens_held_out"]) == (3 * 48, 2 * 48)
     note = "not checked: the calibration sequences overlap; choose a longer `calibration.source`"
@@ -427,12 +428,12 @@ def test_a_repair_says_whether_it_helps(
 
 def test_one_sequence_cannot_be_checked(decoder: Decoder) -> None:
     base, recipe = made(decoder, "attn-drop-1"), steps(parse_recipe("attn-drop-1+affine"))[-1]
-    repaired = repair(decoder, recipe, tokens_of(decoder)[:1], base)
+    repaired = repair(decoder, recipe, Statistics(tokens=tokens_of(decoder)[:1]), base)
     note = "not checked: fewer than 8 calibration sequences; raise `calibration.sequences`"
     expected = {"tokens_fitted": 48, "tokens_held_out": 0, "note": note}
     assert repaired.facts["repair"] == expected
     with pytest.raises(InputError, match="needs calibration tokens"):
-        repair(decoder, recipe, None, base)
+        repair(decoder, recipe, Statistics(), base)
 
 
 # -- recipes, rows, traces, checkpoints --------------------------------------------------------------------------------
@@ -595,7 +596,10 @@ def test_a_model_in_half_precision_is_repaired(tiny_folder: Path) -> None:
 
 def test_activations_in_double_precision_give_the_same_repair(decoder: Decoder) -> None:
     base, recipe = changed_and_dropped(decoder), steps(parse_recipe("attn-drop-1+linear-4"))[-1]
-    single, double = (repair(decoder, recipe, tokens_of(decoder), base, dtype=each) for each in (None, torch.float64))
+    single, double = (
+        repair(decoder, recipe, Statistics(tokens=tokens_of(decoder), dtype=each), base)
+        for each in (None, torch.float64)
+    )
     assert double.hash != single.hash
     for name, value in single.parameters.items():
         torch.testing.assert_close(double.parameters[name], value, rtol=1e-3, atol=1e-4 * float(value.abs().max()))
