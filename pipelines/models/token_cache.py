@@ -87,7 +87,8 @@ class _GrowingLayer(DynamicLayer):
             raise ValueError(f"tokens of {len(key_states)} texts for the cache of {len(self.keys)}")
         buffers = self._buffers
         # Keys that are not the buffer's first ones have no free space after them.
-        if buffers is None or self.keys.data_ptr() != buffers[0].data_ptr() or after > buffers[0].shape[-2]:
+        in_place = buffers is not None and self.keys is not None and self.keys.data_ptr() == buffers[0].data_ptr()
+        if buffers is None or not in_place or after > buffers[0].shape[-2]:
             buffers = _buffer(self.keys, key_states, after), _buffer(self.values, value_states, after)
         for buffer, states in zip(buffers, (key_states, value_states), strict=True):
             buffer[..., before:after, :] = states
