@@ -15,13 +15,13 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from prunescope.pipelines.core.thread_map import in_parallel
 from prunescope.pipelines.evaluation.traces.activation_capture import stream_after
 from prunescope.pipelines.evaluation.traces.trace_session import TraceSession, _local_shifts
 from prunescope.pipelines.metrics.cpu_matmul import product
 from prunescope.pipelines.metrics.divergence import divergence
 from prunescope.pipelines.metrics.logit_blocks import Workspace
 from prunescope.pipelines.metrics.output_head import OutputHead
+from prunescope.pipelines.metrics.thread_map import in_parallel
 from prunescope.pipelines.pruning.apply import prune
 from prunescope.pipelines.recipes import parse_recipe
 from prunescope.pipelines.studies import Study, load_study

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.core.progress import SILENT, Progress
-from prunescope.pipelines.core.thread_map import in_parallel
 from prunescope.pipelines.evaluation.batching import batched
 from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt, tokenize_prompts
 from prunescope.pipelines.evaluation.traces.decoding import decode, text_columns
@@ -19,6 +18,7 @@ from prunescope.pipelines.evaluation.traces.text_traces import DenseTextStates
 from prunescope.pipelines.metrics.divergence import divergence
 from prunescope.pipelines.metrics.sampling import draw, flip_probability, noise_key, nuclei, on_union, total_variation
 from prunescope.pipelines.metrics.text_metrics import first_flip
+from prunescope.pipelines.metrics.thread_map import in_parallel
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.pruning.variant import Variant
 from prunescope.pipelines.pruning.variant_patching import apply_variant

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.core.progress import SILENT, Progress
-from prunescope.pipelines.core.thread_map import in_parallel
 from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt, tokenize_prompts
 from prunescope.pipelines.evaluation.traces.activation_capture import Capture, replay, run_known, stream_after
 from prunescope.pipelines.evaluation.traces.decoding import DecodingResult, DensePrunedPair, bytes_per_variant
@@ -23,6 +22,7 @@ from prunescope.pipelines.evaluation.traces.trajectories import output_tables
 from prunescope.pipelines.metrics.divergence import divergences
 from prunescope.pipelines.metrics.logit_blocks import BLOCK_ROWS, Workspace
 from prunescope.pipelines.metrics.output_head import Lens
+from prunescope.pipelines.metrics.thread_map import in_parallel
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.float64_pass import Norms, float64_norms
 from prunescope.pipelines.models.sublayer import Sublayer

@@ -10,7 +10,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from prunescope.pipelines.core.thread_map import in_parallel
+from prunescope.pipelines.metrics.thread_map import in_parallel
 from prunescope.pipelines.pruning.masks import keep_n_of_m
 
 # With fewer updates per thread, threads cost more time than they save.

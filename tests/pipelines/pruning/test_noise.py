@@ -177,6 +177,15 @@ def test_noise_moves_whole_runs_and_every_sublayer_by_rounding(decoder: Decoder,
     assert not decoder.is_rounded
 
 
+def test_sublayers_of_a_model_in_bfloat16_are_reordered_in_bfloat16(tmp_path: Path) -> None:
+    decoder = load_decoder(save_tiny(tmp_path / "tiny"), "bfloat16")
+    session = TraceSession(decoder, "tiny", study(scopes=("local", "propagated", "isolated", "restored")))
+    rows = session.trace("noise-batch", Variant(noise="batch"))["layer_transitions"]
+    largest = dict(rows.group_by("scope").agg(pl.col("kl_dense_pruned_nats").max()).iter_rows())
+    assert largest.keys() == {"local", "propagated", "isolated", "restored"}
+    assert all(0 < kl < 0.1 for kl in largest.values()), largest
+
+
 def contributions(model: Any, tokens: torch.Tensor, kinds: tuple[str, str]) -> dict[tuple[int, str], torch.Tensor]:
     """Return what each sublayer of a plain model of transformers adds, and stop there: no code of ours."""
     found: dict[tuple[int, str], torch.Tensor] = {}
