@@ -17,6 +17,7 @@ from prunescope.assets.cli import ask, checkpoint, maintenance, search, show, st
 from prunescope.assets.cli.options import Debug, Globals, Warehouse, declared
 from prunescope.assets.cli.output import DONE, FAILED, INTERRUPTED, WRONG_INPUT, log
 from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.warehouse.catalogue.sql_process import SqlProcess
 from prunescope.warehouse.core.errors import (
     CatalogueError,
     DamagedFileError,
@@ -80,10 +81,10 @@ for group, commands in GROUPS.items():
         app.command(_NAMES.get(command.__name__), rich_help_panel=group)(declared(command))
 
 
-def main() -> None:
-    """Run the `prunescope` script."""
+def main(ahead: SqlProcess | None = None) -> None:
+    """Run the `prunescope` script; `ahead` is a process for SQL that was started before."""
     settings.let_waiting_threads_sleep()
-    options = Globals()
+    options = Globals(sql_process=ahead)
     try:
         code = run(sys.argv[1:], options)
     except SystemExit:

@@ -18,7 +18,7 @@ from prunescope.assets.cli.study import end, request_of
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.quoting import quoted
 from prunescope.pipelines.core.suggestions import did_you_mean
-from prunescope.warehouse.catalogue.sql_process import Setup, SqlProcess
+from prunescope.warehouse.catalogue.sql_process import Setup
 from prunescope.warehouse.core.limits import GIBIBYTES, SECONDS, TEXT_ROWS
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def sql(
         query: One SELECT, DESCRIBE, SHOW, SUMMARIZE or EXPLAIN; `-` reads it from standard input.
     """
     text = sys.stdin.read() if query == "-" else query
-    with SqlProcess(Setup(str(options.existing(context)), memory)) as process:
+    with options.sql_process(context, Setup(str(options.existing(context)), memory)) as process:
         content, _ = process.render(text, to=sink.format, width=sink.width, seconds=seconds)
     emit_bytes(content, sink.path)
 
@@ -189,7 +189,7 @@ def question(
     root = options.existing(context)
     row_filter = RowFilter(tuple(model), tuple(recipe), tuple(prompt), tuple(options.variants_of(root, variant)))
     query = statement(root, asked, row_filter)
-    with SqlProcess(Setup(str(root), memory, query.models)) as process:
+    with options.sql_process(context, Setup(str(root), memory, query.models)) as process:
         if chart:
             rows = process.ask(query.sql, query.parameters, seconds=seconds)
             count = rows.num_rows

@@ -20,6 +20,7 @@ from prunescope.assets import settings
 from prunescope.assets.cli import completion, output
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.regular_files import local_path
+from prunescope.warehouse.catalogue.sql_process import Setup, SqlProcess
 
 if TYPE_CHECKING:
     from prunescope.warehouse.storage.location import Place
@@ -31,10 +32,18 @@ _ENTRY = re.compile(r"^ {4}(\w+)(?: \((.+?)\))?: (.+(?:\n {8}.+)*)", re.MULTILIN
 
 @dataclass
 class Globals:
-    """Values of the options that may precede the command."""
+    """Values of the options that may precede the command, and a process for SQL that was started before."""
 
     warehouse: str | None = None
     debug: bool = False
+    sql_process: SqlProcess | None = None
+
+
+def sql_process(context: typer.Context, setup: Setup) -> SqlProcess:
+    """Return a process for SQL, the one that was started with the command line, if any."""
+    globals_ = context.ensure_object(Globals)
+    ahead, globals_.sql_process = globals_.sql_process, None
+    return (ahead or SqlProcess()).open(setup)
 
 
 def _stored(context: typer.Context, option: typer.CallbackParam, value: str | bool | None) -> str | bool | None:

@@ -194,14 +194,14 @@ def ui(context: typer.Context, port: Annotated[int, typer.Option("--port", "-p",
     Options:
         port: Port on 127.0.0.1.
     """
-    from prunescope.assets.instance.instance import open_instance, prepare_home, recover
+    from prunescope.assets.instance.instance import open_instance, plain_path, prepare_home, recover
     from prunescope.assets.watching.watch_list import make_models_folder
 
     store = options.writable(context)
     _listening_socket(port).close()
     make_models_folder(store)
     local = store.local(settings.cache_folder())
-    home = prepare_home(local)
+    home = plain_path(prepare_home(local))
     with open_instance(local) as instance:
         recover(instance, str(store.root), local)
     log(f"http://{_LOCALHOST}:{port}/asset-groups shows the lineage of {store.root}; Ctrl-C stops it")

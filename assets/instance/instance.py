@@ -9,11 +9,10 @@ import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
-from urllib.parse import unquote
 
 from dagster import DagsterInstance, DagsterInvalidConfigError, DagsterRunStatus, RunsFilter
 
@@ -28,6 +27,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import QueuePool
 from yaml import YAMLError
 
+from prunescope.assets import settings
 from prunescope.assets.instance.file_lock import locked
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.storage.atomic_write import translate_os_errors
@@ -75,18 +75,14 @@ def prepare_home(root: Path) -> Path:
     machine, see `Store.local`.
 
     Raises:
-        WarehouseError: the folder cannot be written, or its path has a meaning in URLs, which Dagster does not quote.
+        WarehouseError: the folder cannot be written.
     """
-    chosen = os.environ.get("DAGSTER_HOME")
-    home = Path(chosen).expanduser().absolute() if chosen else root / "_dagster"
-    if "?" in str(home) or unquote(str(home)) != str(home):
-        raise WarehouseError(
-            f"{home}: SQLite's URLs allow no ? or %41 in a path; choose another place with --warehouse or DAGSTER_HOME"
-        )
-    if chosen:
+    if chosen := os.environ.get("DAGSTER_HOME"):
+        home = Path(chosen).expanduser().absolute()
         with translate_os_errors(home):
             home.mkdir(parents=True, exist_ok=True)
         return home
+    home = root / "_dagster"
     config = _packaged_config().read_text(encoding="utf-8")
     with translate_os_errors(home):
         home.mkdir(parents=True, exist_ok=True)
@@ -121,9 +117,28 @@ def open_instance(root: Path) -> Iterator[DagsterInstance]:
             yield instance
 
 
+def plain_path(home: Path) -> Path:
+    """Return a path of DAGSTER_HOME that Dagster can write into SQLite's URLs: DAGSTER_HOME or a link to it.
+
+    A link is needed for a `?`, a `%` or bytes that are not UTF-8, because Dagster does not quote the path: what follows
+    a `?` would be lost, and `%41` would be read as `A`.
+
+    Raises:
+        WarehouseError: the link cannot be written.
+    """
+    # Bytes that are not UTF-8 become surrogates in a path's text, which a URL cannot hold either.
+    if not any(character in "?%" or "\ud800" <= character <= "\udfff" for character in str(home)):
+        return home
+    link = settings.cache_folder().absolute() / "homes" / hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
+    with translate_os_errors(link), suppress(FileExistsError):  # its name is that of its target
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(home)
+    return link
+
+
 def _instance(home: Path) -> DagsterInstance:
     # Its folder and its databases stay: only the name of the method is about temporary ones.
-    return DagsterInstance.local_temp(str(home), overrides=_NO_CAPTURE)
+    return DagsterInstance.local_temp(str(plain_path(home)), overrides=_NO_CAPTURE)
 
 
 def _is_shared(storage: object) -> bool:

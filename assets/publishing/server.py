@@ -18,12 +18,14 @@ import anyio.to_thread
 import polars as pl
 import uvicorn
 from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from prunescope.assets.publishing.live_study import LiveStudy, StudyRegistry
 from prunescope.assets.publishing.origin_guard import OwnPagesOnly
@@ -50,15 +52,16 @@ _SHUTDOWN_SECONDS = 2
 _MAX_INTEGER = 2**53 - 1
 # Errors whose message is meant for the reader.
 _EXPECTED = (InputError, WarehouseError, ComputationError)
-# Of every response.
-_HEADERS = [
-    ("X-Content-Type-Options", "nosniff"),
-    ("X-Frame-Options", "DENY"),
-    ("Referrer-Policy", "no-referrer"),
-    ("Cross-Origin-Opener-Policy", "same-origin"),
-    ("Cross-Origin-Resource-Policy", "same-origin"),
-    ("Cache-Control", "no-store"),
-]
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+# Only as a header: browsers ignore it in a page's own policy.
+_NO_FRAME = "frame-ancestors 'none'"
+_DENY_ALL = f"default-src 'none'; {_NO_FRAME}"
 _LIST = """\
 <!doctype html>
 <html lang="en">
@@ -77,14 +80,14 @@ def application(
     seconds: float,
     gibibytes: float,
     log: Callable[[str], None] = lambda _: None,
-) -> Starlette:
+) -> ASGIApp:
     """Return the web application, in which each study has its page; `/` redirects to a single one, or lists several.
 
     `seconds` and `gibibytes` limit the time and memory of a query of the SQL box. `log` receives a line for each
     request that failed for a reason that the reader cannot fix.
     """
     server = _Server(studies, seconds, gibibytes, log)
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/", server.studies),
             Route("/study/{study}/", server.page),
@@ -95,9 +98,10 @@ def application(
         exception_handlers=dict.fromkeys([HTTPException, *_EXPECTED, Exception], server.failure),
         lifespan=server.lifespan,
     )
+    return _Headers(app)  # around all of it, because responses to unexpected errors bypass Starlette's middleware
 
 
-def server(app: Starlette, *, is_debugged: bool = False) -> uvicorn.Server:
+def server(app: ASGIApp, *, is_debugged: bool = False) -> uvicorn.Server:
     """Return the server that runs the application on a socket until SIGINT or SIGTERM, which it passes on."""
     return uvicorn.Server(
         uvicorn.Config(
@@ -107,7 +111,6 @@ def server(app: Starlette, *, is_debugged: bool = False) -> uvicorn.Server:
             ws="none",
             log_level="info" if is_debugged else "critical",
             server_header=False,
-            headers=_HEADERS,
             proxy_headers=False,
             timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
         )
@@ -119,6 +122,7 @@ class _Server:
 
     def __init__(self, studies: StudyRegistry, seconds: float, gibibytes: float, log: Callable[[str], None]) -> None:
         self._studies, self._seconds, self._gibibytes, self._log = studies, seconds, gibibytes, log
+        self._policy = f"{policy(live=True)}; {_NO_FRAME}"
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -137,15 +141,13 @@ class _Server:
         names = "".join(
             f'<li><a href="study/{quote(name, safe="")}/">{html.escape(prose(name))}</a></li>' for name in found
         )
-        return HTMLResponse(_LIST.format(names), headers={"Content-Security-Policy": "default-src 'none'"})
+        return HTMLResponse(_LIST.format(names))
 
     async def page(self, request: Request) -> Response:
         """Return the page of a study, whose script requests the documents."""
         live = await self._live(request)
         page = await anyio.to_thread.run_sync(live.page)
-        # Browsers ignore `frame-ancestors` in a page's own policy.
-        own = f"{policy(live=True)}; frame-ancestors 'none'"
-        return HTMLResponse(page, headers={"Content-Security-Policy": own})
+        return HTMLResponse(page, headers={"Content-Security-Policy": self._policy})
 
     async def data(self, request: Request) -> Response:
         """Return one document of a study."""
@@ -227,6 +229,23 @@ class _Server:
         message = f"{type(error).__name__}: {error} (a bug; --debug shows where)" if is_bug else str(error)
         self._log(f"{label(request.url.path, 120)}: {prose(message)}")
         return JSONResponse({"error": prose(message)}, 500)
+
+
+class _Headers:
+    """Middleware that adds security headers to every response and forbids caching."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(_HEADERS)
+                headers.setdefault("Content-Security-Policy", _DENY_ALL)
+            await send(message)
+
+        await self._app(scope, receive, with_headers if scope["type"] == "http" else send)
 
 
 async def _statement(request: Request) -> tuple[str, str]:

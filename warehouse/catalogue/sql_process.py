@@ -1,6 +1,6 @@
 """Execution of SQL in a process of its own, whose memory and time the kernel limits and which can read no other file.
 
-This module imports nothing heavy, so a command that only passes SQL on starts fast.
+This module imports nothing heavy: the process starts before its parent has imported the rest.
 """
 
 import json

@@ -57,7 +57,7 @@ def shell(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Shell:
     """Return a shell whose SQL runs in this process; tests without it start one for each command, as users do."""
-    monkeypatch.setattr("prunescope.assets.cli.ask.SqlProcess", kept_processes.give)
+    monkeypatch.setattr("prunescope.assets.cli.options.sql_process", lambda _, setup: kept_processes.give(setup))
     return Shell(computed_once, capsys)
 
 

@@ -1,15 +1,16 @@
 """The instance of a warehouse whose path has characters with a meaning in URLs."""
 
+import os
 from pathlib import Path
 
 import pytest
 
+from prunescope.assets.cli.application import run
+from prunescope.assets.cli.options import Globals
 from prunescope.assets.instance.instance import open_instance
 from prunescope.warehouse.catalogue.database import build_file
-from prunescope.warehouse.core.errors import WarehouseError
 
-NAMES = ["100%", "two words", 'it\'s "é"', "[x]*"]
-IN_URLS = ["a?b", "a?b=c&d", "a%41", "a%3Fb#c"]
+NAMES = ["a?b", "a?b=c&d", "100%", "a%41", "a%3Fb#c", "two words", 'it\'s "é"', "[x]*"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -24,13 +25,18 @@ def test_the_history_lies_in_the_warehouse_whatever_its_name(tmp_path: Path, nam
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-@pytest.mark.parametrize("name", IN_URLS)
-def test_a_history_whose_path_has_a_meaning_in_urls_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(WarehouseError, match="choose another place"), open_instance(tmp_path / name):
-        pass
+def test_the_interface_gets_a_path_without_a_question_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[dict[str, str]] = []
+    monkeypatch.setattr(os, "execve", lambda *arguments: started.append(arguments[2]))
+    root = tmp_path / "a?b"
+    assert run(["ui", "--port", "3999", "--warehouse", str(root)], Globals()) == 0
+    (environment,) = started
+    assert not {"?", "%"} & set(environment["DAGSTER_HOME"])
+    assert Path(environment["DAGSTER_HOME"]).resolve() == root / "_dagster"
+    assert environment["PRUNESCOPE_WAREHOUSE"] == str(root)
 
 
-@pytest.mark.parametrize("name", [*NAMES, *IN_URLS])
+@pytest.mark.parametrize("name", NAMES)
 def test_the_catalogue_is_written_whatever_the_name(tmp_path: Path, name: str) -> None:
     path = tmp_path / name / "_catalogue" / "prunescope.duckdb"
     build_file(tmp_path / name, path)
