@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
 import sqlite3
 import time
@@ -33,6 +34,8 @@ from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.storage.atomic_write import translate_os_errors
 
 CONFIG = "dagster.yaml"
+# Space for Dagster's databases and the tables of one small study.
+MIN_FREE_BYTES = 32 << 20
 # Timeout for the connection to a code server.
 _CONNECT_SECONDS = 5.0
 # Dagster's modules that create an engine for every connection to SQLite.
@@ -219,6 +222,18 @@ def databases_kept_open() -> Iterator[None]:
             vars(storage)["create_engine"] = before
         for engine in engines.values():
             engine.pool.dispose()
+
+
+def require_space(root: Path) -> None:
+    """Check for free space before anything is computed.
+
+    Raises:
+        WarehouseError: the disk is almost full.
+    """
+    if shutil.disk_usage(root).free < MIN_FREE_BYTES:
+        raise WarehouseError(
+            f"{root}: less than {MIN_FREE_BYTES >> 20} MiB are free; free some space or choose another --warehouse"
+        )
 
 
 # The locks that this process holds.

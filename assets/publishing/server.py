@@ -48,6 +48,7 @@ _DOWNLOAD_BYTES = 64 << 20
 _MAX_QUERIES = 2
 # Seconds that open requests have to end at shutdown.
 _SHUTDOWN_SECONDS = 2
+_MAX_CONNECTIONS = 200
 # The largest integer that JavaScript's numbers represent exactly.
 _MAX_INTEGER = 2**53 - 1
 # Errors whose message is meant for the reader.
@@ -112,6 +113,7 @@ def server(app: ASGIApp, *, is_debugged: bool = False) -> uvicorn.Server:
             log_level="info" if is_debugged else "critical",
             server_header=False,
             proxy_headers=False,
+            limit_concurrency=_MAX_CONNECTIONS,
             timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
         )
     )

@@ -42,6 +42,7 @@ from prunescope.assets.instance.instance import (
     has_lost_two_processes,
     open_instance,
     recover,
+    require_space,
     writer_lock,
 )
 from prunescope.assets.planning.freshness import table_partitions
@@ -148,6 +149,7 @@ def run_in_this_process(run: StudyRun, cluster: Mapping[str, object] | None) -> 
     """
     local = run.store.local(run.cache)
     with writer_lock(local, run.listener.note, run.store.url):
+        require_space(local)
         make_models_folder(run.store)
         with open_instance(local) as instance, watch_interrupts() as interrupted:
             recover(instance, str(run.store.root), local)

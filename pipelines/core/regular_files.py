@@ -34,7 +34,8 @@ def local_path(name: str, what: str) -> Path:
         InputError: no file can have such a path.
     """
     if (problem := path_problem(name)) is not None:
-        raise InputError(f"{what} {name!r}: {problem}; give the path of a file")
+        shown = name if len(name) <= 80 else f"{name[:80]}…"
+        raise InputError(f"{what} {shown!r}: {problem}; give the path of a file")
     return Path(name).expanduser()
 
 

@@ -60,9 +60,11 @@ def parse_yaml(text: str, where: str, loader: type[PlainLoader] = PlainLoader, *
         unique: whether to refuse a key that a mapping repeats; its last value would win otherwise.
 
     Raises:
-        InputError: it is not YAML, repeats a key, or holds more than `MAX_VALUES` values with aliases expanded; names
-            the line.
+        InputError: it is not YAML, repeats a key, is longer than `MAX_BYTES` characters, or holds more than
+            `MAX_VALUES` values with aliases expanded; names the line.
     """
+    if len(text) > MAX_BYTES:
+        raise InputError(f"{where}: larger than {MAX_BYTES:,} bytes; split it or leave out what is not needed")
     try:
         parser = loader(text)
         node = parser.get_single_node()

@@ -32,7 +32,7 @@ SHIPPED = {
 # Longest line; reading a file without line feeds stops here.
 MAX_LINE_BYTES = 10_000_000
 # Largest .json file, which is read as a whole and takes several times its size in memory.
-MAX_JSON_BYTES = 1_000_000_000
+MAX_JSON_BYTES = 100_000_000
 # Largest other file; one of this size has millions of lines and takes minutes to read.
 MAX_BYTES = 20_000_000_000
 _SIBLINGS = 1_000
@@ -61,7 +61,7 @@ def require_unambiguous(source: str) -> None:
     if source in SHIPPED and Path(source).is_file():
         raise InputError(
             f"source {source!r} is the name of a shipped set and of a file here; rename the file and give its path "
-            f"with an ending ({', '.join(READERS)})"
+            f"with an ending ({', '.join(_READERS)})"
         )
 
 
@@ -84,7 +84,7 @@ def source_state(source: str) -> object:
 
 
 def read_records(source: str) -> Iterator[Record]:
-    """Yield the records of a shipped set, of a path that ends in one of `READERS`, or of `hf:NAME[:CONFIG]:SPLIT`.
+    """Yield the records of a shipped set, of a path that ends in one of `_READERS`, or of `hf:NAME[:CONFIG]:SPLIT`.
 
     Raises:
         InputError: the source does not exist or holds no record, or a record is malformed; names file, line and fix.
@@ -98,7 +98,7 @@ def read_records(source: str) -> Iterator[Record]:
     unit = f"{source if source in SHIPPED else path}, {_UNITS.get(suffix, 'line')}"
     count = 0
     try:
-        for number, fields in READERS[suffix](path):
+        for number, fields in _READERS[suffix](path):
             count += 1
             yield Record(number, unit, fields)
     except OSError as error:
@@ -127,8 +127,8 @@ def _path(source: str) -> Path:
         if path.is_dir():
             raise InputError(f"{path}: is a folder; give the path of a file, or hf:FOLDER:SPLIT for a data set on disk")
         if path.exists():
-            if path.suffix.lower() not in READERS:
-                raise InputError(f"{path}: unknown ending {path.suffix!r}; prompt sets end in {', '.join(READERS)}")
+            if path.suffix.lower() not in _READERS:
+                raise InputError(f"{path}: unknown ending {path.suffix!r}; prompt sets end in {', '.join(_READERS)}")
             return path
         siblings = [file.name for file in islice(path.parent.iterdir(), _SIBLINGS)] if path.parent.is_dir() else []
     except OSError as error:
@@ -136,7 +136,7 @@ def _path(source: str) -> Path:
     hint = did_you_mean(source, SHIPPED) or did_you_mean(path.name, siblings, form=f"{path.parent}/{{}}")
     raise InputError(
         f"source {source!r}: no such set or file; {hint}shipped are {', '.join(SHIPPED)}; else give a file "
-        f"({', '.join(READERS)}) or {FORM}"
+        f"({', '.join(_READERS)}) or {FORM}"
     )
 
 
@@ -182,7 +182,9 @@ def _json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
         raise InputError(f"{path}, line {line}: not valid JSON ({_reason(error)}); fix it") from error
-    for number, value in enumerate(values if isinstance(values, list) else [values], start=1):
+    if not isinstance(values, list):
+        raise InputError(f"{path}, line 1: not a list; write [{{…}}, {{…}}], or one record per line as .jsonl")
+    for number, value in enumerate(values, start=1):
         yield number, _object(value, f"{path}, record {number}")
 
 
@@ -247,7 +249,7 @@ def _text(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, {"text": line.rstrip("\r\n")}
 
 
-READERS: dict[str, Callable[[Path], Iterator[tuple[int, dict[str, Any]]]]] = {
+_READERS: dict[str, Callable[[Path], Iterator[tuple[int, dict[str, Any]]]]] = {
     ".jsonl": _jsonl,
     ".ndjson": _jsonl,
     ".json": _json,

@@ -7,9 +7,8 @@ import lzma
 from pathlib import Path
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.regular_files import local_path, open_regular, read_regular, require_regular
+from prunescope.pipelines.core.regular_files import local_path, open_regular, read_regular
 from prunescope.pipelines.corpora.hub_datasets import FORM, PREFIX, data_set_documents, data_set_hash
-from prunescope.pipelines.corpora.records import READERS
 
 # Texts in the package; a file next to each names its source and licence.
 CORPORA = {
@@ -18,6 +17,8 @@ CORPORA = {
 }
 # Largest text, which is read as a whole; its tokens take several times its size in memory.
 MAX_BYTES = 1_000_000_000
+# Endings of files with one record per line.
+_LINES = {".jsonl", ".ndjson"}
 BUILT_IN = (*CORPORA, "embedded")
 
 
@@ -31,8 +32,8 @@ def read_documents(source: str, what: str) -> tuple[str, ...]:
 
     Args:
         source: `c4` (300 documents), `wikitext2`, `embedded` (the help topics of the running Python),
-            `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`, or a path. A .json file holds a text, an object with a `text`, or a list
-            of them; a .jsonl or .ndjson file holds one such record per line; any other file is plain text.
+            `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`, or a path. A .json file holds a list of strings or of objects with a
+            `text`; a .jsonl or .ndjson file holds one such record per line; any other file is plain text.
         what: use of the source, for messages.
 
     Raises:
@@ -49,16 +50,23 @@ def read_documents(source: str, what: str) -> tuple[str, ...]:
         return data_set_documents(source, what)
     path = local_path(source, what)
     try:
-        require_regular(path, MAX_BYTES, "a text")
-        if path.suffix.lower() not in {".json", ".jsonl", ".ndjson"}:
-            return (read_regular(path, MAX_BYTES, "a text"),)
-        values = [fields.get("text") for _, fields in READERS[path.suffix.lower()](path)]
+        text = read_regular(path, MAX_BYTES, "a text")
     except OSError as error:
         raise _unreadable(what, path, error) from error
-    texts = tuple(value for value in values if isinstance(value, str))
-    if len(texts) < len(values):
+    suffix = path.suffix.lower()
+    if suffix not in {".json", *_LINES}:
+        return (text,)
+    try:
+        # Lines end only in \n, because a JSON string may hold other line separators.
+        lines = [line for line in text.split("\n") if line.strip()] if suffix in _LINES else [text]
+        parsed = [json.loads(line) for line in lines]
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{what} {path}: not valid {suffix[1:].upper()}; fix it or give a .txt file") from error
+    records = parsed if suffix in _LINES else parsed[0]
+    texts = [_text_of(record) for record in records] if isinstance(records, list) else [_text_of(records)]
+    if any(text is None for text in texts):
         raise InputError(f"{what} {path}: not text: every record must be a string or an object with a string `text`")
-    return texts
+    return tuple(text for text in texts if text is not None)
 
 
 def text_hash(source: str, what: str) -> str:
@@ -89,3 +97,8 @@ def contents_hash(source: str, what: str) -> str:
 def _unreadable(what: str, path: Path, error: OSError) -> InputError:
     known = ", ".join(f"`{name}`" for name in BUILT_IN)
     return InputError(f"{what} {path}: {error.strerror}; give {known}, {FORM} or a readable file")
+
+
+def _text_of(record: object) -> str | None:
+    text = record.get("text") if isinstance(record, dict) else record
+    return text if isinstance(text, str) else None

@@ -54,8 +54,12 @@ class Placement:
         self._name = next(name for name, module in meta.named_modules() if module is stack)
         self._places = places_of(stack, limits, dtype)
         inside = f"{self._name}."
+        # Parameters of the modules around the list are named, too: some models hold one beside their layers.
+        held = (
+            name for name, _ in meta.named_parameters() if f".{inside}".startswith(f".{name}".rpartition(".")[0] + ".")
+        )
         outside = (name for name, _ in meta.named_modules() if name and not name.startswith(inside))
-        self._map = {name: str(device) for name in outside if not inside.startswith(f"{name}.")}
+        self._map = {name: str(device) for name in (*outside, *held) if not inside.startswith(f"{name}.")}
         self._map |= {f"{self._name}.{index}": place for index, place in enumerate(self._places)}
         # For weights that the library converts while loading. It is removed with the model, or if loading fails.
         scratch = Scratch()

@@ -13,24 +13,29 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, CacheLayerMixin, LinearAttentionCacheLayerMixin
 
-from prunescope.pipelines.models.forward_probe import ForwardRecorder
+from prunescope.pipelines.models.forward_probe import ForwardRecorder, same_memory
 from prunescope.pipelines.models.module_calls import hooks, other_forward, stream_of
-from prunescope.pipelines.models.sublayer import Branch, Sublayer, Substitution, without_residual
+from prunescope.pipelines.models.sublayer import Branch, Sublayer, Substitution, has_matrix, without_residual
 
 
 @dataclass(frozen=True)
 class SkipPlan:
-    """The number of values that each module returns, which must stay if it is skipped; None if it returns a tensor."""
+    """Facts about modules that are needed to skip them.
+
+    `lengths` is the number of values that each module returns; None if it returns a tensor. `norms` maps the label of a
+    sublayer to the norm before it, if no other module reads that norm.
+    """
 
     lengths: Mapping[nn.Module, int | None]
+    norms: Mapping[str, nn.Module]
 
     @contextmanager
     def without(
         self, sublayers: Iterable[Sublayer], substitutes: Mapping[str, Substitution] | None = None
     ) -> Iterator[None]:
-        """Temporarily skip some sublayers, but not the norms before them; a layer that skips both returns its input.
+        """Temporarily skip some sublayers; a layer that skips both returns its input.
 
-        `substitutes`, by label, are added in place of some.
+        `substitutes`, by label, are added in place of some; the norms before these still run.
         """
         substitutes = substitutes or {}
         by_layer: dict[nn.Module, list[Sublayer]] = {}
@@ -47,9 +52,13 @@ class SkipPlan:
                     continue
                 for sublayer in skipped:
                     substitute = substitutes.get(sublayer.label)
+                    # The norm before a sublayer and all but the first module of each branch pass values through.
+                    norm = self.norms.get(sublayer.label) if substitute is None else None
+                    through = [] if norm is None else [norm]
+                    through += [module for part in sublayer.parts for module in part.chain[1:]]
+                    for module in through:
+                        stack.enter_context(other_forward(module, partial(self._identity, module)))
                     for part in sublayer.parts:
-                        for module in part.chain[1:]:  # all but the first module pass values through
-                            stack.enter_context(other_forward(module, partial(self._identity, module)))
                         own = substitute if part is sublayer.parts[0] else None
                         stack.enter_context(other_forward(part.chain[0], partial(self._contribution, part, own)))
             yield
@@ -73,13 +82,28 @@ class SkipPlan:
 def find_skips(sublayers: Sequence[Sublayer], run: ForwardRecorder) -> SkipPlan | None:
     """Return a plan from a run of the whole model, for the caller to prove; None if an output's form is unknown."""
     lengths: dict[nn.Module, int | None] = {}
+    norms: dict[str, nn.Module] = {}
     for sublayer in sublayers:
-        for module in (sublayer.host, *(module for part in sublayer.parts for module in part.chain)):
+        norm = _norm_before(sublayer, run)
+        norms |= {} if norm is None else {sublayer.label: norm}
+        chains = [module for part in sublayer.parts for module in part.chain]
+        for module in (sublayer.host, *chains, *([] if norm is None else [norm])):
             call = run.once(module)
             if call is None:
                 return None
             lengths[module] = None if isinstance(call.output, Tensor) else len(call.output)
-    return SkipPlan(lengths)
+    return SkipPlan(lengths, norms)
+
+
+def _norm_before(sublayer: Sublayer, run: ForwardRecorder) -> nn.Module | None:
+    """Return the module without matrices before a sublayer, if no other module of the layer reads it."""
+    calls = {child: call for child in sublayer.host.children() if (call := run.once(child)) is not None}
+    firsts = {part.chain[0] for part in sublayer.parts}
+    for child, call in calls.items():
+        readers = {other for other, use in calls.items() if same_memory(use.input, call.output_tensor)} - {child}
+        if not has_matrix(child) and readers == firsts:
+            return child
+    return None
 
 
 def _grow(layer: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+import torch
+
 from prunescope.pipelines.core.device import available_bytes
 from prunescope.pipelines.evaluation.traces.decoding import BATCH_TEXTS
 from prunescope.pipelines.evaluation.traces.text_traces import PASS_TOKENS, PIECE_ROWS
-from prunescope.pipelines.metrics.logit_blocks import block_sizes
+from prunescope.pipelines.metrics.logit_blocks import block_sizes, kernels_for
 from prunescope.pipelines.models.token_cache import ROOM
 from prunescope.pipelines.planning.workload import FLOAT_BYTES, Workload
 from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH
@@ -105,8 +107,11 @@ def memory_items(
     swapped = 4 * layered + 16 * max(load.lengths, default=0) + 4 * len(group) * load.positions
     rows = max(block_sizes(count)[0] for count in (load.positions * len(measure.lenses), load.text_steps))
     text_rows = block_sizes(min(load.scored_tokens, PIECE_ROWS))[0]
-    # The compiled kernels keep the logits of both sides, z − max z, and a copy that a product may make.
-    row_bytes = 4 * shape.vocabulary * FLOAT_BYTES
+    # The compiled kernels keep the logits of both sides, z − max z, and a copy that a product may make. Torch's arrays
+    # were counted on a test device; a GPU that is only planned is taken as one that Triton runs on.
+    device = torch.device(load.device)
+    is_compiled = (device.type == "cuda" and not torch.cuda.is_available()) or kernels_for(device) != "torch"
+    row_bytes = (4 if is_compiled else 21 + len(measure.temperatures)) * shape.vocabulary * FLOAT_BYTES
     phases = {
         "calibrated": {
             "activations of a calibration batch": BATCH * calibration.length * activations * size,

@@ -52,23 +52,27 @@ def check_outline(study: Study, outline: MetaModel, tasks: Sequence[TaskSpec] = 
         windows = [text.max_tokens // text.scored for text in study.texts]
     else:
         check_device(study.device, study.memory)
-        _check_evaluations(study, outline)
+        _check_head(study, outline)
         prompts = [len(each.ids) for each in tokenize_prompts(study, tokenizer, context)]
         windows = [len(each.windows) for each in tokenize_texts(study, tokenizer, context)]
+        _check_lengths(study, outline)
         retrieval = [_retrieval_size(data_set, tokenizer) for data_set in study.retrieval]
         sizes = _task_sizes(study, tasks, outline) if tasks else sizes
     workers = 1 if resolve_device(study.device).startswith("cuda") else torch.get_num_threads()
     return Workload(study, shape_of(outline), prompts, windows, workers, sizes, retrieval)
 
 
-def _check_evaluations(study: Study, outline: MetaModel) -> None:
-    """Refuse what needs a head that the model lacks, and what is longer than its context."""
+def _check_head(study: Study, outline: MetaModel) -> None:
     needs_head = [key for key in ("prompts", "texts", "tasks", "speed", "search") if getattr(study, key)]
     if outline.head is None and needs_head:
         raise InputError(
             f"study {study.name}: {type(outline.module).__name__} has no LM head; `{needs_head[0]}` cannot be measured "
             "on it, `retrieval` can"
         )
+
+
+def _check_lengths(study: Study, outline: MetaModel) -> None:
+    """Refuse timings, calibration windows, searches and data sets over the model's context."""
     context = outline.context_length
     check_speed(study, context)
     recipe_specs = {f"recipe {recipe.name}: `calibration.length`": recipe.calibration for recipe in study.recipes}
@@ -139,5 +143,6 @@ def _check_recipes(study: Study, outline: MetaModel) -> None:
             raise InputError(f"recipe {recipe.name}: {len(recipe.ratios)} `ratios`, but the model has {layers} layers")
         # A recipe with `modules` is checked later, when the layers are known and its matrices with them.
         if isinstance(recipe, MaskingRecipe) and recipe.block is not None and not recipe.modules:
-            for size in sorted(size for size in inputs if size % recipe.block):
-                raise InputError(f"recipe {recipe.name}: a module has {size} inputs, not a multiple of {recipe.block}")
+            odd = next((size for size in sorted(inputs) if size % recipe.block), None)
+            if odd is not None:
+                raise InputError(f"recipe {recipe.name}: a module has {odd} inputs, not a multiple of {recipe.block}")

@@ -114,8 +114,8 @@ def _swapped(sublayers: Iterable[Sublayer], variant: Variant) -> AbstractContext
 def swap_outer_parameters(decoder: Decoder, variant: Variant) -> AbstractContextManager[None]:
     """Temporarily set a variant's parameters outside the sublayers: gains of norms, embeddings, learned positions."""
     inside = {name for sublayer in decoder.sublayers for name in sublayer.modules}
-    outside = {name: module for name, module in decoder.model.named_modules() if name not in inside}
-    return _swap_parameters(outside, variant.parameters)
+    names = {name.rpartition(".")[0] for name in variant.parameters} - inside
+    return _swap_parameters({name: decoder.model.get_submodule(name) for name in names}, variant.parameters)
 
 
 def _swap_parameters(modules: Mapping[str, nn.Module], values: Mapping[str, Tensor]) -> AbstractContextManager[None]:

@@ -230,14 +230,18 @@ def _gold_index(gold: object, options: tuple[str, ...], labels: tuple[str, ...],
     letters = tuple(ascii_uppercase[: len(options)])
     if isinstance(gold, float) and gold.is_integer():  # pandas writes a column with gaps as floats
         gold = int(gold)
-    text = str(gold).strip()
-    if text in labels:
-        return labels.index(text)
-    if isinstance(gold, str) and options.count(text) == 1:
-        return options.index(text)
-    for names in (labels, letters, tuple(map(str, range(len(options))))):
-        if text.upper() in names:
-            return names.index(text.upper())
+    if not isinstance(gold, bool) and str(gold).strip() in labels:
+        return labels.index(str(gold).strip())
+    if isinstance(gold, int) and not isinstance(gold, bool):
+        if 0 <= gold < len(options):
+            return gold
+    elif isinstance(gold, str):
+        text = gold.strip()
+        if options.count(text) == 1:
+            return options.index(text)
+        for names in (labels, letters, tuple(map(str, range(len(options))))):
+            if text.upper() in names:
+                return names.index(text.upper())
     raise reader.error(
         "gold",
         f"{str(gold)[:80]!r} is not one of the {len(options)} options; give an index from 0 to {len(options) - 1}, a "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.corpora.records import numbered_lines, read_records
+from prunescope.pipelines.corpora.records import numbered_lines
 from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec
 
 _FORMAT = "a folder in BEIR's format holds corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv"
@@ -57,8 +57,9 @@ def read_collection(spec: RetrievalSpec) -> Collection:
     documents, queries = _texts(corpus_file), _texts(queries_file)
     relevance = _judgements(judgements_file, documents, queries)
     judged = [name for name in queries if name in relevance][: spec.max_queries]
-    if not judged:
-        raise InputError(f"{spec.what}: no judged queries in {judgements_file}")
+    if not judged or not documents:
+        what = "documents" if judged else "judged queries"
+        raise InputError(f"{spec.what}: no {what} in {corpus_file if judged else judgements_file}")
     relevance = {name: relevance[name] for name in judged}
     return Collection(_limited(spec, documents, relevance), {name: queries[name] for name in judged}, relevance)
 
@@ -99,12 +100,19 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
 def _texts(file: Path) -> dict[str, str]:
     """Read the texts of a JSONL file by `_id`, each after its `title`, as BEIR joins them."""
     texts: dict[str, str] = {}
-    for record in read_records(str(file)):
-        name, text, title = record.fields.get("_id"), record.fields.get("text"), record.fields.get("title") or ""
+    for number, line in _lines(file):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{file}, line {number}: not valid JSON") from error
+        name, text = (record.get("_id"), record.get("text")) if isinstance(record, dict) else (None, None)
+        title = record.get("title") or "" if isinstance(record, dict) else ""
         if not isinstance(name, str) or not name or not isinstance(text, str) or not isinstance(title, str):
-            raise InputError(f"{record.place}: not an object with the strings `_id` and `text` (and maybe `title`)")
+            raise InputError(
+                f"{file}, line {number}: not an object with the strings `_id` and `text` (and maybe `title`)"
+            )
         if name in texts:
-            raise InputError(f"{record.place}: the id {name!r} occurs twice")
+            raise InputError(f"{file}, line {number}: the id {name!r} occurs twice")
         texts[name] = f"{title} {text}".strip()
     return texts
 

@@ -63,7 +63,10 @@ class RetrievalSession:
         """
         measured = [self._measure(data, recipe, variant, progress) for data in self._data]
         names = ("retrieval_scores", "retrieval_queries", "retrieval_embeddings")
-        return {table: pl.concat([own[table] for own in measured], how="diagonal_relaxed") for table in names}
+        return {
+            table: pl.concat([pl.DataFrame(), *(own[table] for own in measured)], how="diagonal_relaxed")
+            for table in names
+        }
 
     def _read(self, spec: RetrievalSpec, progress: Progress) -> _Data:
         require_fits(spec, self.decoder.context_length)

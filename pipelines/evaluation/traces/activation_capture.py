@@ -144,7 +144,7 @@ def replay(
     the dense pass's contributions, or float32 with noise.
     """
     if noise is not None:
-        own = next(iter(sublayer.matrices.values())).weight.dtype
+        own = next(parameter for part in sublayer.parts for parameter in part.chain[0].parameters()).dtype
         norms, dtype = None, torch.bfloat16 if noise == "bfloat16" else own
         calls = [replace(call, parts=cast_floats(call.parts, dtype)) for call in calls]
     dense = next((value for call in calls for value in call.values if isinstance(value, TokenCache)), None)

@@ -133,7 +133,8 @@ class SamplingSession:
             self._pieces(texts, read, dense_read),
             lambda block, piece: sum(len(one.steps) for one in (*block, piece)) <= PIECE_ROWS,
         )
-        steps = pl.concat(in_parallel(self._steps, blocks, self.decoder.device), how="vertical_relaxed")
+        frames = [pl.DataFrame(), *in_parallel(self._steps, blocks, self.decoder.device)]
+        steps = pl.concat(frames, how="diagonal_relaxed")
         rows = [
             text_columns(self.decoder, self._prompt(number), text.tokens, dense.tokens)
             | {"sample": number % self._spec.samples, "temperature": self._spec.temperature, "top_p": self._spec.top_p}

@@ -271,7 +271,7 @@ class TraceSession:
                 is_changed = variants[recipe].moves(sublayer)
                 for lens, columns in zip(measure.lenses, by_lens, strict=True):
                     frames[recipe].extend(self._frames(sublayer, lens, scope, is_changed, columns))
-        # Of the dense model its stream is kept, of a variant its shifts.
+        # The dense model keeps its stream, a variant its shifts.
         kept = moves | {"dense": {"dense": stream}}
         ids, positions = self._positions["prompt_id"], self._positions["position"]
         return {

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import metadata_load
-from yaml import YAMLError
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.regular_files import require_regular
-from prunescope.pipelines.core.safe_yaml import MAX_BYTES
+from prunescope.pipelines.core.regular_files import open_regular
+from prunescope.pipelines.core.safe_yaml import MAX_BYTES, parse_yaml
 from prunescope.pipelines.corpora.hub_datasets import PREFIX
 from prunescope.pipelines.models.decoder import Decoder
 from prunescope.pipelines.models.embedded import embedded_model
@@ -174,8 +172,14 @@ def _front(about: About, decoder: Decoder) -> tuple[str, dict[str, object]]:
 def _front_of(decoder: Decoder) -> dict[str, Any]:
     """Return the front matter of the dense model's own card, or an empty one if it cannot be read."""
     file = decoder.folder / "README.md"
-    try:
-        require_regular(file, MAX_BYTES)
-        return metadata_load(file) or {}
-    except (InputError, OSError, ValueError, YAMLError, RecursionError):
+    if not file.is_file():
         return {}
+    with open_regular(file) as stream:
+        text = stream.read(MAX_BYTES).decode("utf-8", "replace")
+    if not text.startswith("---\n"):
+        return {}
+    try:
+        front = parse_yaml(text[4:].partition("\n---")[0], str(file), unique=False)
+    except InputError:
+        return {}
+    return front if isinstance(front, dict) else {}

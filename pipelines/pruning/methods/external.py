@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -219,18 +220,13 @@ def _matched_layers(pair: _Pair, listed: tuple[int, ...] | None) -> tuple[tuple[
     if own == count:
         return tuple(range(count)), []
     cosines = _cosines(pair)
-    best, (first, second) = cosines.argmax(dim=0).tolist(), cosines.topk(2, dim=0).values
-    chosen = tuple(best) if listed is None else listed
+    chosen = tuple(_aligned(cosines, pair.where)) if listed is None else listed
     for new, old in enumerate(chosen):
-        if cosines[old, new] < first[new] - _MARGIN:
+        best = int(cosines[:, new].argmax())
+        if cosines[old, new] < cosines[best, new] - _MARGIN:
             raise InputError(
                 f"{pair.where}: `layers` calls its layer {new} the dense model's {old} (cosine "
-                f"{float(cosines[old, new]):.2f}), but it is like {best[new]} ({float(first[new]):.2f})"
-            )
-        if listed is None and (first[new] - second[new] < _MARGIN or old <= max(chosen[:new], default=-1)):
-            raise InputError(
-                f"{pair.where}: has {own} of {count} layers, and its layer {new} may be more than one of the dense "
-                "model's; say which they are with `layers: [0, 1, …]`"
+                f"{float(cosines[old, new]):.2f}), but it is like {best} ({float(cosines[best, new]):.2f})"
             )
     return chosen, [float(cosines[old, new]) for new, old in enumerate(chosen)]
 
@@ -257,6 +253,37 @@ def _sample(layer: nn.Module) -> tuple[dict[str, torch.Size], Tensor]:
     rows = [p.detach().flatten(0, -2)[:: max(1, p[..., 0].numel() // _ROWS)].float() for p in matrices.values()]
     vector = torch.cat([part.reshape(-1) for part in rows])
     return {name: p.shape for name, p in matrices.items()}, vector / vector.norm().clamp_min(1e-30)
+
+
+def _aligned(cosines: Float[Tensor, "dense own"], where: str) -> list[int]:
+    """Return the ascending choice of dense layers with the largest sum of cosines (dynamic programming).
+
+    Raises:
+        InputError: another choice is nearly as good.
+    """
+    count, own = cosines.shape
+    scores = cosines.double().tolist()
+    low = float("-inf")
+    # before[i][j] is the best sum of own layers before j among dense layers before i; after[i][j] is the best sum of
+    # the layers from j and i on.
+    before = [[0.0] + [low] * own for _ in range(count + 1)]
+    after = [[low] * own + [0.0] for _ in range(count + 1)]
+    for i in range(1, count + 1):
+        for j in range(1, own + 1):
+            before[i][j] = max(before[i - 1][j], before[i - 1][j - 1] + scores[i - 1][j - 1])
+    for i in range(count - 1, -1, -1):
+        for j in range(own - 1, -1, -1):
+            after[i][j] = max(after[i + 1][j], scores[i][j] + after[i + 1][j + 1])
+    through = [[before[i][j] + scores[i][j] + after[i + 1][j + 1] for j in range(own)] for i in range(count)]
+    best = [max(range(count), key=lambda i, j=j: through[i][j]) for j in range(own)]  # type: ignore[misc]
+    for j in range(own):
+        second = max(through[i][j] for i in range(count) if i != best[j])
+        if through[best[j]][j] - second < _MARGIN or any(low >= high for low, high in pairwise(best)):
+            raise InputError(
+                f"{where}: has {own} of {count} layers, and its layer {j} may be more than one of the dense model's; "
+                "say which they are with `layers: [0, 1, …]`"
+            )
+    return best
 
 
 def _require_same_logits(pair: _Pair, variant: Variant, replaced: Mapping[str, float]) -> None:

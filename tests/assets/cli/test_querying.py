@@ -375,7 +375,7 @@ def test_doctor_and_plan_refuse_the_same_chat_templates(
     study = tmp_path / "study.yaml"
     study.write_text(
         f"models: [{{name: m, source: {folder}}}]\nrecipes: [{{name: dense, method: dense}}]\n"
-        "prompts: [{id: a, text: 'Why?'}]\ngeneration: {new_tokens: 2}\ncalibration: {length: 64}\n"
+        "prompts: [{id: a, text: 'Why?'}]\ngeneration: {new_tokens: 2}\n"
     )
     for command in (["doctor", "--model", str(folder)], ["plan", str(study)]):
         assert run(command, Globals(warehouse=str(tmp_path / "w"))) == 2, command

@@ -213,3 +213,12 @@ def test_debug_adds_the_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[
     shown = capsys.readouterr().err
     assert "Traceback" in shown
     assert shown.rstrip().splitlines()[-1].startswith("error: ")
+
+
+def test_a_full_disk_is_refused_before_anything_is_computed(
+    study: StudyFile, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prunescope.assets.instance.instance.MIN_FREE_BYTES", 1 << 62)
+    assert run(["run", str(study.path), "--warehouse", str(tmp_path / "warehouse")], Globals()) == 2
+    assert "free some space" in capsys.readouterr().err
+    assert not partitions(tmp_path / "warehouse")

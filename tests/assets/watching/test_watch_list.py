@@ -254,6 +254,7 @@ def test_a_stopped_model_is_taken_out_and_others_are_refused_with_what_to_do(
         ("models: {a: b, a: c}", "`a` is set on line 1 already"),
         ("models: {a/b: c}", "is not a valid name"),
         ("!!python/object/apply:os.system [true]", "not valid YAML"),
+        ("# " + "x" * 1_000_000, "larger than"),
     ],
 )
 def test_a_list_that_is_wrong_is_refused_by_name(store: Store, text: str, reason: str) -> None:

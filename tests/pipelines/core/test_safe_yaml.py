@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.safe_yaml import parse_yaml, read_yaml
+from prunescope.pipelines.core.safe_yaml import MAX_BYTES, parse_yaml, read_yaml
 
 BILLION_LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10)
@@ -39,8 +39,9 @@ def test_plain_data_and_aliases_are_read() -> None:
         ("a: {[b]: c}", "x: line 1: not valid YAML: found unhashable key"),
         ("a: 1\n--- \nb: 2", "x: line 2: not valid YAML"),
         ("a: \0", "x: not valid YAML: .*special characters are not allowed"),
+        ("a" * (MAX_BYTES + 1), "x: larger than 1,000,000 bytes"),
     ],
-    ids=range(13),
+    ids=range(14),
 )
 def test_other_or_excessive_data_is_refused_by_line(text: str, why: str) -> None:
     with pytest.raises(InputError, match=f"^{why}"):
@@ -58,7 +59,7 @@ def test_repeated_keys_pass_where_they_are_allowed() -> None:
 
 
 def test_a_path_that_no_file_can_have_is_refused() -> None:
-    with pytest.raises(InputError, match=r"^file 'a+.yaml': longer than a path can be"):
+    with pytest.raises(InputError, match=r"^file 'a+…': longer than a path can be"):
         read_yaml(Path("a" * 300 + ".yaml"))
 
 

@@ -44,20 +44,25 @@ def test_jsonl_lines_end_only_at_newlines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "contents", "message"),
     [
-        ("bad.json", "{", "{source}, line 1: not valid JSON"),
-        ("bad.jsonl", '"fine"\n{', "{source}, line 2: not valid JSON"),
-        ("deep.json", "[" * 100_000, "{source}, line 1: not valid JSON"),
-        ("keys.jsonl", '{"body": "x"}', "text 'x', source {source}: not text: every record"),
-        ("number.json", "[1]", "{source}, record 1: neither an object nor a text"),
-        ("null.jsonl", '{"text": null}', "text 'x', source {source}: not text: every record"),
-        ("nested.json", '[["a"]]', "{source}, record 1: neither an object nor a text"),
-        ("latin.txt", b"a\ncaf\xe9\nb", "{source}, line 2: not UTF-8 text; save it as UTF-8"),
-        ("binary.json", b"a\ncaf\xe9\nb", "{source}, line 2: not UTF-8 text; save it as UTF-8"),
+        ("bad.json", "{", "not valid JSON"),
+        ("bad.jsonl", '"fine"\n{', "not valid JSONL"),
+        ("deep.json", "[" * 100_000, "not valid JSON"),
+        ("keys.jsonl", '{"body": "x"}', "not text: every record"),
+        ("number.json", "[1]", "not text: every record"),
+        ("null.jsonl", '{"text": null}', "not text: every record"),
+        ("nested.json", '[["a"]]', "not text: every record"),
     ],
 )
 def test_other_contents_are_refused(tmp_path: Path, name: str, contents: str | bytes, message: str) -> None:
     source = written(tmp_path, name, contents)
-    with pytest.raises(InputError, match=f"^{message.replace('{source}', source)}"):
+    with pytest.raises(InputError, match=f"^text 'x', source {source}: {message}"):
+        read_text(source, "text 'x', source")
+
+
+@pytest.mark.parametrize("name", ["latin.txt", "binary.json", "lines.jsonl"])
+def test_bytes_that_are_not_utf_8_are_refused_by_line(tmp_path: Path, name: str) -> None:
+    source = written(tmp_path, name, b"1\ncaf\xe9\n")
+    with pytest.raises(InputError, match=f"^{source}, line 2: not UTF-8 text; save it as UTF-8"):
         read_text(source, "text 'x', source")
 
 

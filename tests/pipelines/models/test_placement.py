@@ -11,12 +11,13 @@ import polars as pl
 import pytest
 import torch
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation.tasks.score import TaskSession
 from prunescope.pipelines.models import load
 from prunescope.pipelines.models.decoder import Decoder, probe_tokens
-from prunescope.pipelines.models.device_map import places_of
+from prunescope.pipelines.models.device_map import Placement, places_of
 from prunescope.pipelines.models.load import check_device, load_decoder
 from prunescope.pipelines.models.sources import count_weights
 from prunescope.pipelines.models.weight_offload import data_of, on_device, swapped_data
@@ -24,7 +25,7 @@ from prunescope.pipelines.pruning.checkpoints.export_checkpoint import export
 from prunescope.pipelines.pruning.checkpoints.model_card import About
 from prunescope.pipelines.studies.evaluation_specs import TaskSpec
 from tests.pipelines.models.low_memory import FEW, RECIPES, computed
-from tests.tiny_models import save_tiny
+from tests.tiny_models import DECODERS, save_tiny
 
 # Nearly all weights are in the layers, and one layer has a thirtieth of them.
 LARGE = {"hidden_size": 256, "intermediate_size": 1536, "num_hidden_layers": 30}
@@ -150,6 +151,25 @@ def test_a_released_model_removes_its_files(tmp_path: Path, monkeypatch: pytest.
     gc.collect()
     assert model() is None
     assert not list(scratch.glob("prunescope-*"))
+
+
+class _WithSide(LlamaForCausalLM):
+    """A model with a parameter beside its layers, as in HrmText and XLNet."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__(config)
+        self.side, self.model.side = (nn.Parameter(torch.ones(64)) for _ in range(2))
+
+
+def test_a_parameter_beside_the_layers_has_a_place(tmp_path: Path) -> None:
+    config = LlamaConfig(**DECODERS["llama"])
+    _WithSide(config).save_pretrained(tmp_path)
+    with torch.device("meta"):
+        meta = _WithSide(config)
+    placed = Placement(meta, 3, {}, torch.float32, torch.device("cpu")).arguments()
+    model = _WithSide.from_pretrained(tmp_path, **placed)
+    assert torch.equal(model.side, torch.ones(64))
+    assert torch.equal(model.model.side, torch.ones(64))
 
 
 def test_devices_are_filled_in_order_and_the_rest_stays_on_disk() -> None:

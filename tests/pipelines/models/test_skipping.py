@@ -76,9 +76,12 @@ def test_no_matrix_of_a_skipped_sublayer_is_multiplied(decoder: Decoder) -> None
         assert products(labels, skips=True) == 0
 
 
-def test_no_weight_of_a_skipped_sublayer_is_read(decoder: Decoder) -> None:
+def test_neither_a_skipped_sublayer_nor_its_norm_is_read(decoder: Decoder) -> None:
+    assert decoder.skips is not None
     for labels in DROPS:
-        modules = [mixer for each in decoder.sublayers if each.label in labels for mixer in each.mixers]
+        gone = [each for each in decoder.sublayers if each.label in labels]
+        modules = [*(mixer for each in gone for mixer in each.mixers)]
+        modules += [norm for label, norm in decoder.skips.norms.items() if label in labels]
         with apply_variant(decoder, Variant(dropped=labels)):
             truth = logits(decoder)
         with ruined({parameter for module in modules for parameter in module.parameters()}):

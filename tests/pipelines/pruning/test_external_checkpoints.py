@@ -95,6 +95,20 @@ def test_removed_layers_are_found_by_the_remaining_weights(deep: Decoder, tmp_pa
         read(deep, tmp_path / "short", tmp_path, layers=(0, 1, 3, 5))
 
 
+def test_a_layer_that_is_most_like_an_earlier_one_is_found_by_its_place(
+    deep: Decoder, deep_folder: Path, tmp_path: Path
+) -> None:
+    def mix(model: Any) -> None:
+        first, second, *_, fifth, sixth = model.model.layers
+        for earlier, own in zip(first.parameters(), second.parameters(), strict=True):
+            own.add_(1.02 * earlier)
+        model.model.layers = torch.nn.ModuleList([first, second, fifth, sixth])
+        model.config.num_hidden_layers, model.config.layer_types = 4, None
+
+    found = read(deep, changed(deep_folder, tmp_path / "short", mix), tmp_path)
+    assert found.facts["layers"] == [0, 1, 4, 5]
+
+
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "opt", "qwen2_moe", "gpt_oss"])
 def test_sublayers_stored_as_zeros_are_dropped(
     architecture: str, tmp_path: Path, tiny_decoder: Callable[[str], Decoder]

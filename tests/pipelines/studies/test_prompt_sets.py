@@ -330,6 +330,7 @@ CHOICE = {"question": "q", "choices": ["a", "b"]}
         ("p.jsonl", [b"[" * 100_000], {}, "p.jsonl, line 1: not valid JSON (nested too deep)"),
         ("p.jsonl", [[1]], {}, "p.jsonl, line 1: neither an object nor a text; write"),
         ("p.json", [b"[{},", b"{]"], {}, "p.json, line 2: not valid JSON"),
+        ("p.json", [ROW], {}, "p.json, line 1: not a list; write"),
         ("p.csv", [b"question,answer", b'"a', b'b",1', b"q,1,2"], {}, "p.csv, line 4: 3 cells, but the header has 2"),
         ("p.csv", [b"question,answer", b"q,1", b'"q,1'], {}, "p.csv, line 3: not valid CSV (unexpected end"),
         (
