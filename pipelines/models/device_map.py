@@ -55,11 +55,10 @@ class Placement:
         self._places = places_of(stack, limits, dtype)
         inside = f"{self._name}."
         # Parameters of the modules around the list are named, too: some models hold one beside their layers.
-        held = (
-            name for name, _ in meta.named_parameters() if f".{inside}".startswith(f".{name}".rpartition(".")[0] + ".")
-        )
-        outside = (name for name, _ in meta.named_modules() if name and not name.startswith(inside))
-        self._map = {name: str(device) for name in (*outside, *held) if not inside.startswith(f"{name}.")}
+        around = {"", *(name for name, _ in meta.named_modules() if inside.startswith(f"{name}."))}
+        held = (name for name, _ in meta.named_parameters() if name.rpartition(".")[0] in around)
+        outside = (name for name, _ in meta.named_modules() if not name.startswith(inside))
+        self._map = {name: str(device) for name in (*outside, *held) if name not in around}
         self._map |= {f"{self._name}.{index}": place for index, place in enumerate(self._places)}
         # For weights that the library converts while loading. It is removed with the model, or if loading fails.
         scratch = Scratch()

@@ -161,6 +161,7 @@ class _WithSide(LlamaForCausalLM):
         self.side, self.model.side = (nn.Parameter(torch.ones(64)) for _ in range(2))
 
 
+@pytest.mark.filterwarnings("ignore:The following device_map keys do not match any submodules")  # but parameters
 def test_a_parameter_beside_the_layers_has_a_place(tmp_path: Path) -> None:
     config = LlamaConfig(**DECODERS["llama"])
     _WithSide(config).save_pretrained(tmp_path)
