@@ -229,9 +229,11 @@ def _can_pad_right(decoder: Decoder, probe: Tensor, known: KnownText) -> bool:
 def _skips(decoder: Decoder, probe: Tensor, run: ForwardRecorder) -> SkipPlan | None:
     """Return a plan proved for every attention, MLP and whole layer, with the cache if the model has one, or None."""
     plan = find_skips(list(decoder.sublayers), run)
-    if plan is None or not all(_is_skipped(replace(decoder, skips=plan), probe, shift) for shift in range(3)):
-        return None
-    return plan
+    # A norm must run if the layer also uses its output as the stream, so the second plan skips no norms.
+    for skips in () if plan is None else (plan, replace(plan, norms={})):
+        if all(_is_skipped(replace(decoder, skips=skips), probe, shift) for shift in range(3)):
+            return skips
+    return None
 
 
 def _is_skipped(decoder: Decoder, probe: Tensor, shift: int) -> bool:
