@@ -125,8 +125,9 @@ class EngineResource(ConfigurableResource):
                 context.log.warning("programs ran for these scores, and this run allows none; the scores stay")
                 return
         task = ModelTask(request, str(store.root), model, ((recipe, step),), has_lost_two_processes(context.run.tags))
-        log = context.log.info
-        for _, event in self.events([task], LogProgress(log, task.name(recipe, step)), log):
+        log, own = context.log.info, task.name(recipe, step)
+        listener = LogProgress(log, own if step == "search" else f"{own} {step}")
+        for _, event in self.events([task], listener, log):
             if isinstance(event, StepFailed):
                 raise event.error
             if isinstance(event, TableWritten):

@@ -111,7 +111,11 @@ def memory_items(
     # were counted on a test device; a GPU that is only planned is taken as one that Triton runs on.
     device = torch.device(load.device)
     is_compiled = (device.type == "cuda" and not torch.cuda.is_available()) or kernels_for(device) != "torch"
-    row_bytes = (4 if is_compiled else 21 + len(measure.temperatures)) * shape.vocabulary * FLOAT_BYTES
+    row_bytes, text_row_bytes = (
+        (4 if is_compiled else arrays + len(measure.temperatures)) * shape.vocabulary * FLOAT_BYTES
+        # A dense text is measured, and compared with none.
+        for arrays in (21, 6 if recipe.method == "dense" else 21)
+    )
     phases = {
         "calibrated": {
             "activations of a calibration batch": BATCH * calibration.length * activations * size,
@@ -136,7 +140,10 @@ def memory_items(
         },
         "scored": {
             **applied,
-            "activations of a pass over texts": max(passes, default=0) * activations * own_size,
+            # The inner states of an MLP, and the stream before and after it.
+            "activations of a pass over texts": max(passes, default=0)
+            * (3 * max(shape.largest_matrix) + 4 * width)
+            * own_size,
             "final streams of texts": text_states,
         },
         "measured": {
@@ -151,7 +158,7 @@ def memory_items(
         "compared": {
             **masks,
             "shifts of the texts": text_states,
-            "logits of a block of texts": load.workers * text_rows * row_bytes,
+            "logits of a block of texts": load.workers * text_rows * text_row_bytes,
         },
     }
     return {phase: always | items for phase, items in phases.items()}

@@ -54,6 +54,7 @@ written = sum(path.stat().st_size for path in (out / "work").rglob("*.safetensor
 limit(headroom + written)  # the changes are mapped from their files while the variant's own is written
 variant.save(out / "variant.safetensors", recipe, "weights")
 discard(out / "work")
+limit(headroom + written)  # reading maps the file, which the system counts whole
 again = load_variant(out / "variant.safetensors", "weights")
 print(json.dumps({
     "refused": refused,
