@@ -229,6 +229,13 @@ AllowCode = Annotated[
         "are not scored.",
     ),
 ]
+AllowPython = Annotated[
+    bool,
+    typer.Option(
+        "--allow-python",
+        help="Run pruning methods of the study that are Python files, with all your rights; read them first.",
+    ),
+]
 Replace = Annotated[
     bool, typer.Option("--replace", help="Recompute results that another study computed from other inputs.")
 ]

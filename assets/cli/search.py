@@ -42,6 +42,7 @@ def search(
     output: Annotated[Path | None, typer.Option("--output", "-o", file_okay=False)] = None,
     replace: options.Replace = False,
     allow_code_execution: options.AllowCode = False,
+    allow_python: options.AllowPython = False,
 ) -> None:
     """Search which treatment each sublayer gets so that a share is removed at the lowest KL at the output.
 
@@ -90,7 +91,7 @@ def search(
     keys |= {} if start is None else {"start": options.inline_recipe(start)}
     keys |= {} if put_back is None else {"put_back": _amount(put_back)}
     keys |= {} if minutes is None else {"minutes": minutes}
-    request = with_fields(request_of(study, model, [], allow_code_execution), search=json.dumps(keys))
+    request = with_fields(request_of(study, model, [], allow_code_execution, allow_python), search=json.dumps(keys))
     if not keys.keys() & {"remove", "start", "put_back"} and request_of(study, [], []).load().search is None:
         raise InputError("--remove is missing, and the study has no `search`; give a share, such as --remove 20%")
     location, tables = options.root(context), (*MODEL_TABLES, *SEARCH_TABLES)

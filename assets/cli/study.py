@@ -29,6 +29,7 @@ def run(
     recipe: options.Recipes = (),
     replace: options.Replace = False,
     allow_code_execution: options.AllowCode = False,
+    allow_python: options.AllowPython = False,
     ray: str | None = None,
     gpus_per_task: Annotated[float | None, typer.Option(min=0)] = None,
     cpus_per_task: Annotated[int | None, typer.Option(min=1)] = None,
@@ -62,13 +63,15 @@ def run(
     cluster = None if ray is None else engine
     location = options.root(context)
     if study is not None:
-        request = _with_added_models(Store(location), request_of(study, model, recipe, allow_code_execution))
+        request = _with_added_models(
+            Store(location), request_of(study, model, recipe, allow_code_execution, allow_python)
+        )
         end(context, _run_study(request, location, cluster, replace=replace))
         return
     if model or recipe:
         raise InputError("--model and --recipe replace those of one study; name the study, such as `run demo`")
     failures: list[Failure] = []
-    for request in _watched_requests(Store(location), allow_code_execution):
+    for request in _watched_requests(Store(location), allow_code_execution, allow_python):
         try:
             failures += _run_study(request, location, cluster, replace=replace)
         except Exception as error:  # one broken study does not stop the others
@@ -85,6 +88,7 @@ def plan(
     model: options.Models = (),
     recipe: options.Recipes = (),
     allow_code_execution: options.AllowCode = False,
+    allow_python: options.AllowPython = False,
     replace: options.Replace = False,
     gpu: Annotated[float | None, typer.Option(min=1, max=10_000)] = None,
     details: bool = False,
@@ -115,7 +119,7 @@ def plan(
         from prunescope.warehouse.storage.partition_store import Store
 
         store, cache = Store(location), settings.cache_folder()
-        chosen = _with_added_models(store, request_of(study, model, recipe, allow_code_execution)).load()
+        chosen = _with_added_models(store, request_of(study, model, recipe, allow_code_execution, allow_python)).load()
         estimates = dict[str, ModelEstimate]()
         failures = refused(
             [spec.name for spec in chosen.models],
@@ -138,7 +142,11 @@ def plan(
 
 
 def request_of(
-    study: str, models: Sequence[str], recipes: Sequence[str], allow_code_execution: bool = False
+    study: str,
+    models: Sequence[str],
+    recipes: Sequence[str],
+    allow_code_execution: bool = False,
+    allow_python: bool = False,
 ) -> "StudyRequest":
     """Return the request with absolute paths, because the UI may re-execute it from another folder."""
     from prunescope.assets.planning.work_plan import StudyRequest
@@ -147,7 +155,11 @@ def request_of(
     known = {model.name for model in load_study(study).models}
     sources = tuple(model if model in known else options.absolute_model(model) for model in models)
     return StudyRequest(
-        options.absolute_study(study), sources, tuple(map(options.inline_recipe, recipes)), allow_code_execution
+        options.absolute_study(study),
+        sources,
+        tuple(map(options.inline_recipe, recipes)),
+        allow_code_execution,
+        allow_python=allow_python,
     )
 
 
@@ -184,7 +196,7 @@ def _run_study(
     return outcome.failures
 
 
-def _watched_requests(store: "Store", allow_code_execution: bool) -> "list[StudyRequest]":
+def _watched_requests(store: "Store", allow_code_execution: bool, allow_python: bool) -> "list[StudyRequest]":
     from prunescope.assets.watching.watch_list import load_watch_state
 
     watch = load_watch_state(store)
@@ -192,7 +204,8 @@ def _watched_requests(store: "Store", allow_code_execution: bool) -> "list[Study
         log(f"not watched: {reason}", "yellow")
     if not watch.studies:
         raise InputError("no study is given and none is watched; name one, such as `prunescope run demo`")
-    return [dataclasses.replace(study.request, allow_code_execution=allow_code_execution) for study in watch.studies]
+    allowed = {"allow_code_execution": allow_code_execution, "allow_python": allow_python}
+    return [dataclasses.replace(study.request, **allowed) for study in watch.studies]
 
 
 def _with_added_models(store: "Store", request: "StudyRequest") -> "StudyRequest":

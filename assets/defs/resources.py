@@ -50,6 +50,9 @@ class StudyResource(ConfigurableResource):
     allow_code_execution: bool = Field(
         default=False, description="Whether programs that variants write for tasks may run, in a sandbox."
     )
+    allow_python: bool = Field(
+        default=False, description="Whether methods in Python files may run, with all rights of this process."
+    )
     added: list[str] = Field(default=[], description="Models in addition to the study's, written like `models`.")
     search: str = Field(default="", description="Keys that replace those of the study's `search`, as JSON.")
 
@@ -103,6 +106,7 @@ class StudyResource(ConfigurableResource):
             models=tuple(self.models) or base.models,
             recipes=tuple(self.recipes) or base.recipes,
             allow_code_execution=self.allow_code_execution,
+            allow_python=self.allow_python,
             added=(*base.added, *self.added),
             search=self.search or base.search,
         )

@@ -24,7 +24,7 @@ from prunescope.assets.execution.task import Event, ModelTask, StepBegun, StepFa
 from prunescope.assets.planning.fingerprints import inputs, search_id
 from prunescope.assets.planning.steps import MASK_TABLE, SPEED_TABLE, STEPS, TEXT_TABLE
 from prunescope.assets.planning.work_plan import unfinished_folder
-from prunescope.pipelines.core.errors import ComputationError
+from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.recipes import DepthRecipe, Recipe, shares_passes
 from prunescope.warehouse.storage.atomic_write import translate_os_errors
 from prunescope.warehouse.storage.partition_store import to_arrow
@@ -213,6 +213,7 @@ def _results(step: str, context: PartitionContext, session: ModelSession, recipe
         from prunescope.pipelines.pruning.apply import prune_all
 
         chosen = [context.study.recipe(name) for name in recipes]
+        context.study.require_python(chosen)
         decoder, statistics = session.decoder(context.dense, context.study), _statistics(context, session, chosen)
         return dict(prune_all(decoder, chosen, statistics, session.progress))
     if step == "traces":
@@ -341,6 +342,7 @@ def _search(context: PartitionContext, session: ModelSession) -> Tables:
     from prunescope.pipelines.pruning.pruning_inputs import Statistics, Unfinished
 
     started, identity = time.perf_counter(), context.dense.identity
+    context.study.require_python(context.study.search.recipes if context.study.search else ())
     search = search_id(context.study, identity)
     folder = unfinished_folder(context.store, context.model) / f"search-{search}"
     decoder, tokens = session.decoder(context.dense, context.study), session.tokens(context.dense, context.study)
@@ -353,5 +355,7 @@ def _search(context: PartitionContext, session: ModelSession) -> Tables:
         tables, left = run_search(
             decoder, context.study, context.model, search, statistics, folder, earlier, session.progress
         )
+    if search_id(context.study, identity) != search:
+        raise InputError("a method's file was changed during the search; run the study again")
     yield from _written("search", context, session, tables, time.perf_counter() - started)
     end_search(folder, left)

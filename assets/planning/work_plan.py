@@ -34,6 +34,7 @@ class StudyRequest:
         models: models that replace the study's; empty keeps the study's.
         recipes: recipes that replace the study's; empty keeps the study's.
         allow_code_execution: whether programs that variants write for tasks may run.
+        allow_python: whether methods in Python files may run.
         added: models in addition to the study's; study name and report stay the same.
         search: keys that replace those of the study's `search`, as JSON; empty keeps it.
     """
@@ -44,6 +45,7 @@ class StudyRequest:
     allow_code_execution: bool = False
     added: tuple[str, ...] = ()
     search: str = ""
+    allow_python: bool = False
 
     def load(self) -> Study:
         """Load and check the study; raise InputError if it is not valid."""
@@ -52,7 +54,8 @@ class StudyRequest:
         if self.search:
             study = study.searching(json.loads(self.search))
         chosen = study.replaced(list(self.models), list(self.recipes) or [recipe.name for recipe in study.recipes])
-        return chosen.extended(self.added).model_copy(update={"allow_code_execution": self.allow_code_execution})
+        allowed = {"allow_code_execution": self.allow_code_execution, "allow_python": self.allow_python}
+        return chosen.extended(self.added).model_copy(update=allowed)
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,7 @@ def unmatched(study: Study, outline: MetaModel) -> list[str]:
 
 
 def _check_recipes(study: Study, outline: MetaModel) -> None:
+    study.require_python([*study.recipes, *(study.search.recipes if study.search else ())])
     layers = int(outline.config.num_hidden_layers)
     inputs = {inputs for _, inputs in outline.matrices.values()}
     for recipe in (step for whole in study.recipes for step in steps(whole)):

@@ -27,6 +27,7 @@ from prunescope.pipelines.recipes.baselines import DenseRecipe, NoiseKind, Noise
 from prunescope.pipelines.recipes.depth import DepthRecipe
 from prunescope.pipelines.recipes.external import ExternalRecipe
 from prunescope.pipelines.recipes.mixed import MixedRecipe
+from prunescope.pipelines.recipes.python import PythonRecipe
 from prunescope.pipelines.recipes.quantization import AWQ, GPTQ, RTN, AnyQuantization, QuantizationRecipe
 from prunescope.pipelines.recipes.repair import DistillRecipe, Repair, RepairRecipe
 from prunescope.pipelines.recipes.structure import AnyStructure, Flap, Heads, Neurons, StructuredRecipe
@@ -35,7 +36,7 @@ from prunescope.pipelines.recipes.weights import ADMM, RIA, DSnoT, Magnitude, Sp
 __all__ = [
     "ADMM", "AWQ", "GPTQ", "RIA", "RTN", "DSnoT", "DenseRecipe", "DepthRecipe", "DistillRecipe",
     "ExternalRecipe", "Flap", "Heads", "Magnitude", "MaskingRecipe", "MatrixRecipe", "MixedRecipe", "Neurons",
-    "NoiseKind", "NoiseRecipe", "Repair", "RepairRecipe", "SparseGPT", "StructuredRecipe", "Wanda",
+    "NoiseKind", "NoiseRecipe", "PythonRecipe", "Repair", "RepairRecipe", "SparseGPT", "StructuredRecipe", "Wanda",
 ]  # fmt: skip
 
 SingleRecipe = (
@@ -46,6 +47,7 @@ SingleRecipe = (
     | DepthRecipe
     | MixedRecipe
     | ExternalRecipe
+    | PythonRecipe
     | NoiseRecipe
     | RepairRecipe
     | DistillRecipe
@@ -168,6 +170,12 @@ def steps(recipe: Recipe) -> tuple[SingleRecipe, ...]:
     return recipe.parts if isinstance(recipe, ComposedRecipe) else (recipe,)
 
 
+def runs_python(recipe: Recipe) -> bool:
+    """Return whether a recipe runs a method's file, as itself, in a composition or in a mixture."""
+    mixed = recipe.matrix_recipes.values() if isinstance(recipe, MixedRecipe) else ()
+    return any(isinstance(each, PythonRecipe) for each in (*steps(recipe), *mixed))
+
+
 def changes_matrices(recipe: Recipe) -> bool:
     """Return whether a recipe changes weights of matrices; some only drop sublayers or change nothing."""
     if isinstance(recipe, MixedRecipe):
@@ -178,6 +186,12 @@ def changes_matrices(recipe: Recipe) -> bool:
 
 
 FORMS: tuple[tuple[str, str], ...] = tuple(example for kind in KINDS for example in kind.EXAMPLES)
+# Methods without a name of their own.
+_MAPPINGS = {
+    "external": "source: ./their-model",
+    "mixed": "treatments: {attn.3: wanda-50, mlp.5: drop}",
+    "python": "file: my_method.py, sparsity: 0.5",
+}
 # `attn+mlp` is one word.
 _PLUS = re.compile(r"(?<!attn)\+")
 
@@ -224,12 +238,8 @@ def _spelled(name: str, text: str) -> dict[str, object]:
             return {"name": name, **kind.spelled(match)}
     if not name:
         raise InputError(f"recipe {text!r}: a `+` must be between two recipes")
-    if name == "external":
-        raise InputError("recipe 'external' is written `{name: mine, method: external, source: ./their-model}`")
-    if name == "mixed":
-        raise InputError(
-            "recipe 'mixed' is written `{name: mine, method: mixed, treatments: {attn.3: wanda-50, mlp.5: drop}}`"
-        )
+    if name in _MAPPINGS:
+        raise InputError(f"recipe {name!r} is written `{{name: mine, method: {name}, {_MAPPINGS[name]}}}`")
     like = similar_names(name, [form for form, _ in FORMS], n=3)
     hint = did_you_mean(name, like, n=3)
     if "-" in name and like and name.split("-", maxsplit=1)[0] == like[0].split("-")[0]:

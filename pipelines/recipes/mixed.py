@@ -11,10 +11,11 @@ from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.pipelines.core.validation_errors import first_problem
 from prunescope.pipelines.recipes.base import BaseRecipe, MaskingRecipe, MatrixRecipe, Reads
 from prunescope.pipelines.recipes.depth import DepthRecipe
+from prunescope.pipelines.recipes.python import PythonRecipe
 from prunescope.pipelines.recipes.quantization import AnyQuantization
 from prunescope.pipelines.recipes.weights import ADMM, FirstWeightRecipe
 
-_Matrices = FirstWeightRecipe | AnyQuantization
+_Matrices = FirstWeightRecipe | AnyQuantization | PythonRecipe
 _KINDS: tuple[type[_Matrices], ...] = get_args(_Matrices)
 _ADAPTER: TypeAdapter[_Matrices] = TypeAdapter(Annotated[_Matrices, Field(discriminator="method")])
 _FORMS = ["drop", *(form for kind in _KINDS for form, _ in kind.EXAMPLES if "+" not in form)]

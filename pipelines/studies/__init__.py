@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -15,7 +15,7 @@ from prunescope.pipelines.core.frozen_model import NAME, FrozenModel
 from prunescope.pipelines.core.safe_yaml import key_place, read_yaml
 from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.pipelines.core.validation_errors import Location, problems_of
-from prunescope.pipelines.recipes import NoiseKind, Recipe, WrittenRecipe, parse_recipe
+from prunescope.pipelines.recipes import NoiseKind, Recipe, WrittenRecipe, parse_recipe, runs_python
 from prunescope.pipelines.recipes.calibration import CalibrationSpec as CalibrationSpec
 from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec, SpeedSpec, TaskSpec
 from prunescope.pipelines.studies.measure_specs import DecodingSpec as DecodingSpec
@@ -62,7 +62,7 @@ class Study(FrozenModel):
             changes no result.
         subset: hash of the names of all models and recipes, if some replaced the study's; it keeps their report apart.
         allow_code_execution: whether programs written by variants for its tasks may run; set by the command line or a
-            run's configuration, not in a file.
+            run's configuration, not in a file; so is `allow_python`, for methods in Python files.
     """
 
     name: NAME = Field(examples=["my-study"])
@@ -87,6 +87,7 @@ class Study(FrozenModel):
     memory: dict[LayerDevice, Size] | None = Field(default=None, examples=[{"cpu": "8GiB"}])
     subset: Annotated[str, Field(exclude=True)] = ""
     allow_code_execution: Annotated[bool, Field(exclude=True)] = False
+    allow_python: Annotated[bool, Field(exclude=True)] = False
 
     @field_validator("recipes", mode="after")
     @classmethod
@@ -171,7 +172,7 @@ class Study(FrozenModel):
 
     @property
     def hash(self) -> str:
-        """Return the SHA-256 of all fields but `subset`, `allow_code_execution` and the places of prompts in files."""
+        """Return the SHA-256 of all fields but `subset`, what is allowed, and the places of prompts in files."""
         dump = self.model_dump_json(exclude={"prompts": {"__all__": {"origin"}}})
         return hashlib.sha256(dump.encode()).hexdigest()
 
@@ -218,6 +219,14 @@ class Study(FrozenModel):
             if recipe.name == name:
                 return recipe
         return parse_recipe(name)
+
+    def require_python(self, recipes: Iterable[Recipe]) -> None:
+        """Raise an InputError if one of the recipes runs a method's file, and this run does not allow it."""
+        names = [recipe.name for recipe in recipes if runs_python(recipe)]
+        if names and not self.allow_python:
+            raise InputError(
+                f"recipe {names[0]}: runs the code of a file with all your rights; read it, then pass --allow-python"
+            )
 
     def calibrated_for(self, recipe: Recipe) -> "Study":
         """Return the study with the recipe's calibration, if the recipe has one of its own."""
@@ -267,7 +276,8 @@ class Study(FrozenModel):
         """Return the study with some fields replaced, validated as a whole; InputError for a wrong field."""
         # Recipes are not dumped, because a dump does not record which keys were omitted.
         study = _validated({**self.model_dump(), "recipes": self.recipes, **fields}, f"study {self.name}")
-        return study.model_copy(update={"subset": self.subset, "allow_code_execution": self.allow_code_execution})
+        kept = ("subset", "allow_code_execution", "allow_python")
+        return study.model_copy(update={key: getattr(self, key) for key in kept})
 
 
 def _model_from_argument(argument: str, study: Study) -> dict[str, str]:
@@ -327,10 +337,10 @@ def study_of(fields: object, path: Path) -> Study:
     fields = dict[str, object]({"name": path.stem} | fields)
     if "subset" in fields:
         raise InputError(f"{key_place(path, ['subset'])}: is not a key here; leave it out")
-    if "allow_code_execution" in fields:
-        raise InputError(
-            f"{key_place(path, ['allow_code_execution'])} is not a key of a study; pass --allow-code-execution to `run`"
-        )
+    for key in ("allow_code_execution", "allow_python"):
+        if key in fields:
+            option = key.replace("_", "-")
+            raise InputError(f"{key_place(path, [key])} is not a key of a study; pass --{option} to `run`")
     readers: dict[str, Callable[[object], object]] = {
         "prompts": lambda value: resolve_prompts(value, str(path), is_shipped=path.parent == FOLDER),
         "template": lambda value: read_template(value, str(path), ["template"]),

@@ -16,6 +16,8 @@ from prunescope.pipelines.recipes import (
     MixedRecipe,
     Recipe,
     WrittenRecipe,
+    parse_recipe,
+    runs_python,
     steps,
 )
 
@@ -137,9 +139,18 @@ class SearchSpec(FrozenModel):
         return next(iter(self.put_back or [self.budget]))
 
     @property
+    def recipes(self) -> list[Recipe]:
+        """Return the recipes of the menu and the start."""
+        menu = [parse_recipe(name) for name in self.menu if name not in DROPS]
+        return menu if self.start is None else [*menu, self.start]
+
+    @property
     def settings_hash(self) -> str:
         """Return the hash of everything that the trials depend on, except the model and its calibration."""
         settings = self.model_dump(exclude={"remove", "minutes"})
+        # The menu has names of files, whose text counts. Searches without them keep their hashes.
+        if texts := [recipe.hash for recipe in self.recipes if runs_python(recipe)]:
+            settings["files"] = texts
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 

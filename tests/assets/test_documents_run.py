@@ -3,6 +3,7 @@
 import doctest
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ DOCUMENTS = [
 ]
 RUN = [ROOT / name for name in ("README.md", "pipelines/README.md", "warehouse/README.md", "assets/README.md")]
 # Servers, which other tests start, commands for a cluster or an object store, and `init`, whose study is there already.
+METHOD = ROOT / "pipelines/pruning/methods/my_method.py"
 NOT_RUN = re.compile(r"prunescope (ui|serve|init)\b|--ray (auto|ray://)")
 
 
@@ -44,6 +46,7 @@ def commands(document: Path) -> list[str]:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a working folder with the files that the documents name and the computed study."""
+    shutil.copy(METHOD, tmp_path)
     # Long and deep enough for what the commands calibrate on and drop.
     save_tiny(tmp_path / "my-model", seed=1, max_position_embeddings=512, num_hidden_layers=9)
     study = StudyFile(tmp_path / "my-study.yaml", save_tiny(tmp_path / "tiny-model"), name="my-study")
@@ -70,6 +73,10 @@ def test_every_command_and_example_of_the_documents_works(folder: Path, capsys: 
         for example in blocks("python", document):
             exec(compile(example, document.name, "exec"), {})  # noqa: S102 - ours
     assert not failed, "\n".join(failed)
+
+
+def test_the_shown_method_is_the_shipped_one() -> None:
+    assert blocks("py", ROOT / "pipelines/README.md")[0].strip() in METHOD.read_text(encoding="utf-8")
 
 
 def test_make_and_modules_that_documents_name_exist() -> None:

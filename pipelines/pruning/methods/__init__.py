@@ -8,10 +8,23 @@ from prunescope.pipelines.pruning.methods.admm import admm
 from prunescope.pipelines.pruning.methods.dsnot import dsnot
 from prunescope.pipelines.pruning.methods.matrix_context import MatrixContext
 from prunescope.pipelines.pruning.methods.obs import gptq, sparsegpt
+from prunescope.pipelines.pruning.methods.own_method import own_method
 from prunescope.pipelines.pruning.methods.quantize import awq, rtn
 from prunescope.pipelines.pruning.methods.scores import magnitude, ria, wanda
 from prunescope.pipelines.pruning.weight_delta import WeightDelta
-from prunescope.pipelines.recipes import ADMM, AWQ, GPTQ, RIA, RTN, DSnoT, Magnitude, MatrixRecipe, SparseGPT, Wanda
+from prunescope.pipelines.recipes import (
+    ADMM,
+    AWQ,
+    GPTQ,
+    RIA,
+    RTN,
+    DSnoT,
+    Magnitude,
+    MatrixRecipe,
+    PythonRecipe,
+    SparseGPT,
+    Wanda,
+)
 
 __all__ = ["METHODS", "MatrixContext", "change_of"]
 
@@ -25,6 +38,7 @@ METHODS: dict[type[MatrixRecipe], Callable[[MatrixContext, Any], WeightDelta | N
     RTN: rtn,
     GPTQ: gptq,
     AWQ: awq,
+    PythonRecipe: own_method,
 }
 
 
