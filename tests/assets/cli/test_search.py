@@ -28,7 +28,7 @@ from prunescope.pipelines.evaluation.search.run import end_search, unfinished_ta
 from prunescope.pipelines.evaluation.search.whole import WholeMeasurement
 from prunescope.pipelines.recipes import MixedRecipe
 from prunescope.pipelines.studies import Study
-from prunescope.warehouse.catalogue.queries import sublayer_milliseconds, sublayer_weights
+from prunescope.warehouse.catalogue.queries import SUBLAYER_MILLISECONDS, SUBLAYER_WEIGHTS, query_pairs
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
 from tests.assets.tiny_study import StudyFile, one_thread, rows, without_answers
@@ -207,8 +207,8 @@ def test_another_share_is_added_and_another_menu_is_another_search(
         search(capsys, study, searched, "--no-judge", "--settings", json.dumps(settings_))
     times = trials(searched).filter(budget="milliseconds")
     assert (times["removed"] >= 0.2).all()
-    saved = sublayer_milliseconds(searched, "tiny-a", times["search"][0])
-    assert saved.keys() == sublayer_weights(searched, "tiny-a").keys()
+    saved = query_pairs(searched, SUBLAYER_MILLISECONDS, "tiny-a", times["search"][0])
+    assert saved.keys() == query_pairs(searched, SUBLAYER_WEIGHTS, "tiny-a").keys()
     assert min(saved.values()) > 0
     both = trials(searched)
     assert both.filter(search=before["search"][0]).equals(before)
