@@ -53,15 +53,6 @@ _CODE_VERSION, _INPUT_VERSION, _INPUT_EVENT = (
 _IS_OURS = "dagster/data_version_is_user_provided"
 
 
-def table_schema(table: Table) -> TableSchema:
-    """Return the table's columns with units, formulas and legal values."""
-    key = f"key: {', '.join(table.key)}"
-    rules = [*(str(reference) for reference in table.references), *(rule.condition for rule in table.invariants)]
-    return TableSchema(
-        columns=[_column(column, table) for column in table.columns], constraints=TableConstraints(other=[key, *rules])
-    )
-
-
 def _column(column: Column, table: Table) -> TableColumn:
     other = ["part of the key"] if column.name in table.key else []
     if column.minimum is not None:
@@ -76,8 +67,12 @@ def _column(column: Column, table: Table) -> TableColumn:
 
 
 def table_metadata(table: Table) -> dict[str, Any]:
-    """Return the metadata of the asset's definition."""
-    return {"dagster/column_schema": table_schema(table), "grain": table.grain}
+    """Return the metadata of the asset's definition: grain, and columns with units, formulas and legal values."""
+    key = f"key: {', '.join(table.key)}"
+    rules = [*(str(reference) for reference in table.references), *(rule.condition for rule in table.invariants)]
+    columns = [_column(column, table) for column in table.columns]
+    schema = TableSchema(columns=columns, constraints=TableConstraints(other=[key, *rules]))
+    return {"dagster/column_schema": schema, "grain": table.grain}
 
 
 def check_specs(tables: Iterable[Table], partitions: PartitionsDefinition | None = None) -> list[AssetCheckSpec]:
