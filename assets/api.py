@@ -369,14 +369,13 @@ def run(
         >>> ps.run("my-study.yaml").failures
         ()
     """
-    from prunescope.assets import settings
     from prunescope.assets.cli.progress_bars import RichProgress
     from prunescope.assets.cli.study import request_of
     from prunescope.assets.runs.start import run_study
 
     request = request_of(study, list(models), list(recipes))
     with RichProgress() as bars:
-        return run_study(request, _root(root), settings.cache_folder(), bars, replace=replace)
+        return run_study(request, _root(root), bars, replace=replace)
 
 
 def _root(root: "Place | str | None") -> "Place | str":

@@ -300,7 +300,7 @@ def advise(
     if reason:
         log(f"{reason}; the prompts of study {_PROBES} are probed instead, with results in {home}")
     with RichProgress() as bars:
-        outcome = run_study(request, home, settings.cache_folder(), bars, replace=replace, tables=PROBE_TABLES)
+        outcome = run_study(request, home, bars, replace=replace, tables=PROBE_TABLES)
     name = outcome.study.models[0].name
     recipes = [recipe.name for recipe in outcome.study.recipes if recipe.method not in {"dense", "noise"}]
     verdicts = pl.DataFrame(comparison_rows(home, "advise", name, recipes, tolerance))

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prunescope.assets import settings
 from prunescope.assets.cli import options
 from prunescope.assets.cli.output import emit, log, put, write_file
 from prunescope.assets.cli.progress_bars import RichProgress
@@ -95,7 +94,7 @@ def search(
         raise InputError("--remove is missing, and the study has no `search`; give a share, such as --remove 20%")
     location, tables = options.root(context), (*MODEL_TABLES, *SEARCH_TABLES)
     with RichProgress() as bars:
-        outcome = run_study(request, location, settings.cache_folder(), bars, replace=replace, tables=tables)
+        outcome = run_study(request, location, bars, replace=replace, tables=tables)
     failures = list(outcome.failures)
     if not outcome.computed and not failures:
         log("everything is current; nothing was searched")
@@ -117,7 +116,7 @@ def search(
             continue
         judged = _judging(request, outcome.study, location, spec.name, found)
         with RichProgress() as bars:
-            failures += run_study(judged, location, settings.cache_folder(), bars, replace=replace).failures
+            failures += run_study(judged, location, bars, replace=replace).failures
         _print_judgement(found, location, spec.name, output)
     end(context, failures)
 
@@ -149,7 +148,7 @@ def _results(study: "Study", location: "Place", model: str) -> "tuple[pa.Table, 
     from prunescope.warehouse.catalogue.queries import SEARCH_RESULTS, query_rows
     from prunescope.warehouse.storage.partition_store import Store
 
-    search = search_id(study, find_model(study, model, settings.cache_folder(), SILENT).identity)
+    search = search_id(study, find_model(study, model, SILENT).identity)
     rows = query_rows(location, SEARCH_RESULTS, model, search, list(study.search.remove) or None)
     left = unfinished_targets(unfinished_folder(Store(location), model) / f"search-{search}")
     return rows, not left.isdisjoint(study.search.targets)

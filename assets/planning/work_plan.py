@@ -106,7 +106,6 @@ class Plan:
 def make_plan(
     study: Study,
     store: Store,
-    cache: Path,
     progress: Progress,
     *,
     replace: bool = False,
@@ -115,7 +114,7 @@ def make_plan(
 ) -> Plan:
     """Compare the footers of a study's partitions with the study's present inputs, and their bytes with their seals.
 
-    Models are fetched and converted into `cache`; those in `without` are left out. With `replace`, partitions that
+    Models are fetched and converted into the cache; those in `without` are left out. With `replace`, partitions that
     another study computed from other inputs are recomputed instead of refused. `tables` plans these tables only, and no
     report.
 
@@ -123,13 +122,13 @@ def make_plan(
         InputError: a model cannot be found, or another study's partition is in the way.
         WarehouseError: the warehouse cannot be read.
     """
-    with VerifiedFiles(store.root, cache) as files:
+    with VerifiedFiles(store.root, settings.cache_folder()) as files:
         works = [
             work
             for spec in study.models
             if spec.name not in without
             for work in model_work(
-                study, store, find_model(study, spec.name, cache, progress), files, replace=replace, tables=tables
+                study, store, find_model(study, spec.name, progress), files, replace=replace, tables=tables
             )
             if work.tables
         ]

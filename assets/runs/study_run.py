@@ -6,7 +6,6 @@ It imports neither Dagster nor torch, so a run with nothing to do ends fast; `da
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from prunescope.assets.execution.task import Event, ModelTask, StepBegun, StepFailed
 from prunescope.assets.planning.fingerprints import DenseModel, find_model
@@ -26,7 +25,6 @@ class StudyRun:
 
     request: StudyRequest
     store: Store
-    cache: Path
     listener: Listener
     replace: bool = False
     tables: Collection[str] | None = None
@@ -58,7 +56,6 @@ class StudyRun:
         return make_plan(
             self.study,
             self.store,
-            self.cache,
             self.listener,
             replace=self.replace,
             tables=self.tables,
@@ -131,7 +128,7 @@ class StudyRun:
         self.listener.failed(failure)
 
     def _model(self, name: str) -> DenseModel:
-        return find_model(self.study, name, self.cache, self.listener)
+        return find_model(self.study, name, self.listener)
 
     def _refuse(self, check: Callable[[str], object]) -> None:
         """Leave out the models for which the check raises an error."""

@@ -14,7 +14,6 @@ import polars as pl
 import pytest
 import yaml
 
-from prunescope.assets import settings
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.cli.study import request_of
@@ -261,7 +260,7 @@ def test_a_share_waits_while_another_one_is_refused_cannot_be_written_or_ends(
 ) -> None:
     before = trials(searched)
     loaded = request_of(str(study.path), [], []).load()
-    identity = find_model(loaded, "tiny-a", settings.cache_folder(), SILENT).identity
+    identity = find_model(loaded, "tiny-a", SILENT).identity
     folder = unfinished_folder(Store(searched), "tiny-a") / f"search-{search_id(loaded, identity)}"
     end_search(folder, {0.3})
     with monkeypatch.context() as refused:
@@ -336,9 +335,9 @@ def test_a_recipe_from_a_start_is_judged_beside_the_start_and_published_ones(
     assert 10 < float(published.removeprefix("sparsegpt-")) < 50
 
 
-def test_a_study_without_the_key_has_no_search(searched: Path, study: StudyFile, cache: Path, capsys: Capture) -> None:
+def test_a_study_without_the_key_has_no_search(searched: Path, study: StudyFile, capsys: Capture) -> None:
     def planned() -> set[str]:
-        plan = make_plan(request_of(str(study.path), [], []).load(), Store(searched), cache, SILENT)
+        plan = make_plan(request_of(str(study.path), [], []).load(), Store(searched), SILENT)
         return {table for work in plan.works if work.recipe is None for table in work.tables}
 
     assert planned() == set()
@@ -447,13 +446,13 @@ def test_without_a_share_anywhere_the_command_asks_for_one(study: StudyFile, tmp
     assert told == ("error: --remove is missing, and the study has no `search`; give a share, such as --remove 20%\n")
 
 
-def test_a_search_is_new_where_its_data_or_settings_change_and_only_then(study: StudyFile, cache: Path) -> None:
+def test_a_search_is_new_where_its_data_or_settings_change_and_only_then(study: StudyFile) -> None:
     def versions(**changes: Any) -> tuple[str, str]:
         before = dict(study.keys)
         study.write(**changes)
         loaded: Study = request_of(str(study.path), [], []).load()
         study.keys = before
-        identity = find_model(loaded, "tiny-a", cache, SILENT).identity
+        identity = find_model(loaded, "tiny-a", SILENT).identity
         return expected("search_trials", loaded, identity, None), search_id(loaded, identity)
 
     now = versions()

@@ -77,7 +77,7 @@ def ran(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def todo(study: Path, root: Path) -> dict[str, tuple[str, ...]]:
-    plan = make_plan(StudyRequest(str(study)).load(), Store(root), root.parent / "cache", SILENT, replace=True)
+    plan = make_plan(StudyRequest(str(study)).load(), Store(root), SILENT, replace=True)
     return {work.name: work.tables for work in plan.works}
 
 

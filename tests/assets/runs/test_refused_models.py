@@ -34,7 +34,7 @@ def run_with(
     request, listener = StudyRequest(str(study.path)), Heard()
     monkeypatch.setattr("prunescope.assets.runs.study_run.find_model", read)
     monkeypatch.setattr("prunescope.assets.runs.study_run.make_plan", planned)
-    result = run_study(request, tmp_path / "warehouse", tmp_path, listener)
+    result = run_study(request, tmp_path / "warehouse", listener)
     return result, listener.failures, left_out
 
 
