@@ -19,7 +19,8 @@ from prunescope.assets.cli.options import Globals
 from prunescope.assets.cli.study import request_of
 from prunescope.assets.planning.fingerprints import expected, find_model, search_id
 from prunescope.assets.planning.steps import SEARCH_TABLES
-from prunescope.assets.planning.work_plan import make_plan, unfinished_folder
+from prunescope.assets.planning.work_plan import unfinished_folder
+from prunescope.assets.runs.study_run import StudyRun
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.pipelines.evaluation.search.published import published_recipes
@@ -30,7 +31,7 @@ from prunescope.pipelines.studies import Study
 from prunescope.warehouse.catalogue.queries import SUBLAYER_MILLISECONDS, SUBLAYER_WEIGHTS, query_pairs
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
-from tests.assets.tiny_study import StudyFile, one_thread, rows, without_answers
+from tests.assets.tiny_study import Heard, StudyFile, one_thread, rows, without_answers
 from tests.canary_secrets import MARK
 from tests.tiny_models import SHORT_TEXT
 
@@ -337,7 +338,7 @@ def test_a_recipe_from_a_start_is_judged_beside_the_start_and_published_ones(
 
 def test_a_study_without_the_key_has_no_search(searched: Path, study: StudyFile, capsys: Capture) -> None:
     def planned() -> set[str]:
-        plan = make_plan(request_of(str(study.path), [], []).load(), Store(searched), SILENT)
+        plan = StudyRun(request_of(str(study.path), [], []), Store(searched), Heard()).plan()
         return {table for work in plan.works if work.recipe is None for table in work.tables}
 
     assert planned() == set()

@@ -9,19 +9,19 @@ import pytest
 from prunescope.assets.defs.answer_assets import write_published
 from prunescope.assets.planning.freshness import warehouse_version
 from prunescope.assets.planning.steps import MODEL_TABLES, TRACE_TABLES
-from prunescope.assets.planning.work_plan import Plan, StudyRequest, make_plan
+from prunescope.assets.planning.work_plan import Plan, StudyRequest
+from prunescope.assets.runs.study_run import StudyRun
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.progress import SILENT
 from prunescope.warehouse.core.errors import DamagedFileWarning
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
 from tests.assets.planning.test_fingerprints import H
-from tests.assets.tiny_study import RECIPES, VARIANT_TABLES, StudyFile, partitions
+from tests.assets.tiny_study import RECIPES, VARIANT_TABLES, Heard, StudyFile, partitions
 from tests.warehouse.conftest import put
 
 
 def plan(study: StudyFile, warehouse: Path, *, replace: bool = False) -> Plan:
-    return make_plan(StudyRequest(str(study.path)).load(), Store(warehouse), SILENT, replace=replace)
+    return StudyRun(StudyRequest(str(study.path)), Store(warehouse), Heard(), replace=replace).plan()
 
 
 def todo(found: Plan) -> dict[str, tuple[str, ...]]:
