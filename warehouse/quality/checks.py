@@ -84,7 +84,7 @@ def violations(table: Table, rows: pa.Table) -> list[Violation]:
 
 
 @functools.cache
-def engine(process: int) -> duckdb.DuckDBPyConnection:  # noqa: ARG001
+def engine(_process: int) -> duckdb.DuckDBPyConnection:
     """Return the database of this process, since none can be used after a fork.
 
     Creating a database takes ten times as long as checking a small partition. Rows are registered with a cursor: only
