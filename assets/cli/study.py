@@ -116,13 +116,11 @@ def plan(
         store = Store(location)
         chosen = _with_added_models(store, request_of(study, model, recipe, allow_code_execution)).load()
         estimates = dict[str, ModelEstimate]()
-        failures = refused(
-            [spec.name for spec in chosen.models],
-            lambda name: estimates.update(
-                {name: estimate_model(chosen, store, bars, name, replace=replace, gpu=gpu_bytes)}
-            ),
-            bars,
-        )
+
+        def estimate(name: str) -> None:
+            estimates[name] = estimate_model(chosen, store, bars, name, replace=replace, gpu=gpu_bytes)
+
+        failures = refused([spec.name for spec in chosen.models], estimate, bars)
     for name, found in estimates.items():
         for line in found.lines:
             log(f"{name}: {line}")
