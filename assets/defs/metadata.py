@@ -6,6 +6,7 @@ is stale. A study's run writes partitions of many assets, so its events carry th
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -109,6 +110,7 @@ def _shown(value: Any) -> Any:  # noqa: ANN401
 def materialized(table: Table, result: TableWritten) -> MaterializeResult:
     """Convert the result of a written partition: version, sizes, details and checks."""
     key = AssetKey(table.name)
+    checked = partial(AssetCheckResult, asset_key=key)
     broken = {item.check: f"{item.rows_failing} rows, first {item.example}" for item in result.violations}
     return MaterializeResult(
         asset_key=key,
@@ -121,16 +123,10 @@ def materialized(table: Table, result: TableWritten) -> MaterializeResult:
             "path": MetadataValue.path(result.path),
         },
         check_results=[
-            AssetCheckResult(asset_key=key, check_name=RULES, passed=not broken, metadata=broken),
+            checked(check_name=RULES, passed=not broken, metadata=broken),
+            *(checked(check_name=check_name(one), passed=one.table not in result.orphaned) for one in table.references),
             *(
-                AssetCheckResult(
-                    asset_key=key, check_name=check_name(reference), passed=reference.table not in result.orphaned
-                )
-                for reference in table.references
-            ),
-            *(
-                AssetCheckResult(
-                    asset_key=key,
+                checked(
                     check_name=drift.name,
                     passed=not drift.is_warning,
                     severity=AssetCheckSeverity.WARN,
