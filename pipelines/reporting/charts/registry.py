@@ -173,7 +173,7 @@ class Figure:
 def _figure(name: str, *per: str, page_by: str | None = "recipe", **pages: Any) -> Figure:  # noqa: ANN401
     """Return the figure that the module and the statement of this name define."""
     module = import_module(f"prunescope.pipelines.reporting.charts.{name}")
-    caption, query = module.CAPTION, read_sql("figures", name).statement
+    caption, (_, query) = module.CAPTION, read_sql("figures", name)
     if page_by:
         count = f"at most {pages['page_size']}" if "page_size" in pages else "all"
         panels = _PAGED.get(page_by, f"{page_by}s")
