@@ -220,14 +220,14 @@ def text(name: str, prompt: str, root: "Place | str | None" = None, *, is_own_te
     import polars as pl
 
     from prunescope.assets.publishing.notebook import TokenText
-    from prunescope.warehouse.catalogue.queries import token_rows
+    from prunescope.warehouse.catalogue.queries import TOKENS, query_rows
     from prunescope.warehouse.catalogue.question_query import RowFilter, require
 
     place = _existing(root)
     name = _full_name(name, place)
     require(place, [name.partition("@")[0]], RowFilter(prompts=(prompt,)))
     trajectory, shown = ("own_text", "pruned") if is_own_text else ("teacher_forced", "dense")
-    rows = pl.DataFrame(token_rows(place, name, prompt, trajectory))
+    rows = pl.DataFrame(query_rows(place, TOKENS, name, prompt, trajectory))
     asked = str(rows["prompt_text"][0]) if len(rows) else ""
     title = f"{name}, {prompt}, {trajectory.replace('_', ' ')}"
     return TokenText(title, asked, rows.drop("prompt_text"), shown)
@@ -369,14 +369,13 @@ def run(
         >>> ps.run("my-study.yaml").failures
         ()
     """
-    from prunescope.assets import settings
     from prunescope.assets.cli.progress_bars import RichProgress
     from prunescope.assets.cli.study import request_of
     from prunescope.assets.runs.start import run_study
 
     request = request_of(study, list(models), list(recipes))
     with RichProgress() as bars:
-        return run_study(request, _root(root), settings.cache_folder(), bars, replace=replace)
+        return run_study(request, _root(root), bars, replace=replace)
 
 
 def _root(root: "Place | str | None") -> "Place | str":

@@ -290,7 +290,7 @@ def advise(
     from prunescope.assets.planning.steps import PROBE_TABLES
     from prunescope.assets.runs.start import run_study
     from prunescope.pipelines.reporting.advice import advise as judge
-    from prunescope.warehouse.catalogue.queries import advised_verdicts, predicted_losses
+    from prunescope.warehouse.catalogue.queries import PREDICTED_LOSSES, comparison_rows, query_rows
     from prunescope.warehouse.storage.partition_store import Store
 
     # A model's name needs an existing warehouse; any other model is probed, into a new one if necessary.
@@ -300,11 +300,11 @@ def advise(
     if reason:
         log(f"{reason}; the prompts of study {_PROBES} are probed instead, with results in {home}")
     with RichProgress() as bars:
-        outcome = run_study(request, home, settings.cache_folder(), bars, replace=replace, tables=PROBE_TABLES)
+        outcome = run_study(request, home, bars, replace=replace, tables=PROBE_TABLES)
     name = outcome.study.models[0].name
     recipes = [recipe.name for recipe in outcome.study.recipes if recipe.method not in {"dense", "noise"}]
-    verdicts = pl.DataFrame(advised_verdicts(home, name, recipes, tolerance))
-    notes = judge(verdicts, pl.DataFrame(predicted_losses(location, name)), tolerance)
+    verdicts = pl.DataFrame(comparison_rows(home, "advise", name, recipes, tolerance))
+    notes = judge(verdicts, pl.DataFrame(query_rows(location, PREDICTED_LOSSES, name)), tolerance)
     columns = [column.name for column in verdicts if sink.format != "table" or column.null_count() < len(column)]
     emit(verdicts.select(columns).to_arrow(), sink)
     for line in notes:

@@ -57,10 +57,6 @@ def _recipes(context: typer.Context) -> list[str]:
     return [recipe for _, recipe in _stored(context)]
 
 
-def _variants(context: typer.Context) -> list[str]:
-    return ["@".join(names) for names in _stored(context)]
-
-
 _views = _stems("sql/marts/**/*.sql", "sql/intermediate/**/*.sql")
 _questions = _stems("sql/questions/*.sql")
 _figures = _stems("sql/figures/*.sql")
@@ -68,7 +64,7 @@ _figures = _stems("sql/figures/*.sql")
 studies = _completing(_stems("pipelines/studies/*.yaml"), lambda _: sorted(path.name for path in Path().glob("*.y*ml")))
 recipes = _completing(_recipes, _forms)
 models = _completing(lambda context: [model for model, _ in _stored(context)])
-variants_or_recipes = _completing(_recipes, _variants)
+variants_or_recipes = _completing(_recipes, lambda context: map("@".join, _stored(context)))
 relations = _completing(_tables, _views, _questions)
 questions = _completing(_questions)
 figures = _completing(_figures)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prunescope.assets import settings
 from prunescope.assets.cli import options
 from prunescope.assets.cli.output import emit, log, put, write_file
 from prunescope.assets.cli.progress_bars import RichProgress
@@ -81,7 +80,7 @@ def search(
     """
     from prunescope.assets.planning.steps import MODEL_TABLES, SEARCH_TABLES
     from prunescope.assets.runs.start import run_study
-    from prunescope.warehouse.catalogue.queries import brought_back
+    from prunescope.warehouse.catalogue.queries import comparison_rows
 
     if remove and (start or put_back):
         raise InputError("--remove and --start contradict each other; leave one of them out")
@@ -96,7 +95,7 @@ def search(
         raise InputError("--remove is missing, and the study has no `search`; give a share, such as --remove 20%")
     location, tables = options.root(context), (*MODEL_TABLES, *SEARCH_TABLES)
     with RichProgress() as bars:
-        outcome = run_study(request, location, settings.cache_folder(), bars, replace=replace, tables=tables)
+        outcome = run_study(request, location, bars, replace=replace, tables=tables)
     failures = list(outcome.failures)
     if not outcome.computed and not failures:
         log("everything is current; nothing was searched")
@@ -107,7 +106,7 @@ def search(
             continue
         emit(rows.select(_RESULT))
         if outcome.study.search.start is not None:
-            emit(brought_back(location, spec.name, rows["search"][0].as_py()))
+            emit(comparison_rows(location, "brought_back", spec.name, rows["search"][0].as_py()))
         if is_unfinished:
             log("not all trials were made; the same command goes on, with more --minutes if the time was over")
         found = rows.to_pylist()
@@ -118,7 +117,7 @@ def search(
             continue
         judged = _judging(request, outcome.study, location, spec.name, found)
         with RichProgress() as bars:
-            failures += run_study(judged, location, settings.cache_folder(), bars, replace=replace).failures
+            failures += run_study(judged, location, bars, replace=replace).failures
         _print_judgement(found, location, spec.name, output)
     end(context, failures)
 
@@ -147,11 +146,11 @@ def _results(study: "Study", location: "Place", model: str) -> "tuple[pa.Table, 
     from prunescope.assets.planning.work_plan import unfinished_folder
     from prunescope.pipelines.core.progress import SILENT
     from prunescope.pipelines.evaluation.search.run import unfinished_targets
-    from prunescope.warehouse.catalogue.queries import search_results
+    from prunescope.warehouse.catalogue.queries import SEARCH_RESULTS, query_rows
     from prunescope.warehouse.storage.partition_store import Store
 
-    search = search_id(study, find_model(study, model, settings.cache_folder(), SILENT).identity)
-    rows = search_results(location, model, search, study.search.remove)
+    search = search_id(study, find_model(study, model, SILENT).identity)
+    rows = query_rows(location, SEARCH_RESULTS, model, search, list(study.search.remove) or None)
     left = unfinished_targets(unfinished_folder(Store(location), model) / f"search-{search}")
     return rows, not left.isdisjoint(study.search.targets)
 
@@ -186,16 +185,18 @@ def _judging(
 ) -> "StudyRequest":
     """Return the request of found recipes, and of published ones that remove as much, on the study's own data."""
     from prunescope.pipelines.evaluation.search.published import published_recipes
-    from prunescope.warehouse.catalogue.queries import removed_weights, sublayer_milliseconds, sublayer_weights
+    from prunescope.warehouse.catalogue import queries
 
     recipes, budget, start = list(map(_recipe, rows)), rows[0]["budget"], study.search.start
+    search = rows[0]["search"]
     shares = [row["share_to_match"] for row in rows if _is_own(row)]
-    sizes = sublayer_weights(location, model)
+    sizes = queries.query_pairs(location, queries.SUBLAYER_WEIGHTS, model)
     if budget == "sublayers":  # published recipes are compared at the weights that it removes
-        budget, share = "parameters", removed_weights(location, model, rows[0]["search"]) / sum(sizes.values())
+        [removed] = queries.query_rows(location, queries.REMOVED_WEIGHTS, model, search).columns[0].to_pylist()
+        budget, share = "parameters", removed / sum(sizes.values())
         shares = [share] if 0 < share < 1 else []
     if budget == "milliseconds":
-        times = sublayer_milliseconds(location, model, rows[0]["search"])
+        times = queries.query_pairs(location, queries.SUBLAYER_MILLISECONDS, model, search)
         if times.keys() < sizes.keys():
             log("the menu drops no sublayer of one kind, whose time was not measured: no published drop is judged")
             shares = []
@@ -213,13 +214,13 @@ def _print_judgement(rows: Sequence[dict[str, Any]], location: "Place", model: s
     """Compare each own result with the best published recipe, and with a better control, on the study's data."""
     import pyarrow as pa
 
-    from prunescope.warehouse.catalogue.queries import best_published, better_controls
+    from prunescope.warehouse.catalogue.queries import BEST_PUBLISHED, BETTER_CONTROLS, query_rows
 
     for row in filter(_is_own, rows):
         others = {other["recipe"]: other for other in rows if other["remove"] == row["remove"] and other is not row}
         # Recipes are not compared by time.
-        best = [] if row["budget"] == "milliseconds" else [best_published(location, model, row["recipe"])]
-        better = better_controls(location, model, row["recipe"], [*others]).slice(0, 1)
+        best = [] if row["budget"] == "milliseconds" else [query_rows(location, BEST_PUBLISHED, model, row["recipe"])]
+        better = query_rows(location, BETTER_CONTROLS, model, row["recipe"], [*others]).slice(0, 1)
         compared = [table.select(_COMPARED) for table in (*best, better) if table.num_rows]
         does = "prunes" if row["budget"] == "sublayers" else "removes"
         head = f"{row['recipe']} {does} {row['removed']:.1%} of the layers' {row['budget']}"

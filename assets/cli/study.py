@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prunescope.assets import settings
 from prunescope.assets.cli import options
 from prunescope.assets.cli.output import FAILED, WRONG_INPUT, Sink, emit, emit_list, log
 from prunescope.assets.cli.progress_bars import RichProgress
@@ -118,16 +117,14 @@ def plan(
         from prunescope.assets.runs.outcome import refused
         from prunescope.warehouse.storage.partition_store import Store
 
-        store, cache = Store(location), settings.cache_folder()
+        store = Store(location)
         chosen = _with_added_models(store, request_of(study, model, recipe, allow_code_execution, allow_python)).load()
         estimates = dict[str, ModelEstimate]()
-        failures = refused(
-            [spec.name for spec in chosen.models],
-            lambda name: estimates.update(
-                {name: estimate_model(chosen, store, cache, bars, name, replace=replace, gpu=gpu_bytes)}
-            ),
-            bars,
-        )
+
+        def estimate(name: str) -> None:
+            estimates[name] = estimate_model(chosen, store, bars, name, replace=replace, gpu=gpu_bytes)
+
+        failures = refused([spec.name for spec in chosen.models], estimate, bars)
     for name, found in estimates.items():
         for line in found.lines:
             log(f"{name}: {line}")
@@ -189,7 +186,7 @@ def _run_study(
             "yellow",
         )
     with RichProgress() as bars:
-        outcome = run_study(request, location, settings.cache_folder(), bars, replace=replace, cluster=cluster)
+        outcome = run_study(request, location, bars, replace=replace, cluster=cluster)
     if not outcome.computed and not outcome.failures:
         log("everything is current; nothing was computed")
     _print_summary(outcome, location)

@@ -56,14 +56,15 @@ def show_report(root: "Place", study: str | None, variant: str | None, prompt: s
     The text answers `prompt`. With `forced` it is the dense model's, which both models read, not the variant's.
     """
     from prunescope.assets.publishing.live_study import studies
-    from prunescope.warehouse.catalogue.queries import find_variant, stored_variants, token_rows
+    from prunescope.warehouse.catalogue.queries import TOKENS, find_variant, query_rows, stored_variants
     from prunescope.warehouse.catalogue.question_query import RowFilter, require
 
     console = Console(highlight=False, emoji=False, markup=False)
     if variant is not None and prompt is not None:
         pair = find_variant(variant, stored_variants(root))
         require(root, pair[:1], RowFilter(prompts=(prompt,)))
-        rows = token_rows(root, "@".join(pair), prompt, "teacher_forced" if forced else "own_text").to_pylist()
+        trajectory = "teacher_forced" if forced else "own_text"
+        rows = query_rows(root, TOKENS, "@".join(pair), prompt, trajectory).to_pylist()
         if not rows:
             raise InputError(f"{'@'.join(pair)}, prompt {prompt}: no step was measured that way")
         show_tokens(console, "@".join(pair), rows, forced=forced)
@@ -78,7 +79,7 @@ def show_report(root: "Place", study: str | None, variant: str | None, prompt: s
 
 
 def show_tokens(console: Console, variant: str, rows: Sequence[dict[str, Any]], *, forced: bool) -> None:
-    """Print the tokens of `token_rows`: the dense model's if `forced`, else the variant's."""
+    """Print the tokens of rows of `queries.TOKENS`: the dense model's if `forced`, else the variant's."""
     console.print(Text(f"\n{label(variant, 80)}", _HEADING))
     console.print(Text(prose(rows[0]["prompt_text"], 400), "dim"))
     console.print(Text(f"both models read the {'dense model' if forced else 'variant'}'s text\n", "dim"))

@@ -123,7 +123,7 @@ def _question(view: View, docs: Mapping[str, ColumnDoc]) -> AssetsDefinition:
             "SQL": MetadataValue.md(f"```sql\n{view.sql}\n```"),
         },
     )
-    def answer(context: AssetExecutionContext, warehouse: WarehouseResource) -> MaterializeResult:  # noqa: ARG001
+    def answer(warehouse: WarehouseResource) -> MaterializeResult:
         rows = warehouse.ask(f"FROM {quoted(view.name)}")
         lineage = {
             column: [TableColumnDep(AssetKey(table), name) for table, name in sorted(columns)]
@@ -164,26 +164,21 @@ def _figure(figure: Figure) -> AssetsDefinition:
         code_version=code,
         metadata={"SQL": MetadataValue.md(f"```sql\n{figure.query}\n```")},
     )
-    def preview_of(context: AssetExecutionContext, warehouse: WarehouseResource) -> MaterializeResult:  # noqa: ARG001
+    def preview_of(warehouse: WarehouseResource) -> MaterializeResult:
         figures = warehouse.figures()
         title, _ = next(figures.drawings(figure))
+        picture = base64.b64encode(preview(figures.svg(figure), _MAX_BYTES)).decode()
         return MaterializeResult(
             data_version=DataVersion(
                 fingerprint({"data": freshness.answer_version(warehouse.store(), query), "code": code})
             ),
             metadata={
                 "dagster/row_count": figures.answer(figure.query).height,
-                "preview": MetadataValue.md(_embedded(title, figures.svg(figure))),
+                "preview": MetadataValue.md(f"![{markdown_escaped(title)}](data:image/png;base64,{picture})"),
             },
         )
 
     return preview_of
-
-
-def _embedded(title: str, svg: str) -> str:
-    """Return a drawing as a picture inside Markdown, scaled down to the size limit."""
-    picture = base64.b64encode(preview(svg, _MAX_BYTES)).decode()
-    return f"![{markdown_escaped(title)}](data:image/png;base64,{picture})"
 
 
 @asset(

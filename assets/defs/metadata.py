@@ -6,6 +6,7 @@ is stale. A study's run writes partitions of many assets, so its events carry th
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -53,15 +54,6 @@ _CODE_VERSION, _INPUT_VERSION, _INPUT_EVENT = (
 _IS_OURS = "dagster/data_version_is_user_provided"
 
 
-def table_schema(table: Table) -> TableSchema:
-    """Return the table's columns with units, formulas and legal values."""
-    key = f"key: {', '.join(table.key)}"
-    rules = [*(str(reference) for reference in table.references), *(rule.condition for rule in table.invariants)]
-    return TableSchema(
-        columns=[_column(column, table) for column in table.columns], constraints=TableConstraints(other=[key, *rules])
-    )
-
-
 def _column(column: Column, table: Table) -> TableColumn:
     other = ["part of the key"] if column.name in table.key else []
     if column.minimum is not None:
@@ -76,8 +68,12 @@ def _column(column: Column, table: Table) -> TableColumn:
 
 
 def table_metadata(table: Table) -> dict[str, Any]:
-    """Return the metadata of the asset's definition."""
-    return {"dagster/column_schema": table_schema(table), "grain": table.grain}
+    """Return the metadata of the asset's definition: grain, and columns with units, formulas and legal values."""
+    key = f"key: {', '.join(table.key)}"
+    rules = [*(str(reference) for reference in table.references), *(rule.condition for rule in table.invariants)]
+    columns = [_column(column, table) for column in table.columns]
+    schema = TableSchema(columns=columns, constraints=TableConstraints(other=[key, *rules]))
+    return {"dagster/column_schema": schema, "grain": table.grain}
 
 
 def check_specs(tables: Iterable[Table], partitions: PartitionsDefinition | None = None) -> list[AssetCheckSpec]:
@@ -114,6 +110,7 @@ def _shown(value: Any) -> Any:  # noqa: ANN401
 def materialized(table: Table, result: TableWritten) -> MaterializeResult:
     """Convert the result of a written partition: version, sizes, details and checks."""
     key = AssetKey(table.name)
+    checked = partial(AssetCheckResult, asset_key=key)
     broken = {item.check: f"{item.rows_failing} rows, first {item.example}" for item in result.violations}
     return MaterializeResult(
         asset_key=key,
@@ -126,16 +123,10 @@ def materialized(table: Table, result: TableWritten) -> MaterializeResult:
             "path": MetadataValue.path(result.path),
         },
         check_results=[
-            AssetCheckResult(asset_key=key, check_name=RULES, passed=not broken, metadata=broken),
+            checked(check_name=RULES, passed=not broken, metadata=broken),
+            *(checked(check_name=check_name(one), passed=one.table not in result.orphaned) for one in table.references),
             *(
-                AssetCheckResult(
-                    asset_key=key, check_name=check_name(reference), passed=reference.table not in result.orphaned
-                )
-                for reference in table.references
-            ),
-            *(
-                AssetCheckResult(
-                    asset_key=key,
+                checked(
                     check_name=drift.name,
                     passed=not drift.is_warning,
                     severity=AssetCheckSeverity.WARN,

@@ -120,7 +120,7 @@ class EngineResource(ConfigurableResource):
             context.log.warning(f"study {loaded.name} does not request {step}; the tables stay as they are")
             return
         if step == "tasks":
-            dense = find_model(loaded, model, settings.cache_folder(), SILENT)
+            dense = find_model(loaded, model, SILENT)
             if programs_ran(store, loaded, dense, loaded.recipe(name)):
                 context.log.warning("programs ran for these scores, and this run allows none; the scores stay")
                 return

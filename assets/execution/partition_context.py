@@ -67,7 +67,7 @@ class PartitionContext:
             InputError: the study or its model is missing or not valid.
         """
         study = task.request.load()
-        dense = fingerprints.find_model(study, task.model, settings.cache_folder(), SILENT)
+        dense = fingerprints.find_model(study, task.model, SILENT)
         return cls(study, dense, None, Store(task.root))
 
     @property

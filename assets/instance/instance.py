@@ -86,19 +86,15 @@ def prepare_home(root: Path) -> Path:
             home.mkdir(parents=True, exist_ok=True)
         return home
     home = root / "_dagster"
-    config = _packaged_config().read_text(encoding="utf-8")
+    # In a wheel the file is part of this package, in a checkout it is at the root.
+    inside = Path(__file__).with_name(CONFIG)
+    config = (inside if inside.exists() else Path(__file__).parents[2] / CONFIG).read_text(encoding="utf-8")
     with translate_os_errors(home):
         home.mkdir(parents=True, exist_ok=True)
         copy = home / CONFIG
         if not copy.exists() or copy.read_text(encoding="utf-8") != config:
             copy.write_text(config, encoding="utf-8")
     return home
-
-
-def _packaged_config() -> Path:
-    # In a wheel the file is part of this package, in a checkout it is at the root.
-    inside = Path(__file__).with_name(CONFIG)
-    return inside if inside.exists() else Path(__file__).parents[2] / CONFIG
 
 
 @contextmanager

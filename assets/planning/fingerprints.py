@@ -61,15 +61,15 @@ class DenseModel:
     identity: ModelIdentity
 
 
-def find_model(study: Study, name: str, cache: Path, progress: Progress) -> DenseModel:
+def find_model(study: Study, name: str, progress: Progress) -> DenseModel:
     """Locate and hash a model of the study; fetch or convert it first if the cache lacks it.
 
     Raises:
         InputError: the study has no such model, or its files are missing, cut short or unsafe.
     """
     spec = study.model(name)
-    folder = locate(spec.source, cache, progress)
-    return DenseModel(spec, folder, identify(folder, cache))
+    folder = locate(spec.source, cache_folder(), progress)
+    return DenseModel(spec, folder, identify(folder, cache_folder()))
 
 
 def inputs(table: str, study: Study, identity: ModelIdentity, recipe: Recipe | None) -> dict[str, str]:

@@ -11,10 +11,9 @@ from pathlib import Path
 
 from prunescope.assets import settings
 from prunescope.assets.planning import freshness
-from prunescope.assets.planning.fingerprints import DenseModel, accepted, differences, find_model, inputs, variant_file
+from prunescope.assets.planning.fingerprints import DenseModel, accepted, differences, inputs, variant_file
 from prunescope.assets.planning.steps import SEARCH_TABLES, partition_tables
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.progress import Progress
 from prunescope.pipelines.recipes import Recipe
 from prunescope.pipelines.studies import Study, load_study
 from prunescope.warehouse.core.errors import DamagedFileError
@@ -95,7 +94,6 @@ class Plan:
         unread: number of current partitions that were kept without reading them, as on an object store.
     """
 
-    study: Study
     works: Sequence[PartitionWork] = ()
     is_report_stale: bool = False
     unread: int = 0
@@ -104,44 +102,6 @@ class Plan:
     def is_empty(self) -> bool:
         """Return whether there is nothing to do."""
         return not (self.works or self.is_report_stale)
-
-
-def make_plan(
-    study: Study,
-    store: Store,
-    cache: Path,
-    progress: Progress,
-    *,
-    replace: bool = False,
-    tables: Collection[str] | None = None,
-    without: Collection[str] = (),
-) -> Plan:
-    """Compare the footers of a study's partitions with the study's present inputs, and their bytes with their seals.
-
-    Models are fetched and converted into `cache`; those in `without` are left out. With `replace`, partitions that
-    another study computed from other inputs are recomputed instead of refused. `tables` plans these tables only, and no
-    report.
-
-    Raises:
-        InputError: a model cannot be found, or another study's partition is in the way.
-        WarehouseError: the warehouse cannot be read.
-    """
-    with VerifiedFiles(store.root, cache) as files:
-        works = [
-            work
-            for spec in study.models
-            if spec.name not in without
-            for work in model_work(
-                study, store, find_model(study, spec.name, cache, progress), files, replace=replace, tables=tables
-            )
-            if work.tables
-        ]
-        is_report_stale = tables is None and (
-            bool(works)
-            or any(files.is_damaged(partition.path) for partition in store.partitions(TABLES["paper_reference"]))
-            or freshness.stale_report(store, study) is not None
-        )
-    return Plan(study, works, is_report_stale, len(files.unread))
 
 
 def model_work(
@@ -154,9 +114,16 @@ def model_work(
     tables: Collection[str] | None = None,
     of_others: dict[str | None, str] | None = None,
 ) -> list[PartitionWork]:
-    """Return the work of a model, its variants and its search as `make_plan` does; work without tables is current.
+    """Return the work of a model, its variants and its search; work without tables is current.
 
-    `of_others` receives by recipe (None: the model) the study whose partition is in the way, instead of an error.
+    Compare the footers of its partitions with the study's present inputs, and their bytes with their seals. With
+    `replace`, partitions that another study computed from other inputs are recomputed instead of refused. `tables`
+    leaves out all other tables. `of_others` receives by recipe (None: the model) the study whose partition is in the
+    way, instead of an error.
+
+    Raises:
+        InputError: another study's partition is in the way.
+        WarehouseError: the warehouse cannot be read.
     """
     works, search = [], list[str]()
     for recipe in (None, *study.recipes):

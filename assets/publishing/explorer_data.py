@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import duckdb
@@ -10,7 +11,7 @@ import polars as pl
 from prunescope.assets.planning.steps import CODE_VERSIONS
 from prunescope.pipelines.reporting.charts.display_text import prose
 from prunescope.pipelines.reporting.charts.figure_cache import FigureCache
-from prunescope.pipelines.reporting.explorer.comparisons import Compare, Compared
+from prunescope.pipelines.reporting.explorer.comparisons import Compared
 from prunescope.pipelines.reporting.explorer.ordering import DisplayOrder
 from prunescope.pipelines.reporting.explorer.query_cache import Ask, Document
 from prunescope.pipelines.reporting.explorer.study_documents import Documents
@@ -41,7 +42,7 @@ def documents(
         names = ([model.name for model in study.models], [recipe.name for recipe in study.recipes])
         name, title, order = study.name, study.title, DisplayOrder(*names, [prompt.id for prompt in study.prompts])
     facts = _facts(study, ask)
-    return Documents(ask, name, title, facts, views, order, _comparing(connection), figures, is_live=is_live)
+    return Documents(ask, name, title, facts, views, order, partial(_compared, connection), figures, is_live=is_live)
 
 
 def asking(connection: duckdb.DuckDBPyConnection) -> Ask:
@@ -59,13 +60,10 @@ def asking(connection: duckdb.DuckDBPyConnection) -> Ask:
     return ask
 
 
-def _comparing(connection: duckdb.DuckDBPyConnection) -> Compare:
-    def compare(model: str, pairs: Sequence[tuple[str, str]]) -> list[Compared]:
-        with damage_explained(connection):
-            comparisons = compare_pairs(connection, model, pairs)
-        return [(pl.DataFrame(pair.rows), pair.prompts, pair.missing) for pair in comparisons]
-
-    return compare
+def _compared(connection: duckdb.DuckDBPyConnection, model: str, pairs: Sequence[tuple[str, str]]) -> list[Compared]:
+    with damage_explained(connection):
+        comparisons = compare_pairs(connection, model, pairs)
+    return [(pl.DataFrame(pair.rows), pair.prompts, pair.missing) for pair in comparisons]
 
 
 def _facts(study: Study | str, ask: Ask) -> list[Document]:

@@ -27,7 +27,7 @@ from prunescope.warehouse.core.limits import MAX_ROWS
 from prunescope.warehouse.export.bundle import ExportFolder
 from prunescope.warehouse.export.index_page import index_page
 from prunescope.warehouse.export.methods_section import methods
-from prunescope.warehouse.export.printed_tables import TableFiles, table_files
+from prunescope.warehouse.export.printed_tables import table_files
 from prunescope.warehouse.export.table_cells import RenderedTable
 from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.tables import TABLES
@@ -99,7 +99,14 @@ def export(
             if name in views:
                 exported = table_files(connection, views[name], None if all_rows else MAX_ROWS)
                 frame, files, previews[name] = pl.DataFrame(exported.rows), exported.contents, exported.preview
-                entries[name] = _view_entry(views[name], exported)
+                entries[name] = {
+                    "kind": views[name].layer,
+                    "caption": exported.caption,
+                    "sql": views[name].sql,
+                    "is_empty": not exported.rows_of_view,
+                    "is_cut": exported.rows_of_view > exported.rows.num_rows,
+                    "rows_of_view": exported.rows_of_view,
+                }
                 read = stands_on([name], all_views)
             else:
                 frame, files = _figure_files(connection, FIGURES[name])
@@ -150,17 +157,6 @@ def _chosen(only: Sequence[str], views: Mapping[str, View]) -> list[str]:
             f"figures are {', '.join(FIGURES)}"
         )
     return sorted(set(names))
-
-
-def _view_entry(view: View, exported: TableFiles) -> dict[str, Any]:
-    return {
-        "kind": view.layer,
-        "caption": exported.caption,
-        "sql": view.sql,
-        "is_empty": not exported.rows_of_view,
-        "is_cut": exported.rows_of_view > exported.rows.num_rows,
-        "rows_of_view": exported.rows_of_view,
-    }
 
 
 def _figure_files(connection: duckdb.DuckDBPyConnection, figure: Figure) -> tuple[pl.DataFrame, dict[str, bytes]]:

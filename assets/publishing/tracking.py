@@ -13,7 +13,7 @@ from typing import Any
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import Progress
-from prunescope.warehouse.catalogue.queries import variant_scores, variant_states, variant_values
+from prunescope.warehouse.catalogue.queries import SCORES, query_pairs, variant_states, variant_values
 from prunescope.warehouse.catalogue.question_query import RowFilter, require, rows_within
 from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
@@ -99,7 +99,7 @@ def _log(root: Place | str, state: Mapping[str, Any], figures: Collection[str]) 
 
     model, recipe = state["model"], state["recipe"]
     summary = variant_values(root, f"{model}@{recipe}")
-    values = {"model": model, "recipe": recipe} | summary | variant_scores(root, model, recipe)
+    values = {"model": model, "recipe": recipe} | summary | query_pairs(root, SCORES, model, recipe)
     numbers = {key: value for key, value in values.items() if isinstance(value, int | float) and math.isfinite(value)}
     mlflow.log_metrics({_NOT_A_NAME.sub("_", key): float(value) for key, value in numbers.items()})
     described = {key: values.get(key) for key in _PARAMETERS} | json.loads(state["parameters_json"])

@@ -84,7 +84,6 @@ def _study_job(pool: str | None, own: StudyRun | None = None) -> JobDefinition:
         run = own or StudyRun(
             study.request(store, context.instance),
             store,
-            settings.cache_folder(),
             LogListener(context.log),
             replace=config.replace,
             tables=config.tables or None,
@@ -147,7 +146,7 @@ def run_in_this_process(run: StudyRun, cluster: Mapping[str, object] | None) -> 
     Raises:
         InputError, ComputationError, WarehouseError, KeyboardInterrupt: as `run_study`.
     """
-    local = run.store.local(run.cache)
+    local = run.store.local(settings.cache_folder())
     with writer_lock(local, run.listener.note, run.store.url):
         require_space(local)
         make_models_folder(run.store)

@@ -4,9 +4,9 @@ Torch is imported only if partitions are to be computed.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
+from prunescope.assets import settings
 from prunescope.assets.planning.fingerprints import find_model
 from prunescope.assets.planning.steps import SEARCH_TABLES, partition_tables
 from prunescope.assets.planning.work_plan import PartitionWork, model_work
@@ -34,7 +34,7 @@ class ModelEstimate(NamedTuple):
 
 
 def estimate_model(
-    study: Study, store: Store, cache: Path, progress: Progress, name: str, *, replace: bool, gpu: int | None = None
+    study: Study, store: Store, progress: Progress, name: str, *, replace: bool, gpu: int | None = None
 ) -> ModelEstimate:
     """Estimate what a run would do for one model; with `replace` it recomputes what other studies computed.
 
@@ -46,7 +46,7 @@ def estimate_model(
     """
     source, warnings, rows = study.model(name).source, list[str](), list[dict[str, object]]()
     try:
-        folder, is_whole = locate_config(source, cache, progress)
+        folder, is_whole = locate_config(source, settings.cache_folder(), progress)
     except InputError:
         if (outline_folder := shipped_outline(source)) is None:
             raise
@@ -54,8 +54,8 @@ def estimate_model(
     missing = [spec.name for spec in study.retrieval if not has_files(spec)]
     study = study.model_copy(update={"retrieval": tuple(spec for spec in study.retrieval if spec.name not in missing)})
     if is_whole:
-        dense = find_model(study, name, cache, progress)
-        with VerifiedFiles(store.root, cache) as files:
+        dense = find_model(study, name, progress)
+        with VerifiedFiles(store.root, settings.cache_folder()) as files:
             works = model_work(study, store, dense, files, replace=replace)
     else:  # without the weights no partition can be known to be current
         recipes = (None, *study.recipes)

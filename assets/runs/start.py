@@ -1,7 +1,6 @@
 """The start of a study's run by a command. With nothing to do, neither Dagster nor torch is imported."""
 
 from collections.abc import Collection, Mapping
-from pathlib import Path
 
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.runs.outcome import Listener, RunResult
@@ -13,7 +12,6 @@ from prunescope.warehouse.storage.partition_store import Store
 def run_study(
     request: StudyRequest,
     root: Place | str,
-    cache: Path,
     listener: Listener,
     *,
     replace: bool = False,
@@ -22,10 +20,9 @@ def run_study(
 ) -> RunResult:
     """Bring the warehouse up to date with a study, in this process or on a cluster.
 
-    If some models cannot be found or read or do not fit the study, they are failures and the others go on. The cache
-    holds fetched and converted models. With `replace`, partitions that another study computed from other inputs are
-    recomputed instead of refused. `tables` updates these tables only, without questions and report. `cluster` has the
-    fields of `EngineResource`.
+    If some models cannot be found or read or do not fit the study, they are failures and the others go on. With
+    `replace`, partitions that another study computed from other inputs are recomputed instead of refused. `tables`
+    updates these tables only, without questions and report. `cluster` has the fields of `EngineResource`.
 
     Raises:
         InputError: the study or all of its models are wrong, another study's partition is in the way, or the cluster
@@ -34,7 +31,7 @@ def run_study(
         WarehouseError: the warehouse cannot be read or written.
         KeyboardInterrupt: SIGINT or SIGTERM arrived; complete partitions stay, and no partial one is left.
     """
-    run = StudyRun(request, Store(root), cache, listener, replace=replace, tables=tables)
+    run = StudyRun(request, Store(root), listener, replace=replace, tables=tables)
     plan = run.plan()
     if plan.unread:
         listener.note(f"{plan.unread} current partitions are kept unread; `prunescope verify` checks them")

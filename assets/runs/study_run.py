@@ -6,15 +6,18 @@ It imports neither Dagster nor torch, so a run with nothing to do ends fast; `da
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from prunescope.assets import settings
 from prunescope.assets.execution.task import Event, ModelTask, StepBegun, StepFailed
+from prunescope.assets.planning import freshness
 from prunescope.assets.planning.fingerprints import DenseModel, find_model
 from prunescope.assets.planning.steps import STEPS, VARIANT_TABLES, steps_writing
-from prunescope.assets.planning.work_plan import Plan, StudyRequest, make_plan
+from prunescope.assets.planning.work_plan import Plan, StudyRequest, model_work
 from prunescope.assets.runs.outcome import Failure, Listener, RunResult, refused
 from prunescope.pipelines.studies import Study
+from prunescope.warehouse.maintenance.verified_files import VerifiedFiles
 from prunescope.warehouse.storage.partition_store import Store
+from prunescope.warehouse.tables import TABLES
 
 # Errors that the user can fix.
 INPUT_ERRORS = {"InputError", "WarehouseError"}
@@ -26,7 +29,6 @@ class StudyRun:
 
     request: StudyRequest
     store: Store
-    cache: Path
     listener: Listener
     replace: bool = False
     tables: Collection[str] | None = None
@@ -54,16 +56,26 @@ class StudyRun:
         return [self._model(spec.name) for spec in self.study.models if spec.name not in self._refused]
 
     def plan(self) -> Plan:
-        """Return the work to do."""
-        return make_plan(
-            self.study,
-            self.store,
-            self.cache,
-            self.listener,
-            replace=self.replace,
-            tables=self.tables,
-            without=self._refused,
-        )
+        """Return the work to do; nothing of models that were refused, and no report if only some tables are wanted.
+
+        Raises:
+            InputError: a model cannot be found, or another study's partition is in the way.
+            WarehouseError: the warehouse cannot be read.
+        """
+        study, store = self.study, self.store
+        with VerifiedFiles(store.root, settings.cache_folder()) as files:
+            works = [
+                work
+                for dense in self.models()
+                for work in model_work(study, store, dense, files, replace=self.replace, tables=self.tables)
+                if work.tables
+            ]
+            is_report_stale = self.tables is None and (
+                bool(works)
+                or any(files.is_damaged(partition.path) for partition in store.partitions(TABLES["paper_reference"]))
+                or freshness.stale_report(store, study) is not None
+            )
+        return Plan(works, is_report_stale, len(files.unread))
 
     def checked_plan(self) -> Plan:
         """Return the work to do, without models with work that do not fit the study; they are failures.
@@ -131,7 +143,7 @@ class StudyRun:
         self.listener.failed(failure)
 
     def _model(self, name: str) -> DenseModel:
-        return find_model(self.study, name, self.cache, self.listener)
+        return find_model(self.study, name, self.listener)
 
     def _refuse(self, check: Callable[[str], object]) -> None:
         """Leave out the models for which the check raises an error."""

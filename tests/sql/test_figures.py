@@ -5,6 +5,7 @@ Their numbers and looks are tested there. Headers of the statements of figures a
 
 import re
 
+import altair as alt
 import duckdb
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def test_a_figure_gets_its_columns_from_the_views_and_draws_them(whole: duckdb.D
     frame = whole.sql(figure.query).pl()
     assert frame.columns == frames.ask(figure.query).columns
     assert frame.height
-    assert "no data" not in next(figure.draw_all(frame)).chart.to_json()
+    assert "no data" not in alt.Chart.from_dict(next(figure.draw_all(frame)).specification).to_json()
 
 
 def test_the_area_under_each_roc_curve_of_the_demo_is_that_of_q01(measured: duckdb.DuckDBPyConnection):

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from prunescope.warehouse.catalogue.database import SQL
-from prunescope.warehouse.catalogue.queries import better_controls
+from prunescope.warehouse.catalogue.queries import BETTER_CONTROLS, query_rows
 from tests.sql.built_searches import matrix, search_effect, search_trial, sizes, typical
 from tests.sql.built_texts import text_token
 from tests.sql.reference_intervals import of_paired_change, wilson
@@ -258,7 +258,7 @@ def test_a_control_is_better_where_its_kl_is_lower_on_texts_or_prompts_and_highe
     monkeypatch.setattr("prunescope.warehouse.catalogue.queries.connected", opened)
 
     def found(recipe: str, *controls: str) -> list[tuple[str, str]]:
-        rows = better_controls("", "tiny", recipe, controls).to_pylist()
+        rows = query_rows("", BETTER_CONTROLS, "tiny", recipe, list(controls)).to_pylist()
         return [(row["other_recipe"], row["measure"]) for row in rows]
 
     assert found("mixed-40", "mixed-better", "wanda-40") == [("mixed-better", "kl_prompts")]

@@ -6,8 +6,7 @@
 from itertools import takewhile
 from pathlib import Path
 
-import jinja2
-
+from prunescope.pipelines.core.templates import package_templates
 from prunescope.warehouse.catalogue.column_docs import PROVENANCE_COLUMNS, explain, split_header
 from prunescope.warehouse.catalogue.database import LAYERS, PROVENANCE, PROVENANCE_COMMENT, SQL, connect, view_sql
 from prunescope.warehouse.catalogue.view import header_parts
@@ -35,12 +34,7 @@ def dictionary() -> str:
     staged = [(view.name, column) for view in view_sql().values() if view.layer == "staging" for column in view.notes]
     for known in (texts, types):
         known["staging"] = {f"{name}.{column}": known[name][column] for name, column in staged}
-    environment = jinja2.Environment(  # noqa: S701 - Markdown
-        loader=jinja2.PackageLoader("prunescope.warehouse.catalogue"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = package_templates("warehouse.catalogue", trim_blocks=True, keep_trailing_newline=True)
     # A bar would end a cell, even inside code.
     environment.filters |= {"code": lambda text: text and f"`{text}`", "cell": lambda text: text.replace("|", r"\|")}
     return environment.get_template("dictionary.md.j2").render(

@@ -1,6 +1,6 @@
 """Queries of single commands: variants by name, their verdicts, scores and tokens, and results of searches."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any
 
 import pyarrow as pa
@@ -23,18 +23,35 @@ _STATES = """
     WHERE recipe IN (FROM (SELECT recipe FROM variants EXCEPT SELECT recipe FROM noise_variants))
     GROUP BY ALL ORDER BY ALL
 """
-_TOKENS = """
+# Statements for `query_rows` and `query_pairs`, each with what its parameters are.
+# Of a variant, a prompt and a trajectory: a row for each step of the text up to its end, with the tokens of both sides,
+# KL, and the prompt's text.
+TOKENS = """
     SELECT steps.step, steps.token_text_dense, steps.token_text_pruned, steps.kl_dense_pruned_nats,
            steps.is_top1_same, generations.prompt_text
     FROM decoding_at_reference AS steps JOIN generations USING (model, recipe, prompt_id)
     WHERE steps.variant = ? AND prompt_id = ? AND steps.trajectory = ?
     ORDER BY steps.step
 """
-_SEARCH = """
+# Of a model and a recipe: the task scores by `task/metric`.
+SCORES = "SELECT task || '/' || metric, value FROM task_scores WHERE model = ? AND recipe = ?"
+# Of a model.
+PREDICTED_LOSSES = "FROM loss_predictions WHERE model = ?"
+# Of a model, a search and its targets (NULL: all): own results first.
+SEARCH_RESULTS = """
     FROM search_front WHERE model = ? AND search = ? AND coalesce(list_contains(CAST(? AS DOUBLE[]), remove), true)
     ORDER BY remove, strategy <> 'searched', strategy
 """
-_BETTER = """
+# Of a model and a search from a start: the weights that its result removes.
+REMOVED_WEIGHTS = """
+    SELECT CAST(sum(parameters_removed) AS BIGINT) FROM search_allocation
+    WHERE model = ? AND search = ? AND strategy = 'searched'
+"""
+# Of a model and a mixed recipe: comparisons with the best published one, by measure.
+BEST_PUBLISHED = "FROM search_judgement WHERE model = ? AND recipe = ? AND is_best_published ORDER BY measure"
+# Of a model, a mixed recipe and its controls: comparisons with controls whose KL is lower on the study's texts or
+# prompts, with an interval that excludes 0, and higher with one on neither. Texts come first, the lowest KL first.
+BETTER_CONTROLS = """
     SELECT * FROM search_judgement
     WHERE model = ? AND recipe = ? AND list_contains(?, other_recipe) AND measure IN ('kl_texts', 'kl_prompts')
     QUALIFY
@@ -42,11 +59,13 @@ _BETTER = """
         AND NOT coalesce(bool_or(is_better) OVER (PARTITION BY other_recipe), false)
     ORDER BY measure DESC, other_amount
 """
-_WEIGHTS = """
+# Of a model: the weights of each sublayer, by label such as `attn.3`.
+SUBLAYER_WEIGHTS = """
     SELECT sublayer || '.' || layer, sum(CAST(in_features AS DOUBLE) * out_features) FROM activation_stats
     WHERE model = ? GROUP BY sublayer, layer
 """
-_MILLISECONDS = """
+# Of a model and a search: the time of each sublayer that it drops in milliseconds, by label.
+SUBLAYER_MILLISECONDS = """
     SELECT place, milliseconds_removed FROM stg_search_effects WHERE model = ? AND search = ? AND treatment = 'drop'
 """
 
@@ -83,80 +102,23 @@ def variant_states(root: Place | str) -> list[dict[str, Any]]:
 
 def variant_values(root: Place | str, name: str) -> dict[str, Any]:
     """Return the columns of `variant_verdict` and `variant_summary` for a variant; empty if they have no row."""
-    verdicts = _rows(root, "FROM variant_verdict WHERE variant = ?", name)
-    summary = _rows(root, "FROM variant_summary WHERE variant = ?", name)
+    verdicts = query_rows(root, "FROM variant_verdict WHERE variant = ?", name)
+    summary = query_rows(root, "FROM variant_summary WHERE variant = ?", name)
     return {column: value for row in (*verdicts.to_pylist(), *summary.to_pylist()) for column, value in row.items()}
 
 
-def variant_scores(root: Place | str, model: str, recipe: str) -> dict[str, float]:
-    """Return the task scores of a variant by `task/metric`."""
-    query = "SELECT task || '/' || metric, value FROM task_scores WHERE model = ? AND recipe = ?"
-    return _pairs(root, query, model, recipe)
+def comparison_rows(root: Place, name: str, *parameters: object) -> pa.Table:
+    """Return the rows of a file of `sql/comparisons`, whose header says what its parameters and rows are."""
+    return query_rows(root, (SQL / "comparisons" / f"{name}.sql").read_text("utf-8"), *parameters)
 
 
-def token_rows(root: Place | str, name: str, prompt: str, trajectory: str) -> pa.Table:
-    """Return a row for each step of a variant's text up to its end: tokens of both sides, KL, and the prompt's text."""
-    return _rows(root, _TOKENS, name, prompt, trajectory)
-
-
-def advised_verdicts(root: Place, model: str, recipes: Sequence[str], tolerance: float) -> pa.Table:
-    """Return a row of `sql/comparisons/advise.sql` for each recipe, best first."""
-    query = (SQL / "comparisons" / "advise.sql").read_text("utf-8")
-    return _rows(root, query, model, list(recipes), tolerance)
-
-
-def predicted_losses(root: Place, model: str) -> pa.Table:
-    """Return the model's rows of `loss_predictions`."""
-    return _rows(root, "FROM loss_predictions WHERE model = ?", model)
-
-
-def search_results(root: Place, model: str, search: str, shares: Sequence[float]) -> pa.Table:
-    """Return the rows of `search_front` of a search and its targets (none: all), own results first."""
-    return _rows(root, _SEARCH, model, search, list(shares) or None)
-
-
-def brought_back(root: Place, model: str, search: str) -> pa.Table:
-    """Return the rows of `sql/comparisons/brought_back.sql`: the share of the start's KL that sets bring back."""
-    query = (SQL / "comparisons" / "brought_back.sql").read_text("utf-8")
-    return _rows(root, query, model, search)
-
-
-def removed_weights(root: Place, model: str, search: str) -> int:
-    """Return the weights that the result of a search from a start removes."""
-    query = "SELECT sum(parameters_removed) FROM search_allocation WHERE model = ? AND search = ? AND strategy = ?"
-    return int(_rows(root, query, model, search, "searched").columns[0][0].as_py())
-
-
-def best_published(root: Place, model: str, recipe: str) -> pa.Table:
-    """Return the rows of `search_judgement` that compare a mixed recipe with the best published one, by measure."""
-    query = "FROM search_judgement WHERE model = ? AND recipe = ? AND is_best_published ORDER BY measure"
-    return _rows(root, query, model, recipe)
-
-
-def better_controls(root: Place, model: str, recipe: str, controls: Sequence[str]) -> pa.Table:
-    """Return the rows of `search_judgement` of a mixed recipe and of controls whose KL is lower on the study's data.
-
-    A control's KL is lower on texts or prompts, with an interval that excludes 0, and higher with one on neither. Rows
-    of texts come first, the lowest KL first.
-    """
-    return _rows(root, _BETTER, model, recipe, list(controls))
-
-
-def sublayer_weights(root: Place, model: str) -> dict[str, float]:
-    """Return the weights of each sublayer, by label such as `attn.3`."""
-    return _pairs(root, _WEIGHTS, model)
-
-
-def sublayer_milliseconds(root: Place, model: str, search: str) -> dict[str, float]:
-    """Return the time of each sublayer that a search drops in milliseconds, by label."""
-    return _pairs(root, _MILLISECONDS, model, search)
-
-
-def _rows(root: Place | str, query: str, *parameters: object) -> pa.Table:
+def query_rows(root: Place | str, statement: str, *parameters: object) -> pa.Table:
+    """Return the rows of a statement with these parameters."""
     with connected(root) as connection:
-        return connection.sql(query, params=list(parameters)).to_arrow_table()
+        return connection.sql(statement, params=list(parameters)).to_arrow_table()
 
 
-def _pairs(root: Place | str, query: str, *parameters: object) -> dict[str, float]:
-    columns = _rows(root, query, *parameters).columns
+def query_pairs(root: Place | str, statement: str, *parameters: object) -> dict[str, float]:
+    """Return the second column of a statement's rows by the first."""
+    columns = query_rows(root, statement, *parameters).columns
     return dict(zip(*(column.to_pylist() for column in columns), strict=True))

@@ -73,26 +73,25 @@ def write(rows: pa.Table, to: str, sink: BinaryIO, *, width: int = 120, lines: i
             columns = [{"name": field.name, "type": str(field.type)} for field in rows.schema]
             sink.write(_dumps({"columns": columns, "rows": list(_rows(rows))}).encode())
         case "table":
-            sink.write(to_text(rows.slice(0, lines), width, count=rows.num_rows).encode())
+            sink.write(to_text(rows, width, lines).encode())
         case "markdown" | "latex":
             sink.write(_typeset(rows, to).encode())
         case _:
             raise WarehouseError(f"there is no format {to!r}; choose one of {', '.join(FORMATS)}")
 
 
-def to_text(rows: pa.Table, width: int, *, count: int | None = None) -> str:
-    """Return the rows as a table for a terminal of that width; `count` is the number of all rows, if there are more.
+def to_text(rows: pa.Table, width: int, lines: int = TEXT_ROWS) -> str:
+    """Return the rows as a table for a terminal of that width.
 
     A single row is shown with one line per column. Otherwise, if not all columns fit, those with one value in all
     rows are named below the table with that value, and so are the names of the last ones that do not fit. The table
-    has at most 500 rows, and below it the number of the others.
+    has at most `lines` rows, and below it the number of the others.
     """
-    count = rows.num_rows if count is None else count
     if rows.column_names == ["explain_key", "explain_value"]:  # DuckDB draws the plan itself
         return escape_control("\n".join([*map(str, rows["explain_value"].to_pylist()), ""]), keep="\n")
     names = [escape_control(name) for name in rows.column_names]
-    cells = [[escape_control(cell) for cell in column] for column in _cells(rows.slice(0, TEXT_ROWS))]
-    if count == 1:
+    cells = [[escape_control(cell) for cell in column] for column in _cells(rows.slice(0, lines))]
+    if rows.num_rows == 1:
         return _terminal_table(["column", "value"], [names, [column[0] for column in cells]], [False, False], width)
     columns = list(range(len(names)))
     equal = [i for i in columns if len(set(cells[i])) == 1]
@@ -106,7 +105,7 @@ def to_text(rows: pa.Table, width: int, *, count: int | None = None) -> str:
         text += f"in each of these rows: {', '.join(f'{names[i]} {cells[i][0]}' for i in equal)}\n"
     if left := columns[len(fitting) :]:
         text += f"{len(left)} more {'column' if len(left) == 1 else 'columns'}: {', '.join(names[i] for i in left)}\n"
-    if more := count - min(rows.num_rows, TEXT_ROWS):
+    if (more := rows.num_rows - lines) > 0:
         rest = "row" if more == 1 else "rows"
         text += f"{more} more {rest}; --format csv or json has all of them, -o FILE writes them to a file\n"
     return text

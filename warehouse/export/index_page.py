@@ -5,8 +5,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-import jinja2
-
+from prunescope.pipelines.core.templates import package_templates
 from prunescope.warehouse.export.table_cells import RenderedTable
 
 _STYLE = (
@@ -30,11 +29,5 @@ def index_page(
     policy = (
         f"default-src 'none'; style-src 'sha256-{digest}'; img-src 'self' file:; base-uri 'none'; form-action 'none'"
     )
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("prunescope.warehouse.export"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-    )
-    template = environment.get_template("index.html.j2")
+    template = package_templates("warehouse.export", autoescape=True, trim_blocks=True).get_template("index.html.j2")
     return template.render(policy=policy, style=_STYLE, contents=contents, previews=previews, methods=methods).encode()

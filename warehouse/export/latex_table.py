@@ -162,13 +162,9 @@ def _heading_lines(heading: str, width: int) -> list[str]:
 
 
 def _characters(cell: Cell) -> int:
-    length = sum(map(_length, cell.text))
+    """Return the width of a cell in characters; a letter that the fonts do not have is written as its code."""
+    length = sum(len("[U+1F600]") if latex_escaped(letter).startswith("{[}U+") else 1 for letter in cell.text)
     return length * 7 // 6 + 1 if cell.mark is BestMark.BEST else length
-
-
-def _length(letter: str) -> int:
-    """Return the width of a letter in characters; a letter that the fonts do not have is written as its code."""
-    return len("[U+1F600]") if latex_escaped(letter).startswith("{[}U+") else 1
 
 
 def _cell(cell: Cell) -> str:

@@ -6,6 +6,8 @@ Metrics that the harness does not have keep our names; its readers show them lik
 import json
 import re
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +47,9 @@ def write_results(connection: duckdb.DuckDBPyConnection, directory: Path) -> lis
     rows = connection.sql(_QUERY).to_arrow_table().to_pylist()
     if not rows:
         raise WarehouseError("no variant has a task score; run a study with `tasks`")
-    by_variant: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in rows:
-        by_variant.setdefault((row["model"], row["recipe"]), []).append(row)
     files = []
-    for (model, recipe), scores in by_variant.items():
+    for (model, recipe), of_variant in groupby(rows, key=itemgetter("model", "recipe")):
+        scores = list(of_variant)
         files.append(directory / f"{path_safe(model)}@{path_safe(recipe)}" / f"results_{scores[0]['date']}.json")
         content = json.dumps(_results(f"{model}@{recipe}", scores), indent=2, ensure_ascii=False) + "\n"
         write_atomically(files[-1], partial(Path.write_text, data=content, encoding="utf-8"))

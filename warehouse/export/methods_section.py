@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import duckdb
-import jinja2
 
 from prunescope.pipelines.core.quoting import literal
+from prunescope.pipelines.core.templates import package_templates
 from prunescope.warehouse.core.formats import markdown_escaped
 from prunescope.warehouse.core.latex import latex_escaped
 from prunescope.warehouse.export import bibliography
@@ -71,10 +71,7 @@ def methods(
             return form.format(key)
 
         # Values are escaped by the functions of the language, of which Jinja knows only HTML.
-        environment = jinja2.Environment(  # noqa: S701
-            loader=jinja2.PackageLoader("prunescope.warehouse.export"),
-            undefined=jinja2.StrictUndefined,
-        )
+        environment = package_templates("warehouse.export")
         environment.filters["cite"] = cite
         language = {"text": text, "code": code, "cite": cite, "codes": lambda names: ", ".join(map(code, names))}
         paragraphs = environment.get_template("methods.j2").render(facts | language).split("\n---\n")

@@ -29,7 +29,7 @@ def rounded(value: float, error: float | None = None, interval: Sequence[float] 
     )
     if whole and spread and spread.adjusted() < whole.adjusted() - _RESOLVED:
         spread = Decimal(0)
-    power = _second_digit(spread) if spread else _last_digit(whole)
+    power = _last_digit(spread, 2) if spread else _last_shown_digit(whole)
     numbers = [_to_power(number, power) for number in (whole, *(ends or [spread] * bool(spread)))]
     largest = max(map(abs, numbers))
     exponent = largest.adjusted() if largest and (largest >= _LARGE or largest < _SMALL) else 0
@@ -49,21 +49,18 @@ def _exact(number: float) -> Decimal:
     return Decimal(repr(float(number)))
 
 
-def _second_digit(spread: Decimal) -> int:
-    """Return the power of ten of the second significant digit after rounding: 0.0996 becomes 0.10."""
-    power = spread.adjusted() - 1
-    return power + (_to_power(spread, power).adjusted() > spread.adjusted())
+def _last_digit(number: Decimal, digits: int) -> int:
+    """Return the power of ten of the last of some significant digits after rounding: with two, 0.0996 becomes 0.10."""
+    power = number.adjusted() - digits + 1
+    return power + (_to_power(number, power).adjusted() > number.adjusted())
 
 
-def _last_digit(whole: Decimal) -> int:
+def _last_shown_digit(whole: Decimal) -> int:
     """Return the power of ten of the last significant digit, between those of the ones and of the value's last."""
     if not whole:
         return 0
-    power = whole.adjusted() - _DIGITS + 1
-    power += _to_power(whole, power).adjusted() > whole.adjusted()
     # A round number needs no zeros after the point.
-    shortest = whole.normalize().as_tuple().exponent
-    power = max(power, int(shortest))
+    power = max(_last_digit(whole, _DIGITS), int(whole.normalize().as_tuple().exponent))
     return power if abs(whole) >= _LARGE else min(power, 0)
 
 

@@ -26,7 +26,10 @@ class VerifiedFiles(AbstractContextManager["VerifiedFiles"]):
     def __init__(self, root: Place, cache: Path) -> None:
         self.unread = set[Place]()
         self._file = cache / "verified" / f"{hashlib.sha256(os.fsencode(str(root))).hexdigest()[:16]}.json"
-        self._before = _read(self._file)
+        self._before: dict[str, str] = {}
+        with suppress(OSError, ValueError):  # there is no memory yet, or it is damaged
+            found = json.loads(self._file.read_text(encoding="utf-8"))
+            self._before = found if isinstance(found, dict) else {}
         self._intact: dict[str, str] = {}
 
     def __exit__(self, *_: object) -> None:
@@ -56,11 +59,3 @@ class VerifiedFiles(AbstractContextManager["VerifiedFiles"]):
                 return True
             self._intact[name] = stamp
         return False
-
-
-def _read(file: Path) -> dict[str, str]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

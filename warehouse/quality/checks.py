@@ -84,7 +84,7 @@ def violations(table: Table, rows: pa.Table) -> list[Violation]:
 
 
 @functools.cache
-def engine(process: int) -> duckdb.DuckDBPyConnection:  # noqa: ARG001
+def engine(_process: int) -> duckdb.DuckDBPyConnection:
     """Return the database of this process, since none can be used after a fork.
 
     Creating a database takes ten times as long as checking a small partition. Rows are registered with a cursor: only
@@ -129,14 +129,11 @@ def _column_tests(column: Column) -> list[_Test]:
     elif pa.types.is_list(column.type) and pa.types.is_floating(column.type.value_type):
         fails = f"len(list_filter({name}, lambda x: NOT isfinite(x))) > 0"
         tests.append(_Test(FINITE, fails, name, f"{column.name} = {{shown}}"))
-    bounds = []
-    if column.minimum is not None:
-        bounds.append((f"{name} < {column.minimum!r}", f"below {column.minimum}"))
-    if column.maximum is not None:
-        bounds.append((f"{name} > {column.maximum!r}", f"above {column.maximum}"))
-    for fails, bound in bounds:
-        finite = f"isfinite({name}) AND {fails}" if floating else fails
-        tests.append(_Test(IN_RANGE, finite, name, f"{column.name} = {{shown}} is {bound}"))
+    finite = f"isfinite({name}) AND " if floating else ""
+    for bound, sign, where in ((column.minimum, "<", "below"), (column.maximum, ">", "above")):
+        if bound is not None:
+            rule = f"{column.name} = {{shown}} is {where} {bound}"
+            tests.append(_Test(IN_RANGE, f"{finite}{name} {sign} {bound!r}", name, rule))
     if column.values:
         legal = ", ".join(literal(value) for value in column.values)
         rule = f"{column.name} = {{shown}} is none of {', '.join(column.values)}"

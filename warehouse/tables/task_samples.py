@@ -9,7 +9,9 @@ import pyarrow as pa
 
 from prunescope.warehouse.schema.table import Column, Invariant, Table
 from prunescope.warehouse.tables import columns as c
+from prunescope.warehouse.tables import generations
 
+_TEXT = {column.name: column for column in generations.TABLE.columns}
 _optional = partial(Column, nullable=True)
 _since_2 = partial(Column, nullable=True, since=2)
 _count = partial(c.int32, nullable=True)
@@ -91,12 +93,7 @@ TABLE = Table(
         _optional(
             pa.bool_(), "ended", "Whether the text ended by itself before the limit; NULL if none was generated."
         ),
-        _count(
-            "collapse_step",
-            "First step that completes a loop: an n-gram (n ≤ 8) at least three times in a row, over at least 6 "
-            "tokens; NULL if the text does not loop.",
-            "step",
-        ),
+        _TEXT["collapse_step"],
         c.share(
             "distinct_2",
             "Share of distinct 2-grams in the text, up to its end; NULL if none was generated.",

@@ -4,7 +4,7 @@ Both sides read the text itself (teacher-forced), and T is 1. h is the head's in
 logits. The mart `kld_summary` has statistics over tokens.
 """
 
-from prunescope.warehouse.schema.table import Column, Invariant, Table
+from prunescope.warehouse.schema.table import Invariant, Table
 from prunescope.warehouse.tables import columns as c
 
 # The prompt tables have the whole geometry of h, z and p.
@@ -15,17 +15,6 @@ NAMES = (
     *("entropy_dense_nats", "entropy_pruned_nats", "margin_dense", "margin_pruned"),
 )
 _DIVERGENCE = {column.name: column for column in c.DIVERGENCE}
-
-
-def _log_p(side: str) -> Column:
-    return c.metric(
-        f"log_p_target_{side}",
-        f"Logarithm of the {side} probability of the target; its negative mean is the logarithm of the perplexity.",
-        "nats",
-        f"ln {'p' if side == 'dense' else 'q'}(target)",
-        maximum=1e-6,
-    )
-
 
 TABLE = Table(
     name="text_tokens",
@@ -48,8 +37,17 @@ TABLE = Table(
             minimum=1,
         ),
         c.int32("token_id", "The target: the text's own token at this position."),
-        _log_p("dense"),
-        _log_p("pruned"),
+        *(
+            c.metric(
+                f"log_p_target_{side}",
+                f"Logarithm of the {side} probability of the target; its negative mean is the logarithm of the "
+                "perplexity.",
+                "nats",
+                f"ln {p}(target)",
+                maximum=1e-6,
+            )
+            for side, p in (("dense", "p"), ("pruned", "q"))
+        ),
         *(_DIVERGENCE[name] for name in NAMES),
     ),
     preview_columns=("log_p_target_dense", "log_p_target_pruned", "kl_dense_pruned_nats"),

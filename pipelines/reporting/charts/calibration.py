@@ -25,15 +25,12 @@ def _divergences(named: pl.DataFrame, y: alt.Y) -> theme.AnyChart:
     x = partial(alt.X, title="KL of the second − KL of the first, nats")
     base = theme.Chart().encode(y=y)
     interval = theme.valid(base, "kl_difference_low_nats").mark_rule(strokeWidth=2, color=theme.BLUE)
+    interval = interval.encode(**theme.span(x("kl_difference_low_nats:Q"), "kl_difference_high_nats:Q"))
     zero = theme.Chart().transform_aggregate(rows="count()").mark_rule(strokeWidth=1, color=theme.GREY)
     fields = "n_prompts kl_nats other_kl_nats kl_difference_nats kl_difference_low_nats kl_difference_high_nats"
     return alt.layer(
         zero.encode(x=alt.datum(0)),
-        *(
-            [interval.encode(**theme.span(x("kl_difference_low_nats:Q"), "kl_difference_high_nats:Q"))]
-            if shown["kl_difference_low_nats"].count()
-            else []
-        ),
+        *([interval] if shown["kl_difference_low_nats"].count() else []),
         base.mark_point(filled=True, size=60, opacity=1, color=theme.BLUE).encode(
             x=x("kl_difference_nats:Q", scale=alt.Scale(zero=True)),
             tooltip=theme.tooltip(f"pair:N differs_in:N {fields}"),

@@ -44,14 +44,12 @@ class Drawing:
     Attributes:
         name: figure and the part shown, for a file name: only letters, digits, `.`, `_` and `-`.
         title: title and the part shown, for a heading.
-        chart: the chart.
         specification: the chart as Vega-Lite; must not be modified.
         rows: the rows of the query that it shows.
     """
 
     name: str
     title: str
-    chart: AnyChart
     specification: Specification
     rows: pl.DataFrame
 
@@ -93,21 +91,20 @@ class Figure:
         replaces it.
         """
         if frame.is_empty():
-            chart, specification = self._chart(frame)
-            yield Drawing(self.name, self.title, chart, specification, frame)
+            yield Drawing(self.name, self.title, self._specification(frame), frame)
             return
         parts = frame.partition_by(self.per, maintain_order=True, as_dict=True)
         # Names and titles contain only the columns in which the charts differ.
         varying = [index for index, _ in enumerate(self.per) if len({key[index] for key in parts}) > 1]
         pages = [(key, *page) for key, part in parts.items() for page in self._pages(part, self.page_size)]
         drawn = ((key, *page) for key, part, values in pages for page in self._draw_pages(part, values))
-        for number, (key, chart, specification, values, rows) in enumerate(drawn, start=1):
+        for number, (key, specification, values, rows) in enumerate(drawn, start=1):
             words = [re.sub(r"[^A-Za-z0-9._-]+", "_", str(key[index]))[:60] for index in varying]
             labels = [_PARTS.get(self.per[index], "{}").format(label(str(key[index]))) for index in varying] + values
             # Numbers distinguish names that differ only in characters that a file name cannot have.
             numbers = [f"{number:02d}"] if len(pages) > 1 or values else []
             title = f"{self.title}: {', '.join(labels)}" if labels else self.title
-            yield Drawing("-".join([self.name, *numbers, *words]), title, chart, specification, rows)
+            yield Drawing("-".join([self.name, *numbers, *words]), title, specification, rows)
 
     def printed(
         self, drawing: Drawing, columns: int, *, is_dark: bool = False, has_title: bool = True
@@ -124,20 +121,20 @@ class Figure:
         by = self.print_by or self.page_by
         values = names(drawing.rows, by) if by else []
         is_narrow = columns == 1 and self.draw_narrow is not None and bool(values)
-        pages = [picture(self._chart(drawing.rows, is_narrow=True)[1] if is_narrow else drawing.specification)]
+        pages = [picture(self._specification(drawing.rows, is_narrow=True) if is_narrow else drawing.specification)]
         length = len(values)
         while any(page.is_too_tall for page in pages) and length > 1:
             # A page with half of the panels is about half as high.
             length = max(1, min(length - 1, int(length * min(page.type_points for page in pages) / GOOD_TYPE)))
             parts = (part for part, _ in self._pages(drawing.rows, length, by))
-            pages = [picture(self._chart(part, is_narrow=is_narrow)[1]) for part in parts]
+            pages = [picture(self._specification(part, is_narrow=is_narrow)) for part in parts]
         return pages
 
-    def _chart(self, part: pl.DataFrame, *, is_narrow: bool = False) -> tuple[AnyChart, Specification]:
+    def _specification(self, part: pl.DataFrame, *, is_narrow: bool = False) -> Specification:
         # Without validation, which takes as long as drawing; the tests validate each figure.
         with _DRAWING, debug_mode(False):
             chart = (self.draw_narrow if is_narrow and self.draw_narrow else self.draw)(part)
-        return chart, chart.to_dict(validate=False)
+        return chart.to_dict(validate=False)
 
     def _pages(
         self, part: pl.DataFrame, page_size: int | None, by: str | None = None
@@ -157,16 +154,16 @@ class Figure:
 
     def _draw_pages(
         self, part: pl.DataFrame, values: list[str]
-    ) -> Iterator[tuple[AnyChart, Specification, list[str], pl.DataFrame]]:
+    ) -> Iterator[tuple[Specification, list[str], pl.DataFrame]]:
         """Draw one page, or as many as keep each below `max_bytes`."""
-        chart, specification = self._chart(part)
+        specification = self._specification(part)
         size = len(vega_lite(specification))
         count = part[self.page_by].n_unique() if self.page_by else 1
         if size <= self.max_bytes:
-            yield chart, specification, values, part
+            yield specification, values, part
         elif count == 1:
             chart = no_data(self.title, f"this part alone takes more than {self.max_bytes / 1e6:g} MB")
-            yield chart, chart.to_dict(validate=False), values, part
+            yield chart.to_dict(validate=False), values, part
         else:
             # A margin of a tenth, so that a page above the mean size needs no second split.
             for page, page_values in self._pages(part, max(1, int(0.9 * count * self.max_bytes / size))):
@@ -176,7 +173,7 @@ class Figure:
 def _figure(name: str, *per: str, page_by: str | None = "recipe", **pages: Any) -> Figure:  # noqa: ANN401
     """Return the figure that the module and the statement of this name define."""
     module = import_module(f"prunescope.pipelines.reporting.charts.{name}")
-    caption, query = module.CAPTION, read_sql("figures", name).statement
+    caption, (_, query) = module.CAPTION, read_sql("figures", name)
     if page_by:
         count = f"at most {pages['page_size']}" if "page_size" in pages else "all"
         panels = _PAGED.get(page_by, f"{page_by}s")

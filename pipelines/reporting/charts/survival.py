@@ -34,18 +34,13 @@ CURVES = {
 def draw(frame: pl.DataFrame) -> theme.Drawn:
     """Draw one row per model × recipe × step, a panel per variant."""
     named = theme.with_variant(frame)
-    missing = pl.lit(None, pl.Float64)
-    data = pl.concat(
-        named.select(
-            *("variant", "step"),
-            pl.lit(title).alias("curve"),
-            *(
-                (pl.col(name + part) if name + part in frame.columns else missing).alias(f"share{part}")
-                for part in ("", "_low", "_high")
-            ),
+    shares = (
+        named.select("variant", "step", pl.lit(title).alias("curve"), pl.col(f"^{name}(_low|_high)?$")).rename(
+            lambda column, name=name: column.replace(name, "share")
         )
         for name, (title, _, _) in CURVES.items()
-    ).drop_nulls("share")
+    )
+    data = pl.concat(shares, how="diagonal").drop_nulls("share")
     titles, colors, dashes = zip(*(curve for curve in CURVES.values() if curve[0] in data["curve"]), strict=True)
     color = theme.nominal(alt.Color, "curve", titles, colors, legend=theme.LINES)
     y = partial(alt.Y, title="share of texts", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="~%", tickCount=5))

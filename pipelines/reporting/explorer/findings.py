@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 import polars as pl
 
+from prunescope.pipelines.core.templates import package_templates
 from prunescope.pipelines.reporting.charts.display_text import counted, label, number, percent, prose
 from prunescope.pipelines.reporting.explorer.query_cache import Document, model_name, of_model, source
 from prunescope.pipelines.reporting.published import fact
@@ -49,11 +50,7 @@ def sentences(name: str, row: Mapping[str, Any]) -> str:
 
 @cache
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(  # noqa: S701 - plain text
-        loader=jinja2.PackageLoader("prunescope.pipelines.reporting.explorer"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-    )
+    environment = package_templates("pipelines.reporting.explorer", trim_blocks=True)
     environment.globals |= {function.__name__: function for function in (counted, fact, label, names, number, percent)}
     return environment.get_template("findings.j2")
 

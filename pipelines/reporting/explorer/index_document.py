@@ -261,21 +261,12 @@ def _curves(frames: QueryCache, model: str) -> list[Document]:
     for recipe in told_apart(by_kl.sort("kl_median", "recipe")["recipe"].to_list()):
         own = frame.filter(recipe=recipe)
         steps = own.select(pl.col("step").unique().sort())
-        sides = {name: own.filter(trajectory=trajectory) for name, trajectory in _TRAJECTORIES.items()}
-        found.append(
-            {"id": f"{model}@{recipe}", "step": steps["step"].to_list()}
-            | {
-                name: {}
-                if side.is_empty()
-                else columns(
-                    steps.join(side, on="step", how="left", maintain_order="left").select(
-                        pl.col(column).alias(short) for column, short in _CURVES.items()
-                    ),
-                    3,
-                )
-                for name, side in sides.items()
-            }
-        )
+        entry: Document = {"id": f"{model}@{recipe}", "step": steps["step"].to_list()}
+        for name, trajectory in _TRAJECTORIES.items():
+            side = own.filter(trajectory=trajectory)
+            curves = steps.join(side, on="step", how="left", maintain_order="left").select(*_CURVES).rename(_CURVES)
+            entry[name] = {} if side.is_empty() else columns(curves, 3)
+        found.append(entry)
     return found
 
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
+from prunescope.pipelines.core.templates import package_templates
 from prunescope.pipelines.reporting.charts import theme
 from prunescope.pipelines.reporting.charts.display_text import label
 from prunescope.pipelines.reporting.charts.html import embedded, page_policy, vega_script
@@ -26,12 +26,8 @@ def render(documents: Mapping[str, Any], live: bool) -> str:
         documents: `index` and the other documents to embed; a live page needs only `index` and requests the others.
         live: whether a server provides documents and SQL (`data/<name>.json`, `sql`).
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("prunescope.pipelines.reporting.explorer"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    environment = package_templates(
+        "pipelines.reporting.explorer", autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     index = documents["index"] | {"live": live}
     return environment.get_template("page.html.j2").render(

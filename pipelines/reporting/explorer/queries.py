@@ -6,15 +6,13 @@ from dataclasses import dataclass
 from prunescope.pipelines.core.quoting import literal
 from prunescope.pipelines.reporting.charts.sql_files import read_sql
 
-MODEL = ("model",)
 VARIANT = ("model", "recipe")
 PROMPT = ("model", "recipe", "prompt_id")
-OF_PROMPT = ("model", "prompt_id")
 
 # Files of `sql/explorer`, by the columns by which their rows may be narrowed.
 _KEYS: dict[tuple[str, ...], str] = {
     (): "names",
-    MODEL: (
+    ("model",): (
         "lens search/allocation search/matrices answers/retrieval answers/sublayers answers/carriers answers/parts "
         "findings/flips findings/answers findings/first_token findings/feedback "
         "findings/noise findings/sampling findings/options findings/attention_or_mlp"
@@ -24,7 +22,7 @@ _KEYS: dict[tuple[str, ...], str] = {
         "scores comparisons flips retrieval speed"
     ),
     PROMPT: "texts steps text_means top layers parts collapses options",
-    OF_PROMPT: "prompts",
+    ("model", "prompt_id"): "prompts",
     (*VARIANT, "kind"): "kinds",
     ("model", "claim", "measure"): "claims",
     ("claim", "measure"): "claims_by_model",

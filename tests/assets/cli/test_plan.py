@@ -112,7 +112,7 @@ def test_the_papers_studies_say_without_a_network_what_they_need_on_one_gpu(
     monkeypatch.setattr("prunescope.pipelines.models.sources._from_hub", offline)
     study, gpu = load_study(name), 80_000_000_000
     [spec] = study.models
-    found = estimate_model(study, Store(tmp_path), tmp_path, SILENT, spec.name, replace=False, gpu=gpu)
+    found = estimate_model(study, Store(tmp_path), SILENT, spec.name, replace=False, gpu=gpu)
     needed = {row["recipe"]: row["memory_bytes"] for row in found.rows}
     assert needed.pop(None) is None
     assert set(needed) == {recipe.name for recipe in study.recipes}
@@ -122,7 +122,7 @@ def test_the_papers_studies_say_without_a_network_what_they_need_on_one_gpu(
     assert any("PFLOP" in line for line in found.lines)
     assert any("74.5 GiB are free: it fits" in line for line in found.lines)
     assert not any("measured speed" in line for line in found.lines)
-    small = estimate_model(study, Store(tmp_path), tmp_path, SILENT, spec.name, replace=False, gpu=10**10)
+    small = estimate_model(study, Store(tmp_path), SILENT, spec.name, replace=False, gpu=10**10)
     assert any("DOES NOT FIT" in line for line in small.warnings)
 
 
@@ -132,7 +132,7 @@ def test_a_model_that_is_not_shipped_cannot_be_planned_without_a_network(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     study = load_study("paper-llama2-7b").replaced(["mine=meta-llama/../Llama-2-7b-hf"], [])
     with pytest.raises(InputError, match="no such folder"):
-        estimate_model(study, Store(tmp_path), tmp_path, SILENT, "mine", replace=False, gpu=10**10)
+        estimate_model(study, Store(tmp_path), SILENT, "mine", replace=False, gpu=10**10)
     assert shipped_outline("meta-llama/Llama-2-7b-hf@main") is not None
     assert [shipped_outline(source) for source in ("meta-llama/..", "meta-llama/Llama-2-70b-hf", "embedded")] == [
         None

@@ -14,13 +14,13 @@ import polars as pl
 import pytest
 import yaml
 
-from prunescope.assets import settings
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.cli.study import request_of
 from prunescope.assets.planning.fingerprints import expected, find_model, search_id
 from prunescope.assets.planning.steps import SEARCH_TABLES
-from prunescope.assets.planning.work_plan import make_plan, unfinished_folder
+from prunescope.assets.planning.work_plan import unfinished_folder
+from prunescope.assets.runs.study_run import StudyRun
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.pipelines.evaluation.search.published import published_recipes
@@ -28,10 +28,10 @@ from prunescope.pipelines.evaluation.search.run import end_search, unfinished_ta
 from prunescope.pipelines.evaluation.search.whole import WholeMeasurement
 from prunescope.pipelines.recipes import MixedRecipe
 from prunescope.pipelines.studies import Study
-from prunescope.warehouse.catalogue.queries import sublayer_milliseconds, sublayer_weights
+from prunescope.warehouse.catalogue.queries import SUBLAYER_MILLISECONDS, SUBLAYER_WEIGHTS, query_pairs
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
-from tests.assets.tiny_study import StudyFile, one_thread, rows, without_answers
+from tests.assets.tiny_study import Heard, StudyFile, one_thread, rows, without_answers
 from tests.canary_secrets import MARK
 from tests.tiny_models import SHORT_TEXT
 
@@ -207,8 +207,8 @@ def test_another_share_is_added_and_another_menu_is_another_search(
         search(capsys, study, searched, "--no-judge", "--settings", json.dumps(settings_))
     times = trials(searched).filter(budget="milliseconds")
     assert (times["removed"] >= 0.2).all()
-    saved = sublayer_milliseconds(searched, "tiny-a", times["search"][0])
-    assert saved.keys() == sublayer_weights(searched, "tiny-a").keys()
+    saved = query_pairs(searched, SUBLAYER_MILLISECONDS, "tiny-a", times["search"][0])
+    assert saved.keys() == query_pairs(searched, SUBLAYER_WEIGHTS, "tiny-a").keys()
     assert min(saved.values()) > 0
     both = trials(searched)
     assert both.filter(search=before["search"][0]).equals(before)
@@ -261,7 +261,7 @@ def test_a_share_waits_while_another_one_is_refused_cannot_be_written_or_ends(
 ) -> None:
     before = trials(searched)
     loaded = request_of(str(study.path), [], []).load()
-    identity = find_model(loaded, "tiny-a", settings.cache_folder(), SILENT).identity
+    identity = find_model(loaded, "tiny-a", SILENT).identity
     folder = unfinished_folder(Store(searched), "tiny-a") / f"search-{search_id(loaded, identity)}"
     end_search(folder, {0.3})
     with monkeypatch.context() as refused:
@@ -336,9 +336,9 @@ def test_a_recipe_from_a_start_is_judged_beside_the_start_and_published_ones(
     assert 10 < float(published.removeprefix("sparsegpt-")) < 50
 
 
-def test_a_study_without_the_key_has_no_search(searched: Path, study: StudyFile, cache: Path, capsys: Capture) -> None:
+def test_a_study_without_the_key_has_no_search(searched: Path, study: StudyFile, capsys: Capture) -> None:
     def planned() -> set[str]:
-        plan = make_plan(request_of(str(study.path), [], []).load(), Store(searched), cache, SILENT)
+        plan = StudyRun(request_of(str(study.path), [], []), Store(searched), Heard()).plan()
         return {table for work in plan.works if work.recipe is None for table in work.tables}
 
     assert planned() == set()
@@ -447,13 +447,13 @@ def test_without_a_share_anywhere_the_command_asks_for_one(study: StudyFile, tmp
     assert told == ("error: --remove is missing, and the study has no `search`; give a share, such as --remove 20%\n")
 
 
-def test_a_search_is_new_where_its_data_or_settings_change_and_only_then(study: StudyFile, cache: Path) -> None:
+def test_a_search_is_new_where_its_data_or_settings_change_and_only_then(study: StudyFile) -> None:
     def versions(**changes: Any) -> tuple[str, str]:
         before = dict(study.keys)
         study.write(**changes)
         loaded: Study = request_of(str(study.path), [], []).load()
         study.keys = before
-        identity = find_model(loaded, "tiny-a", cache, SILENT).identity
+        identity = find_model(loaded, "tiny-a", SILENT).identity
         return expected("search_trials", loaded, identity, None), search_id(loaded, identity)
 
     now = versions()

@@ -14,7 +14,7 @@ from dagster import AssetKey, DagsterInstance, materialize
 
 from prunescope.assets.definitions import defs
 from prunescope.assets.defs.answer_assets import paper_reference, report
-from prunescope.assets.defs.metadata import materialized, table_schema
+from prunescope.assets.defs.metadata import materialized, table_metadata
 from prunescope.assets.defs.recipe_asset import MODELS, RECIPES, VARIANTS
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.assets.execution.task import TableWritten
@@ -158,12 +158,14 @@ def test_the_columns_of_a_question_have_the_lineage_of_table_columns() -> None:
 
 
 def test_a_column_shows_its_unit_formula_bounds_and_reference() -> None:
-    shown = {column.name: column for column in table_schema(TABLES["layer_transitions"]).columns}
+    shown = {
+        column.name: column for column in table_metadata(TABLES["layer_transitions"])["dagster/column_schema"].columns
+    }
     column = shown["one_minus_cos_h"]
     assert "[1 - cosine] = 1 − cos(h, h+Δh) (2603.24652 Theorem 1)" in column.description
     assert column.constraints.other == [">= 0", "<= 2"]
     assert shown["recipe"].constraints.other == ["part of the key", "references variants"]
-    rules = table_schema(TABLES["layer_transitions"]).constraints.other
+    rules = table_metadata(TABLES["layer_transitions"])["dagster/column_schema"].constraints.other
     assert rules[:2] == [
         "key: model, recipe, prompt_id, position, layer, sublayer, scope, lens, temperature",
         "(model, recipe) references variants (model, recipe)",

@@ -34,11 +34,11 @@ LITTLE = {
 }
 
 
-def heard(study: StudyFile, warehouse: Path, cache: Path) -> Heard:
+def heard(study: StudyFile, warehouse: Path) -> Heard:
     listener = Heard()
     with pytest.MonkeyPatch.context() as patch, one_thread():
         without_answers(patch)
-        run_study(StudyRequest(str(study.path)), warehouse, cache, listener)
+        run_study(StudyRequest(str(study.path)), warehouse, listener)
     return listener
 
 
@@ -78,20 +78,20 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, cache: Pat
         patch.delenv("DAGSTER_HOME", raising=False)
         study = StudyFile(folder / "tiny.yaml", tiny_folder)
         study.write(recipes=["dense", *FAMILY, "mlp-drop-1-iterative"], **LITTLE)
-        family = heard(study, one, cache)
+        family = heard(study, one)
         in_one_pass, unfinished = variant_of(one, "a"), list((one / "_unfinished").rglob("*.safetensors"))
         study.write(recipes=["dense", FAMILY[0], "mlp-drop-2-iterative"])
-        alone = heard(study, two, cache)
+        alone = heard(study, two)
         # A file is damaged; only a reader of it can notice.
         (file,) = (one / "_variants/tiny-a/a").iterdir()
         content = bytearray(file.read_bytes())
         content[-3] ^= 16
         file.write_bytes(content)
         study.write(generation={"new_tokens": 2})
-        longer = heard(study, one, cache)
-        mended = heard(study, one, cache)
+        longer = heard(study, one)
+        mended = heard(study, one)
         study.write(recipes=["dense", "mlp-drop-2-iterative", "mlp-drop-1-iterative"], **LITTLE)
-        shorter = heard(study, two, cache)
+        shorter = heard(study, two)
     return Runs(one, two, in_one_pass, unfinished, family, alone, longer, shorter, mended)
 
 
@@ -105,10 +105,10 @@ def test_recipes_with_dense_predecessors_share_a_pass_and_fail_alone(runs: Runs)
     assert not runs.unfinished
 
 
-def test_seconds_of_variants_leave_out_work_that_they_share(study: StudyFile, tmp_path: Path, cache: Path) -> None:
+def test_seconds_of_variants_leave_out_work_that_they_share(study: StudyFile, tmp_path: Path) -> None:
     study.write(recipes=["dense", *FAMILY[:2]], **LITTLE)
     started = time.perf_counter()
-    listener = heard(study, tmp_path / "warehouse", cache)
+    listener = heard(study, tmp_path / "warehouse")
     seconds = time.perf_counter() - started
     assert set(listener.own) == {"tiny-a", "tiny-a@dense", "tiny-a@a", "tiny-a@b", ANSWERS_NAME}
     assert min(listener.own.values()) >= 0
@@ -137,15 +137,15 @@ def test_a_longer_drop_continues_the_order_of_a_shorter_one(runs: Runs) -> None:
 
 # test_layerwise.py resumes at a layer, test_interrupted.py kills runs.
 @pytest.mark.exhaustive
-def test_a_run_killed_while_pruning_resumes_at_its_last_layer(study: StudyFile, tmp_path: Path, cache: Path) -> None:
+def test_a_run_killed_while_pruning_resumes_at_its_last_layer(study: StudyFile, tmp_path: Path) -> None:
     study.write(recipes=["dense", "sparsegpt-50"], **LITTLE)
     killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
     layer = "_unfinished/tiny-a/sparsegpt-50/layer-0000.safetensors"
     assert stop_once_there_is(layer, signal.SIGKILL, Running(study, killed), killed) == -signal.SIGKILL
     before = (killed / layer).stat().st_ino if (killed / layer).exists() else None
-    assert not heard(study, killed, cache).failures
+    assert not heard(study, killed).failures
     assert before is not None
-    assert not heard(study, undisturbed, cache).failures
+    assert not heard(study, undisturbed).failures
     assert variant_of(killed, "sparsegpt-50") == variant_of(undisturbed, "sparsegpt-50")
     assert not list((killed / "_unfinished").rglob("*.safetensors"))
 

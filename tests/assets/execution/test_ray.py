@@ -377,7 +377,7 @@ def ran(machines: Machines, tmp_path_factory: pytest.TempPathFactory, tiny_folde
         root = Store("s3://cluster/study").root
         root.fs.mkdir("cluster")
         study = StudyFile(folder / "tiny.yaml", tiny_folder)
-        outcome = run_study(StudyRequest(str(study.path)), root, cache, listener, cluster={"address": machines.address})
+        outcome = run_study(StudyRequest(str(study.path)), root, listener, cluster={"address": machines.address})
         root.fs.get(root.path, str(folder / "copy"), recursive=True)
         assert lost, "the machine died while it was at work"
         yield Ran(outcome, listener.notes, folder / "copy")
@@ -447,9 +447,8 @@ def test_a_killed_worker_is_started_again_and_its_tables_are_those_of_a_single_p
 
     without_answers(monkeypatch)
     monkeypatch.setattr(ray, "wait", wait_and_kill)
-    cache = Path(os.environ["PRUNESCOPE_CACHE"])
     place = {"address": machines.address}
-    outcome = run_study(StudyRequest(str(study.path)), str(warehouse), cache, Heard(), cluster=place)
+    outcome = run_study(StudyRequest(str(study.path)), str(warehouse), Heard(), cluster=place)
     assert killed
     assert not outcome.failures
     alone, found = rows(computed_once), rows(warehouse)

@@ -14,15 +14,15 @@ from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.execution.model_session import ModelSession
 from prunescope.assets.planning.steps import STEPS
-from prunescope.assets.planning.work_plan import StudyRequest, make_plan
-from prunescope.pipelines.core.progress import SILENT
+from prunescope.assets.planning.work_plan import StudyRequest
+from prunescope.assets.runs.study_run import StudyRun
 from prunescope.pipelines.evaluation.retrieval.beir_data import files_of
 from prunescope.pipelines.models.meta_model import load_meta_model
 from prunescope.pipelines.planning.preflight import check_outline
 from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec
 from prunescope.warehouse.storage.partition_store import Store
 from tests.assets.conftest import made_once
-from tests.assets.tiny_study import StudyFile, computed, few_answers, partitions
+from tests.assets.tiny_study import Heard, StudyFile, computed, few_answers, partitions
 from tests.tiny_encoders import save_embedder
 from tests.tiny_models import tiny_tokenizer
 
@@ -77,7 +77,7 @@ def ran(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def todo(study: Path, root: Path) -> dict[str, tuple[str, ...]]:
-    plan = make_plan(StudyRequest(str(study)).load(), Store(root), root.parent / "cache", SILENT, replace=True)
+    plan = StudyRun(StudyRequest(str(study)), Store(root), Heard(), replace=True).plan()
     return {work.name: work.tables for work in plan.works}
 
 

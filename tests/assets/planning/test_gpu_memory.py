@@ -36,7 +36,7 @@ def test_a_plan_announces_the_peak_of_every_variant_within_a_tenth(
     root, session = str(tmp_path / "warehouse"), ModelSession()
     with cuda_devices(1 << 30) as devices:
         chosen = load_study(str(study.path))
-        planned = estimate_model(chosen, Store(root), tmp_path / "cache", SILENT, "tiny-a", replace=False)
+        planned = estimate_model(chosen, Store(root), SILENT, "tiny-a", replace=False)
         computed(study, Path(root), "models", session=session)
         for recipe in RECIPES:
             devices.peak[0] = 0

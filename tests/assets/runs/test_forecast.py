@@ -69,10 +69,10 @@ def seconds_in(root: Path, recipe: str, step: str) -> float:
     return read_footer(path).provenance.seconds
 
 
-def earlier_of(study: StudyFile, root: Path, cache: Path) -> dict[tuple[str, str], tuple[Work, float]]:
+def earlier_of(study: StudyFile, root: Path) -> dict[tuple[str, str], tuple[Work, float]]:
     """Return the work and the seconds of the earlier steps that a forecast finds, by step and method."""
     spec, works = load_study(str(study.path)), [PartitionWork("tiny-a", None, MODEL_TABLES)]
-    dense = find_model(spec, "tiny-a", cache, SILENT)
+    dense = find_model(spec, "tiny-a", SILENT)
     works += [PartitionWork("tiny-a", recipe, VARIANT_TABLES) for recipe in spec.recipes]
     found = forecast(Store(root), dense, sizes_of(spec, dense.folder), works).earlier
     by_key = {(one.step, one.recipe.method): (one.work, seconds) for one, seconds in found if one.recipe}
@@ -81,10 +81,10 @@ def earlier_of(study: StudyFile, root: Path, cache: Path) -> dict[tuple[str, str
 
 
 def test_seconds_are_those_in_the_footers_of_any_study_that_computed_the_same(
-    study: StudyFile, computed_once: Path, cache: Path
+    study: StudyFile, computed_once: Path
 ) -> None:
     study.write(name="another", recipes=["dense", "wanda-50"])  # without most of what is there
-    found = earlier_of(study, computed_once, cache)
+    found = earlier_of(study, computed_once)
     steps = {"variants", "mask_samples", "traces", "texts", "tasks"}
     recipes = {recipe: parse_recipe(recipe) for recipe in RECIPES}
     assert set(found) == {(step, recipe.method) for step in steps for recipe in recipes.values()}
@@ -94,25 +94,23 @@ def test_seconds_are_those_in_the_footers_of_any_study_that_computed_the_same(
     assert found["traces", "wanda"][0].head > found["traces", "dense"][0].head > 0
 
 
-def test_seconds_under_other_settings_do_not_count(study: StudyFile, computed_once: Path, cache: Path) -> None:
+def test_seconds_under_other_settings_do_not_count(study: StudyFile, computed_once: Path) -> None:
     study.write(
         generation={"new_tokens": 5}, recipes=["dense", {"name": "wanda-2of4", "method": "wanda", "sparsity": 0.3}]
     )
-    found = earlier_of(study, computed_once, cache)
+    found = earlier_of(study, computed_once)
     # Longer texts change the traces. A variant counts under its own parameters, not under its name.
     assert {step for step, _ in found} == {"variants", "mask_samples", "texts", "tasks"}
     assert {method for _, method in found} == {"dense", "wanda", "magnitude", "attn-drop"}
 
 
-def test_a_damaged_footer_and_seconds_of_another_device_are_left_out(
-    study: StudyFile, warehouse: Path, cache: Path
-) -> None:
+def test_a_damaged_footer_and_seconds_of_another_device_are_left_out(study: StudyFile, warehouse: Path) -> None:
     (warehouse / "task_scores/model=tiny-a/recipe=magnitude-50/part.parquet").write_bytes(b"PAR1")
     store, table, variant = Store(warehouse), TABLES["text_tokens"], ("tiny-a", "wanda-2of4")
     made = store.provenance(table, *variant)
     assert made is not None
     store.write(table, pl.DataFrame(store.read(table, *variant)), replace(made, device="cuda:0"), *variant)
-    found = earlier_of(study, warehouse, cache)
+    found = earlier_of(study, warehouse)
     assert not {("tasks", "magnitude"), ("texts", "wanda")} & set(found)
     assert {("tasks", "wanda"), ("texts", "dense"), ("traces", "wanda")} <= set(found)
 

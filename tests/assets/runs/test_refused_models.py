@@ -1,11 +1,10 @@
 """Models that raise an error while they are read for the plan: each is one failure, and the others are measured."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from prunescope.assets.planning.work_plan import Plan, StudyRequest
+from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.runs.outcome import Failure, RunResult
 from prunescope.assets.runs.start import run_study
 from prunescope.pipelines.core.errors import ComputationError, InputError
@@ -18,38 +17,39 @@ class PanicException(BaseException):
 
 def run_with(
     errors: dict[str, BaseException], study: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> tuple[RunResult, list[Failure], list[set[str]]]:
-    """Runs three models up to the plan: the result, the failures that were told, and the models left out of plans."""
-    left_out: list[set[str]] = []
+) -> tuple[RunResult, list[Failure], list[str]]:
+    """Runs three models up to the plan: the result, the failures that were told, and the models that were planned."""
+    planned: list[str] = []
 
-    def read(_: object, name: str, *rest: object) -> None:
+    def read(_: object, name: str, *rest: object) -> str:
         if name in errors:
             raise errors[name]
+        return name
 
-    def planned(*_: object, without: dict[str, Failure], **options: Any) -> Plan:
-        left_out.append({*without})
-        return Plan(request.load())
+    def current(_: object, store: object, name: str, *rest: object, **options: object) -> list[object]:
+        planned.append(name)
+        return []
 
     study.write(models=[{"name": name, "source": str(study.model)} for name in ("a", "b", "c")])
     request, listener = StudyRequest(str(study.path)), Heard()
     monkeypatch.setattr("prunescope.assets.runs.study_run.find_model", read)
-    monkeypatch.setattr("prunescope.assets.runs.study_run.make_plan", planned)
-    result = run_study(request, tmp_path / "warehouse", tmp_path, listener)
-    return result, listener.failures, left_out
+    monkeypatch.setattr("prunescope.assets.runs.study_run.model_work", current)
+    result = run_study(request, tmp_path / "warehouse", listener, tables=["models"])
+    return result, listener.failures, planned
 
 
 @pytest.mark.parametrize("kind", [InputError, OSError, ValueError, RecursionError, MemoryError, PanicException])
 def test_any_error_of_one_model_is_one_failure_in_one_line(
     kind: type[BaseException], study: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result, told, left_out = run_with({"b": kind("no\nvocabulary")}, study, tmp_path, monkeypatch)
+    result, told, planned = run_with({"b": kind("no\nvocabulary")}, study, tmp_path, monkeypatch)
     (failure,) = result.failures
     assert told == [failure]
     assert failure.name == "b"
     assert failure.message == ("no vocabulary" if kind is InputError else f"{kind.__name__}: no vocabulary")
     assert failure.is_input == (kind is InputError)
     assert "Traceback" in failure.traceback
-    assert left_out == [{"b"}]
+    assert planned == ["a", "c"]
 
 
 def test_where_no_model_can_be_read_the_run_ends_with_the_first_error(

@@ -269,11 +269,9 @@ def test_the_job_study_computes_missing_partitions_and_empties_those_without_tex
     assert not diagnose(warehouse)
 
 
-def test_a_run_of_some_tables_that_is_executed_again_computes_no_others(
-    study: StudyFile, tmp_path: Path, cache: Path
-) -> None:
+def test_a_run_of_some_tables_that_is_executed_again_computes_no_others(study: StudyFile, tmp_path: Path) -> None:
     warehouse, request = tmp_path / "warehouse", StudyRequest(str(study.path), recipes=("dense",))
-    run_study(request, warehouse, cache, LogListener(logging.getLogger()), tables=["models", "variants"])
+    run_study(request, warehouse, LogListener(logging.getLogger()), tables=["models", "variants"])
     filled = partitions(warehouse)
     shutil.rmtree(warehouse / "models")
     with open_instance(warehouse) as instance:
@@ -302,12 +300,12 @@ def test_a_click_takes_the_request_of_the_last_run_with_its_partition(warehouse:
 
 
 def test_a_table_that_was_not_recorded_because_of_a_kill_is_recorded_by_the_next_run(
-    study: StudyFile, warehouse: Path, cache: Path
+    study: StudyFile, warehouse: Path
 ) -> None:
     study.write(recipes=[*RECIPES, "mlp-drop-1"])
     (written,) = computed(study, warehouse, "variants", "mlp-drop-1")
     listener, tables = LogListener(logging.getLogger()), ["variants", "mask_samples"]
-    run_study(StudyRequest(str(study.path)), warehouse, cache, listener, tables=tables)
+    run_study(StudyRequest(str(study.path)), warehouse, listener, tables=tables)
     with open_instance(warehouse) as instance:
         assert latest_versions(instance, AssetKey("variants"))["tiny-a|mlp-drop-1"] == written.fingerprint
         wanted = AssetRecordsFilter(AssetKey("variants"), asset_partitions=["tiny-a|mlp-drop-1"])
@@ -317,7 +315,7 @@ def test_a_table_that_was_not_recorded_because_of_a_kill_is_recorded_by_the_next
         keys = {AssetCheckKey(AssetKey("variants"), "keeps_its_rules")}
         history = instance.event_log_storage.get_asset_check_execution_history(*keys, limit=9)
         assert "tiny-a|mlp-drop-1" not in {record.partition for record in history}, "nothing was checked"
-        dense = find_model(StudyRequest(str(study.path)).load(), "tiny-a", cache, SILENT)
+        dense = find_model(StudyRequest(str(study.path)).load(), "tiny-a", SILENT)
         assert [*missing(instance, StudyRequest(str(study.path)).load(), [dense], Store(warehouse))] == []
 
 

@@ -18,7 +18,7 @@ from prunescope.pipelines.reporting.charts.pareto import labels
 from prunescope.pipelines.reporting.charts.publication_size import MIN_TYPE, fitted
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from tests.pipelines.reporting.charts import frames, variant_frames
-from tests.pipelines.reporting.charts.test_figures import rows_with
+from tests.pipelines.reporting.charts.test_figures import chart_of, rows_with
 from tests.sql import reference_intervals
 
 
@@ -242,7 +242,7 @@ def test_a_flip_matrix_of_34_variants_fits_one_column():
     recipes = tuple(f"{kind}-drop-{k}" for kind in ("attn", "attn+mlp", "block") for k in range(1, 12))[:31]
     turns = variant_frames.pairwise_flips(recipes=(*recipes, "a  b  c", "</svg><script>"))
     frame = frames.ask(FIGURES["flip_matrix"].query, pairwise_flips=turns.with_columns(n_samples=60 - pl.col("lost")))
-    chart = next(FIGURES["flip_matrix"].draw_all(frame)).chart
+    chart = chart_of(next(FIGURES["flip_matrix"].draw_all(frame)))
     found = fitted(chart.to_dict(), 1)
     assert found.type_points >= MIN_TYPE
     assert ">a  b  c<" in found.svg
@@ -350,7 +350,7 @@ def test_a_mean_over_tasks_needs_the_error_of_every_task():
 
 
 def losses_drawn(**marts: pl.DataFrame) -> list[Any]:
-    return [drawing.chart for drawing in FIGURES["losses"].draw_all(frames.ask(FIGURES["losses"].query, **marts))]
+    return [chart_of(drawing) for drawing in FIGURES["losses"].draw_all(frames.ask(FIGURES["losses"].query, **marts))]
 
 
 def test_losses_hold_both_kinds_with_their_intervals_and_the_smallest_model_comes_first():

@@ -323,7 +323,7 @@ def _figure(name: str, marts: dict[str, Any]) -> dict[str, Any]:
     figure = FIGURES[name]
     drawings = []
     for drawing in itertools.islice(figure.draw_all(frames.ask(figure.query, **marts)), 1):
-        spec = drawing.chart.to_dict() | {"description": f"{drawing.title}. alt"}
+        spec = drawing.specification | {"description": f"{drawing.title}. alt"}
         drawings.append(
             {"title": drawing.title, "spec": {key: spec[key] for key in spec if key not in {"config", "title"}}}
         )

@@ -14,7 +14,7 @@ HOSTILE = "\x1b[2J\x1b]0;owned\x07[bold red]x[/] \u202e\u200b\x9b1m"
 
 
 def rows(pruned: list[str], kl: list[float], same: list[bool] | None = None) -> list[dict[str, Any]]:
-    """Return rows as `token_rows` has them, in which the dense model writes other words."""
+    """Return rows as the statement `TOKENS` has them, in which the dense model writes other words."""
     columns = zip(pruned, kl, same or [True] * len(kl), strict=True)
     return [
         {
