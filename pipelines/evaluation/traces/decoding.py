@@ -137,14 +137,16 @@ def _decode_batch(
             if kept != list(range(len(tokens))):  # after the prompts, each of which ran once for all its texts
                 states, logits = states[kept], logits[kept]
             chosen = choose(logits, [texts[index] for index in live], step)
-            for index, state, token in zip(live, states, chosen.tolist(), strict=True):
+            going = []
+            for row, (index, state, token) in enumerate(zip(live, states, chosen.tolist(), strict=True)):
                 streams[index].append(state)
                 generated[index].append(token)
-            is_over = [_has_ended(decoder, generated[index], stops, most, index) for index in live]
-            for row, index in enumerate(live):
-                if is_over[row] and keep is not None and cache is not None:
+                can_end = stops is not None and len(generated[index]) >= stops[index]
+                is_over = can_end and end_of(decoder, generated[index]) is not None
+                if len(generated[index]) < most[index] and not is_over:
+                    going.append(row)
+                elif keep is not None and cache is not None:
                     keep(texts[index], cache.text(kept[row], int((mask[kept[row]] == 0).sum())))
-            going = [row for row, has_ended in enumerate(is_over) if not has_ended]
             if not going:
                 break
             selected = [kept[row] for row in going]
@@ -159,14 +161,6 @@ def _decode_batch(
             # Without a cache, all tokens run again.
             tokens = chosen[:, None] if cache is not None else torch.cat([tokens, chosen[:, None]], dim=1)
     return [DecodingResult(tuple(text), torch.stack(states)) for text, states in zip(generated, streams, strict=True)]
-
-
-def _has_ended(
-    decoder: Decoder, generated: Sequence[int], stops: Sequence[int] | None, most: Sequence[int], text: int
-) -> bool:
-    """Return whether a text has reached its limit, or has its minimum of tokens and an end-of-text token."""
-    can_end = stops is not None and len(generated) >= stops[text]
-    return len(generated) == most[text] or (can_end and end_of(decoder, generated) is not None)
 
 
 def bytes_per_variant(measure: MeasureSpec, points: int, steps: int, width: int, weights: int) -> int:
