@@ -20,7 +20,7 @@ from prunescope.pipelines.metrics.option_metrics import option_row
 from prunescope.pipelines.metrics.ranking import top_ids
 from prunescope.pipelines.metrics.text_metrics import collapse_step, distinct_n, first_flip, repeat_rate, repeat_rates
 from prunescope.pipelines.models.decoder import Decoder, padded_left
-from prunescope.pipelines.models.module_calls import first_tensor, hooks, quick_linears, stream_of
+from prunescope.pipelines.models.module_calls import first_tensor, hooks, quick_linears, watch_stream
 from prunescope.pipelines.models.token_cache import KeyValues
 from prunescope.pipelines.studies import MeasureSpec
 
@@ -192,8 +192,8 @@ def _record_last_position(decoder: Decoder, last: dict[str, Tensor]) -> list[Rem
     The hooks save copies, because a view would keep the states of all prompt tokens in memory until the pass ends.
     """
 
-    def save_embedding(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
-        last["embedded"] = stream_of(args, kwargs)[:, -1].clone()
+    def save_embedding(stream: Tensor) -> None:
+        last["embedded"] = stream[:, -1].clone()
 
     def save_stream(module: nn.Module, args: tuple[Any, ...], output: object) -> None:  # noqa: ARG001
         last["stream"] = first_tensor(output)[:, -1].clone()
@@ -202,7 +202,7 @@ def _record_last_position(decoder: Decoder, last: dict[str, Tensor]) -> list[Rem
         last[label] = added[:, -1].to(decoder.device, copy=True)
 
     return [
-        decoder.layers[0].module.register_forward_pre_hook(save_embedding, with_kwargs=True),
+        watch_stream(decoder.layers[0].module, save_embedding),
         *(handle for s in decoder.sublayers for handle in s.watch(partial(save_added, s.label))),
         decoder.layers[-1].module.register_forward_hook(save_stream),
     ]
