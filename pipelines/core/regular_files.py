@@ -5,6 +5,8 @@ A FIFO blocks the process that opens it, and a device such as /dev/zero never en
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 
@@ -37,6 +39,15 @@ def local_path(name: str, what: str) -> Path:
         shown = name if len(name) <= 80 else f"{name[:80]}…"
         raise InputError(f"{what} {shown!r}: {problem}; give the path of a file")
     return Path(name).expanduser()
+
+
+@contextmanager
+def readable(where: str, fix: str) -> Iterator[None]:
+    """Turn an OSError about a file into an InputError, which names the file and the fix."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{where}: {error.strerror or error}; {fix}") from error
 
 
 def require_regular(path: Path, limit: int | None = None, what: str = "this kind of file") -> int:

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.regular_files import local_path, read_regular
+from prunescope.pipelines.core.regular_files import local_path, read_regular, readable
 
 # A study is a page of text.
 MAX_BYTES = 1_000_000
@@ -43,10 +43,8 @@ def read_yaml(path: Path, what: str = "", loader: type[PlainLoader] = PlainLoade
     """
     where = f"{what} {path}".strip()
     local_path(str(path), what or "file")
-    try:
+    with readable(where, "give the path of a readable YAML file"):
         text = read_regular(path, MAX_BYTES, "a YAML file")
-    except OSError as error:
-        raise InputError(f"{where}: {error.strerror or error}; give the path of a readable YAML file") from error
     return parse_yaml(text, where, loader, unique=unique)
 
 

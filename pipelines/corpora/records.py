@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.regular_files import local_path, open_regular, read_regular, require_regular
+from prunescope.pipelines.core.regular_files import local_path, open_regular, read_regular, readable, require_regular
 from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.pipelines.corpora.hub_datasets import PREFIX, data_set_rows, data_set_state
 
@@ -36,6 +36,7 @@ MAX_JSON_BYTES = 100_000_000
 # Largest other file; one of this size has millions of lines and takes minutes to read.
 MAX_BYTES = 20_000_000_000
 _SIBLINGS = 1_000
+_READABLE = "give a readable file"
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,9 @@ def source_state(source: str) -> object:
     if source.startswith(PREFIX):
         return data_set_state(source)
     path = _path(source)
-    try:
+    with readable(str(path), _READABLE):
         require_regular(path, MAX_BYTES, "a file of records")
         status = path.stat()
-    except OSError as error:
-        raise _unreadable(path, error) from error
     return status.st_mtime_ns, status.st_size
 
 
@@ -97,12 +96,10 @@ def read_records(source: str) -> Iterator[Record]:
     suffix = path.suffix.lower()
     unit = f"{source if source in SHIPPED else path}, {_UNITS.get(suffix, 'line')}"
     count = 0
-    try:
+    with readable(str(path), _READABLE):
         for number, fields in _READERS[suffix](path):
             count += 1
             yield Record(number, unit, fields)
-    except OSError as error:
-        raise _unreadable(path, error) from error
     if not count:
         raise InputError(f"{path}: the file contains no record; write one prompt per line")
 
@@ -123,7 +120,7 @@ def _path(source: str) -> Path:
     if source in SHIPPED:
         return SHIPPED[source]
     path = local_path(source, "source")
-    try:
+    with readable(str(path), _READABLE):
         if path.is_dir():
             raise InputError(f"{path}: is a folder; give the path of a file, or hf:FOLDER:SPLIT for a data set on disk")
         if path.exists():
@@ -131,17 +128,11 @@ def _path(source: str) -> Path:
                 raise InputError(f"{path}: unknown ending {path.suffix!r}; prompt sets end in {', '.join(_READERS)}")
             return path
         siblings = [file.name for file in islice(path.parent.iterdir(), _SIBLINGS)] if path.parent.is_dir() else []
-    except OSError as error:
-        raise _unreadable(path, error) from error
     hint = did_you_mean(source, SHIPPED) or did_you_mean(path.name, siblings, form=f"{path.parent}/{{}}")
     raise InputError(
         f"source {source!r}: no such set or file; {hint}shipped are {', '.join(SHIPPED)}; else give a file "
         f"({', '.join(_READERS)}) or {FORM}"
     )
-
-
-def _unreadable(path: Path, error: OSError) -> InputError:
-    return InputError(f"{path}: {error.strerror or error}; give a readable file")
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -7,7 +7,7 @@ import lzma
 from pathlib import Path
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.regular_files import local_path, open_regular, read_regular
+from prunescope.pipelines.core.regular_files import local_path, open_regular, read_regular, readable
 from prunescope.pipelines.corpora.hub_datasets import FORM, PREFIX, data_set_documents, data_set_hash
 
 # Texts in the package; a file next to each names its source and licence.
@@ -20,6 +20,7 @@ MAX_BYTES = 1_000_000_000
 # Endings of files with one record per line.
 _LINES = {".jsonl", ".ndjson"}
 BUILT_IN = (*CORPORA, "embedded")
+_READABLE = f"give {', '.join(f'`{name}`' for name in BUILT_IN)}, {FORM} or a readable file"
 
 
 def read_text(source: str, what: str) -> str:
@@ -49,10 +50,8 @@ def read_documents(source: str, what: str) -> tuple[str, ...]:
     if source.startswith(PREFIX):
         return data_set_documents(source, what)
     path = local_path(source, what)
-    try:
+    with readable(f"{what} {path}", _READABLE):
         text = read_regular(path, MAX_BYTES, "a text")
-    except OSError as error:
-        raise _unreadable(what, path, error) from error
     suffix = path.suffix.lower()
     if suffix not in {".json", *_LINES}:
         return (text,)
@@ -85,18 +84,10 @@ def contents_hash(source: str, what: str) -> str:
     if source == "embedded":
         return hashlib.sha256(json.dumps(read_documents(source, what)).encode()).hexdigest()
     path = CORPORA.get(source) or local_path(source, what)
-    try:
-        with open_regular(path) as stream:
-            # A byte order mark is not part of the text.
-            stream.seek(len(codecs.BOM_UTF8) * stream.peek(3).startswith(codecs.BOM_UTF8))
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise _unreadable(what, path, error) from error
-
-
-def _unreadable(what: str, path: Path, error: OSError) -> InputError:
-    known = ", ".join(f"`{name}`" for name in BUILT_IN)
-    return InputError(f"{what} {path}: {error.strerror}; give {known}, {FORM} or a readable file")
+    with readable(f"{what} {path}", _READABLE), open_regular(path) as stream:
+        # A byte order mark is not part of the text.
+        stream.seek(len(codecs.BOM_UTF8) * stream.peek(3).startswith(codecs.BOM_UTF8))
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _text_of(record: object) -> str | None:

@@ -10,7 +10,7 @@ from typing import BinaryIO
 from safetensors import SafetensorError, safe_open
 
 from prunescope.pipelines.core.errors import ComputationError, InputError
-from prunescope.pipelines.core.regular_files import open_regular, read_regular, require_regular
+from prunescope.pipelines.core.regular_files import open_regular, read_regular, readable, require_regular
 
 # The largest vocabularies fill 40 MB, the longest lists of weights 20 MB.
 DESCRIPTION = 256_000_000
@@ -105,10 +105,8 @@ def check_safetensors(file: Path) -> None:
         InputError: the file is cut short, damaged or not regular, or its header exceeds the format's limit.
     """
     try:
-        with open_regular(file), safe_open(file, framework="np"):
+        with readable(str(file), "fetch the model again"), open_regular(file), safe_open(file, framework="np"):
             pass
-    except OSError as error:
-        raise InputError(f"{file}: {error.strerror or error}; fetch the model again") from error
     except SafetensorError as error:
         raise InputError(f"{file}: cut short or damaged ({error}); fetch it again") from error
 

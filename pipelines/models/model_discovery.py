@@ -19,7 +19,7 @@ from prunescope.pipelines.models.known_text import WHOLE, KnownText, Pass
 from prunescope.pipelines.models.layer_discovery import find_layer
 from prunescope.pipelines.models.lm_head import find_lm_head
 from prunescope.pipelines.models.meta_model import context_length
-from prunescope.pipelines.models.module_calls import first_tensor, hooks, without_cache
+from prunescope.pipelines.models.module_calls import UNFIT, first_tensor, hooks, without_cache
 from prunescope.pipelines.models.skipping import SkipPlan, find_skips
 from prunescope.pipelines.models.sublayer import SublayerCall, has_matrix
 from prunescope.pipelines.models.weight_offload import data_of, swapped_data
@@ -29,9 +29,6 @@ _PROBE_TOKENS = 12
 _CHUNKS = (9, 1, 1, 1)
 _PADDING = 3
 _CHUNKS_SKIPPED = (10, 1, 1)
-# Errors of architectures without an attention mask, or without a cache.
-_MASK_ERRORS = (RuntimeError, ValueError, TypeError, IndexError)
-_CACHE_ERRORS = (*_MASK_ERRORS, AttributeError, KeyError)
 
 
 def discover(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # noqa: ANN401 (any tokenizer)
@@ -136,8 +133,8 @@ def _discovered(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # n
     other[:, -1] = (other[:, -1] + 1) % vocabulary
     is_causal = known.differing([(partial(decoder.hidden, other), slice(-1))]) is None
     decoder = replace(decoder, is_causal=is_causal)
-    can_pad = _can_pad_left if decoder.is_causal else _can_pad_right
-    decoder = replace(decoder, can_pad=can_pad(decoder, probe, known))
+    padded = _padded_left if decoder.is_causal else _padded_right
+    decoder = replace(decoder, can_pad=known.is_read_by(padded(decoder, probe)))
     return replace(decoder, skips=_skips(decoder, probe, run))
 
 
@@ -189,41 +186,31 @@ def _cache_refusal(decoder: Decoder, probe: Tensor, known: KnownText) -> str | N
             again = torch.cat([sublayer.recompute(call, empty) for call in calls[sublayer.label]], dim=1)
             if sublayer.name == differing or not known.is_known(sublayer.label, again):
                 return f"{name}: {sublayer.name} adds something else when tokens pass through a cache"
-    except _CACHE_ERRORS as error:
+    except UNFIT as error:
         return f"{name} does not run through a cache ({str(error).strip().splitlines()[0][:100]})"
     return None
 
 
-def _can_pad_left(decoder: Decoder, probe: Tensor, known: KnownText) -> bool:
-    """Return whether left padding changes no contribution in a batch of two, also after the other row has left."""
+def _padded_left(decoder: Decoder, probe: Tensor) -> Iterator[Pass]:
+    """Yield passes over the probe with left padding, in a batch of two, also after the other row has left."""
     padded = torch.nn.functional.pad(probe, (_PADDING, 0))
     tokens = torch.cat([torch.roll(padded, 1, dims=1), padded])
     real = torch.ones_like(tokens)
     real[1, :_PADDING] = 0
-
-    def passes() -> Iterator[Pass]:
-        if decoder.cache_refusal is not None:
-            yield partial(decoder.hidden, tokens, None, real), slice(_PADDING, None)
-            return
-        cache, start = decoder.new_cache(), _PADDING + _CHUNKS[0]
-        yield partial(decoder.hidden, tokens[:, :start], cache, real[:, :start]), slice(_PADDING, None)
-        cache.keep([1])
-        for end in range(start + 1, tokens.shape[1] + 1):
-            yield partial(decoder.hidden, tokens[1:, end - 1 : end], cache, real[1:, :end]), WHOLE
-
-    try:
-        return known.differing(passes()) is None
-    except _MASK_ERRORS:
-        return False
+    if decoder.cache_refusal is not None:
+        yield partial(decoder.hidden, tokens, None, real), slice(_PADDING, None)
+        return
+    cache, start = decoder.new_cache(), _PADDING + _CHUNKS[0]
+    yield partial(decoder.hidden, tokens[:, :start], cache, real[:, :start]), slice(_PADDING, None)
+    cache.keep([1])
+    for end in range(start + 1, tokens.shape[1] + 1):
+        yield partial(decoder.hidden, tokens[1:, end - 1 : end], cache, real[1:, :end]), WHOLE
 
 
-def _can_pad_right(decoder: Decoder, probe: Tensor, known: KnownText) -> bool:
+def _padded_right(decoder: Decoder, probe: Tensor) -> Iterator[Pass]:
     padded = torch.nn.functional.pad(probe, (0, _PADDING), value=decoder.padding)
     lengths = torch.full((1,), probe.shape[1], device=probe.device)
-    try:
-        return known.differing([(partial(decoder.padded, padded, lengths), slice(probe.shape[1]))]) is None
-    except _MASK_ERRORS:
-        return False
+    yield partial(decoder.padded, padded, lengths), slice(probe.shape[1])
 
 
 def _skips(decoder: Decoder, probe: Tensor, run: ForwardRecorder) -> SkipPlan | None:
@@ -249,5 +236,5 @@ def _is_skipped(decoder: Decoder, probe: Tensor, shift: int) -> bool:
 
     try:
         return is_same(states(skips=True), states(skips=False), decoder.rounding)
-    except _CACHE_ERRORS:
+    except UNFIT:
         return False  # the layer reads more of a module's output than its first tensor

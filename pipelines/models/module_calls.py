@@ -11,9 +11,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers.cache_utils import Cache
 
+from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.metrics.cpu_matmul import product
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+# Errors of architectures whose own code does not run with a cache, with a mask or in another dtype.
+UNFIT = (InputError, RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError)
 
 
 def first_tensor(output: object) -> Tensor:
@@ -39,6 +42,11 @@ def state_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | No
 def stream_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """Return the residual stream that a layer is called on; discovery has proved that it exists."""
     return cast(Tensor, state_argument(args, kwargs))
+
+
+def watch_stream(module: nn.Module, observe: Callable[[Tensor], None]) -> RemovableHandle:
+    """Call `observe` with the stream at every call of a module; the caller removes the hook."""
+    return module.register_forward_pre_hook(lambda _, args, kwargs: observe(stream_of(args, kwargs)), with_kwargs=True)
 
 
 def with_state(args: tuple[Any, ...], kwargs: dict[str, Any], state: Tensor) -> Arguments:

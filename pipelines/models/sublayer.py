@@ -19,6 +19,7 @@ from prunescope.pipelines.models.module_calls import (
     hooks,
     other_forward,
     stream_of,
+    watch_stream,
     with_cache,
     with_first,
 )
@@ -106,13 +107,7 @@ class Branch:
             changed = observe(first_tensor(output) - stream)
             return None if changed is None else with_first(output, stream + changed)
 
-        return [self._record_stream(streams), self.chain[-1].register_forward_hook(after)]
-
-    def _record_stream(self, streams: list[Tensor]) -> RemovableHandle:
-        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
-            streams.append(stream_of(args, kwargs))
-
-        return self.chain[0].register_forward_pre_hook(before, with_kwargs=True)
+        return [watch_stream(self.chain[0], streams.append), self.chain[-1].register_forward_hook(after)]
 
     @contextmanager
     def dropped(self, substitute: Substitution | None = None) -> Iterator[None]:
@@ -133,7 +128,7 @@ class Branch:
                 value = value + (substitute(state) / self.multiplier).reshape(value.shape)
             return with_first(output, value)
 
-        recording = hooks(*([self._record_stream(inputs)] if records else []))
+        recording = hooks(*([watch_stream(self.chain[0], inputs.append)] if records else []))
         with recording, other_forward(self.chain[-1], without_contribution):
             yield
 
@@ -201,9 +196,9 @@ class Sublayer:
         shape: list[int] = []
         contributions: list[Tensor] = []
 
-        def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
+        def begin(stream: Tensor) -> None:
             contributions.clear()
-            shape[:] = stream_of(args, kwargs).shape
+            shape[:] = stream.shape
 
         def collect(value: Tensor) -> Tensor | None:
             contributions.append(value.reshape(*shape[:-1], value.shape[-1]))
@@ -214,7 +209,7 @@ class Sublayer:
             changed = observe(sum(others, start=last))
             return None if changed is None else (changed - sum(others) if others else changed).reshape(value.shape)
 
-        handles = [self.host.register_forward_pre_hook(begin, with_kwargs=True)]
+        handles = [watch_stream(self.host, begin)]
         for part in self.parts:
             handles += part.watch(collect)
         return handles
@@ -224,9 +219,9 @@ class Sublayer:
         shape: list[int] = []
         arguments: dict[int, Arguments] = {}
 
-        def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
+        def begin(stream: Tensor) -> None:
             arguments.clear()
-            shape[:] = stream_of(args, kwargs).shape
+            shape[:] = stream.shape
 
         def record(index: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             arguments[index] = (args, kwargs)
@@ -234,7 +229,7 @@ class Sublayer:
                 parts = tuple(arguments[part] for part in range(len(self.parts)))
                 calls.append(SublayerCall(parts, (shape[0], shape[1])))
 
-        handles = [self.host.register_forward_pre_hook(begin, with_kwargs=True)]
+        handles = [watch_stream(self.host, begin)]
         for index, part in enumerate(self.parts):
             handles.append(part.chain[0].register_forward_pre_hook(partial(record, index), with_kwargs=True))
         return handles

@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 from jaxtyping import Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.pipelines.metrics.divergence import divergence
 from prunescope.pipelines.metrics.mean_interval import Numbers, interval
 from prunescope.pipelines.models.decoder import Decoder, Layer, probe_tokens
-from prunescope.pipelines.models.module_calls import hooks, stream_of
+from prunescope.pipelines.models.module_calls import hooks, watch_stream
 from prunescope.pipelines.models.sublayer import watch_all
 from prunescope.pipelines.models.weight_offload import on_device
 from prunescope.pipelines.pruning.calibration.layerwise_forward import BATCH, Streams
@@ -141,13 +141,9 @@ def _recorded(layer: Layer) -> Iterator[tuple[dict[str, Tensor], dict[str, Tenso
     added: dict[str, Tensor] = {}
     read: dict[str, Tensor] = {}
 
-    def save_read(label: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        read[label] = stream_of(args, kwargs)
-
     handles = watch_all(layer.sublayers, added.__setitem__)
     for sublayer in layer.sublayers:
-        first = sublayer.parts[0].chain[0]
-        handles.append(first.register_forward_pre_hook(partial(save_read, sublayer.label), with_kwargs=True))
+        handles.append(watch_stream(sublayer.parts[0].chain[0], partial(read.__setitem__, sublayer.label)))
     with hooks(*handles):
         yield added, read
 

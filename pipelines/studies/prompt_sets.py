@@ -8,7 +8,7 @@ from itertools import islice
 from pydantic import ValidationError
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.regular_files import local_path, read_regular
+from prunescope.pipelines.core.regular_files import local_path, read_regular, readable
 from prunescope.pipelines.core.safe_yaml import key_place
 from prunescope.pipelines.core.validation_errors import problems_of
 from prunescope.pipelines.corpora.records import (
@@ -83,13 +83,10 @@ def read_template(template: object, where: str, keys: Sequence[str | int]) -> ob
         return template
     try:
         path = local_path(template, "template")
-        text = read_regular(path, MAX_TEMPLATE_BYTES, "a template")
+        with readable(str(path), "give `chat`, `plain` or the path of a Jinja file"):
+            text = read_regular(path, MAX_TEMPLATE_BYTES, "a template")
     except InputError as error:
         raise InputError(f"{key_place(where, keys)}: {error}") from error
-    except OSError as error:
-        raise InputError(
-            f"{key_place(where, keys)}: {path}: {error.strerror}; give `chat`, `plain` or the path of a Jinja file"
-        ) from error
     if "{{" not in text and "{%" not in text:
         raise InputError(
             f"{key_place(where, keys)}: {path}: not a Jinja template; write {{{{ text }}}} where the prompt's text "

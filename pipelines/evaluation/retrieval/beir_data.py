@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.core.regular_files import readable
 from prunescope.pipelines.corpora.records import numbered_lines
 from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec
 
@@ -91,10 +92,8 @@ def _limited(
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
     """Yield the non-blank lines with their numbers."""
-    try:
+    with readable(str(file), _FORMAT):
         yield from ((number, line.rstrip("\r\n")) for number, line in numbered_lines(file) if line.strip())
-    except OSError as error:
-        raise InputError(f"{file}: {error.strerror}; {_FORMAT}") from error
 
 
 def _texts(file: Path) -> dict[str, str]:

@@ -363,11 +363,7 @@ def can_reuse_prefix(decoder: Decoder) -> bool:
         yield lambda: ends.extend(_after_prefix(decoder, prefix, [longer, shorter], cache)), WHOLE
         yield partial(decoder.hidden, ends[0], cache, ends[1]), slice(-len(shorter), None)
 
-    try:
-        text = KnownText(decoder, torch.tensor([prefix + shorter], device=decoder.device))
-        return text.differing(passes()) is None
-    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError):
-        return False  # the architecture does not support such a cache
+    return KnownText(decoder, torch.tensor([prefix + shorter], device=decoder.device)).is_read_by(passes())
 
 
 def depends_on_pass_length(config: Any) -> bool:  # noqa: ANN401

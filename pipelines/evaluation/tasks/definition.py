@@ -5,6 +5,7 @@ import importlib.util
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.metadata import version
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.regular_files import local_path, open_regular, path_problem
+from prunescope.pipelines.core.regular_files import local_path, open_regular, path_problem, readable
 from prunescope.pipelines.core.safe_yaml import PlainLoader, read_yaml
 from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.pipelines.corpora.records import read_records
@@ -232,10 +233,8 @@ _Loader.add_constructor("!function", lambda _, node: _Function(node.value))
 def _stamp(path: Path) -> tuple[int, int]:
     """Return modification time and size, by which the caches below notice a changed file."""
     local_path(str(path), "task file")
-    try:
+    with _readable(path):
         status = path.stat()
-    except OSError as error:
-        raise _unreadable(path, error) from error
     return status.st_mtime_ns, status.st_size
 
 
@@ -309,15 +308,12 @@ def strings(value: Any) -> Iterator[str]:  # noqa: ANN401 (any YAML value)
 
 
 def _read(path: Path) -> bytes:
-    try:
-        with open_regular(path, MAX_SAMPLES, "a task's file") as stream:
-            return stream.read()
-    except OSError as error:
-        raise _unreadable(path, error) from error
+    with _readable(path), open_regular(path, MAX_SAMPLES, "a task's file") as stream:
+        return stream.read()
 
 
-def _unreadable(path: Path, error: OSError) -> InputError:
-    return InputError(f"task file {path}: {error.strerror or error}; give the path of a readable file")
+def _readable(path: Path) -> AbstractContextManager[None]:
+    return readable(f"task file {path}", "give the path of a readable file")
 
 
 def runs_code(spec: TaskSpec) -> bool:

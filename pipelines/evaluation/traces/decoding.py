@@ -20,7 +20,7 @@ from prunescope.pipelines.metrics.option_metrics import option_row
 from prunescope.pipelines.metrics.ranking import top_ids
 from prunescope.pipelines.metrics.text_metrics import collapse_step, distinct_n, first_flip, repeat_rate, repeat_rates
 from prunescope.pipelines.models.decoder import Decoder, padded_left
-from prunescope.pipelines.models.module_calls import first_tensor, hooks, quick_linears, stream_of
+from prunescope.pipelines.models.module_calls import first_tensor, hooks, quick_linears, watch_stream
 from prunescope.pipelines.models.token_cache import KeyValues
 from prunescope.pipelines.studies import MeasureSpec
 
@@ -137,14 +137,16 @@ def _decode_batch(
             if kept != list(range(len(tokens))):  # after the prompts, each of which ran once for all its texts
                 states, logits = states[kept], logits[kept]
             chosen = choose(logits, [texts[index] for index in live], step)
-            for index, state, token in zip(live, states, chosen.tolist(), strict=True):
+            going = []
+            for row, (index, state, token) in enumerate(zip(live, states, chosen.tolist(), strict=True)):
                 streams[index].append(state)
                 generated[index].append(token)
-            is_over = [_has_ended(decoder, generated[index], stops, most, index) for index in live]
-            for row, index in enumerate(live):
-                if is_over[row] and keep is not None and cache is not None:
+                can_end = stops is not None and len(generated[index]) >= stops[index]
+                is_over = can_end and end_of(decoder, generated[index]) is not None
+                if len(generated[index]) < most[index] and not is_over:
+                    going.append(row)
+                elif keep is not None and cache is not None:
                     keep(texts[index], cache.text(kept[row], int((mask[kept[row]] == 0).sum())))
-            going = [row for row, has_ended in enumerate(is_over) if not has_ended]
             if not going:
                 break
             selected = [kept[row] for row in going]
@@ -159,14 +161,6 @@ def _decode_batch(
             # Without a cache, all tokens run again.
             tokens = chosen[:, None] if cache is not None else torch.cat([tokens, chosen[:, None]], dim=1)
     return [DecodingResult(tuple(text), torch.stack(states)) for text, states in zip(generated, streams, strict=True)]
-
-
-def _has_ended(
-    decoder: Decoder, generated: Sequence[int], stops: Sequence[int] | None, most: Sequence[int], text: int
-) -> bool:
-    """Return whether a text has reached its limit, or has its minimum of tokens and an end-of-text token."""
-    can_end = stops is not None and len(generated) >= stops[text]
-    return len(generated) == most[text] or (can_end and end_of(decoder, generated) is not None)
 
 
 def bytes_per_variant(measure: MeasureSpec, points: int, steps: int, width: int, weights: int) -> int:
@@ -198,8 +192,8 @@ def _record_last_position(decoder: Decoder, last: dict[str, Tensor]) -> list[Rem
     The hooks save copies, because a view would keep the states of all prompt tokens in memory until the pass ends.
     """
 
-    def save_embedding(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
-        last["embedded"] = stream_of(args, kwargs)[:, -1].clone()
+    def save_embedding(stream: Tensor) -> None:
+        last["embedded"] = stream[:, -1].clone()
 
     def save_stream(module: nn.Module, args: tuple[Any, ...], output: object) -> None:  # noqa: ARG001
         last["stream"] = first_tensor(output)[:, -1].clone()
@@ -208,7 +202,7 @@ def _record_last_position(decoder: Decoder, last: dict[str, Tensor]) -> list[Rem
         last[label] = added[:, -1].to(decoder.device, copy=True)
 
     return [
-        decoder.layers[0].module.register_forward_pre_hook(save_embedding, with_kwargs=True),
+        watch_stream(decoder.layers[0].module, save_embedding),
         *(handle for s in decoder.sublayers for handle in s.watch(partial(save_added, s.label))),
         decoder.layers[-1].module.register_forward_hook(save_stream),
     ]

@@ -1,13 +1,11 @@
 """Final residual streams of whole passes, in float64."""
 
-from typing import Any
-
 import torch
 from jaxtyping import Float64, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from prunescope.pipelines.models.decoder import Decoder
-from prunescope.pipelines.models.module_calls import hooks, quick_linears, stream_of
+from prunescope.pipelines.models.module_calls import hooks, quick_linears, watch_stream
 
 
 @torch.inference_mode()
@@ -21,14 +19,14 @@ def final_streams(
     """
     total: list[Tensor] = []
 
-    def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
-        total[:] = [stream_of(args, kwargs)[:, reads].double()]
+    def begin(stream: Tensor) -> None:
+        total[:] = [stream[:, reads].double()]
 
     def add(added: Tensor) -> None:
         total[0] += added[:, reads].to(total[0].device)
 
     summed = [] if decoder.is_rounded else [handle for each in decoder.sublayers for handle in each.watch(add)]
     first = decoder.final_norm if decoder.is_rounded else decoder.layers[0].module
-    with hooks(first.register_forward_pre_hook(begin, with_kwargs=True), *summed), quick_linears(decoder.model):
+    with hooks(watch_stream(first, begin), *summed), quick_linears(decoder.model):
         decoder.hidden(tokens)
     return total[0]

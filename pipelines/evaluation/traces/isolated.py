@@ -62,23 +62,21 @@ class IsolatedEffect:
         if not moved:
             return {}
         is_moved = dict(zip(moved, torch.stack([move.any() for move in moved.values()]).tolist(), strict=True))
-        order: list[Swap] = []
-        shifts = torch.empty(0)  # of the stream, (entries, positions, width), float64
+        shifts: dict[Swap, Tensor] = {}  # of the stream, (positions, width), float64
         for index, layer in enumerate(self._decoder.layers):
             labels = {sublayer.label for sublayer in layer.sublayers}
-            swapped = [swap for swap in moved if swap[0] in labels and is_moved[swap]]
+            own = [swap for swap in moved if swap[0] in labels and is_moved[swap]]
             # A swapped attention of a sequential layer changes the input of the MLP. All other swaps act after the
             # layer.
-            inside = [] if layer.is_parallel else [swap for swap in swapped if swap[0] == layer.attn.label]
-            if order or inside:
-                stacked = [shifts] if order else []
-                before = torch.cat([*stacked, *(moved[swap].double()[None] for swap in inside)])
-                shifts = self._through(index, dense, before, len(order))
-            added = [moved[swap].double()[None] for swap in swapped if swap not in inside]
-            shifts = torch.cat([*([shifts] if order or inside else []), *added]) if added else shifts
-            order += [*inside, *(swap for swap in swapped if swap not in inside)]
-        final = dict(zip(order, shifts.float(), strict=True)) if order else {}
-        return {swap: final.get(swap, torch.zeros_like(move)) for swap, move in moved.items()}
+            inside = [] if layer.is_parallel else [swap for swap in own if swap[0] == layer.attn.label]
+            if shifts or inside:
+                before = torch.stack([*shifts.values(), *(moved[swap].double() for swap in inside)])
+                after = self._through(index, dense, before, len(shifts))
+                shifts = dict(zip([*shifts, *inside], after, strict=True))
+            shifts |= {swap: moved[swap].double() for swap in own if swap not in inside}
+        return {
+            swap: shifts[swap].float() if swap in shifts else torch.zeros_like(move) for swap, move in moved.items()
+        }
 
     def _through(
         self, index: int, dense: Capture, shifts: Float[Tensor, "entries positions width"], outside: int

@@ -118,7 +118,7 @@ class TextSession:
         # Only after the variant is undone: a head that is tied to changed weights must be the dense one.
         frames = [pl.DataFrame()]
         for text, batches, moves in zip(self._texts, self._dense, shifts, strict=True):
-            frames.append(_frame(text, self._measured(text, batches, moves)))
+            frames.append(self._rows(text, batches, moves))
             progress.advance()
         progress.done()
         return pl.concat(frames, how="diagonal")
@@ -133,8 +133,8 @@ class TextSession:
             yield streams
             progress.advance(len(windows))
 
-    def _measured(self, text: TokenizedText, batches: list[DenseTextStates], moves: list[Tensor]) -> Columns:
-        """Return the columns of all rows of a text, computed in parallel."""
+    def _rows(self, text: TokenizedText, batches: list[DenseTextStates], moves: list[Tensor]) -> pl.DataFrame:
+        """Return all rows of a text, computed in parallel."""
         head, targets = self.decoder.head, text.targets.split([len(move) for move in moves])
 
         def measure(piece: tuple[DenseTextStates, Tensor, Tensor]) -> Columns:
@@ -149,17 +149,14 @@ class TextSession:
             for rows in (slice(first, first + PIECE_ROWS) for first in range(0, len(move), PIECE_ROWS))
         )
         columns = list(in_parallel(measure, pieces, self.decoder.device))
-        return {name: np.concatenate([piece[name][0] for piece in columns]) for name in (*TARGET_NAMES, *MEASURES)}
-
-
-def _frame(text: TokenizedText, columns: Columns) -> pl.DataFrame:
-    about = {
-        "text_id": text.text.id,
-        "text_hash": text.hash,
-        "context": text.text.context,
-        "stride": text.text.step,
-        "window_id": np.repeat(np.arange(len(text.windows)), text.text.scored),
-        "position": text.positions.reshape(-1).numpy(),
-        "token_id": text.targets.numpy(),
-    }
-    return pl.DataFrame(about | columns)
+        about = {
+            "text_id": text.text.id,
+            "text_hash": text.hash,
+            "context": text.text.context,
+            "stride": text.text.step,
+            "window_id": np.repeat(np.arange(len(text.windows)), text.text.scored),
+            "position": text.positions.reshape(-1).numpy(),
+            "token_id": text.targets.numpy(),
+        }
+        names = (*TARGET_NAMES, *MEASURES)
+        return pl.DataFrame(about | {name: np.concatenate([piece[name][0] for piece in columns]) for name in names})
