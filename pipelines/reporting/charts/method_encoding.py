@@ -28,7 +28,7 @@ _SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down
 # their slots.
 KNOWN = (
     "attn-drop", "mlp-drop", "block-drop", "wanda", "magnitude", "sparsegpt", "attn+mlp-drop", "dense",
-    "rtn", "gptq", "awq", "ria", "admm", "flap", "neurons", "heads", "external", "composed", "mixed",
+    "rtn", "gptq", "awq", "ria", "admm", "flap", "neurons", "heads", "external", "composed", "mixed", "python",
 )  # fmt: skip
 _FREE = range(len(KNOWN), len(theme.CATEGORIES) * len(_SHAPES))
 

@@ -35,8 +35,10 @@ def draw(frame: pl.DataFrame) -> theme.Drawn:
     """Draw one row per model × recipe × step, a panel per variant."""
     named = theme.with_variant(frame)
     shares = (
-        named.select("variant", "step", pl.lit(title).alias("curve"), pl.col(f"^{name}(_low|_high)?$")).rename(
-            lambda column, name=name: column.replace(name, "share")
+        named.select(
+            *("variant", "step"),
+            pl.lit(title).alias("curve"),
+            pl.col(f"^{name}(_low|_high)?$").name.replace(f"^{name}", "share"),
         )
         for name, (title, _, _) in CURVES.items()
     )

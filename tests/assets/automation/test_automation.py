@@ -85,7 +85,8 @@ def config_of(request: RunRequest) -> dict[str, object]:
 
 
 def assert_is_of_a_whole_study(request: RunRequest, study: StudyFile) -> None:
-    empty = {"models": [], "recipes": [], "allow_code_execution": False, "added": [], "search": ""}
+    allowed = {"allow_code_execution": False, "allow_python": False}
+    empty = {"models": [], "recipes": [], "added": [], "search": ""} | allowed
     assert config_of(request) == {"study": str(study.path), **empty}
     assert "ops" not in request.run_config, "the answers are part of it"
 

@@ -1,5 +1,7 @@
 """Tests that every mask method keeps exactly the required number of weights, with ties and earlier masks."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -9,8 +11,8 @@ from torch import Tensor
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments
 from prunescope.pipelines.pruning.masks import Mask
-from prunescope.pipelines.pruning.methods import METHODS, MatrixContext, change_of
-from prunescope.pipelines.recipes import KINDS, MaskingRecipe, MatrixRecipe
+from prunescope.pipelines.pruning.methods import METHODS, MatrixContext, change_of, my_method
+from prunescope.pipelines.recipes import KINDS, MaskingRecipe, MatrixRecipe, PythonRecipe
 from tests.examples import examples
 
 MASKS = [kind for kind in KINDS if issubclass(kind, MaskingRecipe)]
@@ -38,7 +40,8 @@ def inputs_for(weight: Tensor) -> ActivationMoments:
 
 def mask_by(kind: type[MaskingRecipe], weight: Tensor, kept: Mask | None = None, **fields: object) -> Tensor:
     """Return the mask of a recipe; one that goes block by block gets small blocks, the last of them smaller."""
-    own = {"columns": 5} if "columns" in kind.model_fields else {}
+    own: dict[str, object] = {"columns": 5} if "columns" in kind.model_fields else {}
+    own |= {"code": Path(my_method.__file__).read_text(encoding="utf-8")} if kind is PythonRecipe else {}
     recipe = kind(name="r", **own, **fields)
     seen = MatrixContext("m", weight, weight, kept, inputs_for(weight), recipe.sparsity)
     change = change_of(seen, recipe)
