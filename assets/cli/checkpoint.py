@@ -135,6 +135,7 @@ def prune(
     device: str = "auto",
     memory: Memory = (),
     shrink: Shrink = False,
+    allow_python: options.AllowPython = False,
 ) -> None:
     """Prune a model and write it as a Hugging Face folder, without measurements and without a warehouse.
 
@@ -161,11 +162,12 @@ def prune(
         require_free,
         unfinished_directory,
     )
-    from prunescope.pipelines.recipes import RepairRecipe, parse_recipe, steps
+    from prunescope.pipelines.recipes import RepairRecipe, parse_recipe, require_python, steps
     from prunescope.pipelines.studies.memory_limits import DEVICE
 
     require_free(output)
     parsed = parse_recipe(options.inline_recipe(recipe))
+    require_python([parsed], is_allowed=allow_python)
     if parsed.method in {"dense", "noise"}:
         raise InputError(f"recipe {parsed.name} prunes nothing; choose another one")
     if any(isinstance(step, RepairRecipe) and step.rank for step in steps(parsed)):

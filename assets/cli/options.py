@@ -233,7 +233,7 @@ AllowPython = Annotated[
     bool,
     typer.Option(
         "--allow-python",
-        help="Run pruning methods of the study that are Python files, with all your rights; read them first.",
+        help="Run pruning methods that are Python files, with all your rights; read them first.",
     ),
 ]
 Replace = Annotated[

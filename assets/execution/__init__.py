@@ -1,1 +1,1 @@
-"""Computation of one task: partition context, model session and steps; and the engine on a Ray cluster."""
+"""Computation of one task: partition context, model session and steps; and tasks on a Ray cluster."""

@@ -1,7 +1,7 @@
 """The computation of a unit of work, a model with its variants: from the loaded model to written tables.
 
-`compute` is called in the process of a run and on the machines of a Ray cluster. Below it
-is a function for each step: from a partition's context and the session to the tables that it writes.
+`compute` is called in the process of a run and on the machines of a Ray cluster. Below it is a function for each step:
+from a partition's context and the session to the tables that it writes.
 """
 
 import json
@@ -25,7 +25,7 @@ from prunescope.assets.planning.fingerprints import inputs, search_id
 from prunescope.assets.planning.steps import MASK_TABLE, SPEED_TABLE, STEPS, TEXT_TABLE
 from prunescope.assets.planning.work_plan import unfinished_folder
 from prunescope.pipelines.core.errors import ComputationError, InputError
-from prunescope.pipelines.recipes import DepthRecipe, Recipe, shares_passes
+from prunescope.pipelines.recipes import DepthRecipe, Recipe, require_python, shares_passes
 from prunescope.warehouse.storage.atomic_write import translate_os_errors
 from prunescope.warehouse.storage.partition_store import to_arrow
 from prunescope.warehouse.tables import TABLES
@@ -213,7 +213,7 @@ def _results(step: str, context: PartitionContext, session: ModelSession, recipe
         from prunescope.pipelines.pruning.apply import prune_all
 
         chosen = [context.study.recipe(name) for name in recipes]
-        context.study.require_python(chosen)
+        require_python(chosen, is_allowed=context.study.allow_python)
         decoder, statistics = session.decoder(context.dense, context.study), _statistics(context, session, chosen)
         return dict(prune_all(decoder, chosen, statistics, session.progress))
     if step == "traces":
@@ -342,7 +342,8 @@ def _search(context: PartitionContext, session: ModelSession) -> Tables:
     from prunescope.pipelines.pruning.pruning_inputs import Statistics, Unfinished
 
     started, identity = time.perf_counter(), context.dense.identity
-    context.study.require_python(context.study.search.recipes if context.study.search else ())
+    searched = context.study.search.recipes if context.study.search else ()
+    require_python(searched, is_allowed=context.study.allow_python)
     search = search_id(context.study, identity)
     folder = unfinished_folder(context.store, context.model) / f"search-{search}"
     decoder, tokens = session.decoder(context.dense, context.study), session.tokens(context.dense, context.study)

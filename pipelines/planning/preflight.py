@@ -20,7 +20,7 @@ from prunescope.pipelines.models.load import check_device
 from prunescope.pipelines.models.meta_model import MetaModel, shape_of
 from prunescope.pipelines.planning.workload import TaskSize, Workload
 from prunescope.pipelines.pruning.calibration.statistics import calibration_tokens, require_context
-from prunescope.pipelines.recipes import DepthRecipe, MaskingRecipe, MatrixRecipe, MixedRecipe, steps
+from prunescope.pipelines.recipes import DepthRecipe, MaskingRecipe, MatrixRecipe, MixedRecipe, require_python, steps
 from prunescope.pipelines.recipes.mixed import part_of, sublayer_of
 from prunescope.pipelines.studies import Study
 from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec, TaskSpec
@@ -130,7 +130,8 @@ def unmatched(study: Study, outline: MetaModel) -> list[str]:
 
 
 def _check_recipes(study: Study, outline: MetaModel) -> None:
-    study.require_python([*study.recipes, *(study.search.recipes if study.search else ())])
+    searched = study.search.recipes if study.search else ()
+    require_python((*study.recipes, *searched), is_allowed=study.allow_python)
     layers = int(outline.config.num_hidden_layers)
     inputs = {inputs for _, inputs in outline.matrices.values()}
     for recipe in (step for whole in study.recipes for step in steps(whole)):

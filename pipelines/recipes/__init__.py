@@ -5,6 +5,7 @@ A new recipe is a class in a module of this folder, in the union at its end, and
 """
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeGuard, get_args
 
 from pydantic import (
@@ -174,6 +175,15 @@ def runs_python(recipe: Recipe) -> bool:
     """Return whether a recipe runs a method's file, as itself, in a composition or in a mixture."""
     mixed = recipe.matrix_recipes.values() if isinstance(recipe, MixedRecipe) else ()
     return any(isinstance(each, PythonRecipe) for each in (*steps(recipe), *mixed))
+
+
+def require_python(recipes: Iterable[Recipe], *, is_allowed: bool) -> None:
+    """Raise an InputError if one of the recipes runs a method's file, and that is not allowed."""
+    names = [recipe.name for recipe in recipes if runs_python(recipe)]
+    if names and not is_allowed:
+        raise InputError(
+            f"recipe {names[0]}: runs the code of a file with all your rights; read it, then pass --allow-python"
+        )
 
 
 def changes_matrices(recipe: Recipe) -> bool:

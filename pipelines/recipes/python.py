@@ -77,7 +77,11 @@ class PythonRecipe(MaskingRecipe):
                 "`weights(weight, inputs, sparsity)`"
             )
         is_free = self.sparsity is None and self.keep is None and self.block is None and self.ratios == "uniform"
-        return self if is_free and defined == ["weights"] else self.require_pattern()
+        if is_free and defined == ["scores"]:
+            raise ValueError(
+                "`scores` needs a share: `sparsity: 0.5`, or `keep` and `block`, or a name as my_method.py-50"
+            )
+        return self if is_free else self.require_pattern()
 
     @property
     def reads(self) -> Reads:  # type: ignore[override] # a file chooses what other methods fix by class

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -15,7 +15,7 @@ from prunescope.pipelines.core.frozen_model import NAME, FrozenModel
 from prunescope.pipelines.core.safe_yaml import key_place, read_yaml
 from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.pipelines.core.validation_errors import Location, problems_of
-from prunescope.pipelines.recipes import NoiseKind, Recipe, WrittenRecipe, parse_recipe, runs_python
+from prunescope.pipelines.recipes import NoiseKind, Recipe, WrittenRecipe, parse_recipe
 from prunescope.pipelines.recipes.calibration import CalibrationSpec as CalibrationSpec
 from prunescope.pipelines.studies.evaluation_specs import RetrievalSpec, SpeedSpec, TaskSpec
 from prunescope.pipelines.studies.measure_specs import DecodingSpec as DecodingSpec
@@ -219,14 +219,6 @@ class Study(FrozenModel):
             if recipe.name == name:
                 return recipe
         return parse_recipe(name)
-
-    def require_python(self, recipes: Iterable[Recipe]) -> None:
-        """Raise an InputError if one of the recipes runs a method's file, and this run does not allow it."""
-        names = [recipe.name for recipe in recipes if runs_python(recipe)]
-        if names and not self.allow_python:
-            raise InputError(
-                f"recipe {names[0]}: runs the code of a file with all your rights; read it, then pass --allow-python"
-            )
 
     def calibrated_for(self, recipe: Recipe) -> "Study":
         """Return the study with the recipe's calibration, if the recipe has one of its own."""

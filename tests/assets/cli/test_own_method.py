@@ -31,6 +31,9 @@ def test_a_method_in_a_file_runs_only_if_allowed_and_again_if_its_text_changes(
     for command in ("plan", "run"):
         assert run([command, str(study.path), *options], Globals()) == 2
         assert "own.py-50: runs the code of a file with all your rights; read it" in capsys.readouterr().err
+    pruned = ["prune", study.model, "--recipe", "own.py-50", "-o", str(tmp_path / "pruned")]
+    assert run(list(map(str, pruned)), Globals()) == 2
+    assert "pass --allow-python" in capsys.readouterr().err
     with pytest.raises(Exception, match="pass --allow-python"):  # the UI, a sensor and Ray come this way
         computed(StudyRequest(str(study.path)), warehouse, ("models", "variants"), "own.py-50")
     assert not Path("ran").exists()
