@@ -227,7 +227,7 @@ def text(name: str, prompt: str, root: "Place | str | None" = None, *, is_own_te
     name = _full_name(name, place)
     require(place, [name.partition("@")[0]], RowFilter(prompts=(prompt,)))
     trajectory, shown = ("own_text", "pruned") if is_own_text else ("teacher_forced", "dense")
-    rows = pl.DataFrame(query_rows(place, TOKENS, name, prompt, trajectory))
+    rows = pl.DataFrame(query_rows(place, TOKENS, variant=name, prompt=prompt, trajectory=trajectory))
     asked = str(rows["prompt_text"][0]) if len(rows) else ""
     title = f"{name}, {prompt}, {trajectory.replace('_', ' ')}"
     return TokenText(title, asked, rows.drop("prompt_text"), shown)

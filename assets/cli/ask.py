@@ -304,7 +304,7 @@ def advise(
     name = outcome.study.models[0].name
     recipes = [recipe.name for recipe in outcome.study.recipes if recipe.method not in {"dense", "noise"}]
     verdicts = pl.DataFrame(comparison_rows(home, "advise", name, recipes, tolerance))
-    notes = judge(verdicts, pl.DataFrame(query_rows(location, PREDICTED_LOSSES, name)), tolerance)
+    notes = judge(verdicts, pl.DataFrame(query_rows(location, PREDICTED_LOSSES, model=name)), tolerance)
     columns = [column.name for column in verdicts if sink.format != "table" or column.null_count() < len(column)]
     emit(verdicts.select(columns).to_arrow(), sink)
     for line in notes:

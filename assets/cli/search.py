@@ -150,7 +150,7 @@ def _results(study: "Study", location: "Place", model: str) -> "tuple[pa.Table, 
     from prunescope.warehouse.storage.partition_store import Store
 
     search = search_id(study, find_model(study, model, SILENT).identity)
-    rows = query_rows(location, SEARCH_RESULTS, model, search, list(study.search.remove) or None)
+    rows = query_rows(location, SEARCH_RESULTS, model=model, search=search, targets=[*study.search.remove] or None)
     left = unfinished_targets(unfinished_folder(Store(location), model) / f"search-{search}")
     return rows, not left.isdisjoint(study.search.targets)
 
@@ -190,13 +190,14 @@ def _judging(
     recipes, budget, start = list(map(_recipe, rows)), rows[0]["budget"], study.search.start
     search = rows[0]["search"]
     shares = [row["share_to_match"] for row in rows if _is_own(row)]
-    sizes = queries.query_pairs(location, queries.SUBLAYER_WEIGHTS, model)
+    sizes = queries.query_pairs(location, queries.SUBLAYER_WEIGHTS, model=model)
     if budget == "sublayers":  # published recipes are compared at the weights that it removes
-        [removed] = queries.query_rows(location, queries.REMOVED_WEIGHTS, model, search).columns[0].to_pylist()
+        found = queries.query_rows(location, queries.REMOVED_WEIGHTS, model=model, search=search)
+        [removed] = found.columns[0].to_pylist()
         budget, share = "parameters", removed / sum(sizes.values())
         shares = [share] if 0 < share < 1 else []
     if budget == "milliseconds":
-        times = queries.query_pairs(location, queries.SUBLAYER_MILLISECONDS, model, search)
+        times = queries.query_pairs(location, queries.SUBLAYER_MILLISECONDS, model=model, search=search)
         if times.keys() < sizes.keys():
             log("the menu drops no sublayer of one kind, whose time was not measured: no published drop is judged")
             shares = []
@@ -219,8 +220,9 @@ def _print_judgement(rows: Sequence[dict[str, Any]], location: "Place", model: s
     for row in filter(_is_own, rows):
         others = {other["recipe"]: other for other in rows if other["remove"] == row["remove"] and other is not row}
         # Recipes are not compared by time.
-        best = [] if row["budget"] == "milliseconds" else [query_rows(location, BEST_PUBLISHED, model, row["recipe"])]
-        better = query_rows(location, BETTER_CONTROLS, model, row["recipe"], [*others]).slice(0, 1)
+        ids = {"model": model, "recipe": row["recipe"]}
+        best = [] if row["budget"] == "milliseconds" else [query_rows(location, BEST_PUBLISHED, **ids)]
+        better = query_rows(location, BETTER_CONTROLS, **ids, controls=[*others]).slice(0, 1)
         compared = [table.select(_COMPARED) for table in (*best, better) if table.num_rows]
         does = "prunes" if row["budget"] == "sublayers" else "removes"
         head = f"{row['recipe']} {does} {row['removed']:.1%} of the layers' {row['budget']}"

@@ -64,7 +64,7 @@ def show_report(root: "Place", study: str | None, variant: str | None, prompt: s
         pair = find_variant(variant, stored_variants(root))
         require(root, pair[:1], RowFilter(prompts=(prompt,)))
         trajectory = "teacher_forced" if forced else "own_text"
-        rows = query_rows(root, TOKENS, "@".join(pair), prompt, trajectory).to_pylist()
+        rows = query_rows(root, TOKENS, variant="@".join(pair), prompt=prompt, trajectory=trajectory).to_pylist()
         if not rows:
             raise InputError(f"{'@'.join(pair)}, prompt {prompt}: no step was measured that way")
         show_tokens(console, "@".join(pair), rows, forced=forced)

@@ -143,7 +143,7 @@ def upstream(step: Step) -> list[AssetKey]:
     known = {
         "models": [],
         "calibration": [AssetKey("models")],
-        "search": [AssetKey("models"), AssetKey("activation_stats")],
+        "search": [*map(AssetKey, MODEL_TABLES)],
         "variants": [RECIPE, *map(AssetKey, MODEL_TABLES)],
     }
     return known.get(step.name, [AssetKey("variants")])

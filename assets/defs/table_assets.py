@@ -174,6 +174,4 @@ def _spec(step: Step, table: str) -> AssetSpec:
         deps=upstream(step),
         code_version=CODE_VERSIONS[table],
         metadata=table_metadata(TABLES[table]),
-        # A study may request no table of this step.
-        skippable=not step.is_of_model or bool(step.study_fields),
     )

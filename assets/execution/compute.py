@@ -251,7 +251,7 @@ def _statistics(context: PartitionContext, session: ModelSession, recipes: Seque
         # Rounded as in the tables: a study with this calibration as its own must prune the same weights.
         needed = {name: pl.DataFrame(to_arrow(TABLES[name], getattr(result, name))) for name in names}
     else:
-        needed = {name: context.read(name) for name in names}
+        needed = {name: context.current(name) for name in names}
     folder, weight_hash = unfinished_folder(context.store, context.model), context.dense.identity.weight_hash
     return Statistics(
         needed.get("activation_stats"),
@@ -348,7 +348,7 @@ def _search(context: PartitionContext, session: ModelSession) -> Tables:
     folder = unfinished_folder(context.store, context.model) / f"search-{search}"
     decoder, tokens = session.decoder(context.dense, context.study), session.tokens(context.dense, context.study)
     dtype = calibration_dtype(context.study.calibration)
-    stored = context.read("activation_stats"), context.read("block_influence")
+    stored = context.current("activation_stats"), context.current("block_influence")
     unfinished = Unfinished(folder / "menu", identity.weight_hash)
     statistics = Statistics(*stored, tokens=tokens, dtype=dtype, unfinished=unfinished)
     earlier = {table: context.written(table) for table in STEPS["search"].tables}

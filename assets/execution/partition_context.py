@@ -18,6 +18,7 @@ from prunescope.assets.execution.task import ModelTask, TableWritten
 from prunescope.assets.planning import fingerprints, freshness
 from prunescope.assets.planning.fingerprints import DenseModel
 from prunescope.assets.planning.steps import CODE_VERSIONS, STEP_OF_TABLE
+from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.pipelines.core.quoting import literal
 from prunescope.pipelines.recipes import Recipe
@@ -101,15 +102,21 @@ class PartitionContext:
             (self.store.root / file).unlink()  # the next run prunes again instead of failing again
             raise
 
-    def read(self, table: str) -> pl.DataFrame:
-        """Read the model's rows of a table with one partition per model."""
+    def current(self, table: str) -> pl.DataFrame:
+        """Read the model's rows of a table with one partition per model.
+
+        Raises:
+            InputError: the partition is missing, or was computed from other inputs, such as earlier weights.
+        """
+        if not freshness.is_current(self.store, table, self.study, self.dense, None):
+            raise InputError(f"{table} of {self.model} is missing or outdated; compute it first")
         return pl.DataFrame(self.store.read(TABLES[table], self.model, None))
 
     def written(self, table: str) -> pl.DataFrame:
-        """Read the model's rows as `read`; no columns if the partition is missing or damaged."""
+        """Read the model's rows of a table; no columns if the partition is missing or damaged."""
         try:
             exists = self.store.provenance(TABLES[table], self.model, None) is not None
-            return self.read(table) if exists else pl.DataFrame()
+            return pl.DataFrame(self.store.read(TABLES[table], self.model, None)) if exists else pl.DataFrame()
         except DamagedFileError:
             return pl.DataFrame()
 

@@ -99,7 +99,7 @@ def _log(root: Place | str, state: Mapping[str, Any], figures: Collection[str]) 
 
     model, recipe = state["model"], state["recipe"]
     summary = variant_values(root, f"{model}@{recipe}")
-    values = {"model": model, "recipe": recipe} | summary | query_pairs(root, SCORES, model, recipe)
+    values = {"model": model, "recipe": recipe} | summary | query_pairs(root, SCORES, model=model, recipe=recipe)
     numbers = {key: value for key, value in values.items() if isinstance(value, int | float) and math.isfinite(value)}
     mlflow.log_metrics({_NOT_A_NAME.sub("_", key): float(value) for key, value in numbers.items()})
     described = {key: values.get(key) for key in _PARAMETERS} | json.loads(state["parameters_json"])

@@ -10,11 +10,12 @@ import torch
 from accelerate.utils import recursively_apply
 from torch import Tensor, nn
 
+from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.metrics.cpu_matmul import product64
 from prunescope.pipelines.metrics.output_head import FinalNorm, find_final_norm
 from prunescope.pipelines.metrics.rounding import is_close
 from prunescope.pipelines.models.decoder import Decoder, probe_tokens
-from prunescope.pipelines.models.module_calls import UNFIT, Arguments, hooks, other_forward
+from prunescope.pipelines.models.module_calls import CODE_ERRORS, Arguments, hooks, other_forward
 from prunescope.pipelines.models.sublayer import Sublayer
 from prunescope.pipelines.models.weight_offload import swapped_data
 
@@ -39,14 +40,14 @@ def float64_norms(decoder: Decoder) -> Norms | None:
             # A norm has a vector of weights and no modules inside.
             if not isinstance(weight, Tensor) or weight.dim() != 1 or any(True for _ in module.children()):
                 continue
-            with suppress(*UNFIT):
+            with suppress(InputError, *CODE_ERRORS):
                 norms[module] = find_final_norm(module, len(weight))
     tokens = probe_tokens(decoder, 8)
     usual = decoder.hidden(tokens)
     try:
         with in_float64(decoder, norms):
             exact = decoder.hidden(tokens)
-    except UNFIT:
+    except (InputError, *CODE_ERRORS):
         return None
     return norms if is_close(usual, exact.float(), decoder.rounding) else None
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prunescope.pipelines.metrics.rounding import distance, is_close, other_rounding
 from prunescope.pipelines.models.decoder import Decoder
-from prunescope.pipelines.models.module_calls import UNFIT, Arguments, hooks, stream_of, with_state
+from prunescope.pipelines.models.module_calls import CODE_ERRORS, Arguments, hooks, stream_of, with_state
 from prunescope.pipelines.models.sublayer import watch_all
 
 # A pass to run, and the columns of its last row that hold tokens of the text. The passes of a reading cover the text in
@@ -43,11 +43,11 @@ class KnownText:
             moved = self._read(once)
         self.rounding = {label: distance(moved[label], truth) for label, truth in self.added.items()}
 
-    def is_read_by(self, passes: Iterable[Pass]) -> bool:
-        """Return whether another reading gives the known contributions; False if the architecture refuses it."""
+    def is_read_by(self, passes: Iterable[Pass], refusals: tuple[type[Exception], ...] = CODE_ERRORS) -> bool:
+        """Return whether another reading gives the known contributions; False if one of the errors refuses it."""
         try:
             return self.differing(passes) is None
-        except UNFIT:
+        except refusals:
             return False
 
     @torch.inference_mode()

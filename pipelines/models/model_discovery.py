@@ -19,7 +19,7 @@ from prunescope.pipelines.models.known_text import WHOLE, KnownText, Pass
 from prunescope.pipelines.models.layer_discovery import find_layer
 from prunescope.pipelines.models.lm_head import find_lm_head
 from prunescope.pipelines.models.meta_model import context_length
-from prunescope.pipelines.models.module_calls import UNFIT, first_tensor, hooks, without_cache
+from prunescope.pipelines.models.module_calls import CODE_ERRORS, MASK_ERRORS, first_tensor, hooks, without_cache
 from prunescope.pipelines.models.skipping import SkipPlan, find_skips
 from prunescope.pipelines.models.sublayer import SublayerCall, has_matrix
 from prunescope.pipelines.models.weight_offload import data_of, swapped_data
@@ -134,7 +134,7 @@ def _discovered(model: nn.Module, tokenizer: Any, folder: Path) -> Decoder:  # n
     is_causal = known.differing([(partial(decoder.hidden, other), slice(-1))]) is None
     decoder = replace(decoder, is_causal=is_causal)
     padded = _padded_left if decoder.is_causal else _padded_right
-    decoder = replace(decoder, can_pad=known.is_read_by(padded(decoder, probe)))
+    decoder = replace(decoder, can_pad=known.is_read_by(padded(decoder, probe), MASK_ERRORS))
     return replace(decoder, skips=_skips(decoder, probe, run))
 
 
@@ -186,7 +186,7 @@ def _cache_refusal(decoder: Decoder, probe: Tensor, known: KnownText) -> str | N
             again = torch.cat([sublayer.recompute(call, empty) for call in calls[sublayer.label]], dim=1)
             if sublayer.name == differing or not known.is_known(sublayer.label, again):
                 return f"{name}: {sublayer.name} adds something else when tokens pass through a cache"
-    except UNFIT as error:
+    except CODE_ERRORS as error:
         return f"{name} does not run through a cache ({str(error).strip().splitlines()[0][:100]})"
     return None
 
@@ -236,5 +236,5 @@ def _is_skipped(decoder: Decoder, probe: Tensor, shift: int) -> bool:
 
     try:
         return is_same(states(skips=True), states(skips=False), decoder.rounding)
-    except UNFIT:
+    except CODE_ERRORS:
         return False  # the layer reads more of a module's output than its first tensor

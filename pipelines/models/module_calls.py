@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers.cache_utils import Cache
 
-from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.metrics.cpu_matmul import product
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
-# Errors of architectures whose own code does not run with a cache, with a mask or in another dtype.
-UNFIT = (InputError, RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError)
+# Errors of architectures whose own code does not run with a mask; with a cache or in another dtype.
+MASK_ERRORS = (RuntimeError, ValueError, TypeError, IndexError)
+CODE_ERRORS = (*MASK_ERRORS, AttributeError, KeyError)
 
 
 def first_tensor(output: object) -> Tensor:

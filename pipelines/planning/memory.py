@@ -111,11 +111,10 @@ def memory_items(
     # were counted on a test device; a GPU that is only planned is taken as one that Triton runs on.
     device = torch.device(load.device)
     is_compiled = (device.type == "cuda" and not torch.cuda.is_available()) or kernels_for(device) != "torch"
-    row_bytes, text_row_bytes = (
-        (4 if is_compiled else arrays + len(measure.temperatures)) * shape.vocabulary * FLOAT_BYTES
-        # A dense text is measured, and compared with none.
-        for arrays in (21, 6 if recipe.method == "dense" else 21)
-    )
+    arrays = 4 if is_compiled else 21 + len(measure.temperatures)
+    # A dense text is measured, and compared with none, which needs 15 arrays less in torch.
+    text_arrays = arrays - 15 * (recipe.method == "dense" and not is_compiled)
+    row_bytes = shape.vocabulary * FLOAT_BYTES
     phases = {
         "calibrated": {
             "activations of a calibration batch": BATCH * calibration.length * activations * size,
@@ -152,13 +151,13 @@ def memory_items(
             # Their own contributions, two sides in float64 of one prompt after the other, and the results.
             "shifts of single swaps": load.single_swaps(recipe) * width * swapped,
             "weights of single sublayers": load.workers * changed_sublayer * own_size,
-            "logits of a block": load.workers * rows * row_bytes,
+            "logits of a block": load.workers * rows * arrays * row_bytes,
             "rows of the variants": len(group) * load.bytes_per_variant * (load.device == "cpu"),
         },
         "compared": {
             **masks,
             "shifts of the texts": text_states,
-            "logits of a block of texts": load.workers * text_rows * text_row_bytes,
+            "logits of a block of texts": load.workers * text_rows * text_arrays * row_bytes,
         },
     }
     return {phase: always | items for phase, items in phases.items()}

@@ -258,7 +258,7 @@ def test_a_control_is_better_where_its_kl_is_lower_on_texts_or_prompts_and_highe
     monkeypatch.setattr("prunescope.warehouse.catalogue.queries.connected", opened)
 
     def found(recipe: str, *controls: str) -> list[tuple[str, str]]:
-        rows = query_rows("", BETTER_CONTROLS, "tiny", recipe, list(controls)).to_pylist()
+        rows = query_rows("", BETTER_CONTROLS, model="tiny", recipe=recipe, controls=list(controls)).to_pylist()
         return [(row["other_recipe"], row["measure"]) for row in rows]
 
     assert found("mixed-40", "mixed-better", "wanda-40") == [("mixed-better", "kl_prompts")]

@@ -23,50 +23,53 @@ _STATES = """
     WHERE recipe IN (FROM (SELECT recipe FROM variants EXCEPT SELECT recipe FROM noise_variants))
     GROUP BY ALL ORDER BY ALL
 """
-# Statements for `query_rows` and `query_pairs`, each with what its parameters are.
-# Of a variant, a prompt and a trajectory: a row for each step of the text up to its end, with the tokens of both sides,
-# KL, and the prompt's text.
+# Statements for `query_rows` and `query_pairs`.
+# A row per step of one text up to its end, with the tokens of both sides, KL, and the prompt's text.
 TOKENS = """
     SELECT steps.step, steps.token_text_dense, steps.token_text_pruned, steps.kl_dense_pruned_nats,
            steps.is_top1_same, generations.prompt_text
     FROM decoding_at_reference AS steps JOIN generations USING (model, recipe, prompt_id)
-    WHERE steps.variant = ? AND prompt_id = ? AND steps.trajectory = ?
+    WHERE steps.variant = $variant AND prompt_id = $prompt AND steps.trajectory = $trajectory
     ORDER BY steps.step
 """
-# Of a model and a recipe: the task scores by `task/metric`.
-SCORES = "SELECT task || '/' || metric, value FROM task_scores WHERE model = ? AND recipe = ?"
-# Of a model.
-PREDICTED_LOSSES = "FROM loss_predictions WHERE model = ?"
-# Of a model, a search and its targets (NULL: all): own results first.
+# The task scores of a variant by `task/metric`.
+SCORES = "SELECT task || '/' || metric, value FROM task_scores WHERE model = $model AND recipe = $recipe"
+PREDICTED_LOSSES = "FROM loss_predictions WHERE model = $model"
+# The results of a search at some targets, or at all if `targets` is NULL; its own come before those of controls.
 SEARCH_RESULTS = """
-    FROM search_front WHERE model = ? AND search = ? AND coalesce(list_contains(CAST(? AS DOUBLE[]), remove), true)
+    FROM search_front
+    WHERE model = $model AND search = $search AND coalesce(list_contains(CAST($targets AS DOUBLE[]), remove), true)
     ORDER BY remove, strategy <> 'searched', strategy
 """
-# Of a model and a search from a start: the weights that its result removes.
+# The number of weights that the result of a search from a start removes.
 REMOVED_WEIGHTS = """
     SELECT CAST(sum(parameters_removed) AS BIGINT) FROM search_allocation
-    WHERE model = ? AND search = ? AND strategy = 'searched'
+    WHERE model = $model AND search = $search AND strategy = 'searched'
 """
-# Of a model and a mixed recipe: comparisons with the best published one, by measure.
-BEST_PUBLISHED = "FROM search_judgement WHERE model = ? AND recipe = ? AND is_best_published ORDER BY measure"
-# Of a model, a mixed recipe and its controls: comparisons with controls whose KL is lower on the study's texts or
-# prompts, with an interval that excludes 0, and higher with one on neither. Texts come first, the lowest KL first.
+# Comparisons of a mixed recipe with the best published one, by measure.
+BEST_PUBLISHED = """
+    FROM search_judgement WHERE model = $model AND recipe = $recipe AND is_best_published ORDER BY measure
+"""
+# Comparisons of a mixed recipe with the controls that beat it: their KL is lower on the study's texts or prompts, with
+# an interval that excludes 0, and on neither it is higher with such an interval. Texts come first, the lowest KL first.
 BETTER_CONTROLS = """
     SELECT * FROM search_judgement
-    WHERE model = ? AND recipe = ? AND list_contains(?, other_recipe) AND measure IN ('kl_texts', 'kl_prompts')
+    WHERE model = $model AND recipe = $recipe AND list_contains($controls, other_recipe)
+        AND measure IN ('kl_texts', 'kl_prompts')
     QUALIFY
         bool_or(NOT is_better) OVER (PARTITION BY other_recipe)
         AND NOT coalesce(bool_or(is_better) OVER (PARTITION BY other_recipe), false)
     ORDER BY measure DESC, other_amount
 """
-# Of a model: the weights of each sublayer, by label such as `attn.3`.
+# The number of weights of each sublayer of a model, by label such as `attn.3`.
 SUBLAYER_WEIGHTS = """
     SELECT sublayer || '.' || layer, sum(CAST(in_features AS DOUBLE) * out_features) FROM activation_stats
-    WHERE model = ? GROUP BY sublayer, layer
+    WHERE model = $model GROUP BY sublayer, layer
 """
-# Of a model and a search: the time of each sublayer that it drops in milliseconds, by label.
+# The milliseconds that the drop of each sublayer saves in a search, by label.
 SUBLAYER_MILLISECONDS = """
-    SELECT place, milliseconds_removed FROM stg_search_effects WHERE model = ? AND search = ? AND treatment = 'drop'
+    SELECT place, milliseconds_removed FROM stg_search_effects
+    WHERE model = $model AND search = $search AND treatment = 'drop'
 """
 
 
@@ -102,23 +105,25 @@ def variant_states(root: Place | str) -> list[dict[str, Any]]:
 
 def variant_values(root: Place | str, name: str) -> dict[str, Any]:
     """Return the columns of `variant_verdict` and `variant_summary` for a variant; empty if they have no row."""
-    verdicts = query_rows(root, "FROM variant_verdict WHERE variant = ?", name)
-    summary = query_rows(root, "FROM variant_summary WHERE variant = ?", name)
+    verdicts = query_rows(root, "FROM variant_verdict WHERE variant = $name", name=name)
+    summary = query_rows(root, "FROM variant_summary WHERE variant = $name", name=name)
     return {column: value for row in (*verdicts.to_pylist(), *summary.to_pylist()) for column, value in row.items()}
 
 
 def comparison_rows(root: Place, name: str, *parameters: object) -> pa.Table:
     """Return the rows of a file of `sql/comparisons`, whose header says what its parameters and rows are."""
-    return query_rows(root, (SQL / "comparisons" / f"{name}.sql").read_text("utf-8"), *parameters)
-
-
-def query_rows(root: Place | str, statement: str, *parameters: object) -> pa.Table:
-    """Return the rows of a statement with these parameters."""
+    statement = (SQL / "comparisons" / f"{name}.sql").read_text("utf-8")
     with connected(root) as connection:
         return connection.sql(statement, params=list(parameters)).to_arrow_table()
 
 
-def query_pairs(root: Place | str, statement: str, *parameters: object) -> dict[str, float]:
+def query_rows(root: Place | str, statement: str, **parameters: object) -> pa.Table:
+    """Return the rows of a statement with these values of its parameters, such as `$model`."""
+    with connected(root) as connection:
+        return connection.sql(statement, params=parameters).to_arrow_table()
+
+
+def query_pairs(root: Place | str, statement: str, **parameters: object) -> dict[str, float]:
     """Return the second column of a statement's rows by the first."""
-    columns = query_rows(root, statement, *parameters).columns
+    columns = query_rows(root, statement, **parameters).columns
     return dict(zip(*(column.to_pylist() for column in columns), strict=True))

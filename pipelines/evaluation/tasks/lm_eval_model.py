@@ -35,7 +35,7 @@ from prunescope.pipelines.metrics.text_metrics import common_prefix_length
 from prunescope.pipelines.models.decoder import Decoder, padded_left, padded_right, probe_tokens
 from prunescope.pipelines.models.float64_pass import float64_norms, in_float64
 from prunescope.pipelines.models.known_text import WHOLE, KnownText, Pass
-from prunescope.pipelines.models.module_calls import quick_linears
+from prunescope.pipelines.models.module_calls import CODE_ERRORS, quick_linears
 from prunescope.pipelines.models.token_cache import KeyValues
 
 # Tokens per forward pass, padding included: enough to fill the matrix products, but little memory.
@@ -298,7 +298,7 @@ def _can_share(decoder: Decoder) -> bool:
         cache.keep([0, 0])
         yield partial(decoder.hidden, tokens[:, split:].repeat(2, 1), cache), WHOLE
 
-    return KnownText(decoder, tokens).is_read_by(passes())
+    return KnownText(decoder, tokens).is_read_by(passes(), (InputError, *CODE_ERRORS))
 
 
 def sample_hash(requests: Sequence[Sequence[Any]], scoring: str = "greedy") -> str:

@@ -49,7 +49,7 @@ def own_method(context: MatrixContext, recipe: PythonRecipe) -> WeightDelta | No
     if recipe.keep is not None and recipe.block is not None:
         share = 1 - recipe.keep / recipe.block
     try:
-        with torch.random.fork_rng(), torch.inference_mode(mode=False), torch.enable_grad():
+        with torch.random.fork_rng(range(torch.cuda.device_count())), torch.inference_mode(mode=False):
             torch.manual_seed(0)
             kind, function = _loaded(recipe.code, place)
             found = function(context.weight.float().clone(), _inputs(context, recipe), share)

@@ -70,3 +70,15 @@ def test_a_search_chooses_from_a_method_in_a_file(
     assert run([*line, "--allow-python"], Globals()) == 0
     both = rows(warehouse)["search_trials/model=tiny-a/part.parquet"]["search"].to_pylist()
     assert len({*both} - {*first}) == 1
+
+
+def test_a_file_that_changes_during_the_search_ends_it_without_a_result(
+    study: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text(f"{METHOD}\nPath('own.py').write_text(Path('own.py').read_text() + '#')\n")
+    study.write(search=SEARCH, tasks=[])
+    line = ["search", str(study.path), "--no-judge", "--allow-python", "--warehouse", str(tmp_path / "warehouse")]
+    assert run(line, Globals()) == 2
+    assert "a method's file was changed during the search" in capsys.readouterr().err
+    assert not [name for name in partitions(tmp_path / "warehouse") if name.startswith("search_")]

@@ -207,8 +207,8 @@ def test_another_share_is_added_and_another_menu_is_another_search(
         search(capsys, study, searched, "--no-judge", "--settings", json.dumps(settings_))
     times = trials(searched).filter(budget="milliseconds")
     assert (times["removed"] >= 0.2).all()
-    saved = query_pairs(searched, SUBLAYER_MILLISECONDS, "tiny-a", times["search"][0])
-    assert saved.keys() == query_pairs(searched, SUBLAYER_WEIGHTS, "tiny-a").keys()
+    saved = query_pairs(searched, SUBLAYER_MILLISECONDS, model="tiny-a", search=times["search"][0])
+    assert saved.keys() == query_pairs(searched, SUBLAYER_WEIGHTS, model="tiny-a").keys()
     assert min(saved.values()) > 0
     both = trials(searched)
     assert both.filter(search=before["search"][0]).equals(before)

@@ -84,8 +84,8 @@ def test_the_tables_form_this_graph() -> None:
         "mask_samples": ("variants", ["variants"], VARIANTS),
         "speed": ("tasks", ["variants"], VARIANTS),
         "paper_reference": ("inputs", [], None),
-        "search_effects": ("search", ["activation_stats", "models"], MODELS),
-        "search_trials": ("search", ["activation_stats", "models"], MODELS),
+        "search_effects": ("search", [*statistics, "models"], MODELS),
+        "search_trials": ("search", [*statistics, "models"], MODELS),
         **{table: ("traces", ["variants"], VARIANTS) for table in (*TRACE_TABLES, *SAMPLED_TABLES, TEXT_TABLE)},
         **{table: ("tasks", ["variants"], VARIANTS) for table in (*STEPS["tasks"].tables, *STEPS["retrieval"].tables)},
     }

@@ -18,7 +18,7 @@ from prunescope.pipelines.pruning import apply
 from prunescope.pipelines.pruning.variant import verify_variant
 from prunescope.pipelines.recipes import Recipe
 from tests.assets.runs.test_interrupted import stop_once_there_is
-from tests.assets.tiny_study import Heard, Running, StudyFile, computed, one_thread, rows, without_answers
+from tests.assets.tiny_study import Heard, Running, StudyFile, computed, one_thread, partitions, rows, without_answers
 
 # The first test that asks for `runs` waits for five studies.
 pytestmark = pytest.mark.timeout(900)
@@ -186,3 +186,13 @@ def test_a_pass_that_fails_although_each_variant_succeeds_is_reported(
     assert [table.recipe for table in tables] == ["a", "b"]
     (record,) = caplog.records
     assert record.getMessage() == "variants: a, b failed in one pass and not one by one (ValueError: no such name)"
+
+
+def test_statistics_of_other_inputs_prune_nothing(study: StudyFile, warehouse: Path) -> None:
+    before = partitions(warehouse)
+    study.write(dtype="bfloat16", noise=[])
+    with pytest.raises(InputError, match="block_influence of tiny-a is missing or outdated; compute it first"):
+        computed(study, warehouse, "variants", "attn-drop-1")
+    assert partitions(warehouse) == before
+    computed(study, warehouse, "calibration")
+    computed(study, warehouse, "variants", "attn-drop-1")
