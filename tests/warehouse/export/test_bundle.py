@@ -2,14 +2,12 @@
 
 import hashlib
 import json
-import signal
 import socket
 import subprocess
 import sys
-import time
+from itertools import groupby
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from prunescope.warehouse.core.errors import WarehouseError
@@ -115,46 +113,57 @@ def test_temporary_files_of_a_killed_export_are_removed_by_the_next(tmp_path: Pa
     assert {path.name for path in tmp_path.iterdir()} == {"a.csv", MANIFEST}
 
 
-LOOP = """
-import sys
+# Kills an export of B over one of A before each of its file operations in turn. Prints what each kill left.
+KILLED = """
+import json, os, shutil, signal, sys
 from pathlib import Path
 from prunescope.warehouse.export.bundle import ExportFolder
-folder, first = Path(sys.argv[1]), True
-while True:
-    for version in "AB":
-        with ExportFolder(folder) as made:
-            for number in range(12):
-                made.add(f"{version if number % 3 else ''}{number}.csv", version.encode() * 1000)
-            made.finish({})
-        if first:
-            sys.stdout.write("ready\\n"); sys.stdout.flush()
-            first = False
+
+def export(folder, version):
+    with ExportFolder(folder) as made:
+        for number in range(4):
+            made.add(f"{version if number % 3 else ''}{number}.csv", version.encode() * 1000)
+        made.finish({})
+
+root, left, was_killed = Path(sys.argv[1]), [], True
+while was_killed:
+    folder = root / str(len(left) % 3)  # each export finds the remains of an earlier one
+    export(folder, "A")
+    child = os.fork()
+    if child == 0:
+        seen = []
+        def kill(event, given):
+            if event in {"open", "os.rename", "os.remove", "os.mkdir"}:
+                seen.append(event)
+                if len(seen) > len(left):
+                    os.kill(os.getpid(), signal.SIGKILL)
+        sys.addaudithook(kill)
+        export(folder, "B")
+        os._exit(0)
+    was_killed = os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    texts = {path.name: path.read_text() for path in folder.iterdir() if not path.name.startswith(".prunescope")}
+    left.append(texts)
+print(json.dumps(left))
 """
 
 
-def test_an_export_killed_at_any_point_is_complete_or_marked_incomplete(tmp_path: Path) -> None:
-    chance, whole = np.random.default_rng(5), 0
-    for number in range(15):
-        folder = tmp_path / str(number % 3)  # each export finds the remains of the one before
-        with subprocess.Popen(
-            [sys.executable, "-c", LOOP, str(folder)],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            env={"PYTHONPATH": str(ROOT / ".src")},
-        ) as child:
-            assert child.stdout is not None
-            assert child.stdout.readline() == b"ready\n"
-            time.sleep(chance.uniform(0, 0.03))
-            child.send_signal(signal.SIGKILL)
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+def test_an_export_killed_before_any_file_operation_is_complete_or_marked_incomplete(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    made = subprocess.run(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT / ".src")}, capture_output=True, check=True)
+    found = []
+    for texts in json.loads(made.stdout):
+        manifest = json.loads(texts.pop(MANIFEST))
+        versions = "".join(sorted({text[0] for text in texts.values()}))
+        found.append(versions if manifest["is_complete"] else "incomplete")
         if manifest["is_complete"]:
-            whole += 1
-            found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.csv")}
-            assert found == manifest["files"]
-            assert len({path.read_bytes() for path in folder.glob("*.csv")}) == 1
-    assert whole
-    export(folder, {"a.csv": "1"})
-    assert set(content(folder)) == {"a.csv", MANIFEST}
+            assert {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()} == manifest[
+                "files"
+            ]
+    # The old export, then a marked mixture, then the new one: never complete with files of both.
+    assert [version for version, _ in groupby(found)] == ["A", "incomplete", "B"]
+    assert found.count("incomplete") > 20
+    export(tmp_path / "0", {"a.csv": "1"})
+    assert set(content(tmp_path / "0")) == {"a.csv", MANIFEST}
 
 
 def test_an_export_that_fails_between_two_files_is_marked_incomplete_until_the_next(tmp_path: Path) -> None:
