@@ -10,22 +10,22 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from prunescope.pipelines.core.errors import masked
 from prunescope.pipelines.core.suggestions import did_you_mean
 
 Location = tuple[str | int, ...]
-_BOUNDS = {
-    "greater_than": "above {gt}",
-    "greater_than_equal": "{ge} or more",
-    "less_than": "below {lt}",
-    "less_than_equal": "{le} or less",
-    "too_short": "a list of {min_length} or more",
-    "too_long": "a list of {max_length} or fewer",
+# What a value must be, by the type of pydantic's error or by the first word of it.
+_ALLOWED = {
+    "greater_than": "above {gt:,.10g}",
+    "greater_than_equal": "{ge:,.10g} or more",
+    "less_than": "below {lt:,.10g}",
+    "less_than_equal": "{le:,.10g} or less",
+    "too_short": "a list of {min_length:,} or more",
+    "too_long": "a list of {max_length:,} or fewer",
     "string_too_short": "a text that is not empty",
-    "string_too_long": "a text of at most {max_length} characters",
-}
-_KINDS = {
+    "string_too_long": "a text of at most {max_length:,} characters",
     "int": "a whole number",
     "float": "a number",
     "finite": "a number that is neither infinite nor NaN",
@@ -41,17 +41,13 @@ _KINDS = {
 _LONGEST = 60
 
 
-def first_problem(error: ValidationError, *about: Any) -> str:  # noqa: ANN401 - any annotation
+def first_problem(error: ValidationError, *about: object) -> str:
     """Return the message of the first of `problems_of`, after its key if it has one."""
     location, message = problems_of(error, *about)[0]
     return f"`{'.'.join(map(str, location))}`: {message}" if location else message
 
 
-def problems_of(
-    error: ValidationError,
-    model: Any = None,  # noqa: ANN401 - any annotation
-    data: object = None,
-) -> list[tuple[Location, str]]:
+def problems_of(error: ValidationError, model: object = None, data: object = None) -> list[tuple[Location, str]]:
     """Return the location of each problem and a message; unknown keys come first.
 
     Args:
@@ -73,7 +69,7 @@ def problems_of(
     return found
 
 
-def _worded(members: Sequence[Any], model: Any) -> str:  # noqa: ANN401 - pydantic's details, and any annotation
+def _worded(members: Sequence[ErrorDetails], model: object) -> str:
     """Return the message about the problems of one value."""
     first = members[0]
     context, found = first.get("ctx", {}), _shown(first["input"])
@@ -86,7 +82,7 @@ def _worded(members: Sequence[Any], model: Any) -> str:  # noqa: ANN401 - pydant
             hint = hint or (f"there are {', '.join(known)}" if known else "")
             return f"is not a key here; {hint}" if hint else "is not a key here"
         case "value_error" | "assertion_error":
-            return str(first["msg"]).split(", ", maxsplit=1)[1]
+            return first["msg"].split(", ", maxsplit=1)[1]
         case "union_tag_not_found":
             return "`method` is missing; for example `method: wanda`"
         case "union_tag_invalid":
@@ -111,12 +107,10 @@ def _worded(members: Sequence[Any], model: Any) -> str:  # noqa: ANN401 - pydant
     return f"{message}{_example(name, field)}" if field and needs_example else message
 
 
-def _allowed(problem: Any) -> str:  # noqa: ANN401 - pydantic's details
-    pattern = _BOUNDS.get(problem["type"]) or _KINDS.get(problem["type"].partition("_")[0], "another value")
-    bounds = problem.get("ctx", {}).items()
-    return pattern.format(
-        **{key: f"{bound:,.10g}" if isinstance(bound, int | float) else bound for key, bound in bounds}
-    )
+def _allowed(problem: ErrorDetails) -> str:
+    kind = problem["type"]
+    pattern = _ALLOWED.get(kind) or _ALLOWED.get(kind.partition("_")[0], "another value")
+    return pattern.format(**problem.get("ctx", {}))
 
 
 def _nearest(name: str, expected: str) -> str:
@@ -166,7 +160,7 @@ def _cleaned(location: Location, kind: str, data: Any) -> Location:  # noqa: ANN
     return tuple(kept)
 
 
-def _find(annotation: Any, location: Location) -> tuple[str, FieldInfo | None, list[type[BaseModel]]]:  # noqa: ANN401
+def _find(annotation: object, location: Location) -> tuple[str, FieldInfo | None, list[type[BaseModel]]]:
     """Return the last field of a location with its name, and the models that may hold the last key."""
     name, field, owners = "", None, list(models_in(annotation))
     inside = owners
@@ -183,7 +177,7 @@ def _find(annotation: Any, location: Location) -> tuple[str, FieldInfo | None, l
     return name, field, owners
 
 
-def models_in(annotation: Any) -> Iterator[type[BaseModel]]:  # noqa: ANN401 - any annotation
+def models_in(annotation: object) -> Iterator[type[BaseModel]]:
     """Yield the models in an annotation, such as those of a union or of a list."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
