@@ -10,7 +10,6 @@ from prunescope.assets import settings
 from prunescope.assets.cli import completion, options
 from prunescope.assets.cli.output import log
 from prunescope.assets.cli.progress_bars import RichProgress
-from prunescope.pipelines.core import calibration_defaults
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.errors import DamagedFileError
 
@@ -130,7 +129,7 @@ def prune(
     model: str,
     recipe: Annotated[str, typer.Option("--recipe", "-r", autocompletion=completion.recipes)],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help=_FOLDER)],
-    calibration: str = calibration_defaults.SOURCE,
+    calibration: str = "c4",  # as in a study
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     device: str = "auto",
     memory: Memory = (),

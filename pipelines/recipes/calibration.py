@@ -4,7 +4,6 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from prunescope.pipelines.core import calibration_defaults
 from prunescope.pipelines.core.frozen_model import MAX_TOKENS, FrozenModel
 from prunescope.pipelines.corpora.hub_datasets import TEXT_SOURCE
 
@@ -29,13 +28,13 @@ class CalibrationSpec(FrozenModel):
             always summed in float32 and float64.
     """
 
-    source: TEXT_SOURCE = calibration_defaults.SOURCE
-    sequences: int = Field(default=calibration_defaults.SEQUENCES, ge=1, le=100_000)
-    length: int = Field(default=calibration_defaults.LENGTH, ge=2, le=MAX_TOKENS)
-    seed: int = Field(default=calibration_defaults.SEED, ge=0, lt=2**63)
-    documents: Literal["joined", "single"] = calibration_defaults.DOCUMENTS
-    template: bool = calibration_defaults.TEMPLATE
-    dtype: Literal["model", "float32", "bfloat16"] = calibration_defaults.DTYPE
+    source: TEXT_SOURCE = "c4"
+    sequences: int = Field(default=16, ge=1, le=100_000)
+    length: int = Field(default=256, ge=2, le=MAX_TOKENS)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    documents: Literal["joined", "single"] = "joined"
+    template: bool = False
+    dtype: Literal["model", "float32", "bfloat16"] = "model"
 
     @model_validator(mode="after")
     def _fits_memory(self) -> Self:
