@@ -45,30 +45,25 @@ def check_outline(study: Study, outline: MetaModel, tasks: Sequence[TaskSpec] = 
     """
     _check_recipes(study, outline)
     tokenizer, context = outline.tokenizer, outline.context_length
-    retrieval, sizes = list[tuple[int, int]](), list[TaskSize]()
+    workers = 1 if resolve_device(study.device).startswith("cuda") else torch.get_num_threads()
     if tokenizer is None:
         characters = [sum(len(turn["content"]) for turn in prompt.messages) for prompt in study.prompts]
         prompts = [len(prompt.ids) or 1 + count // 4 for prompt, count in zip(study.prompts, characters, strict=True)]
         windows = [text.max_tokens // text.scored for text in study.texts]
-    else:
-        check_device(study.device, study.memory)
-        _check_head(study, outline)
-        prompts = [len(each.ids) for each in tokenize_prompts(study, tokenizer, context)]
-        windows = [len(each.windows) for each in tokenize_texts(study, tokenizer, context)]
-        _check_lengths(study, outline)
-        retrieval = [_retrieval_size(data_set, tokenizer) for data_set in study.retrieval]
-        sizes = _task_sizes(study, tasks, outline) if tasks else sizes
-    workers = 1 if resolve_device(study.device).startswith("cuda") else torch.get_num_threads()
-    return Workload(study, shape_of(outline), prompts, windows, workers, sizes, retrieval)
-
-
-def _check_head(study: Study, outline: MetaModel) -> None:
+        return Workload(study, shape_of(outline), prompts, windows, workers)
+    check_device(study.device, study.memory)
     needs_head = [key for key in ("prompts", "texts", "tasks", "speed", "search") if getattr(study, key)]
     if outline.head is None and needs_head:
         raise InputError(
             f"study {study.name}: {type(outline.module).__name__} has no LM head; `{needs_head[0]}` cannot be measured "
             "on it, `retrieval` can"
         )
+    prompts = [len(each.ids) for each in tokenize_prompts(study, tokenizer, context)]
+    windows = [len(each.windows) for each in tokenize_texts(study, tokenizer, context)]
+    _check_lengths(study, outline)
+    retrieval = [_retrieval_size(data_set, tokenizer) for data_set in study.retrieval]
+    sizes = _task_sizes(study, tasks, outline) if tasks else []
+    return Workload(study, shape_of(outline), prompts, windows, workers, sizes, retrieval)
 
 
 def _check_lengths(study: Study, outline: MetaModel) -> None:
