@@ -1,13 +1,35 @@
 """Declaration of commands from their signatures and docstrings, and the options that several commands share.
 
 `--warehouse` and `--debug` may also precede the command.
+
+Options:
+    warehouse (LOCATION): Warehouse: a folder or s3://BUCKET/PREFIX (default: PRUNESCOPE_WAREHOUSE, else
+        warehouse/data).
+    debug: Show the traceback of an error.
+    format (FORMAT): table, csv, json, markdown, latex or parquet (default: by the suffix of -o, else table).
+    output (FILE): Write to a file instead of standard output.
+    seconds: Query timeout in seconds.
+    memory (GIB): Memory limit of a query.
+    study_name: Name of a shipped study (`demo`), or the path of a YAML file.
+    variant: MODEL@RECIPE, or RECIPE if only one model has it.
+    models (MODEL): Replaces the study's models: a folder with safetensors, a .gguf file, a hub id or `embedded:NAME`;
+        `NAME=MODEL` names it.
+    recipes (RECIPE): Replaces the study's recipes: a name that `prunescope recipes` lists, several joined by +,
+        `{name: mine, method: wanda, sparsity: 0.6}`, or the path of a .yaml file with such a mapping.
+    allow_code: Run the programs that variants write for tasks such as humaneval in a sandbox; otherwise these answers
+        are not scored.
+    allow_python: Run pruning methods that are Python files, with all your rights; read them first.
+    replace: Recompute results that another study computed from other inputs.
+    only_models: Only this model.
+    only_recipes: Only this recipe.
+    only_prompts (ID): Only this prompt.
 """
 
 import functools
 import inspect
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,100 +181,40 @@ def absolute_study(study: str) -> str:
     return str(path.absolute()) if path.suffix in {".yaml", ".yml"} and "://" not in study else study
 
 
-Warehouse = Annotated[
-    str | None,
-    typer.Option(
-        metavar="LOCATION",
-        callback=_stored,
-        help="Warehouse: a folder or s3://BUCKET/PREFIX (default: PRUNESCOPE_WAREHOUSE, else warehouse/data).",
-    ),
-]
-Debug = Annotated[bool, typer.Option("--debug", callback=_stored, help="Show the traceback of an error.")]
-Format = Annotated[
-    output.Format | None,
-    typer.Option(
-        "--format",
-        "-f",
-        metavar="FORMAT",
-        help="table, csv, json, markdown, latex or parquet (default: by the suffix of -o, else table).",
-    ),
-]
-Output = Annotated[
-    Path | None,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="FILE",
-        dir_okay=False,
-        callback=_checked_file,
-        help="Write to a file instead of standard output.",
-    ),
-]
-Seconds = Annotated[float, typer.Option(min=0.001, max=86_400, help="Query timeout in seconds.")]
-Memory = Annotated[float, typer.Option(min=0.05, metavar="GIB", help="Memory limit of a query.")]
+def _entries(text: str | None) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Return a docstring without its section `Options`, and the placeholder and help of each entry of the section."""
+    about, _, section = inspect.cleandoc(text or "").partition("\n\nOptions:\n")
+    found = _ENTRY.findall(section)
+    return about, {name: {"metavar": value or None, "help": " ".join(words.split())} for name, value, words in found}
 
-StudyName = Annotated[
-    str,
-    typer.Argument(
-        help="Name of a shipped study (`demo`), or the path of a YAML file.", autocompletion=completion.studies
-    ),
+
+_, _SHARED = _entries(__doc__)
+Warehouse = Annotated[str | None, typer.Option(callback=_stored, **_SHARED["warehouse"])]
+Debug = Annotated[bool, typer.Option("--debug", callback=_stored, **_SHARED["debug"])]
+Format = Annotated[output.Format | None, typer.Option("--format", "-f", **_SHARED["format"])]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", dir_okay=False, callback=_checked_file, **_SHARED["output"])
 ]
+Seconds = Annotated[float, typer.Option(min=0.001, max=86_400, **_SHARED["seconds"])]
+Memory = Annotated[float, typer.Option(min=0.05, **_SHARED["memory"])]
+Models = Annotated[list[str], typer.Option("--model", "-m", **_SHARED["models"])]
+Recipes = Annotated[list[str], typer.Option("--recipe", "-r", autocompletion=completion.recipes, **_SHARED["recipes"])]
+AllowCode = Annotated[bool, typer.Option("--allow-code-execution", **_SHARED["allow_code"])]
+AllowPython = Annotated[bool, typer.Option("--allow-python", **_SHARED["allow_python"])]
+Replace = Annotated[bool, typer.Option("--replace", **_SHARED["replace"])]
+OnlyModels = Annotated[list[str], typer.Option("--model", autocompletion=completion.models, **_SHARED["only_models"])]
+OnlyRecipes = Annotated[
+    list[str], typer.Option("--recipe", autocompletion=completion.recipes, **_SHARED["only_recipes"])
+]
+OnlyPrompts = Annotated[list[str], typer.Option("--prompt", **_SHARED["only_prompts"])]
+
+StudyName = Annotated[str, typer.Argument(autocompletion=completion.studies, **_SHARED["study_name"])]
 AnyStudy = Annotated[str | None, typer.Argument(autocompletion=completion.studies)]
 _STUDY = typer.Option("--study", "-s", metavar="STUDY", autocompletion=completion.studies)
 StudyOption, StudyOptions = Annotated[str | None, _STUDY], Annotated[list[str], _STUDY]
-Models = Annotated[
-    list[str],
-    typer.Option(
-        "--model",
-        "-m",
-        metavar="MODEL",
-        help="Replaces the study's models: a folder with safetensors, a .gguf file, a hub id or `embedded:NAME`; "
-        "`NAME=MODEL` names it.",
-    ),
-]
-Recipes = Annotated[
-    list[str],
-    typer.Option(
-        "--recipe",
-        "-r",
-        metavar="RECIPE",
-        autocompletion=completion.recipes,
-        help="Replaces the study's recipes: a name that `prunescope recipes` lists, several joined by +, "
-        "`{name: mine, method: wanda, sparsity: 0.6}`, or the path of a .yaml file with such a mapping.",
-    ),
-]
-AllowCode = Annotated[
-    bool,
-    typer.Option(
-        "--allow-code-execution",
-        help="Run the programs that variants write for tasks such as humaneval in a sandbox; otherwise these answers "
-        "are not scored.",
-    ),
-]
-AllowPython = Annotated[
-    bool,
-    typer.Option(
-        "--allow-python",
-        help="Run pruning methods that are Python files, with all your rights; read them first.",
-    ),
-]
-Replace = Annotated[
-    bool, typer.Option("--replace", help="Recompute results that another study computed from other inputs.")
-]
-
-Variant = Annotated[
-    str,
-    typer.Argument(
-        help="MODEL@RECIPE, or RECIPE if only one model has it.", autocompletion=completion.variants_or_recipes
-    ),
-]
+Variant = Annotated[str, typer.Argument(autocompletion=completion.variants_or_recipes, **_SHARED["variant"])]
 _VARIANT = typer.Option("--variant", metavar="MODEL@RECIPE", autocompletion=completion.variants_or_recipes)
 VariantOption, VariantOptions = Annotated[str | None, _VARIANT], Annotated[list[str], _VARIANT]
-OnlyModels = Annotated[list[str], typer.Option("--model", help="Only this model.", autocompletion=completion.models)]
-OnlyRecipes = Annotated[
-    list[str], typer.Option("--recipe", help="Only this recipe.", autocompletion=completion.recipes)
-]
-OnlyPrompts = Annotated[list[str], typer.Option("--prompt", metavar="ID", help="Only this prompt.")]
 
 
 def declared(command: Callable[..., None]) -> Callable[..., None]:
@@ -262,8 +224,7 @@ def declared(command: Callable[..., None]) -> Callable[..., None]:
     A parameter with a default is an option, unless its annotation says otherwise; a list is an option that may be
     repeated.
     """
-    text, _, section = inspect.cleandoc(command.__doc__ or "").partition("\n\nOptions:\n")
-    entries = {name: (placeholder, " ".join(words.split())) for name, placeholder, words in _ENTRY.findall(section)}
+    text, entries = _entries(command.__doc__)
     own = dict(inspect.signature(command).parameters)
     has_sink = own.pop("sink", None) is not None
     shared: dict[str, tuple[Any, Any]] = {"format_": (Format, None), "output": (Output, None)} if has_sink else {}
@@ -278,7 +239,7 @@ def declared(command: Callable[..., None]) -> Callable[..., None]:
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=option)
         for name, (option, default) in shared.items()
     ]
-    parameters = [_declared(parameter, *entries.get(parameter.name, ("", ""))) for parameter in (*own.values(), *added)]
+    parameters = [_declared(parameter, entries.get(parameter.name, {})) for parameter in (*own.values(), *added)]
     functools.update_wrapper(called, command, ("__module__", "__name__"), ())
     # Typer reads these.
     called.__doc__ = text
@@ -287,7 +248,7 @@ def declared(command: Callable[..., None]) -> Callable[..., None]:
     return called
 
 
-def _declared(parameter: inspect.Parameter, placeholder: str, text: str) -> inspect.Parameter:
+def _declared(parameter: inspect.Parameter, words: Mapping[str, Any]) -> inspect.Parameter:
     """Return a parameter with all that Typer must know of it."""
     if parameter.annotation is typer.Context:
         return parameter
@@ -299,7 +260,8 @@ def _declared(parameter: inspect.Parameter, placeholder: str, text: str) -> insp
         about = typer.Argument()
     else:  # without its name Typer would add `--no-NAME`
         about = typer.Option(*[f"--{parameter.name.replace('_', '-')}"] * (of is bool))
-    about.metavar, about.help = placeholder or about.metavar, text or about.help
+    about.metavar = words.get("metavar") or about.metavar
+    about.help = words.get("help") or about.help
     if isinstance(about, OptionInfo) and get_origin(of) is list:
         about.help = f"{about.help} Repeatable."
     return parameter.replace(annotation=Annotated[of, about])
