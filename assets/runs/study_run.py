@@ -4,7 +4,7 @@ It imports neither Dagster nor torch, so a run with nothing to do ends fast; `da
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from prunescope.assets import settings
@@ -16,6 +16,7 @@ from prunescope.assets.planning.work_plan import Plan, StudyRequest, model_work
 from prunescope.assets.runs.outcome import Failure, Listener, RunResult, refused
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.maintenance.verified_files import VerifiedFiles
+from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
 
@@ -104,8 +105,7 @@ class StudyRun:
             if name in due:
                 check_outline(checked, load_meta_model(self._model(name).folder), checked.tasks)
 
-        self._refuse(check)
-        return self.plan()
+        return self.plan() if self._refuse(check) else plan
 
     def tasks(self, plan: Plan, *, halves_batches: bool) -> Iterator[ModelTask]:
         """Yield a task for each model with work."""
@@ -145,7 +145,42 @@ class StudyRun:
     def _model(self, name: str) -> DenseModel:
         return find_model(self.study, name, self.listener)
 
-    def _refuse(self, check: Callable[[str], object]) -> None:
-        """Leave out the models for which the check raises an error."""
+    def _refuse(self, check: Callable[[str], object]) -> bool:
+        """Leave out the models for which the check raises an error; return whether there are any."""
         left = [model.name for model in self.study.models if model.name not in self._refused]
-        self._refused |= refused(left, check, self.listener)
+        found = refused(left, check, self.listener)
+        self._refused |= found
+        return bool(found)
+
+
+def run_study(
+    request: StudyRequest,
+    root: Place | str,
+    listener: Listener,
+    *,
+    replace: bool = False,
+    tables: Collection[str] | None = None,
+    cluster: Mapping[str, object] | None = None,
+) -> RunResult:
+    """Bring the warehouse up to date with a study, in this process or on a cluster.
+
+    If some models cannot be found or read or do not fit the study, they are failures and the others go on. With
+    `replace`, partitions that another study computed from other inputs are recomputed instead of refused. `tables`
+    updates these tables only, without questions and report. `cluster` has the fields of `EngineResource`.
+
+    Raises:
+        InputError: the study or all of its models are wrong, another study's partition is in the way, or the cluster
+            does not fit.
+        ComputationError: the cluster lost all of its workers.
+        WarehouseError: the warehouse cannot be read or written.
+        KeyboardInterrupt: SIGINT or SIGTERM arrived; complete partitions stay, and no partial one is left.
+    """
+    run = StudyRun(request, Store(root), listener, replace=replace, tables=tables)
+    plan = run.plan()
+    if plan.unread:
+        listener.note(f"{plan.unread} current partitions are kept unread; `prunescope verify` checks them")
+    if not plan.is_empty:
+        from prunescope.assets.runs.dagster_job import run_in_this_process
+
+        run_in_this_process(run, cluster)
+    return run.result

@@ -6,7 +6,7 @@ import pytest
 
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.runs.outcome import Failure, RunResult
-from prunescope.assets.runs.start import run_study
+from prunescope.assets.runs.study_run import run_study
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from tests.assets.tiny_study import Heard, StudyFile
 
