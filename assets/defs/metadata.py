@@ -29,12 +29,12 @@ from dagster import (
     TableSchema,
 )
 
-from prunescope.assets.defs.recipe_asset import DATA_VERSION_TAG, RECIPE, latest_versions
+from prunescope.assets.defs.recipe_asset import DATA_VERSION_TAG, latest_versions
 from prunescope.assets.execution.partition_context import made_from
 from prunescope.assets.execution.task import TableWritten
 from prunescope.assets.planning.fingerprints import DenseModel, accepted
 from prunescope.assets.planning.freshness import is_current
-from prunescope.assets.planning.steps import CODE_VERSIONS, MODEL_TABLES, STEP_OF_TABLE, STEPS, Step
+from prunescope.assets.planning.steps import CODE_VERSIONS, MODEL_TABLES, STEP_OF_TABLE, STEPS
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.quality.checks import check_names
 from prunescope.warehouse.quality.foreign_keys import check_name
@@ -138,17 +138,6 @@ def materialized(table: Table, result: TableWritten) -> MaterializeResult:
     )
 
 
-def upstream(step: Step) -> list[AssetKey]:
-    """Return the assets that a step's tables are computed from."""
-    known = {
-        "models": [],
-        "calibration": [AssetKey("models")],
-        "search": [*map(AssetKey, MODEL_TABLES)],
-        "variants": [RECIPE, *map(AssetKey, MODEL_TABLES)],
-    }
-    return known.get(step.name, [AssetKey("variants")])
-
-
 def partition_key(model: str, recipe: str | None) -> str:
     """Return Dagster's key of a partition of a table."""
     return f"{model}|{recipe}" if recipe else model
@@ -207,15 +196,11 @@ def materialization(instance: DagsterInstance, written: TableWritten, model: str
     """Return the materialization of a table's partition, with the versions of what it was computed from."""
     partition = partition_key(model, written.recipe)
     tags = {DATA_VERSION_TAG: written.fingerprint, _IS_OURS: "true", _CODE_VERSION: CODE_VERSIONS[written.table]}
-    for parent in upstream(STEPS[written.step]):
-        name, of_parent = parent.to_user_string(), partition
-        if written.recipe and parent == RECIPE:
-            of_parent = written.recipe
-        elif name in MODEL_TABLES:
-            of_parent = model
-        record = instance.get_latest_data_version_record(parent, is_source=False, partition_key=of_parent)
+    for parent in STEPS[written.step].upstream:
+        of_parent = written.recipe if parent == "recipe" else model if parent in MODEL_TABLES else partition
+        record = instance.get_latest_data_version_record(AssetKey(parent), is_source=False, partition_key=of_parent)
         event = record and record.asset_materialization
-        tags[f"{_INPUT_VERSION}/{name}"] = (event and event.tags and event.tags.get(DATA_VERSION_TAG)) or "INITIAL"
-        tags[f"{_INPUT_EVENT}/{name}"] = str(record.storage_id) if record else "NULL"
+        tags[f"{_INPUT_VERSION}/{parent}"] = (event and event.tags and event.tags.get(DATA_VERSION_TAG)) or "INITIAL"
+        tags[f"{_INPUT_EVENT}/{parent}"] = str(record.storage_id) if record else "NULL"
     metadata = materialized(TABLES[written.table], written).metadata
     return AssetMaterialization(AssetKey(written.table), metadata=metadata, partition=partition, tags=tags)

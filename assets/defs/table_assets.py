@@ -19,7 +19,7 @@ from pydantic import Field, PrivateAttr
 
 from prunescope.assets import settings
 from prunescope.assets.defs.log_progress import LogProgress
-from prunescope.assets.defs.metadata import check_specs, materialized, recorded, table_metadata, upstream
+from prunescope.assets.defs.metadata import check_specs, materialized, recorded, table_metadata
 from prunescope.assets.defs.recipe_asset import MODELS, VARIANTS, publish
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.assets.execution.compute import compute
@@ -28,7 +28,7 @@ from prunescope.assets.execution.task import Event, ModelTask, StepFailed, Table
 from prunescope.assets.instance.instance import has_lost_two_processes
 from prunescope.assets.planning.fingerprints import find_model
 from prunescope.assets.planning.freshness import programs_ran
-from prunescope.assets.planning.steps import CODE_VERSIONS, STEPS, Step
+from prunescope.assets.planning.steps import STEPS, Step
 from prunescope.pipelines.core import scratch_directory
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.warehouse.tables import ABOUT, TABLES
@@ -150,7 +150,18 @@ def _asset(step: Step) -> AssetsDefinition:
 
     @multi_asset(
         name=step.name,
-        specs=[_spec(step, table) for table in step.tables],
+        specs=[
+            AssetSpec(
+                table,
+                group_name=step.group,
+                kinds={"parquet", "pytorch"},
+                description=f"{ABOUT[table]}\n\n{TABLES[table].grain}",
+                deps=step.upstream,
+                code_version=step.code_version,
+                metadata=table_metadata(TABLES[table]),
+            )
+            for table in step.tables
+        ],
         check_specs=check_specs([TABLES[table] for table in step.tables], partitions),
         partitions_def=partitions,
         pool=GPU,
@@ -163,15 +174,3 @@ def _asset(step: Step) -> AssetsDefinition:
         yield from engine.run_step(context, step.name, study)
 
     return computed
-
-
-def _spec(step: Step, table: str) -> AssetSpec:
-    return AssetSpec(
-        table,
-        group_name=step.group,
-        kinds={"parquet", "pytorch"},
-        description=f"{ABOUT[table]}\n\n{TABLES[table].grain}",
-        deps=upstream(step),
-        code_version=CODE_VERSIONS[table],
-        metadata=table_metadata(TABLES[table]),
-    )

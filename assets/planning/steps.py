@@ -24,6 +24,7 @@ class Step:
         group: asset group in Dagster.
         study_fields: a study requests the step by filling one of these fields; without any, every study requests it.
         is_of_model: whether the step computes a model rather than a variant.
+        upstream: the assets that its tables are computed from.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Step:
     group: str
     study_fields: tuple[str, ...] = ()
     is_of_model: bool = False
+    upstream: tuple[str, ...] = ("variants",)
 
     def is_requested_by(self, study: Study) -> bool:
         """Return whether the study fills the step's tables."""
@@ -39,11 +41,22 @@ class Step:
 
 
 _ALL = (
-    Step("models", ("models",), code_versions.MODELS, "models", is_of_model=True),
+    Step("models", ("models",), code_versions.MODELS, "models", is_of_model=True, upstream=()),
     Step(
-        "calibration", ("activation_stats", "block_influence"), code_versions.STATISTICS, "statistics", is_of_model=True
+        "calibration",
+        ("activation_stats", "block_influence"),
+        code_versions.STATISTICS,
+        "statistics",
+        is_of_model=True,
+        upstream=("models",),
     ),
-    Step("variants", ("variants",), code_versions.PRUNING, "variants"),
+    Step(
+        "variants",
+        ("variants",),
+        code_versions.PRUNING,
+        "variants",
+        upstream=("recipe", "models", "activation_stats", "block_influence"),
+    ),
     Step("mask_samples", (MASK_TABLE,), code_versions.MASKS, "variants"),
     Step(
         "traces",
@@ -70,6 +83,7 @@ _ALL = (
         "search",
         study_fields=("search",),
         is_of_model=True,
+        upstream=("models", "activation_stats", "block_influence"),
     ),
 )
 # In the order of the data flow.
