@@ -106,14 +106,11 @@ def open_instance(root: Path) -> Iterator[DagsterInstance]:
             the disk is full.
     """
     home = prepare_home(root)
-    with _translate_database_errors(home), databases_kept_open():
-        with _translate_config_errors(home):
-            instance = _instance(home)
-        with instance:
-            if _is_shared(instance.run_storage):
-                # Otherwise Dagster connects for every event, and the password check of PostgreSQL is slow by design.
-                instance.optimize_for_webserver(_STATEMENT_TIMEOUT_MS, _CONNECTION_SECONDS, max_overflow=20)
-            yield instance
+    with _translate_database_errors(home), databases_kept_open(), _instance(home) as instance:
+        if _is_shared(instance.run_storage):
+            # Otherwise Dagster connects for every event, and the password check of PostgreSQL is slow by design.
+            instance.optimize_for_webserver(_STATEMENT_TIMEOUT_MS, _CONNECTION_SECONDS, max_overflow=20)
+        yield instance
 
 
 def plain_path(home: Path) -> Path:
@@ -136,20 +133,10 @@ def plain_path(home: Path) -> Path:
 
 
 def _instance(home: Path) -> DagsterInstance:
-    # Its folder and its databases stay: only the name of the method is about temporary ones.
-    return DagsterInstance.local_temp(str(plain_path(home)), overrides=_NO_CAPTURE)
-
-
-def _is_shared(storage: object) -> bool:
-    """Return whether runs are stored in PostgreSQL, which several machines can share."""
-    return hasattr(storage, "postgres_url")
-
-
-@contextmanager
-def _translate_config_errors(home: Path) -> Iterator[None]:
-    """Raise WarehouseError with one line for a mistake in the user's dagster.yaml."""
+    """Return the instance; raise WarehouseError with one line for a mistake in the user's dagster.yaml."""
     try:
-        yield
+        # Its folder and its databases stay: only the name of the method is about temporary ones.
+        return DagsterInstance.local_temp(str(plain_path(home)), overrides=_NO_CAPTURE)
     except (DagsterInvalidConfigError, CheckError, YAMLError, ImportError) as error:
         message = str(error)
         if unset := sorted(set(_UNSET.findall(message))):
@@ -159,6 +146,11 @@ def _translate_config_errors(home: Path) -> Iterator[None]:
         else:
             reason = " ".join(message.removeprefix("Failure condition: ").split())
         raise WarehouseError(f"{home / CONFIG}: {reason}") from error
+
+
+def _is_shared(storage: object) -> bool:
+    """Return whether runs are stored in PostgreSQL, which several machines can share."""
+    return hasattr(storage, "postgres_url")
 
 
 @contextmanager
@@ -272,7 +264,7 @@ def _lock_file(root: Path) -> Path:
 def _machine_lock(home: Path, url: str, log: Callable[[str], None]) -> Iterator[None]:
     """Hold a lock among the machines that share a PostgreSQL database; it is released if the connection is lost."""
     with ExitStack() as stack:
-        with _translate_database_errors(home), _translate_config_errors(home):
+        with _translate_database_errors(home):
             runs = stack.enter_context(_instance(home)).run_storage
             if _is_shared(runs):
                 connection = stack.enter_context(runs.connect())
