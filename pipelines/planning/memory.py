@@ -46,7 +46,8 @@ def memory_items(
     shape, study, measure, size = load.shape, load.study, load.study.measure, load.item_size
     layered, width = sum(load.layered), shape.width
     # Numbers per token alive at once inside a layer, approximately: the inner states of its MLP and a few streams.
-    activations = 3 * max(shape.largest_matrix) + 8 * width
+    inner = 3 * max(shape.largest_matrix)
+    activations = inner + 8 * width
     # Single swaps need a pass in the model's own type over whole prompts; passes in float64 or by token do not serve.
     swap_pass = _states_bytes(load, size) + layered * width * load.sublayers * size
     exact_size = 8 if load.is_exact else size
@@ -140,9 +141,7 @@ def memory_items(
         "scored": {
             **applied,
             # The inner states of an MLP, and the stream before and after it.
-            "activations of a pass over texts": max(passes, default=0)
-            * (3 * max(shape.largest_matrix) + 4 * width)
-            * own_size,
+            "activations of a pass over texts": max(passes, default=0) * (inner + 4 * width) * own_size,
             "final streams of texts": text_states,
         },
         "measured": {

@@ -35,13 +35,12 @@ def verdict_power(study: Study, tasks: Sequence[TaskSize]) -> list[str]:
 
 
 def _kind(kind: str, evidence: Mapping[str, int], spread: float = math.sqrt(TOLERANCE * (1 - TOLERANCE))) -> str:
-    if max(evidence.values()) < MIN_UNITS:
+    enough = {unit: count for unit, count in evidence.items() if count >= MIN_UNITS}
+    if not enough:
         counts = " and ".join(f"{count} of the {MIN_UNITS} {unit}" for unit, count in evidence.items())
         return f"{kind} will not be judged: it has {counts} that a verdict needs"
     parts = []
-    for unit, count in evidence.items():
-        if count < MIN_UNITS:
-            continue
+    for unit, count in enough.items():
         margin = _Z * spread / math.sqrt(count)
         low = f"a loss tolerated up to {TOLERANCE - margin:.1%}" if margin < TOLERANCE else "no loss tolerated"
         parts.append(f"{count} {unit} can call {low}, and one too large from {TOLERANCE + margin:.1%} on")

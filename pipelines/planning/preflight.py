@@ -33,12 +33,8 @@ def check_outline(study: Study, outline: MetaModel, tasks: Sequence[TaskSpec] = 
     """Refuse a study that a model cannot run, and return the study on this model, in sizes.
 
     Without a tokenizer only the recipes are checked. Four characters are then a token, texts have as many windows as
-    `max_tokens` allows, and tasks and retrieval data sets are left out.
-
-    Args:
-        study: the study.
-        outline: the model without weights.
-        tasks: the tasks to check and count; their samples may be downloaded.
+    `max_tokens` allows, and tasks and retrieval data sets are left out. `outline` is the model without weights. The
+    samples of the `tasks`, which are checked and counted, may be downloaded.
 
     Raises:
         InputError: names the prompt, text, key or recipe, and the fix.
@@ -62,7 +58,16 @@ def check_outline(study: Study, outline: MetaModel, tasks: Sequence[TaskSpec] = 
     windows = [len(each.windows) for each in tokenize_texts(study, tokenizer, context)]
     _check_lengths(study, outline)
     retrieval = [_retrieval_size(data_set, tokenizer) for data_set in study.retrieval]
-    sizes = _task_sizes(study, tasks, outline) if tasks else []
+    sizes = list[TaskSize]()
+    if tasks:  # to import lm-eval takes seconds
+        from prunescope.pipelines.evaluation.tasks.loading import load_tasks
+        from prunescope.pipelines.evaluation.tasks.sandbox_client import refusal
+        from prunescope.pipelines.planning.task_workload import task_sizes
+
+        loaded = load_tasks(tasks)
+        if study.allow_code_execution and any(task.runs_code for task in loaded) and (reason := refusal()):
+            raise InputError(f"--allow-code-execution: {reason}; leave it out to keep the programs unscored")
+        sizes = task_sizes(loaded, tokenizer, context)
     return Workload(study, shape_of(outline), prompts, windows, workers, sizes, retrieval)
 
 
@@ -87,18 +92,6 @@ def _retrieval_size(spec: RetrievalSpec, tokenizer: Any) -> tuple[int, int]:  # 
     sample = texts[:: len(texts) // _SAMPLE + 1]
     tokens = tokens_of(sample, tokenizer, spec.max_length, "mean" if spec.pooling == "mean" else "last")
     return len(texts), round(sum(map(len, tokens)) / len(sample) * len(texts))
-
-
-def _task_sizes(study: Study, tasks: Sequence[TaskSpec], outline: MetaModel) -> list[TaskSize]:
-    """Load tasks with lm-eval, which takes seconds to import, and count their tokens."""
-    from prunescope.pipelines.evaluation.tasks.loading import load_tasks
-    from prunescope.pipelines.evaluation.tasks.sandbox_client import refusal
-    from prunescope.pipelines.planning.task_workload import task_sizes
-
-    loaded = load_tasks(tasks)
-    if study.allow_code_execution and any(task.runs_code for task in loaded) and (reason := refusal()):
-        raise InputError(f"--allow-code-execution: {reason}; leave it out to keep the programs unscored")
-    return task_sizes(loaded, outline.tokenizer, outline.context_length)
 
 
 def unmatched(study: Study, outline: MetaModel) -> list[str]:
@@ -128,7 +121,7 @@ def _check_recipes(study: Study, outline: MetaModel) -> None:
     searched = study.search.recipes if study.search else ()
     require_python((*study.recipes, *searched), is_allowed=study.allow_python)
     layers = int(outline.config.num_hidden_layers)
-    inputs = {inputs for _, inputs in outline.matrices.values()}
+    inputs = sorted({inputs for _, inputs in outline.matrices.values()})
     for recipe in (step for whole in study.recipes for step in steps(whole)):
         if isinstance(recipe, DepthRecipe):
             recipe.units(layers)
@@ -140,6 +133,6 @@ def _check_recipes(study: Study, outline: MetaModel) -> None:
             raise InputError(f"recipe {recipe.name}: {len(recipe.ratios)} `ratios`, but the model has {layers} layers")
         # A recipe with `modules` is checked later, when the layers are known and its matrices with them.
         if isinstance(recipe, MaskingRecipe) and recipe.block is not None and not recipe.modules:
-            odd = next((size for size in sorted(inputs) if size % recipe.block), None)
+            odd = next((size for size in inputs if size % recipe.block), None)
             if odd is not None:
                 raise InputError(f"recipe {recipe.name}: a module has {odd} inputs, not a multiple of {recipe.block}")

@@ -60,9 +60,6 @@ class TaskSize:
     """Tokens of a task under one way of scoring.
 
     Attributes:
-        name: its name in the tables.
-        scoring: the way of scoring.
-        samples: number of samples.
         contexts: tokens of every sequence that is read: of contexts to write on without what they share, of options
             with what they share once, or of windows of a text.
         long_tokens: those that run in float64 if the model is in float32 on a CPU.
@@ -91,8 +88,6 @@ class Workload:
     """One study on one model, in sizes that follow from each other.
 
     Attributes:
-        study: the study.
-        shape: sizes of the model.
         prompts: tokens of each prompt, answer not included.
         windows: number of windows of each text of the study.
         workers: sublayers measured in parallel.
