@@ -24,11 +24,7 @@ class SlowPatternError(InputError):
 
 
 class BoundedPattern:
-    """A compiled pattern whose `search`, `findall` and `sub` stop at a deadline with `SlowPatternError`.
-
-    Args:
-        pattern: the pattern.
-        flags: those of `re`.
+    """A compiled pattern whose `search`, `findall` and `sub` stop at a deadline with `SlowPatternError`; flags of `re`.
 
     Raises:
         ValueError: it is not a regular expression, or too large.

@@ -70,7 +70,7 @@ def parse_yaml(text: str, where: str, loader: type[PlainLoader] = PlainLoader, *
             return None
         if _values(node, where, {}, unique=unique) > MAX_VALUES:
             raise InputError(f"{where}: more than {MAX_VALUES:,} values with aliases expanded; no setting needs that")
-        content: object = parser.construct_document(node)
+        return parser.construct_document(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
@@ -80,7 +80,6 @@ def parse_yaml(text: str, where: str, loader: type[PlainLoader] = PlainLoader, *
     except (RecursionError, ValueError, OverflowError) as error:  # also an impossible date, or a number too long
         deep, wrong = "nested too deep; no setting needs that", f"not valid YAML: {error}; put texts into quotes"
         raise InputError(f"{where}: {deep if isinstance(error, RecursionError) else wrong}") from error
-    return content
 
 
 def _values(node: yaml.Node, where: str, known: dict[int, float], *, unique: bool) -> float:
