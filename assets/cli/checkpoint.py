@@ -31,11 +31,6 @@ _ON_TEXTS = {
     "kl_median_nats": "median KL(dense‖pruned) on {text}, nats",
 }
 
-_FOLDER = "Output directory; must be new or empty."
-Shrink = Annotated[
-    bool, typer.Option("--shrink", help="Shrink matrices if whole neurons or heads are zero in every layer.")
-]
-
 
 def _limits(memory: list[str]) -> dict[str, int] | None:
     """Return the memory of each device in bytes; None without any."""
@@ -47,23 +42,13 @@ def _limits(memory: list[str]) -> dict[str, int] | None:
         raise InputError(f"--memory: {error}") from error
 
 
-Memory = Annotated[
-    list[str],
-    typer.Option(
-        metavar="DEVICE=SIZE",
-        help="Memory for layers that stay on a device, such as cpu=8GiB or cuda:0=20GiB; the other layers are read "
-        "from disk when they run.",
-    ),
-]
-
-
 def checkpoint(
     context: typer.Context,
     variant: options.Variant,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help=_FOLDER)],
-    shrink: Shrink = False,
+    folder: Path,
+    shrink: options.Shrink = False,
     model_source: str | None = None,
-    memory: Memory = (),
+    memory: options.DeviceMemory = (),
 ) -> None:
     """Write a variant of the warehouse as a Hugging Face folder that transformers opens without Prunescope.
 
@@ -79,6 +64,7 @@ def checkpoint(
     `hf upload USER/NAME DIR --private` then uploads it to the Hugging Face hub.
 
     Options:
+        folder (DIR): Output directory; must be new or empty.
         model_source (MODEL): Current location of the dense model, if it moved after the run.
     """
     from prunescope.pipelines.models.sources import identify, locate
@@ -128,12 +114,12 @@ def checkpoint(
 def prune(
     model: str,
     recipe: Annotated[str, typer.Option("--recipe", "-r", autocompletion=completion.recipes)],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help=_FOLDER)],
+    output: Annotated[Path, typer.Option("--output", "-o")],
     calibration: str = "c4",  # as in a study
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     device: str = "auto",
-    memory: Memory = (),
-    shrink: Shrink = False,
+    memory: options.DeviceMemory = (),
+    shrink: options.Shrink = False,
     allow_python: options.AllowPython = False,
 ) -> None:
     """Prune a model and write it as a Hugging Face folder, without measurements and without a warehouse.
@@ -148,6 +134,7 @@ def prune(
     Options:
         model: A folder with safetensors, a .gguf file, a hub id, or `embedded:NAME`.
         recipe (RECIPE): A name that `prunescope recipes` lists, or the path of a .yaml file with a recipe.
+        output (DIR): Output directory; must be new or empty.
         calibration (SOURCE): `c4`, `wikitext2`, a text, JSON or JSONL file, `hf:NAME[:CONFIG]:SPLIT[:COLUMN]`, or
             `embedded`, the help topics of the Python that runs; or the keys of a study's `calibration`: source,
             sequences, length, seed, documents, template, dtype. The recipe's own keys override them.

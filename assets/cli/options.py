@@ -19,6 +19,9 @@ Options:
     allow_code: Run the programs that variants write for tasks such as humaneval in a sandbox; otherwise these answers
         are not scored.
     allow_python: Run pruning methods that are Python files, with all your rights; read them first.
+    device_memory (DEVICE=SIZE): Memory for layers that stay on a device, such as cpu=8GiB or cuda:0=20GiB; the other
+        layers are read from disk when they run.
+    shrink: Shrink matrices if whole neurons or heads are zero in every layer.
     replace: Recompute results that another study computed from other inputs.
     only_models: Only this model.
     only_recipes: Only this recipe.
@@ -201,6 +204,8 @@ Models = Annotated[list[str], typer.Option("--model", "-m", **_SHARED["models"])
 Recipes = Annotated[list[str], typer.Option("--recipe", "-r", autocompletion=completion.recipes, **_SHARED["recipes"])]
 AllowCode = Annotated[bool, typer.Option("--allow-code-execution", **_SHARED["allow_code"])]
 AllowPython = Annotated[bool, typer.Option("--allow-python", **_SHARED["allow_python"])]
+DeviceMemory = Annotated[list[str], typer.Option("--memory", **_SHARED["device_memory"])]
+Shrink = Annotated[bool, typer.Option("--shrink", **_SHARED["shrink"])]
 Replace = Annotated[bool, typer.Option("--replace", **_SHARED["replace"])]
 OnlyModels = Annotated[list[str], typer.Option("--model", autocompletion=completion.models, **_SHARED["only_models"])]
 OnlyRecipes = Annotated[
