@@ -99,7 +99,7 @@ def application(
         exception_handlers=dict.fromkeys([HTTPException, *_EXPECTED, Exception], server.failure),
         lifespan=server.lifespan,
     )
-    return _Headers(app)  # around all of it, because responses to unexpected errors bypass Starlette's middleware
+    return _with_headers(app)  # around all of it, because responses to unexpected errors bypass Starlette's middleware
 
 
 def server(app: ASGIApp, *, is_debugged: bool = False) -> uvicorn.Server:
@@ -233,13 +233,10 @@ class _Server:
         return JSONResponse({"error": prose(message)}, 500)
 
 
-class _Headers:
-    """Middleware that adds security headers to every response and forbids caching."""
+def _with_headers(app: ASGIApp) -> ASGIApp:
+    """Add security headers to every response, and forbid caching."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
@@ -247,7 +244,9 @@ class _Headers:
                 headers.setdefault("Content-Security-Policy", _DENY_ALL)
             await send(message)
 
-        await self._app(scope, receive, with_headers if scope["type"] == "http" else send)
+        await app(scope, receive, with_headers if scope["type"] == "http" else send)
+
+    return answer
 
 
 async def _statement(request: Request) -> tuple[str, str]:
