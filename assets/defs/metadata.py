@@ -143,7 +143,7 @@ def partition_key(model: str, recipe: str | None) -> str:
     return f"{model}|{recipe}" if recipe else model
 
 
-def missing(
+def unrecorded(
     instance: DagsterInstance, study: Study, models: Sequence[DenseModel], store: Store
 ) -> Iterator[AssetMaterialization]:
     """Yield the materializations of current partitions that a killed process wrote and could not record.

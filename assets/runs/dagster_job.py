@@ -26,7 +26,7 @@ from prunescope.assets import settings
 from prunescope.assets.defs import asset_definitions
 from prunescope.assets.defs.answer_assets import write_published
 from prunescope.assets.defs.log_progress import LogProgress
-from prunescope.assets.defs.metadata import missing, recorded
+from prunescope.assets.defs.metadata import recorded, unrecorded
 from prunescope.assets.defs.recipe_asset import register_study, unpublished
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.assets.defs.table_assets import GPU, EngineResource
@@ -118,7 +118,7 @@ def _computed(
     run.listener.planned(len(plan.works) + plan.is_report_stale)
     register_study(context.instance, run.study)
     yield from unpublished(context.instance, run.study.recipes)
-    yield from missing(context.instance, run.study, run.models(), run.store)
+    yield from unrecorded(context.instance, run.study, run.models(), run.store)
     tasks = list(run.tasks(plan, halves_batches=has_lost_two_processes(context.run.tags)))
     for task, event in engine.events(tasks, run.listener, run.listener.note):
         if isinstance(event, TableWritten):

@@ -21,7 +21,7 @@ from dagster._serdes import serialize_value
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.definitions import defs
-from prunescope.assets.defs.metadata import missing, partition_key
+from prunescope.assets.defs.metadata import partition_key, unrecorded
 from prunescope.assets.defs.recipe_asset import RECIPES as PRUNED
 from prunescope.assets.defs.recipe_asset import latest_versions
 from prunescope.assets.defs.resources import StudyResource
@@ -316,7 +316,7 @@ def test_a_table_that_was_not_recorded_because_of_a_kill_is_recorded_by_the_next
         history = instance.event_log_storage.get_asset_check_execution_history(*keys, limit=9)
         assert "tiny-a|mlp-drop-1" not in {record.partition for record in history}, "nothing was checked"
         dense = find_model(StudyRequest(str(study.path)).load(), "tiny-a", SILENT)
-        assert [*missing(instance, StudyRequest(str(study.path)).load(), [dense], Store(warehouse))] == []
+        assert [*unrecorded(instance, StudyRequest(str(study.path)).load(), [dense], Store(warehouse))] == []
 
 
 def test_a_click_without_permission_keeps_the_scores_of_programs_that_ran(
