@@ -28,7 +28,7 @@ from prunescope.assets.execution.task import Event, ModelTask, StepFailed, Table
 from prunescope.assets.instance.instance import has_lost_two_processes
 from prunescope.assets.planning.fingerprints import find_model
 from prunescope.assets.planning.freshness import programs_ran
-from prunescope.assets.planning.steps import STEPS, Step
+from prunescope.assets.planning.steps import CODE_VERSIONS, STEPS, Step
 from prunescope.pipelines.core import scratch_directory
 from prunescope.pipelines.core.progress import SILENT, Progress
 from prunescope.warehouse.tables import ABOUT, TABLES
@@ -157,7 +157,7 @@ def _asset(step: Step) -> AssetsDefinition:
                 kinds={"parquet", "pytorch"},
                 description=f"{ABOUT[table]}\n\n{TABLES[table].grain}",
                 deps=step.upstream,
-                code_version=step.code_version,
+                code_version=CODE_VERSIONS[table],
                 metadata=table_metadata(TABLES[table]),
             )
             for table in step.tables
