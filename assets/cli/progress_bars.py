@@ -9,8 +9,6 @@ from prunescope.pipelines.core.quoting import escape_control
 if TYPE_CHECKING:
     from rich.progress import Task, TaskID
 
-    from prunescope.assets.runs.outcome import Failure
-
 # If output is not a terminal: seconds from one status line to the next.
 STATUS_SECONDS = 60.0
 # A step that took less has no line.
@@ -100,10 +98,10 @@ class RichProgress:
         """Log a note to the user."""
         log(message, "yellow")
 
-    def failed(self, failure: "Failure") -> None:
+    def failed(self, name: str, message: str) -> None:
         """Log a failed partition and advance the bar."""
         self.done()
-        log(f"{failure.name}: failed: {failure.message}", "red")
+        log(f"{name}: failed: {message}", "red")
         self._step = ""
         self._advance_partitions()
 

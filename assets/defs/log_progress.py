@@ -1,24 +1,26 @@
-"""Progress as occasional lines of text, for logs that people read."""
+"""Progress of a run or a step as lines of a log that people read."""
 
 import time
 from collections.abc import Callable
+from logging import Logger
 
 EVERY_SECONDS = 5.0
 
 
-class LogProgress:
-    """A listener that writes the first event at once, then at most one line per interval.
+class LogListener:
+    """The receiver of a study's progress that writes to a log, such as that of a Dagster run.
 
-    It also writes the end of a task that took at least an interval.
+    Of tasks it writes the first event at once, then at most one line per interval, and the end of one that took at
+    least an interval.
 
     Args:
-        write: writes a line.
-        prefix: begins every line.
+        log: the log.
+        prefix: begins every line about a task.
         clock: seconds, as `time.monotonic`.
     """
 
-    def __init__(self, write: Callable[[str], None], prefix: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._write, self._prefix, self._clock = write, prefix, clock
+    def __init__(self, log: Logger, prefix: str = "progress", clock: Callable[[], float] = time.monotonic) -> None:
+        self._log, self._prefix, self._clock = log, prefix, clock
         self._next, self._began = clock(), clock()
         self._task, self._total, self._steps = "", 0, 0
 
@@ -26,20 +28,40 @@ class LogProgress:
         """Begin a task of `total` steps."""
         self._task, self._total, self._steps = task, total, 0
         self._began = self._clock()
-        self._log()
+        self._report()
 
     def advance(self, amount: int = 1) -> None:
         """Count `amount` more steps as done."""
         self._steps += amount
-        self._log()
+        self._report()
 
     def done(self) -> None:
         """Finish the task."""
         seconds = self._clock() - self._began
         if seconds >= EVERY_SECONDS:
-            self._write(f"{self._prefix}: {self._task}: done in {seconds:.0f} s")
+            self._log.info(f"{self._prefix}: {self._task}: done in {seconds:.0f} s")
 
-    def _log(self) -> None:
+    def planned(self, partitions: int) -> None:
+        """Log the number of partitions to compute."""
+        self._log.info(f"{partitions} partitions to compute")
+
+    def begins(self, name: str, step: str) -> None:
+        """Log that a step of a partition begins."""
+        self._log.info(f"{name}: {step}")
+
+    def computed(self, name: str, seconds: float) -> None:
+        """Log a finished partition."""
+        self._log.info(f"{name}: {seconds:.1f} s")
+
+    def note(self, message: str) -> None:
+        """Log a warning to the user."""
+        self._log.warning(message)
+
+    def failed(self, name: str, message: str) -> None:
+        """Log a failed partition."""
+        self._log.error(f"{name}: {message}")
+
+    def _report(self) -> None:
         if self._clock() >= self._next:
             self._next = self._clock() + EVERY_SECONDS
-            self._write(f"{self._prefix}: {self._task}: {self._steps} of {self._total}")
+            self._log.info(f"{self._prefix}: {self._task}: {self._steps} of {self._total}")

@@ -18,7 +18,7 @@ from dagster import (
 from pydantic import Field, PrivateAttr
 
 from prunescope.assets import settings
-from prunescope.assets.defs.log_progress import LogProgress
+from prunescope.assets.defs.log_progress import LogListener
 from prunescope.assets.defs.metadata import check_specs, materialized, recorded, table_metadata
 from prunescope.assets.defs.recipe_asset import MODELS, VARIANTS, publish
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
@@ -125,9 +125,9 @@ class EngineResource(ConfigurableResource):
                 context.log.warning("programs ran for these scores, and this run allows none; the scores stay")
                 return
         task = ModelTask(request, str(store.root), model, ((recipe, step),), has_lost_two_processes(context.run.tags))
-        log, own = context.log.info, task.name(recipe, step)
-        listener = LogProgress(log, own if step == "search" else f"{own} {step}")
-        for _, event in self.events([task], listener, log):
+        own = task.name(recipe, step)
+        listener = LogListener(context.log, own if step == "search" else f"{own} {step}")
+        for _, event in self.events([task], listener, context.log.info):
             if isinstance(event, StepFailed):
                 raise event.error
             if isinstance(event, TableWritten):

@@ -11,7 +11,6 @@ from dagster import (
     AssetMaterialization,
     Config,
     DagsterInstance,
-    DagsterLogManager,
     JobDefinition,
     OpExecutionContext,
     Output,
@@ -25,7 +24,7 @@ from pydantic import Field
 from prunescope.assets import settings
 from prunescope.assets.defs import asset_definitions
 from prunescope.assets.defs.answer_assets import write_published
-from prunescope.assets.defs.log_progress import LogProgress
+from prunescope.assets.defs.log_progress import LogListener
 from prunescope.assets.defs.metadata import recorded, unrecorded
 from prunescope.assets.defs.recipe_asset import register_study, unpublished
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
@@ -222,31 +221,3 @@ def run_config(request: StudyRequest, store: Store, engine: Mapping[str, object]
     given = {"study": StudyResource.config_of(request), "warehouse": {"root": str(store.root)}}
     given |= {} if engine is None else {"engine": engine}
     return {"resources": {name: {"config": config} for name, config in given.items()}}
-
-
-class LogListener(LogProgress):
-    """The receiver of a study's progress that writes to the log of the Dagster run."""
-
-    def __init__(self, log: DagsterLogManager) -> None:
-        super().__init__(log.info, "progress")
-        self._dagster_log = log
-
-    def planned(self, partitions: int) -> None:
-        """Log the number of partitions to compute."""
-        self._dagster_log.info(f"{partitions} partitions to compute")
-
-    def begins(self, name: str, step: str) -> None:
-        """Log that a step of a partition begins."""
-        self._dagster_log.info(f"{name}: {step}")
-
-    def computed(self, name: str, seconds: float) -> None:
-        """Log a finished partition."""
-        self._dagster_log.info(f"{name}: {seconds:.1f} s")
-
-    def note(self, message: str) -> None:
-        """Log a warning to the user."""
-        self._dagster_log.warning(message)
-
-    def failed(self, failure: Failure) -> None:
-        """Log a failed partition."""
-        self._dagster_log.error(f"{failure.name}: {failure.message}")

@@ -29,7 +29,7 @@ class Listener(Progress, Protocol):
     def note(self, message: str) -> None:
         """Receive a message to the user that stops nothing."""
 
-    def failed(self, failure: "Failure") -> None:
+    def failed(self, name: str, message: str) -> None:
         """Receive a failed partition; the run goes on with the others."""
 
 
@@ -84,5 +84,5 @@ def refused(models: Sequence[str], check: Callable[[str], object], listener: Lis
             raise errors[0]
         raise ComputationError(f"{models[0]} cannot be read: {error_line(errors[0])}") from errors[0]
     for failure in failures.values():
-        listener.failed(failure)
+        listener.failed(failure.name, failure.message)
     return failures

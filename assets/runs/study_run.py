@@ -140,7 +140,7 @@ class StudyRun:
     def failed(self, failure: Failure) -> None:
         """Count a failure; the run goes on with the others."""
         self._failures.append(failure)
-        self.listener.failed(failure)
+        self.listener.failed(failure.name, failure.message)
 
     def _model(self, name: str) -> DenseModel:
         return find_model(self.study, name, self.listener)

@@ -27,7 +27,6 @@ from prunescope.assets.execution.task import ModelTask, StepFailed, TableWritten
 from prunescope.assets.planning.steps import SAMPLED_TABLES, SPEED_TABLE, STEPS
 from prunescope.assets.planning.steps import VARIANT_TABLES as ALL_VARIANT_TABLES
 from prunescope.assets.planning.work_plan import StudyRequest
-from prunescope.assets.runs.outcome import Failure
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from prunescope.warehouse.catalogue.lineage import questions
 from prunescope.warehouse.tables import TABLES
@@ -57,7 +56,7 @@ class Heard:
     def __init__(self) -> None:
         self.tasks: dict[str, int] = {}
         self.notes: list[str] = []
-        self.failures: list[Failure] = []
+        self.failures: list[tuple[str, str]] = []
         self.own: dict[str, float] = {}
         self.begun: list[tuple[str, str]] = []
 
@@ -79,8 +78,8 @@ class Heard:
     def computed(self, name: str, seconds: float) -> None:
         self.own[name] = seconds
 
-    def failed(self, failure: Failure) -> None:
-        self.failures.append(failure)
+    def failed(self, name: str, message: str) -> None:
+        self.failures.append((name, message))
 
 
 @dataclass

@@ -16,7 +16,6 @@ from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.cli.output import log, write_file
 from prunescope.assets.cli.progress_bars import RichProgress
-from prunescope.assets.runs.outcome import Failure
 from prunescope.warehouse.core import formats
 
 HOSTILE, SEEN = "m\x1b]0;x\x07\x9b2J\u202e[red]", "m\\x1b]0;x\\x07\\x9b2J\\u202e[red]"
@@ -28,7 +27,7 @@ def test_invisible_characters_are_escaped_in_messages_and_lines_kept(capsys) -> 
         bars.start(HOSTILE, 1)
         bars.computed(HOSTILE, 1.0)
         bars.note(HOSTILE)
-        bars.failed(Failure(HOSTILE, HOSTILE, is_input=True))
+        bars.failed(HOSTILE, HOSTILE)
     log(f"{HOSTILE}\n\tnext")
     assert capsys.readouterr().err.splitlines() == [
         f"{SEEN}: 1.0 s",
@@ -86,7 +85,7 @@ def test_a_log_has_a_line_per_long_step_and_partition(capsys) -> None:
         bars.computed("m@a", 0.5)
         bars.begins("m@b", "traces")
         clock.now = 23.0
-        bars.failed(Failure("m@b", "no", is_input=True))
+        bars.failed("m@b", "no")
     lines = ["m: calibration: 11.0 s", "m@a: 0.5 s", "m@b: failed: no"]
     assert capsys.readouterr().err.splitlines() == lines
 

@@ -1,6 +1,7 @@
 """The unit of work: errors that end a part of it, too little memory, and the lines of a log."""
 
 import errno
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from prunescope.assets.defs.log_progress import LogProgress
+from prunescope.assets.defs.log_progress import LogListener
 from prunescope.assets.defs.resources import WarehouseResource
 from prunescope.assets.defs.table_assets import EngineResource
 from prunescope.assets.execution import compute as compute_module
@@ -279,9 +280,10 @@ def test_the_memory_error_of_every_library_is_recognised() -> None:
 # -- log lines --------------------------------------------------------------------------------------------------------
 
 
-def test_a_log_gets_its_first_line_at_once_and_then_one_every_five_seconds() -> None:
-    now, said = [0.0], list[str]()
-    lines = LogProgress(said.append, "m@wanda-50 texts", lambda: now[0])
+def test_a_log_gets_its_first_line_at_once_and_then_one_every_five_seconds(caplog: pytest.LogCaptureFixture) -> None:
+    now = [0.0]
+    caplog.set_level(logging.INFO)
+    lines = LogListener(logging.getLogger("lines"), "m@wanda-50 texts", lambda: now[0])
     lines.start("texts wanda-50", 60)
     for _ in range(30):
         now[0] += 0.5
@@ -290,7 +292,7 @@ def test_a_log_gets_its_first_line_at_once_and_then_one_every_five_seconds() -> 
     lines.start("short", 1)
     lines.advance()
     lines.done()
-    assert said == [
+    assert caplog.messages == [
         "m@wanda-50 texts: texts wanda-50: 0 of 60",
         "m@wanda-50 texts: texts wanda-50: 20 of 60",
         "m@wanda-50 texts: texts wanda-50: 40 of 60",

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from prunescope.assets.planning.work_plan import StudyRequest
-from prunescope.assets.runs.outcome import Failure, RunResult
+from prunescope.assets.runs.outcome import RunResult
 from prunescope.assets.runs.study_run import run_study
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from tests.assets.tiny_study import Heard, StudyFile
@@ -17,7 +17,7 @@ class PanicException(BaseException):
 
 def run_with(
     errors: dict[str, BaseException], study: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> tuple[RunResult, list[Failure], list[str]]:
+) -> tuple[RunResult, list[tuple[str, str]], list[str]]:
     """Runs three models up to the plan: the result, the failures that were told, and the models that were planned."""
     planned: list[str] = []
 
@@ -44,7 +44,7 @@ def test_any_error_of_one_model_is_one_failure_in_one_line(
 ) -> None:
     result, told, planned = run_with({"b": kind("no\nvocabulary")}, study, tmp_path, monkeypatch)
     (failure,) = result.failures
-    assert told == [failure]
+    assert told == [(failure.name, failure.message)]
     assert failure.name == "b"
     assert failure.message == ("no vocabulary" if kind is InputError else f"{kind.__name__}: no vocabulary")
     assert failure.is_input == (kind is InputError)

@@ -21,6 +21,7 @@ from dagster._serdes import serialize_value
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.definitions import defs
+from prunescope.assets.defs.log_progress import LogListener
 from prunescope.assets.defs.metadata import partition_key, unrecorded
 from prunescope.assets.defs.recipe_asset import RECIPES as PRUNED
 from prunescope.assets.defs.recipe_asset import latest_versions
@@ -31,7 +32,6 @@ from prunescope.assets.planning.fingerprints import find_model
 from prunescope.assets.planning.steps import MODEL_TABLES
 from prunescope.assets.planning.steps import VARIANT_TABLES as ALL_VARIANT_TABLES
 from prunescope.assets.planning.work_plan import StudyRequest
-from prunescope.assets.runs.dagster_job import LogListener
 from prunescope.assets.runs.study_run import run_study
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT
