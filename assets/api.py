@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from prunescope.assets.publishing.notebook import Answer, Figures, TokenText
-    from prunescope.assets.runs.outcome import RunResult
+    from prunescope.assets.runs.study_run import RunResult
     from prunescope.warehouse.storage.location import Place
 
 

@@ -16,7 +16,7 @@ from prunescope.warehouse.core.errors import CatalogueError, DamagedFileError, W
 
 if TYPE_CHECKING:
     from prunescope.assets.planning.work_plan import StudyRequest
-    from prunescope.assets.runs.outcome import Failure, RunResult
+    from prunescope.assets.runs.study_run import Failure, RunResult
     from prunescope.warehouse.storage.location import Place
     from prunescope.warehouse.storage.partition_store import Store
 
@@ -53,7 +53,7 @@ def run(
         cpus_per_task: With --ray: CPUs per task (default: those that belong to its GPUs, or all of the largest
             machine).
     """
-    from prunescope.assets.runs.outcome import Failure
+    from prunescope.assets.runs.study_run import Failure
     from prunescope.warehouse.storage.partition_store import Store
 
     if ray is None and (gpus_per_task, cpus_per_task) != (None, None):
@@ -114,7 +114,7 @@ def plan(
     location, gpu_bytes = options.root(context), None if gpu is None else int(gpu * 1e9)
     with RichProgress() as bars:
         from prunescope.assets.runs.estimate import ModelEstimate, estimate_model
-        from prunescope.assets.runs.outcome import refused
+        from prunescope.assets.runs.study_run import refused
         from prunescope.warehouse.storage.partition_store import Store
 
         store = Store(location)

@@ -46,8 +46,7 @@ from prunescope.assets.instance.instance import (
 )
 from prunescope.assets.planning.freshness import table_partitions
 from prunescope.assets.planning.work_plan import StudyRequest
-from prunescope.assets.runs.outcome import ANSWERS_NAME, Failure
-from prunescope.assets.runs.study_run import INPUT_ERRORS, StudyRun
+from prunescope.assets.runs.study_run import ANSWERS_NAME, INPUT_ERRORS, Failure, StudyRun
 from prunescope.assets.watching.watch_list import make_models_folder
 from prunescope.pipelines.core.errors import ComputationError
 from prunescope.warehouse.catalogue.database import build_file

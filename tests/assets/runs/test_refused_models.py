@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from prunescope.assets.planning.work_plan import StudyRequest
-from prunescope.assets.runs.outcome import RunResult
-from prunescope.assets.runs.study_run import run_study
+from prunescope.assets.runs.study_run import RunResult, run_study
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from tests.assets.tiny_study import Heard, StudyFile
 
