@@ -5,26 +5,23 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from prunescope.assets.publishing.origin_guard import OwnPagesOnly
+from prunescope.assets.publishing.origin_guard import own_pages_only
 
 
-class GraphQLAsJson:
-    """Middleware that lets GraphQL be executed only by a POST of JSON, which no link and no form of a page can send.
+def graphql_as_json(app: ASGIApp) -> ASGIApp:
+    """Let GraphQL be executed only by a POST of JSON, which no link and no form of a page can send.
 
     Dagster executes mutations in any address, too: a link from another website would start runs.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        """Wrap an application."""
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer or refuse one request."""
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].rstrip("/").endswith("/graphql") or _is_safe(scope):
-            await self._app(scope, receive, send)
+            await app(scope, receive, send)
         else:
-            refused = PlainTextResponse("Refused: send GraphQL by POST, as application/json.", 405)
-            await refused(scope, receive, send)
+            refusal = PlainTextResponse("Refused: send GraphQL by POST, as application/json.", 405)
+            await refusal(scope, receive, send)
+
+    return answer
 
 
 def _is_safe(scope: Scope) -> bool:
@@ -47,7 +44,7 @@ def main() -> None:
     unguarded = DagsterWebserver.build_middleware
 
     def guarded(server: DagsterWebserver) -> list[Middleware]:
-        return [Middleware(OwnPagesOnly), Middleware(GraphQLAsJson), *unguarded(server)]
+        return [Middleware(own_pages_only), Middleware(graphql_as_json), *unguarded(server)]
 
     DagsterWebserver.build_middleware = guarded
     serve()

@@ -28,7 +28,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from prunescope.assets.publishing.live_study import LiveStudy, StudyRegistry
-from prunescope.assets.publishing.origin_guard import OwnPagesOnly
+from prunescope.assets.publishing.origin_guard import own_pages_only
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.reporting.charts.auto_chart import MAX_MARKS, draw_rows
 from prunescope.pipelines.reporting.charts.display_text import label, prose
@@ -95,7 +95,7 @@ def application(
             Route("/study/{study}/data/{document:path}.json", server.data),
             Route("/study/{study}/sql", server.sql, methods=["POST"]),
         ],
-        middleware=[Middleware(OwnPagesOnly), Middleware(GZipMiddleware, compresslevel=6)],
+        middleware=[Middleware(own_pages_only), Middleware(GZipMiddleware, compresslevel=6)],
         exception_handlers=dict.fromkeys([HTTPException, *_EXPECTED, Exception], server.failure),
         lifespan=server.lifespan,
     )

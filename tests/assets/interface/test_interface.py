@@ -30,7 +30,7 @@ from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.definitions import defs
 from prunescope.assets.instance.instance import STUDY_TAG, WAREHOUSE_TAG, open_instance
-from prunescope.assets.interface.webserver import GraphQLAsJson, OwnPagesOnly
+from prunescope.assets.interface.webserver import graphql_as_json, own_pages_only
 from prunescope.assets.planning import steps
 from prunescope.warehouse.maintenance.diagnostics import diagnose
 from prunescope.warehouse.tables import TABLES
@@ -347,7 +347,7 @@ def test_the_interface_answers_to_its_own_host_names_only(
     given = {"host": host} | ({"origin": origin} if origin else {})
     headers = [(name.encode(), value.encode()) for name, value in given.items()]
     scope = {"type": "http", "method": "POST", "path": "/graphql", "headers": headers}
-    asyncio.run(OwnPagesOnly(PlainTextResponse("answered"))(scope, None, send))
+    asyncio.run(own_pages_only(PlainTextResponse("answered"))(scope, None, send))
     assert sent[0]["status"] == code
 
 
@@ -380,7 +380,7 @@ def test_graphql_is_executed_only_as_json_by_post(method: str, path: str, header
     async def answers(scope: dict[str, Any], _: object, send: Callable[..., Any]) -> None:
         await PlainTextResponse("answered")(scope, None, send)
 
-    client = TestClient(GraphQLAsJson(answers))
+    client = TestClient(graphql_as_json(answers))
     assert client.request(method, path, headers={"accept": "*/*"} | headers).status_code == code
 
 
