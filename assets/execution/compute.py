@@ -22,7 +22,7 @@ from prunescope.assets.execution.model_session import ModelSession
 from prunescope.assets.execution.partition_context import PartitionContext
 from prunescope.assets.execution.task import Event, ModelTask, StepBegun, StepFailed, TableWritten
 from prunescope.assets.planning.fingerprints import inputs, search_id
-from prunescope.assets.planning.steps import MASK_TABLE, SPEED_TABLE, STEPS, TEXT_TABLE
+from prunescope.assets.planning.steps import STEPS
 from prunescope.assets.planning.work_plan import unfinished_folder
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.recipes import DepthRecipe, Recipe, require_python, shares_passes
@@ -319,11 +319,11 @@ def _rows(step: str, context: PartitionContext, session: ModelSession) -> dict[s
         case "mask_samples":
             from prunescope.pipelines.pruning.sampled_masks import mask_samples
 
-            rows = {MASK_TABLE: mask_samples(decoder, context.model, recipe, variant)}
+            rows = {"mask_samples": mask_samples(decoder, context.model, recipe, variant)}
         case "sampling":
             rows = dense.trace(recipe, variant, progress)
         case "texts":
-            rows = {TEXT_TABLE: dense.trace(recipe, variant, progress)}
+            rows = {"text_tokens": dense.trace(recipe, variant, progress)}
         case "tasks":
             rows = dense.score(recipe, variant, context.of_dense("task_samples"), progress)
         case "retrieval":
@@ -331,8 +331,7 @@ def _rows(step: str, context: PartitionContext, session: ModelSession) -> dict[s
         case "speed":
             from prunescope.pipelines.evaluation.speed import speed_rows
 
-            timed = speed_rows(decoder, recipe, variant, context.study.speed, progress=progress)
-            rows = {SPEED_TABLE: timed}
+            rows = {"speed": speed_rows(decoder, recipe, variant, context.study.speed, progress=progress)}
     return rows
 
 

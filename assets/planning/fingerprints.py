@@ -11,14 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from prunescope.assets.planning.steps import (
-    CODE_VERSIONS,
-    MASK_TABLE,
-    MODEL_TABLES,
-    SEARCH_TABLES,
-    SPEED_TABLE,
-    STEP_OF_TABLE,
-)
+from prunescope.assets.planning.steps import CODE_VERSIONS, MODEL_TABLES, SEARCH_TABLES, STEP_OF_TABLE
 from prunescope.assets.settings import cache_folder
 from prunescope.pipelines.core import code_versions
 from prunescope.pipelines.core.hardware import hardware
@@ -100,11 +93,12 @@ def inputs(table: str, study: Study, identity: ModelIdentity, recipe: Recipe | N
             needed |= {"repair_code": code_versions.REPAIR}
         return found | {"recipe_hash": recipe.hash} | needed
     found |= {"variant": fingerprint(inputs("variants", study, identity, recipe))}
-    if table == MASK_TABLE:
+    step = STEP_OF_TABLE[table].name
+    if step == "mask_samples":
         return found
-    if table == SPEED_TABLE:
+    if step == "speed":
         return found | _speed_inputs(study)
-    return found | tokenizer | STUDY_INPUTS[STEP_OF_TABLE[table].name](study)
+    return found | tokenizer | STUDY_INPUTS[step](study)
 
 
 def differences(found: Mapping[str, str], wanted: Mapping[str, str]) -> str:

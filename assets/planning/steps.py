@@ -7,11 +7,6 @@ from prunescope.pipelines.core import code_versions
 from prunescope.pipelines.recipes import Recipe
 from prunescope.pipelines.studies import Study
 
-MASK_TABLE = "mask_samples"
-TEXT_TABLE = "text_tokens"
-SAMPLED_TABLES = ("sampled_generations", "sampled_steps")
-SPEED_TABLE = "speed"
-
 
 @dataclass(frozen=True)
 class Step:
@@ -57,7 +52,7 @@ _ALL = (
         "variants",
         upstream=("recipe", "models", "activation_stats", "block_influence"),
     ),
-    Step("mask_samples", (MASK_TABLE,), code_versions.MASKS, "variants"),
+    Step("mask_samples", ("mask_samples",), code_versions.MASKS, "variants"),
     Step(
         "traces",
         ("layer_transitions", "decoding_steps", "top_tokens", "option_subspace", "generations", "hidden_states"),
@@ -65,8 +60,14 @@ _ALL = (
         "traces",
         study_fields=("prompts",),
     ),
-    Step("sampling", SAMPLED_TABLES, code_versions.SAMPLING, "traces", study_fields=("decoding",)),
-    Step("texts", (TEXT_TABLE,), code_versions.TEXTS, "traces", study_fields=("prompts", "texts")),
+    Step(
+        "sampling",
+        ("sampled_generations", "sampled_steps"),
+        code_versions.SAMPLING,
+        "traces",
+        study_fields=("decoding",),
+    ),
+    Step("texts", ("text_tokens",), code_versions.TEXTS, "traces", study_fields=("prompts", "texts")),
     Step("tasks", ("task_scores", "task_samples"), code_versions.TASKS, "tasks", study_fields=("tasks",)),
     Step(
         "retrieval",
@@ -75,7 +76,7 @@ _ALL = (
         "tasks",
         study_fields=("retrieval",),
     ),
-    Step("speed", (SPEED_TABLE,), code_versions.SPEED, "tasks", study_fields=("speed",)),
+    Step("speed", ("speed",), code_versions.SPEED, "tasks", study_fields=("speed",)),
     Step(
         "search",
         ("search_effects", "search_trials"),
@@ -93,10 +94,9 @@ STEPS = {step.name: step for step in _ALL}
 MODEL_TABLES = tuple(table for step in _ALL if step.is_of_model and not step.study_fields for table in step.tables)
 SEARCH_TABLES = STEPS["search"].tables
 VARIANT_TABLES = tuple(table for step in _ALL if not step.is_of_model for table in step.tables)
-PRUNING_TABLES = STEPS["variants"].tables
 TRACE_TABLES = STEPS["traces"].tables
 # The tables that the verdicts of `prunescope advise` read.
-PROBE_TABLES = (*MODEL_TABLES, *PRUNING_TABLES, *TRACE_TABLES)
+PROBE_TABLES = (*MODEL_TABLES, *STEPS["variants"].tables, *TRACE_TABLES)
 CODE_VERSIONS = {table: step.code_version for step in _ALL for table in step.tables}
 STEP_OF_TABLE = {table: step for step in _ALL for table in step.tables}
 

@@ -24,7 +24,7 @@ from prunescope.assets.defs import asset_definitions
 from prunescope.assets.execution.compute import compute
 from prunescope.assets.execution.model_session import ModelSession
 from prunescope.assets.execution.task import ModelTask, StepFailed, TableWritten
-from prunescope.assets.planning.steps import SAMPLED_TABLES, SPEED_TABLE, STEPS
+from prunescope.assets.planning.steps import STEPS
 from prunescope.assets.planning.steps import VARIANT_TABLES as ALL_VARIANT_TABLES
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.reporting.charts.registry import FIGURES
@@ -41,7 +41,7 @@ SERVER = [
     f"from prunescope.assets.execution.signals import end_with_parent; end_with_parent(); {COMMAND[2]}",
 ]
 # Tables that the tiny study fills for a variant.
-_ELSEWHERE = {*STEPS["retrieval"].tables, *SAMPLED_TABLES, SPEED_TABLE}
+_ELSEWHERE = {*STEPS["retrieval"].tables, *STEPS["sampling"].tables, "speed"}
 VARIANT_TABLES = tuple(table for table in ALL_VARIANT_TABLES if table not in _ELSEWHERE)
 # Answers over a model's searches alone, which no variant makes stale.
 _OF_SEARCHES = {"q35_choosing_by_p_against_controls", "q36_do_effects_add", "figures/allocation"}

@@ -12,13 +12,13 @@ import pytest
 
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
-from prunescope.assets.planning.steps import MASK_TABLE, MODEL_TABLES, TEXT_TABLE, TRACE_TABLES
+from prunescope.assets.planning.steps import MODEL_TABLES, TRACE_TABLES
 from tests.assets.interface.browser_interface import Interface, free_port, started
 from tests.assets.tiny_study import ANSWERS, StudyFile, partitions, written_since
 
 # Seconds for a single step, on a machine with other work.
 PATIENCE = 600.0
-OF_VARIANT = ("variants", MASK_TABLE, *TRACE_TABLES, TEXT_TABLE)
+OF_VARIANT = ("variants", "mask_samples", *TRACE_TABLES, "text_tokens")
 
 
 @dataclass

@@ -18,13 +18,7 @@ from prunescope.assets.defs.metadata import materialized, table_metadata
 from prunescope.assets.defs.recipe_asset import MODELS, RECIPES, VARIANTS
 from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.assets.execution.task import TableWritten
-from prunescope.assets.planning.steps import (
-    CODE_VERSIONS,
-    SAMPLED_TABLES,
-    STEPS,
-    TEXT_TABLE,
-    TRACE_TABLES,
-)
+from prunescope.assets.planning.steps import CODE_VERSIONS, STEPS, TRACE_TABLES
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from prunescope.warehouse.catalogue.lineage import origins, questions, reading
 from prunescope.warehouse.quality.plausibility_checks import PLAUSIBILITY_CHECKS
@@ -86,7 +80,10 @@ def test_the_tables_form_this_graph() -> None:
         "paper_reference": ("inputs", [], None),
         "search_effects": ("search", [*statistics, "models"], MODELS),
         "search_trials": ("search", [*statistics, "models"], MODELS),
-        **{table: ("traces", ["variants"], VARIANTS) for table in (*TRACE_TABLES, *SAMPLED_TABLES, TEXT_TABLE)},
+        **{
+            table: ("traces", ["variants"], VARIANTS)
+            for table in (*TRACE_TABLES, *STEPS["sampling"].tables, "text_tokens")
+        },
         **{table: ("tasks", ["variants"], VARIANTS) for table in (*STEPS["tasks"].tables, *STEPS["retrieval"].tables)},
     }
 

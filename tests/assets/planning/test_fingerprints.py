@@ -11,17 +11,7 @@ import pytest
 
 from prunescope.assets.planning import fingerprints, freshness, steps
 from prunescope.assets.planning.fingerprints import accepted, differences, expected, inputs
-from prunescope.assets.planning.steps import (
-    MASK_TABLE,
-    MODEL_TABLES,
-    SAMPLED_TABLES,
-    SEARCH_TABLES,
-    SPEED_TABLE,
-    STEPS,
-    TEXT_TABLE,
-    TRACE_TABLES,
-    VARIANT_TABLES,
-)
+from prunescope.assets.planning.steps import MODEL_TABLES, SEARCH_TABLES, STEPS, TRACE_TABLES, VARIANT_TABLES
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.models.sources import ModelIdentity
 from prunescope.pipelines.studies import Study, load_study, study_names
@@ -61,7 +51,8 @@ def test_the_same_study_has_the_same_fingerprints(study: StudyFile) -> None:
 def test_tables_and_partitions_have_different_fingerprints(study: StudyFile) -> None:
     found = versions(load(study))
     shared = sum(
-        len(tables) - 1 for tables in (TRACE_TABLES, SAMPLED_TABLES, STEPS["tasks"].tables, STEPS["retrieval"].tables)
+        len(tables) - 1
+        for tables in (TRACE_TABLES, STEPS["sampling"].tables, STEPS["tasks"].tables, STEPS["retrieval"].tables)
     )
     # One computation writes all trace tables of a variant, one both of sampled texts, one both of its task tables, one
     # all of retrieval, and one both statistics of a model.
@@ -124,7 +115,7 @@ OF_CALIBRATION = {"activation_stats", "block_influence"} | of(VARIANT_TABLES, "w
     [
         ({"prompts": [{"id": "open", "kind": "open", "text": "Why is the sky red?"}]}, of(TRACE_TABLES, *ALL_RECIPES)),
         *(
-            ({"texts": [TEXT | change]}, of((TEXT_TABLE,), *ALL_RECIPES))
+            ({"texts": [TEXT | change]}, of(("text_tokens",), *ALL_RECIPES))
             for change in ({"context": 24}, {"stride": 4}, {"max_tokens": 32}, {"source": "wikitext2"})
         ),
         *(
@@ -154,7 +145,7 @@ def test_a_changed_file_counts_as_a_changed_text_or_calibration(study: StudyFile
         texts=[{"id": "mine", "source": str(text), "context": 16}],
         calibration={"source": str(calibration), "sequences": 2, "length": 32},
     )
-    for file, outdated in ((text, of((TEXT_TABLE,), *ALL_RECIPES)), (calibration, OF_CALIBRATION)):
+    for file, outdated in ((text, of(("text_tokens",), *ALL_RECIPES)), (calibration, OF_CALIBRATION)):
         before = versions(load(study))
         file.write_text("another text")
         assert changed(before, versions(load(study))) == outdated
@@ -212,9 +203,9 @@ def test_timing_settings_and_the_machine_outdate_the_speed_only(
     for runs in ([{"length": 8}], [{"length": 8}, {"length": 16}], [{"length": 8, "repeats": 3}]):
         study.write(speed=runs)
         before, found = found, versions(load(study))
-        assert changed(before, found) == of((SPEED_TABLE,), *ALL_RECIPES)
+        assert changed(before, found) == of(("speed",), *ALL_RECIPES)
     monkeypatch.setattr(fingerprints, "hardware", lambda: "a third machine")
-    assert changed(found, versions(load(study))) == of((SPEED_TABLE,), *ALL_RECIPES)
+    assert changed(found, versions(load(study))) == of(("speed",), *ALL_RECIPES)
 
 
 def test_a_changed_sampling_outdates_sampled_texts_only(study: StudyFile) -> None:
@@ -222,7 +213,7 @@ def test_a_changed_sampling_outdates_sampled_texts_only(study: StudyFile) -> Non
     for spec in ({}, {"top_p": 0.9}, {"top_p": 0.9, "seed": 1}):
         study.write(decoding=spec)
         before, found = versions(load(study)), before
-        assert changed(found, before) == of(SAMPLED_TABLES, *ALL_RECIPES)
+        assert changed(found, before) == of(STEPS["sampling"].tables, *ALL_RECIPES)
 
 
 # Those of data sets of the hub have their fingerprints from there.
@@ -256,7 +247,7 @@ def test_another_tokenizer_keeps_masks_that_need_no_calibration(study: StudyFile
     before = versions(load(study))
     after = versions(load(study), ModelIdentity("w", "other", 1))
     kept = {
-        f"{table} {recipe}" for table in ("variants", MASK_TABLE, SPEED_TABLE) for recipe in ("dense", "magnitude-50")
+        f"{table} {recipe}" for table in ("variants", "mask_samples", "speed") for recipe in ("dense", "magnitude-50")
     }
     assert set(after) - changed(before, after) == kept
 
