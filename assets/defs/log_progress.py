@@ -1,7 +1,6 @@
 """Progress of a run or a step as lines of a log that people read."""
 
 import time
-from collections.abc import Callable
 from logging import Logger
 
 EVERY_SECONDS = 5.0
@@ -11,23 +10,18 @@ class LogListener:
     """The receiver of a study's progress that writes to a log, such as that of a Dagster run.
 
     Of tasks it writes the first event at once, then at most one line per interval, and the end of one that took at
-    least an interval.
-
-    Args:
-        log: the log.
-        prefix: begins every line about a task.
-        clock: seconds, as `time.monotonic`.
+    least an interval. `prefix` begins these lines.
     """
 
-    def __init__(self, log: Logger, prefix: str = "progress", clock: Callable[[], float] = time.monotonic) -> None:
-        self._log, self._prefix, self._clock = log, prefix, clock
-        self._next, self._began = clock(), clock()
+    def __init__(self, log: Logger, prefix: str = "progress") -> None:
+        self._log, self._prefix = log, prefix
+        self._next = self._began = time.monotonic()
         self._task, self._total, self._steps = "", 0, 0
 
     def start(self, task: str, total: int, tokens: int = 0) -> None:  # noqa: ARG002
         """Begin a task of `total` steps."""
         self._task, self._total, self._steps = task, total, 0
-        self._began = self._clock()
+        self._began = time.monotonic()
         self._report()
 
     def advance(self, amount: int = 1) -> None:
@@ -37,7 +31,7 @@ class LogListener:
 
     def done(self) -> None:
         """Finish the task."""
-        seconds = self._clock() - self._began
+        seconds = time.monotonic() - self._began
         if seconds >= EVERY_SECONDS:
             self._log.info(f"{self._prefix}: {self._task}: done in {seconds:.0f} s")
 
@@ -62,6 +56,6 @@ class LogListener:
         self._log.error(f"{name}: {message}")
 
     def _report(self) -> None:
-        if self._clock() >= self._next:
-            self._next = self._clock() + EVERY_SECONDS
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + EVERY_SECONDS
             self._log.info(f"{self._prefix}: {self._task}: {self._steps} of {self._total}")

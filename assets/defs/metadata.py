@@ -45,13 +45,6 @@ from prunescope.warehouse.storage.provenance import read_footer
 from prunescope.warehouse.tables import TABLES
 
 RULES = "keeps_its_rules"
-# Dagster has no public names for its tags; the tests of staleness read them through Dagster.
-_CODE_VERSION, _INPUT_VERSION, _INPUT_EVENT = (
-    "dagster/code_version",
-    "dagster/input_data_version",
-    "dagster/input_event_pointer",
-)
-_IS_OURS = "dagster/data_version_is_user_provided"
 
 
 def _column(column: Column, table: Table) -> TableColumn:
@@ -195,12 +188,18 @@ def recorded(
 def materialization(instance: DagsterInstance, written: TableWritten, model: str) -> AssetMaterialization:
     """Return the materialization of a table's partition, with the versions of what it was computed from."""
     partition = partition_key(model, written.recipe)
-    tags = {DATA_VERSION_TAG: written.fingerprint, _IS_OURS: "true", _CODE_VERSION: CODE_VERSIONS[written.table]}
+    # Dagster has no public names for its tags; the tests of staleness read them through Dagster.
+    tags = {
+        DATA_VERSION_TAG: written.fingerprint,
+        "dagster/data_version_is_user_provided": "true",
+        "dagster/code_version": CODE_VERSIONS[written.table],
+    }
     for parent in STEPS[written.step].upstream:
         of_parent = written.recipe if parent == "recipe" else model if parent in MODEL_TABLES else partition
         record = instance.get_latest_data_version_record(AssetKey(parent), is_source=False, partition_key=of_parent)
         event = record and record.asset_materialization
-        tags[f"{_INPUT_VERSION}/{parent}"] = (event and event.tags and event.tags.get(DATA_VERSION_TAG)) or "INITIAL"
-        tags[f"{_INPUT_EVENT}/{parent}"] = str(record.storage_id) if record else "NULL"
+        version = event and event.tags and event.tags.get(DATA_VERSION_TAG)
+        tags[f"dagster/input_data_version/{parent}"] = version or "INITIAL"
+        tags[f"dagster/input_event_pointer/{parent}"] = str(record.storage_id) if record else "NULL"
     metadata = materialized(TABLES[written.table], written).metadata
     return AssetMaterialization(AssetKey(written.table), metadata=metadata, partition=partition, tags=tags)

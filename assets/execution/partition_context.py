@@ -6,6 +6,7 @@ Without Dagster and torch.
 import datetime
 import re
 import shlex
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
@@ -114,11 +115,10 @@ class PartitionContext:
 
     def written(self, table: str) -> pl.DataFrame:
         """Read the model's rows of a table; no columns if the partition is missing or damaged."""
-        try:
-            exists = self.store.provenance(TABLES[table], self.model, None) is not None
-            return pl.DataFrame(self.store.read(TABLES[table], self.model, None)) if exists else pl.DataFrame()
-        except DamagedFileError:
-            return pl.DataFrame()
+        with suppress(DamagedFileError):
+            if self.store.provenance(TABLES[table], self.model, None) is not None:
+                return pl.DataFrame(self.store.read(TABLES[table], self.model, None))
+        return pl.DataFrame()
 
     def of_dense(self, table: str) -> pl.DataFrame | None:
         """Read the dense model's rows of a table with one partition per variant; None unless they are current."""

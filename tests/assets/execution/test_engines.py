@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -280,10 +281,13 @@ def test_the_memory_error_of_every_library_is_recognised() -> None:
 # -- log lines --------------------------------------------------------------------------------------------------------
 
 
-def test_a_log_gets_its_first_line_at_once_and_then_one_every_five_seconds(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_log_gets_its_first_line_at_once_and_then_one_every_five_seconds(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = [0.0]
     caplog.set_level(logging.INFO)
-    lines = LogListener(logging.getLogger("lines"), "m@wanda-50 texts", lambda: now[0])
+    monkeypatch.setattr("prunescope.assets.defs.log_progress.time", SimpleNamespace(monotonic=lambda: now[0]))
+    lines = LogListener(logging.getLogger("lines"), "m@wanda-50 texts")
     lines.start("texts wanda-50", 60)
     for _ in range(30):
         now[0] += 0.5
