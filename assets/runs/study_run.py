@@ -91,9 +91,8 @@ class StudyRun:
     error: Exception | None = None
     _computed: list[str] = field(default_factory=list)
     _failures: list[Failure] = field(default_factory=list)
-    # By partition, the steps that are not finished and the seconds of those that are.
-    _unfinished: dict[str, set[str]] = field(default_factory=dict)
-    _seconds: dict[str, float] = field(default_factory=dict)
+    # By partition, the seconds of its steps; None of one that is not finished.
+    _seconds: dict[str, dict[str, float | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Load the study, and leave out the models that cannot be found."""
@@ -166,7 +165,7 @@ class StudyRun:
         steps = defaultdict[str, list[tuple[str | None, str]]](list)
         for work in plan.works:
             names = [step.name for step in steps_writing(work.tables)]
-            self._unfinished[work.name], self._seconds[work.name] = set(names), 0.0
+            self._seconds[work.name] = dict.fromkeys(names)
             steps[work.model] += [(work.recipe.name if work.recipe else None, name) for name in names]
         for model, wanted in steps.items():
             yield ModelTask(self.request, str(self.store.root), model, tuple(wanted), halves_batches)
@@ -181,10 +180,10 @@ class StudyRun:
             message = event.message if is_input or not event.kind else f"{event.kind}: {event.message}"
             self.failed(Failure(name, message, is_input, event.traceback))
         elif event.table == STEPS[event.step].tables[-1]:
-            self._unfinished[name].discard(event.step)
-            self._seconds[name] += event.seconds
-            if not self._unfinished[name]:
-                self.computed(name, self._seconds[name])
+            seconds = self._seconds[name]
+            seconds[event.step] = event.seconds
+            if None not in seconds.values():
+                self.computed(name, sum(filter(None, seconds.values())))
 
     def computed(self, name: str, seconds: float) -> None:
         """Count a partition, or the answers, as computed."""
