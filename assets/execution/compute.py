@@ -59,7 +59,7 @@ def compute(task: ModelTask, session: ModelSession, context: PartitionContext | 
     except BaseException as error:  # of the study or the model as a whole
         if not is_error(error):
             raise
-        yield from task.failed(error)
+        yield from task.failures(error)
 
 
 @dataclass
@@ -68,26 +68,26 @@ class _Run:
 
     Attributes:
         context: of the model's own partition.
-        failed: recipes whose partitions an error has ended; None for the model.
+        ended: recipes whose partitions an error has ended; None for the model.
     """
 
     task: ModelTask
     session: ModelSession
     context: PartitionContext
-    failed: set[str | None] = field(default_factory=set)
+    ended: set[str | None] = field(default_factory=set)
 
     def events(self) -> Events:
         own = [step for recipe, step in self.task.steps if recipe is None]
         variants = [(recipe, step) for recipe, step in self.task.steps if recipe is not None]
         for step in own:
-            if step != "search" and None not in self.failed:
+            if step != "search" and None not in self.ended:
                 yield from self._guarded(None, step)
-        if None in self.failed:
+        if None in self.ended:
             return
         yield from self._pruned([recipe for recipe, step in variants if step == "variants"])
-        yield from self._traced([recipe for recipe, step in variants if step == "traces" and recipe not in self.failed])
+        yield from self._traced([recipe for recipe, step in variants if step == "traces" and recipe not in self.ended])
         for recipe, step in variants:
-            if step not in _TOGETHER and recipe not in self.failed:
+            if step not in _TOGETHER and recipe not in self.ended:
                 yield from self._guarded(recipe, step)
         if "search" in own:
             yield from self._guarded(None, "search")
@@ -131,7 +131,7 @@ class _Run:
             seconds = (time.perf_counter() - started) / len(recipes)
         for recipe in recipes:
             yield from self._guarded(recipe, step, results.pop(recipe, None), seconds)
-        if reason and self.failed.isdisjoint(recipes):
+        if reason and self.ended.isdisjoint(recipes):
             _LOG.warning("%s: %s failed in one pass and not one by one (%s)", step, ", ".join(recipes), reason)
 
     def _guarded(self, recipe: str | None, step: str, result: Any = None, seconds: float = 0.0) -> Events:  # noqa: ANN401
@@ -179,7 +179,7 @@ class _Run:
         if is_memory:
             advice = f"with half of the batch as well; `prunescope plan` says how much is needed ({reason})"
             failed = StepFailed.of(recipe, step, ComputationError(f"out of memory, {advice}"))
-        self.failed.add(recipe)
+        self.ended.add(recipe)
         yield failed
 
     def _note(self, *, halves: bool) -> dict[str, str]:

@@ -44,7 +44,7 @@ class ModelTask:
         """Return the task with only the steps that `keeps` chooses by recipe and name."""
         return replace(self, steps=tuple(step for step in self.steps if keeps(*step)))
 
-    def failed(self, error: BaseException) -> "list[StepFailed]":
+    def failures(self, error: BaseException) -> "list[StepFailed]":
         """Return the failure of each of its partitions, at the first step, by one error."""
         first = dict[str, tuple[str | None, str]]()
         for step in self.steps:

@@ -104,7 +104,7 @@ def compute_on_ray(
                             send(groups(part, most=most), losses + 1)
                             continue
                         lost = f"{1 + losses} processes were lost computing it; the last one: {reason}"
-                        events = part.failed(ComputationError(lost))
+                        events = part.failures(ComputationError(lost))
                     yield from ((part, event) for event in events)
                     # The first answer of a model is that of its own steps; a lost model ends what depends on it.
                     others = later.pop(part.model, [])

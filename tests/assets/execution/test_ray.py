@@ -123,7 +123,7 @@ class Answering:
             if self.loses(part):
                 raise ray.exceptions.WorkerCrashedError
             if self.fails(part):
-                return part.failed(InputError("no"))
+                return part.failures(InputError("no"))
             return [TableWritten(recipe, step, step) for recipe, step in part.steps]
 
         def start(part: ModelTask, *_: object) -> int:
