@@ -35,7 +35,6 @@ from prunescope.warehouse.tables import TABLES
 if TYPE_CHECKING:
     from prunescope.pipelines.pruning.variant import Variant
 
-LIBRARIES = ("torch", "transformers", "safetensors", "numpy", "polars")
 # The UI hides Markdown of a thousand characters or more behind a link.
 MAX_CHARACTERS = 999
 _ROWS = 8
@@ -43,8 +42,9 @@ _CELL = 40
 
 
 @cache
-def _libraries() -> dict[str, str]:
-    return {name: version(name) for name in LIBRARIES}
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that numbers depend on."""
+    return {name: version(name) for name in ("torch", "transformers", "safetensors", "numpy", "polars")}
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class PartitionContext:
             recipe=recipe,
             inputs=inputs,
             code_version=CODE_VERSIONS[table],
-            libraries=_libraries(),
+            libraries=library_versions(),
             seed=(self.study.calibrated_for(self.recipe) if self.recipe else self.study).calibration.seed,
             device=device,
             dtype=self.study.dtype,

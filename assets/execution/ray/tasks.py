@@ -10,14 +10,13 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from prunescope.assets import settings
 from prunescope.assets.execution.compute import compute
 from prunescope.assets.execution.model_session import ModelSession
-from prunescope.assets.execution.partition_context import LIBRARIES
+from prunescope.assets.execution.partition_context import library_versions
 from prunescope.assets.execution.ray.cluster import connected
 from prunescope.assets.execution.task import Event, ModelTask, StepFailed
 from prunescope.assets.planning.steps import CODE_VERSIONS
@@ -209,7 +208,7 @@ def compute_part(
 
 def versions() -> dict[str, str]:
     """Return the versions that must be equal on all machines; builds of torch may differ."""
-    libraries = {name: version(name).partition("+")[0] for name in LIBRARIES}
+    libraries = {name: found.partition("+")[0] for name, found in library_versions().items()}
     return {f"code of {table}": code for table, code in CODE_VERSIONS.items()} | libraries
 
 
