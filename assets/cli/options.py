@@ -1,31 +1,6 @@
 """Declaration of commands from their signatures and docstrings, and the options that several commands share.
 
 `--warehouse` and `--debug` may also precede the command.
-
-Options:
-    warehouse (LOCATION): Warehouse: a folder or s3://BUCKET/PREFIX (default: PRUNESCOPE_WAREHOUSE, else
-        warehouse/data).
-    debug: Show the traceback of an error.
-    format (FORMAT): table, csv, json, markdown, latex or parquet (default: by the suffix of -o, else table).
-    output (FILE): Write to a file instead of standard output.
-    seconds: Query timeout in seconds.
-    memory (GIB): Memory limit of a query.
-    study_name: Name of a shipped study (`demo`), or the path of a YAML file.
-    variant: MODEL@RECIPE, or RECIPE if only one model has it.
-    models (MODEL): Replaces the study's models: a folder with safetensors, a .gguf file, a hub id or `embedded:NAME`;
-        `NAME=MODEL` names it.
-    recipes (RECIPE): Replaces the study's recipes: a name that `prunescope recipes` lists, several joined by +,
-        `{name: mine, method: wanda, sparsity: 0.6}`, or the path of a .yaml file with such a mapping.
-    allow_code: Run the programs that variants write for tasks such as humaneval in a sandbox; otherwise these answers
-        are not scored.
-    allow_python: Run pruning methods that are Python files, with all your rights; read them first.
-    device_memory (DEVICE=SIZE): Memory for layers that stay on a device, such as cpu=8GiB or cuda:0=20GiB; the other
-        layers are read from disk when they run.
-    shrink: Shrink matrices if whole neurons or heads are zero in every layer.
-    replace: Recompute results that another study computed from other inputs.
-    only_models: Only this model.
-    only_recipes: Only this recipe.
-    only_prompts (ID): Only this prompt.
 """
 
 import functools
@@ -184,14 +159,38 @@ def absolute_study(study: str) -> str:
     return str(path.absolute()) if path.suffix in {".yaml", ".yml"} and "://" not in study else study
 
 
-def _entries(text: str | None) -> tuple[str, dict[str, dict[str, Any]]]:
-    """Return a docstring without its section `Options`, and the placeholder and help of each entry of the section."""
-    about, _, section = inspect.cleandoc(text or "").partition("\n\nOptions:\n")
+def _entries(section: str) -> dict[str, dict[str, Any]]:
+    """Return the placeholder and help of each entry of the section `Options` of a docstring."""
     found = _ENTRY.findall(section)
-    return about, {name: {"metavar": value or None, "help": " ".join(words.split())} for name, value, words in found}
+    return {name: {"metavar": value or None, "help": " ".join(words.split())} for name, value, words in found}
 
 
-_, _SHARED = _entries(__doc__)
+# Help of the options below, in the form of that section.
+_SHARED = _entries("""
+    warehouse (LOCATION): Warehouse: a folder or s3://BUCKET/PREFIX (default: PRUNESCOPE_WAREHOUSE, else
+        warehouse/data).
+    debug: Show the traceback of an error.
+    format (FORMAT): table, csv, json, markdown, latex or parquet (default: by the suffix of -o, else table).
+    output (FILE): Write to a file instead of standard output.
+    seconds: Query timeout in seconds.
+    memory (GIB): Memory limit of a query.
+    study_name: Name of a shipped study (`demo`), or the path of a YAML file.
+    variant: MODEL@RECIPE, or RECIPE if only one model has it.
+    models (MODEL): Replaces the study's models: a folder with safetensors, a .gguf file, a hub id or `embedded:NAME`;
+        `NAME=MODEL` names it.
+    recipes (RECIPE): Replaces the study's recipes: a name that `prunescope recipes` lists, several joined by +,
+        `{name: mine, method: wanda, sparsity: 0.6}`, or the path of a .yaml file with such a mapping.
+    allow_code: Run the programs that variants write for tasks such as humaneval in a sandbox; otherwise these answers
+        are not scored.
+    allow_python: Run pruning methods that are Python files, with all your rights; read them first.
+    device_memory (DEVICE=SIZE): Memory for layers that stay on a device, such as cpu=8GiB or cuda:0=20GiB; the other
+        layers are read from disk when they run.
+    shrink: Shrink matrices if whole neurons or heads are zero in every layer.
+    replace: Recompute results that another study computed from other inputs.
+    only_models: Only this model.
+    only_recipes: Only this recipe.
+    only_prompts (ID): Only this prompt.
+""")
 Warehouse = Annotated[str | None, typer.Option(callback=_stored, **_SHARED["warehouse"])]
 Debug = Annotated[bool, typer.Option("--debug", callback=_stored, **_SHARED["debug"])]
 Format = Annotated[output.Format | None, typer.Option("--format", "-f", **_SHARED["format"])]
@@ -229,7 +228,8 @@ def declared(command: Callable[..., None]) -> Callable[..., None]:
     A parameter with a default is an option, unless its annotation says otherwise; a list is an option that may be
     repeated.
     """
-    text, entries = _entries(command.__doc__)
+    text, _, section = inspect.cleandoc(command.__doc__ or "").partition("\n\nOptions:\n")
+    entries = _entries(section)
     own = dict(inspect.signature(command).parameters)
     has_sink = own.pop("sink", None) is not None
     shared: dict[str, tuple[Any, Any]] = {"format_": (Format, None), "output": (Output, None)} if has_sink else {}
