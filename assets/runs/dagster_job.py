@@ -127,11 +127,7 @@ def _computed(
     engine.release()
     if plan.is_report_stale and table_partitions(run.store, TABLES, run.study):
         run.listener.begins(ANSWERS_NAME, "answers")
-        seconds, failure = answer(context, run.request, run.store)
-        if failure is None:
-            run.computed(ANSWERS_NAME, seconds)
-        else:
-            run.failed(failure)
+        answer(run, context)
 
 
 # Runs that Dagster launches wait for each other: one model at a time is in memory.
@@ -169,24 +165,23 @@ def run_in_this_process(run: StudyRun, cluster: Mapping[str, object] | None) -> 
                 raise ComputationError(f"the run could not be recorded: {failure.message}")
 
 
-def answer(context: OpExecutionContext, request: StudyRequest, store: Store) -> tuple[float, Failure | None]:
-    """Answer the questions, draw the figures and write the report in a run of their assets.
-
-    Returns:
-        Its seconds, and its failure if there was one.
-    """
+def answer(run: StudyRun, context: OpExecutionContext) -> None:
+    """Answer the questions, draw the figures and write the report in a run of their assets."""
     started = time.perf_counter()
-    write_published(store)  # damaged ones would keep every question from opening the warehouse
+    write_published(run.store)  # damaged ones would keep every question from opening the warehouse
     loggers = {key: value for key, value in context.run.run_config.items() if key == "loggers"}
     launcher = {tag: value for tag, value in context.run_tags.items() if tag in LAUNCHER_TAGS}
     failure = _executed(
         asset_definitions.definitions.resolve_job_def("answers"),
         context.instance,
-        run_config(request, store) | loggers,
-        run_tags(request.load().name, store) | launcher,
+        run_config(run.request, run.store) | loggers,
+        run_tags(run.study.name, run.store) | launcher,
     )
-    build_file(store.root, store.root / CATALOGUE)
-    return time.perf_counter() - started, failure
+    build_file(run.store.root, run.store.root / CATALOGUE)
+    if failure is None:
+        run.computed(ANSWERS_NAME, time.perf_counter() - started)
+    else:
+        run.failed(failure)
 
 
 def _executed(

@@ -27,6 +27,7 @@ from prunescope.assets.execution.task import ModelTask, StepFailed, TableWritten
 from prunescope.assets.planning.steps import STEPS
 from prunescope.assets.planning.steps import VARIANT_TABLES as ALL_VARIANT_TABLES
 from prunescope.assets.planning.work_plan import StudyRequest
+from prunescope.assets.runs.study_run import ANSWERS_NAME
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from prunescope.warehouse.catalogue.lineage import questions
 from prunescope.warehouse.tables import TABLES
@@ -256,7 +257,7 @@ def computed(
 
 def without_answers(patch: pytest.MonkeyPatch) -> None:
     """End runs after the partitions: questions, figures and report are half the work."""
-    patch.setattr("prunescope.assets.runs.dagster_job.answer", lambda *_: (0.0, None))
+    patch.setattr("prunescope.assets.runs.dagster_job.answer", lambda run, _: run.computed(ANSWERS_NAME, 0.0))
 
 
 def few_answers(patch: pytest.MonkeyPatch) -> None:
