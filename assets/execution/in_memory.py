@@ -4,7 +4,7 @@ The public function is `prunescope.assets.api.measure`.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,13 @@ from prunescope.assets.execution.model_session import ModelSession
 from prunescope.assets.execution.partition_context import PartitionContext
 from prunescope.assets.execution.task import ModelTask, StepFailed
 from prunescope.assets.planning.fingerprints import DenseModel
-from prunescope.assets.planning.steps import STEP_OF_TABLE, partition_tables
+from prunescope.assets.planning.steps import partition_tables, steps_writing
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import Progress
 from prunescope.pipelines.models.memory_models import as_loaded, identify_in_memory
 from prunescope.pipelines.models.sources import IN_MEMORY
-from prunescope.pipelines.studies import Study, study_of
+from prunescope.pipelines.studies import study_of
 from prunescope.warehouse.storage.partition_store import Store
 
 Changed = nn.Module | Callable[[nn.Module], nn.Module | None]
@@ -79,18 +79,16 @@ def measure_pair(
         located = DenseModel(study.models[0], Path(study.models[0].name), identities[0])
         loaded = {source: (model, tokenizer) for source, model in zip(sources, (dense, changed), strict=True)}
         session = ModelSession(progress, loaded)
-        task = ModelTask(StudyRequest(study.name), root, study.models[0].name, tuple(_steps(study)))
+        # Without the calibration, which no recipe here reads.
+        steps = [
+            (recipe.name, step.name)
+            for recipe in study.recipes
+            for step in steps_writing(partition_tables(study, recipe))
+        ]
+        task = ModelTask(StudyRequest(study.name), root, study.models[0].name, ((None, "models"), *steps))
         try:
             for event in compute(task, session, PartitionContext(study, located, None, Store(root))):
                 if isinstance(event, StepFailed):
                     raise event.error
         finally:
             session.release()
-
-
-def _steps(study: Study) -> Iterator[tuple[str | None, str]]:
-    """Yield the steps of the model, but for the calibration, which no recipe here reads, and of its variants."""
-    yield None, "models"
-    for recipe in study.recipes:
-        tables = partition_tables(study, recipe)
-        yield from ((recipe.name, step) for step in dict.fromkeys(STEP_OF_TABLE[table].name for table in tables))
