@@ -21,7 +21,7 @@ from prunescope.assets.execution.error_transport import is_error, is_out_of_memo
 from prunescope.assets.execution.model_session import ModelSession
 from prunescope.assets.execution.partition_context import PartitionContext
 from prunescope.assets.execution.task import Event, ModelTask, StepBegun, StepFailed, TableWritten
-from prunescope.assets.planning.fingerprints import inputs, search_id
+from prunescope.assets.planning.fingerprints import inputs, search_id, variant_file
 from prunescope.assets.planning.steps import STEPS
 from prunescope.assets.planning.work_plan import unfinished_folder
 from prunescope.pipelines.core.errors import ComputationError, InputError
@@ -289,7 +289,7 @@ def _write_variant(context: PartitionContext, session: ModelSession, result: "Va
     from prunescope.pipelines.pruning.variant_row import variant_row
 
     recipe, decoder = context.variant_recipe, session.decoder(context.dense, context.study)
-    file, weight_hash = context.file_of(recipe.name), context.dense.identity.weight_hash
+    file, weight_hash = variant_file(context.study, context.dense, recipe), context.dense.identity.weight_hash
     path = context.store.write_bytes(file, lambda temporary: result.save(temporary, recipe, weight_hash))
     study = context.study.calibrated_for(recipe)
     calibration = tokens_hash(session.tokens(context.dense, study)) if recipe.is_calibrated else None

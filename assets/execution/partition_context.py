@@ -84,10 +84,6 @@ class PartitionContext:
             raise ValueError("a model partition has no recipe")
         return self.recipe
 
-    def file_of(self, recipe: str) -> str:
-        """Return the path of the masks of one of the study's recipes in the warehouse."""
-        return fingerprints.variant_file(self.study, self.dense, self.study.recipe(recipe))
-
     def variant(self, recipe: str) -> "Variant":
         """Load the pruned variant of one of the study's recipes from the warehouse.
 
@@ -96,7 +92,7 @@ class PartitionContext:
         """
         from prunescope.pipelines.pruning.variant import DamagedVariantError, load_variant
 
-        file = self.file_of(recipe)
+        file = fingerprints.variant_file(self.study, self.dense, self.study.recipe(recipe))
         try:
             return load_variant(self.store.local_file(file, settings.cache_folder()), self.dense.identity.weight_hash)
         except DamagedVariantError:
