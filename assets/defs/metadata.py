@@ -198,8 +198,8 @@ def materialization(instance: DagsterInstance, written: TableWritten, model: str
         of_parent = written.recipe if parent == "recipe" else model if parent in MODEL_TABLES else partition
         record = instance.get_latest_data_version_record(AssetKey(parent), is_source=False, partition_key=of_parent)
         event = record and record.asset_materialization
-        version = event and event.tags and event.tags.get(DATA_VERSION_TAG)
-        tags[f"dagster/input_data_version/{parent}"] = version or "INITIAL"
+        known = event.tags if event and event.tags else {}
+        tags[f"dagster/input_data_version/{parent}"] = known.get(DATA_VERSION_TAG) or "INITIAL"
         tags[f"dagster/input_event_pointer/{parent}"] = str(record.storage_id) if record else "NULL"
     metadata = materialized(TABLES[written.table], written).metadata
     return AssetMaterialization(AssetKey(written.table), metadata=metadata, partition=partition, tags=tags)

@@ -1,5 +1,6 @@
 """`prunescope checkpoint` and `prune`: folders that transformers opens, or one message and no file."""
 
+import inspect
 import json
 import shutil
 from collections.abc import Callable
@@ -12,9 +13,11 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prunescope.assets.cli.application import run
+from prunescope.assets.cli.checkpoint import prune
 from prunescope.assets.cli.options import Globals
 from prunescope.pipelines.pruning.checkpoints.output_directory import unfinished_directory
 from prunescope.pipelines.pruning.layer_checkpoints import LayerFiles
+from prunescope.pipelines.recipes.calibration import CalibrationSpec
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
 from tests.assets.tiny_study import partitions
@@ -319,3 +322,7 @@ def test_damaged_weights_exit_with_1_and_write_nothing(tiny_folder: Path, tmp_pa
     assert command("prune", broken, "-r", "magnitude-50", "-o", tmp_path / "out") == 1
     assert "its weights are damaged" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+
+
+def test_the_default_calibration_is_that_of_a_study() -> None:
+    assert inspect.signature(prune).parameters["calibration"].default == CalibrationSpec().source
