@@ -371,7 +371,7 @@ def run(
     """
     from prunescope.assets.cli.progress_bars import RichProgress
     from prunescope.assets.cli.study import request_of
-    from prunescope.assets.runs.study_run import run_study
+    from prunescope.assets.runs.start import run_study
 
     request = request_of(study, list(models), list(recipes))
     with RichProgress() as bars:

@@ -288,7 +288,7 @@ def advise(
     import polars as pl
 
     from prunescope.assets.planning.steps import PROBE_TABLES
-    from prunescope.assets.runs.study_run import run_study
+    from prunescope.assets.runs.start import run_study
     from prunescope.pipelines.reporting.advice import advise as judge
     from prunescope.warehouse.catalogue.queries import PREDICTED_LOSSES, comparison_rows, query_rows
     from prunescope.warehouse.storage.partition_store import Store

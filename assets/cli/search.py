@@ -79,7 +79,7 @@ def search(
         output (DIR): Write each recipe to a file here instead of standard output.
     """
     from prunescope.assets.planning.steps import MODEL_TABLES, SEARCH_TABLES
-    from prunescope.assets.runs.study_run import run_study
+    from prunescope.assets.runs.start import run_study
     from prunescope.warehouse.catalogue.queries import comparison_rows
 
     if remove and (start or put_back):

@@ -176,7 +176,7 @@ def _run_study(
     request: "StudyRequest", location: "Place", cluster: Mapping[str, object] | None, *, replace: bool
 ) -> "Sequence[Failure]":
     """Run one study, print its summary, and return its failures."""
-    from prunescope.assets.runs.study_run import run_study
+    from prunescope.assets.runs.start import run_study
     from prunescope.pipelines.evaluation.tasks.definition import runs_code
 
     unscored = [task.name for task in request.load().tasks if runs_code(task)]

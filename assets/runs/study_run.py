@@ -5,7 +5,7 @@ It imports neither Dagster nor torch, so a run with nothing to do ends fast; `da
 
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,7 +20,6 @@ from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.pipelines.core.progress import Progress
 from prunescope.pipelines.studies import Study
 from prunescope.warehouse.maintenance.verified_files import VerifiedFiles
-from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
 
@@ -230,36 +229,3 @@ def refused(models: Sequence[str], check: Callable[[str], object], listener: Lis
     for failure in failures.values():
         listener.failed(failure.name, failure.message)
     return failures
-
-
-def run_study(
-    request: StudyRequest,
-    root: Place | str,
-    listener: Listener,
-    *,
-    replace: bool = False,
-    tables: Collection[str] | None = None,
-    cluster: Mapping[str, object] | None = None,
-) -> RunResult:
-    """Bring the warehouse up to date with a study, in this process or on a cluster.
-
-    If some models cannot be found or read or do not fit the study, they are failures and the others go on. With
-    `replace`, partitions that another study computed from other inputs are recomputed instead of refused. `tables`
-    updates these tables only, without questions and report. `cluster` has the fields of `EngineResource`.
-
-    Raises:
-        InputError: the study or all of its models are wrong, another study's partition is in the way, or the cluster
-            does not fit.
-        ComputationError: the cluster lost all of its workers.
-        WarehouseError: the warehouse cannot be read or written.
-        KeyboardInterrupt: SIGINT or SIGTERM arrived; complete partitions stay, and no partial one is left.
-    """
-    run = StudyRun(request, Store(root), listener, replace=replace, tables=tables)
-    plan = run.plan()
-    if plan.unread:
-        listener.note(f"{plan.unread} current partitions are kept unread; `prunescope verify` checks them")
-    if not plan.is_empty:
-        from prunescope.assets.runs.dagster_job import run_in_this_process
-
-        run_in_this_process(run, cluster)
-    return run.result

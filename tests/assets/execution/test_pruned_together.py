@@ -11,7 +11,8 @@ import pytest
 
 from prunescope.assets.execution.model_session import ModelSession
 from prunescope.assets.planning.work_plan import StudyRequest
-from prunescope.assets.runs.study_run import ANSWERS_NAME, run_study
+from prunescope.assets.runs.start import run_study
+from prunescope.assets.runs.study_run import ANSWERS_NAME
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.pruning import apply
 from prunescope.pipelines.pruning.variant import verify_variant

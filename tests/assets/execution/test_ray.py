@@ -29,7 +29,8 @@ from prunescope.assets.execution.ray.tasks import (
 )
 from prunescope.assets.execution.task import Event, ModelTask, StepFailed, TableWritten
 from prunescope.assets.planning.work_plan import StudyRequest
-from prunescope.assets.runs.study_run import RunResult, run_study
+from prunescope.assets.runs.start import run_study
+from prunescope.assets.runs.study_run import RunResult
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.warehouse.storage.partition_store import Store
 from tests.assets.tiny_study import Heard, StudyFile, materialized, pages, rows, without_answers

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from prunescope.assets.planning.work_plan import StudyRequest
-from prunescope.assets.runs.study_run import RunResult, run_study
+from prunescope.assets.runs.start import run_study
+from prunescope.assets.runs.study_run import RunResult
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from tests.assets.tiny_study import Heard, StudyFile
 

@@ -32,7 +32,7 @@ from prunescope.assets.planning.fingerprints import find_model
 from prunescope.assets.planning.steps import MODEL_TABLES
 from prunescope.assets.planning.steps import VARIANT_TABLES as ALL_VARIANT_TABLES
 from prunescope.assets.planning.work_plan import StudyRequest
-from prunescope.assets.runs.study_run import run_study
+from prunescope.assets.runs.start import run_study
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.warehouse.catalogue import database
