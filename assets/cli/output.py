@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from rich.console import Console
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.core.quoting import escape_control
+from prunescope.pipelines.core.escapes import escape_control
 from prunescope.warehouse.core.errors import WarehouseError
 
 if TYPE_CHECKING:

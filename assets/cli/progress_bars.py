@@ -4,7 +4,7 @@ import threading
 from typing import TYPE_CHECKING, Self
 
 from prunescope.assets.cli.output import STDERR, log
-from prunescope.pipelines.core.quoting import escape_control
+from prunescope.pipelines.core.escapes import escape_control
 
 if TYPE_CHECKING:
     from rich.progress import Task, TaskID

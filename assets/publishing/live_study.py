@@ -15,7 +15,6 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.pipelines.reporting.explorer.page import render
 from prunescope.pipelines.reporting.explorer.query_cache import Document
-from prunescope.pipelines.reporting.explorer.study_documents import Documents
 from prunescope.pipelines.studies import Study, load_study, study_names
 from prunescope.warehouse.catalogue.database import connect, connected
 from prunescope.warehouse.catalogue.scope import narrow
@@ -25,8 +24,6 @@ from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.storage.snapshot import damage_explained
 
 _MAX_ANSWERS = 64
-# The models and the recipes that a study shows.
-Scope = tuple[frozenset[str], frozenset[str]]
 
 
 def studies(root: Place, named: str | None = None) -> dict[str, "LiveStudy"]:
@@ -112,21 +109,21 @@ class LiveStudy:
     def __init__(self, root: Place, name: str, study: Study | None) -> None:
         """Store the warehouse and the study, None if its file is unknown; read nothing."""
         self._root, self._name, self._study = root, name, study
-        self._opened = lru_cache(maxsize=1)(self._open)
+        self._state: _State | None = None
         self._lock = threading.Lock()
 
     def build(self, name: str) -> Document:
         """Build a document of the present state; raise InputError if there is none of this name."""
         with self._lock:
             try:
-                return self._now()[0].build(name)
+                return self._now().documents.build(name)
             except KeyError as error:
                 raise InputError(f"there is no document {name!r}") from error
 
     def sql_setup(self, gibibytes: float) -> Setup:
         """Return what a process for users' SQL may read, which is only this study; `gibibytes` is its memory limit."""
         with self._lock:
-            return Setup(str(self._root), gibibytes, scope=self._now()[1])
+            return Setup(str(self._root), gibibytes, scope=self._now().scope)
 
     def page(self) -> str:
         """Return the page in the present state of the warehouse."""
@@ -136,16 +133,23 @@ class LiveStudy:
         """Return a document as JSON; errors are those of `build`."""
         return json.dumps(self.build(name), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
-    def _now(self) -> tuple[Documents, Scope]:
-        """Return documents and scope in the present state of the warehouse; the last ones if no file has changed."""
-        return self._opened(warehouse_version(Store(self._root)))
+    def _now(self) -> "_State":
+        """Return the present state of the warehouse; the previous one if no file has changed."""
+        version = warehouse_version(Store(self._root))
+        if self._state is None or self._state.version != version:
+            self._state = _State(self._root, self._name, self._study, version)
+        return self._state
 
-    def _open(self, _version: str) -> tuple[Documents, Scope]:
-        """Return the documents of a state of the warehouse, whose files stay open, and its scope."""
-        connection = connect(self._root)
-        models, recipes = _scope(_computed(connection), self._name, self._study) or (set(), set())
+
+class _State:
+    """The documents of one state of the warehouse, whose files stay open."""
+
+    def __init__(self, root: Place, name: str, study: Study | None, version: str) -> None:
+        self.version = version
+        connection = connect(root)
+        models, recipes = _scope(_computed(connection), name, study) or (set(), set())
+        self.scope = frozenset(models), frozenset(recipes)
         narrow(connection, models, recipes)
         # Answers of one state never change, and many documents share queries.
         ask = lru_cache(_MAX_ANSWERS)(asking(connection))
-        shown = documents(self._study or self._name, connection, ask, is_live=True)
-        return shown, (frozenset(models), frozenset(recipes))
+        self.documents = documents(study or name, connection, ask, is_live=True)

@@ -22,7 +22,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 from tabulate import tabulate
 
-from prunescope.pipelines.core.quoting import escape_control
+from prunescope.pipelines.core.escapes import escape_control
 from prunescope.warehouse.core import latex
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.core.limits import TEXT_ROWS

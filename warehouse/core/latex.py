@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from prunescope.pipelines.core.quoting import escape_control
+from prunescope.pipelines.core.escapes import escape_control
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from prunescope.pipelines.core.quoting import escape_control
+from prunescope.pipelines.core.escapes import escape_control
 from prunescope.warehouse.core.formats import NULL, is_number, markdown_escaped, markdown_table, shown_cell
 from prunescope.warehouse.export import best_marks
 from prunescope.warehouse.export.best_marks import BestMark

@@ -115,7 +115,7 @@ def test_temporary_files_of_a_killed_export_are_removed_by_the_next(tmp_path: Pa
 
 # Kills an export of B over one of A before each of its file operations in turn. Prints what each kill left.
 KILLED = """
-import json, os, shutil, signal, sys
+import json, os, signal, sys
 from pathlib import Path
 from prunescope.warehouse.export.bundle import ExportFolder
 
