@@ -77,6 +77,7 @@ class Heard:
         self.begun.append((name, step))
 
     def computed(self, name: str, seconds: float) -> None:
+        assert name not in self.own, f"{name} was finished twice"
         self.own[name] = seconds
 
     def failed(self, name: str, message: str) -> None:

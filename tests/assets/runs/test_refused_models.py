@@ -1,13 +1,15 @@
 """Models that raise an error while they are read for the plan: each is one failure, and the others are measured."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.runs.start import run_study
-from prunescope.assets.runs.study_run import RunResult
+from prunescope.assets.runs.study_run import RunResult, StudyRun
 from prunescope.pipelines.core.errors import ComputationError, InputError
+from prunescope.warehouse.storage.partition_store import Store
 from tests.assets.tiny_study import Heard, StudyFile
 
 
@@ -50,6 +52,20 @@ def test_any_error_of_one_model_is_one_failure_in_one_line(
     assert failure.is_input == (kind is InputError)
     assert "Traceback" in failure.traceback
     assert planned == ["a", "c"]
+
+
+def test_a_model_that_does_not_fit_the_study_is_left_out_of_the_plan(study: StudyFile, tmp_path: Path) -> None:
+    plain = shutil.copytree(study.model, tmp_path / "plain")
+    for file in plain.glob("chat_template*"):
+        file.unlink()
+    models = [{"name": "a", "source": str(study.model)}, {"name": "b", "source": str(plain)}]
+    study.write(models=models, template="chat", tasks=[])
+    run = StudyRun(StudyRequest(str(study.path)), Store(tmp_path / "warehouse"), Heard())
+    assert {work.model for work in run.plan().works} == {"a", "b"}
+    assert {work.model for work in run.checked_plan().works} == {"a"}
+    (failure,) = run.result.failures
+    assert failure.name == "b"
+    assert "the model has no chat template" in failure.message
 
 
 def test_where_no_model_can_be_read_the_run_ends_with_the_first_error(

@@ -33,6 +33,7 @@ from prunescope.assets.planning.steps import MODEL_TABLES
 from prunescope.assets.planning.steps import VARIANT_TABLES as ALL_VARIANT_TABLES
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.assets.runs.start import run_study
+from prunescope.assets.runs.study_run import ANSWERS_NAME
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.warehouse.catalogue import database
@@ -45,6 +46,7 @@ from tests.assets.tiny_study import (
     RECIPES,
     ROOT,
     VARIANT_TABLES,
+    Heard,
     StudyFile,
     computed,
     materialized,
@@ -280,6 +282,17 @@ def test_a_run_of_some_tables_that_is_executed_again_computes_no_others(study: S
         assert defs.resolve_job_def("study").execute_in_process(instance=instance, run_config=again).success
     assert partitions(warehouse).keys() == filled.keys()
     assert {name.split("/")[0] for name in filled} == {"models", "variants"}
+
+
+def test_answers_that_fail_are_a_failure_of_the_run(study: StudyFile, warehouse: Path) -> None:
+    (warehouse / "_reports" / "tiny.html").unlink()
+    (warehouse / "_reports" / "tiny.html").mkdir()  # the report cannot take its place
+    listener = Heard()
+    result = run_study(StudyRequest(str(study.path)), warehouse, listener)
+    assert result.computed == ()
+    ((name, message),) = listener.failures
+    assert name == ANSWERS_NAME == result.failures[0].name
+    assert "tiny.html cannot be written; a folder is where the file must be" in message
 
 
 def test_a_click_takes_the_request_of_the_last_run_with_its_partition(warehouse: Path) -> None:
