@@ -85,9 +85,8 @@ def verify(context: typer.Context, sink: Sink) -> None:
         if result.state in {"changed", "unreadable"}:
             failed.append(asdict(result) | {"path": str(result.path)})
     emit_list(failed, sink, path=str, state=str, reason=str, bytes=int)
-    log(
-        f"{counts['intact']} files are unchanged, {counts['changed']} {'has' if counts['changed'] == 1 else 'have'} changed"
-    )
+    have = "has" if counts["changed"] == 1 else "have"
+    log(f"{counts['intact']} files are unchanged, {counts['changed']} {have} changed")
     if counts["unverifiable"]:
         log(f"{counts['unverifiable']} files are older than the hashes; the next run that computes them adds one")
     if counts["unreadable"]:
