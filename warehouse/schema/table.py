@@ -140,7 +140,6 @@ class Table:
         columns: in stored order.
         invariants: identities between columns, checked on every row.
         may_be_empty: whether a partition without rows is legal.
-        version: rises by one whenever a column is added, removed, renamed, or changes its type or meaning.
         migrations: migrations from earlier versions, in order; a version that only added columns needs none.
         is_study_output: whether its rows belong to the models and recipes of studies; otherwise they apply to all
             studies.
@@ -154,11 +153,18 @@ class Table:
     columns: tuple[Column, ...]
     invariants: tuple[Invariant, ...] = field(default=())
     may_be_empty: bool = False
-    version: int = 1
     migrations: tuple[Migration, ...] = ()
     is_study_output: bool = True
     preview_columns: tuple[str, ...] = ()
     example: str = ""
+
+    @property
+    def version(self) -> int:
+        """The latest version that a column is `since` or a migration leads to.
+
+        It rises by one whenever a column is added, removed, renamed, or changes its type or meaning.
+        """
+        return max(*(column.since for column in self.columns), *(step.to for step in self.migrations), 1)
 
     @property
     def partitioning(self) -> Partitioning:

@@ -38,5 +38,4 @@ TABLE = Table(
         c.text("calibration_hash", "SHA-256 of the calibration tokens."),
     ),
     preview_columns=("rms", "kurtosis", "max_abs", "outlier_channels"),
-    version=2,
 )

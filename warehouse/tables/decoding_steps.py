@@ -39,6 +39,5 @@ TABLE = Table(
         *c.DIVERGENCE,
     ),
     preview_columns=("token_text_dense", "token_text_pruned", "kl_dense_pruned_nats"),
-    version=3,
     invariants=c.DIVERGENCE_INVARIANTS,
 )

@@ -67,5 +67,4 @@ TABLE = Table(
     preview_columns=("text", "first_flip_step", "answer", "gold", "is_correct"),
     # A study may measure on the dense model's text only.
     may_be_empty=True,
-    version=2,
 )

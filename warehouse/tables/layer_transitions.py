@@ -43,7 +43,6 @@ TABLE = Table(
         *c.DIVERGENCE_BY_LENS,
     ),
     preview_columns=("one_minus_cos_h", "one_minus_cos_z", "one_minus_cos_p", "kl_dense_pruned_nats"),
-    version=3,
     invariants=c.DIVERGENCE_INVARIANTS,
     example=_EXAMPLE,
 )

@@ -39,6 +39,5 @@ TABLE = Table(
             since=2,
         ),
     ),
-    version=2,
     preview_columns=("architecture", "layers", "hidden_size", "parameters", "dtype", "weight_format", "revision"),
 )

@@ -67,6 +67,5 @@ TABLE = Table(
         c.amount("kl_dense_pruned_nats", "KL divergence over the whole vocabulary, for comparison.", "nats", "KL(p‖q)"),
     ),
     preview_columns=("options", "gold", "argmax_dense", "argmax_pruned", "kl_options_dense_pruned_nats"),
-    version=2,
     may_be_empty=True,
 )

@@ -61,7 +61,6 @@ TABLE = Table(
         _DIVERGENCE["entropy_pruned_nats"],
     ),
     preview_columns=("token_id_dense", "token_id_pruned", "flip_probability"),
-    version=2,
     migrations=(Migration(2, (), {"trajectory": "'teacher_forced'"}),),
     invariants=(
         Invariant("a_flip_is_at_least_total_variation", "flip_probability >= total_variation - 1e-9"),

@@ -72,6 +72,5 @@ TABLE = Table(
         Invariant("mean_is_within_its_interval", "kl_low <= kl_dense_pruned_nats and kl_dense_pruned_nats <= kl_high"),
         Invariant("has_one_value_per_item", "len(item_kl) = n_items"),
     ),
-    version=2,
     migrations=(Migration(2, (), {"matrix": "'all'"}),),
 )

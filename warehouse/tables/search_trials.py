@@ -118,6 +118,5 @@ TABLE = Table(
         Invariant("only_a_result_has_a_recipe", "is_result or recipe is null"),
         Invariant("a_recipe_has_treatments", "(recipe is null) = (recipe_treatments_json is null)"),
     ),
-    version=2,
     migrations=(Migration(2, (), {"recipe_treatments_json": "case when recipe is not null then treatments_json end"}),),
 )

@@ -130,7 +130,6 @@ TABLE = Table(
         _since_2(pa.string(), "answer_lenient_fork", "`answer_lenient` of the fork."),
         _since_2(pa.bool_(), "is_correct_lenient_fork", "`is_correct_lenient` of the fork."),
     ),
-    version=2,
     preview_columns=("target", "answer", "is_correct"),
     invariants=(
         Invariant("options_or_text", "(scoring = 'greedy') = (option_log_likelihoods is null)"),

@@ -72,5 +72,4 @@ TABLE = Table(
         Invariant("perplexity_is_read", f"metric not in ({_names(c.PERPLEXITIES)}) or kind = 'perplexity'"),
     ),
     may_be_empty=True,
-    version=2,
 )

@@ -51,7 +51,6 @@ TABLE = Table(
         *(_DIVERGENCE[name] for name in NAMES),
     ),
     preview_columns=("log_p_target_dense", "log_p_target_pruned", "kl_dense_pruned_nats"),
-    version=2,
     invariants=(
         *(rule for rule in c.DIVERGENCE_INVARIANTS if rule.name in {"pinsker_dense_pruned", "pinsker_pruned_dense"}),
         Invariant("same_top1_ranks_first", "is_top1_same = (rank_of_dense_top1 = 1)"),

@@ -79,7 +79,6 @@ TABLE = Table(
         "file_bytes",
         "peak_memory_bytes",
     ),
-    version=4,
     migrations=(
         # In version 1 a variant could change only masks.
         Migration(2, (c.text("mask_hash", "SHA-256 over masks and drops."),), {"variant_hash": "mask_hash"}),
