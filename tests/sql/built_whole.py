@@ -16,6 +16,8 @@ from tests.sql.built_tasks import (
 from tests.sql.built_texts import sampled_text, text_token
 from tests.sql.warehouse_builder import LAYERS, Handmade
 
+# What a test says of a view without rows.
+NO_ROWS = "every view has some in tests/sql/built_whole.py; add there what it reads, for the variants that it is about"
 PROMPTS = [f"p{index}" for index in range(3)]
 STEPS = 8
 

@@ -9,6 +9,7 @@ import pytest
 
 from prunescope.warehouse.catalogue import database
 from prunescope.warehouse.catalogue.column_docs import explain
+from tests.sql.built_whole import NO_ROWS
 from tests.sql.warehouse_builder import materialized, rows_of
 
 VIEWS = database.view_sql()
@@ -63,7 +64,8 @@ def test_a_declared_key_identifies_the_rows_among_equal_names_of_two_models(
     query = f"select count(*), count(distinct row({', '.join(key)})), count_if({nulls}) from {name}"
     [(rows, keys, without)] = crowded.execute(query).fetchall()
 
-    assert keys == rows > 0
+    assert rows > 0, f"{name} has no rows: {NO_ROWS}"
+    assert keys == rows
     assert without == 0
 
 
