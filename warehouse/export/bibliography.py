@@ -1,4 +1,7 @@
-"""Citation keys of recipes, models and corpora. Their entries are in `references.bib`."""
+"""Citation keys of recipes, models and corpora. Their entries are in `references.bib`.
+
+The line `% Method: NAME, …` above an entry names the methods of recipes that its paper introduced.
+"""
 
 import hashlib
 import json
@@ -10,25 +13,6 @@ from typing import Any
 from prunescope.warehouse.core.latex import latex_escaped
 
 PAPER = "he2026demystifying"
-_METHODS = {
-    "magnitude": "han2015learning",
-    "wanda": "sun2024wanda",
-    "ria": "zhang2024ria",
-    "dsnot": "zhang2024dsnot",
-    "sparsegpt": "frantar2023sparsegpt",
-    "admm": "boza2024fast",
-    "attn-drop": "he2024matters",
-    "mlp-drop": "he2024matters",
-    "attn+mlp-drop": "he2024matters",
-    "block-drop": "men2024shortgpt",
-    "flap": "an2024flap",
-    "neurons": "molchanov2017pruning",
-    "heads": "michel2019sixteen",
-    "gptq": "frantar2023gptq",
-    "awq": "lin2024awq",
-    "repair": "shopkhoev2025replaceme",
-    "distill": "hinton2015distilling",
-}
 # Values of parameters that a paper introduced.
 _IDEAS = {
     ("ratios", "owl"): "yin2024owl",
@@ -78,20 +62,22 @@ _MODELS = (
 )
 # Printed name and key.
 CORPORA = {"c4": ("C4", "raffel2020t5"), "wikitext2": ("WikiText-2", "merity2017pointer")}
-_ENTRY = re.compile(r"^@\w+\{([^,]+),\n.*?^\}\n", re.MULTILINE | re.DOTALL)
+_ENTRY = re.compile(
+    r"^(?:% Method: (?P<methods>.+?)\n)?(?P<entry>@\w+\{(?P<key>[^,]+),\n.*?^\}\n)", re.MULTILINE | re.DOTALL
+)
 
 
 def entries() -> dict[str, str]:
     """Return the entries of `references.bib` by key."""
-    text = (resources.files("prunescope.warehouse.export") / "references.bib").read_text(encoding="utf-8")
-    return {match[1]: match[0] for match in _ENTRY.finditer(text)}
+    return {match["key"]: match["entry"] for match in _entries()}
 
 
 def of_recipe(method: str, parameters_json: str) -> tuple[str, ...]:
     """Return the keys for a recipe: the papers that introduced its method and the values of its parameters."""
+    methods = {name: each["key"] for each in _entries() if each["methods"] for name in each["methods"].split(", ")}
     keys = []
     for step in ({"method": method}, *_objects(json.loads(parameters_json))):
-        keys += [_METHODS.get(str(step.get("method")))]
+        keys += [methods.get(str(step.get("method")))]
         keys += [key for (name, value), key in _IDEAS.items() if step.get(name) == value]
     return tuple(dict.fromkeys(filter(None, keys)))
 
@@ -116,6 +102,12 @@ def bibtex(keys: Iterable[str], others: dict[str, str]) -> str:
     """Return the entries of these keys, sorted."""
     known = entries() | others
     return "\n".join(known[key] for key in sorted(set(keys)))
+
+
+def _entries() -> Iterator[re.Match[str]]:
+    return _ENTRY.finditer(
+        (resources.files("prunescope.warehouse.export") / "references.bib").read_text(encoding="utf-8")
+    )
 
 
 def _objects(tree: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - any JSON

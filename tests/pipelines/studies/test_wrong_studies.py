@@ -2,11 +2,13 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
 from prunescope.pipelines.core.errors import InputError
+from prunescope.pipelines.recipes import KINDS, ComposedRecipe
 from prunescope.pipelines.studies import load_study
 
 STUDY = """\
@@ -22,7 +24,13 @@ prompts:
   - id: sky
     text: Why is the sky blue?
 """
-CASES = yaml.safe_load(Path(__file__).with_name("wrong_studies.yaml").read_text(encoding="utf-8"))
+METHODS = [method for kind in (*KINDS, ComposedRecipe) for method in get_args(kind.model_fields["method"].annotation)]
+CASES = yaml.safe_load(
+    Path(__file__)
+    .with_name("wrong_studies.yaml")
+    .read_text(encoding="utf-8")
+    .replace("ALL_METHODS", ", ".join(map(repr, METHODS)))
+)
 # Words of the validation library.
 FOREIGN = re.compile(
     r"input should|validation|pydantic|extra_forbidden|type=|unable to|a valid (?!name)", re.IGNORECASE

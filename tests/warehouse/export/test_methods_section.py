@@ -5,11 +5,13 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import get_args
 
 import duckdb
 import polars as pl
 import pytest
 
+from prunescope.pipelines.recipes import KINDS
 from prunescope.warehouse.catalogue import database
 from prunescope.warehouse.export import bibliography
 from prunescope.warehouse.export.methods_section import Methods, _prior_art, methods
@@ -169,11 +171,39 @@ def test_an_unknown_model_gets_an_entry_without_invented_authors(store: Store) -
     assert r"\texttt{my\_model\%}" in section.latex
 
 
+def recipe_methods() -> dict[str, str]:
+    """Return the methods of all recipes with the docstrings of their classes."""
+    return {method: kind.__doc__ or "" for kind in KINDS for method in get_args(kind.model_fields["method"].annotation)}
+
+
+def test_every_method_with_a_paper_cites_it() -> None:
+    papers = re.compile(r"\d{4}\.\d{5}|\([^()]+ et al\.,[^()]+\)")
+    without = [
+        method
+        for method, text in recipe_methods().items()
+        # Rounding to nearest is older than the paper whose baseline it is.
+        if method != "rtn" and papers.search(text) and not bibliography.of_recipe(method, "{}")
+    ]
+    assert not without, (
+        f"the docstrings of {', '.join(without)} name a paper: give it an entry in "
+        "warehouse/export/references.bib below the line `% Method: NAME`"
+    )
+
+
+def test_no_method_is_named_that_no_recipe_has_or_twice() -> None:
+    lines = re.findall(
+        "^% Method: (.+)$", Path(bibliography.__file__).with_name("references.bib").read_text(), re.MULTILINE
+    )
+    named = [method for line in lines for method in line.split(", ")]
+    assert set(named) <= set(recipe_methods())
+    assert len(named) == len(set(named))
+
+
 def test_every_citation_has_an_entry_with_title_authors_and_year() -> None:
     found = bibliography.entries()
     cited = {bibliography.PAPER, *(key for _, key in bibliography.CORPORA.values())}
-    for method, parameters in RECIPES.values():
-        cited |= set(bibliography.of_recipe(method, json.dumps(parameters)))
+    for method in recipe_methods():
+        cited |= set(bibliography.of_recipe(method, "{}"))
     source = Path(bibliography.__file__).read_text()
     cited |= set(re.findall(r'"([a-z]+20\d\d[a-z0-9]+)"', source))
     assert cited == set(found), "no key without an entry, no entry without a key"
