@@ -33,8 +33,9 @@ def texts(outputs):
 def test_it_asks_five_questions_and_explains_each_answer(notebook, root, monkeypatch):
     monkeypatch.setenv("PRUNESCOPE_WAREHOUSE", str(root))
     outputs, defined = notebook.app.run()
-    said = [text for text in texts(outputs) if text.startswith("Answer.")]
+    said = [text[text.index("Answer.") :] for text in texts(outputs) if "Answer." in text]
     assert len(said) == 5
+    assert sum("vega" in output.text for output in outputs if hasattr(output, "text")) == 5
     assert not any("nan" in text.split() for text in said)
     flips = defined["flips"]
     assert flips.height
