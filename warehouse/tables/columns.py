@@ -21,6 +21,7 @@ floats = partial(Column, pa.list_(pa.float32()))
 integers = partial(Column, pa.list_(pa.int32()))
 amount = partial(metric, minimum=0)
 share = partial(metric, unit="share", minimum=0, maximum=1)
+standard_error = partial(float64, "standard_error", nullable=True, minimum=0)
 rank = partial(int32, unit="rank", minimum=1)
 # The excess over the largest value is float32 rounding.
 probability = partial(amount, unit="probability", maximum=1.000001)

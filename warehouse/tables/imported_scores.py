@@ -28,13 +28,7 @@ TABLE = Table(
             f"if there is no `acc_bytes`. Other metrics are `{c.OTHER_METRICS}NAME`.",
         ),
         c.float64("value", "The score.", "share; units of text for perplexity"),
-        c.float64(
-            "standard_error",
-            "Standard error of `value`; NULL if the file has none.",
-            "unit of value",
-            nullable=True,
-            minimum=0,
-        ),
+        c.standard_error("Standard error of `value`; NULL if the file has none.", "unit of value"),
         c.int64("n", "Evaluated samples; NULL if the file does not say.", "samples", nullable=True, minimum=None),
         c.int32(
             "shots", "Worked examples before every question; NULL if the file does not say.", "examples", nullable=True

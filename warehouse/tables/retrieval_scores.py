@@ -21,13 +21,7 @@ TABLE = Table(
             values=c.RETRIEVAL_METRICS,
         ),
         c.RETRIEVAL_VALUE,
-        c.float64(
-            "standard_error",
-            "Standard error of `value` over queries or texts; NULL if there is only one.",
-            "share",
-            nullable=True,
-            minimum=0,
-        ),
+        c.standard_error("Standard error of `value` over queries or texts; NULL if there is only one.", "share"),
         c.int64(
             "n", "Number of queries; for embedding_cosine, number of texts, both queries and documents.", minimum=1
         ),

@@ -3,6 +3,7 @@
 Lists have the order of the options in the task.
 """
 
+from dataclasses import replace
 from functools import partial
 
 import pyarrow as pa
@@ -94,17 +95,9 @@ TABLE = Table(
             pa.bool_(), "ended", "Whether the text ended by itself before the limit; NULL if none was generated."
         ),
         _TEXT["collapse_step"],
-        c.share(
-            "distinct_2",
-            "Share of distinct 2-grams in the text, up to its end; NULL if none was generated.",
-            formula="distinct/all 2-grams",
-            nullable=True,
-        ),
-        c.share(
-            "repeat_rate",
-            "Share of repeated 3-grams in the text, up to its end; NULL if none was generated.",
-            formula="1 − distinct/all 3-grams",
-            nullable=True,
+        *(
+            replace(_TEXT[name], doc=f"{_TEXT[name].doc.removesuffix('.')}; NULL if none was generated.", nullable=True)
+            for name in ("distinct_2", "repeat_rate")
         ),
         c.label(
             "verdict",

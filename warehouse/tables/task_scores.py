@@ -43,12 +43,9 @@ TABLE = Table(
             "under the harness's own name.",
             "share; units of text for perplexity",
         ),
-        c.float64(
-            "standard_error",
+        c.standard_error(
             "Standard error of `value` over samples; NULL if the metric has none or there is only one sample.",
             "unit of value",
-            nullable=True,
-            minimum=0,
         ),
         c.int64("n", "Number of averaged samples, or of the units of a perplexity.", "samples", minimum=1),
         c.flag("is_higher_better", "Whether a larger value is better."),
