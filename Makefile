@@ -48,6 +48,7 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/sqlfluff lint --processes 2 sql
+	$(BIN)/python -m pytest --quiet tests/test_generated.py
 
 # Known vulnerabilities of the locked packages. Fails with a message where the advisory database cannot be reached.
 audit: $(READY)
@@ -62,11 +63,9 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# All files that are derived from code and compared with it by tests.
+# All files that are derived from code alone. `make check` and the tests compare them with it.
 generated: $(READY)
-	$(BIN)/python -m prunescope.warehouse.catalogue.data_dictionary
-	$(BIN)/python -m prunescope.pipelines.studies.schema
-	$(BIN)/python -m tests.assets.defs.graph
+	$(BIN)/python -m tests.generated
 
 # The figures in pipelines/reporting/charts/gallery, from the warehouse (run make demo first). `python -m tests.gallery`
 # accepts several warehouses.

@@ -1,6 +1,6 @@
 """The JSON schema of a study's YAML, for editors; `prunescope schema` prints it. No torch here.
 
-`python -m prunescope.pipelines.studies.schema` writes the file that studies name in their first line.
+`make generated` writes the file that studies name in their first line.
 """
 
 import json
@@ -87,7 +87,3 @@ def _complete(schema: dict[str, Any], kind: type[BaseModel]) -> None:
     }
     if needed := [key for key in schema.pop("required", ()) if key not in _DERIVED]:
         schema["required"] = needed
-
-
-if __name__ == "__main__":
-    FILE.write_text(schema_text(), encoding="utf-8")

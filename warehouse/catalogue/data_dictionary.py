@@ -1,6 +1,6 @@
 """The data dictionary: every table, view and statement with its columns, as one Markdown file.
 
-`python -m prunescope.warehouse.catalogue.data_dictionary` writes it from the definitions and headers.
+`make generated` writes it from the definitions and headers.
 """
 
 from itertools import takewhile
@@ -66,7 +66,3 @@ def _statements(folder: Path) -> dict[str, dict[str, str]]:
         comment = takewhile(lambda line: line.startswith("--"), path.read_text(encoding="utf-8").splitlines())
         found[path.relative_to(folder).with_suffix("").as_posix()] = header_parts(split_header(comment, path)[0])
     return found
-
-
-if __name__ == "__main__":
-    DICTIONARY.write_text(dictionary(), encoding="utf-8")

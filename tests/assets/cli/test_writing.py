@@ -44,8 +44,7 @@ def test_short_forms_get_the_names_of_what_they_stand_for(tmp_path: Path) -> Non
     assert [spec.name for spec in study.retrieval] == ["python-help", "scifact"]
 
 
-def test_the_shipped_schema_is_that_of_the_code_and_accepts_what_the_code_does(tmp_path: Path) -> None:
-    assert FILE.read_text(encoding="utf-8") == schema_text(), "run python -m prunescope.pipelines.studies.schema"
+def test_the_schema_accepts_what_the_code_does(tmp_path: Path) -> None:
     schema = json.loads(schema_text())
     jsonschema.Draft7Validator.check_schema(schema)
     validator = jsonschema.Draft7Validator(schema)

@@ -1,4 +1,4 @@
-"""Text form of the asset graph; `python -m tests.assets.defs.graph` writes it to `graph.txt` beside this module."""
+"""Text form of the asset graph, which `graph.txt` keeps so that every change is deliberate."""
 
 from pathlib import Path
 
@@ -51,9 +51,3 @@ def _asset(graph: AssetGraph, key: AssetKey) -> str:
         check.name for check in graph.asset_check_keys if check.asset_key == key and graph.get(check).blocking
     )
     return shown + (f" ! {', '.join(blocking)}" if blocking else "")
-
-
-if __name__ == "__main__":
-    from prunescope.assets.definitions import defs
-
-    FILE.write_text(described(defs), encoding="utf-8")
