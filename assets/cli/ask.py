@@ -18,6 +18,7 @@ from prunescope.assets.cli.study import end, request_of
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.quoting import quoted
 from prunescope.pipelines.core.suggestions import did_you_mean
+from prunescope.pipelines.core.verdict_rule import MIN_UNITS, TOLERANCE
 from prunescope.warehouse.catalogue.sql_process import Setup
 from prunescope.warehouse.core.limits import GIBIBYTES, SECONDS, TEXT_ROWS
 
@@ -267,7 +268,7 @@ def advise(
     study: options.StudyOption = None,
     recipe: options.Recipes = (),
     replace: options.Replace = False,
-    tolerance: Annotated[float, typer.Option(min=0, max=1)] = 0.1,
+    tolerance: Annotated[float, typer.Option(min=0, max=1)] = TOLERANCE,
 ) -> None:
     """Judge which recipes a model tolerates, before any task is run, as far as the evidence allows.
 
@@ -326,7 +327,6 @@ def _probe_request(model: str, study: str | None, recipes: Sequence[str], store:
         The request, and the reason for storing its results outside of the warehouse: the study that computed the
         model asks too few questions for a verdict, and its results must not change. Empty if there is no such reason.
     """
-    from prunescope.pipelines.core.verdict_rule import MIN_UNITS
     from prunescope.pipelines.studies import load_study, study_names
     from prunescope.warehouse.tables import TABLES
 

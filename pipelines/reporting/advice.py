@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from prunescope.pipelines.core.verdict_rule import MIN_UNITS
+from prunescope.pipelines.core.verdict_rule import MIN_UNITS, TOLERANCE
 
 SAFE, OTHER_TEXT, CHOOSING_ONLY = "safe", "writes other text", "chooses only"
 NOT_SAFE, TOO_LITTLE = "not safe", "too little evidence"
@@ -25,17 +25,22 @@ EVIDENCE = {
     "options": "the dense model's own choices",
     "prediction": "the dense model's skill, as predicted from other models",
 }
-RULE = (
-    "Three things are judged. Fidelity: the same tokens as the dense model on its text. Quality: right answers, in "
-    "writing and in choosing. Alive: no loop, and no end of the text before half of the dense length and before an "
-    "answer. Each holds if surely at most 10 % is lost beyond what rounding changes, and fails if surely more is "
-    "lost. Surely means: the whole 95 % interval of one variant, over at least "
-    f"{MIN_UNITS} prompts, questions or answers. Otherwise there is too little evidence. Safe: quality and alive hold. "
-    "Chooses only: choosing holds, but writing or alive fails. Not safe: quality or alive fails in another way. Writes "
-    "other text: alive holds, fidelity fails, and quality is not known. Quality is judged by the first of these that "
-    "was measured on enough answers, regardless of its result: right answers to tasks, right answers to the prompts, "
-    "and, if no right answer is known, the dense model's own answers, if they are not nearly always the same."
-)
+
+
+def rule(tolerance: float = TOLERANCE) -> str:
+    """Return how verdicts are made if this share may be lost, in words."""
+    return (
+        "Three things are judged. Fidelity: the same tokens as the dense model on its text. Quality: right answers, in "
+        "writing and in choosing. Alive: no loop, and no end of the text before half of the dense length and before an "
+        f"answer. Each holds if surely at most {100 * tolerance:g} % is lost beyond what rounding changes, and fails if "
+        "surely more is lost. Surely means: the whole 95 % interval of one variant, over at least "
+        f"{MIN_UNITS} prompts, questions or answers. Otherwise there is too little evidence. Safe: quality and alive "
+        "hold. Chooses only: choosing holds, but writing or alive fails. Not safe: quality or alive fails in another "
+        "way. Writes other text: alive holds, fidelity fails, and quality is not known. Quality is judged by the first "
+        "of these that was measured on enough answers, regardless of its result: right answers to tasks, right answers "
+        "to the prompts, and, if no right answer is known, the dense model's own answers, if they are not nearly "
+        "always the same."
+    )
 
 
 def advise(rows: pl.DataFrame, predictions: pl.DataFrame, tolerance: float) -> list[str]:
@@ -46,7 +51,7 @@ def advise(rows: pl.DataFrame, predictions: pl.DataFrame, tolerance: float) -> l
         predictions: the model's rows of loss_predictions.
         tolerance: share of the dense model's skill that may be lost if a verdict says that the skill is kept.
     """
-    notes = [RULE.replace("10 %", f"{100 * tolerance:g} %")]
+    notes = [rule(tolerance)]
     known = predictions.filter(pl.col("predicted_loss_high").is_not_null())
     if known.height:
         models, variants = (min(known[name].cast(pl.Int64).to_list()) for name in ("n_models", "n_variants"))

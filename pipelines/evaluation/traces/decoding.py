@@ -83,11 +83,11 @@ def decode(
         place = {prompt: row for row, prompt in enumerate(used)}
         rows = [place[text // copies] for text in texts]
         most = [steps if isinstance(steps, int) else steps[text // copies] for text in texts]
-        stops = None if least is None else [least[text] for text in texts]
+        shortest = None if least is None else [least[text] for text in texts]
         contexts = [prompts[prompt] for prompt in used]
         with quick_linears(decoder.model):
             read = [list(known[prompt]) for prompt in used] if known else read_contexts(decoder, contexts)
-            decoded = _decode_batch(decoder, contexts, rows, texts, most, choose, stops, read, keep)
+            decoded = _decode_batch(decoder, contexts, rows, texts, most, choose, shortest, read, keep)
         results |= dict(zip(texts, decoded, strict=True))
     return [results[text] for text in range(len(results))]
 
@@ -109,13 +109,13 @@ def _decode_batch(
     texts: Sequence[int],
     most: Sequence[int],
     choose: Choice,
-    stops: Sequence[int] | None,
+    least: Sequence[int] | None,
     known: Sequence[KeyValues] | None,
     keep: Callable[[int, KeyValues | None], None] | None,
 ) -> list[DecodingResult]:
     """Decode one batch of texts.
 
-    Per text, `rows` has the index of its prompt, `texts` its number, `most` its limit, and `stops` its minimum.
+    Per text, `rows` has the index of its prompt, `texts` its number, `most` its limit, and `least` its minimum.
     """
     cache = None if decoder.cache_refusal else decoder.new_cache()
     last: dict[str, Tensor] = {}  # embedding, contributions and final stream at the last position
@@ -141,7 +141,7 @@ def _decode_batch(
             for row, (index, state, token) in enumerate(zip(live, states, chosen.tolist(), strict=True)):
                 streams[index].append(state)
                 generated[index].append(token)
-                can_end = stops is not None and len(generated[index]) >= stops[index]
+                can_end = least is not None and len(generated[index]) >= least[index]
                 is_over = can_end and end_of(decoder, generated[index]) is not None
                 if len(generated[index]) < most[index] and not is_over:
                     going.append(row)

@@ -133,9 +133,9 @@ class GreedyTexts:
             given = torch.tensor(tokens, device=chosen.device)
             return torch.where(given < 0, chosen, given)
 
-        stops = None if least is None else [number for number in least for _ in range(copies)]
+        shortest = None if least is None else [number for number in least for _ in range(copies)]
         tokens = copies * sum(steps)
         progress.start(f"{name} decodes", tokens, tokens)
-        texts = decode(self._decoder, contexts, steps, choose, stops, copies, known, keep)
+        texts = decode(self._decoder, contexts, steps, choose, shortest, copies, known, keep)
         progress.done()
         return [tuple(texts[first : first + copies]) for first in range(0, len(texts), copies)]

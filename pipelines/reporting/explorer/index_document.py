@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import polars as pl
 
-from prunescope.pipelines.reporting.advice import MARKS, RULE
+from prunescope.pipelines.reporting.advice import MARKS, rule
 from prunescope.pipelines.reporting.charts.display_text import label, prose
 from prunescope.pipelines.reporting.charts.registry import FIGURES, Figure
 from prunescope.pipelines.reporting.explorer.findings import findings
@@ -127,7 +127,7 @@ def index(
         "curves": _curves(frames, models[0]) if models else [],
         "marks": MARKS,
         "verdict_basis": basis(frames.all("verdicts")),
-        "verdict_rule": RULE,
+        "verdict_rule": rule(),
         "answers": [answer for model in models for answer in answers(frames, model)],
         "claims": _sourced(frames, "claims"),
         "claims_by_model": _sourced(frames, "claims_by_model"),

@@ -20,6 +20,11 @@ with means as (
     where ndcg_loss_share is not null
     group by model, recipe
     qualify count(*) = max(count(*)) over (partition by model)
+),
+
+intervals as (
+    select *, loss - half_width as low, loss + half_width as high
+    from means
 )
 
 select
@@ -27,15 +32,15 @@ select
     count(*) as variants,
     max(data_sets) as data_sets,
     max(ndcg_dense) as ndcg_dense,
-    count(*) filter (where loss + half_width <= 0.1) as kept,
-    list(recipe order by loss, recipe) filter (where loss + half_width <= 0.1) as recipes_kept,
-    list(recipe order by loss, recipe) filter (where loss - half_width > 0.1) as recipes_lost,
+    count(*) filter (where high <= verdict_tolerance()) as kept,
+    list(recipe order by loss, recipe) filter (where high <= verdict_tolerance()) as recipes_kept,
+    list(recipe order by loss, recipe) filter (where low > verdict_tolerance()) as recipes_lost,
     list(recipe order by loss, recipe) filter (
-        where coalesce(loss + half_width > 0.1 and loss - half_width <= 0.1, true)
+        where coalesce(low <= verdict_tolerance() and high > verdict_tolerance(), true)
     ) as recipes_open,
     arg_max(recipe, loss) as worst,
     max(loss) as worst_loss,
     arg_max(embedding_cosine, loss) as worst_cosine
-from means
+from intervals
 group by model
 order by model
