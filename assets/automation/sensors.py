@@ -149,7 +149,7 @@ def _no_longer_watched(runs: Iterable[DagsterRun], watch: WatchState) -> Iterato
 
 
 def _changed_recipes(studies: Iterable[WatchedStudy], instance: DagsterInstance) -> Iterator[AssetMaterialization]:
-    """Yield the new versions of published recipes, which mark their variants as stale before a run computes them."""
+    """Yield the new versions of published recipes, which mark their variants as unsynced before a run computes them."""
     versions: dict[str, dict[str, Recipe]] = {}
     for watched in studies:
         for recipe in watched.study.recipes:

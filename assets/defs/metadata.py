@@ -1,7 +1,7 @@
 """Metadata of tables and views for Dagster: columns and checks of definitions, results and events of partitions.
 
 Dagster adds to the materializations of an asset's own run the versions of its code and inputs, from which it tells what
-is stale. A study's run writes partitions of many assets, so its events carry the same tags from here.
+is unsynced. A study's run writes partitions of many assets, so its events carry the same tags from here.
 """
 
 import warnings

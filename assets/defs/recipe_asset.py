@@ -1,9 +1,9 @@
-"""The partitions of the assets, models and recipes, and the recipe asset, whose changed parameter makes variants stale.
+"""The partitions of the assets, models and recipes, and the recipe asset, whose new parameters make variants unsynced.
 
 A single dimension `variant` would need a partition mapping of ours to the models, and Dagster loses such a mapping on
 its way to the UI and the daemon: backfills of variants are then refused, and automation starts variants whose model was
 never loaded. The only built-in mapping that fits is "all models", with which every new model makes every variant
-stale. Model × recipe needs no mapping of ours, since Dagster infers MultiToSingleDimensionPartitionMapping, and each
+unsynced. Model × recipe needs no mapping of ours, since Dagster infers MultiToSingleDimensionPartitionMapping, and each
 run has the names of both. The UI shows pairs that no study names as missing, but only studies launch runs.
 """
 
@@ -50,7 +50,7 @@ def register_study(instance: DagsterInstance, study: Study) -> None:
     group_name="inputs",
     kinds={"yaml"},
     description="A recipe and its parameters. Its data version is the hash of the parameters: changing one makes "
-    "exactly the variants of this recipe stale, and everything downstream of them.",
+    "exactly the variants of this recipe unsynced, and everything downstream of them.",
 )
 def recipe(context: AssetExecutionContext, study: StudyResource, warehouse: WarehouseResource) -> MaterializeResult:
     """Publish the parameters of one recipe."""
@@ -75,7 +75,7 @@ def unpublished(instance: DagsterInstance, recipes: Sequence[Recipe]) -> Iterato
 def publish(context: AssetExecutionContext, recipe: Recipe) -> None:
     """Publish the recipe of a variant's run, unless its parameters are published already.
 
-    They are not if the run was launched by hand. Published later, they would mark the new variant as stale.
+    They are not if the run was launched by hand. Published later, they would mark the new variant as unsynced.
     """
     for event in unpublished(context.instance, [recipe]):
         context.log_event(event)

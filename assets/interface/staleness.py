@@ -1,6 +1,7 @@
-"""Staleness in the web interface: an asset is stale if anything upstream of it, at any distance, has changed.
+"""What the web interface marks as unsynced: an asset, if anything upstream of it, at any distance, has changed.
 
-Dagster itself compares a partition with its direct parents only. Runs do not depend on this.
+Dagster's code says stale for this and compares a partition with its direct parents only. Here, stale is what a run
+computes again, by the fingerprints of its inputs; runs do not depend on this module.
 """
 
 from collections.abc import Iterator
@@ -32,11 +33,11 @@ class Staleness(CachingStaleStatusResolver):
         for parent in self._get_partition_dependencies(key=key):
             causes = self._get_stale_causes(key=parent)
             if parent.partition_key is not None and key.partition_key is None:
-                # A partition that no study requests any more stays stale; answers that are newer need not be.
+                # A partition that no study requests any more stays unsynced; answers that are newer need not be.
                 roots = self._get_stale_root_causes(key=parent)
                 causes = [cause for cause in roots if self._storage_id(cause.key) > made]
             if causes:
-                yield StaleCause(key, StaleCauseCategory.DATA, "has a stale asset upstream", parent, causes)
+                yield StaleCause(key, StaleCauseCategory.DATA, "has an unsynced asset upstream", parent, causes)
 
     def _is_dep_updated(self, provenance: DataProvenance, dep_key: AssetKeyPartitionKey) -> bool:
         # Dagster asks the database for each answer and partition, a minute for 90 variants, even if nothing is newer.

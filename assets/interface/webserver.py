@@ -33,7 +33,7 @@ def _is_safe(scope: Scope) -> bool:
 
 
 def main() -> None:
-    """Run `dagster-webserver` behind the origin guard and with our staleness."""
+    """Run `dagster-webserver` behind the origin guard and with our comparison of what is unsynced."""
     from dagster_webserver.cli import main as serve
     from dagster_webserver.webserver import DagsterWebserver
 

@@ -31,9 +31,9 @@ def rule(tolerance: float = TOLERANCE) -> str:
     """Return how verdicts are made if this share may be lost, in words."""
     return (
         "Three things are judged. Fidelity: the same tokens as the dense model on its text. Quality: right answers, in "
-        "writing and in choosing. Alive: no loop, and no end of the text before half of the dense length and before an "
-        f"answer. Each holds if surely at most {100 * tolerance:g} % is lost beyond what rounding changes, and fails if "
-        "surely more is lost. Surely means: the whole 95 % interval of one variant, over at least "
+        "writing and in choosing. Alive: no loop, and no end of the text before half of the dense length and before "
+        f"an answer. Each holds if surely at most {100 * tolerance:g} % is lost beyond what rounding changes, and "
+        "fails if surely more is lost. Surely means: the whole 95 % interval of one variant, over at least "
         f"{MIN_UNITS} prompts, questions or answers. Otherwise there is too little evidence. Safe: quality and alive "
         "hold. Chooses only: choosing holds, but writing or alive fails. Not safe: quality or alive fails in another "
         "way. Writes other text: alive holds, fidelity fails, and quality is not known. Quality is judged by the first "
