@@ -1,45 +1,15 @@
 """Pruning methods: functions from one matrix and its inputs to its change, one family per module."""
 
-from collections.abc import Callable
-from typing import Any
-
 from prunescope.pipelines.core.errors import ComputationError, InputError
-from prunescope.pipelines.pruning.methods.admm import admm
-from prunescope.pipelines.pruning.methods.dsnot import dsnot
-from prunescope.pipelines.pruning.methods.matrix_context import MatrixContext
-from prunescope.pipelines.pruning.methods.obs import gptq, sparsegpt
-from prunescope.pipelines.pruning.methods.own_method import own_method
-from prunescope.pipelines.pruning.methods.quantize import awq, rtn
-from prunescope.pipelines.pruning.methods.scores import magnitude, ria, wanda
+from prunescope.pipelines.pruning.methods import admm, dsnot, obs, own_method, quantize, scores
+from prunescope.pipelines.pruning.methods.matrix_context import MatrixContext, Methods
 from prunescope.pipelines.pruning.weight_delta import WeightDelta
-from prunescope.pipelines.recipes import (
-    ADMM,
-    AWQ,
-    GPTQ,
-    RIA,
-    RTN,
-    DSnoT,
-    Magnitude,
-    MatrixRecipe,
-    PythonRecipe,
-    SparseGPT,
-    Wanda,
-)
+from prunescope.pipelines.recipes import MatrixRecipe
 
 __all__ = ["METHODS", "MatrixContext", "change_of"]
 
-METHODS: dict[type[MatrixRecipe], Callable[[MatrixContext, Any], WeightDelta | None]] = {
-    Magnitude: magnitude,
-    Wanda: wanda,
-    RIA: ria,
-    SparseGPT: sparsegpt,
-    ADMM: admm,
-    DSnoT: dsnot,
-    RTN: rtn,
-    GPTQ: gptq,
-    AWQ: awq,
-    PythonRecipe: own_method,
-}
+_MODULES = (scores, admm, dsnot, obs, quantize, own_method)
+METHODS: Methods = {kind: method for module in _MODULES for kind, method in module.METHODS.items()}
 
 
 def change_of(context: MatrixContext, recipe: MatrixRecipe) -> WeightDelta | None:

@@ -10,7 +10,7 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments
 from prunescope.pipelines.pruning.masks import Mask, Scores, keep_n_of_m, keep_share, share_of
 from prunescope.pipelines.pruning.methods.hessian import RAISE, cholesky, gram_of, target_of
-from prunescope.pipelines.pruning.methods.matrix_context import MatrixContext
+from prunescope.pipelines.pruning.methods.matrix_context import MatrixContext, Methods
 from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import ADMM
 
@@ -85,3 +85,6 @@ def _prepared(
         inverse = torch.cholesky_inverse(lower)
         inputs.derived[key] = (gram.float(), inverse.float(), norms.float(), dead, raised)
     return cast(tuple[Tensor, Tensor, Tensor, Tensor, int], inputs.derived[key])
+
+
+METHODS: Methods = {ADMM: admm}

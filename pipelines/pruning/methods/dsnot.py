@@ -1,7 +1,7 @@
 """Dynamic sparse no training: exchange of kept and removed weights of an earlier mask."""
 
 from prunescope.pipelines.pruning.masks import pattern_of, require_finite
-from prunescope.pipelines.pruning.methods.matrix_context import MatrixContext
+from prunescope.pipelines.pruning.methods.matrix_context import MatrixContext, Methods
 from prunescope.pipelines.pruning.methods.prune_and_grow import Channels, exchange
 from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import DSnoT
@@ -39,3 +39,6 @@ def dsnot(context: MatrixContext, recipe: DSnoT) -> WeightDelta | None:
         return None
     context.add_fact("dsnot_exchanges", exchanges)
     return WeightDelta.valued(weight, kept)
+
+
+METHODS: Methods = {DSnoT: dsnot}

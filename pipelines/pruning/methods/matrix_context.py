@@ -1,5 +1,6 @@
 """The input of a pruning method for one matrix."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,8 @@ from torch import Tensor
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.pruning.calibration.activation_moments import ActivationMoments
 from prunescope.pipelines.pruning.masks import Mask
+from prunescope.pipelines.pruning.weight_delta import WeightDelta
+from prunescope.pipelines.recipes import MatrixRecipe
 
 
 @dataclass(frozen=True)
@@ -45,3 +48,7 @@ class MatrixContext:
     def add_fact(self, name: str, count: int) -> None:
         """Add a count to a fact."""
         self.facts[name] = self.facts.get(name, 0) + count
+
+
+# The functions of recipes. Each module ends with those that it has.
+Methods = dict[type[MatrixRecipe], Callable[[MatrixContext, Any], WeightDelta | None]]

@@ -11,7 +11,7 @@ from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.pruning.masks import Mask, keep_share, require_finite, share_of
 from prunescope.pipelines.pruning.methods.column_update import sweep
 from prunescope.pipelines.pruning.methods.hessian import factored, target_of
-from prunescope.pipelines.pruning.methods.matrix_context import MatrixContext
+from prunescope.pipelines.pruning.methods.matrix_context import MatrixContext, Methods
 from prunescope.pipelines.pruning.methods.quantization_grid import grid, grids, quantized_groups
 from prunescope.pipelines.pruning.weight_delta import QuantizedWeights, WeightDelta
 from prunescope.pipelines.recipes import GPTQ, SparseGPT
@@ -158,3 +158,6 @@ def by_blocks(
         final[:, columns] = step(columns, target[:, columns] + carried @ inverse, inverse)
         errors[:, columns] = target[:, columns] - final[:, columns]
     return final
+
+
+METHODS: Methods = {SparseGPT: sparsegpt, GPTQ: gptq}

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prunescope.pipelines.core.errors import InputError
-from prunescope.pipelines.pruning.methods.matrix_context import MatrixContext
+from prunescope.pipelines.pruning.methods.matrix_context import MatrixContext, Methods
 from prunescope.pipelines.pruning.methods.scores import mask_of
 from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes.python import FUNCTIONS, PythonRecipe
@@ -95,3 +95,6 @@ def _loaded(code: str, place: str) -> tuple[str, Callable[[Tensor, Inputs, float
     names: dict[str, Any] = {"__name__": "prunescope_method", "__file__": place}
     exec(compile(code, place, "exec"), names)  # noqa: S102 (what --allow-python permits)
     return next((name, names[name]) for name in FUNCTIONS if name in names)
+
+
+METHODS: Methods = {PythonRecipe: own_method}

@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from prunescope.pipelines.core.errors import ComputationError
-from prunescope.pipelines.pruning.methods.matrix_context import MatrixContext
+from prunescope.pipelines.pruning.methods.matrix_context import MatrixContext, Methods
 from prunescope.pipelines.pruning.methods.quantization_grid import grid, grids, quantized, quantized_groups
 from prunescope.pipelines.pruning.weight_delta import QuantizedWeights, WeightDelta
 from prunescope.pipelines.recipes import AWQ, RTN
@@ -198,3 +198,6 @@ def _clipped_grid(weight: Weight, channels: Channels, gram: Gram, recipe: AWQ) -
         errors[:, near] = errors_of(shift).reshape(len(CLIPS), -1).double()
     best = errors.sort(dim=0, stable=True).indices[:1]
     return scales.gather(0, best)[0], zeros.gather(0, best)[0]
+
+
+METHODS: Methods = {RTN: rtn, AWQ: awq}

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prunescope.pipelines.pruning.masks import Mask, cumulative_shares, keep_n_of_m, keep_share
-from prunescope.pipelines.pruning.methods.matrix_context import MatrixContext
+from prunescope.pipelines.pruning.methods.matrix_context import MatrixContext, Methods
 from prunescope.pipelines.pruning.weight_delta import WeightDelta
 from prunescope.pipelines.recipes import RIA, Magnitude, MaskingRecipe, Wanda
 
@@ -65,3 +65,6 @@ def mask_of(context: MatrixContext, recipe: MaskingRecipe, scores: Float[Tensor,
     else:
         mask = keep_share(scores, cast(float, context.sparsity), group)
     return mask if removed is None else mask & ~removed
+
+
+METHODS: Methods = {Magnitude: magnitude, Wanda: wanda, RIA: ria}
