@@ -8,8 +8,7 @@ from prunescope.pipelines.recipes import MatrixRecipe
 
 __all__ = ["METHODS", "MatrixContext", "change_of"]
 
-_MODULES = (scores, admm, dsnot, obs, quantize, own_method)
-METHODS: Methods = {kind: method for module in _MODULES for kind, method in module.METHODS.items()}
+METHODS: Methods = scores.METHODS | admm.METHODS | dsnot.METHODS | obs.METHODS | quantize.METHODS | own_method.METHODS
 
 
 def change_of(context: MatrixContext, recipe: MatrixRecipe) -> WeightDelta | None:
