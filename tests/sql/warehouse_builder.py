@@ -229,8 +229,8 @@ class Handmade:
         row = {"model": MODEL} | row
         columns = [column.name for column in TABLES[table].columns]
         assert sorted(row) == sorted(columns), (
-            f"{table}: {set(row) ^ set(columns)}; a new column has a value in every row made by hand, which the methods "
-            "of Handmade and tests/sql/built_*.py give"
+            f"{table}: {set(row) ^ set(columns)}; a new column has a value in every row made by hand, which the "
+            "methods of Handmade and tests/sql/built_*.py give"
         )
         self.rows[table].append(row)
         return self
