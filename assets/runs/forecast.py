@@ -20,6 +20,7 @@ from prunescope.assets.planning.work_plan import PartitionWork
 from prunescope.pipelines.core.device import available_bytes
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation.tasks.definition import find
+from prunescope.pipelines.models.chat_template import set_template_arguments
 from prunescope.pipelines.models.meta_model import load_meta_model
 from prunescope.pipelines.planning.machine_speed import measure_machine
 from prunescope.pipelines.planning.memory import memory_items
@@ -74,6 +75,7 @@ def model_costs(
     folder has its config, tokenizer and header. `gpu` is as in `estimate_model`.
     """
     outline = load_meta_model(folder)
+    set_template_arguments(outline.tokenizer, study.model(works[0].model).template_arguments)
     local = [task for task in study.tasks if find(task).is_local and outline.tokenizer is not None]
     load = check_outline(study if gpu is None else study.model_copy(update={"device": "auto"}), outline, local)
     if gpu is not None:  # it need not be here
