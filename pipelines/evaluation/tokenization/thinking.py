@@ -13,8 +13,9 @@ def thinking_steps(tokenizer: Any, prompt: Sequence[int], written: Sequence[int]
     It is 0 without thinking, and all tokens if the thinking does not end. A chat template may begin the thinking in
     the prompt, or begin and end it there. Of several ends the last one counts, as in lm-eval.
     """
-    known = tokenizer.get_added_vocab()
-    begin, end = next(((known[one], known[other]) for one, other in _MARKS if {one, other} <= known.keys()), (-1, -1))
+    unknown = {None, tokenizer.unk_token_id}
+    pairs = (tokenizer.convert_tokens_to_ids([*marks]) for marks in _MARKS)
+    begin, end = next((pair for pair in pairs if not unknown & {*pair}), (-1, -1))
     if end in written:
         return len(written) - list(reversed(written)).index(end)
     marks = [token for token in (*prompt, *written) if token in {begin, end}]

@@ -314,7 +314,7 @@ def test_a_plan_names_arguments_that_the_chat_template_does_not_read(
         ({"template": "plain"}, True),
         ({"template": "chat"}, False),
         ({}, False),
-        ({"template": "plain", "calibration": {"source": SHORT_TEXT, "template": True}}, False),
+        ({"template": "plain", "calibration": {"source": SHORT_TEXT, "length": 32, "template": True}}, False),
         ({"prompts": [{"id": "given", "kind": "open", "ids": [5, 6]}]}, True),
         ({"prompts": []}, True),
     ],
