@@ -51,6 +51,7 @@ class ModelSession:
         key = (dense.identity.weight_hash, dense.identity.tokenizer_hash, study.dtype, study.device, str(study.memory))
         if self._decoder is None or self._decoder[0] != key:
             self.release()
+            from prunescope.pipelines.models.chat_template import set_template_arguments
             from prunescope.pipelines.models.load import load_decoder
             from prunescope.pipelines.models.model_discovery import discover
 
@@ -59,6 +60,7 @@ class ModelSession:
                 decoder = discover(*self.loaded[dense.spec.source], dense.folder)
             else:
                 decoder = load_decoder(dense.folder, study.dtype, study.device, study.memory)
+            set_template_arguments(decoder.tokenizer, dense.spec.template_arguments)
             self.progress.done()
             self._decoder = (key, replace(decoder, split=self.batch_divisor))
         return self._decoder[1]

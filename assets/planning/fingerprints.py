@@ -7,7 +7,7 @@ texts only, a changed view nothing.
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -62,7 +62,11 @@ def find_model(study: Study, name: str, progress: Progress) -> DenseModel:
     """
     spec = study.model(name)
     folder = locate(spec.source, cache_folder(), progress)
-    return DenseModel(spec, folder, identify(folder, cache_folder()))
+    identity = identify(folder, cache_folder())
+    if spec.template_arguments:
+        hashes = {"files": identity.tokenizer_hash, "template_arguments": spec.template_arguments}
+        identity = replace(identity, tokenizer_hash=fingerprint(hashes))
+    return DenseModel(spec, folder, identity)
 
 
 def inputs(table: str, study: Study, identity: ModelIdentity, recipe: Recipe | None) -> dict[str, str]:

@@ -20,6 +20,7 @@ from prunescope.assets.planning.work_plan import PartitionWork
 from prunescope.pipelines.core.device import available_bytes
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.evaluation.tasks.definition import find
+from prunescope.pipelines.models.chat_template import set_template_arguments
 from prunescope.pipelines.models.meta_model import load_meta_model
 from prunescope.pipelines.planning.machine_speed import measure_machine
 from prunescope.pipelines.planning.memory import memory_items
@@ -74,6 +75,8 @@ def model_costs(
     folder has its config, tokenizer and header. `gpu` is as in `estimate_model`.
     """
     outline = load_meta_model(folder)
+    arguments = study.model(works[0].model).template_arguments
+    set_template_arguments(outline.tokenizer, arguments)
     local = [task for task in study.tasks if find(task).is_local and outline.tokenizer is not None]
     load = check_outline(study if gpu is None else study.model_copy(update={"device": "auto"}), outline, local)
     if gpu is not None:  # it need not be here
@@ -91,6 +94,10 @@ def model_costs(
     warnings = [f"{reason}; `run` refuses it" for reason in unmatched(study, outline)]
     if outline.tokenizer is None:
         warnings.append("its tokenizer is not there: four characters count as a token, tasks do not count")
+    calibrations = [study.calibration, *(recipe.calibration for recipe in study.recipes)]
+    chats = [not each.ids and (each.template or study.template or "chat") == "chat" for each in study.prompts]
+    if arguments and not any([*chats, *(spec.template for spec in calibrations if spec)]):
+        warnings.append("`template_arguments` change nothing: no prompt is in the model's chat template")
     if answers := [f"{task.answer_tokens:.0f} tokens ({task.name})" for task in load.tasks if task.new_tokens]:
         lines.append(f"written answers count with {TYPICAL_SHARE} of their limit: {', '.join(answers)}")
     if study.search and any(set(SEARCH_TABLES) & set(work.tables) for work in works):

@@ -139,6 +139,7 @@ class StudyRun:
         plan = self.plan()
         if not plan.works:
             return plan
+        from prunescope.pipelines.models.chat_template import set_template_arguments
         from prunescope.pipelines.models.meta_model import load_meta_model
         from prunescope.pipelines.planning.preflight import check_outline
 
@@ -155,7 +156,10 @@ class StudyRun:
 
         def check(name: str) -> None:
             if name in due:
-                check_outline(checked, load_meta_model(self._model(name).folder), checked.tasks)
+                dense = self._model(name)
+                outline = load_meta_model(dense.folder)
+                set_template_arguments(outline.tokenizer, dense.spec.template_arguments)
+                check_outline(checked, outline, checked.tasks)
 
         return self.plan() if self._refuse(check) else plan
 

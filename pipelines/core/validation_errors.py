@@ -35,6 +35,7 @@ _ALLOWED = {
     "list": "a list",
     "dict": "keys with values",
     "model": "keys with values",
+    "invalid-json-value": "a text (a date in quotes is one), a number, true, false, a list or keys with values",
     "literal": "{expected}",
     "none": "left out",
 }

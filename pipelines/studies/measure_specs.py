@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from prunescope.pipelines.core.frozen_model import (
     MAX_NEW_TOKENS,
@@ -15,6 +15,13 @@ from prunescope.pipelines.core.frozen_model import (
 from prunescope.pipelines.corpora.hub_datasets import TEXT_SOURCE
 from prunescope.pipelines.studies.names import with_name
 
+
+def _variable(name: object) -> object:
+    if not (isinstance(name, str) and name.isascii() and name.isidentifier()):
+        raise ValueError(f"{name!r} is not a variable of a template: letters, digits and _, the first not a digit")
+    return name
+
+
 # Beyond these bounds a softmax in float32 is useless: one token has all of the probability, or all have the same.
 Temperature = Annotated[float, Field(ge=0.01, le=100)]
 
@@ -25,10 +32,14 @@ class ModelSpec(FrozenModel):
     Attributes:
         name: name in every table; made from the last part of the source by default.
         source: `embedded:NAME`, a local folder, a GGUF file or a hub id (`org/name[@revision]`).
+        template_arguments: further variables of the model's chat template, such as `{enable_thinking: false}`.
     """
 
     name: NAME = Field(examples=["my-model"])
     source: SOURCE = Field(examples=["embedded"])
+    template_arguments: dict[Annotated[str, BeforeValidator(_variable)], JsonValue] = Field(
+        default={}, exclude_if=lambda given: not given, examples=[{"enable_thinking": False}]
+    )
 
     @model_validator(mode="before")
     @classmethod

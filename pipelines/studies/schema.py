@@ -33,8 +33,8 @@ def study_schema() -> dict[str, Any]:
     prompt_set = PromptSet.model_json_schema()
     definitions |= prompt_set.pop("$defs", {}) | {"PromptSet": prompt_set}
     kinds = {kind.__name__: kind for kind in _kinds(Study)} | {"PromptSet": PromptSet}
-    for name, definition in [("Study", schema), *definitions.items()]:
-        _complete(definition, kinds[name])
+    for name, kind in kinds.items():
+        _complete(schema if kind is Study else definitions[name], kind)
     for name in [*(kind.__name__ for kind in KINDS), "ComposedRecipe"]:
         definitions[name]["required"] = ["method", *definitions[name].get("required", ())]
     definitions["Prompt"]["properties"]["messages"] = definitions["Prompt"]["properties"]["turns"]

@@ -7,7 +7,7 @@ with declared as (
         recipe, measure,
         declared_evidence(evidence, loss, loss_low, loss_high, lost, total, n_units) as it
     from verdict_evidence
-    where model = $1 and list_contains($2, recipe)
+    where model = $1 and list_contains($2, recipe) and part = 'whole'
     group by recipe, measure
 ),
 

@@ -68,5 +68,5 @@ def sampled_text(
     row = {"temperature": 0.7, "top_p": top_p, "text": "t", "token_ids": [7] * (len(hazards) + len(own))}
     row |= {"first_flip_step": last if flips else None, "collapse_step": 2 if flips and sample == 0 else None}
     row |= {"end_step": None, "repeat_rate": 0.0, "distinct_1": 1.0, "distinct_2": 1.0, "answer": "4", "gold": "4"}
-    row |= {"is_correct": not flips}
+    row |= {"is_correct": not flips, "thinking_steps": 0, "thinking_text": None, "thinking_answer": None}
     warehouse.add("sampled_generations", recipe=recipe, prompt_id=prompt, sample=sample, **row)

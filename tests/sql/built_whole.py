@@ -111,8 +111,17 @@ def _measure(warehouse: Handmade, recipe: str, dropped: list[str], chance: np.ra
         flip = None if is_dense or chance.random() < 0.2 else int(chance.integers(STEPS))
         end = STEPS - 1 if is_dense and prompt == PROMPTS[0] else None
         fork = {} if flip is None else {"text_fork": "so", "is_correct_fork": prompt == PROMPTS[0]}
+        thinking = {"thinking_steps": 1, "thinking_text": "hm", "thinking_answer": "12"} if prompt == PROMPTS[0] else {}
         warehouse.generation(
-            recipe, prompt, flip=flip, collapse=flip, answer_end=STEPS // 2, is_correct=is_dense, end_step=end, **fork
+            recipe,
+            prompt,
+            flip=flip,
+            collapse=flip,
+            answer_end=STEPS // 2,
+            is_correct=is_dense,
+            end_step=end,
+            **fork,
+            **thinking,
         )
         for temperature in (0.5, 1.0):
             pruned = [0.2, 0.1, 0.05, 0.02] if is_dense else [0.2, 0.02, 0.05, 0.1]

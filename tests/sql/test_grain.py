@@ -184,6 +184,10 @@ COUNTS = {
         "(select count(*) from layer_transitions where temperature = 1 and scope = 'propagated' and lens = 'normed'"
         f" and {PRUNED} and recipe not like 'rtn%')",
     ),
+    "q44_thinking_against_answer": (
+        "sum(n_fidelity)",
+        f"(select 2 * count(*) from generations where thinking_steps > 0 and {PRUNED})",
+    ),
     "q32_sampled_first_flip": ("sum(texts)", f"(select count(*) from sampled_generations where {PRUNED})"),
     "q30_retrieval_loss": (
         "count(*)",

@@ -130,6 +130,7 @@ class Handmade:
         row |= {"answer_end_step": answer_end, "repeat_rate": 0.0, "distinct_1": 1.0, "distinct_2": 1.0}
         row |= {"gold": None if is_correct is None else "12", "is_correct": is_correct}
         forks = ("text", "token_ids", "collapse_step", "end_step", "answer", "is_correct")
+        row |= {"thinking_steps": 0, "thinking_text": None, "thinking_answer": None}
         row |= dict.fromkeys(("end_step", "answer", *(f"{name}_fork" for name in forks)))
         return self.add("generations", recipe=recipe, **(row | given))
 

@@ -26,6 +26,17 @@ TABLE = Table(
         c.int32("prompt_tokens", "Length of the templated prompt.", "tokens", minimum=1),
         c.text("text", "The generated text up to the end-of-text token."),
         c.integers("token_ids", "All generated tokens, including those after the end."),
+        c.int32(
+            "thinking_steps",
+            "Tokens of the text that are thinking, including the token that ends it: 0 without thinking, all if it "
+            "does not end. NULL in rows from before this column.",
+            "steps",
+            minimum=0,
+            nullable=True,
+            since=3,
+        ),
+        c.text("thinking_text", "Text of the thinking; NULL without thinking.", nullable=True, since=3),
+        c.text("thinking_answer", "Answer that the pattern finds in the thinking.", nullable=True, since=3),
         _step(
             "first_flip_step",
             "First step whose token differs from the dense model's, up to the dense text's end; NULL if none differs.",
@@ -47,7 +58,9 @@ TABLE = Table(
         ),
         c.share("distinct_1", "Share of distinct tokens in the text, up to its end.", formula="distinct/all 1-grams"),
         c.share("distinct_2", "Share of distinct 2-grams in the text, up to its end.", formula="distinct/all 2-grams"),
-        c.text("answer", "Answer that the study's pattern finds; NULL if it finds none.", nullable=True),
+        c.text(
+            "answer", "Answer that the study's pattern finds after the thinking; NULL if it finds none.", nullable=True
+        ),
         c.text("gold", "Correct answer; NULL if the study names none.", nullable=True),
         c.flag(
             "is_correct", "Whether `answer` equals `gold`; NULL without `gold` or without a pattern.", nullable=True

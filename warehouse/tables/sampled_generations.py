@@ -4,6 +4,8 @@ Token = argmax over the nucleus of ln p_T + Gumbel noise. The noise depends only
 token, so the two texts of a sample differ only if the models' distributions do.
 """
 
+from dataclasses import replace
+
 from prunescope.warehouse.schema.table import Table
 from prunescope.warehouse.tables import columns as c
 from prunescope.warehouse.tables import generations
@@ -33,6 +35,7 @@ TABLE = Table(
             "step",
             nullable=True,
         ),
+        *(replace(_TEXT[name], since=2) for name in ("thinking_steps", "thinking_text", "thinking_answer")),
         *(_TEXT[name] for name in ("collapse_step", "end_step", "repeat_rate", "distinct_1", "distinct_2")),
         *(_TEXT[name] for name in ("answer", "gold", "is_correct")),
     ),

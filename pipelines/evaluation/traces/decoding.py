@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from prunescope.pipelines.evaluation.tasks.batched_generation import read_contexts
 from prunescope.pipelines.evaluation.tokenization.prompts import TokenizedPrompt, find_answer
+from prunescope.pipelines.evaluation.tokenization.thinking import thinking_steps
 from prunescope.pipelines.metrics.divergence import divergence
 from prunescope.pipelines.metrics.option_metrics import option_row
 from prunescope.pipelines.metrics.ranking import top_ids
@@ -335,9 +336,10 @@ def generation_row(
     judged = text_columns(decoder, prompt, tokens, dense)
     answer_end = end
     if judged["answer"] is not None:  # the first step at which the text contains the final answer
-        parts = (list(tokens[: step + 1]) for step in range(len(tokens[:end])))
-        texts = (decoder.tokenizer.decode(part, skip_special_tokens=True) for part in parts)
-        steps = (step for step, text in enumerate(texts) if find_answer(prompt.prompt, text) == judged["answer"])
+        first = judged["thinking_steps"]
+        parts = ((step, list(tokens[first : step + 1])) for step in range(first, len(tokens[:end])))
+        texts = ((step, decoder.tokenizer.decode(part, skip_special_tokens=True)) for step, part in parts)
+        steps = (step for step, text in texts if find_answer(prompt.prompt, text) == judged["answer"])
         answer_end = next(steps, end)
     return {
         "kind": prompt.prompt.kind,
@@ -358,17 +360,27 @@ def fork_columns(
 
 def text_columns(
     decoder: Decoder, prompt: TokenizedPrompt, tokens: tuple[int, ...], dense: tuple[int, ...]
-) -> dict[str, object]:
-    """Return the columns stored for every text, greedy or sampled; flips after the dense text's end do not count."""
+) -> dict[str, Any]:
+    """Return the columns stored for every text, greedy or sampled; flips after the dense text's end do not count.
+
+    The answer is looked for after the thinking.
+    """
     end = end_of(decoder, tokens)
     written = tokens[:end]
-    text = decoder.tokenizer.decode(list(written), skip_special_tokens=True)
-    answer, gold = find_answer(prompt.prompt, text), prompt.prompt.gold
+    thinking = thinking_steps(decoder.tokenizer, prompt.ids, written)
+    text, thought, rest = (
+        decoder.tokenizer.decode(list(part), skip_special_tokens=True)
+        for part in (written, written[:thinking], written[thinking:])
+    )
+    answer, gold = find_answer(prompt.prompt, rest), prompt.prompt.gold
     is_graded = gold is not None and prompt.prompt.answer_pattern is not None
     return {
         "prompt_id": prompt.prompt.id,
         "text": text,
         "token_ids": list(tokens),
+        "thinking_steps": thinking,
+        "thinking_text": thought if thinking else None,
+        "thinking_answer": find_answer(prompt.prompt, thought),
         "first_flip_step": first_flip(up_to_end(decoder, dense), tokens),
         "collapse_step": collapse_step(written),
         "end_step": end,

@@ -41,7 +41,7 @@ with declared as (
         model, recipe, measure,
         declared_evidence(evidence, loss, loss_low, loss_high, lost, total, n_units) as it
     from verdict_evidence
-    where evidence <> 'prediction'
+    where part = 'whole' and evidence <> 'prediction'
     group by all
 ),
 

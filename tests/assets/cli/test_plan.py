@@ -20,6 +20,7 @@ from prunescope.pipelines.models.sources import shipped_outline
 from prunescope.pipelines.studies import load_study
 from prunescope.warehouse.storage.partition_store import Store
 from tests.assets.tiny_study import RECIPES, VARIANT_TABLES, StudyFile, partitions
+from tests.tiny_models import SHORT_TEXT
 
 Capture = pytest.CaptureFixture[str]
 
@@ -295,3 +296,36 @@ def test_a_plan_names_modules_that_match_no_matrix(study: StudyFile, tmp_path: P
     assert "tiny-a: recipe parts: the model has no mlp.1.upp_proj; `run` refuses it" in told
     assert told.count("matches no matrix") == 1
     assert "tiny-a: recipe wrong: `modules` '*q_prj' matches no matrix; `run` refuses it" in told
+
+
+def test_a_plan_names_arguments_that_the_chat_template_does_not_read(
+    study: StudyFile, tmp_path: Path, capsys: Capture
+) -> None:
+    study.write(models=[{"name": "a", "source": str(study.model), "template_arguments": {"enable_thinking": False}}])
+    arguments = ["plan", str(study.path), "--warehouse", str(tmp_path / "nothing")]
+    assert run(arguments, Globals()) == 2
+    reason = "`template_arguments`: the model's chat template does not read 'enable_thinking'; correct the name, or"
+    assert reason in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("keys", "is_told"),
+    [
+        ({"template": "plain"}, True),
+        ({"template": "chat"}, False),
+        ({}, False),
+        ({"template": "plain", "calibration": {"source": SHORT_TEXT, "length": 32, "template": True}}, False),
+        ({"prompts": [{"id": "given", "kind": "open", "ids": [5, 6]}]}, True),
+        ({"prompts": []}, True),
+    ],
+)
+def test_a_plan_says_that_arguments_of_an_unused_chat_template_change_nothing(
+    keys: dict[str, object], is_told: bool, study: StudyFile, tmp_path: Path, capsys: Capture
+) -> None:
+    thinker = Path(shutil.copytree(study.model, tmp_path / "thinker"))
+    with (thinker / "chat_template.jinja").open("a") as file:
+        file.write("{% if enable_thinking %}<think>{% endif %}")
+    models = [{"source": str(thinker), "template_arguments": {"enable_thinking": True}}]
+    study.write(**{"models": models, "prompts": [{"id": "open", "kind": "open", "text": "Why?"}]} | keys)
+    _, told = planned(study, tmp_path / "nothing", capsys)
+    assert ("`template_arguments` change nothing: no prompt is in the model's chat template" in told) == is_told
