@@ -7,6 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from prunescope.assets.planning.fingerprints import expected, find_model
+from prunescope.pipelines.core.progress import SILENT
+from prunescope.pipelines.recipes import parse_recipe
+from prunescope.pipelines.studies import load_study
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
 from tests.assets.tiny_study import StudyFile, computed
@@ -54,7 +58,9 @@ def renamed(model: Path, folder: Path, tokens: dict[int, int]) -> Path:
     return folder
 
 
-def test_arguments_of_the_template_change_the_prompt_and_the_fingerprint(model: Path, tmp_path: Path) -> None:
+def test_arguments_of_the_template_change_the_prompt_and_the_answer_follows_no_thinking(
+    model: Path, tmp_path: Path
+) -> None:
     plain, on, off = (
         measured(tmp_path, model),
         measured(tmp_path, model, enable_thinking=True),
@@ -89,3 +95,14 @@ def test_the_answer_follows_the_thinking(
     assert row["thinking_answer"] == (thought[:1] or None)
     assert row["answer"] == (rest[:1] or None)
     assert row["is_correct"] is False
+
+
+def test_changed_arguments_make_the_texts_of_a_model_stale(model: Path, tmp_path: Path) -> None:
+    study, texts, variants = StudyFile(tmp_path / "study.yaml", model), [], []
+    for given in ({}, {"enable_thinking": True}, {"enable_thinking": False}):
+        spec = {"name": "tiny-a", "source": str(model), "template_arguments": given}
+        loaded = load_study(str(study.write(models=[spec])))
+        identity = find_model(loaded, "tiny-a", SILENT).identity
+        texts.append(expected("generations", loaded, identity, parse_recipe("dense")))
+        variants.append(expected("variants", loaded, identity, parse_recipe("dense")))
+    assert (len({*texts}), len({*variants})) == (3, 1)
