@@ -132,7 +132,7 @@ def model_work(
             if tables is not None and table not in tables:
                 continue
             is_damaged = files.is_damaged(store.path(TABLES[table], dense.spec.name, name))
-            is_current = freshness.is_current(store, table, study, dense, recipe) and not is_damaged
+            is_current = not is_damaged and freshness.is_current(store, table, study, dense, recipe)
             if table == "variants" and recipe is not None:
                 is_current = is_current and (store.root / variant_file(study, dense, recipe)).is_file()
             # A search keeps the rows of other studies' searches.

@@ -42,7 +42,7 @@ class VerifiedFiles(AbstractContextManager["VerifiedFiles"]):
     def is_damaged(self, path: Place) -> bool:
         """Return whether a partition is not as it was written, with a warning; it is read only if it has changed since.
 
-        A file of another partition and a link, FIFO or device are damaged too.
+        A file of another partition, one that cannot be read, and a link, folder, FIFO or device are damaged too.
         """
         if not isinstance(path, Path):
             self.unread.add(path)
@@ -52,10 +52,9 @@ class VerifiedFiles(AbstractContextManager["VerifiedFiles"]):
             return False
         if stamp not in {self._intact.get(name), self._before.get(name)}:
             result = verify_file(path)
-            if result.state == "changed":
-                warnings.warn(
-                    f"{path} is damaged ({result.reason}); a run replaces it", DamagedFileWarning, stacklevel=2
-                )
+            if result.state in {"changed", "unreadable"}:
+                then = "move it away, or a run cannot write" if path.is_dir() else "a run replaces it"
+                warnings.warn(f"{path} is damaged ({result.reason}); {then}", DamagedFileWarning, stacklevel=2)
                 return True
             self._intact[name] = stamp
         return False

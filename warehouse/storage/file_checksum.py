@@ -1,4 +1,4 @@
-"""Checksum over every byte of a Parquet file, stored as a seal in the footer of the file itself."""
+"""Checksums over every byte of a Parquet file and over its footer, stored as seals in the footer itself."""
 
 import os
 import re
@@ -9,26 +9,29 @@ import xxhash
 
 # Why a file is not intact, in messages.
 ALTERED = "a byte differs from what was written"
-_KEY = b"prunescope_seal"
+_KEY, _FOOTER_KEY = b"prunescope_seal", b"prunescope_footer_seal"
 _EMPTY = b"0" * 32
-# Metadata of a file as it is first written; `seal` then replaces the zeros by the hash.
-UNSEALED = {_KEY: _EMPTY}
+# Metadata of a file as it is first written; `seal` then replaces the zeros by the hashes.
+UNSEALED = {_KEY: _EMPTY, _FOOTER_KEY: _EMPTY}
 # Thrift writes two bytes between a key and its value.
-_SEAL = re.compile(re.escape(_KEY) + b"..([0-9a-f]{32})", re.DOTALL)
+_SEAL, _FOOTER_SEAL = (re.compile(re.escape(key) + b"..([0-9a-f]{32})", re.DOTALL) for key in UNSEALED)
 _PIECE = 1 << 20
 
 
 def seal(path: Path) -> None:
-    """Write the checksum into a file that was written with the metadata `UNSEALED`.
+    """Write the checksums into a file that was written with the metadata `UNSEALED`.
 
     Raises:
         ValueError: the file has no such metadata.
         OSError: the file cannot be read or written.
     """
     with path.open("r+b") as file:
-        offset = _seal_offset(file)
-        if offset is None:
+        start, footer = _footer(file)
+        offset, place = _seal_offset(file), _FOOTER_SEAL.search(footer)
+        if offset is None or place is None:
             raise ValueError(f"{path} has no place for a seal")
+        file.seek(start + place.start(1))
+        file.write(_footer_hash(footer))
         digest = _hash(file, offset)
         file.seek(offset)
         file.write(digest.encode())
@@ -43,17 +46,34 @@ def is_intact(file: BinaryIO) -> bool | None:
     return file.read(len(_EMPTY)).decode() == _hash(file, offset)
 
 
-def _seal_offset(file: BinaryIO) -> int | None:
-    """Return the offset of the seal's digits; the four bytes before the last four are the footer's length."""
+def is_footer_intact(file: BinaryIO) -> bool | None:
+    """Return `is_intact` of the footer alone, which takes as long for a large file as for a small one."""
+    _, footer = _footer(file)
+    found = _FOOTER_SEAL.search(footer)
+    return found[1] == _footer_hash(footer) if found else None
+
+
+def _footer(file: BinaryIO) -> tuple[int, bytes]:
+    """Return where the footer begins, and its bytes; the four before the last four of the file are its length."""
     end = file.seek(0, os.SEEK_END)
-    if end < 12:
-        return None
-    file.seek(end - 8)
+    file.seek(max(0, end - 8))
     start = end - 8 - int.from_bytes(file.read(4), "little")
     if start < 0:
-        return None
+        return 0, b""
     file.seek(start)
-    seals = list(_SEAL.finditer(file.read()))
+    return start, file.read()
+
+
+def _footer_hash(footer: bytes) -> bytes:
+    """Return 32 hexadecimal digits over a footer, with zeros instead of the seals."""
+    for each in (_SEAL, _FOOTER_SEAL):
+        footer = each.sub(lambda found: found[0][: -len(_EMPTY)] + _EMPTY, footer)
+    return xxhash.xxh3_128(footer).hexdigest().encode()
+
+
+def _seal_offset(file: BinaryIO) -> int | None:
+    start, footer = _footer(file)
+    seals = list(_SEAL.finditer(footer))
     return start + seals[0].start(1) if len(seals) == 1 else None
 
 

@@ -14,8 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prunescope.warehouse.core.errors import DamagedFileError, WarehouseError
+from prunescope.warehouse.schema.migrations import version_of
 from prunescope.warehouse.storage.location import Place, failures, read_from
 from prunescope.warehouse.storage.path_names import partition_folders
+from prunescope.warehouse.tables import TABLES
 
 FOOTER_KEY = b"prunescope"
 # How to fix a damaged file, in messages.
@@ -148,7 +150,7 @@ def footer_of(file: BinaryIO, path: Place) -> Footer:
     """Read the footer of an open partition, without any row.
 
     Raises:
-        DamagedFileError: the file has no provenance, or belongs at another path.
+        DamagedFileError: the file has no provenance, or belongs at the path of another partition or table.
         OSError: the file cannot be read. Exceptions of `BROKEN` are raised if it is not a Parquet file.
     """
     with pq.ParquetFile(file) as parquet:
@@ -162,6 +164,11 @@ def footer_of(file: BinaryIO, path: Place) -> Footer:
     except (ValueError, KeyError, TypeError) as error:
         raise damaged(path, f"its footer has no whole provenance: {error}") from error
     require_place(path, provenance.model, provenance.recipe)
+    table = TABLES.get(path.parts[-2 - len(partition_folders(provenance.model, provenance.recipe))])
+    if table and version_of(table, schema) is None:
+        for other in TABLES.values():
+            if version_of(other, schema) is not None:
+                raise damaged(path, f"it holds rows of {other.name}, which belong at another path")
     return Footer(provenance, tuple(facts.get("violations", [])), schema, rows, facts.get("content_hash"))
 
 

@@ -22,7 +22,7 @@ from prunescope.warehouse.core.errors import (
     WarehouseError,
 )
 from prunescope.warehouse.schema.migrations import version_of
-from prunescope.warehouse.storage.file_checksum import ALTERED, is_intact
+from prunescope.warehouse.storage.file_checksum import ALTERED, is_footer_intact, is_intact
 from prunescope.warehouse.storage.footer_probe import TAIL_BYTES, recognised
 from prunescope.warehouse.storage.location import failures, open_regular
 from prunescope.warehouse.storage.partition_store import PART, Partition, Store
@@ -83,7 +83,7 @@ class Snapshot:
         """Open the partitions that exist now.
 
         `models` leaves out the partitions of other models, except for tables that no study writes. `is_thorough`
-        compares every byte of large files with their seal, too; small files are always compared.
+        compares every byte of large files with their seal, too; footers and small files are always compared.
 
         Warns:
             DamagedFileWarning: a partition is left out, because it cannot be read or belongs elsewhere.
@@ -180,9 +180,9 @@ class Snapshot:
                     version: int | None = table.version
                 else:
                     version = version_of(table, footer_of(file, path).schema)
-                # With a wrong bit in a footer, DuckDB returns wrong rows, or an error without the file's name. Most
-                # files are small enough to be checked here.
-                if (self._is_thorough or size <= TAIL_BYTES) and is_intact(file) is False:
+                # With a wrong bit in a footer, DuckDB returns wrong rows, or an error without the file's name.
+                check = is_intact if self._is_thorough or size <= TAIL_BYTES else is_footer_intact
+                if check(file) is False:
                     raise damaged(path, ALTERED)
         if not self.is_held:
             os.close(self._descriptors.pop())

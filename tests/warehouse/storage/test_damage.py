@@ -39,6 +39,11 @@ def of_another(store: Store, path: Path, model: str, recipe: str) -> None:
         shutil.rmtree(other.parent.parent)
 
 
+def of_another_table(store: Store, path: Path) -> None:
+    """Put the intact file of the same variant there, of a table that has the key columns of this one, and more."""
+    shutil.move(put(store, TABLES["generations"], "tiny", "b", fingerprint=CURRENT).path, path)
+
+
 def without_names(store: Store, path: Path) -> None:
     """Put a sealed file there whose footer has names that no file can have."""
     rows = pq.read_table(path)
@@ -74,6 +79,7 @@ def folder(_: Store, path: Path) -> None:
 DAMAGES: dict[str, tuple[Callable[[Store, Path], None], str]] = {
     "another variant's": (lambda store, path: of_another(store, path, "tiny", "a"), "it holds tiny@a, which belongs"),
     "another model's": (lambda store, path: of_another(store, path, "huge", "b"), "it holds huge@b, which belongs"),
+    "another table's": (of_another_table, "it holds rows of generations, which belong"),
     "no name": (without_names, "a model or recipe needs a name"),
     "cut": (lambda _, path: os.truncate(path, 100), "magic bytes not found"),
     "a link": (linked, "it is a symbolic link"),
@@ -116,13 +122,14 @@ def test_every_reader_names_what_it_leaves_out(store: Store, damaged: tuple[Path
 
 def test_a_run_replaces_it_and_nothing_else(store: Store, damaged: tuple[Path, str], tmp_path: Path) -> None:
     path, reason = damaged
-    if reason == "Is a directory":
-        with pytest.raises(WarehouseError, match=r"cannot be read \(Is a directory\); move it away"):
-            store.is_current(TABLE, "tiny", "b", CURRENT)
-        return
-    assert not store.is_current(TABLE, "tiny", "b", CURRENT)
     with VerifiedFiles(store.root, tmp_path) as files, pytest.warns(DamagedFileWarning, match=reason):
         assert files.is_damaged(path)
+    if reason == "Is a directory":
+        with pytest.raises(WarehouseError, match="a folder is where the file must be"):
+            write(store, "tiny", "b")
+        assert path.is_dir()
+        return
+    assert not store.is_current(TABLE, "tiny", "b", CURRENT)
     write(store, "tiny", "b")
     assert store.is_current(TABLE, "tiny", "b", CURRENT)
     assert [result.state for result in verify(store)] == ["intact", "intact"]
@@ -130,13 +137,18 @@ def test_a_run_replaces_it_and_nothing_else(store: Store, damaged: tuple[Path, s
         assert pq.read_table(store.root / "kept.parquet").num_rows == 3, "what the link led to is still there"
 
 
-def test_a_wrong_bit_anywhere_in_the_footer_of_a_small_file_leaves_it_out(store: Store) -> None:
-    first, path = write(store, "tiny", "a"), write(store, "tiny", "b")
+@pytest.mark.parametrize("rows", [3, 30_000])
+def test_a_wrong_bit_anywhere_in_a_footer_leaves_its_file_out(store: Store, rows: int) -> None:
+    """The seal of small files covers the whole file; large files are not read at opening, but their footers are."""
+    frames = {each: noisy_rows(TABLE, rows, seed=0).with_columns(recipe=pl.lit(each)) for each in ("a", "b")}
+    first, path = (Path(put(store, TABLE, recipe=each, rows=frame).path) for each, frame in frames.items())
     content = path.read_bytes()
+    assert (len(content) > TAIL_BYTES) == (rows > 3)
     start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
-    key = content.index(b"prunescope_seal")
-    # Without its seal a file is as good as one that never had one; `verify` still compares its rows.
-    for place in {*range(start, len(content), 37)} - {*range(key, key + 17 + 32)}:
+    keys = [content.index(key) for key in UNSEALED]
+    # Without its seals a file is as good as one that never had them; `verify` still compares its rows.
+    spared = {place for key in keys for place in range(key, key + 24 + 32)}
+    for place in {*range(start, len(content), 37)} - spared:
         path.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
         with pytest.warns(DamagedFileWarning, match=f"^{re.escape(str(path))} is damaged"):
             assert [file.partition.path for file in Snapshot(store).files] == [first], place
@@ -144,12 +156,12 @@ def test_a_wrong_bit_anywhere_in_the_footer_of_a_small_file_leaves_it_out(store:
 
 @pytest.mark.parametrize("recipe", ["a", "b"])
 def test_a_footer_of_a_large_file_that_only_duckdb_refuses_is_named(store: Store, recipe: str) -> None:
-    """DuckDB reads the footer of a table's first file at opening, and those of the others in a query."""
+    """Earlier versions sealed no footer. DuckDB reads that of a table's first file at opening, others in a query."""
     for each in ("a", "b"):
         frame = noisy_rows(TABLE, 30_000, seed=0).with_columns(recipe=pl.lit(each))
         put(store, TABLE, recipe=each, rows=frame)
     path = Path(store.path(TABLE, "tiny", recipe))
-    content = bytearray(path.read_bytes())
+    content = bytearray(path.read_bytes().replace(b"prunescope_footer_seal", b"prunescope_another_key"))
     assert len(content) > TAIL_BYTES
     start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
     # After the columns comes the number of rows, then the list of row groups; Thrift has no type 13.
