@@ -22,6 +22,8 @@ from dagster import DagsterInstance, DagsterInvalidConfigError, DagsterRunStatus
 from dagster._core.storage.event_log.sqlite import sqlite_event_log
 from dagster._core.storage.runs.sqlite import sqlite_run_storage
 from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
+
+# Raised for some errors in dagster.yaml; test_an_error_in_the_users_dagster_yaml fails if it is another one.
 from dagster_shared.check import CheckError
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import OperationalError
@@ -63,7 +65,8 @@ _IN_PROGRESS = [
     DagsterRunStatus.CANCELING,
 ]
 UNFINISHED = [DagsterRunStatus.QUEUED, *_IN_PROGRESS]
-# A process of the command line draws bars on its own standard error, which Dagster must not redirect.
+# A process of the command line draws bars on its own standard error, which Dagster must not redirect. Its class for that
+# has no public name either.
 _NO_CAPTURE = {
     "compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
 }

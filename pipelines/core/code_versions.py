@@ -1,6 +1,7 @@
 """Versions of the computations.
 
-Raise one when its numbers change: stored results of that step and of every step that depends on it become stale.
+Raise one when its numbers change: stored results of that step and of every step that depends on it become stale. Other
+rounding is no change, as between two processors.
 """
 
 MODELS = "1"

@@ -1,6 +1,7 @@
 """Units of work as tasks of a Ray cluster: a model's own steps, then its variants in groups and its search.
 
-Ray places the tasks and runs each in a process of its own; a lost one is sent again from here, in smaller parts.
+Ray places the tasks and runs each in a process of its own; a lost one is sent again from here, in smaller parts. Ray's
+`ActorPool` does neither: its actors keep the memory of earlier models, and it sends nothing again.
 """
 
 import math
