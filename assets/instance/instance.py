@@ -65,8 +65,8 @@ _IN_PROGRESS = [
     DagsterRunStatus.CANCELING,
 ]
 UNFINISHED = [DagsterRunStatus.QUEUED, *_IN_PROGRESS]
-# A process of the command line draws bars on its own standard error, which Dagster must not redirect. Its class for that
-# has no public name either.
+# A process of the command line draws bars on its own standard error, which Dagster must not redirect. The class has no
+# public name either.
 _NO_CAPTURE = {
     "compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
 }
