@@ -379,7 +379,7 @@ def run(
 
 
 def _root(root: "Place | str | None") -> "Place | str":
-    from prunescope.assets import settings
+    from prunescope.assets.instance import settings
 
     return settings.warehouse_root(root) if root is None or isinstance(root, str) else root
 

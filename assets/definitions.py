@@ -2,11 +2,10 @@
 
 from dagster import Definitions
 
-from prunescope.assets.automation.sensors import nightly, watch_sensor
-
 # Dagster accepts one Definitions object in this module, so the module is imported, not its object.
 from prunescope.assets.defs import asset_definitions
 from prunescope.assets.runs.dagster_job import STUDY_JOB
+from prunescope.assets.runs.sensors import nightly, watch_sensor
 
 defs = Definitions.merge(
     asset_definitions.definitions,

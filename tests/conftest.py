@@ -14,16 +14,16 @@ from tests import examples
 # The longest files in the order in which they start: a long file at the end would leave the other processes idle.
 # `automation` computes the warehouse that most files copy; the five after it, which start meanwhile, need none.
 _LONGEST = [
-    "assets/automation/test_end_to_end.py",
+    "assets/runs/test_end_to_end.py",
     "assets/test_documents_run.py",
     "pipelines/evaluation/traces/test_demo_float64.py",
-    "assets/automation/test_automation.py",
+    "assets/runs/test_automation.py",
     "pipelines/evaluation/traces/test_session.py",
     "assets/cli/test_search.py",
     "pipelines/reporting/charts/test_figures.py",
     "pipelines/reporting/explorer/test_browser.py",
     "pipelines/reporting/explorer/test_documents.py",
-    "assets/interface/test_interface.py",
+    "assets/publishing/interface/test_interface.py",
     "assets/runs/test_interrupted.py",
     "assets/instance/test_server.py",
     "assets/execution/test_ray.py",
@@ -36,7 +36,7 @@ _LONGEST = [
     "assets/execution/test_engines.py",
     "assets/publishing/test_server_load.py",
     "assets/cli/test_checkpoint.py",
-    "assets/interface/test_staleness.py",
+    "assets/publishing/interface/test_staleness.py",
     "warehouse/storage/test_object_store.py",
     "assets/cli/test_start.py",
     "assets/cli/test_advise.py",

@@ -16,7 +16,7 @@ import polars as pl
 import vl_convert
 from PIL import Image
 
-from prunescope.assets import settings
+from prunescope.assets.instance import settings
 from prunescope.pipelines.reporting.charts.publication_size import Specification
 from prunescope.pipelines.reporting.charts.registry import FIGURES, Figure
 from prunescope.warehouse.catalogue.database import connect

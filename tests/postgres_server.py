@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.assets.interface.browser_interface import free_port
+from tests.assets.publishing.interface.browser_interface import free_port
 
 INSTALL = "apt-get update && apt-get install -y --no-install-recommends postgresql"
 

@@ -1,7 +1,7 @@
 """Pictures of the running interface for the README: `python -m tests.screenshots WAREHOUSE`, with Chromium installed.
 
 It starts `prunescope ui` on a copy of a warehouse in which `demo` was computed, opens pages as a user does, adds a
-model, changes a parameter, and writes `assets/interface/screenshots/*.png`.
+model, changes a parameter, and writes `assets/publishing/interface/screenshots/*.png`.
 """
 
 import fcntl
@@ -22,7 +22,7 @@ from prunescope.assets.defs.recipe_asset import RECIPE, latest_versions
 from prunescope.assets.instance.instance import open_instance
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
-from tests.assets.interface.browser_interface import free_port, started
+from tests.assets.publishing.interface.browser_interface import free_port, started
 from tests.assets.tiny_study import ROOT, prunescope
 from tests.pipelines.reporting.explorer.browser_page import chromium, require_chromium
 from tests.tiny_models import save_tiny

@@ -20,7 +20,7 @@ LEFT_OUT = (
     "tests",
     "pipelines/reporting/charts/gallery",
     "assets/instance/deploy",
-    "assets/interface/screenshots",
+    "assets/publishing/interface/screenshots",
 )
 
 

@@ -12,10 +12,10 @@ from typing import Annotated
 import typer
 from typer.exceptions import Abort, TyperException
 
-from prunescope.assets import settings
 from prunescope.assets.cli import ask, checkpoint, maintenance, search, show, study, watch, writing
 from prunescope.assets.cli.options import Debug, Globals, Warehouse, declared
 from prunescope.assets.cli.output import DONE, FAILED, INTERRUPTED, WRONG_INPUT, log
+from prunescope.assets.instance import settings
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.warehouse.catalogue.sql_process import SqlProcess
 from prunescope.warehouse.core.errors import (

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prunescope.assets import settings
 from prunescope.assets.cli import completion, options
 from prunescope.assets.cli.output import Sink, chosen_sink, emit, emit_bytes, emit_list, log
 from prunescope.assets.cli.progress_bars import RichProgress
 from prunescope.assets.cli.show import check_chart_path, require_data, show_chart
 from prunescope.assets.cli.study import end, request_of
+from prunescope.assets.instance import settings
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.quoting import quoted
 from prunescope.pipelines.core.suggestions import did_you_mean

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from prunescope.assets import settings
 from prunescope.assets.cli import completion, options
 from prunescope.assets.cli.output import log
 from prunescope.assets.cli.progress_bars import RichProgress
+from prunescope.assets.instance import settings
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.errors import DamagedFileError
 

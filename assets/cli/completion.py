@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from prunescope.assets import settings
+from prunescope.assets.instance import settings
 from prunescope.pipelines.core.errors import InputError
 
 _ROOT = Path(__file__).parents[2]

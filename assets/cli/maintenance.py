@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prunescope.assets import settings
 from prunescope.assets.cli import completion, options
 from prunescope.assets.cli.output import FAILED, Sink, emit, emit_list, log
 from prunescope.assets.cli.progress_bars import RichProgress
+from prunescope.assets.instance import settings
 from prunescope.pipelines.core.errors import InputError
 from prunescope.warehouse.core.errors import WarehouseError
 

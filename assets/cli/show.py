@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prunescope.assets import settings
 from prunescope.assets.cli import completion, options
 from prunescope.assets.cli.output import FAILED, INTERRUPTED, chosen_sink, emit_list, log, put, write_file
 from prunescope.assets.cli.progress_bars import RichProgress
+from prunescope.assets.instance import settings
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.suggestions import did_you_mean
 from prunescope.warehouse.core.limits import GIBIBYTES, MAX_ROWS, SECONDS
@@ -205,7 +205,7 @@ def ui(context: typer.Context, port: Annotated[int, typer.Option("--port", "-p",
     with open_instance(local) as instance:
         recover(instance, str(store.root), local)
     log(f"http://{_LOCALHOST}:{port}/asset-groups shows the lineage of {store.root}; Ctrl-C stops it")
-    command = [sys.executable, "-W", "ignore", "-m", "prunescope.assets.interface.subprocesses", "dev"]
+    command = [sys.executable, "-W", "ignore", "-m", "prunescope.assets.publishing.interface.subprocesses", "dev"]
     command += ["--module-name", "prunescope.assets.definitions", "--working-directory", str(PACKAGE.parent)]
     level = "info" if context.ensure_object(options.Globals).debug else "warning"
     command += ["--host", _LOCALHOST, "--port", str(port), "--log-level", level]

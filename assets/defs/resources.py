@@ -15,8 +15,8 @@ import polars as pl
 from dagster import ConfigurableResource, DagsterInstance, InitResourceContext, RunsFilter
 from pydantic import Field, PrivateAttr
 
-from prunescope.assets import settings
 from prunescope.assets.execution.signals import end_with_parent
+from prunescope.assets.instance import settings
 from prunescope.assets.instance.instance import STUDY_TAG, writer_lock
 from prunescope.assets.planning.freshness import table_partitions
 from prunescope.assets.planning.work_plan import StudyRequest

@@ -17,7 +17,6 @@ from dagster import (
 )
 from pydantic import Field, PrivateAttr
 
-from prunescope.assets import settings
 from prunescope.assets.defs.log_progress import LogListener
 from prunescope.assets.defs.metadata import check_specs, materialized, recorded, table_metadata
 from prunescope.assets.defs.recipe_asset import MODELS, VARIANTS, publish
@@ -25,6 +24,7 @@ from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.assets.execution.compute import compute
 from prunescope.assets.execution.model_session import ModelSession
 from prunescope.assets.execution.task import Event, ModelTask, StepFailed, TableWritten
+from prunescope.assets.instance import settings
 from prunescope.assets.instance.instance import has_lost_two_processes
 from prunescope.assets.planning.fingerprints import find_model
 from prunescope.assets.planning.freshness import programs_ran

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from prunescope.assets import settings
 from prunescope.assets.execution.error_transport import is_error, is_out_of_memory, is_transient
 from prunescope.assets.execution.model_session import ModelSession
 from prunescope.assets.execution.partition_context import PartitionContext
 from prunescope.assets.execution.task import Event, ModelTask, StepBegun, StepFailed, TableWritten
+from prunescope.assets.instance import settings
 from prunescope.assets.planning.fingerprints import inputs, search_id, variant_file
 from prunescope.assets.planning.steps import STEPS
 from prunescope.assets.planning.work_plan import unfinished_folder

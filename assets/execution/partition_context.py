@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import polars as pl
 
-from prunescope.assets import settings
 from prunescope.assets.execution.task import ModelTask, TableWritten
+from prunescope.assets.instance import settings
 from prunescope.assets.planning import fingerprints, freshness
 from prunescope.assets.planning.fingerprints import DenseModel
 from prunescope.assets.planning.steps import CODE_VERSIONS, STEP_OF_TABLE

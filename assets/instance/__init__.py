@@ -1,1 +1,1 @@
-"""Dagster's instance in a warehouse: storage, locks, and recovery of killed runs."""
+"""Settings from the environment; Dagster's instance in a warehouse: storage, locks, and recovery of killed runs."""

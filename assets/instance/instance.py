@@ -30,7 +30,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import QueuePool
 from yaml import YAMLError
 
-from prunescope.assets import settings
+from prunescope.assets.instance import settings
 from prunescope.assets.instance.file_lock import locked
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.storage.atomic_write import translate_os_errors

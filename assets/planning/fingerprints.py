@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
+from prunescope.assets.instance.settings import cache_folder
 from prunescope.assets.planning.steps import CODE_VERSIONS, MODEL_TABLES, SEARCH_TABLES, STEP_OF_TABLE
-from prunescope.assets.settings import cache_folder
 from prunescope.pipelines.core import code_versions
 from prunescope.pipelines.core.hardware import hardware
 from prunescope.pipelines.core.progress import Progress

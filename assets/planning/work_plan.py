@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from prunescope.assets import settings
+from prunescope.assets.instance import settings
 from prunescope.assets.planning import freshness
 from prunescope.assets.planning.fingerprints import DenseModel, accepted, differences, inputs, variant_file
 from prunescope.assets.planning.steps import SEARCH_TABLES, partition_tables

@@ -1,1 +1,1 @@
-"""Results for readers: the explorer's documents, its web server, exports for papers."""
+"""Results for readers: the explorer's documents, its web server, exports for papers; Dagster's interface."""

@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from prunescope.assets import settings
+from prunescope.assets.instance import settings
 
 # Any other host name that resolves to this machine may be another website's, in a DNS rebinding attack.
 _HOSTS = {"127.0.0.1", "localhost"}

@@ -21,7 +21,6 @@ from dagster import (
 from dagster import Failure as StepFailure
 from pydantic import Field
 
-from prunescope.assets import settings
 from prunescope.assets.defs import asset_definitions
 from prunescope.assets.defs.answer_assets import write_published
 from prunescope.assets.defs.log_progress import LogListener
@@ -31,6 +30,7 @@ from prunescope.assets.defs.resources import StudyResource, WarehouseResource
 from prunescope.assets.defs.table_assets import GPU, EngineResource
 from prunescope.assets.execution.signals import watch_interrupts
 from prunescope.assets.execution.task import TableWritten
+from prunescope.assets.instance import settings
 from prunescope.assets.instance.instance import (
     LAUNCHER_TAGS,
     MAX_RETRIES_TAG,

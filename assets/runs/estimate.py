@@ -6,7 +6,7 @@ Torch is imported only if partitions are to be computed.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from prunescope.assets import settings
+from prunescope.assets.instance import settings
 from prunescope.assets.planning.fingerprints import find_model
 from prunescope.assets.planning.steps import SEARCH_TABLES, partition_tables
 from prunescope.assets.planning.work_plan import PartitionWork, model_work

@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from prunescope.assets import settings
 from prunescope.assets.execution.error_transport import KINDS, error_line, is_error
 from prunescope.assets.execution.task import Event, ModelTask, StepBegun, StepFailed
+from prunescope.assets.instance import settings
 from prunescope.assets.planning import freshness
 from prunescope.assets.planning.fingerprints import DenseModel, find_model
 from prunescope.assets.planning.steps import STEPS, VARIANT_TABLES, steps_writing

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from prunescope.assets import settings
 from prunescope.assets.execution.error_transport import error_line
+from prunescope.assets.instance import settings
 from prunescope.assets.planning import freshness
 from prunescope.assets.planning.fingerprints import DenseModel
 from prunescope.assets.planning.steps import CODE_VERSIONS, partition_tables

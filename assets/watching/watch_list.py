@@ -15,8 +15,8 @@ from pathlib import Path
 import yaml
 from pydantic import Field, ValidationError
 
-from prunescope.assets import settings
 from prunescope.assets.execution.error_transport import error_line
+from prunescope.assets.instance import settings
 from prunescope.assets.instance.file_lock import locked
 from prunescope.assets.planning.work_plan import StudyRequest
 from prunescope.pipelines.core.errors import InputError

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 import duckdb
 import pyarrow as pa
 
-from prunescope.assets import settings
+from prunescope.assets.instance import settings
 from prunescope.pipelines.core.quoting import literal, quoted
 from prunescope.pipelines.reporting.charts.registry import FIGURES
 from prunescope.pipelines.reporting.charts.theme import missing

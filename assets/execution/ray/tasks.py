@@ -14,12 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from prunescope.assets import settings
 from prunescope.assets.execution.compute import compute
 from prunescope.assets.execution.model_session import ModelSession
 from prunescope.assets.execution.partition_context import library_versions
 from prunescope.assets.execution.ray.cluster import connected
 from prunescope.assets.execution.task import Event, ModelTask, StepFailed
+from prunescope.assets.instance import settings
 from prunescope.assets.planning.steps import CODE_VERSIONS
 from prunescope.pipelines.core.atomic_write import PREFIX, host
 from prunescope.pipelines.core.errors import ComputationError, InputError

@@ -4,10 +4,10 @@ import sys
 
 import pytest
 
-from prunescope.assets import settings
 from prunescope.assets.cli import main
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
+from prunescope.assets.instance import settings
 from tests.assets.runs.test_refused_models import PanicException
 
 

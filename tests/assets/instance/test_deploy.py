@@ -160,7 +160,7 @@ def test_the_commands_of_services_are_valid() -> None:
         said = VARIABLE.sub("4", service["command"]).split() if isinstance(service["command"], str) else None
         for command in (said or service["command"], service["healthcheck"]["test"][1:]):
             assert command[0] != "dagster-webserver", "nothing guards it"
-            if command[:3] == ["python", "-m", "prunescope.assets.interface.webserver"]:
+            if command[:3] == ["python", "-m", "prunescope.assets.publishing.interface.webserver"]:
                 parsed(["dagster-webserver", *command[3:]])
                 started += 1
             elif command[0] != "python":

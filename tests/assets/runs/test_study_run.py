@@ -27,11 +27,11 @@ from prunescope.assets.defs.recipe_asset import RECIPES as PRUNED
 from prunescope.assets.defs.recipe_asset import latest_versions
 from prunescope.assets.defs.resources import StudyResource
 from prunescope.assets.instance.instance import LAUNCHER_TAGS, STUDY_TAG, open_instance
-from prunescope.assets.interface.staleness import Staleness
 from prunescope.assets.planning.fingerprints import find_model
 from prunescope.assets.planning.steps import MODEL_TABLES
 from prunescope.assets.planning.steps import VARIANT_TABLES as ALL_VARIANT_TABLES
 from prunescope.assets.planning.work_plan import StudyRequest
+from prunescope.assets.publishing.interface.staleness import Staleness
 from prunescope.assets.runs.start import run_study
 from prunescope.assets.runs.study_run import ANSWERS_NAME
 from prunescope.pipelines.core.errors import InputError

@@ -30,7 +30,7 @@ def main() -> None:
     else:
         end_with_parent()
     if program == "webserver":
-        from prunescope.assets.interface.webserver import main as start
+        from prunescope.assets.publishing.interface.webserver import main as start
     else:
         if program != "daemon":
             _start_ours()
@@ -49,7 +49,8 @@ def _start_ours() -> None:
     def started(command: Sequence[str], **options: Any) -> Any:  # noqa: ANN401 - as Dagster calls it
         python, _, module, *arguments = command  # python -m MODULE ...
         return start(
-            [python, "-m", "prunescope.assets.interface.subprocesses", _PROGRAMS[module], *arguments], **options
+            [python, "-m", "prunescope.assets.publishing.interface.subprocesses", _PROGRAMS[module], *arguments],
+            **options,
         )
 
     vars(ipc)["open_ipc_subprocess"] = started

@@ -24,8 +24,8 @@ from dagster import (
 )
 from pydantic import BaseModel
 
-from prunescope.assets import settings
 from prunescope.assets.defs.recipe_asset import RECIPE, latest_versions, published, register_study
+from prunescope.assets.instance import settings
 from prunescope.assets.instance.instance import STUDY_TAG, UNFINISHED, is_busy
 from prunescope.assets.runs.dagster_job import STUDY_JOB, run_config
 from prunescope.assets.watching.backlog import Backlog, FreshnessScanner

@@ -30,11 +30,11 @@ from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.definitions import defs
 from prunescope.assets.instance.instance import STUDY_TAG, WAREHOUSE_TAG, open_instance
-from prunescope.assets.interface.webserver import graphql_as_json, own_pages_only
 from prunescope.assets.planning import steps
+from prunescope.assets.publishing.interface.webserver import graphql_as_json, own_pages_only
 from prunescope.warehouse.maintenance.diagnostics import diagnose
 from prunescope.warehouse.tables import TABLES
-from tests.assets.interface.browser_interface import PATIENCE, Interface, free_port, started
+from tests.assets.publishing.interface.browser_interface import PATIENCE, Interface, free_port, started
 from tests.assets.tiny_study import (
     ANSWERS,
     RECIPES,
@@ -310,7 +310,7 @@ def test_a_run_ends_with_a_killed_server_and_the_servers_with_the_interface(ui: 
     server_of_code.kill()
     until(lambda: not process.is_running(), lambda: "the run goes on")
     until(lambda: ui.interface.run(long)[0] in {"CANCELED", "FAILURE"}, lambda: ui.interface.run(long))
-    children = below(ui.process, "prunescope.assets.interface.subprocesses")
+    children = below(ui.process, "prunescope.assets.publishing.interface.subprocesses")
     assert {"webserver", "daemon", "code-server"} <= {word for each in children for word in each.cmdline()}
     ui.process.kill()
     _, alive = psutil.wait_procs(children, timeout=PATIENCE)

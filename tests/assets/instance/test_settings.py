@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from prunescope.assets import settings
+from prunescope.assets.instance import settings
 
 CHOICES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 

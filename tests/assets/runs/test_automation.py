@@ -19,7 +19,6 @@ from dagster import (
     build_sensor_context,
 )
 
-from prunescope.assets.automation.sensors import MODELS_TAG, STUDY_TAG, WATCH_TAG, nightly, watch_sensor
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.definitions import defs
@@ -27,6 +26,7 @@ from prunescope.assets.defs.recipe_asset import DATA_VERSION_TAG
 from prunescope.assets.instance.instance import open_instance
 from prunescope.assets.planning import freshness
 from prunescope.assets.planning.freshness import report_file
+from prunescope.assets.runs.sensors import MODELS_TAG, STUDY_TAG, WATCH_TAG, nightly, watch_sensor
 from prunescope.assets.watching import backlog
 from prunescope.pipelines.models.sources import identify
 from prunescope.warehouse.storage.partition_store import Store

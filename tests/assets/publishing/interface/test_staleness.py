@@ -17,9 +17,9 @@ from prunescope.assets.defs.answer_assets import figure_assets, paper_reference,
 from prunescope.assets.defs.recipe_asset import RECIPE, latest_versions, recipe
 from prunescope.assets.defs.table_assets import table_assets
 from prunescope.assets.instance.instance import open_instance
-from prunescope.assets.interface.staleness import install
 from prunescope.assets.planning import steps
 from prunescope.assets.planning.steps import VARIANT_TABLES
+from prunescope.assets.publishing.interface.staleness import install
 from tests.assets.tiny_study import ANSWERS, StudyFile, materialized
 from tests.assets.tiny_study import RECIPES as NAMES
 from tests.assets.tiny_study import VARIANT_TABLES as FILLED

@@ -13,7 +13,7 @@ import pytest
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.planning.steps import MODEL_TABLES, TRACE_TABLES
-from tests.assets.interface.browser_interface import Interface, free_port, started
+from tests.assets.publishing.interface.browser_interface import Interface, free_port, started
 from tests.assets.tiny_study import ANSWERS, StudyFile, partitions, written_since
 
 # Seconds for a single step, on a machine with other work.

@@ -37,7 +37,7 @@ def main() -> None:
     from dagster_webserver.cli import main as serve
     from dagster_webserver.webserver import DagsterWebserver
 
-    from prunescope.assets.interface import staleness
+    from prunescope.assets.publishing.interface import staleness
 
     staleness.install()
 

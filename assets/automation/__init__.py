@@ -1,1 +1,0 @@
-"""The sensor and the schedule that launch runs of watched studies."""
