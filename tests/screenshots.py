@@ -27,7 +27,7 @@ from tests.assets.tiny_study import ROOT, prunescope
 from tests.pipelines.reporting.explorer.browser_page import chromium, require_chromium
 from tests.tiny_models import save_tiny
 
-FOLDER = ROOT / "assets" / "interface" / "screenshots"
+FOLDER = ROOT / "assets" / "publishing" / "interface" / "screenshots"
 WIDTH, PATIENCE = 1400, 600.0
 NEW, CHANGED = "night-llama", "wanda-50"
 # A picture must not depend on the path of the warehouse.
