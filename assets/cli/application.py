@@ -63,8 +63,6 @@ def prunescope(
     """
 
 
-# A function `log` would hide that of `output`.
-_NAMES = {"log_runs": "log"}
 # In this order `--help` lists them.
 GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
     "Run": (writing.init, writing.schema, study.plan, study.run, search.search, ask.recipes, watch.watch),
@@ -72,13 +70,13 @@ GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
         *(ask.question, ask.questions, ask.variants, ask.compare, ask.advise),
         *(ask.sql, ask.tables, ask.describe),
     ),
-    "Show": (show.report, show.figure, show.serve, show.ui, show.export, show.log_runs),
+    "Show": (show.report, show.figure, show.serve, show.ui, show.export),
     "Models": (watch.add_model, checkpoint.prune, checkpoint.checkpoint),
     "Keep": (maintenance.import_lm_eval, maintenance.verify, maintenance.gc, maintenance.doctor),
 }
 for group, commands in GROUPS.items():
     for command in commands:
-        app.command(_NAMES.get(command.__name__), rich_help_panel=group)(declared(command))
+        app.command(rich_help_panel=group)(declared(command))
 
 
 def main(ahead: SqlProcess | None = None) -> None:

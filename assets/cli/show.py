@@ -1,4 +1,4 @@
-"""Commands that show results: reports, figures, servers, files for a paper, and runs in MLflow."""
+"""Commands that show results: reports, figures, servers, and files for a paper."""
 
 import os
 import socket
@@ -272,40 +272,6 @@ def export(
     if result.cut:
         log(f"only the first {MAX_ROWS:,} rows, --all-rows writes the others: {', '.join(result.cut)}", "yellow")
     put(str(directory.expanduser()))
-
-
-def log_runs(
-    context: typer.Context,
-    variant: options.VariantOptions = (),
-    figure: Annotated[list[str], typer.Option(autocompletion=completion.figures)] = (),
-    experiment: str = "prunescope",
-    uri: str | None = None,
-) -> None:
-    """Log each variant as a run of an MLflow experiment: recipe, summary, verdict, scores, report and figures.
-
-    A variant whose results have not changed since it was logged is not logged again. Needs `pip install
-    'prunescope[mlflow]'`.
-
-    For example:
-
-    - `prunescope log --uri http://mlflow:5000`
-    - `prunescope log --uri sqlite:///mlflow.db --variant mine@wanda-50 --figure generation`
-
-    Options:
-        variant: Only this variant, MODEL@RECIPE, or RECIPE if only one model has it (default: all variants
-            except noise).
-        figure (NAME): Add this figure to each run.
-        experiment (NAME): The experiment.
-        uri (URI): Tracking server, or a database such as `sqlite:///mlflow.db` (default: MLFLOW_TRACKING_URI).
-    """
-    from prunescope.assets.publishing.tracking import log_variants
-
-    location = options.existing(context)
-    with RichProgress() as bars:
-        logged, present = log_variants(location, uri, experiment, options.variants_of(location, variant), figure, bars)
-    log(f"logged to MLflow ({uri or 'its default'}): {len(logged)} new or changed, {len(present)} there already")
-    for name in logged:
-        put(name)
 
 
 def check_chart_path(output: Path | None, format_: str | None = None, option: str = "--chart ") -> None:

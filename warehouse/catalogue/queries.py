@@ -12,17 +12,6 @@ from prunescope.warehouse.storage.location import Place
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
 
-_STATES = """
-    SELECT
-        model, recipe, coalesce(parameters_json, '{}') AS parameters_json, list(DISTINCT study) AS studies,
-        list(content_hash ORDER BY table_name) || [coalesce(any_value(said), '')] AS hashes
-    FROM provenance
-    JOIN (SELECT model, recipe, parameters_json FROM variants) USING (model, recipe)
-    LEFT JOIN (SELECT model, recipe, CAST(verdicts AS VARCHAR) AS said FROM variant_verdict AS verdicts)
-        USING (model, recipe)
-    WHERE recipe IN (FROM (SELECT recipe FROM variants EXCEPT SELECT recipe FROM noise_variants))
-    GROUP BY ALL ORDER BY ALL
-"""
 # Statements for `query_rows` and `query_pairs`.
 # A row per step of one text up to its end, with the tokens of both sides, KL, and the prompt's text.
 TOKENS = """
@@ -32,8 +21,6 @@ TOKENS = """
     WHERE steps.variant = $variant AND prompt_id = $prompt AND steps.trajectory = $trajectory
     ORDER BY steps.step
 """
-# The task scores of a variant by `task/metric`.
-SCORES = "SELECT task || '/' || metric, value FROM task_scores WHERE model = $model AND recipe = $recipe"
 PREDICTED_LOSSES = "FROM loss_predictions WHERE model = $model"
 # The results of a search at some targets, or at all if `targets` is NULL; its own come before those of controls.
 SEARCH_RESULTS = """
@@ -93,14 +80,6 @@ def find_variant(name: str, variants: Collection[tuple[str, str]]) -> tuple[str,
     if len(matches) > 1:
         raise WarehouseError(f"{name!r} is a recipe of {', '.join(model for model, _ in matches)}; write MODEL@RECIPE")
     return matches[0]
-
-
-def variant_states(root: Place | str) -> list[dict[str, Any]]:
-    """Return each variant but noise: `model`, `recipe`, `parameters_json`, its `studies`, and its rows' `hashes`."""
-    with connected(root) as connection:
-        # The last digits of a sum depend on the order in which threads add.
-        connection.execute("SET threads = 1")
-        return list(connection.sql(_STATES).to_arrow_table().to_pylist())
 
 
 def variant_values(root: Place | str, name: str) -> dict[str, Any]:
