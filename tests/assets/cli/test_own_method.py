@@ -7,7 +7,7 @@ import pytest
 from prunescope.assets.cli.application import run
 from prunescope.assets.cli.options import Globals
 from prunescope.assets.planning.work_plan import StudyRequest
-from tests.assets.tiny_study import StudyFile, computed, partitions, rows, written_since
+from tests.assets.tiny_study import StudyFile, computed, partitions, rows, without_answers, written_since
 
 METHOD = """
 from pathlib import Path
@@ -25,6 +25,7 @@ def test_a_method_in_a_file_runs_only_if_allowed_and_again_if_its_text_changes(
     study: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    without_answers(monkeypatch)
     Path("own.py").write_text(METHOD)
     study.write(recipes=["dense", "own.py-50"], tasks=[])
     warehouse, options = tmp_path / "warehouse", ["--warehouse", str(tmp_path / "warehouse")]

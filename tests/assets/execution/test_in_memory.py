@@ -14,7 +14,7 @@ from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.warehouse.core.errors import DamagedFileWarning, WarehouseError
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
-from tests.assets.tiny_study import StudyFile
+from tests.assets.tiny_study import StudyFile, without_answers
 from tests.tiny_models import DECODERS, save_tiny
 
 SETTINGS = {
@@ -49,7 +49,8 @@ def pair(folder: Path) -> tuple[nn.Module, object]:
     return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 
 
-def test_rows_equal_those_of_a_run_with_the_changed_model_as_a_checkpoint(folder, pair, tmp_path) -> None:
+def test_rows_equal_those_of_a_run_with_the_changed_model_as_a_checkpoint(folder, pair, tmp_path, monkeypatch) -> None:
+    without_answers(monkeypatch)
     model, tokenizer = pair
     changed = AutoModelForCausalLM.from_pretrained(folder)
     halve(changed)
