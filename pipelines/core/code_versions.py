@@ -1,7 +1,7 @@
 """Versions of the computations.
 
-Raise one when its numbers change: stored results of that step and of every step that depends on it become stale. Other
-rounding is no change, as between two processors.
+Raise one when its numbers change: stored results of that step and of every step that depends on it become stale. A
+difference in rounding alone, as between two processors, does not count.
 """
 
 MODELS = "1"

@@ -11,7 +11,7 @@ from prunescope.pipelines.core.atomic_write import PREFIX
 from prunescope.warehouse.catalogue.database import connect
 from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.quality.foreign_keys import orphans
-from prunescope.warehouse.schema.migrations import lacks, version_of
+from prunescope.warehouse.schema.migrations import lacks
 from prunescope.warehouse.schema.table import Table
 from prunescope.warehouse.storage.atomic_write import temporaries
 from prunescope.warehouse.storage.location import Place
@@ -80,14 +80,13 @@ def _partition(store: Store, table: Table, path: Place) -> Iterator[Diagnosis]:
         return
     for violation in footer.violations:
         yield Diagnosis("error", str(path), f"violates a check: {violation}", "run its study again, then report it")
-    version = version_of(table, footer.schema)
-    if version is None:
+    if footer.version is None:
         differing = ", ".join(sorted(set(table.arrow().names) ^ set(footer.schema.names))) or "their types"
         message = f"fits no version of its table: its columns differ in {differing}"
         yield Diagnosis("warning", str(path), message, "run its study again")
-    elif version < table.version:
-        missing = ", ".join(lacks(table, version))
-        message = f"was written by version {version} of its table, which has {table.version} now: it is read"
+    elif footer.version < table.version:
+        missing = ", ".join(lacks(table, footer.version))
+        message = f"was written by version {footer.version} of its table, which has {table.version} now: it is read"
         message += f" with NULL for {missing}" if missing else ""
         yield Diagnosis("warning", str(path), message, "run its study again")
 

@@ -53,7 +53,7 @@ class VerifiedFiles(AbstractContextManager["VerifiedFiles"]):
         if stamp not in {self._intact.get(name), self._before.get(name)}:
             result = verify_file(path)
             if result.state in {"changed", "unreadable"}:
-                then = "move it away, or a run cannot write" if path.is_dir() else "a run replaces it"
+                then = "move it away: a run cannot write there" if path.is_dir() else "a run replaces it"
                 warnings.warn(f"{path} is damaged ({result.reason}); {then}", DamagedFileWarning, stacklevel=2)
                 return True
             self._intact[name] = stamp

@@ -26,7 +26,7 @@ _FIXES = {
     errno.EPERM: "no permission: make it writable or choose another place with --warehouse",
     errno.ENOTDIR: "a part of the path is a file, not a folder: choose another place with --warehouse",
     errno.EEXIST: "a file is where a folder must be: choose another place with --warehouse",
-    errno.EISDIR: "a folder is where the file must be: choose another name",
+    errno.EISDIR: "a folder is where the file must be: move it away, or choose another name",
     errno.ENOENT: "no file can be created there: choose another place with --warehouse",
     errno.ENAMETOOLONG: "the path is too long: choose a shorter place with --warehouse",
     errno.EIO: "the disk failed: check it, then run again",

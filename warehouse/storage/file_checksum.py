@@ -27,8 +27,8 @@ def seal(path: Path) -> None:
     """
     with path.open("r+b") as file:
         start, footer = _footer(file)
-        offset, place = _seal_offset(file), _FOOTER_SEAL.search(footer)
-        if offset is None or place is None:
+        place, offset = _FOOTER_SEAL.search(footer), _seal_offset(file)
+        if place is None or offset is None:
             raise ValueError(f"{path} has no place for a seal")
         file.seek(start + place.start(1))
         file.write(_footer_hash(footer))

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prunescope.warehouse.core.errors import DamagedFileError, DamagedFileWarning, WarehouseError
-from prunescope.warehouse.schema.migrations import upgraded, version_of
+from prunescope.warehouse.schema.migrations import upgraded
 from prunescope.warehouse.schema.table import Table
 from prunescope.warehouse.storage.atomic_write import temporaries, translate_os_errors, write_atomically
 from prunescope.warehouse.storage.file_checksum import ALTERED, UNSEALED, is_intact, seal
@@ -234,7 +234,7 @@ class Store:
         except (FileNotFoundError, DamagedFileError):
             return False
         is_same = footer.provenance.fingerprint == fingerprint
-        return is_same and not footer.violations and version_of(table, footer.schema) == table.version
+        return is_same and not footer.violations and footer.version == table.version
 
     def partitions(self, table: Table) -> list[Partition]:
         """Return everything at the paths of partitions, in the order of the paths, even damaged files and folders.

@@ -67,12 +67,14 @@ class Footer:
 
     Attributes:
         violations: sentences about rows that violate their table's checks.
+        version: version of the table whose columns the file has; None if no version has them.
         content_hash: `row_hash.rows_hash` of the rows; None in files that are older than this hash.
     """
 
     provenance: Provenance
     violations: tuple[str, ...]
     schema: pa.Schema
+    version: int | None
     rows: int
     content_hash: str | None
 
@@ -164,12 +166,13 @@ def footer_of(file: BinaryIO, path: Place) -> Footer:
     except (ValueError, KeyError, TypeError) as error:
         raise damaged(path, f"its footer has no whole provenance: {error}") from error
     require_place(path, provenance.model, provenance.recipe)
-    table = TABLES.get(path.parts[-2 - len(partition_folders(provenance.model, provenance.recipe))])
-    if table and version_of(table, schema) is None:
+    table = TABLES[path.parts[-2 - len(partition_folders(provenance.model, provenance.recipe))]]
+    version = version_of(table, schema)
+    if version is None:
         for other in TABLES.values():
             if version_of(other, schema) is not None:
                 raise damaged(path, f"it holds rows of {other.name}, which belong at another path")
-    return Footer(provenance, tuple(facts.get("violations", [])), schema, rows, facts.get("content_hash"))
+    return Footer(provenance, tuple(facts.get("violations", [])), schema, version, rows, facts.get("content_hash"))
 
 
 def read_footer(path: Place) -> Footer:

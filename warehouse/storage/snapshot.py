@@ -21,7 +21,6 @@ from prunescope.warehouse.core.errors import (
     SqlError,
     WarehouseError,
 )
-from prunescope.warehouse.schema.migrations import version_of
 from prunescope.warehouse.storage.file_checksum import ALTERED, is_footer_intact, is_intact
 from prunescope.warehouse.storage.footer_probe import TAIL_BYTES, recognised
 from prunescope.warehouse.storage.location import failures, open_regular
@@ -168,7 +167,7 @@ class Snapshot:
     def _opened(self, partition: Partition) -> File:
         path, table = partition.path, TABLES[partition.table]
         if not isinstance(path, Path):
-            return File(partition, str(path), version_of(table, read_footer(path).schema))
+            return File(partition, str(path), read_footer(path).version)
         with reading_explained(path):
             descriptor = open_regular(path)
             self._descriptors.append(descriptor)
@@ -179,10 +178,10 @@ class Snapshot:
                     require_place(path, *names)
                     version: int | None = table.version
                 else:
-                    version = version_of(table, footer_of(file, path).schema)
+                    version = footer_of(file, path).version
                 # With a wrong bit in a footer, DuckDB returns wrong rows, or an error without the file's name.
-                check = is_intact if self._is_thorough or size <= TAIL_BYTES else is_footer_intact
-                if check(file) is False:
+                is_read = self._is_thorough or size <= TAIL_BYTES
+                if is_footer_intact(file) is False or (is_read and is_intact(file) is False):
                     raise damaged(path, ALTERED)
         if not self.is_held:
             os.close(self._descriptors.pop())

@@ -1,4 +1,4 @@
-"""What the web interface marks as unsynced: an asset, if anything upstream of it, at any distance, has changed.
+"""The rule by which the web interface marks an asset as unsynced: something upstream of it has changed, however far.
 
 Dagster's code says stale for this and compares a partition with its direct parents only. Here, stale is what a run
 computes again, by the fingerprints of its inputs; runs do not depend on this module.

@@ -67,6 +67,14 @@ def test_a_damaged_partition_is_computed_again(study: StudyFile, warehouse: Path
         assert todo(plan(study, warehouse)) == {"tiny-a@dense": ("generations",)}
 
 
+def test_a_folder_in_the_place_of_a_partition_is_work_of_its_variant_alone(study: StudyFile, warehouse: Path) -> None:
+    folder = warehouse / "generations/model=tiny-a/recipe=dense/part.parquet"
+    folder.unlink()
+    folder.mkdir()
+    with pytest.warns(DamagedFileWarning, match=f"{re.escape(str(folder))} is damaged .*; move it away: a run cannot"):
+        assert todo(plan(study, warehouse)) == {"tiny-a@dense": ("generations",)}
+
+
 def test_one_altered_byte_anywhere_in_a_partition_is_found_and_the_partition_computed_again(
     study: StudyFile, warehouse: Path
 ) -> None:

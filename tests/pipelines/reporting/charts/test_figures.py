@@ -69,7 +69,8 @@ def test_flips_of_a_whole_benchmark_are_split_into_small_pages():
     many = pl.concat(one.with_columns(task=pl.lit(task), metric=pl.lit(metric)) for task in tasks for metric in metrics)
     drawings = list(FIGURES["flips"].draw_all(frames.ask(FIGURES["flips"].query, q20_answers_flipped=many)))
     assert len(drawings) == 7
-    assert max(len(theme.vega_lite(drawing.specification)) for drawing in drawings) <= MAX_BYTES
+    assert max(len(theme.vega_lite(drawing.specification)) for drawing in drawings) < MAX_BYTES
+    chart_of(drawings[-1])  # is valid; Altair takes seconds for a full page
     assert drawings[0].title.endswith("mmlu_subject_00 to mmlu_subject_08")
 
 
