@@ -67,7 +67,7 @@ class Footer:
 
     Attributes:
         violations: sentences about rows that violate their table's checks.
-        version: version of the table whose columns the file has; None if no version has them.
+        version: version of the table whose columns the file has; None if no version has them, or outside of a table.
         content_hash: `row_hash.rows_hash` of the rows; None in files that are older than this hash.
     """
 
@@ -166,12 +166,11 @@ def footer_of(file: BinaryIO, path: Place) -> Footer:
     except (ValueError, KeyError, TypeError) as error:
         raise damaged(path, f"its footer has no whole provenance: {error}") from error
     require_place(path, provenance.model, provenance.recipe)
-    table = TABLES[path.parts[-2 - len(partition_folders(provenance.model, provenance.recipe))]]
-    version = version_of(table, schema)
-    if version is None:
-        for other in TABLES.values():
-            if version_of(other, schema) is not None:
-                raise damaged(path, f"it holds rows of {other.name}, which belong at another path")
+    table = TABLES.get(path.parts[-2 - len(partition_folders(provenance.model, provenance.recipe))])
+    version = version_of(table, schema) if table else None
+    others = (other.name for other in TABLES.values() if version_of(other, schema))
+    if table and version is None and (name := next(others, None)):
+        raise damaged(path, f"it holds rows of {name}, which belong at another path")
     return Footer(provenance, tuple(facts.get("violations", [])), schema, version, rows, facts.get("content_hash"))
 
 
