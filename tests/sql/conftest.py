@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import duckdb
 import pytest
 
+from prunescope.warehouse.catalogue.materialized import Materialized
 from tests.sql import demo
 from tests.sql.built_whole import crowded_warehouse, whole_warehouse
 from tests.sql.warehouse_builder import Ask, Handmade, Memory, Row, materialized, rows_of
@@ -44,6 +45,12 @@ def ask(memory: Memory) -> Ask:
 
     def query(warehouse: Handmade, sql: str) -> list[Row]:
         memory.fill(warehouse)
-        return rows_of(memory.connection, sql)
+        # Views become tables only for this query: they would keep the rows of this warehouse.
+        memory.connection.begin()
+        try:
+            Materialized(memory.connection).prepare(sql)
+            return rows_of(memory.connection, sql)
+        finally:
+            memory.connection.rollback()
 
     return query

@@ -28,6 +28,13 @@ def section(text: str, name: str) -> str:
     return text.partition(f"## {title}\n")[2].partition("\n## ")[0]
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the figures of a page empty, in tests of its text and tables: drawing takes most of the time."""
+    monkeypatch.setattr(results, "picture", lambda *_args, **_names: b"")
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_a_page_of_models_from_two_warehouses_equals_that_of_one_warehouse_with_both(tmp_path: Path):
     def measured(*names: str) -> Handmade:
         warehouse = Handmade()
@@ -145,6 +152,7 @@ def test_the_sentence_about_layers_names_the_best_and_compares_the_models(crowde
         assert begins in section(text, "layers")  # both models have the same shifts
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_best_probe_is_named_for_each_model_left_out_of_three(tmp_path: Path):
     warehouse = Handmade()
 
