@@ -371,6 +371,7 @@ WRONG = {
     "--remove 'a fifth'": "--remove 'a fifth': not a share",
     "--remove nan": "--remove 'nan': not a share",
     "--remove 33.3% --remove 0.333": "`search.remove`: a value is listed twice",
+    "--remove 1 --remove 1%": "`search.remove`: a value is listed twice",
     "--settings wanda-50": "--settings wanda-50: not a mapping; write `{key: value}`",
     "--settings '{menus: [drop]}'": "`search.menus`: is not a key here; did you mean `menu`?",
     "--settings '{menu: [magnitude-30]}' --remove 50%": "at most 30.0% of the parameters, and 50.0% are asked for",
