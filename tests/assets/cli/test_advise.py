@@ -30,41 +30,37 @@ def advised(capsys: Capture, *arguments: object, code: int = 0) -> tuple[list[di
 def test_a_new_recipe_of_a_known_model_is_probed_and_nothing_else_is_written(
     study: StudyFile, warehouse: Path, capsys: Capture
 ) -> None:
-    before = partitions(warehouse)
-    more = ("--warehouse", warehouse, "--study", study.path, "--recipe", "wanda-2of4", "--recipe", "mlp-drop-1")
-    rows, told = advised(capsys, "tiny-a", *more)
-
+    before, of = partitions(warehouse), ("--warehouse", warehouse, "--study", study.path)
+    command = ("tiny-a", *of, "--recipe", "wanda-2of4", "--recipe", "mlp-drop-1")
+    rows, told = advised(capsys, *command)
     assert {row["recipe"] for row in rows} == {"wanda-2of4", "mlp-drop-1"}
     # The tiny study asks too few prompts and questions for a verdict.
     assert {row["verdict"] for row in rows} == {TOO_LITTLE}
     assert "over at least 30 prompts, questions or answers" in told
     assert "scored on writing and on choosing; the warehouse has 0." in told
-    written = written_since(before, warehouse)
-    assert {name.split("/")[0] for name in written} == set(PROBE_TABLES) - {
-        "models",
-        "activation_stats",
-        "block_influence",
-    }
+    written, of_the_model = written_since(before, warehouse), {"models", "activation_stats", "block_influence"}
+    assert {name.split("/")[0] for name in written} == set(PROBE_TABLES) - of_the_model
     assert all("recipe=mlp-drop-1" in name for name in written)
 
-    after = partitions(warehouse)
-    again, _ = advised(capsys, "tiny-a", *more)
-    assert again == rows
-    assert written_since(after, warehouse) == set()
+    # What is computed is read, also for a model by its path.
+    files = {path: path.stat().st_mtime_ns for path in warehouse.rglob("*") if path.is_file()}
+    assert advised(capsys, *command)[0] == rows
+    every, _ = advised(capsys, f"tiny-a={study.model}", *of)
+    assert {row["recipe"] for row in every} == set(RECIPES) - {"dense"}
+    assert {path: path.stat().st_mtime_ns for path in warehouse.rglob("*") if path.is_file()} == files
 
 
-@pytest.mark.exhaustive  # the second command of the test above reads what the first one computed
-def test_a_computed_study_is_read_and_nothing_is_written(study: StudyFile, warehouse: Path, capsys: Capture) -> None:
-    before = {path: path.stat().st_mtime_ns for path in warehouse.rglob("*") if path.is_file()}
-    rows, _ = advised(capsys, f"tiny-a={study.model}", "--study", study.path, "--warehouse", warehouse)
-
-    assert {row["recipe"] for row in rows} == set(RECIPES) - {"dense"}
-    assert {path: path.stat().st_mtime_ns for path in warehouse.rglob("*") if path.is_file()} == before
-
-
-def test_a_model_of_a_study_in_a_file_needs_that_file(warehouse: Path, capsys: Capture) -> None:
-    _, told = advised(capsys, "tiny-a", "--warehouse", warehouse, code=2)
-    assert "model tiny-a was computed by study 'tiny'; name its file with --study" in told
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("tiny-a", "model tiny-a was computed by study 'tiny'; name its file with --study"),
+        ("tiny-a --study retrieval-small", "study retrieval-small: `prompts` is empty"),
+        ("nobody", "'nobody': no such folder or file"),
+    ],
+)
+def test_what_cannot_be_probed_is_refused(warehouse: Path, capsys: Capture, line: str, message: str) -> None:
+    _, told = advised(capsys, *line.split(), "--warehouse", warehouse, code=2)
+    assert message in told
 
 
 def test_a_study_with_too_few_questions_keeps_its_results_and_advise_adds_its_own(
@@ -79,13 +75,3 @@ def test_a_study_with_too_few_questions_keeps_its_results_and_advise_adds_its_ow
 
 def test_the_shipped_probes_are_enough_for_every_verdict() -> None:
     assert all("tolerated up to" in line for line in verdict_power(load_study("advise"), []))
-
-
-def test_a_study_without_prompts_cannot_be_probed(warehouse: Path, capsys: Capture) -> None:
-    _, told = advised(capsys, "tiny-a", "--study", "retrieval-small", "--warehouse", warehouse, code=2)
-    assert "study retrieval-small: `prompts` is empty" in told
-
-
-def test_an_unknown_name_is_refused(warehouse: Path, capsys: Capture) -> None:
-    _, told = advised(capsys, "nobody", "--warehouse", warehouse, code=2)
-    assert "'nobody': no such folder or file" in told

@@ -4,8 +4,10 @@ import os
 import stat
 import sys
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
@@ -21,21 +23,20 @@ from prunescope.warehouse.core import formats
 HOSTILE, SEEN = "m\x1b]0;x\x07\x9b2J\u202e[red]", "m\\x1b]0;x\\x07\\x9b2J\\u202e[red]"
 
 
-def test_invisible_characters_are_escaped_in_messages_and_lines_kept(capsys) -> None:
+def test_invisible_characters_are_escaped_in_messages_and_bars_and_lines_kept(capsys) -> None:
     with RichProgress() as bars:
         bars.planned(2)
         bars.start(HOSTILE, 1)
+        [shown] = [
+            column.render(bars._bars.tasks[-1]) for column in bars._bars.columns if hasattr(column, "text_format")
+        ]
         bars.computed(HOSTILE, 1.0)
         bars.note(HOSTILE)
         bars.failed(HOSTILE, HOSTILE)
+    assert str(shown) == SEEN
     log(f"{HOSTILE}\n\tnext")
-    assert capsys.readouterr().err.splitlines() == [
-        f"{SEEN}: 1.0 s",
-        SEEN,
-        f"{SEEN}: failed: {SEEN}",
-        SEEN,
-        "\tnext".expandtabs(),
-    ]
+    lines = [f"{SEEN}: 1.0 s", SEEN, f"{SEEN}: failed: {SEEN}", SEEN, "\tnext".expandtabs()]
+    assert capsys.readouterr().err.splitlines() == lines
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
@@ -43,14 +44,6 @@ def test_rows_of_every_format_are_escaped_on_a_terminal_and_exact_elsewhere(caps
     monkeypatch.setattr("sys.stdout.isatty", lambda: is_terminal, raising=False)
     output.emit_bytes(f"text\n{HOSTILE}\n".encode(), None)
     assert capsys.readouterr().out == f"text\n{SEEN if is_terminal else HOSTILE}\n"
-
-
-def test_a_progress_bar_escapes_a_task_and_ignores_its_markup() -> None:
-    with RichProgress() as bars:
-        bars.start(HOSTILE, 1)
-        [task] = bars._bars.tasks
-        [shown] = [column.render(task) for column in bars._bars.columns if hasattr(column, "text_format")]
-    assert str(shown) == SEEN
 
 
 def test_in_a_pipe_a_long_task_is_reported_while_it_runs(capsys, monkeypatch) -> None:
@@ -64,50 +57,46 @@ def test_in_a_pipe_a_long_task_is_reported_while_it_runs(capsys, monkeypatch) ->
     assert "still at work: load the dense model, 3 of 7\n" in said
 
 
-class Clock:
-    """Seconds that a test sets."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+@pytest.fixture
+def clock() -> SimpleNamespace:
+    """Return seconds that a test sets."""
+    return SimpleNamespace(now=0.0)
 
 
-def test_a_log_has_a_line_per_long_step_and_partition(capsys) -> None:
-    clock = Clock()
-    with RichProgress() as bars:
-        bars._bars.get_time = clock
-        bars.planned(2)
-        bars.begins("m", "calibration")
-        clock.now = 11.0
-        bars.begins("m@a", "traces")
-        clock.now = 11.5  # too short for a line of its own
-        bars.computed("m@a", 0.5)
-        bars.begins("m@b", "traces")
-        clock.now = 23.0
-        bars.failed("m@b", "no")
+@pytest.fixture
+def bars(clock: SimpleNamespace) -> Iterator[RichProgress]:
+    with RichProgress() as shown:
+        shown._bars.get_time = lambda: clock.now
+        shown.planned(2)
+        shown.begins("m", "calibration")
+        yield shown
+
+
+def test_a_log_has_a_line_per_long_step_and_partition(bars, clock, capsys) -> None:
+    clock.now = 11.0
+    bars.begins("m@a", "traces")
+    clock.now = 11.5  # too short for a line of its own
+    bars.computed("m@a", 0.5)
+    bars.begins("m@b", "traces")
+    clock.now = 23.0
+    bars.failed("m@b", "no")
     lines = ["m: calibration: 11.0 s", "m@a: 0.5 s", "m@b: failed: no"]
     assert capsys.readouterr().err.splitlines() == lines
 
 
-def test_bars_show_partitions_tokens_per_second_and_the_time_left() -> None:
-    clock = Clock()
-    with RichProgress() as bars:
-        bars._bars.get_time = clock
-        bars.planned(2)
-        bars.begins("m", "calibration")
-        bars.start("calibrate", 4, 1000)
-        whole, task = bars._bars.tasks
-        assert whole.description == "m: calibration"
-        clock.now = 5.0
-        bars.advance(2)
-        assert progress_bars.amount(task) == "2 of 4, 100 tokens/s"
-        bars.computed("m", 5.0)
-        clock.now = 10.0
-        assert (progress_bars.amount(whole), whole.percentage, whole.elapsed) == ("1 of 2", 50, 10)
-        bars.start("load", 1)
-        assert progress_bars.amount(bars._bars.tasks[-1]) == ""
-        assert any(isinstance(column, TimeRemainingColumn) for column in bars._bars.columns)
+def test_bars_show_partitions_tokens_per_second_and_the_time_left(bars, clock) -> None:
+    bars.start("calibrate", 4, 1000)
+    whole, task = bars._bars.tasks
+    assert whole.description == "m: calibration"
+    clock.now = 5.0
+    bars.advance(2)
+    assert progress_bars.amount(task) == "2 of 4, 100 tokens/s"
+    bars.computed("m", 5.0)
+    clock.now = 10.0
+    assert (progress_bars.amount(whole), whole.percentage, whole.elapsed) == ("1 of 2", 50, 10)
+    bars.start("load", 1)
+    assert progress_bars.amount(bars._bars.tasks[-1]) == ""
+    assert any(isinstance(column, TimeRemainingColumn) for column in bars._bars.columns)
 
 
 @pytest.mark.parametrize("is_debug", [False, True])

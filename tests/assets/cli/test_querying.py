@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import shlex
 import textwrap
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -22,31 +24,27 @@ from tests.warehouse.conftest import provenance_of, rows_of
 
 
 class Shell:
-    """Command lines in this process on a computed warehouse."""
+    """Command lines in this process on a warehouse; the last one's messages and exit code."""
 
     def __init__(self, warehouse: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.warehouse, self._capsys = warehouse, capsys
 
-    def __call__(self, *arguments: object, code: int = 0) -> str:
-        found = run([*map(str, arguments)], Globals(warehouse=str(self.warehouse)))
+    def __call__(self, *arguments: object, code: int | None = 0) -> str:
+        """Return the output; a code of None stands for any."""
+        self.code = run([*map(str, arguments)], Globals(warehouse=str(self.warehouse)))
         shown = self._capsys.readouterr()
-        assert found == code, shown.err
+        assert code in {None, self.code}, shown.err
         self.messages = shown.err
         return shown.out
 
-    def told(self) -> str:
-        """Return the messages on standard error since the last read."""
-        return self._capsys.readouterr().err
-
-    def records(self, *arguments: object) -> list[dict[str, object]]:
-        return json.loads(self(*arguments, "--format", "json"))
+    def records(self, *arguments: object, code: int = 0) -> list[dict[str, object]]:
+        return json.loads(self(*arguments, "--format", "json", code=code))
 
 
 @pytest.fixture(scope="module")
 def kept_processes() -> Iterator[KeptProcesses]:
-    kept = KeptProcesses()
-    yield kept
-    kept.close()
+    with closing(KeptProcesses()) as kept:
+        yield kept
 
 
 @pytest.fixture
@@ -61,6 +59,12 @@ def shell(
     return Shell(computed_once, capsys)
 
 
+@pytest.fixture
+def own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
+    """Return a shell on the test's folder."""
+    return Shell(tmp_path, capsys)
+
+
 def test_sql_writes_rows_in_every_format(shell: Shell, tmp_path: Path) -> None:
     query = "SELECT recipe FROM variants ORDER BY recipe <> 'dense', recipe"
     wanted = ["dense", *sorted(set(RECIPES) - {"dense"})]
@@ -73,41 +77,47 @@ def test_sql_writes_rows_in_every_format(shell: Shell, tmp_path: Path) -> None:
 
 
 def test_the_file_name_sets_the_format_unless_an_option_does(shell: Shell, tmp_path: Path) -> None:
-    shell("sql", "SELECT 1 AS one", "-o", tmp_path / "rows.json")
-    assert json.loads((tmp_path / "rows.json").read_text()) == [{"one": 1}]
-    shell("sql", "SELECT 1 AS one", "-o", tmp_path / "rows.txt", "--format", "csv")
-    assert (tmp_path / "rows.txt").read_text().splitlines() == ["one", "1"]
-    shell("sql", "SELECT 1 AS one", "-o", tmp_path / "rows.data", "--format", "json")
-    assert json.loads((tmp_path / "rows.data").read_text()) == [{"one": 1}]
+    for file, options, content in (
+        ("rows.json", [], '[\n{"one": 1}\n]\n'),
+        ("rows.txt", ["--format", "csv"], "one\n1\n"),
+        ("rows.data", ["--format", "csv"], "one\n1\n"),
+    ):
+        shell("sql", "SELECT 1 AS one", "-o", tmp_path / file, *options)
+        assert (tmp_path / file).read_text() == content
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("line", "message"),
     [
-        (("sql", "SELECT 1", "-o", "r.pdf"), "-o r.pdf: no format is called .pdf; use .txt, .csv"),
-        (("question", "q11", "--chart", "-o", "r.png", "--format", "csv"), "--chart --format csv: that is for rows"),
-        (("report", "-o", "r.pdf"), "-o r.pdf: a report is one HTML page; end the name in .html"),
-        (("report", "-o", "r"), "-o r: a report is one HTML page"),
-        (("sql", "SELECT 1", "-o", ""), "Invalid value for '--output' / '-o': file '' is a directory"),
-        (("sql", "SELECT 1", "-o", "."), "file '.' is a directory"),
-        (("tables", "-o", "there"), "file 'there' is a directory"),
-        (("tables", "-o", "no/such/r.csv"), "-o no/such/r.csv: there is no folder no/such; make it first"),
-        (("sql", "SELECT 1", "--memory", "nan"), "Invalid value for '--memory'"),
+        ("sql 'SELECT 1' -o r.pdf", "-o r.pdf: no format is called .pdf; use .txt, .csv"),
+        ("question q11 --chart -o r.png --format csv", "--chart --format csv: that is for rows"),
+        ("question q11 --chart -o x.gif", "--chart -o x.gif: end the name in .png, .svg, .pdf, .html, .json"),
+        ("report -o r.pdf", "-o r.pdf: a report is one HTML page; end the name in .html"),
+        ("report -o r", "-o r: a report is one HTML page"),
+        ("sql 'SELECT 1' -o ''", "Invalid value for '--output' / '-o': file '' is a directory"),
+        ("sql 'SELECT 1' -o .", "file '.' is a directory"),
+        ("tables -o there", "file 'there' is a directory"),
+        ("tables -o no/such/r.csv", "-o no/such/r.csv: there is no folder no/such; make it first"),
+        ("sql 'SELECT 1' --memory nan", "Invalid value for '--memory'"),
+        ("question q0l", "there is no question 'q0l'; did you mean 'q"),
+        ("question first_flip", "there is no question 'first_flip'; did you mean 'q11_first_flip'"),
+        ("question q01 --prompt p", "--prompt: q01_spike_predictors has no column prompt_id; use --model, --recipe"),
+        ("question q05 --variant dense", "--variant: q05_bias_by_deviation has no column recipe; use --model"),
+        ("question q11 --model nope", "there is no model 'nope' in the warehouse; there are "),
+        ("question q11 --recipe nope", "there is no recipe 'nope' in the warehouse; there are "),
+        ("question q11 --recipe wanda-2of5 --prompt open", "did you mean 'wanda-2of4'? there are"),
+        ("question q11 --prompt opem", "there is no prompt 'opem' in the warehouse; did you mean 'open'"),
+        ('question q11 --prompt "\' OR true --"', 'there is no prompt "\' OR true --" in the warehouse; there are '),
+        ("question q11 --variant nope", "there is no variant 'nope'; see `prunescope variants`"),
     ],
 )
-def test_an_impossible_path_or_limit_is_refused_and_nothing_written(
-    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+def test_an_impossible_path_name_or_limit_is_refused_and_nothing_written(
+    shell: Shell, tmp_path: Path, line: str, message: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "there").mkdir()
-    assert shell(*arguments, code=2) == ""
+    assert shell(*shlex.split(line), code=2) == ""
     assert message in " ".join(shell.messages.split())
     assert [path.name for path in tmp_path.rglob("*")] == ["there"]
-
-
-def test_sql_can_come_from_standard_input(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("SELECT 7 AS seven"))
-    assert shell.records("sql", "-") == [{"seven": 7}]
 
 
 def test_parquet_is_not_sent_to_a_terminal(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,34 +126,25 @@ def test_parquet_is_not_sent_to_a_terminal(shell: Shell, monkeypatch: pytest.Mon
     assert "add -o FILE" in shell.messages
 
 
-@pytest.mark.parametrize("before", [True, False])
-def test_the_warehouse_may_be_named_before_or_after_the_command(
-    before: bool, computed_once: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("place", ["before", "after", "environment"])
+def test_the_warehouse_is_named_before_or_after_the_command_or_in_the_environment(
+    place: str, computed_once: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    option, command = ["--warehouse", str(computed_once)], ["sql", "SELECT count(*) AS n FROM variants", "-f", "csv"]
-    assert run([*option, *command] if before else [*command, *option], Globals()) == 0
-    assert capsys.readouterr().out.split() == ["n", str(len(RECIPES))]
+    option, command = ["--warehouse", str(computed_once)], ["variants", "--format", "json"]
+    if place == "environment":
+        monkeypatch.setenv("PRUNESCOPE_WAREHOUSE", str(computed_once))
+    line = {"before": [*option, *command], "after": [*command, *option], "environment": command}[place]
+    assert run(line, Globals()) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found[0]["recipe"] == "dense"
+    assert [row["study"] for row in found] == ["tiny"] * len(RECIPES)
 
 
-def test_the_environment_names_the_warehouse_too(
-    computed_once: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PRUNESCOPE_WAREHOUSE", str(computed_once))
-    assert run(["sql", "SELECT count(*) AS n FROM variants", "-f", "csv"], Globals()) == 0
-    assert capsys.readouterr().out.split() == ["n", str(len(RECIPES))]
-
-
-def test_every_listed_question_answers_by_number_and_by_name(shell: Shell) -> None:
-    listed = [str(row["question"]) for row in shell.records("questions")]
-    assert listed == list(questions())
-    for name in listed[::5]:  # the charts below ask every question by number
-        by_number = shell("question", name.partition("_")[0], "--format", "csv")
-        assert "grain:" not in shell.messages
-        assert by_number == shell("question", name, "--format", "csv")
-
-
-def test_a_question_has_a_summary_line_and_filters_by_its_columns(shell: Shell) -> None:
+def test_a_question_has_a_number_a_summary_line_and_filters_by_its_columns(shell: Shell) -> None:
+    assert [row["question"] for row in shell.records("questions")] == [*questions()]
     rows = shell.records("question", "q11")
+    assert "grain:" not in shell.messages
+    assert shell.records("question", "q11_first_flip") == rows
     [model] = {str(row["model"]) for row in rows}
     recipe, prompt = str(rows[-1]["recipe"]), str(rows[-1]["prompt_id"])
     wanted = [row for row in rows if row["recipe"] == recipe]
@@ -164,12 +165,12 @@ def test_a_table_shows_the_first_rows_of_an_answer_and_every_other_format_all(sh
     def rows_of(text: str) -> int:
         return sum(line.strip().startswith(recipes) for line in text.splitlines())
 
-    table = shell("question", "q02")
+    table, markdown = shell("question", "q2"), shell("question", "q02", "--format", "markdown")
     *shown, rest = table.strip().splitlines()
     assert rest == f"{len(whole) - 20} more rows; --format csv or json has all of them, -o FILE writes them to a file"
     assert rows_of(table) == 20
     assert "in each of these rows: model tiny-a" in shown[-2]
-    assert shell("question", "q02", "--format", "markdown").count("tiny-a") == len(whole) > 20
+    assert markdown.count("tiny-a") == len(whole) > 20
     shell("question", "q02", "-o", tmp_path / "all.txt")
     assert rows_of((tmp_path / "all.txt").read_text()) == len(whole)
     # Numbers are rounded for readers only.
@@ -177,51 +178,18 @@ def test_a_table_shows_the_first_rows_of_an_answer_and_every_other_format_all(sh
         value for row in whole for value in row.values() if isinstance(value, float) and len(repr(value)) > 12
     )
     assert repr(number) not in table
-    assert f"{number:.4g}" in table + shell("question", "q02", "--format", "markdown")
-    assert shell("question", "q2") == table
-    for name, meant in (("q0l", "'q"), ("first_flip", "'q11_first_flip'")):
-        shell("question", name, code=2)
-        assert f"there is no question '{name}'; did you mean {meant}" in shell.messages
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("q01", "--prompt", "p"), "--prompt: q01_spike_predictors has no column prompt_id; use --model, --recipe"),
-        (("q05", "--variant", "dense"), "--variant: q05_bias_by_deviation has no column recipe; use --model"),
-        (("q11", "--model", "nope"), "there is no model 'nope' in the warehouse; there are "),
-        (("q11", "--recipe", "nope"), "there is no recipe 'nope' in the warehouse; there are "),
-        (("q11", "--prompt", "' OR true --"), 'there is no prompt "\' OR true --" in the warehouse; there are '),
-        (("q11", "--variant", "nope"), "there is no variant 'nope'; see `prunescope variants`"),
-        (("q11", "--chart", "-o", "x.gif"), "--chart -o x.gif: end the name in .png, .svg, .pdf, .html, .json"),
-    ],
-)
-def test_an_impossible_filter_is_refused_by_name(shell: Shell, arguments: tuple[str, ...], message: str) -> None:
-    assert shell("question", *arguments, code=2) == ""
-    assert message in shell.messages
-
-
-def test_a_mistyped_name_is_refused_with_similar_names(shell: Shell) -> None:
-    prompt = str(shell.records("question", "q11")[0]["prompt_id"])
-    shell("question", "q11", "--recipe", "wanda-2of5", "--prompt", prompt, code=2)
-    assert "there is no recipe 'wanda-2of5' in the warehouse; did you mean 'wanda-2of4'? there are" in shell.messages
-    shell("question", "q11", "--prompt", f"{prompt}x", code=2)
-    assert f"there is no prompt '{prompt}x' in the warehouse; did you mean '{prompt}'" in shell.messages
-    shell("export", "nowhere", "--study", "dmo", code=2)
-    assert "no study 'dmo'; did you mean demo? shipped are" in shell.messages
-    assert not Path("nowhere").exists()
+    assert f"{number:.4g}" in table + markdown
 
 
 @pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.exhaustive)])
 def test_every_question_has_a_chart_unless_it_has_no_data(shell: Shell, tmp_path: Path, every: int) -> None:
     for name in [*questions()][::every]:
-        path, number = tmp_path / f"{name}.json", name.partition("_")[0]
-        code = run(["question", number, "--chart", "-o", str(path)], Globals(warehouse=str(shell.warehouse)))
-        told = shell.told()
-        if code:
-            assert (code, path.exists()) == (1, False), told
-            assert "no data: " in told
-            assert "run a study that measures it" in told
+        path = tmp_path / f"{name}.json"
+        shell("question", name.partition("_")[0], "--chart", "-o", path, code=None)
+        if shell.code:
+            assert (shell.code, path.exists()) == (1, False), shell.messages
+            assert "no data: " in shell.messages
+            assert "run a study that measures it" in shell.messages
         else:
             assert json.loads(path.read_text())["title"]["text"]
             assert "no data" not in path.read_text()
@@ -244,11 +212,6 @@ def test_a_chart_is_written_in_the_format_of_its_name_else_to_a_page(
     assert "https://" not in page.read_text().split("<script", 1)[0]
 
 
-def test_sql_describes_a_table(shell: Shell) -> None:
-    columns = [row["column_name"] for row in shell.records("sql", "DESCRIBE models")]
-    assert columns == [column.name for column in TABLES["models"].columns]
-
-
 def test_sql_shows_the_plan_of_a_query(shell: Shell) -> None:
     drawn = shell("sql", "EXPLAIN FROM models")
     assert "╭" in drawn
@@ -264,17 +227,6 @@ def test_sql_keeps_its_limits(computed_once: Path, capsys: pytest.CaptureFixture
     assert "needs more memory than it may have" in shell.messages
 
 
-def test_describe_names_the_key_and_the_joins_that_multiply_no_rows(shell: Shell) -> None:
-    shell("describe", "decoding_steps")
-    assert "key: model, recipe, prompt_id, trajectory, step, temperature" in shell.messages
-    assert "  LEFT JOIN generations USING (model, recipe, prompt_id)" in shell.messages.splitlines()
-    joins = ["", *(line for line in shell.messages.splitlines() if line.startswith("  LEFT JOIN"))]
-    assert len(joins) > 2
-    counts = ", ".join(f"(SELECT count(*) FROM decoding_steps {line}) AS n{n}" for n, line in enumerate(joins))
-    [counted] = shell.records("sql", f"SELECT {counts}")
-    assert len({*counted.values()}) == 1, (counted, joins)
-
-
 def test_tables_counts_rows_and_partitions(shell: Shell) -> None:
     found = {row["name"]: row for row in shell.records("tables")}
     assert set(TABLES) < set(found)
@@ -282,26 +234,32 @@ def test_tables_counts_rows_and_partitions(shell: Shell) -> None:
     assert found["q11_first_flip"]["kind"] == "questions"
 
 
-def test_describe_explains_every_column_of_a_table(shell: Shell) -> None:
-    found = shell.records("describe", "layer_transitions")
-    assert [row["column"] for row in found] == [column.name for column in TABLES["layer_transitions"].columns]
-    assert all(row["about"] for row in found)
-    assert "One row per variant" in shell.messages
-    assert "key: model, recipe, prompt_id, position, layer" in shell.messages
-    assert "(model, recipe) references variants (model, recipe)" in " ".join(shell.messages.split())
-
-
-def test_the_example_of_a_table_runs_as_it_is_printed(shell: Shell) -> None:
+def test_describe_explains_every_column_of_a_table_and_its_example_runs(shell: Shell) -> None:
     examples = {table.name: table.example for table in TABLES.values() if table.example}
-    assert "layer_transitions" in examples
     for name, example in examples.items():
-        shell("describe", name)
+        found = {row["column"]: row["about"] for row in shell.records("describe", name)}
+        assert [*found] == [column.name for column in TABLES[name].columns]
+        assert all(found.values())
         assert textwrap.indent(example, "  ") in shell.messages
-        rows = shell.records("sql", example)
-    assert {row["sublayer"] for row in rows} == {"attn", "mlp"}
-    assert "of the model's output" in next(
-        str(row["about"]) for row in shell.records("describe", "layer_transitions") if row["column"] == "margin_dense"
-    )
+        if name == "layer_transitions":
+            assert "of the model's output" in found["margin_dense"]
+            assert "One row per variant" in shell.messages
+            assert "key: model, recipe, prompt_id, position, layer" in shell.messages
+            assert "(model, recipe) references variants (model, recipe)" in " ".join(shell.messages.split())
+        rows = {name: shell.records("sql", example)}
+    assert {row["sublayer"] for row in rows["layer_transitions"]} == {"attn", "mlp"}
+
+
+def test_describe_names_the_joins_that_multiply_no_rows(shell: Shell) -> None:
+    shell("describe", "decoding_steps")
+    told = shell.messages.splitlines()
+    assert "key: model, recipe, prompt_id, trajectory, step, temperature" in told
+    assert "  LEFT JOIN generations USING (model, recipe, prompt_id)" in told
+    # Those by variant alone compute all verdicts.
+    joins = ["", *(line for line in told if line.startswith("  LEFT JOIN") and "prompt_id" in line)]
+    counts = ", ".join(f"(SELECT count(*) FROM decoding_steps {line}) AS n{n}" for n, line in enumerate(joins))
+    [counted] = shell.records("sql", f"SELECT {counts}")
+    assert len({*counted.values()}) == 1, (counted, joins)
 
 
 def test_describe_explains_the_columns_of_a_view_by_source_or_note(shell: Shell) -> None:
@@ -314,12 +272,6 @@ def test_describe_explains_the_columns_of_a_view_by_source_or_note(shell: Shell)
     assert all(row["about"] for row in shell.records("describe", "provenance"))
 
 
-def test_variants_names_the_study(shell: Shell) -> None:
-    found = shell.records("variants")
-    assert next(row["recipe"] for row in found) == "dense"
-    assert {row["study"] for row in found} == {"tiny"}
-
-
 def test_report_prints_its_path_or_copies_the_page(shell: Shell, tmp_path: Path) -> None:
     place = Path(shell("report").strip())
     assert place == shell.warehouse / "_reports" / "tiny.html"
@@ -327,136 +279,106 @@ def test_report_prints_its_path_or_copies_the_page(shell: Shell, tmp_path: Path)
     assert (tmp_path / "copy.html").read_bytes() == place.read_bytes()
 
 
-def test_doctor_finds_no_problem_in_a_computed_warehouse(shell: Shell) -> None:
+def test_doctor_finds_no_problem_in_a_computed_warehouse_and_names_a_damaged_file(
+    warehouse: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell = Shell(warehouse, capsys)
     assert shell("doctor") == ""
     assert "no problem found" in shell.messages
-    assert json.loads(shell("doctor", "--format", "json")) == []
+    assert shell.records("doctor") == []
+    damaged = warehouse / "models/model=tiny-a/part.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:50])
+    assert str(damaged) in shell("doctor", "-f", "csv", code=1)
 
 
 def test_doctor_shows_the_structure_of_a_model(shell: Shell, tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "granite", "granite")
-    rows = {row["part"]: row for row in json.loads(shell("doctor", "--model", folder, "--format", "json"))}
+    rows = {row["part"]: row for row in shell.records("doctor", "--model", folder)}
     assert list(rows)[:3] == ["model", "attn.0", "mlp.0"]
-    assert rows["mlp.2"]["module"] == "model.layers.2.mlp"
-    assert rows["mlp.2"]["form"] == "multiplier 0.22"
+    assert (rows["mlp.2"]["module"], rows["mlp.2"]["form"]) == ("model.layers.2.mlp", "multiplier 0.22")
     assert rows["head"]["form"] == "own weights, scale 0.25"
     table = shell("doctor", "--model", folder)
     assert "GraniteForCausalLM" in table
     assert "multiplier 0.22" in table
 
 
-def test_doctor_refuses_a_model_with_the_module_and_the_reason(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_doctor_refuses_a_model_with_the_module_and_the_reason(own: Shell, tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "opt", "opt", do_layer_norm_before=False)
-    for source, message in (
-        (folder, "layers.0.final_layer_norm norms the stream itself"),
-        (tmp_path / "no", "no such"),
-    ):
-        assert run(["doctor", "--warehouse", str(tmp_path / "w"), "--model", str(source)], Globals()) == 2
-        output = capsys.readouterr()
-        assert output.out == ""
-        assert message in output.err
+    assert own("doctor", "--model", folder, code=2) == ""
+    assert "layers.0.final_layer_norm norms the stream itself" in own.messages
+    assert own("doctor", "--model", tmp_path / "no", code=2) == ""
+    assert "no such" in own.messages
 
 
-@pytest.mark.parametrize(
-    ("template", "reason"),
-    [
-        ("{% if", "unexpected 'end of template'"),
-        ("{{ a.b }}", "undefined"),
-        ("Hello", "leaves the message out"),
-    ],
-)
-def test_doctor_and_plan_refuse_the_same_chat_templates(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], template: str, reason: str
-) -> None:
-    folder = save_tiny(tmp_path / "model", "llama")
+@pytest.mark.parametrize(("template", "reason"), [("{{ a.b }}", "undefined"), ("Hello", "leaves the message out")])
+def test_doctor_and_plan_refuse_the_same_chat_templates(own: Shell, tmp_path: Path, template: str, reason: str) -> None:
+    folder, study = save_tiny(tmp_path / "model", "llama"), tmp_path / "study.yaml"
     (folder / "chat_template.jinja").write_text(template)
-    study = tmp_path / "study.yaml"
     study.write_text(
         f"models: [{{name: m, source: {folder}}}]\nrecipes: [{{name: dense, method: dense}}]\n"
         "prompts: [{id: a, text: 'Why?'}]\ngeneration: {new_tokens: 2}\n"
     )
-    for command in (["doctor", "--model", str(folder)], ["plan", str(study)]):
-        assert run(command, Globals(warehouse=str(tmp_path / "w"))) == 2, command
-        error = " ".join(capsys.readouterr().err.split())
+    for command in (["doctor", "--model", folder], ["plan", study]):
+        own(*command, code=2)
+        error = " ".join(own.messages.split())
         assert "the model's chat template" in error
         assert reason in error
 
 
-def test_doctor_names_a_damaged_file_and_fails(warehouse: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    damaged = warehouse / "models/model=tiny-a/part.parquet"
-    damaged.write_bytes(damaged.read_bytes()[:50])
-    assert run(["doctor", "--warehouse", str(warehouse), "-f", "csv"], Globals()) == 1
-    assert str(damaged) in capsys.readouterr().out
-
-
 def test_reading_commands_change_no_file(shell: Shell) -> None:
     before = partitions(shell.warehouse)
-    for command in (["tables"], ["variants"], ["questions"], ["sql", "FROM variants"]):
-        shell(*command)
+    for command in ("tables", "variants", "questions", "sql 'FROM variants'"):
+        shell(*shlex.split(command))
     assert partitions(shell.warehouse) == before
 
 
-def test_a_warehouse_without_such_rows_answers_with_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_warehouse_without_such_rows_answers_with_none(own: Shell, tmp_path: Path) -> None:
     (tmp_path / "models" / "model=none").mkdir(parents=True)
-    for command in (["variants"], ["question", "q01"], ["sql", "FROM layer_summary"]):
-        assert run([*command, "--warehouse", str(tmp_path), "--format", "json"], Globals()) == 0
-        assert json.loads(capsys.readouterr().out) == []
+    for command in ("variants", "question q01", "sql 'FROM layer_summary'"):
+        assert own.records(*shlex.split(command)) == []
 
 
 # Commands that read a warehouse; a model or a study named by its file is no part of it.
 READING = [
-    *(["variants"], ["tables"], ["describe", "variants"], ["sql", "SELECT 1"], ["question", "q01"]),
-    *(["report"], ["report", "demo"], ["report", "--terminal"], ["figure", "spikes"], ["compare", "a", "b"]),
-    *(["advise", "my-model"], ["export", "paper"], ["verify"], ["gc"], ["gc", "--yes"], ["serve"], ["doctor"]),
-    *(["checkpoint", "m@wanda-50", "folder"],),
+    *("variants", "tables", "describe variants", "sql 'SELECT 1'", "question q01", "compare a b"),
+    *("report", "report demo", "report --terminal", "figure spikes", "export paper", "serve", "advise my-model"),
+    *("verify", "gc", "gc --yes", "doctor", "checkpoint m@wanda-50 folder"),
 ]
-# Those that list what is shipped need none.
-LISTING = [["questions"], ["figure"]]
 
 
-@pytest.mark.parametrize("command", READING, ids=" ".join)
+@pytest.mark.parametrize("line", READING)
 def test_a_missing_warehouse_is_refused_with_the_fix(
-    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def assert_refused(place: str, *options: str) -> None:
-        assert run([*options, *command], Globals()) == 2
-        shown = capsys.readouterr()
-        assert shown.out == ""
-        assert shown.err == (
+    def assert_refused(place: object, *options: object) -> None:
+        assert run([*map(str, options), *shlex.split(line)], Globals()) == 2
+        assert capsys.readouterr() == (
+            "",
             f"error: no study has run in the warehouse {place}; name another with --warehouse or "
-            "PRUNESCOPE_WAREHOUSE, or run one, such as `prunescope run demo`\n"
+            "PRUNESCOPE_WAREHOUSE, or run one, such as `prunescope run demo`\n",
         )
 
-    none, url = tmp_path / "no where", "memory://bucket/none"
-    for place in (str(none), url):
+    none = tmp_path / "no where"
+    for place in (none, "memory://bucket/none"):
         assert_refused(place, "--warehouse", place)
     assert not none.exists()
     none.mkdir()
-    assert_refused(str(none), "--warehouse", str(none))
+    assert_refused(none, "--warehouse", none)
     monkeypatch.chdir(none)
-    assert_refused(f"{none}/warehouse/data")
+    assert_refused(none / "warehouse/data")
     monkeypatch.setenv("PRUNESCOPE_WAREHOUSE", str(none))
-    assert_refused(str(none))
+    assert_refused(none)
     assert not any(none.iterdir())
 
 
-def test_the_lists_of_what_is_shipped_need_no_warehouse(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in LISTING:
-        assert run(command, Globals()) == 0
-        assert "q01_spike_predictors" in (listed := capsys.readouterr().out) or "hierarchy" in listed
+def test_lists_of_what_is_shipped_and_help_need_no_warehouse(own: Shell) -> None:
+    assert "q01_spike_predictors" in own("questions")
+    assert "hierarchy" in own("figure")
+    for command in ("run", "sql", "question", "describe", "compare", "report", "export", "ui", "doctor"):
+        assert "--warehouse" in own(command, "--help")
 
 
-@pytest.mark.parametrize(
-    "command", ["run", "sql", "question", "describe", "compare", "report", "export", "ui", "doctor"]
-)
-def test_help_shows_arguments_and_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run([command, "--help"], Globals()) == 0
-    assert "--warehouse" in capsys.readouterr().out
-
-
-def test_tables_counts_the_rest_after_a_file_is_removed_meanwhile(tmp_path, capsys, monkeypatch):
+def test_tables_counts_the_rest_after_a_file_is_removed_meanwhile(own, tmp_path, monkeypatch):
     table, store, real = TABLES["models"], Store(tmp_path), Store.partitions
     for model in ("stays", "goes"):
         store.write(table, rows_of(table, model, None, rows=1), provenance_of(model, None), model, None)
@@ -467,30 +389,25 @@ def test_tables_counts_the_rest_after_a_file_is_removed_meanwhile(tmp_path, caps
         return found
 
     monkeypatch.setattr(Store, "partitions", removed_after)
-    assert run(["tables", "--format", "json", "--warehouse", str(tmp_path)], Globals()) == 0
-    told = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    told = {row["name"]: row for row in own.records("tables")}
     assert (told["models"]["partitions"], told["models"]["rows"]) == (1, 1)
 
 
-def test_a_damaged_file_is_reported_and_left_out_of_every_answer(tmp_path, capsys):
+def test_a_damaged_file_is_reported_and_left_out_of_every_answer(own, tmp_path):
     store = Store(tmp_path)
     for recipe in ("a", "b"):
-        for name in ("variants", "top_tokens"):
-            table = TABLES[name]
-            rows = rows_of(table, "tiny", recipe, rows=1)
-            store.write(table, rows, provenance_of("tiny", recipe), "tiny", recipe)
+        for table in (TABLES["variants"], TABLES["top_tokens"]):
+            store.write(table, rows_of(table, "tiny", recipe, rows=1), provenance_of("tiny", recipe), "tiny", recipe)
     damaged = store.path(TABLES["top_tokens"], "tiny", "b")
     damaged.write_bytes(damaged.read_bytes()[:50])
 
     def ask(*command):
-        assert run([*command, "--format", "json", "--warehouse", str(tmp_path)], Globals()) == 0
-        shown = capsys.readouterr()
-        assert f"{damaged} is damaged" in shown.err
-        return shown.out
+        found = own.records(*command)
+        assert f"{damaged} is damaged" in own.messages
+        return found
 
-    assert [row["recipe"] for row in json.loads(ask("variants"))] == ["a", "b"]
-    told = {row["name"]: row for row in json.loads(ask("tables"))}
+    assert [row["recipe"] for row in ask("variants")] == ["a", "b"]
+    told = {row["name"]: row for row in ask("tables")}
     assert (told["top_tokens"]["partitions"], told["top_tokens"]["rows"]) == (1, 1)
-    assert json.loads(ask("describe", "top_tokens"))
-    assert len(json.loads(ask("sql", "FROM top_tokens WHERE recipe = 'a'"))) == 1
-    assert {row["recipe"] for row in json.loads(ask("sql", "FROM top_tokens"))} == {"a"}
+    assert ask("describe", "top_tokens")
+    assert {row["recipe"] for row in ask("sql", "FROM top_tokens")} == {"a"}
