@@ -18,7 +18,6 @@ from prunescope.pipelines.reporting.explorer import study_documents as module
 from prunescope.pipelines.reporting.explorer.page import embedded
 from prunescope.pipelines.reporting.explorer.study_documents import Documents
 from prunescope.warehouse.catalogue.comparison import compare
-from prunescope.warehouse.catalogue.materialized import Materialized
 from prunescope.warehouse.storage.partition_store import Store
 from prunescope.warehouse.tables import TABLES
 from tests.assets.tiny_study import StudyFile
@@ -92,26 +91,18 @@ def test_pairs_take_at_most_a_quarter_of_a_file_which_says_what_it_leaves_out(
 
 
 @pytest.mark.parametrize(
-    ("others_are_there", "is_written_meanwhile"),
+    ("others", "is_written_meanwhile"),
     [
-        (False, False),
-        *(pytest.param(*each, marks=pytest.mark.exhaustive) for each in ((False, True), (True, False), (True, True))),
+        (set(), False),
+        *(pytest.param(*each, marks=pytest.mark.exhaustive) for each in ((set(), True), ({"magnitude-50"}, False))),
     ],
+    ids=["alone", "changed", "with others"],
 )
 def test_a_run_draws_a_figure_once_until_tables_change(
-    warehouse: Path,
-    study: StudyFile,
-    monkeypatch: pytest.MonkeyPatch,
-    others_are_there: bool,
-    is_written_meanwhile: bool,
+    warehouse: Path, study: StudyFile, monkeypatch: pytest.MonkeyPatch, others: set[str], is_written_meanwhile: bool
 ) -> None:
-    asked: list[str] = []
     drawn: list[set[str]] = []
-    prepare, draw_all = Materialized.prepare, Figure.draw_all
-
-    def counted(materialized: Materialized, query: str) -> None:
-        asked.append(query)
-        prepare(materialized, query)
+    draw_all = Figure.draw_all
 
     def drawing(figure: Figure, frame: pl.DataFrame) -> Iterator[Drawing]:
         drawn.append(set(frame["recipe"]))
@@ -120,18 +111,13 @@ def test_a_run_draws_a_figure_once_until_tables_change(
         return draw_all(figure, frame)
 
     monkeypatch.setattr(module, "FIGURES", {FIGURE.name: FIGURE})
-    monkeypatch.setattr(Materialized, "prepare", counted)
     monkeypatch.setattr(Figure, "draw_all", drawing)
-    everything, others = {"attn-drop-1", "magnitude-50", "wanda-2of4"}, set()
-    if others_are_there:
-        others = {"magnitude-50"}
-        study.write(recipes=["dense", *sorted(everything - others)])
+    everything = {"attn-drop-1", "magnitude-50", "wanda-2of4"}
+    study.write(recipes=["dense", *sorted(everything - others)])
     [asset] = [asset for asset in figure_assets() if asset.key == figure_key(FIGURE.name)]
     given = {"study": StudyResource(study=str(study.path)), "warehouse": WarehouseResource(root=str(warehouse))}
     assert materialize([asset, report], resources=given).success
-    again = others_are_there or is_written_meanwhile
-    assert drawn == [everything, everything - others][: 1 + again]
-    assert asked.count(FIGURE.query) == len(drawn)
+    assert drawn == [everything, *([everything - others] if others or is_written_meanwhile else [])]
 
 
 def test_a_run_may_open_the_catalogue_of_its_study_repeatedly(warehouse: Path, study: StudyFile) -> None:

@@ -3,12 +3,20 @@
 import pytest
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
-from starlette.websockets import WebSocketDisconnect
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from prunescope.assets.publishing.interface.webserver import graphql_as_json
 from prunescope.assets.publishing.origin_guard import own_pages_only
 
 NAVIGATION = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+
+
+async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await WebSocket(scope, receive, send).accept()
+    else:
+        await PlainTextResponse("answered")(scope, receive, send)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +40,7 @@ def test_the_interface_answers_to_its_own_host_names_only(
     headers: dict[str, str], code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PRUNESCOPE_HOSTS", "Scope.example.org, [2001:db8::1]")
-    client = TestClient(own_pages_only(PlainTextResponse("answered")))
+    client = TestClient(own_pages_only(answer))
     assert client.post("/graphql", headers=headers).status_code == code
     if code == 403:
         with pytest.raises(WebSocketDisconnect), client.websocket_connect("/graphql", headers=headers):
