@@ -31,6 +31,7 @@ from tests.assets.tiny_study import RECIPES, StudyFile
 
 pytestmark = pytest.mark.integration
 HOME = "/study/tiny/"
+SELECT = b'{"sql": "select 1 as one"}'
 # What the box shows of a value.
 SHOWN = {
     "9007199254740993": "9007199254740993",
@@ -175,18 +176,12 @@ def test_an_answer_can_be_kept_whole_and_drawn(served: Served) -> None:
     ids=str,
 )
 def test_other_websites_reach_nothing(served: Served, headers: dict[str, str]) -> None:
-    for method, path in (
-        *(("GET", path) for path in ("/", HOME, f"{HOME}data/index.json", f"{HOME}sql")),
-        *((method, f"{HOME}sql") for method in ("POST", "OPTIONS")),
-    ):
-        body = b'{"sql": "select 1 as one"}' if method == "POST" else None
+    asked = [("GET", path, None) for path in ("/", HOME, f"{HOME}data/index.json")]
+    for method, path, body in (*asked, ("POST", f"{HOME}sql", SELECT), ("OPTIONS", f"{HOME}sql", None)):
         status, answered, _ = served.ask(path, method, body, Content_Type="application/json", **headers)
         assert status == 403, (method, path)
         assert_guarded(answered)
         assert "access-control-allow-origin" not in answered
-
-
-SELECT = b'{"sql": "select 1 as one"}'
 
 
 @pytest.mark.parametrize(
