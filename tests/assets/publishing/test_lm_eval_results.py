@@ -313,6 +313,7 @@ def test_the_evaluated_variant_is_that_of_the_arguments(warehouse: Path, tiny_fo
         assert_refused(checkpoint)
 
     put(store, "models", of_hub.with_columns(model=pl.lit("same")), "same")
+    assert of("pretrained=org/name") == "hub@dense", "the other has no dense variant"
     put(store, "variants", rows_of(TABLES["variants"], "same", "dense"), "same", "dense")
     with pytest.raises(WarehouseError, match="names hub@dense and same@dense; say with --variant"):
         of("pretrained=org/name")
