@@ -68,26 +68,10 @@ class Interface:
         assert "run" in launched, launched
         return launched["run"]["runId"]
 
-    def backfill(self, assets: list[str], partitions: list[str]) -> str:
-        """Launch a run for each partition, as the page of several partitions does; return the id of the backfill."""
-        query = """mutation Launch($parameters: LaunchBackfillParams!) {
-            launchPartitionBackfill(backfillParams: $parameters) {
-                ... on LaunchBackfillSuccess { backfillId }
-                ... on PythonError { message }
-            }
-        }"""
-        parameters = {"assetSelection": [{"path": [asset]} for asset in assets], "partitionNames": partitions}
-        launched = self.ask(query, parameters=parameters)["launchPartitionBackfill"]
-        assert "backfillId" in launched, launched
-        return launched["backfillId"]
-
-    def runs(self, **tags: str) -> dict[str, str]:
-        """Return the status of each run with these tags of Dagster, by id, the newest first."""
-        query = """query Runs($tags: [ExecutionTag!]) {
-            runsOrError(filter: {tags: $tags}) { ... on Runs { results { runId status } } }
-        }"""
-        wanted = [{"key": f"dagster/{name}", "value": value} for name, value in tags.items()]
-        return {run["runId"]: run["status"] for run in self.ask(query, tags=wanted)["runsOrError"]["results"]}
+    def newest(self) -> str:
+        """Return the id of the newest run."""
+        found = self.ask("{ runsOrError(limit: 1) { ... on Runs { results { runId } } } }")
+        return found["runsOrError"]["results"][0]["runId"]
 
     def terminate(self, run_id: str) -> None:
         """Cancel a run."""

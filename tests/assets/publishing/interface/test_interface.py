@@ -24,7 +24,6 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from prunescope.assets.definitions import defs
 from prunescope.assets.instance.instance import STUDY_TAG, WAREHOUSE_TAG, open_instance
-from prunescope.assets.planning import steps
 from prunescope.warehouse.maintenance.diagnostics import diagnose
 from prunescope.warehouse.tables import TABLES
 from tests.assets.publishing.interface.browser_interface import PATIENCE, Interface, free_port, started
@@ -42,7 +41,6 @@ from tests.pipelines.reporting.explorer.browser_page import chromium
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 LINUX = pytest.mark.skipif(not Path("/proc").exists(), reason="processes are found as on Linux")
-BY_COMMAND_LINE = ["dense", "magnitude-50", "wanda-2of4"]
 
 
 @dataclass
@@ -103,26 +101,6 @@ def ui(
             yield Opened(interface, process, study, warehouse, port)
 
 
-@pytest.fixture(scope="module")
-def remembered(ui: Opened) -> Opened:
-    """Record the runs that computed the variants in the history, as in a warehouse that was not moved.
-
-    A later run of the study had another model.
-    """
-    job = defs.resolve_implicit_global_asset_job_def()
-    tags = {STUDY_TAG: ui.study.name, WAREHOUSE_TAG: str(ui.warehouse)}
-    with open_instance(ui.warehouse) as instance:
-        for recipe in BY_COMMAND_LINE:
-            for asked in ({}, {"models": ["another=somewhere"]}):
-                instance.create_run_for_job(
-                    job,
-                    status=DagsterRunStatus.SUCCESS,
-                    tags=tags | {"dagster/partition": f"tiny-a|{recipe}"},
-                    run_config={"resources": {"study": {"config": {"study": str(ui.study.path)} | asked}}},
-                )
-    return ui
-
-
 def until(is_so: Callable[[], object], what: Callable[[], object]) -> None:
     deadline = time.monotonic() + PATIENCE
     while not is_so():
@@ -159,21 +137,6 @@ def test_only_this_machine_and_the_interfaces_own_pages_are_answered(ui: Opened)
     assert ui.status("GET") == ui.status(Content_Type="text/plain") == 405
 
 
-@LINUX
-@pytest.mark.exhaustive  # three variants again, one after the other, of which the click below makes one
-def test_a_backfill_computes_its_variants_and_leaves_only_the_answers_stale(remembered: Opened) -> None:
-    interface = remembered.interface
-    backfill = interface.backfill(list(steps.VARIANT_TABLES), [f"tiny-a|{recipe}" for recipe in BY_COMMAND_LINE])
-
-    def statuses() -> list[str]:
-        return list(interface.runs(backfill=backfill).values())
-
-    until(lambda: len(statuses()) == 3 and set(statuses()) <= {"SUCCESS", "FAILURE"}, statuses)
-    assert set(statuses()) == {"SUCCESS"}
-    until(lambda: not remembered.is_computing(), lambda: "a run goes on after its end")
-    assert interface.stale() == ANSWERS
-
-
 @pytest.fixture
 def window() -> Iterator[webdriver.Chrome]:
     with chromium() as opened_window:
@@ -197,17 +160,30 @@ def press(window: webdriver.Chrome, text: str) -> None:
 
 def next_run(interface: Interface, earlier: str) -> str:
     """Wait until there is a newer run; return its id."""
-    until(lambda: next(iter(interface.runs())) != earlier, lambda: interface.run(earlier))
-    return next(iter(interface.runs()))
+    until(lambda: interface.newest() != earlier, lambda: interface.run(earlier))
+    return interface.newest()
+
+
+def remember(ui: Opened, recipe: str) -> None:
+    """Record the run that computed a variant in the history, as in a warehouse that was not moved.
+
+    A later run of the study had another model.
+    """
+    tags = {STUDY_TAG: ui.study.name, WAREHOUSE_TAG: str(ui.warehouse), "dagster/partition": f"tiny-a|{recipe}"}
+    with open_instance(ui.warehouse) as instance:
+        job = defs.resolve_implicit_global_asset_job_def()
+        for asked in ({}, {"models": ["another=somewhere"]}):
+            config = {"resources": {"study": {"config": {"study": str(ui.study.path)} | asked}}}
+            instance.create_run_for_job(job, status=DagsterRunStatus.SUCCESS, tags=tags, run_config=config)
 
 
 @pytest.mark.chromium
 @pytest.mark.exhaustive  # Dagster's own pages; test_study_run.py executes the same jobs
 def test_a_click_recomputes_a_variant_and_a_failed_run_is_re_executed_from_its_page(
-    remembered: Opened, window: webdriver.Chrome
+    ui: Opened, window: webdriver.Chrome
 ) -> None:
-    ui, interface = remembered, remembered.interface
-    before, earlier = partitions(ui.warehouse), next(iter(interface.runs()))
+    remember(ui, "wanda-2of4")
+    interface, before, earlier = ui.interface, partitions(ui.warehouse), ui.interface.newest()
     away = ui.study.path.rename(ui.study.path.with_suffix(".away"))
     window.get(f"{interface.address}/assets/variants?view=partitions&partition=tiny-a%7Cwanda-2of4")
     press(window, "Materialize…")
