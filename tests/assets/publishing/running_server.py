@@ -1,4 +1,4 @@
-"""The explorer's server in a thread of the tests' process, and what asks it."""
+"""The explorer's server in a thread of the tests' process or as a command, and what asks it."""
 
 import http.client
 import json
@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,8 @@ from prunescope.assets.publishing.server import application, server
 from tests.assets.tiny_study import COMMAND, ROOT
 
 PATIENCE = 60.0
+ENDLESS = "select count(*) from range(1000000) a, range(1000000) b"
+_JSON = {"Content-Type": "application/json"}
 
 
 @contextmanager
@@ -33,26 +34,28 @@ def serving(root: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
         process.communicate()
 
 
+def begun(port: int, sql: str, patience: float = PATIENCE) -> http.client.HTTPConnection:
+    """Send a query to the box of the tiny study, and do not wait for the answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=patience)
+    connection.request("POST", "/study/tiny/sql", json.dumps({"sql": sql}), _JSON)
+    return connection
+
+
 class Served:
     """A server in a thread of this process."""
 
-    def __init__(self, root: Path, seconds: float = PATIENCE) -> None:
-        shown = StudyRegistry(root)
-        self.home = f"/study/{quote(next(iter(shown.known)), safe='')}"
+    def __init__(self, root: Path, study: str | None = None, seconds: float = PATIENCE) -> None:
+        shown = StudyRegistry(root, study)
+        self.root, self.home = root, f"/study/{quote(next(iter(shown.known)), safe='')}/"
         self.told: list[str] = []
         app = application(shown, seconds=seconds, gibibytes=0.5, log=self.told.append)
-        self._socket = socket.socket()
-        self._socket.bind(("127.0.0.1", 0))
+        self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
         self._server = server(app)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],))
 
     def __enter__(self) -> "Served":
         self._thread.start()
-        deadline = time.monotonic() + PATIENCE
-        while not self._server.started:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -75,16 +78,25 @@ class Served:
             connection.close()
 
     def data(self, name: str) -> Any:
-        status, _, body = self.ask(f"{self.home}/data/{quote(name)}.json")
+        status, _, body = self.ask(f"{self.home}data/{quote(name)}.json")
         assert status == 200, body
         return json.loads(body)
 
     def post(self, said: bytes | dict[str, object], **headers: str) -> tuple[int, dict[str, str], bytes]:
         """Ask the box, by a body or what it holds as JSON."""
         body = said if isinstance(said, bytes) else json.dumps(said).encode()
-        return self.ask(f"{self.home}/sql", "POST", body, **({"Content_Type": "application/json"} | headers))
+        return self.ask(f"{self.home}sql", "POST", body, **({"Content_Type": "application/json"} | headers))
 
     def sql(self, sql: str) -> dict[str, Any]:
         status, _, answer = self.post({"sql": sql})
         assert status in {200, 408, 413}
         return json.loads(answer)
+
+    def connect(self, timeout: float = PATIENCE) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=timeout)
+
+
+def request(line: str, body: bytes = b"", length: int | None = None, extra: str = "") -> bytes:
+    """Return a request as bytes; its body may have another length than it says."""
+    head = f"{line} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n{extra}"
+    return f"{head}Content-Length: {len(body) if length is None else length}\r\n\r\n".encode() + body

@@ -43,21 +43,21 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> list[TaskSpec]:
     ]
 
 
+def put(store: Store, table: str, rows: pl.DataFrame, model: str, recipe: str | None = None) -> None:
+    store.write(TABLES[table], rows, provenance_of(model, recipe), model, recipe)
+
+
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, specs: list[TaskSpec]) -> Path:
     """Return a warehouse with our scores of a tiny model and of a variant of it."""
     store, decoder = Store(tmp_path_factory.mktemp("scored")), load_decoder(tiny_folder)
     session = TaskSession(decoder, specs)
     models = rows_of(TABLES["models"], "tiny", None).with_columns(source=pl.lit(str(tiny_folder)))
-    store.write(TABLES["models"], models, provenance_of("tiny", None), "tiny", None)
+    put(store, "models", models, "tiny")
     for recipe, variant in (("dense", Variant()), (PRUNED, prune(decoder, parse_recipe(PRUNED)))):
-        provenance = provenance_of("tiny", recipe)
-        for name, rows in (
-            ("variants", rows_of(TABLES["variants"], "tiny", recipe)),
-            ("task_scores", session.score(recipe, variant)["task_scores"]),
-        ):
-            named = rows.with_columns(model=pl.lit("tiny"), recipe=pl.lit(recipe))
-            store.write(TABLES[name], named, provenance, "tiny", recipe)
+        put(store, "variants", rows_of(TABLES["variants"], "tiny", recipe), "tiny", recipe)
+        scores = session.score(recipe, variant)["task_scores"]
+        put(store, "task_scores", scores.with_columns(model=pl.lit("tiny"), recipe=pl.lit(recipe)), "tiny", recipe)
     return store.root
 
 
@@ -115,62 +115,52 @@ def test_scores_of_the_harness_agree_with_ours_and_are_imported_once(
     warehouse: Path, theirs: Path, tmp_path: Path, shell: Shell
 ) -> None:
     shell("import-lm-eval", theirs)
-    found = rows(
-        warehouse,
-        "select task, metric, difference, n_imported, value_imported from imported_comparisons where recipe = 'dense'",
-    )
-    compared = {(task, metric): difference for task, metric, difference, _, _ in found if difference is not None}
+    columns = "task, metric, difference, value_imported, n_imported"
+    found = rows(warehouse, f"select {columns} from imported_comparisons where recipe = 'dense'")
+    compared = {(task, metric): numbers for task, metric, *numbers, _ in found if numbers[0] is not None}
     assert compared.keys() == {
         *(("openbookqa", metric) for metric in ("accuracy", "accuracy_per_byte")),
         *(("wikitext2", metric) for metric in ("word_perplexity", "byte_perplexity")),
         *(("mine", metric) for metric in ("exact_match", "exact_match_lenient")),
     }
-    values = {(task, metric): value for task, metric, _, _, value in found}
-    for name, difference in compared.items():
-        assert difference == pytest.approx(0, abs=1e-4 * values[name]), name
-    assert 0 < values["openbookqa", "accuracy"] < 1, "a comparison of zeros shows nothing"
-    assert {n for task, _, _, n, _ in found if task == "openbookqa"} == {8}
+    for name, (difference, value) in compared.items():
+        assert difference == pytest.approx(0, abs=1e-4 * value), name
+    assert 0 < compared["openbookqa", "accuracy"][1] < 1, "a comparison of zeros shows nothing"
+    assert {n for task, *_, n in found if task == "openbookqa"} == {8}
 
     [stored] = (warehouse / "imported_scores").rglob("part.parquet")
     before = stored.stat().st_mtime_ns, stored.stat().st_ino
     copy = shutil.copy(theirs, tmp_path / "copy.json")
     assert f"{copy}: was imported before" in shell("import-lm-eval", copy, theirs)
     assert (stored.stat().st_mtime_ns, stored.stat().st_ino) == before
-    assert f"was imported for tiny@dense; delete {stored}" in shell(
-        "import-lm-eval", theirs, "--variant", PRUNED, code=2
-    )
+    refusal = shell("import-lm-eval", theirs, "--variant", PRUNED, code=2)
+    assert f"was imported for tiny@dense; delete {stored}" in refusal
 
 
-def test_the_harness_shows_the_scores_of_the_warehouse(warehouse: Path, tmp_path: Path, shell: Shell) -> None:
+def test_an_export_is_shown_by_the_harness_and_comes_back_with_the_same_numbers(
+    warehouse: Path, tmp_path: Path, shell: Shell
+) -> None:
     from lm_eval.utils import make_table
 
+    assert "leave out --only" in shell("export", tmp_path, "--lm-eval", "--only", "q01", code=2)
     files = [Path(line) for line in shell("export", tmp_path / "out", "--lm-eval").splitlines()]
+    assert len(files) == 2
     [file] = [file for file in files if file.parent.name == f"tiny@{PRUNED}"]
     assert re.fullmatch(r"results_\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d{6}\.json", file.name)
     content = json.loads(file.read_text())
     columns = "task, metric, value, standard_error, is_higher_better"
     stored = rows(warehouse, f"select {columns} from task_scores where recipe = '{PRUNED}'")
-    known = {"accuracy": "acc,none", "accuracy_per_byte": "acc_bytes,none"}
-    found = {task: len(values) for task, values in content["results"].items()}
     for task, metric, value, error, is_higher_better in stored:
-        key = known.get(metric, f"{metric},none")
         if metric.startswith(("exact_match", "lm_eval/")):
             continue
-        name = key.partition(",")[0]
-        assert content["results"][task][key] == value
-        assert content["results"][task][key.replace(",", "_stderr,")] == ("N/A" if error is None else error)
+        name = {"accuracy": "acc", "accuracy_per_byte": "acc_bytes"}.get(metric, metric)
+        assert content["results"][task][f"{name},none"] == value
+        assert content["results"][task][f"{name}_stderr,none"] == ("N/A" if error is None else error)
         assert content["higher_is_better"][task][name] == is_higher_better
         assert f"|{name}" in make_table(content).replace(" ", "")
-    assert found == {task: 1 + 2 * sum(row[0] == task for row in stored) for task in found}, (
-        "each with alias and errors"
-    )
+    for task, values in content["results"].items():
+        assert len(values) == 1 + 2 * sum(row[0] == task for row in stored), "each with alias and errors"
 
-    assert "leave out --only" in shell("export", tmp_path, "--lm-eval", "--only", "q01", code=2)
-
-
-def test_an_export_comes_back_with_the_same_numbers(warehouse: Path, tmp_path: Path, shell: Shell) -> None:
-    files = shell("export", tmp_path / "out", "--lm-eval").split()
-    assert len(files) == 2
     shell("import-lm-eval", *files)
     # The harness has one number of samples for all metrics of a task, so that those of perplexities are lost.
     columns = (
@@ -207,28 +197,24 @@ MMLU = {
 
 
 def test_metrics_get_our_names_and_groups_are_marked() -> None:
-    found = parse_results("r.json", json.dumps(MMLU).encode()).rows
-    names = {(row["task"], row["harness_metric"], row["filter"]): row["metric"] for row in found}
-    assert names == {
-        ("mmlu", "acc", "none"): "accuracy_letter",
-        ("mmlu_anatomy", "acc", "none"): "accuracy_letter",
-        ("mmlu_anatomy", "acc_norm", "none"): "lm_eval/acc_norm",
-        ("hellaswag", "acc", "none"): "accuracy",
-        ("hellaswag", "acc_norm", "none"): "accuracy_per_byte",
-        ("arc_easy", "acc", "none"): "accuracy",
-        ("arc_easy", "acc_norm", "none"): "lm_eval/acc_norm",
-        ("arc_easy", "acc_bytes", "none"): "accuracy_per_byte",
-        ("lambada", "acc", "none"): "lm_eval/acc",
-        ("lambada", "perplexity", "none"): "lm_eval/perplexity",
-        ("gsm8k", "exact_match", "strict-match"): "exact_match",
-        ("gsm8k", "exact_match", "flexible-extract"): "exact_match_lenient",
-        ("gsm8k", "exact_match", "last"): "lm_eval/exact_match,last",
+    by_task: dict[str, list[dict[str, Any]]] = {}
+    for row in parse_results("r.json", json.dumps(MMLU).encode()).rows:
+        by_task.setdefault(row["task"], []).append(row)
+    assert {task: [row["metric"] for row in found] for task, found in by_task.items()} == {
+        "mmlu": ["accuracy_letter"],
+        "mmlu_anatomy": ["accuracy_letter", "lm_eval/acc_norm"],
+        "hellaswag": ["accuracy", "accuracy_per_byte"],
+        "arc_easy": ["accuracy", "lm_eval/acc_norm", "accuracy_per_byte"],
+        "lambada": ["lm_eval/acc", "lm_eval/perplexity"],
+        "gsm8k": ["exact_match_lenient", "exact_match", "lm_eval/exact_match,last"],
     }
-    by_task = {row["task"]: row for row in found}
-    assert [task for task, row in by_task.items() if row["is_group"]] == ["mmlu"]
-    assert (by_task["mmlu"]["standard_error"], by_task["mmlu_anatomy"]["standard_error"]) == (0.1, None)
-    assert (by_task["hellaswag"]["n"], by_task["hellaswag"]["task_version"]) == (8, "1.0")
-    assert (by_task["mmlu_anatomy"]["shots"], by_task["hellaswag"]["shots"]) == (5, None)
+    strict = by_task["gsm8k"][1]
+    assert (strict["harness_metric"], strict["filter"], strict["value"]) == ("exact_match", "strict-match", 0.25)
+    [mmlu], [anatomy, _], [hellaswag, _], *_ = by_task.values()
+    assert [task for task, (row, *_) in by_task.items() if row["is_group"]] == ["mmlu"]
+    assert (mmlu["standard_error"], anatomy["standard_error"]) == (0.1, None)
+    assert (hellaswag["n"], hellaswag["task_version"]) == (8, "1.0")
+    assert (anatomy["shots"], hellaswag["shots"]) == (5, None)
 
 
 def changed(**of_task: object) -> bytes:
@@ -286,47 +272,48 @@ def test_one_wrong_file_among_several_imports_none(warehouse: Path, theirs: Path
 
 
 def test_the_evaluated_variant_is_that_of_the_arguments(warehouse: Path, tiny_folder: Path, tmp_path: Path) -> None:
-    store, models = Store(warehouse), rows_of(TABLES["models"], "hub", None)
-    hub = models.with_columns(source=pl.lit("org/name"), revision=pl.lit("abc"))
-    store.write(TABLES["models"], hub, provenance_of("hub", None), "hub", None)
-    store.write(
-        TABLES["variants"], rows_of(TABLES["variants"], "hub", "dense"), provenance_of("hub", "dense"), "hub", "dense"
-    )
+    store = Store(warehouse)
+    of_hub = rows_of(TABLES["models"], "hub", None).with_columns(source=pl.lit("org/name"), revision=pl.lit("abc"))
+    put(store, "models", of_hub, "hub")
+    put(store, "variants", rows_of(TABLES["variants"], "hub", "dense"), "hub", "dense")
     (tmp_path / "link").symlink_to(tiny_folder)
 
-    def of(arguments: object, **config: object) -> tuple[str, str]:
+    def of(arguments: object, **config: object) -> str:
         whole = MMLU | {"config": {"model_args": arguments} | config}
-        return evaluated_variant(parse_results("r.json", json.dumps(whole).encode()), store)
+        return "@".join(evaluated_variant(parse_results("r.json", json.dumps(whole).encode()), store))
 
-    assert of(f"pretrained=tiny@{PRUNED}") == ("tiny", PRUNED)
-    [variant_hash] = store.read(TABLES["variants"], "tiny", PRUNED)["variant_hash"].to_pylist()
-    about = {"model": "tiny", "recipe": PRUNED, "variant_hash": variant_hash}
-    (tmp_path / "prunescope.json").write_text(json.dumps(about))
-    assert of(f"pretrained={tmp_path}") == ("tiny", PRUNED)
-    with pytest.raises(WarehouseError, match="names no model of the warehouse"):
-        of(f"pretrained={tmp_path},peft=org/adapter")
-    for wrong in (about | {"variant_hash": "other"}, about | {"recipe": "none"}, [], {"model": "tiny"}):
-        (tmp_path / "prunescope.json").write_text(json.dumps(wrong))
-        with pytest.raises(WarehouseError, match="names no model of the warehouse"):
-            of(f"pretrained={tmp_path}")
-    assert of(f"dtype=float32,pretrained={tmp_path / 'link'},load_in_4bit=False") == ("tiny", "dense")
-    assert of({"pretrained": "org/name", "revision": "main"}) == of("pretrained=org/name") == ("hub", "dense")
-    assert of("pretrained=org/name,revision=v1", model_sha="abc") == ("hub", "dense")
-    for arguments, config in (
-        ("pretrained=org/name,peft=org/adapter", {}),
-        ({"pretrained": "org/name", "load_in_8bit": True}, {}),
-        ("pretrained=org/name,revision=v1", {}),
-        ("pretrained=org/name,revision=abcmain", {}),
-        ("pretrained=org/name", {"model_sha": "other"}),
-        ("pretrained=", {}),
-        (f"pretrained={'x' * 5000}", {}),
-        ([1], {}),
-    ):
+    def assert_refused(arguments: object, **config: object) -> None:
         with pytest.raises(WarehouseError, match=r"^r.json: `config.model_args` \(pretrained=.*\) names no model"):
             of(arguments, **config)
-    again = hub.with_columns(model=pl.lit("same"))
-    store.write(TABLES["models"], again, provenance_of("same", None), "same", None)
-    rows = rows_of(TABLES["variants"], "same", "dense")
-    store.write(TABLES["variants"], rows, provenance_of("same", "dense"), "same", "dense")
+
+    assert of(f"pretrained=tiny@{PRUNED}") == f"tiny@{PRUNED}"
+    assert of(f"dtype=float32,pretrained={tmp_path / 'link'},load_in_4bit=False") == "tiny@dense"
+    assert of({"pretrained": "org/name", "revision": "main"}) == of("pretrained=org/name") == "hub@dense"
+    assert of("pretrained=org/name,revision=v1", model_sha="abc") == "hub@dense"
+    for arguments in (
+        "pretrained=org/name,peft=org/adapter",
+        {"pretrained": "org/name", "load_in_8bit": True},
+        "pretrained=org/name,revision=v1",
+        "pretrained=org/name,revision=abcmain",
+        "pretrained=",
+        f"pretrained={'x' * 5000}",
+        [1],
+    ):
+        assert_refused(arguments)
+    assert_refused("pretrained=org/name", model_sha="other")
+
+    [variant_hash] = store.read(TABLES["variants"], "tiny", PRUNED)["variant_hash"].to_pylist()
+    about = {"model": "tiny", "recipe": PRUNED, "variant_hash": variant_hash}
+    checkpoint, written = f"pretrained={tmp_path}", tmp_path / "prunescope.json"
+    written.write_text(json.dumps(about))
+    assert of(checkpoint) == f"tiny@{PRUNED}"
+    assert_refused(f"{checkpoint},peft=org/adapter")
+    for wrong in (about | {"variant_hash": "other"}, about | {"recipe": "none"}, [], {"model": "tiny"}):
+        written.write_text(json.dumps(wrong))
+        assert_refused(checkpoint)
+
+    put(store, "models", of_hub.with_columns(model=pl.lit("same")), "same")
+    assert of("pretrained=org/name") == "hub@dense", "the other has no dense variant"
+    put(store, "variants", rows_of(TABLES["variants"], "same", "dense"), "same", "dense")
     with pytest.raises(WarehouseError, match="names hub@dense and same@dense; say with --variant"):
         of("pretrained=org/name")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from selenium.webdriver.common.by import By
 
-from tests.assets.publishing.running_server import Served
+from tests.assets.publishing.running_server import ENDLESS, Served
 from tests.pipelines.reporting.explorer.browser_page import Reader, chromium
 
 pytestmark = [pytest.mark.chromium, pytest.mark.integration]
@@ -20,12 +20,9 @@ def page(computed_once: Path) -> Iterator[Reader]:
         yield reader
 
 
-def ask(page: Reader, sql: str) -> str:
-    """Types SQL into the box, runs it, and gives what stands below."""
+def type_and_run(page: Reader, sql: str) -> None:
     page.js("document.querySelector('textarea').value = arguments[0]", sql)
     page.click(page.one("button.run"))
-    page.wait(lambda: page.text(".result") not in {"", "Running …"})
-    return page.text(".result")
 
 
 def test_every_view_loads_from_the_server_under_its_policy(page: Reader) -> None:
@@ -42,20 +39,20 @@ def test_every_view_loads_from_the_server_under_its_policy(page: Reader) -> None
     assert page.complaints() == []
 
 
-def test_the_box_shows_rows_errors_and_text_as_text(page: Reader) -> None:
+def test_the_box_shows_rows_errors_and_text_as_text_and_stops_a_query(page: Reader) -> None:
     page.show("/sql/variants")
-    assert "wanda-2of4" in ask(page, page.js("return document.querySelector('textarea').value"))
-    assert "1,000 rows, more were left out" in ask(page, "from range(2000)")
-    assert "⟨202E⟩" in ask(page, "select '<img src=x onerror=alert(1)>' || chr(8238) as hostile")
+    for sql, shown in (
+        (page.js("return document.querySelector('textarea').value"), "wanda-2of4"),
+        ("from range(2000)", "1,000 rows, more were left out"),
+        ("from read_text('/etc/passwd')", "no files"),
+        ("select '<img src=x onerror=alert(1)>' || chr(8238) as hostile", "⟨202E⟩"),
+    ):
+        type_and_run(page, sql)
+        page.wait(lambda: page.text(".result") not in {"", "Running …"})
+        assert shown in page.text(".result")
     assert not page.driver.find_elements(By.CSS_SELECTOR, ".result img")
-    assert "no files" in ask(page, "from read_text('/etc/passwd')")
     assert page.complaints() == []
-
-
-def test_a_running_query_can_be_stopped(page: Reader) -> None:
-    page.show("/sql")
-    page.js("document.querySelector('textarea').value = 'select count(*) from range(1000000) a, range(1000000) b'")
-    page.click(page.one("button.run"))
+    type_and_run(page, ENDLESS)
     page.wait(lambda: page.text("button.run") == "Stop")
     page.click(page.one("button.run"))
     page.wait(lambda: page.text(".result") == "Stopped.")

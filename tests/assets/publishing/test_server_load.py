@@ -1,6 +1,5 @@
 """Attacks on a running server: hostile SQL, many clients, and its end while they go on."""
 
-import http.client
 import json
 import signal
 import socket
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.assets.publishing.running_server import PATIENCE, Served, serving
+from tests.assets.publishing.running_server import ENDLESS, Served, begun, request, serving
 from tests.warehouse.attacks import Attack, attacks
 
 pytestmark = pytest.mark.integration
@@ -56,6 +55,14 @@ def test_the_server_answers_an_attack_as_the_command_does(
     attack.check(answer.get("error"), len(answer.get("rows", [])))
 
 
+def test_a_query_without_end_is_stopped(impatient: Served) -> None:
+    status, _, answer = impatient.post({"sql": ENDLESS})
+    assert status == 408
+    assert "ran longer than 1 s" in json.loads(answer)["error"]
+    assert impatient.post({"sql": "select list(i) from range(1000000000) t(i)"})[0] in {408, 413}
+    assert impatient.sql("select 1 as one")["rows"] == [[1]]
+
+
 @pytest.mark.parametrize(
     "sql",
     [
@@ -71,59 +78,56 @@ def test_an_answer_that_is_small_in_arrow_and_large_in_json_has_limits(served: S
 
 
 def test_headers_have_a_limit_for_each_request(served: Served) -> None:
-    with socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE) as connection:
+    with served.connect() as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"x" * 70_000)
         assert connection.recv(1000).startswith(b"HTTP/1.1 400 ")
-    with socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE) as connection:
+    with served.connect() as connection:
         for _ in range(50):  # the headers of one connection's requests do not add up
-            connection.sendall(b"GET /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"x" * 10_000 + b"\r\n\r\n")
+            connection.sendall(request("GET /nothing", extra=f"X: {'x' * 10_000}\r\n"))
             assert b"HTTP/1.1 404 " in connection.recv(10_000)
 
 
 @pytest.mark.parametrize("sent", [b"", b'{"sql": "select'])
-def test_a_client_that_leaves_within_its_body_is_no_bug(computed_once: Path, sent: bytes) -> None:
-    with Served(computed_once) as server:
-        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection:
-            connection.sendall(
-                b"POST /study/tiny/sql HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-                b"Content-Length: 60\r\n\r\n" + sent
-            )
-            time.sleep(0.2)
-        assert server.ask("/nothing")[0] == 404
-    assert not server.told
+def test_a_client_that_leaves_within_its_body_is_no_bug(served: Served, sent: bytes) -> None:
+    with served.connect() as connection:
+        connection.sendall(request("POST /study/tiny/sql", sent, length=60))
+        time.sleep(0.2)
+    assert served.ask("/nothing")[0] == 404
+    assert not served.told
 
 
-# test_server.py sends SIGINT while a query runs.
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive)])
-def test_the_command_ends_within_five_seconds_whatever_runs(computed_once: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize("sql", ["", "select repeat('x', 900) from range(900)"], ids=["GET", "POST"])
+def test_a_client_that_pipelines_and_reads_nothing_is_no_bug(served: Served, sql: str) -> None:
+    asked = request("GET /study/tiny/data/index.json")
+    if sql:
+        asked = request("POST /study/tiny/sql", json.dumps({"sql": sql}).encode())
+    with served.connect(timeout=1) as connection:
+        with suppress(TimeoutError):
+            connection.sendall(asked * 2000)
+        time.sleep(1)
+    time.sleep(1)
+    assert served.ask("/nothing")[0] == 404
+    assert not served.told
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "told"),
+    [(signal.SIGINT, 130, "stopped\n"), (signal.SIGTERM, -signal.SIGTERM, "")],
+    ids=["SIGINT", "SIGTERM"],
+)
+def test_the_command_ends_within_five_seconds_whatever_runs(
+    computed_once: Path, number: signal.Signals, code: int, told: str
+) -> None:
     with serving(computed_once) as (process, line):
+        assert line.startswith("http://127.0.0.1:")
+        assert "shows tiny of" in line
         port = int(line.split(":")[2].split("/")[0])
-        clients = [http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE) for _ in range(6)]
-        for client, sql in zip(
-            clients, ["with a as (" * 12, "select repeat('9', 10000000)::bignum ** 2"] * 3, strict=True
-        ):
-            body = json.dumps({"sql": sql})
-            client.request("POST", "/study/tiny/sql", body, {"Content-Type": "application/json"})
-        idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
+        hostile = [ENDLESS, "with a as (" * 12, "select repeat('9', 10000000)::bignum ** 2"]
+        clients = [begun(port, sql) for sql in hostile * 2]
+        clients += [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
         time.sleep(1)
         process.send_signal(number)
-        process.wait(5)
-        for connection in [*clients, *idle]:
-            connection.close()
-        assert "Traceback" not in process.stderr.read()
-
-
-@pytest.mark.parametrize("what", ["GET", "POST"])
-def test_a_client_that_pipelines_and_reads_nothing_is_no_bug(computed_once: Path, what: str) -> None:
-    body = json.dumps({"sql": "select repeat('x', 900) from range(900)"}).encode() if what == "POST" else b""
-    path = "/study/tiny/sql" if body else "/study/tiny/data/index.json"
-    head = f"{what} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-    asked = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
-    with Served(computed_once) as server:
-        with socket.create_connection(("127.0.0.1", server.port), timeout=1) as connection:
-            with suppress(TimeoutError):
-                connection.sendall(asked * 2000)
-            time.sleep(1)
-        time.sleep(1)
-        assert server.ask("/nothing")[0] == 404
-    assert not server.told
+        assert process.wait(5) == code
+        for client in clients:
+            client.close()
+        assert process.stderr.read() == told

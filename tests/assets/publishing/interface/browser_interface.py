@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -33,9 +34,8 @@ class Interface:
     def ask(self, query: str, **variables: Any) -> dict[str, Any]:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)
         body = json.dumps({"query": query, "variables": variables})
-        headers = {"Content-Type": "application/json"}
         try:
-            connection.request("POST", "/graphql", body, headers)
+            connection.request("POST", "/graphql", body, {"Content-Type": "application/json"})
             return json.load(connection.getresponse())["data"]
         finally:
             connection.close()
@@ -53,6 +53,10 @@ class Interface:
 
     def launch(self, assets: list[str], partition: str, study: Path) -> str:
         """Launch a run of one partition of some assets; return its id."""
+        query = """mutation Launch($parameters: ExecutionParams!) { launchRun(executionParams: $parameters) {
+            ... on LaunchRunSuccess { run { runId } }
+            ... on PythonError { message }
+        } }"""
         parameters = {
             "selector": _PLACE | {"assetSelection": [{"path": [asset]} for asset in assets]},
             "mode": "default",
@@ -60,44 +64,19 @@ class Interface:
             # Without the tags of the two dimensions, as a user writes it by hand.
             "executionMetadata": {"tags": [{"key": "dagster/partition", "value": partition}]},
         }
-        query = """mutation Launch($parameters: ExecutionParams!) {
-            launchRun(executionParams: $parameters) {
-                __typename
-                ... on LaunchRunSuccess { run { runId } }
-                ... on PythonError { message }
-            }
-        }"""
         launched = self.ask(query, parameters=parameters)["launchRun"]
-        assert launched["__typename"] == "LaunchRunSuccess", launched
+        assert "run" in launched, launched
         return launched["run"]["runId"]
 
-    def backfill(self, assets: list[str], partitions: list[str]) -> str:
-        """Launch a run for each partition, as the page of several partitions does; return the id of the backfill."""
-        parameters = {"assetSelection": [{"path": [asset]} for asset in assets], "partitionNames": partitions}
-        query = """mutation Launch($parameters: LaunchBackfillParams!) {
-            launchPartitionBackfill(backfillParams: $parameters) {
-                __typename
-                ... on LaunchBackfillSuccess { backfillId }
-                ... on PythonError { message }
-            }
-        }"""
-        launched = self.ask(query, parameters=parameters)["launchPartitionBackfill"]
-        assert launched["__typename"] == "LaunchBackfillSuccess", launched
-        return launched["backfillId"]
-
-    def runs_of(self, backfill: str) -> dict[str, str]:
-        """Return the status of each run of a backfill, by id."""
-        query = """query Runs($tags: [ExecutionTag!]) {
-            runsOrError(filter: {tags: $tags}) { ... on Runs { results { runId status } } }
-        }"""
-        found = self.ask(query, tags=[{"key": "dagster/backfill", "value": backfill}])["runsOrError"]["results"]
-        return {run["runId"]: run["status"] for run in found}
+    def newest(self) -> str:
+        """Return the id of the newest run."""
+        found = self.ask("{ runsOrError(limit: 1) { ... on Runs { results { runId } } } }")
+        return found["runsOrError"]["results"][0]["runId"]
 
     def terminate(self, run_id: str) -> None:
         """Cancel a run."""
         query = "mutation Stop($id: String!) { terminateRun(runId: $id) { __typename } }"
-        stopped = self.ask(query, id=run_id)["terminateRun"]
-        assert stopped["__typename"] == "TerminateRunSuccess", stopped
+        assert self.ask(query, id=run_id)["terminateRun"]["__typename"] == "TerminateRunSuccess"
 
     def run(self, run_id: str) -> tuple[str, list[str]]:
         """Return its status and the lines of its log so far."""
@@ -108,40 +87,33 @@ class Interface:
         found = self.ask(query, id=run_id)
         return found["runOrError"]["status"], [event["message"] for event in found["logsForRun"]["events"]]
 
-    def newest(self) -> str:
-        """Return the id of the newest run."""
-        return self.ask("{ runsOrError(limit: 1) { ... on Runs { results { runId } } } }")["runsOrError"]["results"][0][
-            "runId"
-        ]
-
-    def wait_for(self, run_id: str, is_there: Callable[[str, list[str]], bool]) -> tuple[str, list[str]]:
+    def wait_for(self, run_id: str, is_there: Callable[[str, list[str]], bool]) -> list[str]:
+        """Wait until status and log of a run are so, which a failed run never is; return the log."""
         deadline = time.monotonic() + PATIENCE
         while not is_there(*(found := self.run(run_id))):
             assert time.monotonic() < deadline, found
             assert found[0] not in {"FAILURE", "CANCELED"}, found
             time.sleep(0.2)
-        return found
+        return found[1]
 
     def stale(self) -> set[str]:
         """Return everything that the interface shows as stale: `asset`, or `asset[partition]`."""
         nodes = self.ask("{ assetNodes { assetKey { path } isPartitioned partitionKeys staleStatus } }")["assetNodes"]
-        names = {"/".join(node["assetKey"]["path"]): node for node in nodes}
-        found = {name for name, node in names.items() if node["staleStatus"] == "STALE"}
+        found = {"/".join(node["assetKey"]["path"]) for node in nodes if node["staleStatus"] == "STALE"}
         query = """query Stale($assets: [AssetKeyInput!]) {
-            assetNodes(assetKeys: $assets) { assetKey { path } staleStatusByPartition }
+            assetNodes(assetKeys: $assets) { assetKey { path } partitionKeys staleStatusByPartition }
         }"""
         partitioned = [node["assetKey"] for node in nodes if node["isPartitioned"]]
         for node in self.ask(query, assets=partitioned)["assetNodes"]:
+            told = zip(node["partitionKeys"], node["staleStatusByPartition"], strict=True)
             name = "/".join(node["assetKey"]["path"])
-            told = zip(names[name]["partitionKeys"], node["staleStatusByPartition"], strict=True)
             found |= {f"{name}[{partition}]" for partition, status in told if status == "STALE"}
         return found
 
 
 def free_port() -> int:
     """Return a port without a server."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
         return probe.getsockname()[1]
 
 
@@ -151,20 +123,13 @@ def started(warehouse: Path, port: int) -> Iterator[tuple[Interface, subprocess.
 
     SIGINT is ignored, as in the background of a shell script; SIGTERM must end it all the same.
     """
-    command = [
-        "sh",
-        "-c",
-        "trap '' INT; exec \"$@\"",
-        "sh",
-        *SERVER,
-        "ui",
-        "--port",
-        str(port),
-        "--warehouse",
-        str(warehouse),
-    ]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / ".src")}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = shlex.join([*SERVER, "ui", "--port", str(port), "--warehouse", str(warehouse)])
+    process = subprocess.Popen(
+        ["sh", "-c", f"trap '' INT; exec {command}"],
+        env=os.environ | {"PYTHONPATH": str(ROOT / ".src")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         interface = Interface(port)
         interface.wait(process)

@@ -29,7 +29,6 @@ pytestmark = pytest.mark.timeout(900)
 GRAPH = defs.resolve_asset_graph()
 DAGSTERS = context.CachingStaleStatusResolver
 LESS = {"name": "magnitude-50", "method": "magnitude", "sparsity": 0.4}
-OTHERS = ["dense", "wanda-2of4", "attn-drop-1"]
 
 
 @pytest.fixture
@@ -56,7 +55,7 @@ def stale(instance: DagsterInstance, graph: AssetGraph = GRAPH, compare: type | 
     return found
 
 
-def run(instance: DagsterInstance, study: StudyFile, partition: str | None, *assets: str) -> None:
+def run(instance: DagsterInstance, study: StudyFile, partition: str, *assets: str) -> None:
     resources = {"study": {"config": {"study": str(study.path)}}}
     if "variants" in assets:
         resources["engine"] = {"config": {"address": ""}}
@@ -71,15 +70,18 @@ def test_a_variant_computed_by_hand_publishes_its_parameters_and_is_current(
     instance: DagsterInstance, study: StudyFile
 ) -> None:
     before = latest_versions(instance, RECIPE)
-    study.write(recipes=[*OTHERS, LESS])
+    study.write(recipes=["dense", LESS, "wanda-2of4", "attn-drop-1"])
     run(instance, study, "tiny-a|magnitude-50", "variants")
     published = latest_versions(instance, RECIPE)
     assert {name for name in NAMES if published[name] != before[name]} == {"magnitude-50"}
-    assert stale(instance) == of("magnitude-50", FILLED[1:]) | ANSWERS
-    assert stale(instance, compare=DAGSTERS) < stale(instance), "Dagster itself stops at the first asset"
+    behind = of("magnitude-50", FILLED[1:]) | ANSWERS
+    assert stale(instance) == behind
+    assert stale(instance, compare=DAGSTERS) < behind, "Dagster itself stops at the first asset"
+    # With these recipes an answer has more variants than Dagster itself compares.
+    instance.add_dynamic_partitions("recipe", [f"magnitude-0.{number}" for number in range(100, 200)])
     run(instance, study, "magnitude-50", "recipe")
     assert latest_versions(instance, RECIPE) == published
-    assert stale(instance) == of("magnitude-50", FILLED[1:]) | ANSWERS, "a run that publishes the same changes nothing"
+    assert stale(instance) == behind, "a run that publishes the same changes nothing"
 
 
 def test_a_recipe_published_for_the_first_time_makes_nothing_stale(instance: DagsterInstance, study: StudyFile) -> None:
@@ -97,12 +99,3 @@ def test_a_changed_program_makes_the_tables_behind_it_stale_and_no_answer(
     monkeypatch.setitem(steps.CODE_VERSIONS, "variants", "another")
     assets = [recipe, *table_assets(), paper_reference, *question_assets(), *figure_assets(), report]
     assert stale(instance, AssetGraph.from_assets(assets)) == {key for name in NAMES for key in of(name)}
-
-
-def test_answers_over_more_variants_than_dagster_compares_become_stale(
-    instance: DagsterInstance, study: StudyFile
-) -> None:
-    instance.add_dynamic_partitions("recipe", [f"magnitude-0.{number}" for number in range(100, 200)])
-    study.write(recipes=[*OTHERS, LESS])
-    run(instance, study, "magnitude-50", "recipe")
-    assert stale(instance) == of("magnitude-50") | ANSWERS
