@@ -29,11 +29,11 @@ from prunescope.assets.execution.ray.tasks import (
 )
 from prunescope.assets.execution.task import Event, ModelTask, StepFailed, TableWritten
 from prunescope.assets.planning.work_plan import StudyRequest
+from prunescope.assets.runs.dagster_job import run_config
 from prunescope.assets.runs.start import run_study
-from prunescope.assets.runs.study_run import RunResult
 from prunescope.pipelines.core.errors import ComputationError, InputError
 from prunescope.warehouse.storage.partition_store import Store
-from tests.assets.tiny_study import Heard, StudyFile, materialized, pages, rows, without_answers
+from tests.assets.tiny_study import Heard, StudyFile, materialized, require_same_tables, without_answers
 from tests.object_store import SECRET, s3_server
 
 
@@ -42,37 +42,39 @@ def cluster(test: Callable[..., None]) -> Callable[..., None]:
     return pytest.mark.ray(pytest.mark.integration(pytest.mark.exhaustive(test)))
 
 
-def node(name: str, cpus: float, gpus: float = 0, *, alive: bool = True) -> dict[str, object]:
-    has = {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
-    return {"NodeID": name, "Alive": alive, "Resources": has}
+def library() -> Any:
+    return pytest.importorskip("ray", reason="needs Ray: pip install 'prunescope[ray]'")
+
+
+def node(cpus: float, gpus: float = 0, *, alive: bool = True) -> dict[str, object]:
+    return {"Alive": alive, "Resources": {"CPU": cpus} | ({"GPU": gpus} if gpus else {})}
+
+
+PLAIN = [node(16), node(4), node(0), node(64, alive=False)]
+LARGE = node(96, 8)
 
 
 def test_a_task_takes_the_largest_machine_without_gpus_and_its_share_of_one_with_them() -> None:
-    machines = [node("a", 16), node("b", 4), node("head", 0), node("gone", 64, alive=False)]
-    assert room(machines) == (16, 0, 1)
-    assert room([*machines, node("d", 16)]) == (16, 0, 2)
-    assert room(machines, cpus=6) == (6, 0, 2)
-    assert room(machines, cpus=4) == (4, 0, 5)
-    machines.append(node("c", 96, 8))
-    assert room(machines) == (12, 1, 8)
-    assert room([*machines, node("d", 32, 8)]) == (4, 1, 16)
-    assert room(machines, gpus=4) == (48, 4, 2)
-    assert room(machines, gpus=0) == (96, 0, 1)
-    assert room([node("d", 8, 1)], gpus=0.25) == (2, 0.25, 4)
-
-
-def test_a_request_larger_than_any_machine_is_refused_with_the_sizes() -> None:
-    with pytest.raises(InputError, match=r"no machine .* 1 CPUs and 9 GPUs .*96 CPUs, 8 GPUs.*--gpus-per-task"):
-        room([node("c", 96, 8)], gpus=9)
-    with pytest.raises(InputError, match=r"no machine .* 1 CPUs .*it has no machine"):
-        room([node("c", 96, 8, alive=False)])
-
-
-def test_a_worker_takes_whole_gpus_or_a_part_of_one() -> None:
-    for gpus in (0, 0.25, 1, 2):
-        assert room([node("c", 96, 8)], gpus)[1] == gpus
-    with pytest.raises(InputError, match=r"--gpus-per-task 1\.5: .*; give a whole number, or a part such as 0\.5"):
-        room([node("c", 96, 8)], 1.5)
+    for machines, asked, wanted in (
+        (PLAIN, {}, (16, 0, 1)),
+        ([*PLAIN, node(16)], {}, (16, 0, 2)),
+        (PLAIN, {"cpus": 6}, (6, 0, 2)),
+        (PLAIN, {"cpus": 4}, (4, 0, 5)),
+        ([*PLAIN, LARGE], {}, (12, 1, 8)),
+        ([*PLAIN, LARGE, node(32, 8)], {}, (4, 1, 16)),
+        ([*PLAIN, LARGE], {"gpus": 4}, (48, 4, 2)),
+        ([*PLAIN, LARGE], {"gpus": 0}, (96, 0, 1)),
+        ([LARGE], {"gpus": 1}, (12, 1, 8)),
+        ([node(8, 1)], {"gpus": 0.25}, (2, 0.25, 4)),
+    ):
+        assert room(machines, **asked) == wanted, (machines, asked)
+    for machines, gpus, refusal in (
+        ([LARGE], 9, r"no machine .* 1 CPUs and 9 GPUs .*96 CPUs, 8 GPUs.*--gpus-per-task"),
+        ([node(96, 8, alive=False)], None, r"no machine .* 1 CPUs .*it has no machine"),
+        ([LARGE], 1.5, r"--gpus-per-task 1\.5: .*; give a whole number, or a part such as 0\.5"),
+    ):
+        with pytest.raises(InputError, match=refusal):
+            room(machines, gpus)
 
 
 def whole(recipes: int, model: str = "m") -> ModelTask:
@@ -87,7 +89,7 @@ def test_variants_are_divided_evenly_in_groups_of_eight_at_most_and_the_steps_of
         (11, 2, [6, 5]),
         (11, 4, [3, 3, 3, 2]),
         (11, 20, [1] * 11),
-        (24, 2, [6, 6, 6, 6]),
+        (24, 2, [6] * 4),
         (0, 2, []),
     ):
         task = whole(recipes)
@@ -104,7 +106,7 @@ class Answering:
     loses: Callable[[ModelTask], bool] = lambda _: False
     fails: Callable[[ModelTask], bool] = lambda _: False
     sent: list[ModelTask] = field(default_factory=list)
-    nodes: list[dict[str, object]] = field(default_factory=lambda: [node("a", 1), node("b", 1)])
+    nodes: list[dict[str, object]] = field(default_factory=lambda: [node(1), node(1)])
     told: list[str] = field(default_factory=list)
     # Looks at the cluster before the first answer, in which it has no machine with room.
     absent: int = 0
@@ -112,12 +114,12 @@ class Answering:
     def wait(self, references: list[int], **_: object) -> tuple[list[int], list[int]]:
         self.absent -= 1
         if self.absent >= 0:
-            self.nodes = [node("head", 0)]
+            self.nodes = [node(0)]
             return [], references
         return references[:1], references[1:]
 
-    def compute(self, tasks: list[ModelTask], monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Event]]:
-        ray = pytest.importorskip("ray", reason="needs Ray: pip install 'prunescope[ray]'")
+    def compute(self, *tasks: ModelTask) -> list[tuple[str, Event]]:
+        ray = library()
 
         def get(reference: int) -> list[Event]:
             part = self.sent[reference]
@@ -131,70 +133,55 @@ class Answering:
             self.sent.append(part)
             return len(self.sent) - 1
 
-        monkeypatch.setattr(ray_tasks, "connected", lambda _: nullcontext())
-        monkeypatch.setattr(ray, "nodes", lambda: self.nodes)
-        monkeypatch.setattr(ray, "remote", lambda **_: lambda _: SimpleNamespace(remote=start))
-        monkeypatch.setattr(ray, "wait", self.wait)
-        monkeypatch.setattr(ray, "get", get)
-        monkeypatch.setattr(ray, "cancel", lambda *_, **__: None)
-        events = compute_on_ray(tasks, "auto", self.told.append)
-        return [(task.model, event) for task, event in events]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ray_tasks, "connected", lambda _: nullcontext())
+            patch.setattr(ray, "nodes", lambda: self.nodes)
+            patch.setattr(ray, "remote", lambda **_: lambda _: SimpleNamespace(remote=start))
+            patch.setattr(ray, "wait", self.wait)
+            patch.setattr(ray, "get", get)
+            patch.setattr(ray, "cancel", lambda *_, **__: None)
+            return [(task.model, event) for task, event in compute_on_ray(tasks, "auto", self.told.append)]
 
 
-@pytest.fixture
-def tasks(tmp_path: Path) -> list[ModelTask]:
-    return [replace(whole(4, name), root=str(tmp_path)) for name in ("m", "other")]
-
-
-def test_a_model_comes_before_its_variants_and_a_lost_model_ends_only_what_depends_on_it(
-    tasks: list[ModelTask], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cluster = Answering(fails=lambda part: part.model == "m")
-    events = cluster.compute(tasks, monkeypatch)
+def test_a_model_comes_before_its_variants_and_a_lost_model_ends_only_what_depends_on_it() -> None:
+    cluster, other = Answering(fails=lambda part: part.model == "m"), whole(4, "other")
+    events = cluster.compute(whole(4), other)
     assert [part.steps for part in cluster.sent[:2]] == [((None, "models"),)] * 2
     assert {part.model for part in cluster.sent[2:]} == {"other"}
     assert [type(event) for model, event in events if model == "m"] == [StepFailed]
-    assert {(event.recipe, event.step) for model, event in events if model == "other"} == {*tasks[1].steps}
+    assert {(event.recipe, event.step) for model, event in events if model == "other"} == {*other.steps}
 
 
+@pytest.mark.parametrize(
+    ("variants", "machines", "is_survived", "tried"),
+    [
+        (4, 2, True, [(2, False), (1, False), (1, True)]),
+        (4, 2, False, [(2, False), (1, False), (1, True)]),
+        (8, 1, False, [(8, False), (4, False), (2, True), (1, True)]),
+    ],
+    ids=["survived", "lost", "lost from a large group"],
+)
 def test_a_lost_process_is_survived_with_half_of_the_variants_and_in_the_end_half_of_the_batch(
-    tasks: list[ModelTask], monkeypatch: pytest.MonkeyPatch
+    variants: int, machines: int, is_survived: bool, tried: list[tuple[int, bool]]
 ) -> None:
-    cluster = Answering(loses=lambda part: "r1" in part.recipes and not part.halves_batches)
-    events = cluster.compute(tasks[:1], monkeypatch)
-    assert {(event.recipe, event.step) for _, event in events} == {*tasks[0].steps}
-    tried = [(part.recipes, part.halves_batches) for part in cluster.sent if "r1" in part.recipes]
-    assert tried == [(["r0", "r1"], False), (["r1"], False), (["r1"], True)]
+    cluster = Answering(
+        loses=lambda part: "r1" in part.recipes and not (is_survived and part.halves_batches),
+        nodes=[node(1)] * machines,
+    )
+    task = whole(variants)
+    events = [event for _, event in cluster.compute(task)]
+    assert [(len(part.recipes), part.halves_batches) for part in cluster.sent if "r1" in part.recipes] == tried
+    assert {(event.recipe, event.step) for event in events} == {*task.steps}
+    failed = [event for event in events if isinstance(event, StepFailed)]
+    assert [event.recipe for event in failed] == ([] if is_survived else ["r1"]), "no other variant fails with it"
+    assert all(f"{len(tried)} processes were lost computing it" in event.message for event in failed)
 
 
-def test_what_is_lost_three_times_fails_alone(tasks: list[ModelTask], monkeypatch: pytest.MonkeyPatch) -> None:
-    cluster = Answering(loses=lambda part: "r1" in part.recipes)
-    events = cluster.compute(tasks[:1], monkeypatch)
-    [failed] = [event for _, event in events if isinstance(event, StepFailed)]
-    assert failed.recipe == "r1"
-    assert "3 processes were lost computing it" in failed.message
-    assert {event.recipe for _, event in events if isinstance(event, TableWritten)} == {None, "r0", "r2", "r3"}
-
-
-def test_no_variant_of_a_large_group_fails_with_the_one_that_is_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cluster = Answering(loses=lambda part: "r1" in part.recipes, nodes=[node("a", 1)])
-    events = cluster.compute([replace(whole(8), root=str(tmp_path))], monkeypatch)
-    assert [event.recipe for _, event in events if isinstance(event, StepFailed)] == ["r1"]
-    tried = [(len(part.recipes), part.halves_batches) for part in cluster.sent if "r1" in part.recipes]
-    assert tried == [(8, False), (4, False), (2, True), (1, True)]
-
-
-def test_a_cluster_that_lost_its_machines_is_waited_for_and_then_given_up(
-    tasks: list[ModelTask], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    back = Answering(absent=250)
-    events = back.compute(tasks[:1], monkeypatch)
-    assert {(event.recipe, event.step) for _, event in events} == {*tasks[0].steps}
-    gone = Answering(absent=1000)
+def test_a_cluster_that_lost_its_machines_is_waited_for_and_then_given_up() -> None:
+    back, gone, task = Answering(absent=250), Answering(absent=1000), whole(4)
+    assert {(event.recipe, event.step) for _, event in back.compute(task)} == {*task.steps}
     with pytest.raises(ComputationError, match="no machine with 1 CPUs and 0 GPUs for 300 s"):
-        gone.compute(tasks[:1], monkeypatch)
+        gone.compute(task)
     for cluster in (back, gone):
         assert cluster.told == ["the Ray cluster has lost its machines with 1 CPUs and 0 GPUs; waiting for another one"]
 
@@ -203,8 +190,7 @@ def test_a_cluster_that_lost_its_machines_is_waited_for_and_then_given_up(
 def test_an_address_without_a_server_is_refused_in_one_line(
     scheme: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    ray = pytest.importorskip("ray", reason="needs Ray: pip install 'prunescope[ray]'")
-    monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("Ray would wait for minutes"))
+    monkeypatch.setattr(library(), "init", lambda *_, **__: pytest.fail("Ray would wait for minutes"))
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"{scheme}127.0.0.1:{server.getsockname()[1]}"
     with (
@@ -217,27 +203,20 @@ def test_an_address_without_a_server_is_refused_in_one_line(
     assert "Traceback" not in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("failures", [2, 3])
-def test_a_remote_cluster_whose_server_fails_to_start_is_tried_three_times(
-    failures: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ray = pytest.importorskip("ray", reason="needs Ray: pip install 'prunescope[ray]'")
-    left = ["Initialization failure from server:\nTraceback"] * failures
-
+def test_a_remote_cluster_whose_server_fails_to_start_is_tried_three_times(monkeypatch: pytest.MonkeyPatch) -> None:
     def init(*_: object, **__: object) -> SimpleNamespace:
         if left:
             raise ConnectionAbortedError(left.pop())
         return SimpleNamespace(disconnect=lambda: None)
 
-    monkeypatch.setattr(ray, "init", init)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        far = connected(f"ray://127.0.0.1:{server.getsockname()[1]}")
-        if failures < 3:
-            with far:
-                assert not left
-        else:
-            with pytest.raises(InputError, match=r"no Ray cluster .*\(Initialization failure"), far:
-                pass
+    monkeypatch.setattr(library(), "init", init)
+    refused = pytest.raises(InputError, match=r"no Ray cluster .*\(Initialization failure")
+    for failures, outcome in ((2, nullcontext()), (3, refused)):
+        left = ["Initialization failure from server:\nTraceback"] * failures
+        with socket.create_server(("127.0.0.1", 0)) as server, outcome:
+            with connected(f"ray://127.0.0.1:{server.getsockname()[1]}"):
+                assert failures == 2
+            assert not left
 
 
 HOST = socket.gethostname()
@@ -285,18 +264,11 @@ def test_the_marker_of_a_killed_driver_is_removed_and_that_of_a_running_one_stay
 
 @dataclass
 class Machines:
-    """Two nodes of one CPU each.
-
-    Attributes:
-        address: of the head.
-        far: address of the same cluster from a machine outside of it.
-        sessions: Ray's logs.
-        doomed: the cluster and its node that will be killed.
-    """
+    """Two nodes of one CPU each, of which the second will be killed; `far` is the address from outside of them."""
 
     address: str
     far: str
-    sessions: Path
+    logs: Path
     doomed: tuple[Any, Any]
 
     @property
@@ -316,7 +288,7 @@ class Machines:
 
 @pytest.fixture(scope="module")
 def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
-    pytest.importorskip("ray", reason="needs Ray: pip install 'prunescope[ray]'")
+    library()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("PRUNESCOPE_CACHE", str(tmp_path_factory.mktemp("worker-cache")))
@@ -346,20 +318,13 @@ def computing(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
     return found
 
 
-@dataclass
-class Ran:
-    """A study on two machines, one of which died."""
-
-    outcome: RunResult
-    notes: list[str]
-    copy: Path
-
-
-@pytest.fixture(scope="module")
-def ran(machines: Machines, tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, cache: Path) -> Iterator[Ran]:
+@cluster
+def test_a_study_that_loses_a_machine_has_the_tables_of_a_single_process_and_shows_no_secret(
+    machines: Machines, study: StudyFile, tmp_path: Path, computed_once: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import ray
 
-    folder, listener, lost, wait = tmp_path_factory.mktemp("ray"), Heard(), list[bool](), ray.wait
+    listener, lost, wait, copy = Heard(), list[bool](), ray.wait, tmp_path / "copy"
 
     def wait_and_die(references: list[object], **options: object) -> object:
         if len(references) > 1 and not lost and machines.is_at_work():  # at variants, on both machines
@@ -367,52 +332,33 @@ def ran(machines: Machines, tmp_path_factory: pytest.TempPathFactory, tiny_folde
             lost.append(True)
         return wait(references, **options)
 
-    with pytest.MonkeyPatch.context() as patch, s3_server() as store:
+    without_answers(monkeypatch)
+    monkeypatch.setattr(ray, "wait", wait_and_die)
+    with s3_server() as store:
         for name, value in store.items():
-            patch.setenv(name, value)
-        patch.setenv("PRUNESCOPE_CACHE", str(cache))
-        patch.delenv("DAGSTER_HOME", raising=False)
-        without_answers(patch)
-        patch.setattr(ray, "wait", wait_and_die)
+            monkeypatch.setenv(name, value)
         root = Store("s3://cluster/study").root
         root.fs.mkdir("cluster")
-        study = StudyFile(folder / "tiny.yaml", tiny_folder)
         outcome = run_study(StudyRequest(str(study.path)), root, listener, cluster={"address": machines.address})
-        root.fs.get(root.path, str(folder / "copy"), recursive=True)
-        assert lost, "the machine died while it was at work"
-        yield Ran(outcome, listener.notes, folder / "copy")
-
-
-@cluster
-def test_a_study_that_loses_a_machine_has_the_tables_of_a_single_process(ran: Ran, computed_once: Path) -> None:
-    assert not ran.outcome.failures
-    assert len(ran.outcome.computed) == 6, "the model, four variants, and the answers"
-    assert any("was lost computing tiny-a" in note for note in ran.notes)
-    alone, found = rows(computed_once), rows(ran.copy)
-    assert found.keys() == {name for name in alone if not name.startswith("paper_reference")}
-    for name, table in found.items():
-        assert table.equals(alone[name]), name
-        if not name.startswith("variants/"):  # the one table with timings
-            assert pages(ran.copy / name) == pages(computed_once / name), name
-
-
-@cluster
-def test_no_secret_reaches_a_log_of_ray_or_the_warehouse_and_no_worker_stays(ran: Ran, machines: Machines) -> None:
-    logs = [path for path in machines.sessions.rglob("*") if path.is_file()]
+        root.fs.get(root.path, str(copy), recursive=True)
+    assert lost, "the machine died while it was at work"
+    assert not outcome.failures
+    assert len(outcome.computed) == 6, "the model, four variants, and the answers"
+    assert any("was lost computing tiny-a" in note for note in listener.notes)
+    require_same_tables(copy, computed_once)
+    logs = [path for path in machines.logs.rglob("*") if path.is_file()]
     assert len(logs) > 5
-    for path in [*logs, *ran.copy.rglob("*.*")]:
+    for path in [*logs, *copy.rglob("*.*")]:
         assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
     assert not computing(psutil.process_iter())
 
 
 @cluster
 def test_a_run_of_the_ui_computes_its_partition_on_a_remote_cluster(
-    ran: Ran, machines: Machines, study: StudyFile, tmp_path: Path
+    machines: Machines, study: StudyFile, tmp_path: Path
 ) -> None:
     def run(model: str) -> object:
-        engine = {"address": machines.far}
-        resources = {"study": {"study": str(study.path)}, "warehouse": {"root": str(tmp_path)}, "engine": engine}
-        config = {"resources": {name: {"config": config} for name, config in resources.items()}}
+        config = run_config(StudyRequest(str(study.path)), Store(tmp_path), {"address": machines.far})
         return materialized(instance, config, ["models"], model)
 
     with DagsterInstance.ephemeral() as instance:
@@ -423,7 +369,7 @@ def test_a_run_of_the_ui_computes_its_partition_on_a_remote_cluster(
 
 
 @cluster
-def test_a_request_that_no_machine_can_meet_is_refused_at_once(ran: Ran, machines: Machines, tmp_path: Path) -> None:
+def test_a_request_that_no_machine_can_meet_is_refused_at_once(machines: Machines, tmp_path: Path) -> None:
     task = ModelTask(StudyRequest("demo"), str(tmp_path), "m", ((None, "models"),))
     with pytest.raises(InputError, match="no machine of the Ray cluster has 1 CPUs and 4 GPUs"):
         list(compute_on_ray([task], machines.address, print, gpus_per_task=4))
@@ -432,7 +378,7 @@ def test_a_request_that_no_machine_can_meet_is_refused_at_once(ran: Ran, machine
 
 @cluster
 def test_a_killed_worker_is_started_again_and_its_tables_are_those_of_a_single_process(
-    ran: Ran, machines: Machines, study: StudyFile, tmp_path: Path, computed_once: Path, monkeypatch: pytest.MonkeyPatch
+    machines: Machines, study: StudyFile, tmp_path: Path, computed_once: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray
 
@@ -447,10 +393,7 @@ def test_a_killed_worker_is_started_again_and_its_tables_are_those_of_a_single_p
 
     without_answers(monkeypatch)
     monkeypatch.setattr(ray, "wait", wait_and_kill)
-    place = {"address": machines.address}
-    outcome = run_study(StudyRequest(str(study.path)), str(warehouse), Heard(), cluster=place)
+    outcome = run_study(StudyRequest(str(study.path)), warehouse, Heard(), cluster={"address": machines.address})
     assert killed
     assert not outcome.failures
-    alone, found = rows(computed_once), rows(warehouse)
-    assert found.keys() == {name for name in alone if not name.startswith("paper_reference")}
-    assert all(table.equals(alone[name]) for name, table in found.items())
+    require_same_tables(warehouse, computed_once)

@@ -37,21 +37,26 @@ class RunningDaemon:
             assert time.monotonic() < deadline, f"{what}; runs: {self.runs()}"
             time.sleep(0.3)
 
-    def runs(self) -> list[tuple[str, str, dict[str, str]]]:
-        """Return job, status and tags of each run, without those inside the run of a whole study."""
-        query = "{ runsOrError { ... on Runs { results { jobName status tags { key value } } } } }"
+    def runs(self) -> list[tuple[str, str]]:
+        """Return status and models of each run that the sensor launched."""
+        query = "{ runsOrError { ... on Runs { results { status tags { key value } } } } }"
         found = []
         for each in self.interface.ask(query)["runsOrError"]["results"]:
             tags = {tag["key"]: tag["value"] for tag in each["tags"]}
-            if "prunescope/watched" in tags:
-                found.append((each["jobName"], each["status"], tags))
+            if tags.get("prunescope/watched") == "due":
+                found.append((each["status"], tags["prunescope/models"]))
         return found
 
-    def is_done(self) -> bool:
-        """Return whether no run is left."""
-        found = self.runs()
-        assert not any(status == "FAILURE" for _, status, _ in found), found
-        return all(status == "SUCCESS" for _, status, _ in found)
+    def wait_until_done(self, is_so: Callable[[], bool], what: str) -> None:
+        """Wait for what runs bring about, and until none is left."""
+
+        def is_done() -> bool:
+            found = {status for status, _ in self.runs()}
+            assert "FAILURE" not in found
+            return found == {"SUCCESS"}
+
+        self.wait_until(is_so, what)
+        self.wait_until(is_done, "a run does not end")
 
     def published(self, recipe: str) -> int:
         """Return how often a recipe was published."""
@@ -74,9 +79,9 @@ def daemon(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -
         yield RunningDaemon(study, warehouse, interface, process)
 
 
-def of(model: str, recipe: str | None, tables: tuple[str, ...]) -> set[str]:
+def of(recipe: str | None, tables: tuple[str, ...], *models: str) -> set[str]:
     inner = f"/recipe={recipe}" if recipe else ""
-    return {f"{table}/model={model}{inner}/part.parquet" for table in tables}
+    return {f"{table}/model={model}{inner}/part.parquet" for table in tables for model in models}
 
 
 # Other tests prove each step: test_automation.py, test_watch_list.py, test_staleness.py and test_interface.py.
@@ -86,41 +91,30 @@ def of(model: str, recipe: str | None, tables: tuple[str, ...]) -> set[str]:
 def test_added_models_are_computed_changed_recipes_recomputed_and_removed_models_left_alone(
     daemon: RunningDaemon, other_folder: Path
 ) -> None:
-    place = shutil.copytree(other_folder, daemon.warehouse / "_models" / "night")
-    everything = {
-        name
-        for model in ("tiny-a", "night")
-        for names in (of(model, None, MODEL_TABLES), *(of(model, r, OF_VARIANT) for r in ("dense", "magnitude-50")))
-        for name in names
-    }
-    report = daemon.warehouse / "_reports" / "tiny.html"
-    daemon.wait_until(lambda: report.exists() and "night" in report.read_text(), "no report with the new model")
-    daemon.wait_until(daemon.is_done, "a run does not end")
-    assert set(partitions(daemon.warehouse)) == everything
-    launched = [tags["prunescope/models"] for _, _, tags in daemon.runs() if tags["prunescope/watched"] == "due"]
-    assert set(launched) <= {"tiny-a", "tiny-a,night"}
+    both, warehouse = ("tiny-a", "night"), daemon.warehouse
+    place = shutil.copytree(other_folder, warehouse / "_models" / "night")
+    report = warehouse / "_reports" / "tiny.html"
+    daemon.wait_until_done(lambda: report.exists() and "night" in report.read_text(), "no report with the new model")
+    of_variants = of("dense", OF_VARIANT, *both) | of("magnitude-50", OF_VARIANT, *both)
+    assert set(partitions(warehouse)) == of(None, MODEL_TABLES, *both) | of_variants
+    assert {models for _, models in daemon.runs()} <= {"tiny-a", "tiny-a,night"}
     assert daemon.interface.stale() == set()
 
-    before, published = partitions(daemon.warehouse), daemon.published("magnitude-50")
+    before, published = partitions(warehouse), daemon.published("magnitude-50")
     changed = {"name": "magnitude-50", "method": "magnitude", "sparsity": 0.4}
-    with (daemon.warehouse / "_lock").open("a") as lock:
+    with (warehouse / "_lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # no run computes meanwhile
         daemon.study.write(recipes=["dense", changed])
         daemon.wait_until(lambda: daemon.published("magnitude-50") > published, "the parameter is not published")
         stale = daemon.interface.stale()
-    of_magnitude = {f"{table}[{model}|magnitude-50]" for table in OF_VARIANT for model in ("tiny-a", "night")}
-    assert stale == of_magnitude | ANSWERS
-    again = {model: of(model, "magnitude-50", OF_VARIANT) for model in ("tiny-a", "night")}
-    daemon.wait_until(lambda: written_since(before, daemon.warehouse) >= again["tiny-a"] | again["night"], "not again")
-    daemon.wait_until(daemon.is_done, "a run does not end")
-    assert written_since(before, daemon.warehouse) == again["tiny-a"] | again["night"]
+    assert stale == ANSWERS | {f"{table}[{model}|magnitude-50]" for table in OF_VARIANT for model in both}
+    again = of("magnitude-50", OF_VARIANT, *both)
+    daemon.wait_until_done(lambda: written_since(before, warehouse) >= again, "not made again")
+    assert written_since(before, warehouse) == again
     assert daemon.interface.stale() == set()
 
     shutil.rmtree(place)
-    before = partitions(daemon.warehouse)
+    before, again = partitions(warehouse), of("magnitude-50", OF_VARIANT, "tiny-a")
     daemon.study.write(recipes=["dense", changed | {"sparsity": 0.3}])
-    daemon.wait_until(lambda: written_since(before, daemon.warehouse) >= again["tiny-a"], "not made again")
-    daemon.wait_until(daemon.is_done, "a run does not end")
-    assert written_since(before, daemon.warehouse) == again["tiny-a"], (
-        "the data of the model that left are as they were"
-    )
+    daemon.wait_until_done(lambda: written_since(before, warehouse) >= again, "not made again")
+    assert written_since(before, warehouse) == again, "the data of the model that left are as they were"

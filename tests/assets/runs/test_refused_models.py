@@ -17,36 +17,31 @@ class PanicException(BaseException):
     """An error as the libraries in Rust raise it."""
 
 
-def run_with(
-    errors: dict[str, BaseException], study: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> tuple[RunResult, list[tuple[str, str]], list[str]]:
-    """Runs three models up to the plan: the result, the failures that were told, and the models that were planned."""
-    planned: list[str] = []
+def run_with(errors: dict[str, BaseException], study: StudyFile) -> tuple[RunResult, Heard, list[str]]:
+    """Run three models up to the plan; return the result, its listener and the models that were planned."""
 
     def read(_: object, name: str, *rest: object) -> str:
         if name in errors:
             raise errors[name]
         return name
 
-    def current(_: object, store: object, name: str, *rest: object, **options: object) -> list[object]:
+    def work(_: object, store: object, name: str, *rest: object, **options: object) -> list[object]:
         planned.append(name)
         return []
 
-    study.write(models=[{"name": name, "source": str(study.model)} for name in ("a", "b", "c")])
-    request, listener = StudyRequest(str(study.path)), Heard()
-    monkeypatch.setattr("prunescope.assets.runs.study_run.find_model", read)
-    monkeypatch.setattr("prunescope.assets.runs.study_run.model_work", current)
-    result = run_study(request, tmp_path / "warehouse", listener, tables=["models"])
-    return result, listener.failures, planned
+    planned, listener = list[str](), Heard()
+    study.write(models=[{"name": name, "source": str(study.model)} for name in "abc"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prunescope.assets.runs.study_run.find_model", read)
+        patch.setattr("prunescope.assets.runs.study_run.model_work", work)
+        return run_study(StudyRequest(str(study.path)), "warehouse", listener, tables=["models"]), listener, planned
 
 
 @pytest.mark.parametrize("kind", [InputError, OSError, ValueError, RecursionError, MemoryError, PanicException])
-def test_any_error_of_one_model_is_one_failure_in_one_line(
-    kind: type[BaseException], study: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    result, told, planned = run_with({"b": kind("no\nvocabulary")}, study, tmp_path, monkeypatch)
+def test_any_error_of_one_model_is_one_failure_in_one_line(kind: type[BaseException], study: StudyFile) -> None:
+    result, listener, planned = run_with({"b": kind("no\nvocabulary")}, study)
     (failure,) = result.failures
-    assert told == [(failure.name, failure.message)]
+    assert listener.failures == [(failure.name, failure.message)]
     assert failure.name == "b"
     assert failure.message == ("no vocabulary" if kind is InputError else f"{kind.__name__}: no vocabulary")
     assert failure.is_input == (kind is InputError)
@@ -68,16 +63,8 @@ def test_a_model_that_does_not_fit_the_study_is_left_out_of_the_plan(study: Stud
     assert "the model has no chat template" in failure.message
 
 
-def test_where_no_model_can_be_read_the_run_ends_with_the_first_error(
-    study: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    errors = {name: ValueError(f"no {name}") for name in "abc"}
+def test_a_run_ends_with_the_first_error_where_no_model_can_be_read_and_with_an_interrupt(study: StudyFile) -> None:
     with pytest.raises(ComputationError, match=r"^a cannot be read: ValueError: no a$"):
-        run_with(errors, study, tmp_path, monkeypatch)
-
-
-def test_an_interrupt_is_no_failure_of_a_model(
-    study: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+        run_with({name: ValueError(f"no {name}") for name in "abc"}, study)
     with pytest.raises(KeyboardInterrupt):
-        run_with({"b": KeyboardInterrupt()}, study, tmp_path, monkeypatch)
+        run_with({"b": KeyboardInterrupt()}, study)
