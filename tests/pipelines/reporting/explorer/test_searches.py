@@ -88,6 +88,7 @@ def test_each_searched_model_has_its_results_and_an_allocation_of_all_sublayers(
     where = [result["sql"]["where"] for result in entry["results"]]
     assert where == [{"model": "tiny", "search": "0a1b2c3d", "trial": "1"}]
     assert len(entry["tables"]) == 1 + is_split
+    assert not any("search" in table["columns"] for table in entry["tables"])  # there is only one
     *of_matrices, rows = [
         [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]] for table in entry["tables"]
     ]
