@@ -6,13 +6,14 @@ Numbers follow the paper's findings: h and z close, p far, feedback after the fi
 import math
 import random
 from functools import cache
+from itertools import product
 
 import duckdb
 import polars as pl
 
 from prunescope.warehouse.catalogue.database import SQL, view_sql
 from tests.pipelines.reporting.charts import variant_frames
-from tests.pipelines.reporting.charts.variant_frames import MODEL, PROMPTS, RECIPES
+from tests.pipelines.reporting.charts.variant_frames import MODEL, PROMPTS, RECIPES, each
 
 HOSTILE = (
     "</script><script>document.title='PWNED'</script>",
@@ -39,40 +40,25 @@ def _changed(recipe: str, layers: int) -> list[tuple[int, str]]:
 
 
 def layer_summary(models=(MODEL,), recipes=RECIPES, layers=30) -> pl.DataFrame:
-    rng = _rng(1)
-    rows = []
-    for model in models:
-        for recipe in recipes:
-            for layer, sublayer in _changed(recipe, layers):
-                for lens in ("raw", "normed"):
-                    size = (3.0 if "drop" in recipe else 1.0) * (8 if layer in (0, layers - 1) else 1)
-                    defects = {"h": 0.002 * size, "z": 0.0008 * size, "p": min(0.9, 0.05 * size)}
-                    row = {
-                        "model": model,
-                        "recipe": recipe,
-                        "layer": layer,
-                        "sublayer": sublayer,
-                        "scope": "local",
-                        "lens": lens,
-                        "temperature": 1.0,
-                        "is_changed": True,
-                        "positions": 75,
-                    }
-                    for space, defect in defects.items():
-                        value = min(1.2, defect * math.exp(rng.gauss(0, 0.5)))
-                        row[f"one_minus_cos_{space}_mean"] = value
-                        row[f"cos_{space}_mean"] = 1 - value
-                        row[f"cos_{space}_p10"] = 1 - 1.8 * value
-                        row[f"cos_{space}_p90"] = 1 - 0.3 * value
-                    rows.append(row)
+    rng, rows = _rng(1), []
+    for model, recipe in each(models, recipes):
+        for (layer, sublayer), lens in product(_changed(recipe, layers), ("raw", "normed")):
+            size = (3.0 if "drop" in recipe else 1.0) * (8 if layer in (0, layers - 1) else 1)
+            row = {"model": model, "recipe": recipe, "layer": layer, "sublayer": sublayer, "scope": "local",
+                   "lens": lens, "temperature": 1.0, "is_changed": True, "positions": 75}  # fmt: skip
+            for space, defect in {"h": 0.002 * size, "z": 0.0008 * size, "p": min(0.9, 0.05 * size)}.items():
+                value = min(1.2, defect * math.exp(rng.gauss(0, 0.5)))
+                row[f"one_minus_cos_{space}_mean"] = value
+                for part, factor in {"mean": 1, "p10": 1.8, "p90": 0.3}.items():
+                    row[f"cos_{space}_{part}"] = 1 - factor * value
+            rows.append(row)
     return pl.DataFrame(rows)
 
 
 def q07_amplification(models=(MODEL,), recipes=RECIPES, layers=30) -> pl.DataFrame:
     """Return factors of the layers that each recipe changed, and of rounding."""
-    summary = layer_summary(models, (*recipes, "noise-bfloat16"), layers)
     z, h, p = (pl.col(f"one_minus_cos_{space}_mean") for space in "zhp")
-    return summary.select(
+    return layer_summary(models, (*recipes, "noise-bfloat16"), layers).select(
         *("model", "recipe", "layer", "sublayer", "scope", "lens", "temperature"),
         is_noise=pl.col("recipe").str.starts_with("noise"),
         n="positions",
@@ -83,201 +69,120 @@ def q07_amplification(models=(MODEL,), recipes=RECIPES, layers=30) -> pl.DataFra
 
 def estimate_points(models=(MODEL,), per_theorem=750) -> pl.DataFrame:
     rng = _rng(2)
-    rows = []
-    for model in models:
-        for theorem, bias in (("T1 h", 1.0), ("T1 z", 1.0), ("T2 p", 1.6), ("T3 KL", 1.05)):
-            for index in range(per_theorem):
-                truth = math.exp(rng.uniform(-16, 1 if theorem == "T3 KL" else -0.1))
-                rows.append(
-                    {
-                        "model": model,
-                        "recipe": RECIPES[index % len(RECIPES)],
-                        "prompt_id": PROMPTS[index % 3],
-                        "position": 30 + index % 24,
-                        "layer": index % 30,
-                        "sublayer": ("attn", "mlp")[index % 2],
-                        "scope": ("local", "propagated")[index // 7 % 2],
-                        "lens": ("raw", "normed")[index // 5 % 2],
-                        "temperature": 1.0,
-                        "theorem": theorem,
-                        "estimate": truth
-                        * (1 + (bias - 1) * min(1, truth * 20))
-                        * math.exp(rng.gauss(0, 0.1 + truth / 4)),
-                        "truth": truth,
-                    }
-                )
-    return pl.DataFrame(rows)
+    return pl.DataFrame(
+        {"model": model, "recipe": RECIPES[index % len(RECIPES)], "prompt_id": PROMPTS[index % 3],
+         "position": 30 + index % 24, "layer": index % 30, "sublayer": ("attn", "mlp")[index % 2],
+         "scope": ("local", "propagated")[index // 7 % 2], "lens": ("raw", "normed")[index // 5 % 2],
+         "temperature": 1.0, "theorem": theorem,
+         "estimate": truth * (1 + (bias - 1) * min(1, truth * 20)) * math.exp(rng.gauss(0, 0.1 + truth / 4)),
+         "truth": truth}
+        for model in models for theorem, bias in (("T1 h", 1.0), ("T1 z", 1.0), ("T2 p", 1.6), ("T3 KL", 1.05))
+        for index in range(per_theorem) for truth in [math.exp(rng.uniform(-16, 1 if theorem == "T3 KL" else -0.1))]
+    )  # fmt: skip
 
 
 def decoding_curve(models=(MODEL,), recipes=RECIPES, prompts=PROMPTS, steps=24) -> pl.DataFrame:
-    rng = _rng(3)
-    rows = []
-    for model in models:
-        for number, recipe in enumerate(recipes):
-            for prompt in prompts:
-                flip = rng.choice([1, 2, 5, 9, None])
-                end = rng.choice([14, 20, None])
-                for trajectory in ("teacher_forced", "own_text", "fork", "free_running"):
-                    if flip is None and trajectory == "fork":
-                        continue
-                    for step in range(steps):
-                        parted = flip is not None and step > flip and trajectory in {"fork", "free_running"}
-                        is_equal = rng.random() < 0.05 or (trajectory == "fork" and not parted)
-                        kl = 0.0 if is_equal else math.exp(rng.gauss(-2 + 0.3 * number, 1)) + 9 * parted
-                        rows.append(
-                            {
-                                "model": model,
-                                "recipe": recipe,
-                                "prompt_id": prompt,
-                                "trajectory": trajectory,
-                                "step": step,
-                                "temperature": 1.0,
-                                "kl_dense_pruned_nats": kl,
-                                "one_minus_cos_h": kl / (kl + 20),
-                                "one_minus_cos_z": kl / (kl + 40),
-                                "one_minus_cos_p": kl / (kl + 1),
-                                "first_flip_step": flip,
-                                "answer_end_step": end,
-                            }
-                        )
+    rng, rows = _rng(3), []
+    for model, (number, recipe), prompt in product(models, enumerate(recipes), prompts):
+        flip, end = rng.choice([1, 2, 5, 9, None]), rng.choice([14, 20, None])
+        for trajectory, step in product(("teacher_forced", "own_text", "fork", "free_running"), range(steps)):
+            if flip is None and trajectory == "fork":
+                continue
+            parted = flip is not None and step > flip and trajectory in {"fork", "free_running"}
+            is_equal = rng.random() < 0.05 or (trajectory == "fork" and not parted)
+            kl = 0.0 if is_equal else math.exp(rng.gauss(-2 + 0.3 * number, 1)) + 9 * parted
+            rows.append(
+                {"model": model, "recipe": recipe, "prompt_id": prompt, "trajectory": trajectory, "step": step,
+                 "temperature": 1.0, "kl_dense_pruned_nats": kl, "one_minus_cos_h": kl / (kl + 20),
+                 "one_minus_cos_z": kl / (kl + 40), "one_minus_cos_p": kl / (kl + 1), "first_flip_step": flip,
+                 "answer_end_step": end}
+            )  # fmt: skip
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
 def token_trace(models=(MODEL,), recipes=RECIPES, prompts=PROMPTS, steps=24, words=None) -> pl.DataFrame:
-    rng = _rng(4)
-    words = words or (
-        " The",
-        " answer",
-        " is",
-        " apples",
-        ",",
-        " and",
-        "\n\n",
-        " 12",
-        " multiplication",
-        ".",
-        "  ",
-        "s",
-    )
-    rows = []
-    for model in models:
-        for prompt in prompts:
-            dense = [rng.choice(words) for _ in range(steps)]
-            for recipe in recipes:
-                flip = rng.choice([1, 2, 5, 9, None])
-                for step in range(steps):
-                    same = flip is None or step < flip or (step > flip and rng.random() < 0.2)
-                    pruned = dense[step] if same else rng.choice([word for word in words if word != dense[step]])
-                    rows.append(
-                        {
-                            "model": model,
-                            "recipe": recipe,
-                            "prompt_id": prompt,
-                            "step": step,
-                            "token_text_dense": dense[step],
-                            "token_text_pruned": pruned,
-                            "is_same_token": same,
-                            "kl_teacher_forced_nats": math.exp(rng.gauss(-2, 1)),
-                            "kl_own_text_nats": math.exp(rng.gauss(-3 if same else 1.8, 1)),
-                            "first_flip_step": flip,
-                        }
-                    )
+    rng, rows = _rng(4), []
+    words = words or (" The", " answer", " is", " apples", ",", " and", "\n\n", " 12",
+                      " multiplication", ".", "  ", "s")  # fmt: skip
+    for model, prompt in product(models, prompts):
+        dense = [rng.choice(words) for _ in range(steps)]
+        for recipe in recipes:
+            flip = rng.choice([1, 2, 5, 9, None])
+            for step in range(steps):
+                same = flip is None or step < flip or (step > flip and rng.random() < 0.2)
+                pruned = dense[step] if same else rng.choice([word for word in words if word != dense[step]])
+                rows.append(
+                    {"model": model, "recipe": recipe, "prompt_id": prompt, "step": step,
+                     "token_text_dense": dense[step], "token_text_pruned": pruned, "is_same_token": same,
+                     "kl_teacher_forced_nats": math.exp(rng.gauss(-2, 1)),
+                     "kl_own_text_nats": math.exp(rng.gauss(-3 if same else 1.8, 1)), "first_flip_step": flip}
+                )  # fmt: skip
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
 def option_shift(models=(MODEL,), recipes=RECIPES, questions=("choice-planets",), options="ABCD") -> pl.DataFrame:
-    rng = _rng(5)
-    rows = []
-    for model in models:
-        for question in questions:
-            dense = [5.0, 2.0, 1.0, -1.0, *[0.0] * 20][: len(options)]
-            for recipe in recipes:
-                pruned = [value + rng.gauss(0, 0.9) for value in dense]
-                sums = [sum(map(math.exp, side)) for side in (dense, pruned)]
-                for index, option in enumerate(options):
-                    p_dense, p_pruned = math.exp(dense[index]) / sums[0], math.exp(pruned[index]) / sums[1]
-                    rows.append(
-                        {
-                            "model": model,
-                            "recipe": recipe,
-                            "prompt_id": question,
-                            "temperature": 1.0,
-                            "option_index": index,
-                            "option": option,
-                            "p_options_dense": p_dense,
-                            "p_options_pruned": p_pruned,
-                            "p_full_dense": 0.3 * p_dense,
-                            "p_full_pruned": 10 ** -(1 + len(recipe) / 4) * p_pruned,
-                            "rank_dense": 3 + index,
-                            "rank_pruned": 30 + index,
-                            "is_gold": index == 0,
-                        }
-                    )
+    rng, rows = _rng(5), []
+    for model, question, recipe in product(models, questions, recipes):
+        dense = [5.0, 2.0, 1.0, -1.0, *[0.0] * 20][: len(options)]
+        pruned = [value + rng.gauss(0, 0.9) for value in dense]
+        sums = [sum(map(math.exp, side)) for side in (dense, pruned)]
+        for index, option in enumerate(options):
+            p_dense, p_pruned = math.exp(dense[index]) / sums[0], math.exp(pruned[index]) / sums[1]
+            rows.append(
+                {"model": model, "recipe": recipe, "prompt_id": question, "temperature": 1.0, "option_index": index,
+                 "option": option, "p_options_dense": p_dense, "p_options_pruned": p_pruned,
+                 "p_full_dense": 0.3 * p_dense, "p_full_pruned": 10 ** -(1 + len(recipe) / 4) * p_pruned,
+                 "rank_dense": 3 + index, "rank_pruned": 30 + index, "is_gold": index == 0}
+            )  # fmt: skip
     return pl.DataFrame(rows)
 
 
 def variant_summary(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
-    rng = _rng(6)
-    rows = []
-    for model in models:
-        for recipe in ("dense", *recipes):
-            drop, dense = "drop" in recipe, recipe == "dense"
-            kl = 0.0 if dense else math.exp(rng.gauss(0, 1))
-            rows.append(
-                {
-                    "model": model,
-                    "recipe": recipe,
-                    "method": recipe.rsplit("-", 1)[0],
-                    "parameters_removed_share": 0.0 if dense else (0.05 if drop else 0.39),
-                    "sublayers_dropped_count": 0 if not drop else (8 if "block" in recipe else 4),
-                    "kl_step0_nats": kl,
-                    "kl_teacher_forced_mean_nats": kl,
-                    "kl_noise_p95_nats": 0.002,
-                    "is_below_noise": kl / 2 <= 0.002,
-                    "first_flip_step_median": None if dense else 4.0,
-                    "prompts": 3,
-                    "prompts_flipped": 0 if dense else 3,
-                    "prompts_collapsed": 0 if dense else 1,
-                    "prompts_graded": 2,
-                    "prompts_correct": 2 if dense else 1,
-                }
-            )
+    rng, rows = _rng(6), []
+    for model, recipe in each(models, recipes, dense=True):
+        drop, is_pruned = "drop" in recipe, recipe != "dense"
+        kl = math.exp(rng.gauss(0, 1)) if is_pruned else 0.0
+        rows.append(
+            {"model": model, "recipe": recipe, "method": recipe.rsplit("-", 1)[0],
+             "parameters_removed_share": is_pruned * (0.05 if drop else 0.39),
+             "sublayers_dropped_count": drop * (8 if "block" in recipe else 4), "kl_step0_nats": kl,
+             "kl_teacher_forced_mean_nats": kl, "kl_noise_p95_nats": 0.002, "is_below_noise": kl / 2 <= 0.002,
+             "first_flip_step_median": 4.0 if is_pruned else None, "prompts": 3, "prompts_flipped": 3 * is_pruned,
+             "prompts_collapsed": int(is_pruned), "prompts_graded": 2, "prompts_correct": 2 - is_pruned}
+        )  # fmt: skip
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
 def reference_temperature(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
-    return pl.DataFrame(
-        [{"model": model, "recipe": recipe, "temperature": 1.0} for model in models for recipe in ("dense", *recipes)]
-    )
+    pairs = each(models, recipes, dense=True)
+    return pl.DataFrame({"model": model, "recipe": recipe, "temperature": 1.0} for model, recipe in pairs)
 
 
 def kld_summary(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
-    rows = [
+    return pl.DataFrame(
         {"model": model, "recipe": recipe, "text_id": "wikitext2", "tokens": 4096, "ppl_dense": 17.0,
          "ppl_pruned": 17.0 + 3 * index, "kl_mean_nats": 0.25 * index, "top1_agreement": 1 - index / 8}
         for model in models for index, recipe in enumerate(("dense", *recipes))
-    ]  # fmt: skip
-    return pl.DataFrame(rows)
+    )  # fmt: skip
 
 
 def paper_claims(models=(MODEL,)) -> pl.DataFrame:
-    rows = [
-        {"model": model, "claim": claim, "measure": measure, "says": says, "amount": amount, "amount_low": low,
+    return pl.DataFrame(
+        {"model": model, "claim": claim, "measure": measure, "amount": amount, "amount_low": low,
          "amount_high": high, "null_amount": null, "n": n, "units": units, "verdict": verdict}
         for model in models
-        for claim, measure, says, amount, low, high, null, n, units, verdict in (
-            ("choosing_survives", "agreement", "Choosing survives.", 0.125, 0.05, 0.2, 0.0, 7, "variants", "holds"),
-            ("second_order_fits", "T9", "The estimate fits.", 0.9, 0.85, 0.95, None, 1, "methods", "does not hold"),
-            ("choice_is_kept", "all", "Choices are kept.", 0.5, None, None, None, 2, "questions", "too little data"),
-            ("options_move_less", "all", "Options less.", 0.9, 0.8, 0.95, 0.875, 40, "questions", "as under rounding"),
+        for claim, measure, amount, low, high, null, n, units, verdict in (
+            ("choosing_survives", "agreement", 0.125, 0.05, 0.2, 0.0, 7, "variants", "holds"),
+            ("second_order_fits", "T9", 0.9, 0.85, 0.95, None, 1, "methods", "does not hold"),
+            ("choice_is_kept", "all", 0.5, None, None, None, 2, "questions", "too little data"),
+            ("options_move_less", "all", 0.9, 0.8, 0.95, 0.875, 40, "questions", "as under rounding"),
         )
-    ]  # fmt: skip
-    return pl.DataFrame(rows)
+    )  # fmt: skip
 
 
 def local_amplification(models=(MODEL,)) -> pl.DataFrame:
     """Return factors of two lenses, beside rounding; under lens raw most positions shrink."""
-    rows = [
+    return pl.DataFrame(
         {"model": model, "lens": lens, "is_noise": is_noise, "positions": 1200, "one_minus_cos_h": 0.004,
          "one_minus_cos_z": 0.002, "one_minus_cos_p": p, "h_to_z_median": 0.5, "z_to_p_median": factor,
          "share_amplified": share, "share_amplified_low": share - 0.1, "share_amplified_high": share + 0.05}
@@ -285,34 +190,30 @@ def local_amplification(models=(MODEL,)) -> pl.DataFrame:
         for lens, is_noise, p, factor, share in (
             ("raw", False, 0.001, 0.5, 0.4), ("normed", False, 0.03, 15.0, 0.9), ("normed", True, 0.03, 12.0, 0.85)
         )
-    ]  # fmt: skip
-    return pl.DataFrame(rows)
+    )  # fmt: skip
 
 
 def q13_own_text_against_forced(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
     """Return variants that are nearer on their own text the more they are pruned, and free running below the fork."""
-    rows = [
+    return pl.DataFrame(
         {"model": model, "recipe": recipe, "is_noise": recipe.startswith("noise"),
          "kl_teacher_forced_median_nats": 0.5 + index, "kl_own_text_median_nats": 0.5 + index / 2,
          "kl_free_running_median_nats": 10.0 + index, "kl_fork_median_nats": 13.0,
-         "own_minus_forced_nats": -index / 2, "own_text_is": "nearer" if index > 3 else "no difference shown",
-         "free_running_is": "nearer"}
+         "own_text_is": "nearer" if index > 3 else "no difference shown", "free_running_is": "nearer"}
         for model in models for index, recipe in enumerate((*recipes, "noise-bfloat16"))
-    ]  # fmt: skip
-    return pl.DataFrame(rows)
+    )  # fmt: skip
 
 
 def q16_options_against_vocabulary(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
-    rows = [
+    return pl.DataFrame(
         {"model": model, "recipe": recipe, "temperature": 1.0, "options_share": 0.1 * (index + 1)}
-        for model in models for index, recipe in enumerate(recipes)
-    ]  # fmt: skip
-    return pl.DataFrame(rows)
+        for model, (index, recipe) in product(models, enumerate(recipes))
+    )
 
 
 def sampling_summary(models=(MODEL,)) -> pl.DataFrame:
     """Return sampled texts of two variants and a noise floor, which parts them least."""
-    rows = [
+    return pl.DataFrame(
         {"model": model, "recipe": recipe, "is_noise": recipe == "noise-batch", "texts": 16, "texts_flipped": flipped,
          "flips_expected": flipped + 0.4, "first_flip_step_median": step, "first_flip_step_median_expected": expected,
          "equal_share": 1 - flipped / 16}
@@ -320,72 +221,58 @@ def sampling_summary(models=(MODEL,)) -> pl.DataFrame:
         for recipe, flipped, step, expected in (
             ("wanda-50", 16, 1.0, 1.5), ("attn-drop-4", 12, 5.0, 4.5), ("noise-batch", 1, None, None)
         )
-    ]  # fmt: skip
-    return pl.DataFrame(rows)
+    )  # fmt: skip
+
+
+def _bounded(name: str, value: float, width: float) -> dict[str, float]:
+    """Return a share with its interval."""
+    return {name: value, f"{name}_low": max(0.0, value - width), f"{name}_high": min(1.0, value + width)}
 
 
 def sampling_survival(models=(MODEL,), recipes=RECIPES, steps=12) -> pl.DataFrame:
     """Return curves that fall by a constant hazard; the measured one scatters around the expected one."""
     rows = []
-    for model in models:
-        for recipe in ("dense", *recipes):
-            rng, hazard = _rng(len(recipe)), 0.0 if recipe == "dense" else 0.02 * len(recipe)
-            for step in range(steps):
-                expected = (1 - hazard) ** (step + 1)
-                share = expected * (1 - 0.2 * hazard * rng.random())
-                ends = {
-                    f"{name}_{end}": min(1.0, max(0.0, value + side))
-                    for name, value, width in (("equal_share", share, 0.1), ("equal_share_expected", expected, 0.05))
-                    for end, side in (("low", -width), ("high", width))
-                }
-                rows.append({"model": model, "recipe": recipe, "step": step, "prompts": 6, "texts": 24,
-                             "equal_share": share, "equal_share_expected": expected} | ends)  # fmt: skip
+    for model, recipe in each(models, recipes, dense=True):
+        rng, hazard = _rng(len(recipe)), 0.0 if recipe == "dense" else 0.02 * len(recipe)
+        for step in range(steps):
+            expected = (1 - hazard) ** (step + 1)
+            measured = _bounded("equal_share", expected * (1 - 0.2 * hazard * rng.random()), 0.1)
+            key = {"model": model, "recipe": recipe, "step": step, "prompts": 6, "texts": 24}
+            rows.append(key | measured | _bounded("equal_share_expected", expected, 0.05))
     return pl.DataFrame(rows)
 
 
 def sequence_kl(models=(MODEL,), recipes=(*RECIPES, "noise-batch")) -> pl.DataFrame:
     """Return distances of every size; the least damaged variant has no interval, and the dense model no distance."""
-    rows = []
-    for model in models:
-        for place, recipe in enumerate(("dense", *recipes)):
-            noise = recipe.startswith("noise")
-            nats = 0.0 if recipe == "dense" else 3e-4 if noise else 0.4 * 2.0**place
-            for trajectory, factor in (("teacher_forced", 1.0), ("own_text", 0.6)):
-                value = nats * factor
-                rows.append({"model": model, "recipe": recipe, "is_noise": noise, "trajectory": trajectory,
-                             "prompts": 6, "texts": 24, "sequence_kl_nats": value,
-                             "sequence_kl_low_nats": value / 1.5 if place > 1 else None,
-                             "sequence_kl_high_nats": value * 1.5 if place > 1 else None,
-                             "kl_per_token_nats": value / 32})  # fmt: skip
-    return pl.DataFrame(rows)
+    return pl.DataFrame(
+        {"model": model, "recipe": recipe, "is_noise": recipe.startswith("noise"), "trajectory": trajectory,
+         "prompts": 6, "texts": 24, "sequence_kl_nats": value,
+         "sequence_kl_low_nats": value / 1.5 if place > 1 else None,
+         "sequence_kl_high_nats": value * 1.5 if place > 1 else None, "kl_per_token_nats": value / 32}
+        for model in models for place, recipe in enumerate(("dense", *recipes))
+        for nats in [{"dense": 0.0, "noise-batch": 3e-4}.get(recipe, 0.4 * 2.0**place)]
+        for trajectory, value in (("teacher_forced", nats), ("own_text", 0.6 * nats))
+    )  # fmt: skip
 
 
 def greedy_survival(models=(MODEL,), recipes=RECIPES, steps=12, noise=("noise-batch",)) -> pl.DataFrame:
     """Return curves of greedy texts that fall by a constant hazard, and those of rounding, which hardly do."""
-    rows = []
-    for model in models:
-        for recipe in (*recipes, *noise):
-            hazard = 0.001 * len(recipe) if recipe in noise else 0.03 * len(recipe)
-            for step in range(steps):
-                share = (1 - hazard) ** (step + 1)
-                rows.append({"model": model, "recipe": recipe, "is_noise": recipe in noise, "step": step,
-                             "texts_at_risk": 40 - step, "equal_share": share,
-                             "equal_share_low": max(0.0, share - 0.1),
-                             "equal_share_high": min(1.0, share + 0.1)})  # fmt: skip
-    return pl.DataFrame(rows)
+    return pl.DataFrame(
+        {"model": model, "recipe": recipe, "is_noise": recipe in noise, "step": step, "texts_at_risk": 40 - step}
+        | _bounded("equal_share", (1 - (0.001 if recipe in noise else 0.03) * len(recipe)) ** (step + 1), 0.1)
+        for model, recipe, step in product(models, (*recipes, *noise), range(steps))
+    )
 
 
 def q05_bias_by_deviation(models=(MODEL,)) -> pl.DataFrame:
     """Return estimates without bias below the last tenth, and at half of the true value there."""
-    rows = [
+    return pl.DataFrame(
         {"model": model, "scope": scope, "lens": lens, "temperature": 1.0, "theorem": theorem, "decile": decile,
          "n": 75, "truth_min": 10.0 ** (decile - 8), "truth_max": 4 * 10.0 ** (decile - 8),
-         "ratio_median": (1.0 if decile < 10 else 0.5) + bias / 100, "ratio_p10": 0.1,
-         "ratio_p90": 1.2}
+         "ratio_median": (1.0 if decile < 10 else 0.5) + bias / 100, "ratio_p10": 0.1, "ratio_p90": 1.2}
         for model in models for scope in ("local", "propagated", "isolated") for lens in ("raw", "normed")
         for bias, theorem in enumerate(("T1 h", "T1 z", "T2 p", "T3 KL")) for decile in range(1, 11)
-    ]  # fmt: skip
-    return pl.DataFrame(rows)
+    )  # fmt: skip
 
 
 def stg_generations(models=(MODEL,), recipes=RECIPES, prompts=PROMPTS) -> pl.DataFrame:
@@ -393,48 +280,29 @@ def stg_generations(models=(MODEL,), recipes=RECIPES, prompts=PROMPTS) -> pl.Dat
     rows = [
         {"model": model, "recipe": recipe, "prompt_id": prompt,
          "first_flip_step": None if recipe == "dense" else rng.choice([1, 2, None])}
-        for model in models for recipe in ("dense", *recipes) for prompt in prompts
+        for model, recipe in each(models, recipes, dense=True) for prompt in prompts
     ]  # fmt: skip
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
 def stg_top_tokens(models=(MODEL,), recipes=RECIPES, prompts=PROMPTS, steps=3, words=None) -> pl.DataFrame:
     """Return the ten most likely of twelve tokens on each side."""
-    rng = _rng(8)
-    words = words or (
-        " The",
-        " answer",
-        " is",
-        ",",
-        "\n\n",
-        " 12",
-        " multiplication",
-        ".",
-        "  ",
-        "s",
-        "<|im_end|>",
-        "日本",
-    )
-    rows = []
-    for model in models:
-        for recipe in recipes:
-            for prompt in prompts:
-                for trajectory in ("teacher_forced", "free_running"):
-                    for step in range(steps):
-                        both = {}
-                        for side in ("dense", "pruned"):
-                            weights = [math.exp(2 * rng.gauss(0, 1)) for _ in words]
-                            both[side] = [weight / sum(weights) for weight in weights]
-                        for side, shares in both.items():
-                            order = sorted(range(len(words)), key=lambda token: -shares[token])
-                            rows += [
-                                {"model": model, "recipe": recipe, "prompt_id": prompt, "trajectory": trajectory,
-                                 "step": step, "side": side, "rank": rank, "token_id": token,
-                                 "token_text": words[token], "probability_dense": both["dense"][token],
-                                 "probability_pruned": both["pruned"][token]}
-                                for rank, token in enumerate(order[:10], start=1)
-                            ]  # fmt: skip
-    return pl.DataFrame(rows)
+    rng, rows = _rng(8), []
+    words = words or (" The", " answer", " is", ",", "\n\n", " 12", " multiplication", ".", "  ", "s",
+                      "<|im_end|>", "日本")  # fmt: skip
+    for place in product(models, recipes, prompts, ("teacher_forced", "free_running"), range(steps)):
+        both = {}
+        for side in ("dense", "pruned"):
+            weights = [math.exp(2 * rng.gauss(0, 1)) for _ in words]
+            both[side] = [weight / sum(weights) for weight in weights]
+        for side, shares in both.items():
+            order = sorted(range(len(words)), key=lambda token: -shares[token])
+            rows += [
+                (*place, side, rank, token, words[token], both["dense"][token], both["pruned"][token])
+                for rank, token in enumerate(order[:10], start=1)
+            ]
+    columns = ("model", "recipe", "prompt_id", "trajectory", "step", "side", "rank", "token_id", "token_text")
+    return pl.DataFrame(rows, [*columns, "probability_dense", "probability_pruned"], orient="row")
 
 
 def noise_variants(models=(MODEL,)) -> pl.DataFrame:
@@ -444,11 +312,8 @@ def noise_variants(models=(MODEL,)) -> pl.DataFrame:
 def prompt_summary(models=(MODEL,), prompts=PROMPTS) -> pl.DataFrame:
     """Return the places of the prompts, by name."""
     return pl.DataFrame(
-        [
-            {"model": model, "prompt_id": prompt, "place_in_order": place, "place_in_kind": place}
-            for model in models
-            for place, prompt in enumerate(sorted(prompts), start=1)
-        ]
+        {"model": model, "prompt_id": prompt, "place_in_order": place, "place_in_kind": place}
+        for model, (place, prompt) in product(models, enumerate(sorted(prompts), start=1))
     )
 
 

@@ -46,35 +46,26 @@ def _is_changed(recipe: str, layer: int, sublayer: str) -> bool:
     return "drop" not in recipe or (layer in (2, 4) and ("block" in recipe or sublayer in recipe))
 
 
-def _each(models: tuple[str, ...], recipes: tuple[str, ...], *, dense: bool = False) -> Iterator[tuple[str, str]]:
+def each(models: tuple[str, ...], recipes: tuple[str, ...], *, dense: bool = False) -> Iterator[tuple[str, str]]:
     yield from ((model, recipe) for model in models for recipe in (("dense", *recipes) if dense else recipes))
 
 
 def paper_drops(models=(MODEL,), recipes=DROPS) -> pl.DataFrame:
     return pl.DataFrame(
-        [
-            {
-                "model": model,
-                "recipe": recipe,
-                "method": _method(recipe),
-                "dropped": _dropped(recipe),
-                "non_generative_score": 0.6 - 0.1 * _harm(recipe),
-                "non_generative_score_low": 0.54 - 0.1 * _harm(recipe),
-                "non_generative_score_high": 0.65 - 0.1 * _harm(recipe),
-                "generative_score": max(0.0, 0.5 - 0.7 * _harm(recipe)),
-                "generative_score_low": max(0.0, 0.41 - 0.7 * _harm(recipe)),
-                "generative_score_high": max(0.0, 0.5 - 0.7 * _harm(recipe)) + 0.1,
-            }
-            for model, recipe in _each(models, recipes, dense=True)
-        ]
-    )
+        {"model": model, "recipe": recipe, "method": _method(recipe), "dropped": _dropped(recipe),
+         "non_generative_score": choosing, "non_generative_score_low": choosing - 0.06,
+         "non_generative_score_high": choosing + 0.05, "generative_score": max(0.0, writing),
+         "generative_score_low": max(0.0, writing - 0.09), "generative_score_high": max(0.0, writing) + 0.1}
+        for model, recipe in each(models, recipes, dense=True)
+        for choosing, writing in [(0.6 - 0.1 * _harm(recipe), 0.5 - 0.7 * _harm(recipe))]
+    )  # fmt: skip
 
 
 def stg_variants(models=(MODEL,), recipes=DROPS) -> pl.DataFrame:
     rows = [
         {"model": model, "recipe": recipe, "method": _method(recipe), "sublayers_dropped_count": _dropped(recipe),
          "parameters_json": '{"by": "influence"}' if "drop" in recipe else "{}"}
-        for model, recipe in (*_each(models, recipes, dense=True), *_each(models, COMPARED))
+        for model, recipe in (*each(models, recipes, dense=True), *each(models, COMPARED))
     ]  # fmt: skip
     return pl.DataFrame(rows)
 
@@ -83,7 +74,7 @@ def stg_retrieval_scores(models=(MODEL,), recipes=DROPS) -> pl.DataFrame:
     return pl.DataFrame(
         [{"model": model, "recipe": recipe, "data_set": data_set, "metric": "ndcg_at_10",
           "value": 0.5 - 0.1 * _harm(recipe) - offset, "standard_error": 0.02, "n": 50}
-         for model, recipe in _each(models, recipes, dense=True) for data_set, offset in (("law", 0.1), ("news", 0.0))]
+         for model, recipe in each(models, recipes, dense=True) for data_set, offset in (("law", 0.1), ("news", 0.0))]
     )  # fmt: skip
 
 
@@ -105,7 +96,7 @@ def stg_task_scores(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
         [{"model": model, "recipe": recipe, "task_group": task, "metric": f"{metric}{suffix}", "kind": kind, "n": 100,
           "value": max(0.0, 0.6 - _harm(recipe) * (0.1 if kind == "non_generative" else 0.6)) - lower,
           "standard_error": 0.05, "is_higher_better": True, "shots": 0}
-         for model, recipe in _each(models, recipes, dense=True) for task, (kind, metric) in TASKS.items()
+         for model, recipe in each(models, recipes, dense=True) for task, (kind, metric) in TASKS.items()
          for suffix, lower in (("", 0.0), ("_other", 0.1))]
     )  # fmt: skip
 
@@ -115,7 +106,7 @@ def task_losses(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
     return pl.DataFrame(
         [{"model": model, "recipe": recipe, "measure": measure, "kind": kind, "loss": loss, "loss_low": loss - 0.05,
           "loss_high": loss + 0.07}
-         for model, recipe in _each(models, recipes) for measure, more in (("score", 0.0), ("agreement", 0.1))
+         for model, recipe in each(models, recipes) for measure, more in (("score", 0.0), ("agreement", 0.1))
          for kind, share in (("non_generative", 0.2), ("generative", 0.8)) for loss in [more + share * _harm(recipe)]]
     )  # fmt: skip
 
@@ -128,7 +119,7 @@ def top1_changes(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
     return pl.DataFrame(
         [{"model": model, "recipe": recipe, "top1_change": change, "top1_change_low": 0.85 * change,
           "top1_change_high": 1.2 * change}
-         for model, recipe in _each(models, recipes, dense=True) for change in [0.6 * _harm(recipe)]]
+         for model, recipe in each(models, recipes, dense=True) for change in [0.6 * _harm(recipe)]]
     )  # fmt: skip
 
 
@@ -137,13 +128,13 @@ def speed_summary(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
         [{"model": model, "recipe": recipe, "batch": batch, "length": length, "new_tokens": 32,
           "prefill_speedup": 1 + 0.3 * _harm(recipe) * ("drop" in recipe),
           "decode_speedup": 1 + 0.4 * _harm(recipe) * ("drop" in recipe), "equal_sides": 0.03}
-         for model, recipe in _each(models, recipes, dense=True) for batch, length in ((1, 64), (1, 256), (8, 256))]
+         for model, recipe in each(models, recipes, dense=True) for batch, length in ((1, 64), (1, 256), (8, 256))]
     )  # fmt: skip
 
 
 def q20_answers_flipped(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
     rows = []
-    for model, recipe in _each(models, recipes):
+    for model, recipe in each(models, recipes):
         for task, (_, metric) in TASKS.items():
             lost, gained = round(20 * min(1, _harm(recipe))), round(3 * _chance(recipe, task))
             flipped = lost + gained + 2
@@ -182,7 +173,7 @@ def q27_pruning_against_quantization(models=(MODEL,), recipes=RECIPES) -> pl.Dat
           "value_pruned": size * _harm(recipe), "value_quantized": None if _harm(recipe) > 0.6 else size * 0.2,
           "recipe_below": "dense", "recipe_above": "rtn-3bit", "difference": 0.1,
           "difference_low": 0.1 - width, "difference_high": 0.1 + width}
-         for model, recipe in _each(models, recipes) if "rtn" not in recipe
+         for model, recipe in each(models, recipes) if "rtn" not in recipe
          for measure, size in (("top1_change", 0.5), ("kl_step0_nats", 2.0), ("flipped_share", 1.0))
          for width in [0.3 * _chance(recipe, measure)]],
         infer_schema_length=None,
@@ -194,7 +185,7 @@ def variant_damage(models=(MODEL,), recipes=(*RECIPES, "rtn-3bit", "rtn-4bit")) 
     return pl.DataFrame(
         [{"model": model, "recipe": recipe, "measure": measure, "amount": amount, "amount_low": 0.8 * amount,
           "amount_high": 1.1 * amount, "n_units": 6}
-         for model, recipe in _each(models, recipes)
+         for model, recipe in each(models, recipes)
          for measure, size in (("top1_change", 0.5), ("kl_step0_nats", 2.0), ("flipped_share", 1.0))
          for amount in [size * (0.2 + 0.1 * _chance(recipe) if "rtn" in recipe else _harm(recipe))]]
     )  # fmt: skip
@@ -206,7 +197,7 @@ def q28_sensitivity_to_calibration(models=(MODEL,), recipes=RECIPES) -> pl.DataF
           "differs_in": "calibration", "n_prompts": 6, "kl_nats": 0.4, "other_kl_nats": 0.4 + change,
           "kl_difference_nats": change, "kl_difference_low_nats": change - 0.1, "kl_difference_high_nats": change + 0.1,
           "jaccard_removed": 0.8 - change, "expected_jaccard_removed": 0.33}
-         for model, recipe in _each(models, recipes) for change in [_chance(recipe) / 3 - 0.1]]
+         for model, recipe in each(models, recipes) for change in [_chance(recipe) / 3 - 0.1]]
     )  # fmt: skip
 
 
@@ -214,7 +205,7 @@ def mask_overlap(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
     ordered = sorted([*recipes, "zero"])
     return pl.DataFrame(
         [{"model": model, "recipe": one, "other_recipe": other, "layer": layer, "sublayer": "mlp",
-          "module": f"layers.{layer}.up", "weights": 1000 * (1 + layer), "sampled": 500, "removed_share": 0.5,
+          "weights": 1000 * (1 + layer), "sampled": 500, "removed_share": 0.5,
           "other_removed_share": 0.5, "jaccard_removed": 0.35 + 0.6 * _chance(one, other, layer),
           "jaccard_removed_se": 0.01}
          for model in models for index, one in enumerate(ordered) for other in ordered[index + 1 :] for layer in (0, 1)]
@@ -225,7 +216,7 @@ def q01_spike_predictors(models=(MODEL,), recipes=RECIPES, layers=LAYERS) -> pl.
     return pl.DataFrame(
         [{"model": model, "recipe": recipe, "layer": layer, "sublayer": sublayer, "lens": lens, "n_prompts": 6,
           "n_spikes": 9, "auc": auc, "auc_low": max(0.0, auc - 0.15), "auc_high": min(1.0, auc + 0.1)}
-         for model, recipe in _each(models, recipes) for layer in range(layers) for sublayer in ("attn", "mlp")
+         for model, recipe in each(models, recipes) for layer in range(layers) for sublayer in ("attn", "mlp")
          if _is_changed(recipe, layer, sublayer) for lens in ("raw", "normed")
          for auc in [0.35 + 0.6 * _chance(recipe, layer, sublayer, lens)]]
     )  # fmt: skip
@@ -249,7 +240,7 @@ def q43_rescue(models=(MODEL,), recipes=RECIPES, layers=LAYERS) -> pl.DataFrame:
           "n_prompts": 6, "kl_joint_nats": 1.0, "rescued_nats": nats, "rescued_low": nats - 0.03,
           "rescued_high": nats + 0.03, "rescued_share": nats,
           "kl_isolated_nats": 0.7 * nats if "wanda" in recipe else None, "tokens_back": nats / 3}
-         for model, recipe in _each(models, recipes) for layer in range(layers) for sublayer in ("attn", "mlp")
+         for model, recipe in each(models, recipes) for layer in range(layers) for sublayer in ("attn", "mlp")
          if _is_changed(recipe, layer, sublayer) for nats in [0.2 * _chance(recipe, layer, sublayer) - 0.02]]
     )  # fmt: skip
 
@@ -261,7 +252,7 @@ def decoding_at_reference(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
           "position": 20 + step, "temperature": 1.0, "kl_dense_pruned_nats": _chance(recipe, prompt, step) ** 4,
           **{f"one_minus_cos_{space}": size * (0.1 + _chance(recipe, prompt, step, trajectory)) / (4 + step % 3)
              for space, size in {"h": 0.02, "z": 0.01, "p": 0.3 * (1 + ("drop" in recipe))}.items()}}
-         for model, recipe in _each(models, (*dict.fromkeys((*recipes, "attn-drop-4", *COMPARED)),))
+         for model, recipe in each(models, (*dict.fromkeys((*recipes, "attn-drop-4", *COMPARED)),))
          for trajectory in ("teacher_forced", *(("own_text",) if recipe in {"attn-drop-4", *COMPARED} else ()))
          for prompt in PROMPTS for step in range(STEPS)]
     )  # fmt: skip
@@ -269,7 +260,7 @@ def decoding_at_reference(models=(MODEL,), recipes=RECIPES) -> pl.DataFrame:
 
 def stg_layer_transitions(models=(MODEL,), recipes=RECIPES, layers=LAYERS, prompts=PROMPTS) -> pl.DataFrame:
     rows = []
-    for model, recipe in _each(models, recipes):
+    for model, recipe in each(models, recipes):
         for layer in range(layers):
             for sublayer in ("attn", "mlp"):
                 is_changed = _is_changed(recipe, layer, sublayer)
@@ -306,8 +297,8 @@ def search_variants(models=(MODEL,), recipes=()) -> pl.DataFrame:
 def search_front(models=(MODEL,), recipes=()) -> pl.DataFrame:
     """Return the results of four strategies at three targets."""
     return pl.DataFrame(
-        [{"model": model, "search": "0a1b2c3d", "strategy": strategy, "remove": remove, "objective": "kl",
-          "budget": "parameters", "removed": remove + 0.002, "recipe": f"mixed-{remove}" if place == 0 else None,
+        [{"model": model, "search": "0a1b2c3d", "strategy": strategy, "remove": remove,
+          "removed": remove + 0.002, "recipe": f"mixed-{remove}" if place == 0 else None,
           "measured_nats": nats, "measured_low": 0.8 * nats, "measured_high": 1.2 * nats, "n_items": 8}
          for model in models for place, strategy in enumerate(("searched", "hidden", "random", "greedy"))
          for remove in (0.1, 0.2, 0.3) for nats in [0.004 * (1 + place) * math.exp(12 * remove)]]

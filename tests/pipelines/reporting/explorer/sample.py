@@ -20,6 +20,7 @@ from tests.pipelines.reporting.charts import frames
 
 MODEL = "tiny"
 STEPS, LAYERS = 6, 3
+SPACES = ("h", "z", "p", "kl")
 SEARCH_FIGURES = ("figures/search", "figures/allocation")
 PLACES = [(layer, sublayer) for layer in range(LAYERS) for sublayer in ("attn", "mlp")]
 # Columns of rows of layers.
@@ -96,22 +97,18 @@ def with_every_column(count: int = 123, whole: int = 1234) -> dict[str, Any]:
 def with_search() -> dict[str, Any]:
     """Return the usual study with two results of a search, their table and their figures."""
     found = documents() | {name: _figure(name.removeprefix("figures/"), {}) for name in SEARCH_FIGURES}
+    of_all = {"key": "all", "where": {}}
+    matrices = [[0.2, "attn", "q_proj", 0.5, 0.3], [0.2, "mlp", "up_proj", 0.5, 0.1]]
+    treatments = [[0.2, "keep", 2, 0.0, "attn.0 mlp.0"], [0.2, "drop", 1, 0.25, "attn.1"]]
     entry = {
         "model": label(MODEL),
-        "results": [{"text": f"Result {n} removes weights.", "sql": {"key": "all", "where": {}}} for n in (1, 2)],
+        "results": [{"text": f"Result {n} removes weights.", "sql": of_all} for n in (1, 2)],
         "tables": [
-            {
-                "title": "The share that each kind of matrix loses",
-                "columns": ["remove", "sublayer", "matrix", "share_of_weights", "removed_share"],
-                "rows": [[0.2, "attn", "q_proj", 0.5, 0.3], [0.2, "mlp", "up_proj", 0.5, 0.1]],
-                "sql": {"key": "all", "where": {}},
-            },
-            {
-                "title": "The sublayers that get each treatment",
-                "columns": ["remove", "treatment", "sublayers", "effects_sum_nats", "sublayer_names"],
-                "rows": [[0.2, "keep", 2, 0.0, "attn.0 mlp.0"], [0.2, "drop", 1, 0.25, "attn.1"]],
-                "sql": {"key": "all", "where": {}},
-            },
+            {"title": title, "columns": columns.split(), "rows": rows, "sql": of_all}
+            for title, columns, rows in (
+                ("The share that each kind of matrix loses", "remove sublayer matrix weights removed_share", matrices),
+                ("The sublayers that get each treatment", "remove treatment sublayers sum sublayer_names", treatments),
+            )
         ],
     }
     own = [figure_entry(FIGURES[name.removeprefix("figures/")]) | {"sql": "figures/tokens"} for name in SEARCH_FIGURES]
@@ -155,161 +152,96 @@ def hostile() -> dict[str, Any]:
 
 
 def _index(model: str, recipes: tuple[str, ...], prompts: tuple[str, ...], ids: list[str]) -> dict[str, Any]:
-    variants: list[Any] = []
-    for n, (id_, recipe) in enumerate(zip(ids, ("dense", *recipes), strict=True)):
-        is_last = n == len(recipes)
-        kl: float | None = None if is_last else [0.0, 1.5, 0.25, 11.0, 0.5][n % 5]
-        variants.append(
-            {
-                "id": id_,
-                "model": label(model),
-                "recipe": label(recipe),
-                "method": "wanda",
-                "is_dense": n == 0,
-                "verdict": None if n == 0 else ["safe", "not safe", "chooses only", "too little evidence"][n % 4],
-                "verdict_reason": None if n == 0 else f"because of {label(recipe)}",
-                "words": [] if n == 0 else ["fails", "holds", "too little evidence"],
-                "where": {"model": model, "recipe": recipe},
-                "numbers": {"kl": kl, "same": None if kl is None else 1 / (1 + kl), "looped": n % 2, "prompts": 2},
-                "intervals": {"kl": [kl / 2, kl * 2]} if n and kl else {},
-                "spark": {"forced": [0.1, None, kl], "own": [0.1, 3.0, 9.0]} if n else {"forced": [], "own": []},
-                "kinds": [
-                    {
-                        "kind": "choice",
-                        "prompts": len(prompts),
-                        "prompts_flipped": len(prompts) if n else 0,
-                        "prompts_collapsed": n % 2,
-                        "prompts_graded": len(prompts),
-                        "prompts_correct": 0 if n else len(prompts),
-                        "flipped_ends": [0.3, 1.0] if n else [0.0, 0.7],
-                        "collapsed_ends": [0.0, 0.7],
-                        "correct_ends": [0.0, 0.7] if n else [0.3, 1.0],
-                        "first_flip_step_median": FIRST_FLIP if n else None,
-                        "kl_step0_nats": kl,
-                    }
-                ],
-                "traces": [] if n == 0 or is_last else list(prompts),
-            }
-        )
-    model_text = prose(model)
+    text, name, of_all = prose(model), label(model), {"key": "all", "where": {"model": model}}
+    verdicts = ["holds", "does not hold", "as under rounding", "no null", "too little data"]
+    by_prompt = dict.fromkeys(("variants", "variants_flipped", "variants_graded"), len(recipes))
     return {
         "study": "demo",
-        "title": model_text,
-        "models": [label(model)],
-        "lenses": {label(model): "normed"},
+        "title": text,
+        "models": [name],
+        "lenses": {name: "normed"},
         "prompts": [
-            {
-                "model": label(model),
-                "prompt_id": prompt,
-                "name": label(prompt),
-                "kind": "choice",
-                "prompt_text": prose(prompt),
-                "gold": "B",
-                "steps": STEPS,
-                "place_in_order": m + 1,
-                "variants": len(recipes),
-                "variants_flipped": len(recipes),
-                "variants_collapsed": 1,
-                "variants_graded": len(recipes),
-                "variants_correct": 0,
-                "is_correct_dense": True,
-                "first_flip_step_min": FIRST_FLIP,
-                "first_flip_step_median": FIRST_FLIP,
-                "kl_step0_median_nats": 0.5,
-                "has_layers": True,
-            }
+            {"model": name, "prompt_id": prompt, "name": label(prompt), "kind": "choice", "prompt_text": prose(prompt),
+             "gold": "B", "steps": STEPS, "place_in_order": m + 1, **by_prompt, "variants_collapsed": 1,
+             "variants_correct": 0, "is_correct_dense": True, "first_flip_step_min": FIRST_FLIP,
+             "first_flip_step_median": FIRST_FLIP, "kl_step0_median_nats": 0.5, "has_layers": True}
             for m, prompt in enumerate(prompts)
         ],
         "columns": [
-            {
-                "name": name,
-                "heading": heading,
-                "doc": "",
-                "form": form,
-                "sql": "all",
-                "of": of,
-                "is_detail": is_detail,
-            }
-            for name, heading, form, of, is_detail in (
-                ("kl", "KL", "number", None, False),
-                ("same", "same top token", "percent", None, False),
-                ("looped", "looped", "count", "prompts", True),
+            {"name": column, "heading": heading, "doc": "", "form": form, "sql": "all", "of": of, "is_detail": bool(of)}
+            for column, heading, form, of in (
+                ("kl", "KL", "number", None),
+                ("same", "same top token", "percent", None),
+                ("looped", "looped", "count", "prompts"),
             )
         ],
-        "variants": variants,
+        "variants": [
+            _variant_entry(model, n, id_, recipe, prompts, is_last=n == len(recipes))
+            for n, (id_, recipe) in enumerate(zip(ids, ("dense", *recipes), strict=True))
+        ],
         "curves": [
-            {
-                "id": id_,
-                "step": [0, 1, 2],
-                "forced": {space: [0.0, None, 0.01] for space in ("h", "z", "p", "kl")},
-                "own": {space: [0.0, 0.5, 1.0] for space in ("h", "z", "p", "kl")},
-                "fork": {},
-            }
+            {"id": id_, "step": [0, 1, 2], "fork": {}, "forced": {space: [0.0, None, 0.01] for space in SPACES},
+             "own": {space: [0.0, 0.5, 1.0] for space in SPACES}}
             for id_ in ids[1:-1]
         ],
         "marks": MARKS,
         "verdict_basis": "What the losses are of.",
-        "verdict_rule": f"The rule.\nOf {model_text}",
+        "verdict_rule": f"The rule.\nOf {text}",
         "answers": [
-            {
-                "model": label(model),
-                "question": "Which variants generate safely?",
-                "short": model_text,
-                "text": f"More of {model_text}",
-                "sql": [{"key": "verdicts", "where": {"model": model}}, {"key": "all", "where": {}}],
-                "links": [{"text": label(recipes[0]), "href": f"#/variant/{quote(ids[1], safe='')}"}],
-            }
+            {"model": name, "question": "Which variants generate safely?", "short": text, "text": f"More of {text}",
+             "sql": [of_all | {"key": "verdicts"}, {"key": "all", "where": {}}],
+             "links": [{"text": label(recipes[0]), "href": f"#/variant/{quote(ids[1], safe='')}"}]}
         ],
         "claims": [
-            {
-                "model": label(model),
-                "says": f"Claim {n}",
-                "measure": "all",
-                "verdict": ["holds", "does not hold", "as under rounding", "no null", "too little data"][n % 5],
-                "amount": n / 7,
-                "amount_low": None if n else 0.0,
-                "amount_high": None if n else 1.0,
-                "null_amount": 0.5 if n else None,
-                "n": 9,
-                "units": "variants",
-                "sql": {"key": "all", "where": {"model": model}},
-            }
+            {"model": name, "says": f"Claim {n}", "measure": "all", "verdict": verdicts[n % 5], "amount": n / 7,
+             "amount_low": None if n else 0.0, "amount_high": None if n else 1.0, "null_amount": 0.5 if n else None,
+             "n": 9, "units": "variants", "sql": of_all}
             for n in range(15)
         ],
         "claims_by_model": [
-            {
-                "says": "A shared claim",
-                "measure": "all",
-                "verdict": "differs",
-                "models_hold": label(model),
-                "models_fail": "other",
-                "models_open": "",
-                "sql": {"key": "all", "where": {}},
-            }
+            {"says": "A shared claim", "measure": "all", "verdict": "differs", "models_hold": name,
+             "models_fail": "other", "models_open": "", "sql": {"key": "all", "where": {}}}
         ],
-        "findings": [
-            {
-                "model": label(model),
-                "theme": "Writing",
-                "text": model_text,
-                "sql": {"key": "all", "where": {"model": model}},
-            }
-            for _ in range(2)
-        ],
+        "findings": 2 * [{"model": name, "theme": "Writing", "text": text, "sql": of_all}],
         "searches": [],
         "figures_without_data": [],
         "figures": [
-            {
-                "name": name,
-                "title": FIGURES[name].title,
-                "caption": model_text,
-                "alt": model_text,
-                "sql": "figures/tokens",
-            }
-            for name in ("tokens", "hierarchy")
+            {"name": figure, "title": FIGURES[figure].title, "caption": text, "alt": text, "sql": "figures/tokens"}
+            for figure in ("tokens", "hierarchy")
         ],
-        "facts": [{"name": "seed", "text": model_text}],
+        "facts": [{"name": "seed", "text": text}],
         "notes": [],
+    }  # fmt: skip
+
+
+def _variant_entry(
+    model: str, n: int, id_: str, recipe: str, prompts: tuple[str, ...], *, is_last: bool
+) -> dict[str, Any]:
+    kl: float | None = None if is_last else [0.0, 1.5, 0.25, 11.0, 0.5][n % 5]
+    verdict = {
+        "verdict": ["safe", "not safe", "chooses only", "too little evidence"][n % 4],
+        "verdict_reason": f"because of {label(recipe)}",
+        "words": ["fails", "holds", "too little evidence"],
+        "spark": {"forced": [0.1, None, kl], "own": [0.1, 3.0, 9.0]},
+    }
+    count, some, none = len(prompts), [0.3, 1.0], [0.0, 0.7]
+    kind = {"kind": "choice", "prompts": count, "prompts_flipped": count if n else 0, "prompts_collapsed": n % 2,
+            "prompts_graded": count, "prompts_correct": 0 if n else count, "flipped_ends": some if n else none,
+            "collapsed_ends": none, "correct_ends": none if n else some,
+            "first_flip_step_median": FIRST_FLIP if n else None, "kl_step0_nats": kl}  # fmt: skip
+    of_dense = {"verdict": None, "verdict_reason": None, "words": [], "spark": {"forced": [], "own": []}}
+    return {
+        "id": id_,
+        "model": label(model),
+        "recipe": label(recipe),
+        "method": "wanda",
+        "is_dense": n == 0,
+        "where": {"model": model, "recipe": recipe},
+        "numbers": {"kl": kl, "same": None if kl is None else 1 / (1 + kl), "looped": n % 2, "prompts": 2},
+        "intervals": {"kl": [kl / 2, kl * 2]} if n and kl else {},
+        "kinds": [kind],
+        "traces": [] if n == 0 or is_last else list(prompts),
+        **(verdict if n else of_dense),
     }
 
 
@@ -361,31 +293,16 @@ def _variant(id_: str, n: int, prompts: tuple[str, ...]) -> dict[str, Any]:
 
 def _summary(id_: str, n: int, prompt: str) -> dict[str, Any]:
     return {
-        "prompt_id": prompt,
-        "first_flip_step": FIRST_FLIP if n else None,
-        "collapse_step": 5 if n else None,
-        "collapse_step_dense": None,
-        "answer": prose(id_),
-        "answer_dense": "B",
-        "is_correct": False,
-        "is_correct_dense": True,
-        "text_same": "The sky\n is",
-        "text_dense": " blue." if n else "",
-        "text_pruned": prose(f" red{id_}", 60) if n else "",
-        "kl_step0_nats": 0.25,
-        "kl_forced_mean_nats": 0.5,
-        "kl_own_mean_nats": 2.0,
-        "layer": 1,
-        "sublayer": "mlp",
-        "from_layer": 2,
-        "from_sublayer": "attn",
-    }
+        "prompt_id": prompt, "first_flip_step": FIRST_FLIP if n else None, "collapse_step": 5 if n else None,
+        "collapse_step_dense": None, "answer": prose(id_), "answer_dense": "B", "is_correct": False,
+        "is_correct_dense": True, "text_same": "The sky\n is", "text_dense": " blue." if n else "",
+        "text_pruned": prose(f" red{id_}", 60) if n else "", "kl_step0_nats": 0.25, "kl_forced_mean_nats": 0.5,
+        "kl_own_mean_nats": 2.0, "layer": 1, "sublayer": "mlp", "from_layer": 2, "from_sublayer": "attn",
+    }  # fmt: skip
 
 
 def _prompt(prompt: str, ids: list[str]) -> dict[str, Any]:
-    return {
-        "texts": [{**_summary(id_, n, prompt), "variant": id_} for n, id_ in enumerate(ids)],
-    }
+    return {"texts": [{**_summary(id_, n, prompt), "variant": id_} for n, id_ in enumerate(ids)]}
 
 
 def _pair(model: str, a: str, b: str) -> dict[str, Any]:
@@ -406,68 +323,43 @@ def _pair(model: str, a: str, b: str) -> dict[str, Any]:
 
 def _trace(prompt: str, dense: list[str], pruned: list[str]) -> dict[str, Any]:
     count = len(dense)
-    shown = [visible(token, 40) for token in pruned]
+    shown_dense, shown = ([visible(token, 40) for token in tokens] for tokens in (dense, pruned))
+    constants = {
+        "entropy_dense_nats": 0.5, "entropy_pruned_nats": 3.0, "margin_dense": 2.0, "margin_pruned": 0.1,
+        "one_minus_cos_h": 0.1, "one_minus_cos_z": 0.01, "one_minus_cos_p": 0.3,
+    }  # fmt: skip
     steps = {
         "step": list(range(count)),
-        "token_text_dense": [visible(token, 40) for token in dense],
+        "token_text_dense": shown_dense,
         "token_text_pruned": shown,
         "is_same_token": [left == right for left, right in zip(dense, pruned, strict=True)],
         "kl_dense_pruned_nats": [None, *(10.0 ** (step - 5) for step in range(1, count))],
-        "entropy_dense_nats": [0.5 for _ in dense],
-        "entropy_pruned_nats": [3.0 for _ in dense],
-        "margin_dense": [2.0 for _ in dense],
-        "margin_pruned": [0.1 for _ in dense],
         "rank_of_dense_top1": [1 + step for step in range(count)],
-        "one_minus_cos_h": [0.1 for _ in dense],
-        "one_minus_cos_z": [0.01 for _ in dense],
-        "one_minus_cos_p": [0.3 for _ in dense],
+        **{name: [value] * count for name, value in constants.items()},
     }
     top = [
-        {"dense": [[visible(dense[step], 40), 0.75, 0.125]], "pruned": [[shown[step], 0.125, 0.5], ["z", 0.0, 1e-5]]}
-        for step in range(count)
+        {"dense": [[one, 0.75, 0.125]], "pruned": [[other, 0.125, 0.5], ["z", 0.0, 1e-5]]}
+        for one, other in zip(shown_dense, shown, strict=True)
     ]
     matrix = [[10.0 ** (place - 7) * (1 + step) for step in range(count)] for place, _ in enumerate(PLACES)]
     layers = {
         **SUBLAYERS,
         "is_changed": [True for _ in PLACES],
         "steps": list(range(count)),
-        "one_minus_cos_h": matrix,
-        "one_minus_cos_z": matrix,
-        "one_minus_cos_p": matrix,
-        "kl_dense_pruned_nats": matrix,
-        "is_top1_same": [[place < 3 for _ in range(count)] for place, _ in enumerate(PLACES)],
+        **dict.fromkeys((*(f"one_minus_cos_{space}" for space in "hzp"), "kl_dense_pruned_nats"), matrix),
+        "is_top1_same": [[place < 3] * count for place, _ in enumerate(PLACES)],
     }
+    options = {
+        "option": ["A", "B"], "p_options_dense": [0.25, 0.75], "p_options_pruned": [0.6, 0.4],
+        "p_full_dense": [0.1, 0.3], "p_full_pruned": [0.06, 0.04], "rank_dense": [2, 1], "rank_pruned": [3, 7],
+        "mass_dense": [0.4, 0.4], "mass_pruned": [0.1, 0.1], "kl_options_dense_pruned_nats": [0.3, 0.3],
+        "kl_dense_pruned_nats": [1.0, 1.0], "gold": ["B", "B"], "is_argmax_same": [False, False],
+    }  # fmt: skip
     return {
-        "text_dense": prose("".join(dense)),
-        "text_pruned": prose("".join(pruned)),
-        "first_flip_step": FIRST_FLIP,
-        "collapse_step": 5,
-        "collapse_step_dense": None,
-        "answer_end_step": 5,
-        "answer_end_step_dense": 3,
-        "answer": label(prompt),
-        "answer_dense": "B",
-        "is_correct": False,
-        "is_correct_dense": True,
-        "forced": steps,
-        "own": steps,
-        "top": {"forced": top, "own": top},
-        "layers": {"local": layers, "propagated": layers},
-        **dict.fromkeys(("layer", "from_layer"), 1),
-        **dict.fromkeys(("sublayer", "from_sublayer"), "mlp"),
-        "options": {
-            "option": ["A", "B"],
-            "p_options_dense": [0.25, 0.75],
-            "p_options_pruned": [0.6, 0.4],
-            "p_full_dense": [0.1, 0.3],
-            "p_full_pruned": [0.06, 0.04],
-            "rank_dense": [2, 1],
-            "rank_pruned": [3, 7],
-            "mass_dense": [0.4, 0.4],
-            "mass_pruned": [0.1, 0.1],
-            "kl_options_dense_pruned_nats": [0.3, 0.3],
-            "kl_dense_pruned_nats": [1.0, 1.0],
-            "gold": ["B", "B"],
-            "is_argmax_same": [False, False],
-        },
-    }
+        "text_dense": prose("".join(dense)), "text_pruned": prose("".join(pruned)), "first_flip_step": FIRST_FLIP,
+        "collapse_step": 5, "collapse_step_dense": None, "answer_end_step": 5, "answer_end_step_dense": 3,
+        "answer": label(prompt), "answer_dense": "B", "is_correct": False, "is_correct_dense": True,
+        "forced": steps, "own": steps, "top": {"forced": top, "own": top},
+        "layers": {"local": layers, "propagated": layers}, "options": options,
+        "layer": 1, "from_layer": 1, "sublayer": "mlp", "from_sublayer": "mlp",
+    }  # fmt: skip

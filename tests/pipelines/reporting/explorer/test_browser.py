@@ -3,6 +3,7 @@
 The page's text is tested without a browser in test_page.
 """
 
+import io
 from functools import cache
 from urllib.parse import quote, unquote
 
@@ -62,30 +63,51 @@ def url_of(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def opened(driver, url_of):
-    """Return a function that loads a page unless it is open already."""
+    """Return a function that shows a view of a study; the page is loaded unless it is open already."""
     reader = Reader(driver)
     current = {"name": None}
 
-    def opened(name):
+    def opened(name, path="/", width=1280):
         if current["name"] != name:
             reader.load(url_of(name))
             current["name"] = name
+        reader.show(path, width)
         return reader
 
     return opened
 
 
 @pytest.fixture
-def page(opened):
-    """Open the usual study at its overview."""
+def visit(opened):
+    """Return a function that shows a view of a study; no view may write to the console."""
+    yield opened
     reader = opened("usual")
-    reader.show("/")
-    yield reader
+    reader.scheme("light")
     assert reader.complaints() == []
+
+
+@pytest.fixture
+def page(visit):
+    """Open the usual study at its overview."""
+    return visit("usual")
 
 
 def heading(reader):
     return reader.text("main h1").split("\n")[0]
+
+
+def follow(reader, link):
+    reader.click(link)
+    reader.wait_for_view()
+
+
+def texts(place, selector):
+    return [one.text for one in place.find_elements(By.CSS_SELECTOR, selector)]
+
+
+def each(reader, selector, value):
+    """Return a JavaScript value of every element `one` that the selector names."""
+    return reader.js(f"return [...document.querySelectorAll(arguments[0])].map((one) => {value})", selector)
 
 
 CURVES = ("space-h", "space-z", "space-p", "kl")
@@ -96,15 +118,21 @@ def marks_of(chart, curve):
     return sum(path.get_attribute("d").count("M") for path in chart.find_elements(By.CSS_SELECTOR, f".{curve} .marks"))
 
 
+def cells(reader, label):
+    """Return the texts of a table's cells."""
+    return each(reader, f"[aria-label='{label}'] tbody tr", "[...one.cells].map((cell) => cell.innerText)")
+
+
 def rows(reader, label):
-    table = f"[aria-label='{label}'] tbody tr"
-    return reader.js("return [...document.querySelectorAll(arguments[0])].map((row) => row.cells[0].innerText)", table)
+    return [row[0] for row in cells(reader, label)]
 
 
-def test_the_overview_opens_with_curves_scores_with_intervals_and_texts_of_the_nearest_and_the_furthest(opened):
-    reader = opened("usual")
-    reader.show("/")
-    shown = reader.js("return [...document.querySelectorAll('.opening .curve')].map((one) => one.getAttribute('d'))")
+def more(reader, text):
+    reader.click(next(button for button in reader.all("button.more") if button.text == text))
+
+
+def test_the_overview_opens_with_curves_and_scores_with_intervals(page):
+    shown = each(page, ".opening .curve", "one.getAttribute('d')")
     variants = len(sample.documents()["index"]["curves"])
     assert len(shown) == 8 * variants
     # Four pairs of panels. The first token's 0 lies on the edge; a missing value leaves a gap.
@@ -114,40 +142,33 @@ def test_the_overview_opens_with_curves_scores_with_intervals_and_texts_of_the_n
         ".filter((text) => text.getBBox().x < 0 || text.getBBox().x + text.getBBox().width > one.viewBox.baseVal.width"
         " || one.getBoundingClientRect().right > innerWidth).map((text) => text.textContent))"
     )
-    for width in (1280, 390):
-        reader.show("/", width)
-        assert reader.js(cut) == []
-    reader.width(1280)
-    cell = reader.one("[aria-label='variants'] tbody tr:nth-child(2) [data-column='kl']").text.split("\n")
+    for width in (390, 1280):
+        page.show("/", width)
+        assert page.js(cut) == []
+    cell = page.one("[aria-label='variants'] tbody tr:nth-child(2) [data-column='kl']").text.split("\n")
     assert cell == ["1.5", "[0.75, 3]"]
-    assert not reader.all(".example")  # no variant has a KL to be nearest by
-    reader = opened("numbers")
-    reader.show("/")
+    assert not page.all(".example")  # no variant has a KL to be nearest by
+
+
+def test_the_overview_has_texts_of_the_nearest_and_the_furthest_and_a_menu_of_the_statements_of_several_columns(visit):
+    reader = visit("numbers")
     reader.wait(lambda: len(reader.all(".example .text")) == 3)
-    names = [one.text for one in reader.all(".example h4")]
-    assert names[0] == "dense"
-    assert len(set(names)) == 3
-    # Statements of several columns are one menu that names them.
+    names = texts(reader.driver, ".example h4")
+    assert (names[0], len(set(names))) == ("dense", 3)
     menu = reader.one(".headed .menu")
     assert not menu.find_element(By.TAG_NAME, "a").is_displayed()
     reader.click(menu.find_element(By.TAG_NAME, "summary"))
-    assert any("removed" in one.text for one in menu.find_elements(By.TAG_NAME, "a"))
-    assert reader.complaints() == []
+    assert any("removed" in text for text in texts(menu, "a"))
 
 
 def test_clicks_lead_from_the_overview_to_a_variant_a_token_and_its_layers(page):
-    page.click(page.one("[aria-label='variants'] tbody tr:nth-child(2) a"))
-    page.wait_for_view()
+    follow(page, page.one("[aria-label='variants'] tbody tr:nth-child(2) a"))
     assert "wanda-50" in heading(page)
-    page.click(page.one(".prompt h3 a"))
-    page.wait_for_view()
+    follow(page, page.one(".prompt h3 a"))
     assert "Step 4" in page.text(".detail")  # where the texts part
     page.click(page.one(".side:nth-child(2) .tok[data-at='2']"))
     assert page.js("return document.activeElement.closest('.side h2 + .stream').ariaLabel").endswith("pruned text")
-    detail = page.text(".detail")
-    assert "Step 2" in detail
-    assert "Layers, propagated" in detail
-    assert "Layers, local" in detail
+    assert all(part in page.text(".detail") for part in ("Step 2", "Layers, propagated", "Layers, local"))
     marks = [sum(marks_of(chart, kind) for kind in CURVES) for chart in page.all(".detail svg.curves")]
     assert marks == [3 * len(sample.PLACES), len(sample.PLACES)] * 2
     assert page.driver.current_url.endswith(f"#/tokens/{WANDA}/sky/2")
@@ -192,12 +213,13 @@ def test_the_skip_link_leads_into_the_view_and_keeps_its_address(page):
     assert page.driver.current_url.endswith(f"#/variant/{WANDA}")
 
 
-def test_one_token_of_each_text_is_selected_and_focusable(page):
-    page.show(f"/tokens/{WANDA}/sky/3")
+@pytest.mark.parametrize(("step", "selected"), [("3", "3"), *((bad, "0") for bad in ("999", "-1", "x", ""))], ids=repr)
+def test_one_existing_token_of_each_text_is_selected_and_focusable(page, step, selected):
+    page.show(f"/tokens/{WANDA}/sky/{step}")
+    assert f"Step {selected}" in page.text(".detail h2")
     for side in (1, 2):
-        stream = f".side:nth-child({side}) .tok"
-        assert [piece.get_attribute("data-at") for piece in page.all(f"{stream}[aria-selected='true']")] == ["3"]
-        assert [piece.get_attribute("data-at") for piece in page.all(f"{stream}[tabindex='0']")] == ["3"]
+        for state in ("[aria-selected='true']", "[tabindex='0']"):
+            assert each(page, f".side:nth-child({side}) .tok{state}", "one.dataset.at") == [selected]
 
 
 def test_the_layer_map_starts_at_the_bottom_and_selects_steps(page):
@@ -211,8 +233,7 @@ def test_the_layer_map_starts_at_the_bottom_and_selects_steps(page):
     # KL is 1e-7 after the first sublayer, and after the last 0.01 at step 0 and 0.06, the largest, at step 5.
     assert (alpha[-sample.STEPS], alpha[0], alpha[5]) == (0, 104, 255)  # 255 √(KL/0.06)
     assert "0.06 nats" in page.text(".map p")
-    labels = page.js("return [...document.querySelectorAll('.labels bdi')].map((one) => one.textContent)")
-    assert labels == ["␣The", "␣sky", "↵", "␣is", "␣blue", "."]
+    assert each(page, ".labels bdi", "one.textContent") == ["␣The", "␣sky", "↵", "␣is", "␣blue", "."]
     assert "highest 0.06 nats after 2 mlp at step 5" in page.one("canvas").get_attribute("aria-label")
     canvas = page.one("canvas")
     page.js("arguments[0].scrollIntoView({block: 'center'})", canvas)
@@ -223,34 +244,26 @@ def test_the_layer_map_starts_at_the_bottom_and_selects_steps(page):
     assert page.driver.current_url.endswith("/3")
 
 
-def test_events_link_to_their_steps(page):
+def test_events_link_to_their_steps_whose_tokens_have_probabilities_on_both_sides(page):
     page.show(f"/tokens/{WANDA}/sky/0")
-    page.click(next(link for link in page.all("main p a") if link.text == "step 5"))
-    page.wait_for_view()
+    follow(page, next(link for link in page.all("main p a") if link.text == "step 5"))
     assert page.driver.current_url.endswith("/sky/5/own")
     assert "Step 5" in page.text(".detail h2")
-
-
-def test_a_token_shows_its_probabilities_on_both_sides(page):
-    page.show(f"/tokens/{WANDA}/sky/5")
-    bars = page.all(".detail .bars")
-    assert [line.split("\n") for line in (bars[0].text, bars[1].text)] == [
+    assert [bars.split("\n") for bars in texts(page.driver, ".detail .bars")[:2]] == [
         [".", "75.0 %", "12.5 %"],
         ["␣red", "12.5 %", "50.0 %", "z", "0.0 %", "<0.1 %"],
     ]
-    widths = page.js("return [...document.querySelectorAll('.detail .bars .fill')].map((bar) => bar.style.width)")
-    assert widths[:2] == ["75%", "12.5%"]
+    assert each(page, ".detail .bars .fill", "one.style.width")[:2] == ["75%", "12.5%"]
 
 
 def test_colours_and_text_follow_the_chosen_measure(page):
     page.show(f"/tokens/{WANDA}/sky/0")
 
     def heats(side):
-        return page.js(
-            "return [...document.querySelectorAll(arguments[0])].map((piece) => "
-            "Number(piece.style.getPropertyValue('--heat')))",
-            f".side:nth-child({side}) .tok",
-        )
+        return each(page, f".side:nth-child({side}) .tok", "Number(one.style.getPropertyValue('--heat'))")
+
+    def flags():
+        return [texts(side, ".flag") for side in page.all(".side")]
 
     kl = heats(1)
     assert kl[0] == 0  # not measured
@@ -258,35 +271,28 @@ def test_colours_and_text_follow_the_chosen_measure(page):
     assert kl[4:] == [0.316, 1]  # √(KL/1 nat)
     assert "KL: 0 1 nats" in " ".join(page.text(".legend").split())
     page.click(page.one("[data-key='entropy']"))
-    assert set(heats(1)) == {0.083}
-    assert set(heats(2)) == {0.5}
+    assert (set(heats(1)), set(heats(2))) == ({0.083}, {0.5})
     page.click(page.one("[data-key='agreement']"))
     assert heats(1) == [0, 0, 0, 0, 0.8, 0.8]
     page.click(page.one("[data-key='kl']"))
-    assert [piece.get_attribute("aria-label") for piece in page.all(".side:nth-child(2) .tok")][3:5] == [
+    assert each(page, ".side:nth-child(2) .tok", "one.ariaLabel")[3:5] == [
         "3: ␣is, answer ends",
         "4: ␣red, differs, first flip",
     ]
-    flags = [[flag.text for flag in side.find_elements(By.CSS_SELECTOR, ".flag")] for side in page.all(".side")]
-    assert flags == [["answer ends", "first flip"], ["answer ends", "first flip"]]
+    assert flags() == [["answer ends", "first flip"], ["answer ends", "first flip"]]
     page.click(page.one("[data-key='own']"))
-    flags = [[flag.text for flag in side.find_elements(By.CSS_SELECTOR, ".flag")] for side in page.all(".side")]
-    assert flags == [["first flip", "answer ends"], ["first flip", "answer ends", "loop"]]
+    assert flags() == [["first flip", "answer ends"], ["first flip", "answer ends", "loop"]]
 
 
 def test_every_view_has_an_address_and_back_works(page):
     page.show(f"/compare/{WANDA}/{DROP}")
-    assert [select.get_attribute("value") for select in page.all("main select")] == [
-        "tiny@wanda-50",
-        "tiny@attn-drop-4",
-    ]
+    assert each(page, "main select", "one.value") == ["tiny@wanda-50", "tiny@attn-drop-4"]
     page.show(f"/tokens/{DROP}/fruit/1/own")
     assert "fruit" in heading(page)
     assert page.one("[data-key='own']").get_attribute("aria-pressed") == "true"
-    page.show("/sql/figures%2Ftokens")
-    assert "select *" in page.text("pre")
-    page.show("/sql/figures/tokens")
-    assert "select *" in page.text("pre")
+    for path in ("/sql/figures%2Ftokens", "/sql/figures/tokens"):
+        page.show(path)
+        assert "select *" in page.text("pre")
     page.driver.back()
     page.driver.back()
     page.wait(lambda: "fruit" in heading(page))
@@ -312,19 +318,11 @@ def test_an_unknown_address_shows_a_message(page, path, says):
     assert says in page.text()
 
 
-def test_a_step_out_of_range_becomes_an_existing_one(page):
-    for step in ("999", "-1", "x", ""):
-        page.show(f"/tokens/{WANDA}/sky/{step}")
-        assert "Step 0" in page.text(".detail h2")
-
-
-def test_answers_of_over_a_hundred_thousand_steps_are_shown(opened):
-    reader = opened("long")
-    reader.show("/")
+def test_answers_of_over_a_hundred_thousand_steps_are_shown(visit):
+    reader = visit("long")
     assert rows(reader, "variants")[0] == "dense"
     wanted = "KL by step: forced ends at 2, own text at 2 nats"
     assert reader.one("svg.spark").get_attribute("aria-label") == wanted
-    assert reader.complaints() == []
 
 
 def test_sorting_keeps_missing_values_last_in_both_directions(page):
@@ -353,117 +351,87 @@ def test_a_long_table_shows_its_first_rows_until_expanded(page):
     assert page.js("return document.activeElement.rowIndex") == 9  # below eight and the headings
 
 
-def more(reader, text):
-    reader.click(next(button for button in reader.all("button.more") if button.text == text))
-
-
-def test_the_button_counts_the_filtered_rows(opened):
-    reader = opened("many")
-    reader.show("/")
-    box = reader.one("[aria-label='Filter: prompts']")
-    box.send_keys("sky")
+def test_the_button_counts_the_filtered_rows_and_focus_moves_to_the_first_that_it_adds(visit):
+    reader = visit("many")
+    reader.one("[aria-label='Filter: prompts']").send_keys("sky")
     more(reader, "All 20 rows")
     assert rows(reader, "prompts") == [f"sky-{n}" for n in range(20)]
     assert reader.js("return document.activeElement.cells[0].innerText") == "sky-12"
-
-
-def test_prompts_are_narrowed_by_kind_and_one_leads_to_its_variants_and_their_tokens(opened):
-    reader = opened("kinds")
-    reader.show("/")
-    assert rows(reader, "texts by kind of prompt") == ["dense", "wanda-50", "attn-drop-4", "magnitude-50"]
-    (right,) = reader.all("[aria-label='texts by kind of prompt'] [data-column='prompts_correct']")[1:2]
-    assert right.text == "10/10 30 to 100 %"
-    assert rows(reader, "prompts")[0] == "p9"  # what breaks first
-    reader.one("[aria-label='kind of prompt: prompts'] option[value='open']").click()
-    assert rows(reader, "prompts") == ["p8", "p6", "p4", "p2", "p0"]
-    reader.click(next(link for link in reader.all("[aria-label='prompts'] a") if link.text == "p6"))
-    reader.wait_for_view()
-    assert "Measured at the output only" in reader.text("main")
-    assert len(rows(reader, "variants of this prompt")) == 3
-    reader.click(reader.one("[aria-label='variants of this prompt'] [data-column='tokens'] a"))
-    reader.wait_for_view()
-    assert "it has no layers. With layers: p1" in reader.text("main")
-
-
-def test_focus_moves_to_the_first_of_the_expanded_prompts(opened):
-    reader = opened("many")
     reader.show(f"/variant/{WANDA}")
     more(reader, "All 40 prompts")
     assert len(reader.all(".prompt")) == 40
     assert reader.js("return document.activeElement.innerText").startswith("sky-3")  # the seventh
 
 
+def test_prompts_are_narrowed_by_kind_and_one_leads_to_its_variants_and_their_tokens(visit):
+    reader = visit("kinds")
+    assert rows(reader, "texts by kind of prompt") == ["dense", "wanda-50", "attn-drop-4", "magnitude-50"]
+    right = texts(reader.driver, "[aria-label='texts by kind of prompt'] tbody [data-column='prompts_correct']")
+    assert right[0] == "10/10 30 to 100 %"
+    assert rows(reader, "prompts")[0] == "p9"  # what breaks first
+    reader.one("[aria-label='kind of prompt: prompts'] option[value='open']").click()
+    assert rows(reader, "prompts") == ["p8", "p6", "p4", "p2", "p0"]
+    follow(reader, next(link for link in reader.all("[aria-label='prompts'] a") if link.text == "p6"))
+    assert "Measured at the output only" in reader.text("main")
+    assert len(rows(reader, "variants of this prompt")) == 3
+    follow(reader, reader.one("[aria-label='variants of this prompt'] [data-column='tokens'] a"))
+    assert "it has no layers. With layers: p1" in reader.text("main")
+
+
 @pytest.mark.parametrize(("width", "element"), [(1280, "TH"), (390, "TD")])
-def test_focus_moves_to_the_first_of_the_expanded_columns(page, width, element):
-    page.width(width)
-    more(page, "All columns")
-    assert page.js("return [document.activeElement.tagName, document.activeElement.dataset.column]") == [
-        element,
-        "looped",
-    ]
-    page.show("/licences")  # and leave the table as it was
-
-
-def test_detail_columns_show_on_request_and_parts_beside_wholes(page):
+def test_detail_columns_show_on_request_with_the_focus_and_parts_beside_wholes(page, width, element):
     headings = page.text("[aria-label='variants'] thead")
     assert "same top token, %" in headings
     assert "looped" not in headings
+    page.width(width)
     more(page, "All columns")
-    cells = page.all("[aria-label='variants'] tbody [data-column='looped']")
-    assert sorted(cell.text for cell in cells) == ["0/2", "0/2", "1/2", "1/2"]
+    focused = page.js("return [document.activeElement.tagName, document.activeElement.dataset.column]")
+    assert focused == [element, "looped"]
+    looped = each(page, "[aria-label='variants'] tbody [data-column='looped']", "one.textContent")
+    assert sorted(looped) == ["0/2", "0/2", "1/2", "1/2"]
+    page.show("/licences")  # and leave the table as it was
 
 
-def test_two_variants_are_shown_side_by_side_with_their_difference(page):
+PAIRED = "Two variants on the same samples of tasks"
+
+
+def test_two_variants_are_shown_side_by_side_with_their_difference_and_paired_statistics(page):
     page.show(f"/compare/{WANDA}/{DROP}")
-    assert page.js(
-        "return [...document.querySelectorAll(\"[aria-label='numbers of both'] tbody tr\")]"
-        ".map((row) => [...row.cells].map((cell) => cell.innerText))"
-    ) == [
+    assert cells(page, "numbers of both") == [
         ["KL", "1.5", "0.25", "−1.25"],
         ["same top token, %", "40.0", "80.0", "+40.0"],
         ["looped", "1/2", "0/2", "−1"],
     ]
     assert "For the uncertainty of these differences" in page.text()  # nothing here is better on one side
-
-
-def test_paired_statistics_have_the_order_of_the_overview_and_their_sql_names_both(page):
+    assert [row[4] for row in cells(page, PAIRED)] == ["0.25", "◆ 0.25"]
+    assert "◆ The interval of this row excludes 0" in page.text(".paired")
+    # Paired statistics have the order of the overview, and their SQL names both variants.
     for path in (f"/compare/{WANDA}/{DROP}", f"/compare/{DROP}/{WANDA}"):
         page.show(path)
-        first, *_ = cells(page, "Two variants")
+        first, *_ = cells(page, PAIRED)
         assert first == ["accuracy", "task wanda-50", "0.5", "0.75", "0.25", "−0.125", "0.625", "3", "5"]
-    page.click(page.one(".paired a.sql"))
-    page.wait_for_view()
+    follow(page, page.one(".paired a.sql"))
     assert page.text("pre").endswith(
         "where model = 'tiny' and pair in [{'a': 'wanda-50', 'b': 'attn-drop-4'}] "
         "and one in ['wanda-50', 'attn-drop-4']::varchar[]"
     )
+
+
+def test_a_pair_without_paired_statistics_names_what_to_choose_or_the_command_and_the_figure(page):
     page.show(f"/compare/{WANDA}/{WANDA}")
     assert "Choose two different variants" in page.text(".paired")
-
-
-def test_a_paired_difference_whose_interval_excludes_0_has_a_mark(page):
-    page.show(f"/compare/{WANDA}/{DROP}")
-    assert [row[4] for row in cells(page, "Two variants")] == ["0.25", "◆ 0.25"]
-    assert "◆ The interval of this row excludes 0" in page.text(".paired")
-
-
-def test_a_pair_without_paired_statistics_names_the_command_and_the_figure(page):
     page.show(f"/compare/{WANDA}/{MAGNITUDE}")
     assert f"prunescope compare {unquote(WANDA)} {unquote(MAGNITUDE)} prints these statistics" in page.text(".paired")
     assert page.one(".paired a").get_attribute("href").endswith("#/figures/flip_matrix")
 
 
-def test_curves_omit_values_that_a_logarithmic_axis_cannot_show(page):
+def test_curves_omit_what_a_logarithmic_axis_cannot_show_and_arrow_keys_read_their_values(page):
     page.show(f"/variant/{WANDA}")
     chart = page.all("svg.curves")[0]
     known = len(sample.PLACES) - 1  # the first place was not measured; z is exactly 0 everywhere
     assert [marks_of(chart, space) for space in CURVES[:3]] == [known, 0, known]
     assert "h from" in chart.get_attribute("aria-label")
-
-
-def test_arrow_keys_read_values_off_curves(page):
-    page.show(f"/variant/{WANDA}")
-    page.js("document.querySelector('svg.curves').focus()")
+    page.js("arguments[0].focus()", chart)
 
     def readout(*keys):
         for key in keys:
@@ -480,22 +448,17 @@ def test_arrow_keys_read_values_off_curves(page):
     assert readout(Keys.TAB) == ""
 
 
-def test_every_statement_links_to_its_sql(page):
-    links = page.js("return [...document.querySelectorAll('a.sql')].map((link) => link.getAttribute('href'))")
+def test_every_statement_links_to_its_sql_and_one_page_lists_them(page):
+    links = each(page, "a.sql", "one.getAttribute('href')")
     assert {"#/sql/verdicts/model%3Dtiny", "#/sql/all/model%3Dtiny", "#/sql/all"} <= set(links)
-    page.click(page.one(".answers a.sql"))
-    page.wait_for_view()
+    follow(page, page.one(".answers a.sql"))
     assert heading(page) == "Rows of verdicts"
     assert page.text("pre").endswith("from verdicts  -- </script>\n) where model = 'tiny'")
-    page.click(next(link for link in page.all("main p a") if link.text == "All rows"))
-    page.wait_for_view()
+    follow(page, next(link for link in page.all("main p a") if link.text == "All rows"))
     assert page.text("pre").endswith("from verdicts  -- </script>")
-
-
-def test_the_page_of_statements_lists_all_of_them(page):
     page.show("/sql")
-    links = page.js("return [...document.querySelectorAll('main details a')].map((link) => link.getAttribute('href'))")
-    assert sorted(links) == sorted(f"#/sql/{quote(key, safe='')}" for key in sample.documents()["sql"])
+    listed = each(page, "main details a", "one.getAttribute('href')")
+    assert sorted(listed) == sorted(f"#/sql/{quote(key, safe='')}" for key in sample.documents()["sql"])
 
 
 def test_filters_are_escaped_as_literals(page):
@@ -505,35 +468,20 @@ def test_filters_are_escaped_as_literals(page):
     assert page.text("pre").endswith("where model = 'a''$3' and pair in $2 and one in ['x']::varchar[]")
 
 
-@pytest.fixture
-def answered(opened):
-    """Run a query in the box for SQL; the page itself simulates a server that answers with these numbers and texts."""
-    reader = opened("live")
+def test_query_results_show_all_digits(visit):
+    reader = visit("live")
+    # The page itself simulates a server that answers with these numbers and texts.
     answer = {
         "columns": [{"name": name, "type": ""} for name in ("share", "count", "text, or none")],
         "rows": [[0.99987, 12345678, 'a "b",\nc'], [-1234.5678901234567, 0, ""], [1e-7, "9007199254740993", None]],
         "truncated": False,
         "seconds": 0.1,
     }
-    reader.js(
-        "window.fetch = async (url) => new Response(JSON.stringify(url === 'sql' ? arguments[0] : {}));",
-        answer,
-    )
+    reader.js("window.fetch = async (url) => new Response(JSON.stringify(url === 'sql' ? arguments[0] : {}));", answer)
     reader.show("/sql")
     reader.click(reader.one("button.run"))
     reader.wait(lambda: reader.all(".result table"))
-    yield reader
-    reader.show("/")
-    assert reader.complaints() == []
-
-
-def cells(reader, label):
-    rows = "[...document.querySelectorAll(arguments[0])].map((row) => [...row.cells].map((cell) => cell.innerText))"
-    return reader.js(f"return {rows}", f"[aria-label^='{label}'] tbody tr")
-
-
-def test_query_results_show_all_digits(answered):
-    assert [row[:2] for row in cells(answered, "rows")] == [
+    assert [row[:2] for row in cells(reader, "rows")] == [
         ["0.99987", "12345678"],
         ["-1234.5678901234567", "0"],
         ["1e-7", "9007199254740993"],
@@ -554,61 +502,47 @@ def test_tables_of_statements_show_six_digits(page):
 
 
 @pytest.mark.parametrize("name", ["usual", "hostile"])
-def test_every_figure_is_drawn_under_the_policy_in_light_and_dark(opened, name):
-    reader = opened(name)
-    reader.scheme("light")
-    reader.show("/figures/tokens")
-    marks = "return document.querySelectorAll('.chart[data-drawn] svg [aria-roledescription$=\"mark\"]').length"
-    reader.wait(lambda: reader.js(marks) > 0)
-    words = reader.js("return [...document.querySelectorAll('.chart svg text')].map((one) => one.textContent)")
+def test_every_figure_is_drawn_under_the_policy_in_light_and_dark(visit, name):
+    reader = visit(name, "/figures/tokens")
+    marks = ".chart[data-drawn] svg [aria-roledescription$='mark']"
+    reader.wait(lambda: reader.all(marks))
+    words = each(reader, ".chart svg text", "one.textContent")
     assert any(("␣" if name == "usual" else "⟨202E⟩") in word for word in words)
     assert reader.one(".chart").get_attribute("aria-label").endswith(". alt")
-    ground = "const svg = document.querySelector('.chart svg'); return svg && getComputedStyle(svg).backgroundColor"
-    assert reader.js(ground) == "rgb(255, 255, 255)"
-    reader.scheme("dark")
-    reader.wait(lambda: reader.js(ground) == "rgb(27, 29, 33)")
+    for scheme, colour in (("light", "rgb(255, 255, 255)"), ("dark", "rgb(27, 29, 33)")):
+        reader.scheme(scheme)
+        reader.wait(lambda c=colour: each(reader, ".chart svg", "getComputedStyle(one).backgroundColor") == [c])
     reader.show("/figures")
     reader.js("scrollTo(0, document.body.scrollHeight)")
-    loaded = "return [...document.querySelectorAll('.picture img')].map((one) => one.complete && one.naturalWidth)"
-    reader.wait(lambda: reader.js(loaded) == [40, 40])
+    reader.wait(lambda: each(reader, ".picture img", "one.complete && one.naturalWidth") == [40, 40])
     reader.click(reader.one(".picture"))
     reader.wait(lambda: reader.all(".chart[data-drawn]"))
-    reader.scheme("light")
-    assert reader.complaints() == []
 
 
-def test_a_search_shows_its_results_its_allocation_and_both_figures_and_others_have_no_section(opened):
-    reader = opened("usual")
-    reader.show("/")
-    assert not reader.all("section.search")
-    reader = opened("search")
-    reader.show("/")
-    assert [one.text.split(".")[0] for one in reader.all("section.search li")] == [
-        "Result 1 removes weights",
-        "Result 2 removes weights",
-    ]
+def test_a_search_shows_its_results_its_allocation_and_both_figures_and_others_have_no_section(visit):
+    assert not visit("usual").all("section.search")
+    reader = visit("search")
+    results = [text.split(".")[0] for text in texts(reader.driver, "section.search li")]
+    assert results == ["Result 1 removes weights", "Result 2 removes weights"]
     for summary in reader.all("section.search summary"):
         summary.click()
-    of_matrices, of_sublayers = (table.text for table in reader.all("section.search table"))
+    of_matrices, of_sublayers = texts(reader.driver, "section.search table")
     assert "q_proj" in of_matrices
     assert "attn.0 mlp.0" in of_sublayers
     reader.js("document.querySelector('section.search').scrollIntoView(false)")
     reader.wait(lambda: len(reader.all("section.search .chart[data-drawn]")) == 2)
-    assert reader.complaints() == []
 
 
 # test_console.py draws every figure in a browser, and
 # test_every_figure_is_drawn_under_the_policy_in_light_and_dark those of a study on this page.
 @pytest.mark.exhaustive
-def test_every_available_figure_has_marks_under_the_policy(opened):
-    reader = opened("figures")
-    drawn = {}
+def test_every_available_figure_has_marks_under_the_policy(visit):
+    reader, drawn = visit("figures"), {}
     for name in FIGURES:
         reader.show(f"/figures/{name}")
         reader.wait(lambda: reader.all(".chart[data-drawn], main .failed"))
-        drawn[name] = reader.js("return document.querySelectorAll('svg .role-mark:not(.mark-group) > [d]').length")
+        drawn[name] = len(each(reader, "svg .role-mark:not(.mark-group) > [d]", "0"))
     assert [name for name, marks in drawn.items() if marks == 0] == []
-    assert reader.complaints() == []
 
 
 @pytest.mark.parametrize(
@@ -618,21 +552,15 @@ def test_every_available_figure_has_marks_under_the_policy(opened):
         *(pytest.param(*given, marks=pytest.mark.exhaustive) for given in ((1280, "dark"), (390, "light"))),
     ],
 )
-def test_screenshots_have_the_windows_size_and_the_schemes_background(opened, tmp_path, width, scheme):
-    reader = opened("usual")
-    reader.scheme(scheme)
-    for view, path in {"overview": "/", "variant": f"/variant/{WANDA}", "tokens": f"/tokens/{WANDA}/sky/4"}.items():
-        reader.show(path, width)
-        (tmp_path / f"{view}.png").write_bytes(reader.driver.get_screenshot_as_png())
-        with Image.open(tmp_path / f"{view}.png") as picture:
+def test_screenshots_have_the_windows_size_and_the_schemes_background(page, width, scheme):
+    page.scheme(scheme)
+    for path in ("/", f"/variant/{WANDA}", f"/tokens/{WANDA}/sky/4"):
+        page.show(path, width)
+        with Image.open(io.BytesIO(page.driver.get_screenshot_as_png())) as picture:
             assert picture.size == (width, 900)
-            counted = picture.convert("L").getcolors()
-        count, ground = max(counted)
-        assert (ground > 200) == (scheme == "light"), view
-        written = 1 - count / (width * 900)
-        assert 0.02 < written < 0.9, view  # neither blank nor a single block
-    reader.scheme("light")
-    reader.width(1280)
+            count, ground = max(picture.convert("L").getcolors())
+        assert (ground > 200) == (scheme == "light"), path
+        assert 0.02 < 1 - count / (width * 900) < 0.9, path  # neither blank nor a single block
 
 
 def test_the_theme_follows_the_system_until_the_button_changes_it(page):
@@ -660,109 +588,78 @@ def test_a_key_opens_help_and_escape_closes_it(page):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_no_view_of_the_hostile_study_scrolls_sideways_or_logs_errors(opened, width):
-    reader = opened("hostile")
-    recipes = ["__proto__", frames.HOSTILE[1], "a/b%2F?#c"]
-    ids = [quote(f"{frames.HOSTILE[0]}@{recipe}", safe="") for recipe in recipes]
+def test_no_view_of_the_hostile_study_scrolls_sideways_or_logs_errors(visit, width):
+    ids = [quote(f"{frames.HOSTILE[0]}@{recipe}", safe="") for recipe in ("__proto__", frames.HOSTILE[1], "a/b%2F?#c")]
     prompt = quote(frames.HOSTILE[0], safe="")
-    paths = [
-        "/",
+    for path in (
+        *("/", "/sql", "/sql/all", "/licences", f"/compare/{ids[0]}/{ids[1]}"),
         *(f"/variant/{one}" for one in ids),
-        f"/compare/{ids[0]}/{ids[1]}",
-        f"/tokens/{ids[2]}/{prompt}/5",
-        f"/tokens/{ids[0]}/constructor/7/own",
-        "/sql",
-        "/sql/all",
-        "/licences",
-    ]
-    for path in paths:
-        reader.show(path, width)
+        *(f"/tokens/{ids[2]}/{prompt}/5", f"/tokens/{ids[0]}/constructor/7/own"),
+    ):
+        reader = visit("hostile", path, width)
         assert reader.text("main h1") != "Not found", path
-        reader.js("document.querySelectorAll('details').forEach((one) => (one.open = true))")
-        fits = "return [...document.querySelectorAll('.cards')].every((one) => one.scrollWidth <= one.clientWidth)"
-        assert reader.js(fits), path
+        each(reader, "details", "(one.open = true)")
+        assert all(each(reader, ".cards", "one.scrollWidth <= one.clientWidth")), path
         assert reader.js("return document.documentElement.scrollWidth") <= width, path
-    reader.width(1280)
-    assert reader.complaints() == []
 
 
 UNITS = ("KL by step, nats", "KL, step 0, nats", "KL, forced, nats", "KL, own text, nats", "first flip, step")
 
 
-def test_headings_of_the_overview_have_units_and_its_columns_fit_the_window(opened):
-    reader = opened("counts")
-    reader.show("/")
-    headings = [heading.text for heading in reader.all("[aria-label='variants'] thead th")]
+def test_headings_of_the_overview_have_units_and_its_columns_fit_the_window(visit):
+    reader = visit("counts")
+    headings = texts(reader.driver, "[aria-label='variants'] thead th")
     assert len(headings) == 15
     assert [unit for unit in UNITS if not any(heading.startswith(unit) for heading in headings)] == []
-    assert reader.js("const box = document.querySelector('.cards'); return box.scrollWidth <= box.clientWidth")
+    assert each(reader, ".cards", "one.scrollWidth <= one.clientWidth")[0]
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_units_follow_the_numbers_of_a_variant_also_on_a_phone(opened, width):
-    reader = opened("counts")
-    reader.show(f"/variant/{WANDA}", width)
-    tiles = [tile.text for tile in reader.all(".numbers span")]
-    assert set(UNITS[1:]) <= set(tiles)
+def test_units_follow_the_numbers_of_a_variant_also_on_a_phone(visit, width):
+    reader = visit("counts", f"/variant/{WANDA}", width)
+    assert set(UNITS[1:]) <= set(texts(reader.driver, ".numbers span"))
     reader.show(f"/tokens/{WANDA}/sky/1", width)
-    tiles = [tile.text for tile in reader.all(".numbers span")]
-    assert {"KL, nats", "entropy dense, nats", "margin pruned, logits"} <= set(tiles)
+    assert {"KL, nats", "entropy dense, nats", "margin pruned, logits"} <= set(texts(reader.driver, ".numbers span"))
     reader.show("/", width)
-    cell = "document.querySelector('[aria-label=variants] td[data-column=kl_step0_nats]')"
-    before = reader.js(f"return getComputedStyle({cell}, '::before').content")
+    cell = "[aria-label=variants] td[data-column=kl_step0_nats]"
+    before = each(reader, cell, "getComputedStyle(one, '::before').content")[0]
     assert (before == "attr(data-heading)" or "KL, step 0, nats" in before) == (width == 390)
-    reader.width(1280)
 
 
 def test_a_number_of_a_variant_has_its_interval_beside_it(page):
     page.show(f"/variant/{WANDA}")
-    kl = next(entry for entry in sample.documents()["index"]["variants"] if entry["id"].endswith("@wanda-50"))[
-        "numbers"
-    ]["kl"]
-    [tile] = [tile.text for tile in page.all(".numbers > div") if "[" in tile.text]
-    assert tile.split("\n")[-1].endswith(f"[{kl / 2:g}, {kl * 2:g}]")
+    [tile] = [text for text in texts(page.driver, ".numbers > div") if "[" in text]
+    assert tile.split("\n")[-1].endswith("[0.75, 3]")
 
 
-def test_two_variants_with_full_names_fit_a_phone(opened):
-    reader = opened("numbers")
-    reader.show(f"/compare/{WANDA}/{DROP}", 390)
+def test_two_variants_with_full_names_fit_a_phone(visit):
+    reader = visit("numbers", f"/compare/{WANDA}/{DROP}", 390)
     assert len(rows(reader, "numbers of both")) == len(COLUMNS)
-    overflow = (
-        "return [...document.querySelectorAll(\"[aria-label='numbers of both'], [aria-label='numbers of both'] th\")]"
-        ".filter((one) => one.scrollWidth > one.clientWidth).map((one) => one.innerText)"
-    )
-    assert reader.js(overflow) == []
-    reader.width(1280)
+    table = "[aria-label='numbers of both']"
+    assert not any(each(reader, f"{table}, {table} th", "one.scrollWidth > one.clientWidth"))
 
 
-def test_hostile_text_is_displayed_and_not_executed(opened):
-    reader = opened("hostile")
-    reader.show("/")
+def test_hostile_text_is_displayed_and_not_executed(visit):
+    reader = visit("hostile")
     assert "PWNED" not in reader.driver.title.replace(frames.HOSTILE[0][:40], "")
     assert frames.HOSTILE[0] in reader.text("main h1")
-    assert reader.js("return document.querySelectorAll('main script, main style').length") == 0
+    assert reader.all("main script, main style") == []
     # The only images are those of the two figures, from the page's own data.
-    images = (
-        "return [...document.querySelectorAll('main img')].map((one) => [one.parentElement.dataset.picture, one.src])"
-    )
-    shown = reader.js(images)
+    shown = each(reader, "main img", "[one.parentElement.dataset.picture, one.src]")
     assert [figure for figure, _ in shown] == ["tokens", "hierarchy"]
     assert all(source == "" or source.startswith("data:image/jpeg;base64,/9j/") for _, source in shown)
     assert "__proto__" in rows(reader, "variants")
     assert reader.js("return ({}).polluted === undefined && Object.keys(Object.prototype).length === 0")
     word = quote(f"{frames.HOSTILE[0]}@__proto__", safe="")
     reader.show(f"/tokens/{word}/constructor/4")
-    tokens = [piece.text for piece in reader.all(".side:nth-child(2) .tok")]
+    tokens = texts(reader.driver, ".side:nth-child(2) .tok")
     assert frames.HOSTILE[0][:30] in tokens[4]
-    assert any("⟨202E⟩" in token for token in tokens)
-    assert any("\ufffd" in token for token in tokens)
+    assert all(any(sign in token for token in tokens) for sign in ("⟨202E⟩", "\ufffd"))
     assert all(len(token) <= 40 for token in tokens)
 
 
-def test_the_policy_forbids_foreign_scripts_eval_styles_and_the_network(opened):
-    reader = opened("usual")
-    reader.show("/")
-    assert reader.js(
+def test_the_policy_forbids_foreign_scripts_eval_styles_and_the_network(page):
+    assert page.js(
         """const script = document.createElement("script");
         script.textContent = "window.ran = true";
         document.body.append(script);
@@ -778,13 +675,11 @@ def test_the_policy_forbids_foreign_scripts_eval_styles_and_the_network(opened):
         script.remove(); styled.remove(); handled.remove();
         return [window.ran ?? "refused", isRed];"""
     ) == ["refused", False]
-    loaded = reader.driver.execute_async_script(
+    loaded = page.driver.execute_async_script(
         "const done = arguments[0]; fetch('http://127.0.0.1:9/').then(() => done('loaded'), () => done('refused'));"
     )
     assert loaded == "refused"
-    assert reader.js("return window.ran === undefined")
-    said = " ".join(entry["message"] for entry in reader.complaints())
-    assert all(
-        word in said
-        for word in ("inline script", "inline style", "inline event handler", "as JavaScript", "127.0.0.1:9")
-    )
+    assert page.js("return window.ran === undefined")
+    said = " ".join(entry["message"] for entry in page.complaints())
+    refused = ("inline script", "inline style", "inline event handler", "as JavaScript", "127.0.0.1:9")
+    assert all(word in said for word in refused)

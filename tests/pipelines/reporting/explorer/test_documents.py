@@ -27,7 +27,7 @@ from prunescope.pipelines.reporting.explorer.ordering import DisplayOrder
 from prunescope.pipelines.reporting.explorer.page import _script, embedded, render
 from prunescope.pipelines.reporting.explorer.queries import STATEMENTS, narrowed
 from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, numbers
-from prunescope.pipelines.reporting.explorer.study_documents import OWN_BYTES, Documents, _shortened, document_name
+from prunescope.pipelines.reporting.explorer.study_documents import OWN_BYTES, Documents, document_name
 from prunescope.pipelines.reporting.explorer.variant_document import layers
 from prunescope.warehouse.catalogue.database import view_sql
 from prunescope.warehouse.catalogue.materialized import Materialized
@@ -59,7 +59,6 @@ def measured() -> Iterator[duckdb.DuckDBPyConnection]:
 
 @pytest.fixture(scope="module")
 def ask(measured: duckdb.DuckDBPyConnection) -> Ask:
-    """Return the function that queries the demo's results."""
     return asking(measured)
 
 
@@ -107,8 +106,9 @@ def hostile() -> Iterator[Ask]:
         yield asking(connection)
 
 
-def position(index: Mapping[str, Any], recipe: str) -> int:
-    return next(n for n, entry in enumerate(index["variants"]) if entry["recipe"] == recipe)
+def entry_of(index: Mapping[str, Any], recipe: str) -> dict[str, Any]:
+    [entry] = [entry for entry in index["variants"] if entry["recipe"] == recipe]
+    return entry
 
 
 def page(recipe: str, prompt: str | None = None, model: str = "smollm2-135m-instruct") -> str:
@@ -118,17 +118,14 @@ def page(recipe: str, prompt: str | None = None, model: str = "smollm2-135m-inst
 
 
 def test_a_file_has_every_named_document_as_json(file) -> None:
-    figures = [f"{kind}/{name}" for kind in ("figures", "pictures") for name in FIGURES]
     variants, prompts = file["index"]["variants"], file["index"]["prompts"]
     assert (len(variants), len(prompts)) == (7, 3)
-    pages = [document_name("variant", entry["id"]) for entry in variants]
-    pages += [document_name("prompt", entry["model"], entry["prompt_id"]) for entry in prompts]
-    traces = [
-        document_name("trace", entry["id"], prompt["prompt_id"])
-        for entry in variants[1:]  # the dense variant has none
-        for prompt in prompts
-    ]
-    assert sorted(file) == sorted(["index", "sql", *figures, *pages, *traces])
+    wanted = ["index", "sql", *(f"{kind}/{name}" for kind in ("figures", "pictures") for name in FIGURES)]
+    wanted += [document_name("variant", entry["id"]) for entry in variants]
+    wanted += [document_name("prompt", entry["model"], entry["prompt_id"]) for entry in prompts]
+    # The dense variant has no traces.
+    wanted += [document_name("trace", one["id"], prompt["prompt_id"]) for one in variants[1:] for prompt in prompts]
+    assert sorted(file) == sorted(wanted)
     for document in file.values():
         assert json.loads(json.dumps(document, allow_nan=False)) == document
 
@@ -145,28 +142,23 @@ def test_the_index_points_to_existing_documents(file, measured) -> None:
             trace = file[document_name("trace", entry["id"], prompt)]
             assert trace["text_pruned"] == prose(written[entry["recipe"], prompt])
     assert {f"figures/{figure['name']}" for figure in index["figures"]} <= set(file)
-    # The demo scores no task and times nothing: what would draw that comes last.
+    # The demo scores no task and times nothing: what would draw that comes last. It has no search either.
     bare = index["figures_without_data"]
     assert {"speed", "flips"} <= set(bare) < set(FIGURES)
     assert sorted(figure["name"] for figure in index["figures"][-len(bare) :]) == sorted(bare)
-    assert index["variants"][0]["is_dense"]
-    assert index["variants"][0]["traces"] == []
-    assert index["variants"][0]["verdict"] is None
-    assert {len(entry["traces"]) for entry in index["variants"][1:]} == {3}
+    assert index["searches"] == []
+    dense, *others = index["variants"]
+    assert (dense["is_dense"], dense["traces"], dense["verdict"]) == (True, [], None)
+    assert {len(entry["traces"]) for entry in others} == {3}
 
 
 def sources_of(value: object) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield every statement of a document with its filter, under `sql`."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            if name != "sql":
-                yield from sources_of(inner)
-            elif isinstance(inner, str):
-                yield inner, {}
-            else:
-                yield from ((one["key"], one["where"]) for one in (inner if isinstance(inner, list) else [inner]))
-    elif isinstance(value, list):
-        for inner in value:
+    for name, inner in value.items() if isinstance(value, dict) else [("", one) for one in value]:
+        if name == "sql":
+            several = inner if isinstance(inner, list) else [inner]
+            yield from ((one, {}) if isinstance(one, str) else (one["key"], one["where"]) for one in several)
+        elif isinstance(inner, dict | list):
             yield from sources_of(inner)
 
 
@@ -241,9 +233,8 @@ def test_numbers_of_the_overview_are_those_of_the_view(file, measured) -> None:
     rows = measured.sql("select recipe, kl_step0_nats, prompts_collapsed from variant_summary").fetchall()
     assert len(rows) == len(index["variants"])
     for recipe, kl, collapsed in rows:
-        entry = index["variants"][position(index, recipe)]
-        assert entry["numbers"]["kl_step0_nats"] == pytest.approx(kl, rel=1e-5)
-        assert entry["numbers"]["prompts_collapsed"] == collapsed
+        numbers = entry_of(index, recipe)["numbers"]
+        assert (numbers["kl_step0_nats"], numbers["prompts_collapsed"]) == (pytest.approx(kl, rel=1e-5), collapsed)
     shown = {column["name"] for column in index["columns"]}
     assert {"perplexity_0", "loss_writing"} <= shown
     assert "loss_choosing" not in shown, "one choice is as good as constant"
@@ -256,17 +247,16 @@ def test_intervals_of_the_overview_are_those_of_the_measures_of_damage(file, mea
     index = file["index"]
     names = {column["name"] for column in index["columns"]}
     seen = set()
-    for recipe, measure, amount, low, high in measured.sql(
+    for recipe, measure, amount, *ends in measured.sql(
         "select recipe, measure, amount, amount_low, amount_high from variant_damage"
     ).fetchall():
-        entry = index["variants"][position(index, recipe)]
-        is_share = measure == "top1_change"
+        entry, is_share = entry_of(index, recipe), measure == "top1_change"
         name = "top1_agreement" if is_share else measure
         # The damage of the dense variant is 0 by definition.
-        if name in names and recipe != "dense" and (low, high) != (None, None):
+        if name in names and recipe != "dense" and None not in ends:
             seen.add(name)
-            ends = [1 - high, 1 - low] if is_share else [low, high]
-            assert entry["intervals"][name] == pytest.approx(ends, rel=1e-5)
+            wanted = [1 - end for end in reversed(ends)] if is_share else ends
+            assert entry["intervals"][name] == pytest.approx(wanted, rel=1e-5)
             assert entry["numbers"][name] == pytest.approx(1 - amount if is_share else amount, rel=1e-5)
         else:
             assert name not in entry["intervals"]
@@ -274,19 +264,42 @@ def test_intervals_of_the_overview_are_those_of_the_measures_of_damage(file, mea
     assert {"kl_step0_nats", "top1_agreement"} <= seen <= {"kl_step0_nats", "kl_growth_nats", "top1_agreement"}
 
 
+def test_a_perplexity_has_the_paired_interval_of_its_ratio_to_the_dense_one(file, measured) -> None:
+    columns = "recipe, windows, ppl_dense, ln_ppl_ratio, ln_ppl_ratio_se"
+    rows = measured.sql(f"select {columns} from kld_summary where recipe <> 'dense'").fetchall()
+    assert rows
+    for recipe, windows, dense, ratio, error in rows:
+        spread = stats.t.ppf(0.975, windows - 1) * error
+        ends = [dense * math.exp(ratio - spread), dense * math.exp(ratio + spread)]
+        assert entry_of(file["index"], recipe)["intervals"]["perplexity_0"] == pytest.approx(ends, rel=2e-3)
+
+
+def test_scores_of_the_overview_have_their_own_intervals(by_hand) -> None:
+    index = Documents(by_hand, "whole", views=VIEWS).build("index")
+    columns = {column["name"]: column for column in index["columns"]}
+    entry = entry_of(index, "wanda-50")
+    query = "select * from variant_scores where recipe = 'wanda-50' and measure = 'non_generative'"
+    [score] = by_hand(query).to_dicts()
+    assert entry["numbers"]["score_non_generative"] == pytest.approx(score["score"], rel=1e-5)
+    wanted = [score["score_low"], score["score_high"]]
+    assert entry["intervals"]["score_non_generative"] == pytest.approx(wanted, rel=1e-5)
+    task = next(name for name in columns if name.startswith("task_"))
+    shown = columns[task]["heading"].partition(",")[0]
+    rows = by_hand("select * from task_scores where recipe = 'wanda-50'").to_dicts()
+    values = {row["metric"]: row["value"] for row in rows if row["task"] == shown}
+    metric = next(name for name in ("accuracy", "exact_match", "pass_at_1") if name in values)
+    assert columns[task]["heading"] == f"{shown}, {metric.replace('_', ' ')}"
+    assert entry["numbers"][task] == pytest.approx(values[metric], rel=1e-5)
+
+
 def test_verdicts_and_sparks_are_those_of_the_views(file, measured) -> None:
-    index = file["index"]
+    means = "select recipe, step, avg(kl_dense_pruned_nats) from decoding_at_reference where trajectory = 'own_text'"
+    rows = measured.sql(f"{means} group by all order by step").fetchall()
     for recipe, verdict in measured.sql("select recipe, verdict from variant_verdict").fetchall():
-        entry = index["variants"][position(index, recipe)]
-        assert entry["verdict"] == verdict
+        entry = entry_of(file["index"], recipe)
+        assert (entry["verdict"], len(entry["words"])) == (verdict, 3)
         assert entry["verdict_reason"].startswith("same tokens: ")
-        assert len(entry["words"]) == 3
-        means = measured.execute(
-            "select avg(kl_dense_pruned_nats) from decoding_at_reference "
-            "where recipe = ? and trajectory = 'own_text' group by step order by step",
-            [recipe],
-        ).fetchall()
-        assert entry["spark"]["own"] == pytest.approx([mean for (mean,) in means], rel=1e-2)
+        assert entry["spark"]["own"] == pytest.approx([mean for name, _, mean in rows if name == recipe], rel=1e-2)
 
 
 def test_the_curves_are_medians_from_the_nearest_variant_to_the_furthest(file, measured) -> None:
@@ -311,37 +324,6 @@ def test_the_curves_are_medians_from_the_nearest_variant_to_the_furthest(file, m
             assert np.array(shown) == pytest.approx(np.array(medians), rel=6e-3, abs=1e-9), (curve["id"], side)
 
 
-def test_scores_and_perplexities_of_the_overview_have_their_own_intervals(by_hand) -> None:
-    index = Documents(by_hand, "whole", views=VIEWS).build("index")
-    columns = {column["name"]: column for column in index["columns"]}
-    entry = index["variants"][position(index, "wanda-50")]
-    [score] = by_hand(
-        "select * from variant_scores where recipe = 'wanda-50' and measure = 'non_generative'"
-    ).to_dicts()
-    assert entry["numbers"]["score_non_generative"] == pytest.approx(score["score"], rel=1e-5)
-    wanted = [score["score_low"], score["score_high"]]
-    assert entry["intervals"]["score_non_generative"] == pytest.approx(wanted, rel=1e-5)
-    task = next(name for name in columns if name.startswith("task_"))
-    shown = columns[task]["heading"].partition(",")[0]
-    rows = by_hand("select * from task_scores where recipe = 'wanda-50'").to_dicts()
-    values = {row["metric"]: row["value"] for row in rows if row["task"] == shown}
-    metric = next(name for name in ("accuracy", "exact_match", "pass_at_1") if name in values)
-    assert columns[task]["heading"] == f"{shown}, {metric.replace('_', ' ')}"
-    assert entry["numbers"][task] == pytest.approx(values[metric], rel=1e-5)
-
-
-def test_a_perplexity_has_the_paired_interval_of_its_ratio_to_the_dense_one(file, measured) -> None:
-    index = file["index"]
-    columns = "recipe, windows, ppl_dense, ln_ppl_ratio, ln_ppl_ratio_se"
-    rows = measured.sql(f"select {columns} from kld_summary where recipe <> 'dense'").fetchall()
-    assert rows
-    for recipe, windows, dense, ratio, error in rows:
-        spread = stats.t.ppf(0.975, windows - 1) * error
-        ends = [dense * math.exp(ratio + sign * spread) for sign in (-1, 1)]
-        entry = index["variants"][position(index, recipe)]
-        assert entry["intervals"]["perplexity_0"] == pytest.approx(ends, rel=2e-3)
-
-
 def test_the_main_questions_have_answers_with_valid_links(file) -> None:
     index = file["index"]
     right, alive, same, layers = index["answers"]
@@ -360,40 +342,39 @@ def test_the_main_questions_have_answers_with_valid_links(file) -> None:
 
 
 def test_a_trace_has_the_tokens_and_divergences_of_its_text(file, measured) -> None:
-    index = file["index"]
-    asked = index["prompts"][1]["prompt_id"]
+    asked = file["index"]["prompts"][1]["prompt_id"]
     trace = file[page("wanda-50", asked)]
+    forced, top = trace["forced"], trace["top"]["forced"]
     rows = measured.execute(
         "select step, token_id_dense = token_id_pruned, kl_dense_pruned_nats from decoding_steps "
         "where recipe = 'wanda-50' and prompt_id = ? and trajectory = 'teacher_forced' order by step",
         [asked],
     ).fetchall()
-    assert trace["forced"]["step"] == [row[0] for row in rows]
-    assert trace["forced"]["is_same_token"] == [row[1] for row in rows]
-    assert trace["forced"]["kl_dense_pruned_nats"] == pytest.approx([row[2] for row in rows], rel=1e-3)
-    assert trace["forced"]["is_same_token"].index(False) == trace["first_flip_step"]
-    assert {len(values) for values in trace["forced"].values()} == {len(rows)}
+    assert forced["step"] == [row[0] for row in rows]
+    assert forced["is_same_token"] == [row[1] for row in rows]
+    assert forced["kl_dense_pruned_nats"] == pytest.approx([row[2] for row in rows], rel=1e-3)
+    assert forced["is_same_token"].index(False) == trace["first_flip_step"]
+    assert {len(values) for values in forced.values()} == {len(rows)} == {len(top)}
     assert "own" not in trace, "these rows were measured before there was a trajectory own_text"
-    assert len(trace["top"]["forced"]) == len(rows)
-    token, dense, pruned = trace["top"]["forced"][0]["dense"][0]
-    assert token == trace["forced"]["token_text_dense"][0]
-    assert dense >= trace["top"]["forced"][0]["dense"][1][1]
+    (token, dense, pruned), (_, second, _) = top[0]["dense"][:2]
+    assert token == forced["token_text_dense"][0]
+    assert dense >= second
     assert 0 <= pruned <= 1
 
 
 def test_layers_of_a_trace_are_matrices_of_sublayer_and_step(file, measured) -> None:
-    index = file["index"]
-    found = file[page("attn-drop-4", index["prompts"][0]["prompt_id"])]["layers"]["propagated"]
+    asked = file["index"]["prompts"][0]["prompt_id"]
+    found = file[page("attn-drop-4", asked)]["layers"]["propagated"]
     places = list(zip(found["layer"], found["sublayer"], strict=True))
     assert places[:2] == [(0, "attn"), (0, "mlp")]
-    place, step = places.index((29, "mlp")), 5
-    [(kl, h)] = measured.execute(
+    place, step = places.index((29, "mlp")), found["steps"].index(5)
+    [row] = measured.execute(
         "select kl_dense_pruned_nats, one_minus_cos_h from layer_transitions where recipe = 'attn-drop-4' and "
-        "prompt_id = ? and layer = 29 and sublayer = 'mlp' and scope = 'propagated' and lens = 'normed' and step = ?",
-        [index["prompts"][0]["prompt_id"], step],
+        "prompt_id = ? and layer = 29 and sublayer = 'mlp' and scope = 'propagated' and lens = 'normed' and step = 5",
+        [asked],
     ).fetchall()
-    assert found["kl_dense_pruned_nats"][place][found["steps"].index(step)] == pytest.approx(kl, rel=1e-3)
-    assert found["one_minus_cos_h"][place][found["steps"].index(step)] == pytest.approx(h, rel=1e-3)
+    shown = [found[name][place][step] for name in ("kl_dense_pruned_nats", "one_minus_cos_h")]
+    assert shown == pytest.approx(row, rel=1e-3)
     for name in (*(f"one_minus_cos_{space}" for space in "hzp"), "kl_dense_pruned_nats", "is_top1_same"):
         assert len(found[name]) == len(places) == len(found["is_changed"])
         assert {len(row) for row in found[name]} == {len(found["steps"])}
@@ -412,14 +393,11 @@ def test_a_sublayer_without_a_step_leaves_a_gap() -> None:
 
 
 def test_options_appear_only_with_their_question(file) -> None:
-    index = file["index"]
-    for prompt in index["prompts"]:
+    for prompt in file["index"]["prompts"]:
         options = file[page("wanda-2of4", prompt["prompt_id"])]["options"]
-        if prompt["kind"] != "choice":
-            assert options is None
-        else:
-            assert options["option"] == ["A", "B", "C", "D"]
-            assert set(options["gold"]) == {"A"}
+        assert (options is None) == (prompt["kind"] != "choice")
+        if options:
+            assert (options["option"], set(options["gold"])) == (["A", "B", "C", "D"], {"A"})
             assert sum(options["p_options_dense"]) == pytest.approx(1, abs=1e-3)
             assert sum(options["p_full_dense"]) == pytest.approx(options["mass_dense"][0], abs=1e-3)
 
@@ -466,15 +444,12 @@ def test_a_file_holds_pairs_of_neighbouring_variants() -> None:
 
 
 def test_variants_and_prompts_follow_the_study_else_the_numbers_in_their_names() -> None:
-    names = ["wanda-10", "b", "wanda-9", "dense", "a"]
     known = DisplayOrder(models=("late", "early"), recipes=("b", "a"))
-    assert sorted(names, key=lambda name: known.of_variant("m", name)) == ["dense", "b", "a", "wanda-9", "wanda-10"]
+    of_variant = sorted(["wanda-10", "b", "wanda-9", "dense", "a"], key=lambda name: known.of_variant("m", name))
+    assert of_variant == ["dense", "b", "a", "wanda-9", "wanda-10"]
     assert sorted(["early", "x", "late"], key=lambda model: known.of_variant(model, "a")) == ["late", "early", "x"]
-    assert sorted(["p10", "p9", "9" * 5000], key=lambda name: DisplayOrder().of_prompt("m", name)) == [
-        "9" * 5000,
-        "p9",
-        "p10",
-    ]
+    huge = "9" * 5000
+    assert sorted(["p10", "p9", huge], key=lambda name: DisplayOrder().of_prompt("m", name)) == [huge, "p9", "p10"]
 
 
 def test_served_documents_equal_those_of_a_file(file, ask) -> None:
@@ -538,19 +513,15 @@ def test_documents_escape_and_cut_hostile_text(hostile) -> None:
     of_trace = document_name("trace", ids[1], asked["prompt_id"])
     of_prompt = document_name("prompt", asked["model"], asked["prompt_id"])
     for name in ("index", *(document_name("variant", id_) for id_ in ids), of_prompt, of_trace):
-        document = documents.build(name)
-        shown = [text for field, text in strings(document) if field not in raw]
+        shown = [text for field, text in strings(documents.build(name)) if field not in raw]
         assert not [text for text in shown if INVISIBLE.search(text)]
         assert max(map(len, shown)) < 4200
     trace = documents.build(of_trace)
-    assert trace["own"]["token_text_pruned"][0] == "x" * 59 + "…"
-    assert trace["own"]["token_text_pruned"][1] == "⟨202E⟩evil⟨0⟩"
+    assert trace["own"]["token_text_pruned"][:2] == ["x" * 59 + "…", "⟨202E⟩evil⟨0⟩"]
     assert trace["top"]["own"][0]["dense"][0][0] == "</script>"
-    assert "<img src=x onerror=alert(1)>" in trace["text_pruned"]
-    assert "\ufffd" in trace["text_pruned"]
-    [entry] = [entry for entry in index["variants"] if not entry["is_dense"]]
-    assert entry["id"] == f"tiny@{HOSTILE_RECIPE}"
-    assert entry["recipe"] == "it's ⟨202E⟩</script>"
+    assert "<img src=x onerror=alert(1)>\ufffd" in trace["text_pruned"]
+    entry = entry_of(index, "it's ⟨202E⟩</script>")
+    assert (entry["id"], entry["is_dense"]) == (f"tiny@{HOSTILE_RECIPE}", False)
 
 
 def test_a_name_with_quotes_is_escaped_and_a_sum_cannot_be_filtered() -> None:
@@ -563,19 +534,17 @@ def test_a_name_with_quotes_is_escaped_and_a_sum_cannot_be_filtered() -> None:
 def test_every_measurement_has_its_table(by_hand) -> None:
     documents = Documents(by_hand, "whole", views=VIEWS)
     index, document = documents.build("index"), documents.build(page("wanda-50", model="tiny"))
-    assert {table["sql"] for table in document["tables"]} >= {
-        "losses", "scores", "comparisons", "flips", "perplexity", "retrieval",
-    }  # fmt: skip
-    for table in document["tables"]:
+    tables = {table["sql"]: table for table in document["tables"]}
+    assert set(tables) >= {"losses", "scores", "comparisons", "flips", "perplexity", "retrieval"}
+    for table in tables.values():
         assert {len(row) for row in table["rows"]} == {len(table["columns"])}
     assert set(document["layers"]) == {"isolated", "local", "propagated", "restored"}
-    [carriers] = [table for table in document["tables"] if table["sql"] == "carriers"]
-    scopes, shares = (
-        [row[carriers["columns"].index(name)] for row in carriers["rows"]] for name in ("scope", "share_of_kl")
-    )
-    assert set(scopes) == {"isolated"}
+    carriers = [dict(zip(tables["carriers"]["columns"], row, strict=True)) for row in tables["carriers"]["rows"]]
+    assert {row["scope"] for row in carriers} == {"isolated"}
+    shares = [row["share_of_kl"] for row in carriers]
     assert shares == sorted(shares, reverse=True)
     assert {"loss_writing", "loss_choosing"} <= {column["name"] for column in index["columns"]}
+    assert [entry["model"] for entry in index["searches"]] == ["tiny"]
     assert json.loads(json.dumps(document, allow_nan=False)) == document
 
 
@@ -599,14 +568,18 @@ def test_an_empty_warehouse_still_has_an_index_and_its_figures(tmp_path) -> None
     assert found["index"]["figures_without_data"] == list(FIGURES)
 
 
-def test_figures_carry_no_theme(file) -> None:
+def test_figures_carry_no_theme_and_five_significant_digits(file) -> None:
     for name in FIGURES:
         for drawing in file[f"figures/{name}"]["drawings"]:
-            assert "config" not in drawing["spec"]
-            assert drawing["spec"].get("title", {}).get("text") != FIGURES[name].title
-            assert drawing["spec"]["description"].startswith(f"{drawing['title']}. ")
-            assert drawing["spec"]["$schema"]
+            spec = drawing["spec"]
+            assert "config" not in spec
+            assert spec.get("title", {}).get("text") != FIGURES[name].title
+            assert spec["description"].startswith(f"{drawing['title']}. ")
+            assert spec["$schema"]
             assert drawing["title"]
+            written: list[str] = []
+            json.loads(json.dumps(spec), parse_float=written.append)
+            assert [text for text in written if float(text) != float(f"{float(text):.5g}")] == []
 
 
 def test_numbers_keep_four_digits_and_nan_is_null() -> None:
@@ -615,28 +588,25 @@ def test_numbers_keep_four_digits_and_nan_is_null() -> None:
     assert numbers(pl.Series([0, 17])) == [0.0, 17.0]
 
 
-def test_a_whole_report_runs_each_statement_once() -> None:
+def counting(**columns: list[Any]) -> tuple[QueryCache, list[str]]:
+    """Return a cache whose every answer has these columns, and the queries that it has asked."""
     asked: list[str] = []
 
     def ask(query: str) -> pl.DataFrame:
         asked.append(query)
-        return pl.DataFrame({"model": ["m", "m"], "recipe": ["a", "b"], "x": [1, 2]})
+        return pl.DataFrame({"model": ["m", "m"], "recipe": ["a", "b"], "x": [1, 2], **columns})
 
-    frames = QueryCache(ask, is_whole=True)
-    assert frames.of("facts", model="m", recipe="a")["x"].to_list() == [1]
-    assert frames.of("facts", model="m", recipe="b")["x"].to_list() == [2]
-    assert frames.of("facts", model="m", recipe="c").is_empty()
+    return QueryCache(ask, is_whole=True), asked
+
+
+def test_a_whole_report_runs_each_statement_once() -> None:
+    frames, asked = counting()
+    assert [frames.of("facts", model="m", recipe=recipe)["x"].to_list() for recipe in "abc"] == [[1], [2], []]
     assert len(asked) == 1
 
 
 def test_large_documents_are_queried_once_for_all_texts_in_focus_and_then_forgotten() -> None:
-    asked: list[str] = []
-
-    def ask(query: str) -> pl.DataFrame:
-        asked.append(query)
-        return pl.DataFrame({"model": ["m", "m"], "recipe": ["a", "b"], "prompt_id": ["it's", "q"], "x": [1, 2]})
-
-    frames = QueryCache(ask, is_whole=True)
+    frames, asked = counting(prompt_id=["it's", "q"])
     texts = [("m", "a", "it's"), ("m", "b", "q"), ("m", "c", "q")]
     for _ in range(2):
         frames.focus(texts)
@@ -688,25 +658,21 @@ def test_a_full_file_keeps_of_each_variant_and_kind_what_breaks_first_and_one_te
 def test_prompts_lead_from_what_breaks_first_to_the_texts_of_all_variants(many) -> None:
     documents = Documents(many, "demo", views={})
     index = documents.build("index")
-    assert [prompt["place_in_order"] for prompt in index["prompts"]] == list(range(10, 0, -1))
-    assert [prompt["has_layers"] for prompt in index["prompts"]] == [True] + [False] * 9
-    kinds = index["variants"][1]["kinds"]
-    assert [
-        tuple(kind[n] for n in ("kind", "prompts", "prompts_flipped", "first_flip_step_median")) for kind in kinds
-    ] == [
-        ("maths", 5, 4, 5.0),
-        ("open", 5, 5, 4.0),
+    assert [(prompt["place_in_order"], prompt["has_layers"]) for prompt in index["prompts"]] == [
+        (place, place == 10) for place in range(10, 0, -1)
     ]
     # Wilson's interval of 4 of 5, whose upper end is that of one failure (Brown, Cai and DasGupta); none was graded.
-    assert [kind["flipped_ends"] for kind in kinds] == [[0.3755, 0.9897], [0.5655, 1.0]]
-    assert [kind["correct_ends"] for kind in kinds] == [None, None]
+    names = ("kind", "prompts", "prompts_flipped", "first_flip_step_median", "flipped_ends", "correct_ends")
+    assert [tuple(kind[name] for name in names) for kind in index["variants"][1]["kinds"]] == [
+        ("maths", 5, 4, 5.0, [0.3755, 0.9897], None),
+        ("open", 5, 5, 4.0, [0.5655, 1.0], None),
+    ]
     of_variant = documents.build(page("a", model="tiny"))["prompts"]
     assert [summary["prompt_id"] for summary in of_variant] == [f"p{n}" for n in range(9, -1, -1)]
     for live in (documents, Documents(many, "demo", views={}, is_live=True)):
-        found = live.build("prompt/tiny/p3")
-        assert [text["variant"] for text in found["texts"]] == ["tiny@dense", "tiny@a", "tiny@b"]
-        [own] = [summary for summary in of_variant if summary["prompt_id"] == "p3"]
-        assert found["texts"][1] == own | {"variant": "tiny@a"}
+        texts = live.build("prompt/tiny/p3")["texts"]
+        assert [text["variant"] for text in texts] == ["tiny@dense", "tiny@a", "tiny@b"]
+        assert texts[1] == of_variant[6] | {"variant": "tiny@a"}
 
 
 def test_layers_of_each_model_have_the_lens_that_it_was_measured_with() -> None:
@@ -733,11 +699,3 @@ def test_curves_of_many_variants_are_those_of_searches_and_an_even_choice_of_the
     assert told_apart(searched) == ["wanda-10", "wanda-12", "wanda-14", "mixed-20-abc", "wanda-17", "wanda-19"]
     assert told_apart(many[:2]) == many[:2]
     assert told_apart([]) == []
-
-
-def test_numbers_of_a_drawing_have_five_significant_digits_and_all_else_stays() -> None:
-    spec = {"data": [{"x": 0.123456789, "n": 1234567, "label": "0.123456789"}, {"x": -1.5e-300, "n": None}], "on": True}
-    assert _shortened(spec) == {
-        "data": [{"x": 0.12346, "n": 1234567, "label": "0.123456789"}, {"x": -1.5e-300, "n": None}],
-        "on": True,
-    }

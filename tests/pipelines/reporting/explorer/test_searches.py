@@ -1,13 +1,13 @@
-"""Tests of the section on searches: its sentences hold the numbers of their row, and it is there only with results."""
+"""Tests of the section on searches: its sentences hold the numbers of their row, and its tables those of the search."""
 
 from typing import Any
 
 import pytest
 
 from prunescope.assets.publishing.explorer_data import asking
-from prunescope.pipelines.reporting.explorer.searches import sentence
-from prunescope.pipelines.reporting.explorer.study_documents import Documents
-from tests.sql.built_whole import crowded_warehouse, whole_warehouse
+from prunescope.pipelines.reporting.explorer.query_cache import QueryCache
+from prunescope.pipelines.reporting.explorer.searches import searches, sentence
+from tests.sql.built_whole import crowded_warehouse
 
 ROW: dict[str, Any] = {
     "recipe": "mixed-20-1a2b3c",
@@ -57,15 +57,14 @@ def test_a_result_without_a_judgement_speaks_of_its_own_items() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ends", "meaning"),
+    ("low", "high", "meaning"),
     [
-        ((-0.2, 0.01), "which shows no difference"),
-        ((0.1, 0.2), "in favour of the published recipe"),
-        ((None, None), "with too little data for an interval"),
+        (-0.2, 0.01, "which shows no difference"),
+        (0.1, 0.2, "in favour of the published recipe"),
+        (None, None, "with too little data for an interval"),
     ],
 )
-def test_a_difference_is_called_one_only_beyond_its_interval(ends: tuple[Any, Any], meaning: str) -> None:
-    low, high = ends
+def test_a_difference_is_called_one_only_beyond_its_interval(low: Any, high: Any, meaning: str) -> None:
     assert f", {meaning}." in sentence(ROW | {"difference_low": low, "difference_high": high})
 
 
@@ -84,12 +83,12 @@ def test_each_searched_model_has_its_results_and_an_allocation_of_all_sublayers(
         rows = [row for row in warehouse.rows[table] if row["model"] == "tiny"]
         warehouse.rows[table] = [row for row in rows if is_split or row.get("matrix", "all") == "all"]
     with warehouse.opened() as connection:
-        (entry,) = Documents(asking(connection), "demo").build("index")["searches"]
+        (entry,) = searches(QueryCache(asking(connection), is_whole=True), ["tiny", "other"])
     assert entry["model"] == "tiny"
-    assert [result["sql"]["where"] for result in entry["results"]] == [
-        {"model": "tiny", "search": "0a1b2c3d", "trial": "1"}
-    ]
+    where = [result["sql"]["where"] for result in entry["results"]]
+    assert where == [{"model": "tiny", "search": "0a1b2c3d", "trial": "1"}]
     assert len(entry["tables"]) == 1 + is_split
+    assert not any("search" in table["columns"] for table in entry["tables"])  # there is only one
     *of_matrices, rows = [
         [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]] for table in entry["tables"]
     ]
@@ -101,10 +100,3 @@ def test_each_searched_model_has_its_results_and_an_allocation_of_all_sublayers(
         ("keep", 2, "attn.0 attn.1"),
         ("wanda-50", 2, "mlp.0 mlp.1"),
     ]
-
-
-def test_a_study_without_a_search_has_no_section() -> None:
-    warehouse = whole_warehouse()
-    warehouse.rows["search_trials"] = []
-    with warehouse.opened() as connection:
-        assert Documents(asking(connection), "demo").build("index")["searches"] == []

@@ -21,7 +21,7 @@ VERDICT = {
 LOST = {"writing": "fails", "loss_writing": 0.83, "loss_writing_low": 0.75, "loss_writing_high": 0.9}
 OPEN = {"loss_writing_low": -0.3, "loss_writing_high": 0.4, "writing": FEW}
 LOOPS = {"alive": "fails", "loss_alive": 0.8, "loss_alive_low": 0.75, "loss_alive_high": 0.85, "prompts_lost": 320}
-RANKING = {"band": 1, "band_removed_share": 0.39, "is_nearest": False, "n_variants": 2}
+RANKING = {"model": "m", "band": 1, "band_removed_share": 0.39, "is_nearest": False, "n_variants": 2}
 ABOUT = {
     "Which variants still answer right?": "right",
     "Which variants loop or stop early?": "alive",
@@ -48,28 +48,27 @@ def answers_by_topic(
 
     A verdict may have the KL of its summary; `own` says of recipes how far they are on own text.
     """
+    views = view_sql()
+    known = {"model": "m", "is_noise": False, "kl_own_text_median_nats": 1.0}
+    given = {
+        "variant_verdict": [VERDICT | row for row in verdicts],
+        "variant_ranking": [RANKING | row for row in ranking or [{"recipe": "of no variant"}]],
+        "q13_own_text_against_forced": [
+            known | {"recipe": recipe, "own_text_is": word} for recipe, word in (own or {}).items()
+        ]
+        or [known | {"model": "another"}],
+    }
+    sums = {"model": "m", "kl_step0_nats": 0.1, "prompts_correct": 6, "prompts_collapsed": 0,
+            "parameters_removed_share": 0.1}  # fmt: skip
+    summaries = [{**sums, **{name: row[name] for name in (*sums, "recipe") if name in row}}
+                 for row in ({"recipe": "dense"}, *verdicts)]  # fmt: skip
     with duckdb.connect() as connection:
         for file in sorted((SQL / "macros").glob("*.sql")):
             connection.execute(file.read_text("utf-8"))
-        views = view_sql()
-        judged = [dict.fromkeys(views["variant_verdict"].columns) | VERDICT | row for row in verdicts]
-        connection.register("variant_verdict", pl.DataFrame(judged, infer_schema_length=None, strict=False))
-        sums = {"model": "m", "kl_step0_nats": 0.1, "prompts_correct": 6, "prompts_collapsed": 0,
-                "parameters_removed_share": 0.1}  # fmt: skip
-        summaries = [sums | {"recipe": "dense"}, *(sums | {name: row[name] for name in sums if name in row}
-                                                   | {"recipe": row["recipe"]} for row in verdicts)]  # fmt: skip
+        for name, own_rows in given.items():
+            whole = [dict.fromkeys(views[name].columns) | row for row in own_rows]
+            connection.register(name, pl.DataFrame(whole, infer_schema_length=None, strict=False))
         connection.register("variant_summary", pl.DataFrame(summaries))
-        ranked = [dict.fromkeys(views["variant_ranking"].columns) | {"model": "m"} | RANKING | row
-                  for row in ranking or [{"recipe": "of no variant"}]]  # fmt: skip
-        connection.register("variant_ranking", pl.DataFrame(ranked))
-        columns = views["q13_own_text_against_forced"].columns
-        known = {"model": "m", "is_noise": False, "kl_own_text_median_nats": 1.0}
-        gaps = [
-            dict.fromkeys(columns) | known | {"recipe": recipe, "own_text_is": word}
-            for recipe, word in (own or {}).items()
-        ]
-        none = pl.DataFrame(schema=dict.fromkeys(columns, pl.Float64) | {"is_noise": pl.Boolean})
-        connection.register("q13_own_text_against_forced", pl.DataFrame(gaps) if gaps else none)
         for name, schema in SCHEMAS.items():
             frame = pl.DataFrame(rows.get(name, []), schema=schema, orient="row")
             connection.register(name, frame.with_columns(model=pl.lit("m")))
@@ -79,14 +78,8 @@ def answers_by_topic(
 
 
 def test_kept_and_lost_right_answers_are_said_apart_with_what_is_lost():
-    answer = answers_by_topic(
-        [
-            {"recipe": "b"},
-            {"recipe": "a"},
-            {"recipe": "mute", "verdict": "chooses only"} | LOST,
-            {"recipe": "dim", "verdict": "writes other text"} | OPEN,
-        ]
-    )["right"]
+    mute, dim = ({"recipe": "mute", "verdict": "chooses only"}, {"recipe": "dim", "verdict": "writes other text"})
+    answer = answers_by_topic([{"recipe": "b"}, {"recipe": "a"}, mute | LOST, dim | OPEN])["right"]
     assert answer["short"] == (
         "a and b surely lose at most a tenth of the right answers. mute surely loses more than a tenth of the right "
         "answers. There are too few right answers to be sure of dim."
@@ -101,12 +94,9 @@ def test_kept_and_lost_right_answers_are_said_apart_with_what_is_lost():
 
 def test_too_few_answers_are_counted_beside_the_dense_models():
     few = OPEN | {"verdict": "writes other text", "prompts_graded": 24}
-    answer = answers_by_topic(
-        [
-            *(few | {"recipe": name, "prompts_correct": count} for name, count in (("x", 6), ("y", 1), ("z", 6))),
-            few | {"recipe": "unmeasured", "prompts_graded": 0, "prompts_correct": 0},
-        ]
-    )["right"]
+    verdicts = [few | {"recipe": name, "prompts_correct": count} for name, count in (("x", 6), ("y", 1), ("z", 6))]
+    unmeasured = few | {"recipe": "unmeasured", "prompts_graded": 0, "prompts_correct": 0}
+    answer = answers_by_topic([*verdicts, unmeasured])["right"]
     assert answer["short"] == (
         "The dense model answers 6 of 24 prompts right; x and z answer 6; y answers 1. There are too few right answers "
         "to be sure of any variant."
@@ -153,18 +143,15 @@ def test_loops_and_early_ends_are_counted_beside_the_dense_models_with_the_milde
 
 
 def test_half_of_the_texts_differ_by_a_step_that_counts_from_zero_and_texts_that_never_differ_are_named():
-    flips = {"a": 1.5, "b": 0.0, "c": None, "d": 2.0}
+    verdicts = [
+        {"recipe": name, "first_flip_step_median": step}
+        for name, step in zip("abcd", (1.5, 0.0, None, 2.0), strict=True)
+    ]
+    verdicts[2] |= {"fidelity": "holds", "loss_fidelity": 0.01, "loss_fidelity_low": 0.0, "loss_fidelity_high": 0.02}
     nearest = {"is_nearest": True, "n_variants": 3}
-    alone = {"is_nearest": True, "band": 2, "n_variants": 1}
-    ranking = [{"recipe": "a"} | nearest, {"recipe": "b"} | nearest, {"recipe": "c"}, {"recipe": "d"} | alone]
-    same = {"fidelity": "holds", "loss_fidelity": 0.01, "loss_fidelity_low": 0.0, "loss_fidelity_high": 0.02}
-    answer = answers_by_topic(
-        [
-            {"recipe": name, "first_flip_step_median": step} | (same if name == "c" else {})
-            for name, step in flips.items()
-        ],
-        ranking,
-    )["same"]
+    alone = {"recipe": "d", "is_nearest": True, "band": 2, "n_variants": 1}
+    ranking = [{"recipe": "a"} | nearest, {"recipe": "b"} | nearest, {"recipe": "c"}, alone]
+    answer = answers_by_topic(verdicts, ranking)["same"]
     assert answer["short"] == (
         "c surely changes at most a tenth of the dense model's tokens. At least half of the texts of c stay the "
         "same to the end. Half of the texts differ from the dense ones (the first token is step 0): a and d by step 2; "
@@ -237,11 +224,7 @@ def test_without_a_loop_the_layers_are_those_of_the_mildest_variant():
     ]
     parts = [("far", f"p{layer}", layer) for layer in (*range(10), None)]
     found = answers_by_topic(
-        [
-            {"recipe": "far", "kl_step0_nats": 3.0},
-            {"recipe": "near"},
-            {"recipe": "unmeasured", "kl_step0_nats": None},
-        ],
+        [{"recipe": "far", "kl_step0_nats": 3.0}, {"recipe": "near"}, {"recipe": "unmeasured", "kl_step0_nats": None}],
         layer_kl_share=carriers,
         first_divergent_layer=parts,
         stg_generations=[("dense", "p", None, None), ("far", "p", 2, None), ("near", "p", None, None)],
@@ -261,18 +244,14 @@ def test_without_a_loop_the_layers_are_those_of_the_mildest_variant():
 
 
 def test_the_list_of_variants_names_the_evidence_of_the_losses():
-    def rows(*evidence):
-        return pl.DataFrame(
-            [{"evidence_writing": writing, "evidence_choosing": choosing} for writing, choosing in evidence],
-            schema={"evidence_writing": pl.String, "evidence_choosing": pl.String},
-        )
-
-    assert basis(rows(("score", "options"), ("agreement", None))) == (
+    schema = {"evidence_writing": pl.String, "evidence_choosing": pl.String}
+    rows = pl.DataFrame([("score", "options"), ("agreement", None)], schema, orient="row")
+    assert basis(rows) == (
         "Writing lost, beyond what rounding changes: share of the right answers to tasks above a guess, or of the "
         "dense model's own answers to tasks. Choosing lost, beyond what rounding changes: share of the "
         "dense model's own choices."
     )
-    assert basis(rows()) == ""
+    assert basis(rows.clear()) == ""
 
 
 def test_missing_measurements_are_named():
