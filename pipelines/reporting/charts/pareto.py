@@ -27,7 +27,7 @@ def labels(frame: pl.DataFrame) -> pl.DataFrame:
     point = ["panel", "parameters_removed_share", "score"]
     found = []
     for part in frame.partition_by("panel", maintain_order=True):
-        low, high = theme.extent(part["score"])
+        low, high = theme.extent(*(part[name] for name in ("score", "low", "high") if part[name].count()))
         # The variants that remove most get their labels first.
         best = part.filter("is_best").group_by(point, maintain_order=True).agg("variant")
         named = best.sort("parameters_removed_share", descending=True)

@@ -320,9 +320,16 @@ def test_a_damaged_file_is_left_out_and_named(changing: Served) -> None:
 def test_a_study_that_appears_later_is_served_without_a_restart(changing: Served) -> None:
     status, headers, _ = changing.ask("/")
     assert (status, headers["location"]) == (307, "study/tiny/")
-    store, table, names = Store(changing.root), TABLES["variants"], ("tiny-a", "magnitude-50")
-    frame = pl.read_parquet(store.path(table, *names), hive_partitioning=False)
-    store.write(table, frame, replace(store.provenance(table, *names), study="other & <b>"), *names)
+    store, table = Store(changing.root), TABLES["variants"]
+
+    def appears(study: str, recipe: str) -> None:
+        frame = pl.read_parquet(store.path(table, "tiny-a", recipe), hive_partitioning=False)
+        made = replace(store.provenance(table, "tiny-a", recipe), study=study)
+        store.write(table, frame, made, "tiny-a", recipe)
+
+    appears("later", "attn-drop-1")
+    assert changing.ask("/study/later/")[0] == 200, "by its address, before the list is asked"
+    appears("other & <b>", "magnitude-50")
     status, _, page = changing.ask("/")
     assert status == 200
     assert b"other &amp; &lt;b&gt;" in page

@@ -116,6 +116,12 @@ def test_each_change_is_requested_once_when_no_process_computes(
     assert "mlp-drop-1" in watched.instance.get_dynamic_partitions("recipe"), "the interface shows it at once"
 
 
+def test_a_partition_that_is_outdated_again_is_requested_again(watched: WatchedWarehouse, study: StudyFile) -> None:
+    for tokens, wanted in ((3, ["tiny"]), (4, []), (3, ["tiny"])):
+        study.write(generation={"new_tokens": tokens})
+        assert watched.requested() == wanted
+
+
 def test_a_further_change_is_requested_while_other_work_still_fails(
     watched: WatchedWarehouse, study: StudyFile, tmp_path: Path
 ) -> None:

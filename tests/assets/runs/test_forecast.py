@@ -24,7 +24,7 @@ from tests.assets.tiny_study import RECIPES, VARIANT_TABLES, StudyFile
 
 WANDA, MAGNITUDE = parse_recipe("wanda-60"), parse_recipe("magnitude-30")
 OF_WANDA = [("traces", "wanda-50", 40, 90), ("traces", "wanda-2of4", 60, 110)]
-# Of another method, and of another step.
+# The first has another method, the second another step.
 OTHERS = [("traces", "magnitude-50", 1, 999), ("texts", "wanda-50", 1, 999)]
 WITHOUT_SIZE = [("variants", "magnitude-40", 0, 8), ("variants", "magnitude-50", 0, 12)]
 OF_ANOTHER_METHOD = [("traces", "attn-drop-1", 80, 180), ("texts", "wanda-50", 100, 400)]

@@ -35,7 +35,6 @@ from prunescope.assets.runs.study_run import ANSWERS_NAME
 from prunescope.pipelines.core.errors import InputError
 from prunescope.pipelines.core.progress import SILENT
 from prunescope.warehouse.catalogue import database
-from prunescope.warehouse.core.errors import WarehouseError
 from prunescope.warehouse.maintenance.diagnostics import diagnose
 from prunescope.warehouse.quality.plausibility_checks import PLAUSIBILITY_CHECKS
 from prunescope.warehouse.storage.partition_store import Store
@@ -59,8 +58,8 @@ from tests.assets.tiny_study import (
 pytestmark = pytest.mark.timeout(900)
 
 
-def prunescope_run(study: StudyFile, warehouse: Path) -> int:
-    return run(["run", str(study.path), "--warehouse", str(warehouse)], Globals())
+def prunescope_run(study: StudyFile, warehouse: Path, *options: str) -> int:
+    return run(["run", str(study.path), "--warehouse", str(warehouse), *options], Globals())
 
 
 def of(recipe: str, names: set[str]) -> set[str]:
@@ -101,6 +100,28 @@ def test_a_second_run_and_its_plan_compute_nothing_and_import_nothing_heavy(stud
     assert "nothing would be computed" in done.stderr
     assert "magnitude-50" in done.stdout
     assert partitions(warehouse) == before
+
+
+@pytest.mark.exhaustive  # a variant that fails, below, does not stop the others either
+def test_another_model_adds_its_own_partitions_and_a_missing_one_does_not_stop_it(
+    study: StudyFile,
+    warehouse: Path,
+    other_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    without_answers(monkeypatch)
+    before = partitions(warehouse)
+    places = {"gone": tmp_path / "gone", "tiny-b": other_folder}
+    study.write(models=[{"name": name, "source": str(place)} for name, place in places.items()])
+    assert prunescope_run(study, warehouse, "--recipe", "magnitude-50") == 2
+    written = written_since(before, warehouse)
+    assert {name.split("/")[1] for name in written} == {"model=tiny-b"}
+    assert len(written) == len(MODEL_TABLES) + 2 * len(VARIANT_TABLES)
+    said = capsys.readouterr().err
+    assert "1 failed" in said
+    assert str(places["gone"]) in said.replace("\n", "")
 
 
 def test_a_run_computes_what_changed_or_is_new_goes_on_after_a_failure_and_makes_answers_stale(
@@ -214,18 +235,16 @@ def test_a_run_of_some_tables_that_is_executed_again_computes_no_others(study: S
 def test_answers_that_fail_are_a_failure_of_the_run(
     study: StudyFile, warehouse: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def origins() -> None:
-        raise WarehouseError("a: b cannot be read")
-
     few_answers(monkeypatch)
-    monkeypatch.setattr("prunescope.assets.defs.answer_assets.origins", origins)
     (warehouse / "_reports" / "tiny.html").unlink()
+    (warehouse / "_reports" / "tiny.html").mkdir()  # the report cannot take its place
     listener = Heard()
     result = run_study(StudyRequest(str(study.path)), warehouse, listener)
     assert result.computed == ()
     (failure,) = result.failures
-    assert (failure.name, failure.message, failure.is_input) == (ANSWERS_NAME, "a: b cannot be read", True)
-    assert listener.failures == [(ANSWERS_NAME, "a: b cannot be read")]
+    assert listener.failures == [(failure.name, failure.message)]
+    assert failure.name == ANSWERS_NAME
+    assert "tiny.html cannot be written; a folder is where the file must be" in failure.message
 
 
 def test_a_click_takes_the_request_of_the_last_run_with_its_partition(warehouse: Path) -> None:

@@ -95,6 +95,9 @@ def test_a_layer_map_holds_the_medians_over_prompts():
         }
         # Three digits are more than a colour shows.
         assert cells == pytest.approx(medians, rel=5e-3)
+        # The row of a layer's attention is below that of its MLP.
+        rows = {(row["layer"], row["sublayer"]): row["row"] for row in chart["datasets"][part["data"]["name"]]}
+        assert all(row == 2 * layer + (sublayer == "mlp") for (layer, sublayer), row in rows.items())
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf"), None])
@@ -156,7 +159,7 @@ def test_roc_curves_show_the_best_sublayers_and_pass_ties_at_once():
     }
     points = frame.drop_nulls("true_positive_rate").filter(**curve)
     rates = ["false_positive_rate", "true_positive_rate"]
-    assert sorted(points.select(rates).iter_rows()) == [pytest.approx(one) for one in sorted(expected)]
+    assert sorted(points.select(rates).iter_rows()) == [pytest.approx(one, rel=0, abs=1e-9) for one in sorted(expected)]
     rows = [row for row in rows_with(drawn("spikes", frame), "curve") if row["variant"] == "wanda-50"]
     line = sorted(tuple(row[rate] for rate in rates) for row in rows if row["curve"] == f"MLP {layer}")
     assert line == [(0, 0), *sorted(points.select(rates).iter_rows())]
@@ -194,6 +197,7 @@ def test_flips_split_the_changed_answers_with_one_interval_a_bar():
         for row in answers.to_dicts()
         for place, count in enumerate((row["lost"], row["gained"], row["flipped"] - row["lost"] - row["gained"]))
     }
+    assert all(row["share"] == row["samples"] / 50 for row in rows_with(chart, "samples"))
     lows = sorted(row["flip_share_low"] for row in rows_with(chart, "flip_share_low"))
     assert lows == pytest.approx(sorted(answers["flip_share_low"]))
 
@@ -349,7 +353,12 @@ def test_pareto_labels_do_not_overlap():
     assert shown == ["magnitude-50 +2"]
     points = [*((f"v{k}", k / 100, 1 - k / 1000) for k in range(20)), ("far", 0.9, 0.1)]
     crowd = pl.DataFrame(points, ["variant", "parameters_removed_share", "score"], orient="row")
-    assert labels(crowd.with_columns(panel=pl.lit("p"), is_best=True))["label"].to_list() == ["far", "v19"]
+    none = pl.lit(None, pl.Float64)
+    crowd = crowd.with_columns(panel=pl.lit("p"), is_best=True, low=none, high=none)
+    assert labels(crowd)["label"].to_list() == ["far", "v19"]
+    # Two points are close to each other in a panel that is high enough for their intervals.
+    three = crowd.filter(pl.col("variant").is_in(["v0", "v1", "far"])).with_columns(pl.col("score").clip(0.999))
+    assert [len(labels(one)) for one in (three, three.with_columns(low=0.5, high=1.0))] == [3, 2]
 
 
 def test_pareto_omits_pruned_variants_that_remove_nothing():
@@ -374,9 +383,10 @@ def test_speed_is_taken_at_the_smallest_batch_and_longest_prompt():
 def test_a_dense_model_alone_gives_no_speed_figure_and_without_its_times_the_band_has_no_width():
     times = variant_frames.speed_summary()
     assert asked("speed", speed_summary=times.filter(recipe="dense")).is_empty()
-    times = times.with_columns(equal_sides=pl.lit(None, pl.Float64))
-    rows = rows_with(drawn("speed", speed_summary=times), "equal_low")
-    assert {(row["equal_low"], row["equal_high"]) for row in rows} == {(1.0, 1.0)}
+    for sides, ends in ((None, (1, 1)), (0.03, (0.97, 1.03))):
+        rows = times.with_columns(equal_sides=pl.lit(sides, pl.Float64))
+        found = rows_with(drawn("speed", speed_summary=rows), "equal_low")
+        assert {(row["equal_low"], row["equal_high"]) for row in found} == {ends}
 
 
 def with_quantized(**marts: pl.DataFrame) -> dict[str, list[dict[str, Any]]]:

@@ -27,7 +27,7 @@ from prunescope.pipelines.reporting.explorer.ordering import DisplayOrder
 from prunescope.pipelines.reporting.explorer.page import _script, embedded, render
 from prunescope.pipelines.reporting.explorer.queries import STATEMENTS, narrowed
 from prunescope.pipelines.reporting.explorer.query_cache import QueryCache, numbers
-from prunescope.pipelines.reporting.explorer.study_documents import OWN_BYTES, Documents, document_name
+from prunescope.pipelines.reporting.explorer.study_documents import OWN_BYTES, Documents, _shortened, document_name
 from prunescope.pipelines.reporting.explorer.variant_document import layers
 from prunescope.warehouse.catalogue.database import view_sql
 from prunescope.warehouse.catalogue.materialized import Materialized
@@ -699,3 +699,11 @@ def test_curves_of_many_variants_are_those_of_searches_and_an_even_choice_of_the
     assert told_apart(searched) == ["wanda-10", "wanda-12", "wanda-14", "mixed-20-abc", "wanda-17", "wanda-19"]
     assert told_apart(many[:2]) == many[:2]
     assert told_apart([]) == []
+
+
+def test_numbers_of_a_drawing_have_five_significant_digits_and_all_else_stays() -> None:
+    spec = {"data": [{"x": 0.123456789, "n": 1234567, "label": "0.123456789"}, {"x": -1.5e-300, "n": None}], "on": True}
+    assert _shortened(spec) == {
+        "data": [{"x": 0.12346, "n": 1234567, "label": "0.123456789"}, {"x": -1.5e-300, "n": None}],
+        "on": True,
+    }
